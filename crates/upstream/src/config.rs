@@ -1,0 +1,152 @@
+//! What a backend is configured to be: plain, checked values. Reading files is the gateway's business.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue};
+use mcpool_wire::BackendId;
+use url::Url;
+
+/// One registered backend.
+#[derive(Clone, Debug)]
+pub struct BackendSpec {
+    /// Stable index, apart from the name.
+    pub id: BackendId,
+    /// The configured name.
+    pub name: Arc<str>,
+    /// Where this registration comes from.
+    pub origin: Origin,
+    /// Grows with every change of this backend's configuration.
+    pub generation: u64,
+    /// Where and how it is reached.
+    pub endpoint: HttpEndpoint,
+    /// Which transport it speaks.
+    pub transport: TransportChoice,
+    /// Who may use one of its sessions at a time.
+    pub mode: ModeChoice,
+    /// How long things may take.
+    pub times: Times,
+    /// How many of each there may be.
+    pub limits: Limits,
+}
+
+/// Where a registration comes from. The file wins and is read-only through the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration file.
+    File,
+    /// `--backend NAME=URL`.
+    Cli,
+    /// The bundled demo backend.
+    Demo,
+}
+
+/// Where an HTTP backend is reached.
+#[derive(Clone, Debug)]
+pub struct HttpEndpoint {
+    /// The URL exactly as configured (a trailing slash is kept).
+    pub url: Url,
+    /// Headers sent with every request (credentials).
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Extra roots to trust, PEM.
+    pub ca_pem: Option<Vec<u8>>,
+}
+
+/// Which transport to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportChoice {
+    /// Streamable HTTP by `initialize`, then HTTP+SSE; settled once per backend and configuration.
+    Auto,
+    /// HTTP+SSE of 2024-11-05.
+    Sse,
+    /// Streamable HTTP.
+    Http,
+}
+
+/// Who may use one session at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModeChoice {
+    /// Shared for agents without interactive capabilities, pinned for the others.
+    Auto,
+    /// Shared for every agent; interactive capabilities are not offered.
+    Shared,
+    /// One session per agent.
+    Pinned,
+}
+
+/// How long things may take. Defaults are those of SEMANTICS.md 7, 8 and 10.
+#[derive(Clone, Debug)]
+pub struct Times {
+    /// TCP and TLS connect, 5 s.
+    pub connect: Duration,
+    /// The whole readiness ladder, 10 s.
+    pub handshake: Duration,
+    /// A call without any sign of the backend, 60 s; progress resets it.
+    pub call_idle: Duration,
+    /// Wait for a session, 30 s.
+    pub queue: Duration,
+    /// A session without calls, 10 min.
+    pub idle: Duration,
+    /// A session's life, 1 h; jittered by 10 %.
+    pub max_age: Duration,
+    /// Silence after which a session is probed, 30 s.
+    pub probe_interval: Duration,
+    /// Wait for the answer to a probe, 5 s.
+    pub probe_timeout: Duration,
+    /// Wait for the answer to a cancelled call before its slot is given back, 10 s.
+    pub cancel_grace: Duration,
+    /// Wait for calls in flight when a session drains, 30 s.
+    pub drain: Duration,
+    /// `initialize` of an agent whose backend was never reached, 4 s.
+    pub first_open: Duration,
+}
+
+/// How many of each there may be. Defaults are those of SEMANTICS.md 10.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Sessions over all keys, 64.
+    pub max_sessions: usize,
+    /// Sessions of one shared pool, 8.
+    pub shared_sessions: usize,
+    /// Calls in flight on one session, 32.
+    pub calls_per_session: usize,
+    /// Warm sessions kept in the shared pool, 1.
+    pub min_idle: usize,
+    /// Handshakes at the same time, 2.
+    pub max_creating: usize,
+    /// Calls waiting for a session, 1,024.
+    pub queue: usize,
+    /// Largest message of a backend, bytes, 16 MiB.
+    pub max_message: usize,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            handshake: Duration::from_secs(10),
+            call_idle: Duration::from_secs(60),
+            queue: Duration::from_secs(30),
+            idle: Duration::from_secs(600),
+            max_age: Duration::from_secs(3600),
+            probe_interval: Duration::from_secs(30),
+            probe_timeout: Duration::from_secs(5),
+            cancel_grace: Duration::from_secs(10),
+            drain: Duration::from_secs(30),
+            first_open: Duration::from_secs(4),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_sessions: 64,
+            shared_sessions: 8,
+            calls_per_session: 32,
+            min_idle: 1,
+            max_creating: 2,
+            queue: 1024,
+            max_message: 16 * 1024 * 1024,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Why a message to a backend failed, and what is known about its execution.
+//!
+//! Everything a transport can say ends up here; no type of an HTTP library leaves its file.
+
+use std::{fmt, time::Duration};
+
+/// How far a failed message got (SEMANTICS.md 9.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendPhase {
+    /// Not one byte was written: certainly not executed.
+    NotSent,
+    /// Written, and no answer: perhaps executed.
+    MaybeSent,
+    /// The backend refused it before running it.
+    Refused,
+}
+
+/// A message that was not answered.
+#[derive(Clone, Debug)]
+pub struct SendError {
+    /// How far it got.
+    pub phase: SendPhase,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Why a message failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Nobody listens, or the name does not resolve. Decisive at once.
+    Connect(String),
+    /// TLS failed.
+    Tls(String),
+    /// The connection broke.
+    Broken(String),
+    /// Something took too long; the word names what.
+    Timeout(&'static str),
+    /// The backend does not know our session (any more).
+    SessionLost(Refusal),
+    /// The backend is at a limit of its own: 429, or 503 at a session cap.
+    Pressure(Refusal),
+    /// 502, 503 or 504 of something in front of the backend.
+    Gateway(Refusal),
+    /// 401 or 403: our credential.
+    Credential(Refusal),
+    /// "received before initialization": refused, the handshake is not through on its side.
+    NotInitialized(Refusal),
+    /// The server does not speak this transport here (404, 405, 406, 415 without a session).
+    WrongTransport(Refusal),
+    /// Any other status.
+    Status(Refusal),
+    /// A message or event above the limit.
+    TooLarge(usize),
+    /// The backend broke the protocol.
+    Protocol(String),
+    /// The session was closed on our side.
+    Closed(&'static str),
+}
+
+/// What a backend said when it refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// Its message, cut to 200 bytes.
+    pub message: String,
+    /// Its `Retry-After`.
+    pub retry_after: Option<Duration>,
+}
+
+impl SendError {
+    /// Nothing was written.
+    #[must_use]
+    pub fn not_sent(cause: Cause) -> Self {
+        Self { phase: SendPhase::NotSent, cause }
+    }
+
+    /// It was written and may have run.
+    #[must_use]
+    pub fn maybe_sent(cause: Cause) -> Self {
+        Self { phase: SendPhase::MaybeSent, cause }
+    }
+
+    /// The backend refused it before running it.
+    #[must_use]
+    pub fn refused(cause: Cause) -> Self {
+        Self { phase: SendPhase::Refused, cause }
+    }
+}
+
+impl Cause {
+    /// Whether the breaker counts it (SEMANTICS.md 8), and under which name.
+    #[must_use]
+    pub fn incident(&self) -> Option<&'static str> {
+        match self {
+            Self::Connect(_) => Some("connect"),
+            Self::Tls(_) => Some("tls"),
+            Self::Broken(_) => Some("broken"),
+            Self::Timeout(_) => Some("timeout"),
+            Self::Gateway(_) => Some("gateway"),
+            Self::Protocol(_) => Some("protocol"),
+            Self::SessionLost(_)
+            | Self::Pressure(_)
+            | Self::Credential(_)
+            | Self::NotInitialized(_)
+            | Self::WrongTransport(_)
+            | Self::Status(_)
+            | Self::TooLarge(_)
+            | Self::Closed(_) => None,
+        }
+    }
+
+    /// Whether the session can carry nothing more.
+    #[must_use]
+    pub fn ends_session(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Tls(_) | Self::SessionLost(_) | Self::Closed(_))
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl std::error::Error for SendError {}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(why) => write!(f, "cannot connect: {why}"),
+            Self::Tls(why) => write!(f, "tls failed: {why}"),
+            Self::Broken(why) => write!(f, "connection broke: {why}"),
+            Self::Timeout(what) => write!(f, "{what} took too long"),
+            Self::SessionLost(r) => write!(f, "session lost: {r}"),
+            Self::Pressure(r) => write!(f, "backend at its limit: {r}"),
+            Self::Gateway(r) => write!(f, "backend unreachable behind its proxy: {r}"),
+            Self::Credential(r) => write!(f, "credential refused: {r}"),
+            Self::NotInitialized(r) => write!(f, "handshake not finished on the backend's side: {r}"),
+            Self::WrongTransport(r) => write!(f, "not this transport: {r}"),
+            Self::Status(r) => write!(f, "unexpected answer: {r}"),
+            Self::TooLarge(limit) => write!(f, "message larger than {limit} bytes"),
+            Self::Protocol(why) => write!(f, "protocol violation: {why}"),
+            Self::Closed(why) => write!(f, "session closed: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status, self.message)
+    }
+}

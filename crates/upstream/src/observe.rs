@@ -1,0 +1,209 @@
+//! One typed stream of what happens, for metrics, the log and the breaker.
+//!
+//! Observers are called inline and must neither block nor call back.
+
+use std::{sync::Arc, time::Duration, time::Instant};
+
+use mcpool_wire::BackendId;
+
+/// Takes events. Called from the call path: cheap, never blocking.
+pub trait Observe: Send + Sync + 'static {
+    /// Takes one event of a backend.
+    fn on(&self, backend: &Source, event: Event<'_>);
+}
+
+/// Which backend an event is about.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Stable index.
+    pub id: BackendId,
+    /// Configured name.
+    pub name: Arc<str>,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// A handshake begins.
+    Opening {
+        /// The epoch the session will have.
+        epoch: u64,
+        /// Why it is opened.
+        reason: OpenReason,
+    },
+    /// A rung of the readiness ladder was reached or not.
+    Rung {
+        /// `connect`, `initialize`, `initialized`, `listen`, `ping`, `list`.
+        step: &'static str,
+        /// Whether it was reached.
+        ok: bool,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A session is ready to be lent.
+    Opened {
+        /// Its epoch.
+        epoch: u64,
+        /// Who may use it.
+        mode: Mode,
+        /// Why it was opened.
+        reason: OpenReason,
+        /// When the handshake began.
+        started: Instant,
+        /// `sse`, `http`.
+        transport: &'static str,
+    },
+    /// A handshake failed.
+    OpenFailed {
+        /// The epoch it would have had.
+        epoch: u64,
+        /// `Some(kind)` where the breaker counts it.
+        incident: Option<&'static str>,
+        /// What happened, for a human.
+        why: &'a str,
+    },
+    /// A session is over.
+    Closed {
+        /// Its epoch.
+        epoch: u64,
+        /// Who used it.
+        mode: Mode,
+        /// Why.
+        reason: CloseReason,
+        /// `Some(kind)` where the breaker counts it.
+        incident: Option<&'static str>,
+        /// Details, for a human.
+        why: &'a str,
+    },
+    /// A backend answered a call that began at this time: it works.
+    Answered {
+        /// The session's epoch.
+        epoch: u64,
+        /// When the call was sent.
+        started: Instant,
+        /// How long the backend took.
+        took: Duration,
+        /// Metric label of the method.
+        method: &'static str,
+    },
+    /// A probe of a silent session ended.
+    Probed {
+        /// Whether it was answered.
+        ok: bool,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A message that could be delivered to nobody.
+    Dropped {
+        /// `progress`, `log`, `unknown_id`, `late_answer`, `server_request`, `notification`, `mangled_id`, `slow_agent`.
+        kind: &'static str,
+    },
+    /// A backend answered with a status outside 2xx; the class is `4xx`, `429`, `5xx`, `lost`.
+    Status {
+        /// The class.
+        class: &'static str,
+    },
+}
+
+/// Why a session was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OpenReason {
+    /// Kept warm.
+    Warm,
+    /// Calls wait for it.
+    Demand,
+    /// An interactive agent has it for itself.
+    Pinned,
+    /// The breaker's probe.
+    Probe,
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// Its stream or connection broke.
+    Broken,
+    /// The backend forgot it.
+    Lost,
+    /// It did not answer probes.
+    Unresponsive,
+    /// Nobody used it.
+    Idle,
+    /// It was old.
+    MaxAge,
+    /// Its agent left.
+    AgentGone,
+    /// Another key needed its place.
+    Evicted,
+    /// The gateway or the backend's registration ends.
+    Shutdown,
+    /// The backend broke the protocol, or too many cancelled calls burn on it.
+    Violation,
+}
+
+/// Who may use a session at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Many agents at once.
+    Shared,
+    /// One agent for its whole life.
+    Pinned,
+}
+
+impl OpenReason {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Demand => "demand",
+            Self::Pinned => "pinned",
+            Self::Probe => "probe",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Warm, Self::Demand, Self::Pinned, Self::Probe];
+}
+
+impl CloseReason {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Broken => "broken",
+            Self::Lost => "lost",
+            Self::Unresponsive => "unresponsive",
+            Self::Idle => "idle",
+            Self::MaxAge => "max_age",
+            Self::AgentGone => "agent_gone",
+            Self::Evicted => "evicted",
+            Self::Shutdown => "shutdown",
+            Self::Violation => "violation",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Broken,
+        Self::Lost,
+        Self::Unresponsive,
+        Self::Idle,
+        Self::MaxAge,
+        Self::AgentGone,
+        Self::Evicted,
+        Self::Shutdown,
+        Self::Violation,
+    ];
+}
+
+impl Mode {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Pinned => "pinned",
+        }
+    }
+}

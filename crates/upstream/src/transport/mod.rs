@@ -1,0 +1,92 @@
+//! How one backend session talks over the wire (DESIGN.md 3.8): HTTP+SSE, Streamable HTTP, or memory.
+//!
+//! A transport knows one HTTP shape and nothing of pools, ids, retries or breakers. Connecting gives an
+//! [`Outbound`] that many callers use at once through `&self`; [`Outbound::listen`] gives the one stream of what
+//! the backend says by itself, which only the session's driver reads.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{Stream, future::BoxFuture};
+use mcpool_wire::Revision;
+
+use crate::error::SendError;
+
+/// Messages caused by one sent message: on Streamable HTTP the body of its POST, elsewhere nothing.
+/// Begins with [`Received::Accepted`] unless sending failed; ends when the backend has no more to say here.
+pub type Exchange = Pin<Box<dyn Stream<Item = Result<Received, SendError>> + Send>>;
+
+/// What the backend says by itself. Ends or fails when the session is lost.
+pub type Inbound = Pin<Box<dyn Stream<Item = Result<Heard, SendError>> + Send>>;
+
+/// An item of an [`Exchange`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// The backend took the message (2xx).
+    Accepted,
+    /// It said this.
+    Message(Bytes),
+}
+
+/// An item of an [`Inbound`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A message.
+    Message(Bytes),
+    /// A sign of life without a message (a comment, a keep-alive).
+    Alive,
+}
+
+/// The shape of a connected transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TransportKind {
+    /// HTTP+SSE: every answer comes through the one stream.
+    Sse,
+    /// Streamable HTTP: the answer comes in the body of its own POST.
+    Http,
+    /// In memory, for tests: answers come through the one stream.
+    Memory,
+}
+
+/// A way to reach one backend.
+pub trait Transport: Send + Sync + 'static {
+    /// Connects and sends the given `initialize` request; done when its answer is there.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened.
+    fn connect(&self, initialize: Bytes) -> BoxFuture<'static, Result<Opened, SendError>>;
+}
+
+/// A session whose `initialize` was answered.
+pub struct Opened {
+    /// Which shape it turned out to be.
+    pub kind: TransportKind,
+    /// Whether the backend keeps a session for us (it gave an id, or a stream is the session).
+    pub has_session: bool,
+    /// The answer to `initialize`, as it came.
+    pub answer: Bytes,
+    /// How long the connection took, where that can be told apart from the handshake.
+    pub connect_took: Option<Duration>,
+    /// The sender.
+    pub outbound: Arc<dyn Outbound>,
+}
+
+/// The sending half of one session.
+pub trait Outbound: Send + Sync + 'static {
+    /// Tells the transport which revision was agreed: later messages carry it where that revision says so.
+    fn agreed(&self, revision: Revision);
+
+    /// Opens (Streamable HTTP: the GET stream) or hands over (HTTP+SSE) the stream of what the backend says by
+    /// itself. Resolves when the backend accepted it, or said that it offers none (then the stream never yields).
+    /// Called once, after `notifications/initialized`.
+    fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>>;
+
+    /// Sends one message. Nothing happens before the first poll.
+    ///
+    /// # Cancel safety
+    /// Dropping the exchange abandons the answer; the message may have been sent.
+    fn send(&self, message: Bytes) -> Exchange;
+
+    /// Says good-bye where the transport has a way to (DELETE). Best effort; the caller bounds it in time.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}

@@ -1,0 +1,448 @@
+//! One scan over one JSON-RPC message: kind, id, method, and the few parameters the gateway decides on.
+//!
+//! No tree is built. What the gateway does not read is skipped, what it reads refuses duplicate keys (so that the
+//! value it decided on is the value any other parser sees), and everything is a view into the original bytes:
+//! messages are forwarded by splicing those bytes, never by serialising a model.
+
+use std::{borrow::Cow, fmt, ops::Range};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    id::{IdValue, RpcId},
+    method::Method,
+};
+
+/// Byte offsets of a value inside a message.
+pub type Span = Range<usize>;
+
+/// A borrowed view of one JSON-RPC message.
+#[derive(Debug)]
+pub struct Envelope<'a> {
+    /// Request, notification or response.
+    pub kind: Kind,
+    /// The method; absent in responses.
+    pub method: Option<Method>,
+    /// The parameters the gateway reads.
+    pub params: Params<'a>,
+    /// What the gateway reads of a result.
+    pub result: ResultView,
+    id: Option<&'a RawValue>,
+    text: &'a str,
+}
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Has a method and an id: wants an answer.
+    Request,
+    /// Has a method and no id.
+    Notification,
+    /// Has a result.
+    Success,
+    /// Has an error.
+    Failure,
+}
+
+/// The parameters the gateway reads for a decision. Everything else passes unread.
+#[derive(Debug, Default)]
+pub struct Params<'a> {
+    /// `params.name`: the tool or prompt.
+    pub name: Option<Cow<'a, str>>,
+    /// `params.uri`: the resource.
+    pub uri: Option<Cow<'a, str>>,
+    /// `params.protocolVersion` of `initialize`.
+    pub protocol_version: Option<Cow<'a, str>>,
+    /// `params.requestId` of `notifications/cancelled`.
+    pub request_id: Option<&'a RawValue>,
+    /// `params.progressToken` of `notifications/progress`.
+    pub progress_token: Option<&'a RawValue>,
+    /// `params._meta.progressToken` of a request.
+    pub meta_progress_token: Option<&'a RawValue>,
+    /// Whether `params.cursor` is there and not null.
+    pub has_cursor: bool,
+    /// Whether `params._meta` carries the 2026-07-28 protocol version key.
+    pub is_modern: bool,
+}
+
+/// What the gateway reads of a result: only whether a tool said it failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResultView {
+    /// `result.isError`.
+    pub is_error: bool,
+    present: bool,
+}
+
+/// Why bytes are not a message.
+#[derive(Debug)]
+pub struct DecodeError {
+    /// Byte offset of the defect, as near as it is known.
+    pub offset: usize,
+    /// Which of the two JSON-RPC codes it is.
+    pub kind: DecodeKind,
+    /// One sentence for the sender.
+    pub reason: Cow<'static, str>,
+    /// The id, where the message was readable enough to have one: error bodies must echo it.
+    pub id: Option<RpcId>,
+}
+
+/// Malformed JSON, or JSON that is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeKind {
+    /// -32700.
+    Parse,
+    /// -32600.
+    Invalid,
+    /// -32600, a batch array.
+    Batch,
+}
+
+impl DecodeKind {
+    /// The JSON-RPC code.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Parse => -32700,
+            Self::Invalid | Self::Batch => -32600,
+        }
+    }
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads one message in one scan.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything but exactly one well-formed JSON-RPC 2.0 message in strict UTF-8.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|e| DecodeError::new(DecodeKind::Parse, e.valid_up_to(), "the body is not valid UTF-8"))?;
+        if text.trim_start().starts_with('[') {
+            return Err(DecodeError::new(DecodeKind::Batch, 0, "batches are not supported"));
+        }
+        let raw: RawEnvelope<'a> = serde_json::from_str(text).map_err(|e| decode_error(text, &e))?;
+        raw.check(text)
+    }
+
+    /// The id, checked.
+    ///
+    /// # Errors
+    /// A sentence for the sender when the id is of a kind that is refused.
+    pub fn id(&self) -> Option<Result<RpcId, &'static str>> {
+        self.id.map(RpcId::parse)
+    }
+
+    /// The value of the id without keeping its bytes: for looking up an answer.
+    #[must_use]
+    pub fn id_value(&self) -> Option<IdValue> {
+        self.id.and_then(|raw| IdValue::parse(raw).ok())
+    }
+
+    /// Where the id stands in the bytes.
+    #[must_use]
+    pub fn id_span(&self) -> Option<Span> {
+        self.id.map(|raw| span_of(self.text, raw.get()))
+    }
+
+    /// Where the request's progress token stands.
+    #[must_use]
+    pub fn meta_token_span(&self) -> Option<Span> {
+        self.params.meta_progress_token.map(|raw| span_of(self.text, raw.get()))
+    }
+
+    /// Where the token of a progress notification stands.
+    #[must_use]
+    pub fn token_span(&self) -> Option<Span> {
+        self.params.progress_token.map(|raw| span_of(self.text, raw.get()))
+    }
+
+    /// Where the id of a cancelled request stands.
+    #[must_use]
+    pub fn request_id_span(&self) -> Option<Span> {
+        self.params.request_id.map(|raw| span_of(self.text, raw.get()))
+    }
+}
+
+impl DecodeError {
+    fn new(kind: DecodeKind, offset: usize, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { offset, kind, reason: reason.into(), id: None }
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (at byte {})", self.reason, self.offset)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+#[derive(Default)]
+struct RawEnvelope<'a> {
+    jsonrpc: Option<Cow<'a, str>>,
+    id: Option<&'a RawValue>,
+    method: Option<Cow<'a, str>>,
+    params: Option<Params<'a>>,
+    result: Option<ResultView>,
+    error: bool,
+}
+
+impl<'a> RawEnvelope<'a> {
+    fn check(self, text: &'a str) -> Result<Envelope<'a>, DecodeError> {
+        let invalid = |reason: &'static str| DecodeError {
+            id: self.id.and_then(|raw| RpcId::parse(raw).ok()),
+            ..DecodeError::new(DecodeKind::Invalid, 0, reason)
+        };
+        if self.jsonrpc.as_deref() != Some("2.0") {
+            return Err(invalid("\"jsonrpc\" must be exactly \"2.0\""));
+        }
+        let kind = match (&self.method, self.id, self.result.is_some(), self.error) {
+            (Some(_), Some(_), false, false) => Kind::Request,
+            (Some(_), None, false, false) => Kind::Notification,
+            (None, Some(_), true, false) => Kind::Success,
+            // An error may come without id: the sender could not read ours.
+            (None, _, false, true) => Kind::Failure,
+            (None, None, true, false) => return Err(invalid("a result needs an id")),
+            (None, _, false, false) => return Err(invalid("neither a method nor a result nor an error")),
+            _ => return Err(invalid("a message is a request, a notification or a response, not several")),
+        };
+        Ok(Envelope {
+            kind,
+            method: self.method.as_deref().map(Method::parse),
+            params: self.params.unwrap_or_default(),
+            result: self.result.unwrap_or_default(),
+            id: self.id,
+            text,
+        })
+    }
+}
+
+/// The offset of a borrowed slice inside the text it was borrowed from.
+fn span_of(text: &str, part: &str) -> Span {
+    let start = part.as_ptr() as usize - text.as_ptr() as usize;
+    start..start + part.len()
+}
+
+fn decode_error(text: &str, error: &serde_json::Error) -> DecodeError {
+    let line_start: usize =
+        text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    let offset = (line_start + error.column()).min(text.len());
+    let kind = match error.classify() {
+        serde_json::error::Category::Data => DecodeKind::Invalid,
+        _ => DecodeKind::Parse,
+    };
+    let message = error.to_string();
+    // serde_json appends its own line and column; the offset says it better for one-line bodies.
+    let reason = message.split(" at line ").next().unwrap_or_default().to_owned();
+    // Only malformed JSON has no id to echo; for the rest a second, lenient look is worth it.
+    let id = (kind == DecodeKind::Invalid).then(|| lenient_id(text)).flatten();
+    DecodeError { id, ..DecodeError::new(kind, offset, reason) }
+}
+
+fn lenient_id(text: &str) -> Option<RpcId> {
+    #[derive(Deserialize)]
+    struct OnlyId<'a> {
+        #[serde(borrow)]
+        id: Option<&'a RawValue>,
+    }
+    serde_json::from_str::<OnlyId<'_>>(text).ok()?.id.and_then(|raw| RpcId::parse(raw).ok())
+}
+
+/// A key, borrowed where it has no escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn once<'de, A, T>(slot: &mut Option<T>, key: &'static str, map: &mut A) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+    T: Deserialize<'de>,
+{
+    if slot.is_some() {
+        return Err(A::Error::duplicate_field(key));
+    }
+    *slot = Some(map.next_value()?);
+    Ok(())
+}
+
+fn once_str<'de, A>(slot: &mut Option<Cow<'de, str>>, key: &'static str, map: &mut A) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+{
+    let mut read = slot.take().map(Key);
+    once(&mut read, key, map)?;
+    *slot = read.map(|k| k.0);
+    Ok(())
+}
+
+impl<'de> Deserialize<'de> for RawEnvelope<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = RawEnvelope<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON-RPC message object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut out = RawEnvelope::default();
+                let mut error: Option<IgnoredAny> = None;
+                while let Some(Key(key)) = map.next_key()? {
+                    match key.as_ref() {
+                        "jsonrpc" => once_str(&mut out.jsonrpc, "jsonrpc", &mut map)?,
+                        "id" => once(&mut out.id, "id", &mut map)?,
+                        "method" => once_str(&mut out.method, "method", &mut map)?,
+                        "params" => {
+                            let mut read: Option<Option<Params<'de>>> = out.params.take().map(Some);
+                            once(&mut read, "params", &mut map)?;
+                            out.params = read.map(Option::unwrap_or_default);
+                        }
+                        "result" => once(&mut out.result, "result", &mut map)?,
+                        "error" => once(&mut error, "error", &mut map)?,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                out.error = error.is_some();
+                Ok(out)
+            }
+        }
+        deserializer.deserialize_map(V)
+    }
+}
+
+impl<'de> Deserialize<'de> for Params<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Params<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a params object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut out = Params::default();
+                let mut meta: Option<Meta<'de>> = None;
+                let mut cursor: Option<Option<IgnoredAny>> = None;
+                while let Some(Key(key)) = map.next_key()? {
+                    match key.as_ref() {
+                        "name" => lenient_str(&mut out.name, "name", &mut map)?,
+                        "uri" => lenient_str(&mut out.uri, "uri", &mut map)?,
+                        "protocolVersion" => {
+                            lenient_str(&mut out.protocol_version, "protocolVersion", &mut map)?;
+                        }
+                        "requestId" => once(&mut out.request_id, "requestId", &mut map)?,
+                        "progressToken" => once(&mut out.progress_token, "progressToken", &mut map)?,
+                        "cursor" => once(&mut cursor, "cursor", &mut map)?,
+                        "_meta" => once(&mut meta, "_meta", &mut map)?,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                out.has_cursor = matches!(cursor, Some(Some(_)));
+                if let Some(meta) = meta {
+                    out.meta_progress_token = meta.progress_token;
+                    out.is_modern = meta.is_modern;
+                }
+                Ok(out)
+            }
+        }
+        deserializer.deserialize_map(V)
+    }
+}
+
+/// A string the gateway reads if it is one; another type is the backend's to refuse.
+fn lenient_str<'de, A>(slot: &mut Option<Cow<'de, str>>, key: &'static str, map: &mut A) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+{
+    if slot.is_some() {
+        return Err(A::Error::duplicate_field(key));
+    }
+    let raw: &'de RawValue = map.next_value()?;
+    if let Ok(Key(text)) = serde_json::from_str(raw.get()) {
+        *slot = Some(text);
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Meta<'a> {
+    progress_token: Option<&'a RawValue>,
+    is_modern: bool,
+}
+
+impl<'de> Deserialize<'de> for Meta<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Meta<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a _meta object")
+            }
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Meta::default())
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut out = Meta::default();
+                while let Some(Key(key)) = map.next_key()? {
+                    match key.as_ref() {
+                        "progressToken" => once(&mut out.progress_token, "progressToken", &mut map)?,
+                        "io.modelcontextprotocol/protocolVersion" => {
+                            map.next_value::<IgnoredAny>()?;
+                            out.is_modern = true;
+                        }
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(out)
+            }
+        }
+        // Not `deserialize_map`: null is accepted as absent.
+        deserializer.deserialize_any(V)
+    }
+}
+
+impl<'de> Deserialize<'de> for ResultView {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        macro_rules! present {
+            ($($name:ident($type:ty)),*) => { $(
+                fn $name<E>(self, _: $type) -> Result<Self::Value, E> { Ok(PRESENT) }
+            )* };
+        }
+        const PRESENT: ResultView = ResultView { is_error: false, present: true };
+        impl<'de> Visitor<'de> for V {
+            type Value = ResultView;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any result")
+            }
+            present!(visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str));
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(PRESENT)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(PRESENT)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut out = PRESENT;
+                while let Some(Key(key)) = map.next_key()? {
+                    if key == "isError" {
+                        let raw: &'de RawValue = map.next_value()?;
+                        out.is_error = raw.get() == "true";
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(out)
+            }
+        }
+        deserializer.deserialize_any(V)
+    }
+}

@@ -1,0 +1,95 @@
+//! The dated revisions of the protocol, and the two eras they fall into.
+
+use std::fmt;
+
+/// A dated MCP revision this gateway knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Revision {
+    /// 2024-11-05: HTTP+SSE, two endpoints.
+    V2024_11_05,
+    /// 2025-03-26: Streamable HTTP, batches.
+    V2025_03_26,
+    /// 2025-06-18: version header, structured content, elicitation.
+    V2025_06_18,
+    /// 2025-11-25: tasks, url elicitation, stream priming.
+    V2025_11_25,
+    /// 2026-07-28: stateless; no handshake, no session.
+    V2026_07_28,
+}
+
+/// With or without handshake and session. Independent of the transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Era {
+    /// Every revision with `initialize`: 2024-11-05 to 2025-11-25.
+    Legacy,
+    /// 2026-07-28: each request carries everything.
+    Modern,
+}
+
+impl Revision {
+    /// The newest revision that has a handshake: what the gateway offers to backends.
+    pub const LATEST_LEGACY: Self = Self::V2025_11_25;
+
+    const ALL: [Self; 5] =
+        [Self::V2024_11_05, Self::V2025_03_26, Self::V2025_06_18, Self::V2025_11_25, Self::V2026_07_28];
+
+    /// The date as it goes over the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V2024_11_05 => "2024-11-05",
+            Self::V2025_03_26 => "2025-03-26",
+            Self::V2025_06_18 => "2025-06-18",
+            Self::V2025_11_25 => "2025-11-25",
+            Self::V2026_07_28 => "2026-07-28",
+        }
+    }
+
+    /// The revision of this date, if it is known.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| r.as_str() == text)
+    }
+
+    /// The era this revision belongs to.
+    #[must_use]
+    pub fn era(self) -> Era {
+        if self == Self::V2026_07_28 { Era::Modern } else { Era::Legacy }
+    }
+
+    /// What `initialize` is answered with: the requested revision where it has a handshake, else our newest.
+    /// 2026-07-28 can never be negotiated through `initialize`.
+    #[must_use]
+    pub fn negotiate(requested: &str) -> Self {
+        Self::parse(requested).filter(|r| r.era() == Era::Legacy).unwrap_or(Self::LATEST_LEGACY)
+    }
+
+    /// Whether requests of this revision carry `MCP-Protocol-Version`.
+    #[must_use]
+    pub fn has_version_header(self) -> bool {
+        self >= Self::V2025_06_18
+    }
+}
+
+impl Era {
+    /// The era of an incoming HTTP message, from its version header: only a modern date makes it modern.
+    #[must_use]
+    pub fn of_header(version: Option<&str>) -> Self {
+        version.and_then(Revision::parse).map_or(Self::Legacy, Revision::era)
+    }
+
+    /// The name used in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Modern => "modern",
+        }
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

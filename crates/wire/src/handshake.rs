@@ -1,0 +1,173 @@
+//! The two sides of `initialize`: what an agent says, what a backend answered, and what agents are told.
+//!
+//! The handshake is not on the call path, so it is read as a JSON tree.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::era::Revision;
+
+/// What an agent declared.
+#[derive(Clone, Debug)]
+pub struct ClientHello {
+    /// The revision that was agreed with it.
+    pub revision: Revision,
+    /// Its capabilities as it declared them (an object).
+    pub capabilities: Value,
+    /// Its `clientInfo`, for display only.
+    pub client_info: Value,
+}
+
+/// The capabilities declared upstream, in a canonical form: part of the pool key (SEMANTICS.md 3).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CapabilityClass(String);
+
+/// What a backend answered to the gateway's `initialize`.
+#[derive(Clone, Debug)]
+pub struct ServerHello {
+    /// The revision negotiated upstream.
+    pub revision: Revision,
+    /// Its capabilities (an object).
+    pub capabilities: Value,
+    /// Name and version of the server, as it said.
+    pub server_info: Value,
+    /// Its instructions, if any.
+    pub instructions: Option<Value>,
+}
+
+/// Client capabilities that make a server ask its client: their agent gets a session of its own.
+const INTERACTIVE: [&str; 4] = ["sampling", "elicitation", "roots", "tasks"];
+
+impl ClientHello {
+    /// An agent that declared nothing: an SSE agent that reconnected without a handshake is served as one.
+    #[must_use]
+    pub fn neutral() -> Self {
+        Self { revision: Revision::LATEST_LEGACY, capabilities: json!({}), client_info: Value::Null }
+    }
+
+    /// Reads the params of an agent's `initialize`.
+    ///
+    /// # Errors
+    /// A sentence for the agent when the params have no usable version or capabilities.
+    pub fn parse(message: &[u8]) -> Result<Self, &'static str> {
+        let mut message: Value = serde_json::from_slice(message).map_err(|_| "initialize is not valid JSON")?;
+        let params = message.get_mut("params").ok_or("initialize needs params")?;
+        let requested =
+            params.get("protocolVersion").and_then(Value::as_str).ok_or("initialize needs a protocolVersion")?;
+        let revision = Revision::negotiate(requested);
+        let capabilities = params.get_mut("capabilities").map_or_else(|| json!({}), Value::take);
+        if !capabilities.is_object() {
+            return Err("capabilities must be an object");
+        }
+        let client_info = params.get_mut("clientInfo").map_or(Value::Null, Value::take);
+        Ok(Self { revision, capabilities, client_info })
+    }
+
+    /// Whether a server may ask this agent things (sampling, elicitation, roots, tasks).
+    #[must_use]
+    pub fn is_interactive(&self) -> bool {
+        INTERACTIVE.iter().any(|key| self.capabilities.get(key).is_some_and(|v| !v.is_null()))
+    }
+
+    /// The class to declare upstream: nothing on a shared session, everything the agent can do on its own.
+    #[must_use]
+    pub fn class(&self) -> CapabilityClass {
+        if !self.is_interactive() {
+            return CapabilityClass::neutral();
+        }
+        let mut kept = Map::new();
+        // `tasks` is not offered on either side until tasks are supported.
+        for key in ["elicitation", "roots", "sampling"] {
+            if let Some(value) = self.capabilities.get(key).filter(|v| !v.is_null()) {
+                kept.insert(key.to_owned(), value.clone());
+            }
+        }
+        CapabilityClass(Value::Object(kept).to_string())
+    }
+}
+
+impl CapabilityClass {
+    /// No capabilities: what every shared session declares.
+    #[must_use]
+    pub fn neutral() -> Self {
+        Self("{}".to_owned())
+    }
+
+    /// The capabilities as JSON text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ServerHello {
+    /// Builds the gateway's own `initialize` request.
+    #[must_use]
+    pub fn request(id: u64, class: &CapabilityClass, version: &str) -> Bytes {
+        let capabilities = class.as_str();
+        let revision = Revision::LATEST_LEGACY;
+        Bytes::from(format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"initialize\",\"params\":{{\"protocolVersion\":\"{revision}\",\
+             \"capabilities\":{capabilities},\"clientInfo\":{{\"name\":\"mcpool\",\"version\":\"{version}\"}}}}}}"
+        ))
+    }
+
+    /// Reads a backend's answer to `initialize`.
+    ///
+    /// # Errors
+    /// A sentence for the operator when it is an error, malformed, or of an unknown version.
+    pub fn parse(message: &[u8]) -> Result<Self, String> {
+        let mut message: Value = serde_json::from_slice(message).map_err(|e| format!("not valid JSON: {e}"))?;
+        if let Some(error) = message.get("error") {
+            let code = error.get("code").and_then(Value::as_i64).unwrap_or_default();
+            let text = error.get("message").and_then(Value::as_str).unwrap_or("no message");
+            return Err(format!("the backend refused initialize: {code} {text}"));
+        }
+        let result = message.get_mut("result").ok_or("no result in the answer to initialize")?;
+        let version = result.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
+        let revision = Revision::parse(version)
+            .ok_or_else(|| format!("the backend negotiated an unknown protocol version {version:?}"))?;
+        let capabilities = result.get_mut("capabilities").map_or_else(|| json!({}), Value::take);
+        let server_info = result.get_mut("serverInfo").map_or(Value::Null, Value::take);
+        let instructions = result.get_mut("instructions").map(Value::take);
+        Ok(Self { revision, capabilities, server_info, instructions })
+    }
+
+    /// Whether the backend declared this capability.
+    #[must_use]
+    pub fn has(&self, capability: &str) -> bool {
+        self.capabilities.get(capability).is_some_and(|v| !v.is_null())
+    }
+
+    /// Whether the backend promised to announce changes of this list (`tools`, `prompts`, `resources`).
+    #[must_use]
+    pub fn announces_changes(&self, capability: &str) -> bool {
+        self.capabilities.get(capability).and_then(|c| c.get("listChanged")) == Some(&Value::Bool(true))
+    }
+
+    /// The `InitializeResult` an agent gets: the backend's, at the agent's revision, minus what the mode cannot
+    /// honour (`drop` names capabilities).
+    #[must_use]
+    pub fn to_agent(&self, revision: Revision, drop: &[&str]) -> Bytes {
+        let mut capabilities = self.capabilities.clone();
+        if let Some(map) = capabilities.as_object_mut() {
+            for key in drop {
+                map.remove(*key);
+            }
+            if drop.contains(&"resources.subscribe")
+                && let Some(resources) = map.get_mut("resources").and_then(Value::as_object_mut)
+            {
+                resources.remove("subscribe");
+            }
+        }
+        let mut result = json!({
+            "protocolVersion": revision.as_str(),
+            "capabilities": capabilities,
+            "serverInfo": self.server_info,
+        });
+        if let (Some(text), Some(map)) = (&self.instructions, result.as_object_mut()) {
+            map.insert("instructions".to_owned(), text.clone());
+        }
+        Bytes::from(result.to_string())
+    }
+}

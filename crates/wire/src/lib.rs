@@ -1,0 +1,25 @@
+//! What an MCP message is, without doing anything with it.
+//!
+//! `wire` holds the envelope over borrowed bytes, ids, methods, revisions, the handshake, the splicing of ids
+//! into messages, and the seam ([`Backends`] / [`Link`]) between the front and everything behind it.
+//! It does no IO, reads no clock and needs no async runtime; instants and futures are only types here.
+
+mod call;
+mod envelope;
+mod era;
+mod error;
+mod handshake;
+mod id;
+mod link;
+mod method;
+mod rewrite;
+
+pub use call::{AgentKey, Answer, BackendId, Call, CallTrace, Caller, Phase, Principal, RequestId};
+pub use envelope::{DecodeError, DecodeKind, Envelope, Kind, Params, ResultView, Span};
+pub use era::{Era, Revision};
+pub use error::{CallError, ErrorKind, Executed};
+pub use handshake::{CapabilityClass, ClientHello, ServerHello};
+pub use id::{IdValue, RpcId};
+pub use link::{Backends, Hello, Link, LinkEvent, Outlet, OutletFull, Reply, ServerEntry, Target};
+pub use method::{Method, Scope};
+pub use rewrite::{Message, error_response, result_response};

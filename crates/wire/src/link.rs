@@ -1,0 +1,127 @@
+//! The seam between the front and everything behind it (DESIGN.md 3.8).
+//!
+//! The front is generic over [`Backends`]; a [`Link`] is one agent's tie to what lies behind. What comes back
+//! outside a call's own answer (progress, server requests, list changes) is pushed through an [`Outlet`] the front
+//! hands over: a bounded hand-off that never waits, so no agent can slow down a session it shares.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    call::{Answer, Call, Caller},
+    era::Revision,
+    error::CallError,
+    handshake::ClientHello,
+    rewrite::Message,
+};
+
+/// A future of the seam: owned, so that a call can go on when its agent's connection is gone.
+pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, CallError>> + Send>>;
+
+/// Everything behind the front.
+pub trait Backends: Send + Sync + 'static {
+    /// The tie it gives to each agent.
+    type Link: Link;
+
+    /// Which backend a URL means: `None` is the unnamed one (`/mcp`, `/sse`).
+    ///
+    /// # Errors
+    /// A sentence that says which names there are.
+    fn target(&self, name: Option<&str>) -> Result<Target, String>;
+
+    /// Ties an agent to its backend. Waits for the backend's first handshake, bounded.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives everything back; a handshake others wait for goes on.
+    fn open(&self, hello: Hello) -> Reply<Arc<Self::Link>>;
+
+    /// Every configured backend, for the discovery endpoint.
+    fn servers(&self) -> Vec<ServerEntry>;
+}
+
+/// One agent's tie to a backend. Dropping the last handle tells the pool that the agent is gone.
+pub trait Link: Send + Sync + 'static {
+    /// The `InitializeResult` for this agent, at this revision.
+    fn initialize_result(&self, revision: Revision) -> Bytes;
+
+    /// Makes a call. The future ends exactly once, with the backend's answer or with why there is none.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call: the backend is told, and the session's slot is given back when the
+    /// backend answers or `cancel_grace` is over.
+    fn call(&self, call: Call) -> Reply<Answer>;
+
+    /// Passes on a notification of the agent, where this kind of session can carry it.
+    fn notify(&self, notification: Bytes);
+
+    /// Passes on the agent's response to a server request it was sent as [`LinkEvent::Request`] with this id.
+    fn respond(&self, id: u64, response: Message);
+}
+
+/// An agent that wants a link.
+#[derive(Clone)]
+pub struct Hello {
+    /// Who it is.
+    pub caller: Arc<Caller>,
+    /// Which backend it means.
+    pub target: Target,
+    /// What it declared.
+    pub client: ClientHello,
+    /// Where events of the link go.
+    pub outlet: Arc<dyn Outlet>,
+}
+
+/// A backend as a URL means it, resolved once per agent session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The configured name.
+    pub name: Arc<str>,
+}
+
+/// What reaches an agent outside the answers to its calls.
+#[derive(Clone, Debug)]
+pub enum LinkEvent {
+    /// Progress of one of its calls, already under the agent's token.
+    Progress(Bytes),
+    /// A notification for this agent.
+    Notification(Bytes),
+    /// A request of the server to this agent; the answer goes to [`Link::respond`] with this id.
+    Request {
+        /// The link's number for it.
+        id: u64,
+        /// The request, under the server's id.
+        message: Message,
+    },
+    /// The link is over (a pinned session broke): the agent has to initialise again.
+    Ended(CallError),
+}
+
+/// A bounded hand-off to an agent that never waits.
+pub trait Outlet: Send + Sync {
+    /// Hands over one event.
+    ///
+    /// # Errors
+    /// [`OutletFull`] when the agent does not keep up or is gone: the event is dropped, and counted by whoever
+    /// owns the outlet.
+    fn push(&self, event: LinkEvent) -> Result<(), OutletFull>;
+}
+
+/// The agent does not keep up, or is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutletFull;
+
+/// One line of `GET /api/mcp/servers`.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ServerEntry {
+    /// The configured name.
+    pub name: String,
+    /// Transport spoken with the backend: `sse`, `http`, or `auto` while it is not known yet.
+    pub transport: String,
+    /// Pool mode.
+    pub mode: String,
+    /// `ready`, `connecting`, `idle`, `down`.
+    pub state: String,
+    /// Why it is in that state, for a human.
+    pub reason: String,
+}

@@ -1,0 +1,188 @@
+//! The methods of the legacy revisions, and the one table of what belongs to whom on a shared session.
+
+/// A JSON-RPC method: known ones as variants, anything else as it came.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each variant is the method its name spells")]
+pub enum Method {
+    Initialize,
+    Ping,
+    ToolsList,
+    ToolsCall,
+    PromptsList,
+    PromptsGet,
+    ResourcesList,
+    ResourcesTemplatesList,
+    ResourcesRead,
+    ResourcesSubscribe,
+    ResourcesUnsubscribe,
+    CompletionComplete,
+    LoggingSetLevel,
+    TasksGet,
+    TasksResult,
+    TasksList,
+    TasksCancel,
+    ServerDiscover,
+    SubscriptionsListen,
+    SamplingCreateMessage,
+    ElicitationCreate,
+    RootsList,
+    Initialized,
+    Cancelled,
+    Progress,
+    LogMessage,
+    ToolsListChanged,
+    PromptsListChanged,
+    ResourcesListChanged,
+    ResourcesUpdated,
+    RootsListChanged,
+    ElicitationComplete,
+    TasksStatus,
+    Other(Box<str>),
+}
+
+/// Whose a message is when many agents share one upstream session (DESIGN.md 3.9, SEMANTICS.md 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Belongs to one call: forwarded with rewritten ids, answered to its owner.
+    PerCall,
+    /// Belongs to one agent: the gateway answers, merges or filters it; never forwarded on a shared session.
+    PerAgent,
+    /// Belongs to the upstream session itself: the gateway's own handshake and liveness, or merged state.
+    PerSession,
+}
+
+const NAMES: &[(&str, Method)] = &[
+    ("initialize", Method::Initialize),
+    ("ping", Method::Ping),
+    ("tools/list", Method::ToolsList),
+    ("tools/call", Method::ToolsCall),
+    ("prompts/list", Method::PromptsList),
+    ("prompts/get", Method::PromptsGet),
+    ("resources/list", Method::ResourcesList),
+    ("resources/templates/list", Method::ResourcesTemplatesList),
+    ("resources/read", Method::ResourcesRead),
+    ("resources/subscribe", Method::ResourcesSubscribe),
+    ("resources/unsubscribe", Method::ResourcesUnsubscribe),
+    ("completion/complete", Method::CompletionComplete),
+    ("logging/setLevel", Method::LoggingSetLevel),
+    ("tasks/get", Method::TasksGet),
+    ("tasks/result", Method::TasksResult),
+    ("tasks/list", Method::TasksList),
+    ("tasks/cancel", Method::TasksCancel),
+    ("server/discover", Method::ServerDiscover),
+    ("subscriptions/listen", Method::SubscriptionsListen),
+    ("sampling/createMessage", Method::SamplingCreateMessage),
+    ("elicitation/create", Method::ElicitationCreate),
+    ("roots/list", Method::RootsList),
+    ("notifications/initialized", Method::Initialized),
+    ("notifications/cancelled", Method::Cancelled),
+    ("notifications/progress", Method::Progress),
+    ("notifications/message", Method::LogMessage),
+    ("notifications/tools/list_changed", Method::ToolsListChanged),
+    ("notifications/prompts/list_changed", Method::PromptsListChanged),
+    ("notifications/resources/list_changed", Method::ResourcesListChanged),
+    ("notifications/resources/updated", Method::ResourcesUpdated),
+    ("notifications/roots/list_changed", Method::RootsListChanged),
+    ("notifications/elicitation/complete", Method::ElicitationComplete),
+    ("notifications/tasks/status", Method::TasksStatus),
+];
+
+impl Method {
+    /// The method of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Self {
+        // The hot method first; the rest is a short table.
+        if name == "tools/call" {
+            return Self::ToolsCall;
+        }
+        NAMES
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map_or_else(|| Self::Other(name.into()), |(_, method)| method.clone())
+    }
+
+    /// The name as it goes over the wire.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Other(name) => name,
+            known => NAMES.iter().find(|(_, m)| m == known).map_or("", |(n, _)| n),
+        }
+    }
+
+    /// The name used as a metric label: bounded, unknown methods are `other`.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        NAMES.iter().find(|(_, m)| m == self).map_or("other", |(n, _)| n)
+    }
+
+    /// Every label [`Method::label`] can return, so that metrics exist before their first event.
+    pub fn labels() -> impl Iterator<Item = &'static str> {
+        NAMES.iter().map(|(n, _)| *n).chain(std::iter::once("other"))
+    }
+
+    /// Whose this message is on a shared session.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::Initialize
+            | Self::Initialized
+            | Self::Ping
+            | Self::ToolsListChanged
+            | Self::PromptsListChanged
+            | Self::ResourcesListChanged
+            | Self::ResourcesUpdated => Scope::PerSession,
+            Self::LoggingSetLevel
+            | Self::ResourcesSubscribe
+            | Self::ResourcesUnsubscribe
+            | Self::RootsListChanged
+            | Self::RootsList
+            | Self::SamplingCreateMessage
+            | Self::ElicitationCreate
+            | Self::ElicitationComplete
+            | Self::TasksList
+            | Self::TasksStatus
+            | Self::ServerDiscover
+            | Self::SubscriptionsListen
+            | Self::Other(_) => Scope::PerAgent,
+            Self::ToolsList
+            | Self::ToolsCall
+            | Self::PromptsList
+            | Self::PromptsGet
+            | Self::ResourcesList
+            | Self::ResourcesTemplatesList
+            | Self::ResourcesRead
+            | Self::CompletionComplete
+            | Self::TasksGet
+            | Self::TasksResult
+            | Self::TasksCancel
+            | Self::Cancelled
+            | Self::Progress
+            | Self::LogMessage => Scope::PerCall,
+        }
+    }
+
+    /// Whether executing this twice changes nothing by the protocol's own definition (SEMANTICS.md 9.1).
+    /// `tools/call` is not: it needs the tool's `readOnlyHint`.
+    #[must_use]
+    pub fn is_safe(&self) -> bool {
+        matches!(
+            self,
+            Self::Ping
+                | Self::ToolsList
+                | Self::PromptsList
+                | Self::PromptsGet
+                | Self::ResourcesList
+                | Self::ResourcesTemplatesList
+                | Self::ResourcesRead
+                | Self::ResourcesSubscribe
+                | Self::ResourcesUnsubscribe
+                | Self::CompletionComplete
+                | Self::LoggingSetLevel
+                | Self::TasksGet
+                | Self::TasksResult
+                | Self::TasksCancel
+                | Self::ServerDiscover
+        )
+    }
+}
