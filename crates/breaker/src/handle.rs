@@ -1,0 +1,123 @@
+//! The circuit as threads share it.
+//!
+//! Every operation is one short critical section; the listener is called after it, outside the lock, so that it may
+//! use the breaker itself. Time is an argument here too.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use crate::{
+    circuit::{Circuit, Opening, Rejected},
+    policy::{ConsecutiveFailures, Settings},
+    tally::{Snapshot, Transition},
+};
+
+/// A cheap shared handle to one circuit.
+#[derive(Clone)]
+pub struct Breaker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    circuit: Mutex<Circuit<ConsecutiveFailures>>,
+    listener: Box<dyn Fn(Transition) + Send + Sync>,
+}
+
+impl Breaker {
+    /// A closed breaker whose transitions nobody listens to.
+    #[must_use]
+    pub fn new(settings: &Settings, now: Instant) -> Self {
+        Self::with_listener(settings, now, |_| {})
+    }
+
+    /// A closed breaker. `listener` is called once per transition, by whoever caused it, outside the lock: it must
+    /// not block, may use the breaker, and may be called out of order by several threads ([`Transition::seq`]).
+    #[must_use]
+    pub fn with_listener<F>(settings: &Settings, now: Instant, listener: F) -> Self
+    where
+        F: Fn(Transition) + Send + Sync + 'static,
+    {
+        let circuit = Mutex::new(Circuit::new(ConsecutiveFailures::new(settings), settings, now));
+        Self { shared: Arc::new(Shared { circuit, listener: Box::new(listener) }) }
+    }
+
+    /// See [`Circuit::incident`].
+    pub fn incident(&self, epoch: u64, kind: &'static str, now: Instant) {
+        self.with(|circuit| circuit.incident(epoch, kind, now));
+    }
+
+    /// See [`Circuit::success`].
+    pub fn success(&self, epoch: u64, started: Instant, now: Instant) {
+        self.with(|circuit| circuit.success(epoch, started, now));
+    }
+
+    /// See [`Circuit::admit`].
+    ///
+    /// # Errors
+    /// [`Rejected`] in every state but closed.
+    pub fn admit(&self, now: Instant) -> Result<(), Rejected> {
+        self.with(|circuit| circuit.admit(now))
+    }
+
+    /// See [`Circuit::would_admit`].
+    ///
+    /// # Errors
+    /// [`Rejected`] in every state but closed.
+    pub fn would_admit(&self, now: Instant) -> Result<(), Rejected> {
+        self.with(|circuit| circuit.would_admit(now))
+    }
+
+    /// See [`Circuit::may_open`].
+    #[must_use]
+    pub fn may_open(&self, now: Instant) -> Opening {
+        self.with(|circuit| circuit.may_open(now))
+    }
+
+    /// See [`Circuit::probe_started`].
+    pub fn probe_started(&self, epoch: u64, now: Instant) {
+        self.with(|circuit| circuit.probe_started(epoch, now));
+    }
+
+    /// See [`Circuit::probe_succeeded`].
+    pub fn probe_succeeded(&self, epoch: u64, now: Instant) {
+        self.with(|circuit| circuit.probe_succeeded(epoch, now));
+    }
+
+    /// See [`Circuit::probe_failed`].
+    pub fn probe_failed(&self, epoch: u64, kind: &'static str, now: Instant) {
+        self.with(|circuit| circuit.probe_failed(epoch, kind, now));
+    }
+
+    /// See [`Circuit::probe_abandoned`].
+    pub fn probe_abandoned(&self, now: Instant) {
+        self.with(|circuit| circuit.probe_abandoned(now));
+    }
+
+    /// See [`Circuit::snapshot`].
+    #[must_use]
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        self.with(|circuit| circuit.snapshot(now))
+    }
+
+    fn with<T>(&self, operate: impl FnOnce(&mut Circuit<ConsecutiveFailures>) -> T) -> T {
+        // Nothing in a critical section panics, so a poisoned lock still guards a whole circuit.
+        let mut circuit = self.shared.circuit.lock().unwrap_or_else(PoisonError::into_inner);
+        let out = operate(&mut circuit);
+        let changes = circuit.changes();
+        drop(circuit);
+        changes.for_each(|change| (self.shared.listener)(change));
+        out
+    }
+}
+
+impl fmt::Debug for Breaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Breaker").field("circuit", &self.shared.circuit).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
