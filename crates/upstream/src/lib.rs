@@ -3,11 +3,23 @@
 //! Reading order: [`config`], [`transport`], `session` (one conversation), `pool` and `room` (who gets which
 //! session when), [`Backend`] (all of it for one server).
 
+mod backend;
+mod catalog;
+mod clock;
 mod config;
 mod error;
 mod observe;
+mod opener;
+mod pool;
+mod room;
+mod session;
+mod tasks;
 pub mod transport;
 
+pub use backend::{Backend, BackendStatus, Gate, Opening, SessionStatus, Trouble};
 pub use config::{BackendSpec, HttpEndpoint, Limits, ModeChoice, Origin, Times, TransportChoice};
 pub use error::{Cause, Refusal, SendError, SendPhase};
-pub use observe::{CloseReason, Event, Mode, Observe, OpenReason, Source};
+pub use observe::{CloseReason, DROPPED_KINDS, Event, Mode, Observe, OpenReason, Reporter, Source};
+pub use pool::{Lease, NoLease, Seat};
+pub use room::{Lane, Room, RoomFull, Waiter};
+pub use tasks::Tasks;

@@ -12,6 +12,31 @@ pub trait Observe: Send + Sync + 'static {
     fn on(&self, backend: &Source, event: Event<'_>);
 }
 
+/// An observer bound to one backend.
+#[derive(Clone)]
+pub struct Reporter {
+    source: Source,
+    observe: Arc<dyn Observe>,
+}
+
+impl Reporter {
+    /// Reports events of this backend to this observer.
+    #[must_use]
+    pub fn new(source: Source, observe: Arc<dyn Observe>) -> Self {
+        Self { source, observe }
+    }
+
+    /// Which backend it reports for.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(crate) fn on(&self, event: Event<'_>) {
+        self.observe.on(&self.source, event);
+    }
+}
+
 /// Which backend an event is about.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -57,6 +82,8 @@ pub enum Event<'a> {
     OpenFailed {
         /// The epoch it would have had.
         epoch: u64,
+        /// Why it was tried.
+        reason: OpenReason,
         /// `Some(kind)` where the breaker counts it.
         incident: Option<&'static str>,
         /// What happened, for a human.
@@ -95,7 +122,7 @@ pub enum Event<'a> {
     },
     /// A message that could be delivered to nobody.
     Dropped {
-        /// `progress`, `log`, `unknown_id`, `late_answer`, `server_request`, `notification`, `mangled_id`, `slow_agent`.
+        /// One of [`DROPPED_KINDS`].
         kind: &'static str,
     },
     /// A backend answered with a status outside 2xx; the class is `4xx`, `429`, `5xx`, `lost`.
@@ -207,3 +234,16 @@ impl Mode {
         }
     }
 }
+
+/// Every kind of [`Event::Dropped`].
+pub const DROPPED_KINDS: [&str; 9] = [
+    "progress",
+    "log",
+    "unknown_id",
+    "late_answer",
+    "server_request",
+    "notification",
+    "mangled_id",
+    "malformed",
+    "abandoned",
+];

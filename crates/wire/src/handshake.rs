@@ -101,6 +101,17 @@ impl CapabilityClass {
 }
 
 impl ServerHello {
+    /// A server nobody has heard of yet.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            revision: Revision::LATEST_LEGACY,
+            capabilities: json!({}),
+            server_info: json!({ "name": "mcpool", "version": "0" }),
+            instructions: None,
+        }
+    }
+
     /// Builds the gateway's own `initialize` request.
     #[must_use]
     pub fn request(id: u64, class: &CapabilityClass, version: &str) -> Bytes {

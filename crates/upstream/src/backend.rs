@@ -1,0 +1,419 @@
+//! One registered server: its session budget, its pools by key, its waiting room, and the opener that feeds them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use mcpool_wire::{
+    Answer, Call, CallError, CallTrace, Caller, CapabilityClass, ErrorKind, Hello, Message, Method, Revision,
+    Scope, ServerHello,
+};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::{
+    clock,
+    config::{BackendSpec, ModeChoice},
+    error::SendError,
+    observe::{Mode, Observe, Reporter, Source},
+    opener::{OpenRequest, Opener},
+    pool::{Budget, Counted, Lease, NoLease, Pool, PoolKey, Seat},
+    room::{Lane, Room, RoomFull, Waiter},
+    session::Session,
+    tasks::Tasks,
+    transport::Transport,
+};
+
+/// Whether a handshake may be tried now: the circuit's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Yes.
+    Free,
+    /// Yes, this one, as the probe.
+    Probe,
+    /// Not before this moment.
+    Wait(Instant),
+}
+
+/// Asked before every handshake; its outcome is reported through [`Observe`].
+pub trait Gate: Send + Sync + 'static {
+    /// May a handshake be tried now?
+    fn may_open(&self, now: Instant) -> Opening;
+}
+
+/// One registered server.
+pub struct Backend {
+    pub(crate) spec: Arc<BackendSpec>,
+    pub(crate) reporter: Reporter,
+    pub(crate) gate: Arc<dyn Gate>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) budget: Budget,
+    pub(crate) room: Arc<Room>,
+    pub(crate) demand: Notify,
+    pub(crate) tasks: Tasks,
+    pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+    next_pool: AtomicU64,
+    requests: mpsc::Sender<OpenRequest>,
+    pub(crate) trouble: Mutex<Option<Trouble>>,
+}
+
+/// Why the last handshake failed.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// For a human.
+    pub why: String,
+    /// When.
+    pub since: Instant,
+    /// How many in a row.
+    pub times: u32,
+}
+
+/// What one backend looks like from outside.
+#[derive(Clone, Debug)]
+pub struct BackendStatus {
+    /// Sessions by mode and standing (`ready`, `draining`, ...).
+    pub sessions: Vec<SessionStatus>,
+    /// Handshakes under way.
+    pub opening: usize,
+    /// Budget places taken and there.
+    pub places: (usize, usize),
+    /// Calls in flight, and the most there could be on the sessions there are.
+    pub leases: (usize, usize),
+    /// Calls waiting, the most that may wait, and how long the oldest waits.
+    pub waiting: (usize, usize, Option<Duration>),
+    /// Agents that share a pool.
+    pub agents: usize,
+    /// Why the last handshake failed, while none has succeeded since.
+    pub trouble: Option<Trouble>,
+    /// The transport in use, once known.
+    pub transport: Option<&'static str>,
+    /// Name and version the server gave, once known.
+    pub server: Option<serde_json::Value>,
+}
+
+/// One session from outside.
+#[derive(Clone, Debug)]
+pub struct SessionStatus {
+    /// Its epoch: its name in the log.
+    pub epoch: u64,
+    /// Who may use it.
+    pub mode: Mode,
+    /// `initializing`, `ready`, `suspect`, `draining`, `closed`.
+    pub standing: &'static str,
+    /// Calls in flight.
+    pub in_flight: usize,
+    /// Entries in its book, zombies and the gateway's own requests included.
+    pub pending: usize,
+    /// Its age.
+    pub age: Duration,
+}
+
+impl Backend {
+    /// Registers a backend and starts its opener.
+    ///
+    /// # Errors
+    /// A sentence for the operator when the session budget cannot be built.
+    pub fn start(
+        spec: BackendSpec,
+        transport: Arc<dyn Transport>,
+        gate: Arc<dyn Gate>,
+        observe: Arc<dyn Observe>,
+    ) -> Result<Arc<Self>, String> {
+        let source = Source { id: spec.id, name: spec.name.clone() };
+        let (requests, inbox) = mpsc::channel(spec.limits.queue.max(1));
+        let backend = Arc::new(Self {
+            reporter: Reporter::new(source, observe),
+            gate,
+            transport,
+            budget: Budget::new(spec.limits.max_sessions)?,
+            room: Room::new(spec.limits.queue),
+            demand: Notify::new(),
+            tasks: Tasks::default(),
+            pools: Mutex::default(),
+            next_pool: AtomicU64::new(1),
+            requests,
+            trouble: Mutex::new(None),
+            spec: Arc::new(spec),
+        });
+        let opener = Opener::new(backend.clone(), inbox);
+        backend.tasks.spawn("opener", opener.run());
+        Ok(backend)
+    }
+
+    /// What it is configured to be.
+    #[must_use]
+    pub fn spec(&self) -> &BackendSpec {
+        &self.spec
+    }
+
+    /// Ties an agent to this backend.
+    ///
+    /// # Errors
+    /// A [`CallError`] when the backend does not complete its first handshake, or no session is free for an agent
+    /// that needs its own, in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives everything back; a shared handshake goes on for the others.
+    pub async fn seat(self: &Arc<Self>, hello: &Hello) -> Result<Seat, CallError> {
+        let pinned = match self.spec.mode {
+            ModeChoice::Pinned => true,
+            ModeChoice::Shared => false,
+            ModeChoice::Auto => hello.client.is_interactive(),
+        };
+        let class = if pinned { hello.client.class() } else { CapabilityClass::neutral() };
+        let pool = self.pool(self.key(&hello.caller, class, pinned));
+        if pinned { self.seat_pinned(hello, pool).await } else { self.seat_shared(hello, pool).await }
+    }
+
+    async fn seat_shared(&self, hello: &Hello, pool: Arc<Pool>) -> Result<Seat, CallError> {
+        if pool.catalog.hello().is_none() {
+            let _greeting = Counted::new(&pool, |pool| &pool.greeting);
+            self.demand.notify_one();
+            let first = tokio::time::timeout(self.spec.times.first_open, pool.catalog.wait_hello());
+            first
+                .await
+                .map_err(|_| self.unavailable("answered its handshake", self.spec.times.first_open))?;
+        }
+        Ok(Seat::shared(hello.caller.clone(), pool, hello.outlet.clone()))
+    }
+
+    async fn seat_pinned(&self, hello: &Hello, pool: Arc<Pool>) -> Result<Seat, CallError> {
+        let (reply, opened) = oneshot::channel();
+        let request = OpenRequest { pool: pool.clone(), owner: Arc::downgrade(&hello.outlet), reply };
+        self.requests.try_send(request).map_err(|_| {
+            self.named(CallError::not_sent(
+                ErrorKind::Overloaded,
+                "too many agents wait for a session of their own",
+            ))
+        })?;
+        self.demand.notify_one();
+        // A backend that was never reached is not waited for as long as one that is merely busy.
+        let patience = if pool.catalog.hello().is_none() && self.trouble().is_some() {
+            self.spec.times.first_open
+        } else {
+            self.spec.times.queue
+        };
+        match tokio::time::timeout(patience, opened).await {
+            Ok(Ok(session)) => Ok(Seat::pinned(hello.caller.clone(), pool, session, hello.outlet.clone())),
+            Ok(Err(_)) => {
+                Err(self.named(CallError::not_sent(ErrorKind::Draining, "the backend is being removed")))
+            }
+            Err(_) if self.trouble().is_some() => Err(self.unavailable("gave the agent a session", patience)),
+            Err(_) => {
+                let limit = self.spec.limits.max_sessions;
+                let message = format!(
+                    "no session of backend {:?} became free within {patience:?} (limit {limit})",
+                    self.spec.name
+                );
+                Err(self.named(CallError::not_sent(ErrorKind::QueueTimeout, message)))
+            }
+        }
+    }
+
+    fn unavailable(&self, what: &str, after: Duration) -> CallError {
+        let why = self.trouble().map_or_else(|| "no answer yet".to_owned(), |t| t.why);
+        let message = format!("backend {:?} has not {what} within {after:?}: {why}", self.spec.name);
+        self.named(CallError::not_sent(ErrorKind::Unavailable, message).retry_after(Duration::from_secs(1)))
+    }
+
+    fn named(&self, error: CallError) -> CallError {
+        error.of_backend(self.spec.name.clone())
+    }
+
+    /// A slot on the agent's session, if there is one now.
+    ///
+    /// # Errors
+    /// [`NoLease`] says where to wait, or that waiting is of no use.
+    pub fn try_lease(&self, seat: &Seat) -> Result<Lease, NoLease> {
+        seat.try_lease()
+    }
+
+    /// A place in the waiting room.
+    ///
+    /// # Errors
+    /// [`RoomFull`] at the limit.
+    pub fn wait(&self, lane: Lane, seat: &Seat) -> Result<Waiter, RoomFull> {
+        let waiter = self.room.enter(lane, seat.caller.agent, clock::now())?;
+        // A session may have to be opened for it.
+        self.demand.notify_one();
+        Ok(waiter)
+    }
+
+    /// Something changed that those who wait should know: the circuit opened or closed.
+    pub fn reconsider(&self) {
+        self.room.wake_all();
+        self.demand.notify_one();
+    }
+
+    /// Why the last handshake failed, while none has succeeded since.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        lock(&self.trouble).clone()
+    }
+
+    /// What it looks like now.
+    #[must_use]
+    pub fn status(&self) -> BackendStatus {
+        let now = clock::now();
+        let pools = self.pools();
+        let sessions: Vec<Arc<Session>> = pools.iter().flat_map(|pool| pool.sessions()).collect();
+        let oldest = self.room.oldest().map(|since| now.saturating_duration_since(since));
+        BackendStatus {
+            opening: pools.iter().map(|p| p.opening.load(Ordering::Relaxed)).sum(),
+            places: self.budget.usage(),
+            leases: sessions.iter().fold((0, 0), |(used, all), s| (used + s.in_flight(), all + s.limit())),
+            waiting: (self.room.waiting(), self.room.limit(), oldest),
+            agents: pools.iter().map(|p| p.catalog.agents()).sum(),
+            trouble: self.trouble(),
+            transport: sessions.first().map(|s| s.transport_name()),
+            server: pools.iter().find_map(|p| p.catalog.hello()).map(|h| h.server_info.clone()),
+            sessions: sessions.iter().map(|s| s.status(now)).collect(),
+        }
+    }
+
+    /// Ends every session and task; names the tasks that still run at the deadline.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the sessions ending by themselves.
+    pub async fn shutdown(&self, deadline: Duration) -> std::collections::BTreeMap<&'static str, usize> {
+        self.tasks.shutdown(deadline).await
+    }
+
+    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
+        lock(&self.pools).values().cloned().collect()
+    }
+
+    /// The pool that is kept warm and probed with: neutral agents without a name.
+    pub(crate) fn default_pool(&self) -> Arc<Pool> {
+        let pinned = self.spec.mode == ModeChoice::Pinned;
+        self.pool(PoolKey {
+            generation: self.spec.generation,
+            principal: mcpool_wire::Principal::Anonymous.as_str().into(),
+            affinity: None,
+            class: CapabilityClass::neutral(),
+            pinned,
+        })
+    }
+
+    fn key(&self, caller: &Caller, class: CapabilityClass, pinned: bool) -> PoolKey {
+        PoolKey {
+            generation: self.spec.generation,
+            principal: caller.principal.as_str().into(),
+            affinity: caller.affinity.clone(),
+            class,
+            pinned,
+        }
+    }
+
+    fn pool(&self, key: PoolKey) -> Arc<Pool> {
+        let mut pools = lock(&self.pools);
+        let number = &self.next_pool;
+        pools
+            .entry(key.clone())
+            .or_insert_with(|| Arc::new(Pool::new(number.fetch_add(1, Ordering::Relaxed), key)))
+            .clone()
+    }
+}
+
+impl Seat {
+    /// Who may use the sessions of this seat.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.pool.mode()
+    }
+
+    /// What the agent is told about the server.
+    #[must_use]
+    pub fn initialize_result(&self, revision: Revision) -> Bytes {
+        let Some(hello) = self.pool.catalog.hello() else {
+            return ServerHello::unknown().to_agent(revision, &[]);
+        };
+        match self.mode() {
+            Mode::Pinned => hello.to_agent(revision, &["tasks"]),
+            // Subscriptions belong to one agent each; experimental capabilities may imply state in the session.
+            Mode::Shared => {
+                hello.to_agent(revision, &["tasks", "experimental", "extensions", "resources.subscribe"])
+            }
+        }
+    }
+
+    /// Whether running the call twice is known to change nothing.
+    #[must_use]
+    pub fn is_safe(&self, call: &Call) -> bool {
+        self.pool.catalog.is_safe(&call.method, call.name.as_deref())
+    }
+
+    /// A list that is known to be current.
+    #[must_use]
+    pub fn cached_list(&self, call: &Call) -> Option<Answer> {
+        call.is_plain_list.then(|| self.pool.catalog.list(&call.method, clock::now())).flatten()
+    }
+
+    /// Remembers the answer to a list request.
+    pub fn keep_list(&self, call: &Call, answer: &Answer) {
+        if call.is_plain_list {
+            self.pool.catalog.keep_list(&call.method, answer, clock::now());
+        }
+    }
+
+    /// What the gateway answers itself on this kind of session: `Some(Ok)` an empty result, `Some(Err)` a refusal.
+    #[must_use]
+    pub fn answer_here(&self, method: &Method) -> Option<Result<(), CallError>> {
+        if self.mode() == Mode::Pinned || method.scope() == Scope::PerCall {
+            return None;
+        }
+        if *method == Method::LoggingSetLevel {
+            // The level belongs to the whole session; a shared one keeps the server's default.
+            return Some(Ok(()));
+        }
+        let message = format!("{:?} is not available on a shared session", method.as_str());
+        Some(Err(CallError::not_sent(ErrorKind::MethodNotFound, message)))
+    }
+
+    /// Passes on a notification of the agent, on a session of its own only.
+    pub fn notify(&self, notification: Bytes) {
+        if let Some(session) = self.own_session() {
+            session.send_later(notification);
+        }
+    }
+
+    /// Passes on the agent's answer to a server request.
+    pub fn respond(&self, number: u64, response: &Message) {
+        if let Some(session) = self.own_session() {
+            session.respond(number, response);
+        }
+    }
+
+    /// Whether the server waits for this agent to answer something: its calls wait for a human.
+    #[must_use]
+    pub fn awaits_agent(&self) -> bool {
+        self.own_session().is_some_and(|session| session.awaits_agent())
+    }
+}
+
+impl Lease {
+    /// Runs the call on the leased slot.
+    ///
+    /// # Errors
+    /// A [`SendError`] that says how far it got.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call upstream; the slot comes back with the answer or after `cancel_grace`.
+    pub async fn call(self, call: &Call) -> Result<Answer, SendError> {
+        mark(&call.trace, &self);
+        self.session.call(self.slot, call).await
+    }
+}
+
+fn mark(trace: &CallTrace, lease: &Lease) {
+    trace.mark_leased(lease.session.epoch, clock::now());
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,278 @@
+//! Who may use which sessions: keys, the session budget, slots, and an agent's seat.
+//!
+//! A deadpool object is one *place* in the backend's session budget, not a session: deadpool lends an object to one
+//! holder, while a session is shared. A session holds its place for as long as it lives. Nothing else names
+//! deadpool.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
+use mcpool_wire::{Caller, CapabilityClass, Outlet};
+
+use crate::{
+    catalog::Catalog,
+    observe::Mode,
+    room::Lane,
+    session::{Session, state::Standing},
+};
+
+/// What sessions must agree in to be interchangeable (SEMANTICS.md 3). Credential, transport and forwarded headers
+/// are fixed per backend and generation, so the generation stands for them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PoolKey {
+    pub(crate) generation: u64,
+    pub(crate) principal: Box<str>,
+    pub(crate) affinity: Option<Arc<str>>,
+    pub(crate) class: CapabilityClass,
+    pub(crate) pinned: bool,
+}
+
+/// The sessions of one key.
+pub(crate) struct Pool {
+    pub(crate) number: u64,
+    pub(crate) key: PoolKey,
+    pub(crate) catalog: Arc<Catalog>,
+    /// Handshakes under way for this pool.
+    pub(crate) opening: AtomicUsize,
+    /// Agents that wait for the pool's first handshake to be told who the server is.
+    pub(crate) greeting: AtomicUsize,
+    sessions: Mutex<Vec<Arc<Session>>>,
+}
+
+impl Pool {
+    pub(crate) fn new(number: u64, key: PoolKey) -> Self {
+        Self {
+            number,
+            key,
+            catalog: Arc::default(),
+            opening: AtomicUsize::new(0),
+            greeting: AtomicUsize::new(0),
+            sessions: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        if self.key.pinned { Mode::Pinned } else { Mode::Shared }
+    }
+
+    pub(crate) fn lane(&self) -> Lane {
+        Lane { pool: self.number, session: None }
+    }
+
+    pub(crate) fn add(&self, session: Arc<Session>) {
+        self.lock().push(session);
+    }
+
+    pub(crate) fn remove(&self, epoch: u64) {
+        self.lock().retain(|session| session.epoch != epoch);
+    }
+
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.lock().clone()
+    }
+
+    /// Sessions that can be lent now or soon; those whose ladder is being climbed count as opening.
+    pub(crate) fn live(&self) -> usize {
+        self.lock().iter().filter(|s| matches!(s.standing(), Standing::Ready | Standing::Suspect)).count()
+    }
+
+    /// The session an agent should keep to: the highest-ranked one that has a slot now.
+    fn choose(&self, caller: &Caller) -> Option<(Arc<Session>, Slot)> {
+        let sessions = self.lock();
+        let mut ranked: Vec<_> = sessions.iter().map(|s| (rank(caller.agent.0, s.epoch), s)).collect();
+        ranked.sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        ranked.into_iter().find_map(|(_, session)| Some((session.clone(), session.try_slot()?)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Rendezvous weight of an agent on a session (splitmix64 finaliser).
+fn rank(agent: u64, epoch: u64) -> u64 {
+    let mut x = agent ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// The right to one call in flight on one session; given back by drop.
+pub(crate) struct Slot {
+    session: Arc<Session>,
+}
+
+impl Slot {
+    pub(crate) fn new(session: Arc<Session>) -> Self {
+        Self { session }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.session.release_slot();
+    }
+}
+
+/// A slot an agent may use now, and the session it is on.
+pub struct Lease {
+    pub(crate) session: Arc<Session>,
+    pub(crate) slot: Slot,
+}
+
+/// No slot now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoLease {
+    /// Wait here.
+    Wait(Lane),
+    /// The agent's own session is over; another one would not know what it did.
+    Gone,
+}
+
+/// One agent's tie to a backend: which pool it draws on and which session it keeps to.
+pub struct Seat {
+    pub(crate) caller: Arc<Caller>,
+    pub(crate) pool: Arc<Pool>,
+    tie: Tie,
+    /// Keeps the agent's outlet alive for as long as the pool may want to tell it something.
+    _outlet: Arc<dyn Outlet>,
+}
+
+enum Tie {
+    Shared { bound: Mutex<Option<Arc<Session>>> },
+    Pinned { session: Arc<Session> },
+}
+
+impl Seat {
+    pub(crate) fn shared(caller: Arc<Caller>, pool: Arc<Pool>, outlet: Arc<dyn Outlet>) -> Self {
+        pool.catalog.add_agent(caller.agent, &outlet);
+        Self { caller, pool, tie: Tie::Shared { bound: Mutex::new(None) }, _outlet: outlet }
+    }
+
+    pub(crate) fn pinned(
+        caller: Arc<Caller>,
+        pool: Arc<Pool>,
+        session: Arc<Session>,
+        outlet: Arc<dyn Outlet>,
+    ) -> Self {
+        Self { caller, pool, tie: Tie::Pinned { session }, _outlet: outlet }
+    }
+
+    /// Takes a slot on the agent's session, binding it to one if it has none.
+    pub(crate) fn try_lease(&self) -> Result<Lease, NoLease> {
+        let bound = match &self.tie {
+            Tie::Pinned { session } => return Self::lease_pinned(session),
+            Tie::Shared { bound } => bound,
+        };
+        let mut bound = bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(session) = bound.as_ref() {
+            match session.standing() {
+                Standing::Draining | Standing::Closed => {}
+                Standing::Initializing | Standing::Ready | Standing::Suspect => {
+                    let slot = session.try_slot().ok_or(NoLease::Wait(session.lane))?;
+                    return Ok(Lease { session: session.clone(), slot });
+                }
+            }
+        }
+        let chosen = self.pool.choose(&self.caller);
+        *bound = chosen.as_ref().map(|(session, _)| session.clone());
+        let (session, slot) = chosen.ok_or(NoLease::Wait(self.pool.lane()))?;
+        Ok(Lease { session, slot })
+    }
+
+    fn lease_pinned(session: &Arc<Session>) -> Result<Lease, NoLease> {
+        match session.standing() {
+            Standing::Draining | Standing::Closed => Err(NoLease::Gone),
+            Standing::Initializing | Standing::Ready | Standing::Suspect => {
+                let slot = session.try_slot().ok_or(NoLease::Wait(session.lane))?;
+                Ok(Lease { session: session.clone(), slot })
+            }
+        }
+    }
+
+    /// The agent's own session, if it has one.
+    pub(crate) fn own_session(&self) -> Option<&Arc<Session>> {
+        match &self.tie {
+            Tie::Pinned { session } => Some(session),
+            Tie::Shared { .. } => None,
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        match &self.tie {
+            Tie::Shared { .. } => self.pool.catalog.remove_agent(self.caller.agent),
+            Tie::Pinned { session } => session.drain(crate::observe::CloseReason::AgentGone),
+        }
+    }
+}
+
+/// The session budget of one backend.
+pub(crate) struct Budget {
+    places: managed::Pool<Places>,
+    limit: usize,
+}
+
+/// A place in the budget; a session holds one for as long as it lives.
+pub(crate) struct Place(#[allow(dead_code, reason = "held, given back by drop")] managed::Object<Places>);
+
+struct Places;
+
+impl managed::Manager for Places {
+    type Type = ();
+    type Error = Infallible;
+
+    async fn create(&self) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    async fn recycle(&self, (): &mut (), _: &Metrics) -> RecycleResult<Infallible> {
+        Ok(())
+    }
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Result<Self, String> {
+        let places = managed::Pool::builder(Places)
+            .max_size(limit)
+            .build()
+            .map_err(|e| format!("the session budget cannot be built: {e}"))?;
+        Ok(Self { places, limit })
+    }
+
+    /// A place if one is free: waiting is the room's business.
+    pub(crate) async fn take(&self) -> Option<Place> {
+        let now = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
+        self.places.timeout_get(&now).await.ok().map(Place)
+    }
+
+    /// Places taken and places there are.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        let status = self.places.status();
+        (status.size.saturating_sub(status.available), self.limit)
+    }
+}
+
+/// Counts for as long as it lives.
+pub(crate) struct Counted(pub(crate) Arc<Pool>, pub(crate) fn(&Pool) -> &AtomicUsize);
+
+impl Counted {
+    pub(crate) fn new(pool: &Arc<Pool>, counter: fn(&Pool) -> &AtomicUsize) -> Self {
+        counter(pool).fetch_add(1, Ordering::AcqRel);
+        Self(pool.clone(), counter)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.1)(&self.0).fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,294 @@
+//! The task of one session: it reads, routes, and reacts to timers. It never awaits a peer: its own sends (probes,
+//! cancellations, answers to pings, the rest of abandoned exchanges) run in a set of futures polled by the same
+//! loop, so one slow POST delays nobody.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
+use tokio::sync::mpsc;
+
+use super::{
+    Errand, Session, lock,
+    route::Origin,
+    state::{Facts, Input, Standing, State},
+};
+use crate::{
+    clock,
+    config::Times,
+    error::{Cause, SendError},
+    observe::{CloseReason, Event},
+    transport::{Exchange, Heard, Inbound, Received, TransportKind},
+};
+
+/// Errands waiting for the driver; beyond it they are dropped and only courtesy is lost.
+pub(crate) const MAX_ERRANDS: usize = 1024;
+
+pub(crate) struct Driver {
+    session: Arc<Session>,
+    inbound: Inbound,
+    errands: mpsc::Receiver<Errand>,
+    state: State,
+    times: Times,
+    sends: FuturesUnordered<BoxFuture<'static, Sent>>,
+    last_error: Option<SendError>,
+}
+
+/// What became of something the driver sent.
+enum Sent {
+    Nothing,
+    Probe(bool, Instant),
+}
+
+enum Wake {
+    Heard(Option<Result<Heard, SendError>>),
+    Errand(Option<Errand>),
+    Nudged,
+    Sent(Sent),
+    Timer,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        session: Arc<Session>,
+        inbound: Inbound,
+        errands: mpsc::Receiver<Errand>,
+        times: Times,
+    ) -> Self {
+        Self {
+            session,
+            inbound,
+            errands,
+            state: State::Initializing,
+            times,
+            sends: FuturesUnordered::new(),
+            last_error: None,
+        }
+    }
+
+    /// Runs until the session is over; gives back why.
+    pub(crate) async fn run(mut self) -> (CloseReason, Option<SendError>) {
+        loop {
+            let wake = self.wake().await;
+            if let Some(reason) = self.handle(wake) {
+                self.finish(reason).await;
+                return (reason, self.last_error);
+            }
+        }
+    }
+
+    async fn wake(&mut self) -> Wake {
+        let timer = clock::at(self.next_timer());
+        let sends = OptionFuture::from((!self.sends.is_empty()).then(|| self.sends.next()));
+        tokio::select! {
+            // No `biased`: a chatty backend must not keep errands waiting.
+            heard = self.inbound.next() => Wake::Heard(heard),
+            errand = self.errands.recv() => Wake::Errand(errand),
+            () = self.session.nudge.notified() => Wake::Nudged,
+            Some(Some(sent)) = sends => Wake::Sent(sent),
+            () = tokio::time::sleep_until(timer) => Wake::Timer,
+        }
+    }
+
+    fn handle(&mut self, wake: Wake) -> Option<CloseReason> {
+        match wake {
+            Wake::Heard(Some(Ok(heard))) => {
+                self.session.heard();
+                if let Heard::Message(bytes) = heard {
+                    self.session.route(bytes, Origin::Stream);
+                }
+                self.input(Input::Heard)
+            }
+            Wake::Heard(Some(Err(error))) => self.lost(error),
+            Wake::Heard(None) => {
+                self.lost(SendError::maybe_sent(Cause::Broken("the backend ended its stream".to_owned())))
+            }
+            Wake::Errand(errand) => {
+                self.run_errand(errand?);
+                self.quarantine()
+            }
+            Wake::Nudged => self.take_wishes(),
+            Wake::Sent(Sent::Nothing) => None,
+            Wake::Sent(Sent::Probe(ok, sent)) => {
+                let took = clock::now().saturating_duration_since(sent);
+                self.session.reporter.on(Event::Probed { ok, took });
+                self.input(if ok { Input::ProbeAnswered } else { Input::ProbeMissed })
+            }
+            Wake::Timer => self.tick(),
+        }
+    }
+
+    fn tick(&mut self) -> Option<CloseReason> {
+        let now = clock::now();
+        let buried = self.session.pending.bury(now, self.times.cancel_grace);
+        for _ in 0..buried {
+            self.session.dropped_answer();
+        }
+        if now.saturating_duration_since(self.session.last_heard()) >= self.times.probe_interval
+            && let Some(reason) = self.input(Input::Silence)
+        {
+            return Some(reason);
+        }
+        self.input(Input::Settled)
+    }
+
+    fn take_wishes(&mut self) -> Option<CloseReason> {
+        let wishes = std::mem::take(&mut *lock(&self.session.wishes));
+        if wishes.handshaken
+            && let Some(reason) = self.input(Input::Handshaken)
+        {
+            return Some(reason);
+        }
+        if let Some(error) = wishes.lost {
+            return self.lost(error);
+        }
+        if wishes.broke
+            && let Some(reason) = self.input(Input::ConnectionBroke)
+        {
+            return Some(reason);
+        }
+        if let Some(reason) = wishes.drain
+            && let Some(reason) = self.input(Input::Drain(reason))
+        {
+            return Some(reason);
+        }
+        // Heard on a call's own connection while suspect: the session lives.
+        let quiet = clock::now().saturating_duration_since(self.session.last_heard());
+        if matches!(self.state, State::Suspect { .. }) && quiet < self.times.probe_timeout && !wishes.broke {
+            return self.input(Input::Heard);
+        }
+        self.input(Input::Settled)
+    }
+
+    fn lost(&mut self, error: SendError) -> Option<CloseReason> {
+        let input = match error.cause {
+            Cause::SessionLost(_) => Input::SessionLost,
+            _ => Input::StreamLost,
+        };
+        self.last_error = Some(error);
+        // The stream yields nothing more; calls in flight may still be answered elsewhere.
+        self.inbound = futures::stream::pending().boxed();
+        self.input(input)
+    }
+
+    fn input(&mut self, input: Input) -> Option<CloseReason> {
+        let before = self.state.standing();
+        let facts = Facts {
+            now: clock::now(),
+            in_flight: self.session.in_flight(),
+            answers_apart: self.session.kind == TransportKind::Http,
+            drain: self.times.drain,
+        };
+        let effects = self.state.on(input, facts);
+        if effects.probe {
+            self.probe();
+        }
+        let after = self.state.standing();
+        self.session.publish(after);
+        if before != after && after == Standing::Ready {
+            self.session.room.session_ready(self.session.lane, self.session.limit);
+        }
+        effects.close
+    }
+
+    fn probe(&mut self) {
+        let session = self.session.clone();
+        let limit = self.times.probe_timeout;
+        let sent = clock::now();
+        let probe = async move {
+            let answer = tokio::time::timeout(limit, session.request_own("ping", None)).await;
+            // Any answer proves life, also "method not found".
+            Sent::Probe(matches!(answer, Ok(Ok(_))), sent)
+        };
+        self.sends.push(probe.boxed());
+    }
+
+    fn run_errand(&mut self, errand: Errand) {
+        let grace = self.times.cancel_grace;
+        match errand {
+            Errand::Send(bytes) => {
+                let exchange = self.session.outbound.send(bytes);
+                self.sends.push(read_out(self.session.clone(), exchange, grace));
+            }
+            Errand::Finish(exchange) => self.sends.push(read_out(self.session.clone(), exchange, grace)),
+            Errand::Abandon { id, exchange } => {
+                if let Some(exchange) = exchange {
+                    self.sends.push(read_out(self.session.clone(), exchange, grace));
+                }
+                let cancel = Bytes::from(format!(
+                    "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{id},\
+                     \"reason\":\"the caller is gone\"}}}}"
+                ));
+                let exchange = self.session.outbound.send(cancel);
+                self.sends.push(read_out(self.session.clone(), exchange, grace));
+            }
+        }
+    }
+
+    /// Too many cancelled calls still burn on the backend: no new work for this session (SEMANTICS.md 5).
+    fn quarantine(&mut self) -> Option<CloseReason> {
+        let (zombies, _) = self.session.pending.zombies();
+        let ready = matches!(self.state, State::Ready { .. });
+        (ready && zombies * 4 > self.session.limit.max(4))
+            .then(|| self.input(Input::Drain(CloseReason::Violation)))
+            .flatten()
+    }
+
+    fn next_timer(&self) -> Instant {
+        let silence = self.session.last_heard() + self.times.probe_interval;
+        let now = clock::now();
+        let mut next = silence.max(now + self.times.probe_timeout);
+        if silence > now {
+            next = silence;
+        }
+        if let (_, Some(oldest)) = self.session.pending.zombies() {
+            next = next.min(oldest + self.times.cancel_grace);
+        }
+        if let State::Draining { until, .. } = self.state {
+            next = next.min(until);
+        }
+        next
+    }
+
+    async fn finish(&mut self, reason: CloseReason) {
+        self.session.publish(Standing::Closed);
+        let cause = match (&self.last_error, reason) {
+            (Some(error), CloseReason::Broken | CloseReason::Lost) => error.cause.clone(),
+            (_, reason) => Cause::Closed(reason.as_str()),
+        };
+        self.session.pending.close(&cause);
+        self.session.room.session_gone(self.session.lane);
+        // Politeness has a limit: a backend that is gone must not hold up the end of its session.
+        if !matches!(reason, CloseReason::Broken | CloseReason::Lost) {
+            let _ = tokio::time::timeout(self.times.connect, self.session.outbound.close()).await;
+        }
+    }
+}
+
+/// Reads an exchange nobody waits for to its end, bounded, still delivering what it says.
+fn read_out(
+    session: Arc<Session>,
+    mut exchange: Exchange,
+    limit: std::time::Duration,
+) -> BoxFuture<'static, Sent> {
+    let read = async move {
+        while let Some(item) = exchange.next().await {
+            match item {
+                Ok(Received::Message(bytes)) => {
+                    session.route(bytes, Origin::Stream);
+                }
+                Ok(Received::Accepted) => {}
+                Err(_) => break,
+            }
+        }
+    };
+    async move {
+        let _ = tokio::time::timeout(limit, read).await;
+        Sent::Nothing
+    }
+    .boxed()
+}

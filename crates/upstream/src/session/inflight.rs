@@ -1,0 +1,111 @@
+//! One request on its way: what was sent, and the wait for its answer.
+//!
+//! The exchange (the POST) and the ticket (the answer through the driver) are polled side by side, because either
+//! may be first: an SSE answer can overtake the 202 of its own POST. Dropping an [`InFlight`] hands what is left to
+//! the driver, so that connections stay reusable and cancelled work is accounted for.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use mcpool_wire::CallTrace;
+
+use super::{
+    Errand, Session,
+    pending::{Outcome, Ticket},
+    route::Origin,
+};
+use crate::{
+    clock,
+    error::{Cause, SendError},
+    transport::{Exchange, Received, TransportKind},
+};
+
+pub(super) struct InFlight {
+    session: Arc<Session>,
+    ticket: Ticket,
+    exchange: Option<Exchange>,
+    trace: Option<Arc<CallTrace>>,
+    /// The answer, or the reason why there is none, was taken out of the book.
+    settled: bool,
+}
+
+impl InFlight {
+    pub(super) fn new(
+        session: Arc<Session>,
+        ticket: Ticket,
+        exchange: Exchange,
+        trace: Option<Arc<CallTrace>>,
+    ) -> Self {
+        Self { session, ticket, exchange: Some(exchange), trace, settled: false }
+    }
+
+    pub(super) async fn answer(&mut self) -> Outcome {
+        let outcome = poll_fn(|cx| self.poll_answer(cx)).await;
+        self.settled = true;
+        outcome
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        loop {
+            if let Poll::Ready(outcome) = Pin::new(&mut self.ticket.answer).poll(cx) {
+                let gone = || Err(SendError::maybe_sent(Cause::Closed("its book is gone")));
+                return Poll::Ready(outcome.unwrap_or_else(|_| gone()));
+            }
+            let Some(exchange) = &mut self.exchange else { return Poll::Pending };
+            match exchange.as_mut().poll_next(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(Received::Accepted))) => {
+                    if let Some(trace) = &self.trace {
+                        trace.mark_accepted(clock::now());
+                    }
+                }
+                Poll::Ready(Some(Ok(Received::Message(bytes)))) => {
+                    self.session.heard();
+                    let origin = Origin::Exchange { call: self.ticket.id, trace: self.trace.as_ref() };
+                    if let Some(answer) = self.session.route(bytes, origin) {
+                        self.session.pending.remove(self.ticket.id);
+                        return Poll::Ready(Ok(answer));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.exchange = None;
+                    return Poll::Ready(self.fail(error));
+                }
+                Poll::Ready(None) => {
+                    self.exchange = None;
+                    if self.session.kind == TransportKind::Http {
+                        let ended = Cause::Broken("the answer stream ended without an answer".to_owned());
+                        return Poll::Ready(self.fail(SendError::maybe_sent(ended)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, error: SendError) -> Outcome {
+        self.session.report(&error);
+        self.session.pending.remove(self.ticket.id);
+        Err(error)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let exchange = self.exchange.take();
+        let errand = if self.settled {
+            let Some(exchange) = exchange else { return };
+            Errand::Finish(exchange)
+        } else {
+            if !self.session.pending.abandon(self.ticket.id, clock::now()) {
+                return;
+            }
+            Errand::Abandon { id: self.ticket.id, exchange }
+        };
+        // A full queue only costs the connection and the courtesy: the grace gives the slot back all the same.
+        let _ = self.session.errands.try_send(errand);
+    }
+}

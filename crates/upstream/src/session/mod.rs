@@ -1,0 +1,382 @@
+//! One initialised conversation with a backend, shared by as many callers as it has slots.
+//!
+//! A [`Session`] is the handle callers use; the driver is the task that reads. A call runs in its caller's future:
+//! register, splice, send, and wait for the answer, which on Streamable HTTP comes in the body of the call's own
+//! POST and elsewhere through the driver.
+
+pub(crate) mod driver;
+mod inflight;
+pub(crate) mod ladder;
+pub(crate) mod pending;
+mod route;
+pub(crate) mod state;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, Weak,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use mcpool_wire::{Answer, Call, CallError, ErrorKind, LinkEvent, Message, Outlet, RpcId};
+use tokio::sync::{Notify, mpsc};
+
+use self::{
+    inflight::InFlight,
+    pending::{Outcome, Pending},
+    state::Standing,
+};
+use crate::{
+    backend::SessionStatus,
+    catalog::Catalog,
+    clock,
+    error::{Cause, SendError},
+    observe::{CloseReason, Event, Mode, Reporter},
+    pool::{Place, Slot},
+    room::{Lane, Room},
+    transport::{Exchange, Outbound, TransportKind},
+};
+
+/// Server requests one agent may have open at a time on its own session.
+const MAX_ASKED: usize = 64;
+
+/// Handle of one session.
+pub(crate) struct Session {
+    pub(crate) epoch: u64,
+    pub(crate) lane: Lane,
+    pub(crate) mode: Mode,
+    pub(crate) kind: TransportKind,
+    pub(crate) opened: Instant,
+    outbound: Arc<dyn Outbound>,
+    pending: Pending,
+    limit: usize,
+    in_flight: AtomicUsize,
+    standing: AtomicU8,
+    was_ready: AtomicBool,
+    /// Milliseconds after `opened` at which the session was last lent, and last heard of.
+    last_used: AtomicU64,
+    last_heard: AtomicU64,
+    wishes: Mutex<Wishes>,
+    nudge: Notify,
+    errands: mpsc::Sender<Errand>,
+    room: Arc<Room>,
+    catalog: Arc<Catalog>,
+    reporter: Reporter,
+    /// The agent a pinned session belongs to.
+    owner: Mutex<Option<Weak<dyn Outlet>>>,
+    asked: Mutex<Asked>,
+    _place: Place,
+}
+
+/// What callers want the driver to know. Coalesced, so that it is bounded and never lost.
+#[derive(Default)]
+struct Wishes {
+    handshaken: bool,
+    broke: bool,
+    lost: Option<SendError>,
+    drain: Option<CloseReason>,
+}
+
+/// Work the driver does for others, in its set of futures.
+pub(crate) enum Errand {
+    /// Send this and forget it.
+    Send(Bytes),
+    /// The caller has its answer; let the connection become reusable.
+    Finish(Exchange),
+    /// The caller is gone: tell the backend, and wait for the rest.
+    Abandon { id: u64, exchange: Option<Exchange> },
+}
+
+/// Requests of the server that wait for an agent's answer: our number and the server's id.
+#[derive(Default)]
+struct Asked {
+    next: u64,
+    open: HashMap<u64, RpcId>,
+}
+
+pub(crate) struct SessionParts {
+    pub(crate) epoch: u64,
+    pub(crate) lane: Lane,
+    pub(crate) mode: Mode,
+    pub(crate) kind: TransportKind,
+    pub(crate) outbound: Arc<dyn Outbound>,
+    pub(crate) limit: usize,
+    pub(crate) first_id: u32,
+    pub(crate) errands: mpsc::Sender<Errand>,
+    pub(crate) room: Arc<Room>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) reporter: Reporter,
+    pub(crate) owner: Option<Weak<dyn Outlet>>,
+    pub(crate) place: Place,
+}
+
+impl Session {
+    pub(crate) fn new(parts: SessionParts) -> Arc<Self> {
+        Arc::new(Self {
+            epoch: parts.epoch,
+            lane: parts.lane,
+            mode: parts.mode,
+            kind: parts.kind,
+            opened: clock::now(),
+            outbound: parts.outbound,
+            pending: Pending::new(parts.first_id),
+            limit: parts.limit,
+            in_flight: AtomicUsize::new(0),
+            standing: AtomicU8::new(Standing::Initializing as u8),
+            was_ready: AtomicBool::new(false),
+            last_used: AtomicU64::new(0),
+            last_heard: AtomicU64::new(0),
+            wishes: Mutex::default(),
+            nudge: Notify::new(),
+            errands: parts.errands,
+            room: parts.room,
+            catalog: parts.catalog,
+            reporter: parts.reporter,
+            owner: Mutex::new(parts.owner),
+            asked: Mutex::default(),
+            _place: parts.place,
+        })
+    }
+
+    /// Takes a slot if the session may be lent and has one free.
+    pub(crate) fn try_slot(self: &Arc<Self>) -> Option<Slot> {
+        if self.standing() != Standing::Ready {
+            return None;
+        }
+        self.in_flight
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.limit).then_some(n + 1))
+            .ok()?;
+        self.last_used.store(self.millis(), Ordering::Relaxed);
+        Some(Slot::new(self.clone()))
+    }
+
+    /// Gives a slot back: somebody may be waiting for it.
+    pub(crate) fn release_slot(&self) {
+        let before = self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        match self.standing() {
+            Standing::Ready => self.room.slot_freed(self.lane),
+            // The driver waits for the last call.
+            _ if before == 1 => self.nudge.notify_one(),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        Standing::from_u8(self.standing.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// How long nobody has used it; zero while a call is in flight.
+    pub(crate) fn idle_for(&self) -> Duration {
+        if self.in_flight() > 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_millis(self.millis().saturating_sub(self.last_used.load(Ordering::Relaxed)))
+    }
+
+    /// Entries in the book: calls in flight, zombies and the gateway's own requests.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Ends the session when its calls are through.
+    pub(crate) fn drain(&self, reason: CloseReason) {
+        self.wish(|wishes| wishes.drain = Some(reason));
+    }
+
+    pub(crate) fn handshaken(&self) {
+        self.wish(|wishes| wishes.handshaken = true);
+    }
+
+    /// Runs one call to its answer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the call: the backend is told, the slot comes back with the answer or after the
+    /// grace.
+    pub(crate) async fn call(self: Arc<Self>, slot: Slot, call: &Call) -> Outcome {
+        let ticket = self.pending.register(slot, call)?;
+        let started = clock::now();
+        let bytes = call.message.with_id_and_token(ticket.id);
+        call.trace.mark_sent(started);
+        let exchange = self.outbound.send(bytes);
+        let mut flight = InFlight::new(self.clone(), ticket, exchange, Some(call.trace.clone()));
+        let outcome = flight.answer().await;
+        let ended = clock::now();
+        if outcome.is_ok() {
+            call.trace.mark_answered(ended);
+            self.reporter.on(Event::Answered {
+                epoch: self.epoch,
+                started,
+                took: ended.saturating_duration_since(started),
+                method: call.method.label(),
+            });
+        }
+        outcome
+    }
+
+    /// A request of the gateway itself.
+    pub(crate) async fn request_own(self: &Arc<Self>, method: &str, params: Option<&str>) -> Outcome {
+        let ticket = self.pending.register_own()?;
+        let params = params.map(|p| format!(",\"params\":{p}")).unwrap_or_default();
+        let id = ticket.id;
+        let body =
+            Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\"{params}}}"));
+        let exchange = self.outbound.send(body);
+        InFlight::new(self.clone(), ticket, exchange, None).answer().await
+    }
+
+    /// Passes on a notification or an answer of the agent this session is pinned to.
+    pub(crate) fn send_later(&self, message: Bytes) {
+        if self.errands.try_send(Errand::Send(message)).is_err() {
+            self.reporter.on(Event::Dropped { kind: "notification" });
+        }
+    }
+
+    /// The agent's answer to a request the server sent it under our number.
+    pub(crate) fn respond(&self, number: u64, response: &Message) {
+        let server_id = lock(&self.asked).open.remove(&number);
+        match server_id {
+            Some(id) => self.send_later(response.with_id(id.raw())),
+            None => self.reporter.on(Event::Dropped { kind: "unknown_id" }),
+        }
+    }
+
+    /// Whether a server request waits for the agent: its calls wait for a human.
+    pub(crate) fn awaits_agent(&self) -> bool {
+        !lock(&self.asked).open.is_empty()
+    }
+
+    pub(crate) fn transport_name(&self) -> &'static str {
+        match self.kind {
+            TransportKind::Sse => "sse",
+            TransportKind::Http => "http",
+            TransportKind::Memory => "memory",
+        }
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        clock::now().saturating_duration_since(self.opened)
+    }
+
+    /// The configured age, spread by 10 % so that sessions opened together do not end together.
+    pub(crate) fn max_age(&self, configured: Duration) -> Duration {
+        configured.mul_f64(0.9 + 0.1 * f64::from(u32::try_from(self.epoch % 16).unwrap_or(0)) / 16.0)
+    }
+
+    /// Whether it ever was ready.
+    pub(crate) fn was_lent(&self) -> bool {
+        self.was_ready.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn status(&self, now: Instant) -> SessionStatus {
+        SessionStatus {
+            epoch: self.epoch,
+            mode: self.mode,
+            standing: self.standing().as_str(),
+            in_flight: self.in_flight(),
+            pending: self.pending(),
+            age: now.saturating_duration_since(self.opened),
+        }
+    }
+
+    /// A pinned session is its agent's state: when it breaks, the agent must know.
+    pub(crate) fn tell_owner_it_ended(&self, reason: CloseReason, why: &str, backend: &Arc<str>) {
+        if self.mode != Mode::Pinned || matches!(reason, CloseReason::AgentGone) {
+            return;
+        }
+        let Some(owner) = lock(&self.owner).as_ref().and_then(Weak::upgrade) else { return };
+        let message =
+            format!("the agent's own session with backend {backend:?} ended ({}): {why}", reason.as_str());
+        let error = CallError::not_sent(ErrorKind::Lost, message).of_backend(backend.clone());
+        if owner.push(LinkEvent::Ended(error)).is_err() {
+            self.reporter.on(Event::Dropped { kind: "notification" });
+        }
+    }
+
+    /// What a failed send says about the session as a whole.
+    fn report(&self, error: &SendError) {
+        if let Some(class) = status_class(&error.cause) {
+            self.reporter.on(Event::Status { class });
+        }
+        if error.cause.ends_session() {
+            self.wish(|wishes| wishes.lost = Some(error.clone()));
+        } else if matches!(error.cause, Cause::Broken(_) | Cause::Timeout(_) | Cause::Gateway(_)) {
+            self.wish(|wishes| wishes.broke = true);
+        }
+        // From here on nobody new is put on it; the driver decides what becomes of it.
+        if error.cause.ends_session() || matches!(error.cause, Cause::Broken(_)) {
+            let _ = self.standing.compare_exchange(
+                Standing::Ready as u8,
+                Standing::Suspect as u8,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+        }
+    }
+
+    /// Any byte of the backend proves that it lives.
+    fn heard(&self) {
+        self.last_heard.store(self.millis(), Ordering::Relaxed);
+        if self.standing() == Standing::Suspect {
+            self.nudge.notify_one();
+        }
+    }
+
+    fn last_heard(&self) -> Instant {
+        self.opened + Duration::from_millis(self.last_heard.load(Ordering::Relaxed))
+    }
+
+    fn publish(&self, standing: Standing) {
+        if standing == Standing::Ready {
+            self.was_ready.store(true, Ordering::Release);
+        }
+        self.standing.store(standing as u8, Ordering::Release);
+    }
+
+    fn dropped_answer(&self) {
+        self.reporter.on(Event::Dropped { kind: "abandoned" });
+    }
+
+    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+        change(&mut lock(&self.wishes));
+        self.nudge.notify_one();
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(clock::now().saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn status_class(cause: &Cause) -> Option<&'static str> {
+    match cause {
+        Cause::SessionLost(_) => Some("lost"),
+        Cause::Pressure(_) => Some("429"),
+        Cause::Gateway(_) => Some("5xx"),
+        Cause::Credential(_) | Cause::NotInitialized(_) | Cause::WrongTransport(_) => Some("4xx"),
+        Cause::Status(r) => Some(if r.status >= 500 { "5xx" } else { "4xx" }),
+        _ => None,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// An answer as the callers get it.
+fn answer_of(message: Message, envelope: &mcpool_wire::Envelope<'_>) -> Answer {
+    Answer {
+        is_rpc_error: envelope.kind == mcpool_wire::Kind::Failure,
+        is_tool_error: envelope.result.is_error,
+        message,
+    }
+}

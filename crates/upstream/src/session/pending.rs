@@ -1,0 +1,228 @@
+//! The calls of one session that await an answer. "Closed" and the map are one thing, so nothing can be
+//! registered after the close, and the close answers every waiter exactly once.
+//!
+//! **An entry owns its slot.** A caller that goes away leaves a zombie: its slot is free again when the answer
+//! comes or the grace is over, because until then the backend is still working on it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use mcpool_wire::{Answer, Call, CallTrace, LinkEvent, Message, Outlet};
+use tokio::sync::oneshot;
+
+use crate::{
+    error::{Cause, SendError, SendPhase},
+    pool::Slot,
+};
+
+pub(crate) type Outcome = Result<Answer, SendError>;
+
+pub(crate) struct Pending {
+    book: Mutex<Book>,
+}
+
+enum Book {
+    Open { next: u64, calls: HashMap<u64, Entry> },
+    Closed(SendError),
+}
+
+struct Entry {
+    state: EntryState,
+    slot: Option<Slot>,
+}
+
+enum EntryState {
+    Waiting { answer: oneshot::Sender<Outcome>, owner: Option<Owner> },
+    Zombie { since: Instant },
+}
+
+/// Whose call it is: where its progress goes.
+#[derive(Clone)]
+struct Owner {
+    outlet: Option<Arc<dyn Outlet>>,
+    token: Option<Bytes>,
+    trace: Arc<CallTrace>,
+}
+
+/// A place in the book.
+pub(crate) struct Ticket {
+    pub(crate) id: u64,
+    pub(crate) answer: oneshot::Receiver<Outcome>,
+}
+
+/// What became of an answer that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    Delivered,
+    /// Its caller had gone.
+    Late,
+    /// Nobody ever asked.
+    Unknown,
+}
+
+impl Pending {
+    /// Ids start anywhere in 32 bits: an answer of another epoch then hits nothing.
+    pub(crate) fn new(first_id: u32) -> Self {
+        Self { book: Mutex::new(Book::Open { next: u64::from(first_id) + 1, calls: HashMap::new() }) }
+    }
+
+    /// Registers a call, which gives its slot to the entry.
+    pub(crate) fn register(&self, slot: Slot, call: &Call) -> Result<Ticket, SendError> {
+        let owner =
+            Owner { outlet: call.outlet.clone(), token: call.message.token(), trace: call.trace.clone() };
+        self.insert(Some(slot), Some(owner))
+    }
+
+    /// Registers a request of the gateway itself (probe, ladder): it takes no slot.
+    pub(crate) fn register_own(&self) -> Result<Ticket, SendError> {
+        self.insert(None, None)
+    }
+
+    fn insert(&self, slot: Option<Slot>, owner: Option<Owner>) -> Result<Ticket, SendError> {
+        let (tx, answer) = oneshot::channel();
+        let mut book = self.lock();
+        match &mut *book {
+            Book::Closed(why) => {
+                let why = SendError::not_sent(why.cause.clone());
+                drop(book);
+                // The slot goes back outside the lock: giving it back wakes others.
+                drop(slot);
+                Err(why)
+            }
+            Book::Open { next, calls } => {
+                let id = *next;
+                *next += 1;
+                calls.insert(id, Entry { state: EntryState::Waiting { answer: tx, owner }, slot });
+                Ok(Ticket { id, answer })
+            }
+        }
+    }
+
+    /// Delivers an answer to whoever asked.
+    pub(crate) fn complete(&self, id: u64, outcome: Outcome) -> Delivery {
+        let entry = match &mut *self.lock() {
+            Book::Open { calls, .. } => calls.remove(&id),
+            Book::Closed(_) => None,
+        };
+        let Some(entry) = entry else { return Delivery::Unknown };
+        let delivered = match entry.state {
+            EntryState::Waiting { answer, .. } => answer.send(outcome).is_ok(),
+            EntryState::Zombie { .. } => false,
+        };
+        let delivery = if delivered { Delivery::Delivered } else { Delivery::Late };
+        drop(entry.slot);
+        delivery
+    }
+
+    /// Takes a call out of the book: its caller has the answer, or knows why there is none.
+    pub(crate) fn remove(&self, id: u64) -> bool {
+        let entry = match &mut *self.lock() {
+            Book::Open { calls, .. } => calls.remove(&id),
+            Book::Closed(_) => None,
+        };
+        entry.is_some()
+    }
+
+    /// Passes progress on to the owner of this token, under the owner's own token.
+    pub(crate) fn progress(&self, token: u64, message: &Message, now: Instant) -> bool {
+        let owner = match &*self.lock() {
+            Book::Open { calls, .. } => match calls.get(&token).map(|entry| &entry.state) {
+                Some(EntryState::Waiting { owner: Some(owner), .. }) => owner.clone(),
+                _ => return false,
+            },
+            Book::Closed(_) => return false,
+        };
+        owner.trace.mark_part(now);
+        let (Some(outlet), Some(token)) = (owner.outlet, owner.token) else { return false };
+        outlet.push(LinkEvent::Progress(message.with_token(&token))).is_ok()
+    }
+
+    /// Hands an event to the caller of this entry.
+    pub(crate) fn push_to(&self, id: u64, event: LinkEvent) -> bool {
+        let outlet = match &*self.lock() {
+            Book::Open { calls, .. } => match calls.get(&id).map(|entry| &entry.state) {
+                Some(EntryState::Waiting { owner: Some(owner), .. }) => owner.outlet.clone(),
+                _ => None,
+            },
+            Book::Closed(_) => None,
+        };
+        outlet.is_some_and(|outlet| outlet.push(event).is_ok())
+    }
+
+    /// The caller is gone: the entry stays, with its slot, until the answer or the grace.
+    pub(crate) fn abandon(&self, id: u64, now: Instant) -> bool {
+        match &mut *self.lock() {
+            Book::Open { calls, .. } => match calls.get_mut(&id) {
+                Some(entry) => {
+                    entry.state = EntryState::Zombie { since: now };
+                    true
+                }
+                None => false,
+            },
+            Book::Closed(_) => false,
+        }
+    }
+
+    /// Gives up zombies older than the grace; returns how many.
+    pub(crate) fn bury(&self, now: Instant, grace: Duration) -> usize {
+        let dead: Vec<Entry> = match &mut *self.lock() {
+            Book::Open { calls, .. } => {
+                let over = |entry: &Entry| match entry.state {
+                    EntryState::Zombie { since } => now.saturating_duration_since(since) >= grace,
+                    EntryState::Waiting { .. } => false,
+                };
+                let ids: Vec<u64> = calls.iter().filter(|(_, e)| over(e)).map(|(id, _)| *id).collect();
+                ids.iter().filter_map(|id| calls.remove(id)).collect()
+            }
+            Book::Closed(_) => Vec::new(),
+        };
+        dead.len()
+    }
+
+    /// How many zombies hold a slot, and the oldest of them.
+    pub(crate) fn zombies(&self) -> (usize, Option<Instant>) {
+        match &*self.lock() {
+            Book::Open { calls, .. } => {
+                let since = calls.values().filter_map(|entry| match entry.state {
+                    EntryState::Zombie { since } => Some(since),
+                    EntryState::Waiting { .. } => None,
+                });
+                (since.clone().count(), since.min())
+            }
+            Book::Closed(_) => (0, None),
+        }
+    }
+
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        match &*self.lock() {
+            Book::Open { calls, .. } => calls.len(),
+            Book::Closed(_) => 0,
+        }
+    }
+
+    /// Ends everything: each waiting call is told once whether it may have run.
+    pub(crate) fn close(&self, cause: &Cause) {
+        let closed = Book::Closed(SendError::not_sent(cause.clone()));
+        let before = std::mem::replace(&mut *self.lock(), closed);
+        let Book::Open { calls, .. } = before else {
+            // The first reason stands.
+            *self.lock() = before;
+            return;
+        };
+        for entry in calls.into_values() {
+            let EntryState::Waiting { answer, owner } = entry.state else { continue };
+            let sent = owner.is_none_or(|owner| owner.trace.phase() != mcpool_wire::Phase::Queued);
+            let phase = if sent { SendPhase::MaybeSent } else { SendPhase::NotSent };
+            let _ = answer.send(Err(SendError { phase, cause: cause.clone() }));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,162 @@
+//! Where a message of the backend belongs. The same rules whether it came on a call's own answer stream or on the
+//! session's stream; nothing here waits for anybody.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mcpool_wire::{
+    Answer, CallTrace, Envelope, IdValue, Kind, LinkEvent, Message, Method, OutletFull, RpcId,
+    error_response, result_response,
+};
+
+use super::{MAX_ASKED, Session, answer_of, lock, pending::Delivery};
+use crate::{
+    clock,
+    observe::{Event, Mode},
+};
+
+/// Where a message came in.
+pub(super) enum Origin<'a> {
+    /// On the session's own stream.
+    Stream,
+    /// In the answer to this call.
+    Exchange { call: u64, trace: Option<&'a Arc<CallTrace>> },
+}
+
+impl Session {
+    /// Routes one message. Gives back the answer if it is the one of the call it came with.
+    pub(super) fn route(&self, bytes: Bytes, origin: Origin<'_>) -> Option<Answer> {
+        let Ok(envelope) = Envelope::parse(&bytes) else {
+            self.dropped("malformed");
+            return None;
+        };
+        let message = Message::new(bytes.clone(), &envelope);
+        match envelope.kind {
+            Kind::Success | Kind::Failure => self.route_answer(message, &envelope, &origin),
+            Kind::Notification => {
+                self.route_notification(message, &envelope, &origin);
+                None
+            }
+            Kind::Request => {
+                self.route_request(message, &envelope);
+                None
+            }
+        }
+    }
+
+    fn route_answer(&self, message: Message, envelope: &Envelope<'_>, origin: &Origin<'_>) -> Option<Answer> {
+        let id = envelope.id_value().and_then(|id| id.as_number_lenient());
+        let Some((id, mangled)) = id.and_then(|(id, mangled)| Some((u64::try_from(id).ok()?, mangled)))
+        else {
+            self.dropped("unknown_id");
+            return None;
+        };
+        if mangled {
+            self.dropped("mangled_id");
+        }
+        let answer = answer_of(message, envelope);
+        if matches!(origin, Origin::Exchange { call, .. } if *call == id) {
+            return Some(answer);
+        }
+        match self.pending.complete(id, Ok(answer)) {
+            Delivery::Delivered => {}
+            Delivery::Late => self.dropped("late_answer"),
+            Delivery::Unknown => self.dropped("unknown_id"),
+        }
+        None
+    }
+
+    fn route_notification(&self, message: Message, envelope: &Envelope<'_>, origin: &Origin<'_>) {
+        match envelope.method.as_ref() {
+            Some(Method::Progress) => {
+                let token = envelope.params.progress_token.and_then(|raw| IdValue::parse(raw).ok());
+                let token =
+                    token.and_then(|t| t.as_number_lenient()).and_then(|(n, _)| u64::try_from(n).ok());
+                if !token.is_some_and(|token| self.pending.progress(token, &message, clock::now())) {
+                    self.dropped("progress");
+                }
+            }
+            Some(
+                method @ (Method::ToolsListChanged
+                | Method::PromptsListChanged
+                | Method::ResourcesListChanged),
+            ) => {
+                self.catalog.invalidate(method);
+                self.to_owner_or_all(message);
+            }
+            Some(Method::Cancelled) => self.dropped("notification"),
+            Some(Method::LogMessage) => self.route_log(message, origin),
+            _ => self.to_owner(message, "notification"),
+        }
+    }
+
+    /// A log line goes to the call it came with, else to the owner of a pinned session, else to nobody.
+    fn route_log(&self, message: Message, origin: &Origin<'_>) {
+        if let Origin::Exchange { call, trace: Some(trace) } = origin {
+            trace.mark_part(clock::now());
+            if self.pending.push_to(*call, LinkEvent::Notification(message.bytes().clone())) {
+                return;
+            }
+        }
+        self.to_owner(message, "log");
+    }
+
+    fn route_request(&self, message: Message, envelope: &Envelope<'_>) {
+        let Some(Ok(id)) = envelope.id() else { return self.dropped("server_request") };
+        if envelope.method == Some(Method::Ping) {
+            return self.send_later(result_response(&id, b"{}"));
+        }
+        if self.mode == Mode::Pinned && self.ask_owner(message, &id) {
+            return;
+        }
+        // A shared session declared no capabilities: nobody may be guessed to be the one who is asked.
+        self.dropped("server_request");
+        self.send_later(error_response(Some(&id), -32601, "not offered on this session", None));
+    }
+
+    fn ask_owner(&self, message: Message, id: &RpcId) -> bool {
+        let Some(owner) = self.owner() else { return false };
+        let number = {
+            let mut asked = lock(&self.asked);
+            if asked.open.len() >= MAX_ASKED {
+                return false;
+            }
+            asked.next += 1;
+            let number = asked.next;
+            asked.open.insert(number, id.clone());
+            number
+        };
+        let pushed = owner.push(LinkEvent::Request { id: number, message });
+        if pushed == Err(OutletFull) {
+            lock(&self.asked).open.remove(&number);
+        }
+        pushed.is_ok()
+    }
+
+    fn to_owner(&self, message: Message, kind: &'static str) {
+        let delivered = self
+            .owner()
+            .is_some_and(|owner| owner.push(LinkEvent::Notification(message.bytes().clone())).is_ok());
+        if !delivered {
+            self.dropped(kind);
+        }
+    }
+
+    fn to_owner_or_all(&self, message: Message) {
+        if self.mode == Mode::Pinned {
+            return self.to_owner(message, "notification");
+        }
+        let missed = self.catalog.tell_agents(message.bytes());
+        for _ in 0..missed {
+            self.dropped("notification");
+        }
+    }
+
+    fn owner(&self) -> Option<Arc<dyn mcpool_wire::Outlet>> {
+        lock(&self.owner).as_ref()?.upgrade()
+    }
+
+    fn dropped(&self, kind: &'static str) {
+        self.reporter.on(Event::Dropped { kind });
+    }
+}

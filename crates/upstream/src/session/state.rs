@@ -1,0 +1,225 @@
+//! The life of one upstream session, as a pure machine: no clock, no runtime, no IO.
+//!
+//! Only the driver feeds it; everyone else reads the published [`Standing`]. Silence is not death: a session with
+//! work in flight that misses a probe becomes suspect (no new work) and lives on until its calls end, because one
+//! synchronous tool can keep a whole server from answering pings.
+
+use std::time::{Duration, Instant};
+
+use crate::observe::CloseReason;
+
+/// What the machine knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// `initialize` was answered; the rest of the ladder is being climbed.
+    Initializing,
+    /// Lent to callers.
+    Ready { last_seen: Instant, probe: Probe },
+    /// Missed a probe, or a connection of it broke: no new work until it is heard of.
+    Suspect { probe: Probe },
+    /// No new work; waits for calls in flight.
+    Draining { reason: CloseReason, until: Instant },
+    /// Over.
+    Closed(CloseReason),
+}
+
+/// Where the liveness probe stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Probe {
+    /// None outstanding.
+    Idle { missed: u8 },
+    /// Sent, not answered.
+    Sent { missed: u8 },
+}
+
+/// What others may know: may it be lent?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Standing {
+    Initializing = 0,
+    Ready = 1,
+    Suspect = 2,
+    Draining = 3,
+    Closed = 4,
+}
+
+/// What happens to a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Input {
+    /// Every rung of the ladder was reached.
+    Handshaken,
+    /// The backend said something.
+    Heard,
+    /// The silence timer fired.
+    Silence,
+    /// A probe was answered.
+    ProbeAnswered,
+    /// A probe was not answered in time, or failed.
+    ProbeMissed,
+    /// One connection of the session broke; the session itself may be fine.
+    ConnectionBroke,
+    /// The session's own stream broke, or nobody listens at the backend's address.
+    StreamLost,
+    /// The backend does not know the session.
+    SessionLost,
+    /// Whoever owns it wants it to end.
+    Drain(CloseReason),
+    /// A call ended, or the drain deadline passed.
+    Settled,
+}
+
+/// What the machine needs to know about its surroundings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    pub(crate) now: Instant,
+    pub(crate) in_flight: usize,
+    /// Answers come on connections of their own (Streamable HTTP), so calls in flight may outlive the session.
+    pub(crate) answers_apart: bool,
+    pub(crate) drain: Duration,
+}
+
+/// What the driver must do now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Effects {
+    pub(crate) probe: bool,
+    pub(crate) close: Option<CloseReason>,
+}
+
+/// Probes that may be missed with nothing in flight before the session is given up.
+const MISSES: u8 = 2;
+
+impl State {
+    pub(crate) fn standing(&self) -> Standing {
+        match self {
+            Self::Initializing => Standing::Initializing,
+            Self::Ready { .. } => Standing::Ready,
+            Self::Suspect { .. } => Standing::Suspect,
+            Self::Draining { .. } => Standing::Draining,
+            Self::Closed(_) => Standing::Closed,
+        }
+    }
+
+    /// Takes one input. Exhaustive over state and input; a closed session takes nothing.
+    pub(crate) fn on(&mut self, input: Input, facts: Facts) -> Effects {
+        match (&mut *self, input) {
+            (Self::Closed(_), _) => Effects::default(),
+            (Self::Initializing, Input::Handshaken) => self.ready(facts.now),
+            (_, Input::StreamLost) => self.leave(CloseReason::Broken, facts),
+            (_, Input::SessionLost) => self.leave(CloseReason::Lost, facts),
+            (Self::Initializing, Input::Drain(reason)) => self.close(reason),
+            (Self::Initializing, _) => Effects::default(),
+            (Self::Draining { .. }, Input::Settled) => self.settle(facts),
+            (Self::Draining { .. }, _) => Effects::default(),
+            (_, Input::Drain(reason)) => self.drain(reason, facts),
+            (_, Input::Heard | Input::ProbeAnswered) => self.ready(facts.now),
+            (Self::Ready { probe, .. } | Self::Suspect { probe }, Input::Silence) => Self::ask(probe),
+            (Self::Ready { .. } | Self::Suspect { .. }, Input::ConnectionBroke) => self.doubt(),
+            (Self::Ready { probe, .. } | Self::Suspect { probe }, Input::ProbeMissed) => {
+                let missed = probe.missed().saturating_add(1);
+                self.miss(missed, facts)
+            }
+            (Self::Suspect { probe }, Input::Settled) if facts.in_flight == 0 && probe.missed() >= MISSES => {
+                self.close(CloseReason::Unresponsive)
+            }
+            (Self::Ready { .. } | Self::Suspect { .. }, Input::Settled | Input::Handshaken) => {
+                Effects::default()
+            }
+        }
+    }
+
+    fn ready(&mut self, now: Instant) -> Effects {
+        *self = Self::Ready { last_seen: now, probe: Probe::Idle { missed: 0 } };
+        Effects::default()
+    }
+
+    fn ask(probe: &mut Probe) -> Effects {
+        match *probe {
+            Probe::Sent { .. } => Effects::default(),
+            Probe::Idle { missed } => {
+                *probe = Probe::Sent { missed };
+                Effects { probe: true, close: None }
+            }
+        }
+    }
+
+    fn doubt(&mut self) -> Effects {
+        let (Self::Ready { probe, .. } | Self::Suspect { probe }) = self else { return Effects::default() };
+        let mut probe = *probe;
+        let effects = Self::ask(&mut probe);
+        *self = Self::Suspect { probe };
+        effects
+    }
+
+    fn miss(&mut self, missed: u8, facts: Facts) -> Effects {
+        if facts.in_flight == 0 && missed >= MISSES {
+            return self.close(CloseReason::Unresponsive);
+        }
+        // With work in flight the next probe waits for the next silence; with none it goes out at once.
+        let again = facts.in_flight == 0;
+        let probe = if again { Probe::Sent { missed } } else { Probe::Idle { missed } };
+        *self = Self::Suspect { probe };
+        Effects { probe: again, close: None }
+    }
+
+    /// The session can take nothing new. Where answers come on their own connections, calls in flight still end by
+    /// themselves; elsewhere they are lost with it.
+    fn leave(&mut self, reason: CloseReason, facts: Facts) -> Effects {
+        if facts.answers_apart && facts.in_flight > 0 && !matches!(self, Self::Initializing) {
+            return self.drain(reason, facts);
+        }
+        self.close(reason)
+    }
+
+    fn drain(&mut self, reason: CloseReason, facts: Facts) -> Effects {
+        if facts.in_flight == 0 {
+            return self.close(reason);
+        }
+        if !matches!(self, Self::Draining { .. }) {
+            *self = Self::Draining { reason, until: facts.now + facts.drain };
+        }
+        Effects::default()
+    }
+
+    fn settle(&mut self, facts: Facts) -> Effects {
+        let Self::Draining { reason, until } = *self else { return Effects::default() };
+        if facts.in_flight == 0 || facts.now >= until {
+            return self.close(reason);
+        }
+        Effects::default()
+    }
+
+    fn close(&mut self, reason: CloseReason) -> Effects {
+        *self = Self::Closed(reason);
+        Effects { probe: false, close: Some(reason) }
+    }
+}
+
+impl Probe {
+    fn missed(self) -> u8 {
+        match self {
+            Self::Idle { missed } | Self::Sent { missed } => missed,
+        }
+    }
+}
+
+impl Standing {
+    pub(crate) fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Initializing,
+            1 => Self::Ready,
+            2 => Self::Suspect,
+            3 => Self::Draining,
+            _ => Self::Closed,
+        }
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Initializing => "initializing",
+            Self::Ready => "ready",
+            Self::Suspect => "suspect",
+            Self::Draining => "draining",
+            Self::Closed => "closed",
+        }
+    }
+}
