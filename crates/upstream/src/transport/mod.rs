@@ -4,13 +4,29 @@
 //! [`Outbound`] that many callers use at once through `&self`; [`Outbound::listen`] gives the one stream of what
 //! the backend says by itself, which only the session's driver reads.
 
+mod auto;
+mod classify;
+mod http;
+mod listening;
+#[doc(hidden)]
+pub mod memory;
+mod resume;
+mod sse;
+mod sse_reader;
+mod streamable;
+
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, future::BoxFuture};
 use mcpool_wire::Revision;
 
-use crate::error::SendError;
+#[allow(unused_imports, reason = "the readiness ladder asks this about the answers it sees")]
+pub(crate) use self::classify::says_before_initialized;
+use crate::{
+    config::{HttpEndpoint, Limits, Times, TransportChoice},
+    error::SendError,
+};
 
 /// Messages caused by one sent message: on Streamable HTTP the body of its POST, elsewhere nothing.
 /// Begins with [`Received::Accepted`] unless sending failed; ends when the backend has no more to say here.
@@ -89,4 +105,29 @@ pub trait Outbound: Send + Sync + 'static {
 
     /// Says good-bye where the transport has a way to (DELETE). Best effort; the caller bounds it in time.
     fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// The transport of an HTTP backend. One per backend: its connections and what it learned are shared by all sessions.
+///
+/// # Errors
+/// A sentence for the operator when the endpoint cannot be used (scheme, roots to trust).
+pub fn http_transport(
+    endpoint: &HttpEndpoint,
+    choice: TransportChoice,
+    times: &Times,
+    limits: &Limits,
+) -> Result<Arc<dyn Transport>, String> {
+    if !matches!(endpoint.url.scheme(), "http" | "https") || endpoint.url.host().is_none() {
+        return Err(format!("not an http or https URL: {}", endpoint.url.scheme()));
+    }
+    let http = Arc::new(http::Http::new(endpoint, times, limits)?);
+    // A redirect learned by one transport says nothing about the other.
+    let target = || Arc::new(http::Target::new(endpoint.url.clone()));
+    let streamable = || Arc::new(streamable::Streamable::new(Arc::clone(&http), target()));
+    let sse = || Arc::new(sse::Sse::new(Arc::clone(&http), target()));
+    Ok(match choice {
+        TransportChoice::Http => streamable(),
+        TransportChoice::Sse => sse(),
+        TransportChoice::Auto => Arc::new(auto::Auto::new(streamable(), sse())),
+    })
 }

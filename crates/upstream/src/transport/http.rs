@@ -1,0 +1,316 @@
+//! The one HTTP client of a backend, and the fence around reqwest: no type of it leaves this file.
+//!
+//! The subtle thing is what an error says about execution. Only a connection that never came up, or a request the
+//! client hands back unsent, is `NotSent`; a pooled connection that breaks under a request may have carried it.
+//! Idle connections are therefore given up before common servers (5 s) would close them under us.
+
+use std::{error::Error as _, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use mcpool_wire::Revision;
+use url::Url;
+
+use super::{
+    classify::{Asked, Refused, classify},
+    sse_reader::SseReader,
+};
+use crate::{
+    config::{HttpEndpoint, Limits, Times},
+    error::{Cause, Refusal, SendError, SendPhase},
+};
+
+/// Below the 5 s after which uvicorn and Node close a silent connection.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+/// Connections kept for the next burst of calls.
+const POOL_CONNECTIONS: usize = 1024;
+/// What is read of a body nobody wants, so that its connection can be used again.
+const DRAIN_BYTES: usize = 64 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
+const BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("mcpool/", env!("CARGO_PKG_VERSION")));
+
+/// The client of one backend: its connections, and what every request carries.
+pub(super) struct Http {
+    client: reqwest::Client,
+    configured: Vec<(HeaderName, HeaderValue)>,
+    pub(super) max_message: usize,
+}
+
+/// Where requests go: a URL, and where a redirect within its origin led.
+pub(super) struct Target(ArcSwap<Url>);
+
+/// The headers of one session, built once.
+pub(super) struct Headers {
+    pub(super) post: HeaderMap,
+    pub(super) get: HeaderMap,
+}
+
+/// An answer whose body is still to come.
+pub(super) struct Reply(reqwest::Response);
+
+/// What a body is, by its `Content-Type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Json,
+    Events,
+    Other,
+}
+
+/// The events of a body.
+pub(super) type Events = SseReader<BoxStream<'static, Result<Bytes, SendError>>>;
+
+impl Http {
+    /// The client for this endpoint.
+    ///
+    /// # Errors
+    /// A sentence when the roots to trust or the headers cannot be used.
+    pub(super) fn new(endpoint: &HttpEndpoint, times: &Times, limits: &Limits) -> Result<Self, String> {
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(times.connect)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .tcp_nodelay(true)
+            .pool_max_idle_per_host(POOL_CONNECTIONS)
+            .pool_idle_timeout(POOL_IDLE);
+        if endpoint.url.scheme() == "http" {
+            // Never leaves its origin, so it needs no roots: loading those of the system costs start-up and memory.
+            builder = builder.tls_certs_only([]);
+        } else if let Some(pem) = &endpoint.ca_pem {
+            let roots = reqwest::Certificate::from_pem_bundle(pem)
+                .map_err(|error| format!("tls.ca_file is no PEM bundle: {}", reason(&error)))?;
+            if roots.is_empty() {
+                return Err("tls.ca_file holds no certificate".to_owned());
+            }
+            builder = builder.tls_certs_merge(roots);
+        }
+        let client = builder.build().map_err(|error| format!("no HTTP client: {}", reason(&error)))?;
+        Ok(Self { client, configured: endpoint.headers.clone(), max_message: limits.max_message })
+    }
+
+    /// What the requests of a session carry.
+    pub(super) fn headers(&self, session: Option<&HeaderValue>, revision: Option<Revision>) -> Headers {
+        let mut common = HeaderMap::new();
+        common.insert(header::USER_AGENT, AGENT);
+        for (name, value) in &self.configured {
+            common.append(name, value.clone());
+        }
+        if let Some(id) = session {
+            common.insert(SESSION_ID, id.clone());
+        }
+        if let Some(revision) = revision.filter(|revision| revision.has_version_header()) {
+            common.insert(VERSION, HeaderValue::from_static(revision.as_str()));
+        }
+        let mut get = common.clone();
+        get.insert(header::ACCEPT, EVENTS);
+        get.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let mut post = common;
+        post.insert(header::ACCEPT, BOTH);
+        post.insert(header::CONTENT_TYPE, JSON);
+        Headers { post, get }
+    }
+
+    /// Sends one request; a redirect within the origin is followed once and remembered.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        target: &Target,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Reply, SendError> {
+        let url = target.0.load_full();
+        let reply = self.once(method.clone(), &url, headers, body.clone()).await?;
+        if !matches!(reply.0.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
+            return Ok(reply);
+        }
+        let Some(next) = reply.header(&header::LOCATION).and_then(|to| within_origin(&url, to)) else {
+            let message = "redirect to another origin refused".to_owned();
+            return Err(SendError::refused(Cause::Status(reply.refused(message))));
+        };
+        let next = Arc::new(next);
+        drop(reply);
+        let reply = self.once(method, &next, headers, body).await?;
+        if !reply.0.status().is_redirection() {
+            target.0.store(next);
+        }
+        Ok(reply)
+    }
+
+    async fn once(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Reply, SendError> {
+        let mut request = reqwest::Request::new(method, url.clone());
+        *request.headers_mut() = headers.clone();
+        if !body.is_empty() {
+            *request.body_mut() = Some(body.into());
+        }
+        self.client.execute(request).await.map(Reply).map_err(|error| send_error(&error))
+    }
+}
+
+impl Target {
+    pub(super) fn new(url: Url) -> Self {
+        Self(ArcSwap::from_pointee(url))
+    }
+
+    pub(super) fn url(&self) -> Arc<Url> {
+        self.0.load_full()
+    }
+}
+
+/// Whether two URLs are of one scheme, host and port.
+pub(super) fn is_same_origin(a: &Url, b: &Url) -> bool {
+    a.scheme() == b.scheme() && a.host() == b.host() && a.port_or_known_default() == b.port_or_known_default()
+}
+
+/// Where a `Location` leads, if that is our own origin. A server behind a TLS proxy names its own, plain scheme;
+/// as only path and query are taken from it, we never leave the origin that was configured.
+fn within_origin(from: &Url, location: &HeaderValue) -> Option<Url> {
+    let to = from.join(location.to_str().ok()?).ok()?;
+    if to.host() != from.host() || to.port() != from.port() {
+        return None;
+    }
+    let mut next = from.clone();
+    next.set_path(to.path());
+    next.set_query(to.query());
+    Some(next)
+}
+
+impl Reply {
+    pub(super) fn is_success(&self) -> bool {
+        self.0.status().is_success()
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        self.0.status().as_u16()
+    }
+
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.0.headers().get(name)
+    }
+
+    pub(super) fn content(&self) -> Content {
+        let value = self.header(&header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("application/json") {
+            Content::Json
+        } else if essence.eq_ignore_ascii_case("text/event-stream") {
+            Content::Events
+        } else {
+            Content::Other
+        }
+    }
+
+    /// A refusal of this answer in our own words.
+    pub(super) fn refused(&self, message: String) -> Refusal {
+        Refusal { status: self.status(), message, retry_after: self.retry_after() }
+    }
+
+    /// The whole body. One that came in one piece is not copied.
+    pub(super) async fn body(mut self, cap: usize) -> Result<Bytes, SendError> {
+        if self.0.content_length().is_some_and(|length| length > cap as u64) {
+            return Err(SendError::maybe_sent(Cause::TooLarge(cap)));
+        }
+        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
+        let Some(second) = self.chunk().await? else { return Ok(first) };
+        let mut whole = BytesMut::with_capacity(first.len() + second.len());
+        whole.extend_from_slice(&first);
+        whole.extend_from_slice(&second);
+        while whole.len() <= cap {
+            let Some(chunk) = self.chunk().await? else { return Ok(whole.freeze()) };
+            whole.extend_from_slice(&chunk);
+        }
+        Err(SendError::maybe_sent(Cause::TooLarge(cap)))
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, SendError> {
+        self.0.chunk().await.map_err(|error| body_error(&error))
+    }
+
+    pub(super) fn events(self, cap: usize) -> Events {
+        let body = self.0.bytes_stream().map_err(|error| body_error(&error));
+        SseReader::new(body.boxed(), cap)
+    }
+
+    /// Reads a body nobody wants to its end, so that the connection can be used again. Bounded in size and time.
+    pub(super) async fn drain(self) {
+        self.beginning().await;
+    }
+
+    /// What a refusal means, and its body.
+    pub(super) async fn refusal(self, asked: Asked) -> (SendError, Bytes) {
+        let (status, retry_after) = (self.status(), self.retry_after());
+        let body = self.beginning().await;
+        (classify(asked, &Refused { status, body: &body, retry_after }), body)
+    }
+
+    async fn beginning(mut self) -> Bytes {
+        let mut read = BytesMut::new();
+        let all = async {
+            while read.len() < DRAIN_BYTES {
+                let Ok(Some(chunk)) = self.chunk().await else { break };
+                read.extend_from_slice(&chunk);
+            }
+        };
+        // What came in time is enough for a message.
+        let _ = tokio::time::timeout(DRAIN_TIME, all).await;
+        read.freeze()
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.header(&header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+}
+
+/// Why a request got no answer, and whether it can have run.
+fn send_error(error: &reqwest::Error) -> SendError {
+    let why = reason(error);
+    if !error.is_connect() {
+        // The client gives a request back with these words only while no byte of it was written.
+        let unsent =
+            error.is_builder() || chain(error).any(|e| e.to_string().starts_with("operation was canceled"));
+        let phase = if unsent { SendPhase::NotSent } else { SendPhase::MaybeSent };
+        return SendError { phase, cause: Cause::Broken(why) };
+    }
+    SendError::not_sent(if error.is_timeout() {
+        Cause::Timeout("connect")
+    } else if !error.is_dns() && is_tls(error) {
+        Cause::Tls(why)
+    } else {
+        Cause::Connect(why)
+    })
+}
+
+fn body_error(error: &reqwest::Error) -> SendError {
+    SendError::maybe_sent(Cause::Broken(reason(error)))
+}
+
+/// rustls reports a handshake it refuses as invalid data, and one the peer broke off as an early end.
+fn is_tls(error: &reqwest::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    chain(error)
+        .filter_map(|e| e.downcast_ref::<std::io::Error>())
+        .any(|e| matches!(e.kind(), InvalidData | UnexpectedEof))
+}
+
+/// The innermost reason: the outer ones repeat the URL.
+fn reason(error: &reqwest::Error) -> String {
+    chain(error).last().map_or_else(|| "request failed".to_owned(), ToString::to_string)
+}
+
+fn chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |&e| e.source())
+}

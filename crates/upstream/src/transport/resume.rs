@@ -1,0 +1,121 @@
+//! The stream of events that answers one POST, resumed where it breaks before the answer (2025-11-25 polling).
+//!
+//! Resuming is a GET with `Last-Event-ID`: it re-attaches to the call that runs and never executes it again.
+//! Whatever goes wrong here, the message was accepted before: every error says `MaybeSent`.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::Method;
+
+use super::{
+    classify::Asked,
+    http::{Content, Events},
+    sse_reader::{SseError, SseEvent, SseItem},
+    streamable::{Session, is_response},
+};
+use crate::error::{Cause, SendError, SendPhase};
+
+/// Wait before resuming, where the server names none.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Attempts that bring no event, in a row.
+const MAX_FAILURES: u32 = 5;
+/// Resumptions of one call; at the usual pause of seconds, more than a call may last.
+const MAX_RESUMES: u32 = 3600;
+
+/// The messages of one answer.
+pub(super) struct Reading {
+    session: Arc<Session>,
+    events: Option<Events>,
+    last_id: Option<String>,
+    pause: Duration,
+    answered: bool,
+    failures: u32,
+    resumes: u32,
+}
+
+impl Reading {
+    pub(super) fn new(session: Arc<Session>, events: Events) -> Self {
+        Self {
+            session,
+            events: Some(events),
+            last_id: None,
+            pause: PAUSE,
+            answered: false,
+            failures: 0,
+            resumes: 0,
+        }
+    }
+
+    /// The next message; after an error there is none.
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes, SendError>> {
+        loop {
+            let Some(events) = &mut self.events else {
+                match self.resume().await {
+                    Ok(events) => self.events = Some(events),
+                    Err(error) if self.is_hopeless(&error.cause) => return Some(Err(accepted(error))),
+                    Err(_) => self.failures += 1,
+                }
+                continue;
+            };
+            match events.next().await {
+                Some(Ok(SseItem::Event(event))) => {
+                    if let Some(message) = self.take(event) {
+                        return Some(Ok(message));
+                    }
+                }
+                Some(Ok(SseItem::Retry(pause))) => self.pause = pause,
+                Some(Ok(SseItem::Alive)) => {}
+                Some(Err(SseError::TooLarge(cap))) => {
+                    return Some(Err(SendError::maybe_sent(Cause::TooLarge(cap))));
+                }
+                Some(Err(SseError::Body(_))) | None if self.can_resume() => self.events = None,
+                Some(Err(SseError::Body(error))) => return Some(Err(error)),
+                None => return None,
+            }
+        }
+    }
+
+    fn take(&mut self, event: SseEvent) -> Option<Bytes> {
+        self.failures = 0;
+        if event.id.is_some() {
+            self.last_id = event.id;
+        }
+        if event.name.is_some() || event.data.is_empty() {
+            return None;
+        }
+        // Without ids nothing can be resumed, and then nobody asks whether this was the answer.
+        if self.last_id.is_some() && !self.answered {
+            self.answered = is_response(&event.data);
+        }
+        Some(event.data)
+    }
+
+    fn can_resume(&self) -> bool {
+        self.last_id.is_some() && !self.answered && self.resumes < MAX_RESUMES
+    }
+
+    fn is_hopeless(&self, cause: &Cause) -> bool {
+        self.failures + 1 >= MAX_FAILURES
+            || matches!(cause, Cause::SessionLost(_) | Cause::Credential(_) | Cause::WrongTransport(_))
+    }
+
+    async fn resume(&mut self) -> Result<Events, SendError> {
+        self.resumes += 1;
+        tokio::time::sleep(self.pause * 2_u32.pow(self.failures)).await;
+        let reply = self.session.request(Method::GET, self.last_id.as_deref(), Bytes::new()).await?;
+        if !reply.is_success() {
+            return Err(reply.refusal(Asked::Listen).await.0);
+        }
+        if reply.content() != Content::Events {
+            let refusal = reply.refused("no stream to resume".to_owned());
+            return Err(SendError::refused(Cause::WrongTransport(refusal)));
+        }
+        Ok(reply.events(self.session.max_message()))
+    }
+}
+
+fn accepted(error: SendError) -> SendError {
+    SendError { phase: SendPhase::MaybeSent, ..error }
+}

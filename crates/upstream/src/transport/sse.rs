@@ -1,0 +1,201 @@
+//! HTTP+SSE of 2024-11-05 (PROTOCOL.md 2): one GET stream is the session, messages go by POST to the endpoint it
+//! names, every answer comes back on the stream.
+//!
+//! The endpoint has to be of the same origin as the stream: credentials are sent there. Body of a 202 is read to
+//! its end, or its connection could not be used again. There is no resuming: when the stream ends, so did the
+//! session.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use http::Method;
+use mcpool_wire::Revision;
+use tokio::time::Instant;
+
+use super::{
+    Exchange, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
+    classify::Asked,
+    http::{Content, Events, Headers, Http, Target, is_same_origin},
+    sse_reader::{SseError, SseItem},
+    streamable::{first_answer, protocol},
+};
+use crate::error::{Cause, SendError};
+
+/// Reaches a backend over HTTP+SSE.
+pub(super) struct Sse {
+    http: Arc<Http>,
+    target: Arc<Target>,
+}
+
+struct Session {
+    http: Arc<Http>,
+    endpoint: Target,
+    headers: ArcSwap<Headers>,
+}
+
+struct Sender {
+    session: Arc<Session>,
+    /// Until `listen` takes it.
+    stream: Mutex<Option<Streaming>>,
+}
+
+struct Streaming {
+    early: VecDeque<Bytes>,
+    events: Events,
+    over: bool,
+}
+
+impl Sse {
+    pub(super) fn new(http: Arc<Http>, target: Arc<Target>) -> Self {
+        Self { http, target }
+    }
+}
+
+impl Transport for Sse {
+    fn connect(&self, initialize: Bytes) -> BoxFuture<'static, Result<Opened, SendError>> {
+        open(Arc::clone(&self.http), Arc::clone(&self.target), initialize).boxed()
+    }
+}
+
+async fn open(http: Arc<Http>, target: Arc<Target>, initialize: Bytes) -> Result<Opened, SendError> {
+    let started = Instant::now();
+    let headers = http.headers(None, None);
+    let reply = http.send(Method::GET, &target, &headers.get, Bytes::new()).await?;
+    if !reply.is_success() {
+        return Err(reply.refusal(Asked::Open).await.0);
+    }
+    if reply.content() != Content::Events {
+        let refusal = reply.refused("GET was not answered with a stream of events".to_owned());
+        return Err(SendError::refused(Cause::WrongTransport(refusal)));
+    }
+    let mut events = reply.events(http.max_message);
+    let endpoint = endpoint(&target, &mut events).await?;
+    let connect_took = Some(started.elapsed());
+    let session = Arc::new(Session { http, endpoint, headers: ArcSwap::from_pointee(headers) });
+    let mut early = VecDeque::new();
+    // Both at once: some servers answer on the stream before, some only after they acknowledge the POST.
+    let ((), answer) =
+        futures::try_join!(session.post(initialize, Asked::Open), first_answer(&mut events, &mut early))?;
+    let stream = Mutex::new(Some(Streaming { early, events, over: false }));
+    Ok(Opened {
+        kind: TransportKind::Sse,
+        has_session: true,
+        answer,
+        connect_took,
+        outbound: Arc::new(Sender { session, stream }),
+    })
+}
+
+/// The first event has to name the endpoint; comments may come before it.
+async fn endpoint(target: &Target, events: &mut Events) -> Result<Target, SendError> {
+    while let Some(item) = events.next().await {
+        let event = match item {
+            Ok(SseItem::Event(event)) => event,
+            Ok(SseItem::Alive | SseItem::Retry(_)) => continue,
+            Err(SseError::TooLarge(cap)) => return Err(SendError::not_sent(Cause::TooLarge(cap))),
+            Err(SseError::Body(error)) => return Err(SendError::not_sent(error.cause)),
+        };
+        if event.name.as_deref() != Some("endpoint") {
+            return Err(not_sent("the first event is not `endpoint`"));
+        }
+        let stream = target.url();
+        let url = std::str::from_utf8(&event.data)
+            .ok()
+            .and_then(|data| stream.join(data.trim()).ok())
+            .ok_or_else(|| not_sent("the endpoint is not a URL"))?;
+        if !is_same_origin(&url, &stream) {
+            return Err(not_sent("the endpoint is of another origin than the stream"));
+        }
+        return Ok(Target::new(url));
+    }
+    Err(SendError::not_sent(Cause::Broken("the stream ended before it named its endpoint".to_owned())))
+}
+
+fn not_sent(why: &str) -> SendError {
+    SendError::not_sent(protocol(why).cause)
+}
+
+impl Session {
+    async fn post(&self, message: Bytes, asked: Asked) -> Result<(), SendError> {
+        let headers = self.headers.load_full();
+        let reply = self.http.send(Method::POST, &self.endpoint, &headers.post, message).await?;
+        if !reply.is_success() {
+            return Err(reply.refusal(asked).await.0);
+        }
+        reply.drain().await;
+        Ok(())
+    }
+}
+
+impl Outbound for Sender {
+    fn agreed(&self, revision: Revision) {
+        let session = &self.session;
+        session.headers.store(Arc::new(session.http.headers(None, Some(revision))));
+    }
+
+    fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        async move {
+            let Some(stream) = stream else {
+                return Err(SendError::not_sent(Cause::Closed("its stream was taken already")));
+            };
+            Ok(stream.into_inbound())
+        }
+        .boxed()
+    }
+
+    fn send(&self, message: Bytes) -> Exchange {
+        let session = Arc::clone(&self.session);
+        let sending = async move {
+            session.post(message, Asked::Message { has_session: true }).await.map(|()| Received::Accepted)
+        };
+        Box::pin(stream::once(sending))
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        // Closing the stream is all there is; whoever listens has it.
+        drop(self.stream.lock().unwrap_or_else(PoisonError::into_inner).take());
+        futures::future::ready(()).boxed()
+    }
+}
+
+impl Streaming {
+    fn into_inbound(self) -> Inbound {
+        Box::pin(stream::unfold(self, |mut streaming| async move {
+            if streaming.over {
+                return None;
+            }
+            let heard = streaming.next().await;
+            streaming.over = heard.is_err();
+            Some((heard, streaming))
+        }))
+    }
+
+    async fn next(&mut self) -> Result<Heard, SendError> {
+        if let Some(message) = self.early.pop_front() {
+            return Ok(Heard::Message(message));
+        }
+        loop {
+            match self.events.next().await {
+                Some(Ok(SseItem::Event(event))) if event.name.is_none() && !event.data.is_empty() => {
+                    return Ok(Heard::Message(event.data));
+                }
+                Some(Ok(SseItem::Event(_) | SseItem::Alive)) => return Ok(Heard::Alive),
+                Some(Ok(SseItem::Retry(_))) => {}
+                Some(Err(SseError::TooLarge(cap))) => {
+                    return Err(SendError::maybe_sent(Cause::TooLarge(cap)));
+                }
+                Some(Err(SseError::Body(error))) => return Err(error),
+                None => {
+                    let why = "the backend ended its stream".to_owned();
+                    return Err(SendError::maybe_sent(Cause::Broken(why)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Reads server-sent events out of a body, in linear time and bounded space.
+//!
+//! eventsource-stream interprets the fields of an event and decides whether it is dispatched; this guard stands in
+//! front of it because alone it panics on a byte order mark, is quadratic in the size of an event, has no bound,
+//! and loses `retry:` and ids without data. The guard cuts the body into blocks (what stands between two blank
+//! lines) and hands the parser a *digest* of each.
+//!
+//! The subtle thing: the data never goes through the parser. The digest has one stand-in `data:` line, and the
+//! event gets its data as a slice of the block, so a large result is neither scanned by character nor copied.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use eventsource_stream::EventStream;
+use futures::{FutureExt, Stream, StreamExt};
+use memchr::{memchr, memchr2};
+
+/// Longest reconnection time a server can ask for (SEMANTICS.md 12).
+const MAX_RETRY: Duration = Duration::from_secs(60);
+
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// What a stream of events says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum SseItem {
+    /// An event.
+    Event(SseEvent),
+    /// A comment, or a part of an event: the server is alive.
+    Alive,
+    /// The server's wish for the time before a reconnection, at most 60 s.
+    Retry(Duration),
+}
+
+/// One event. An event that only carries an id (priming) has no data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SseEvent {
+    /// The `event:` field, unless it is absent or `message`.
+    pub(super) name: Option<String>,
+    /// The `data:` lines, joined; always valid UTF-8.
+    pub(super) data: Bytes,
+    /// The `id:` of this event.
+    pub(super) id: Option<String>,
+}
+
+/// Why reading failed. After `TooLarge` reading goes on with the next event, after `Body` it does not.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum SseError<E> {
+    /// An event above the limit was skipped.
+    TooLarge(usize),
+    /// The body broke.
+    Body(E),
+}
+
+/// The events of a body. An event that is not complete when the body ends is dropped, as the standard says.
+#[derive(Debug)]
+pub(super) struct SseReader<S> {
+    body: S,
+    cutter: Cutter,
+    /// Received and not cut yet.
+    chunk: Bytes,
+    /// Second item of the last block.
+    next: Option<SseItem>,
+    /// Whether the last chunk was reported as a sign of life, by whatever item.
+    reported: bool,
+}
+
+impl<S> SseReader<S> {
+    /// Reads `body`; an event may have `cap` bytes.
+    pub(super) fn new(body: S, cap: usize) -> Self {
+        Self { body, cutter: Cutter::new(cap), chunk: Bytes::new(), next: None, reported: true }
+    }
+}
+
+impl<S, E> Stream for SseReader<S>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+{
+    type Item = Result<SseItem, SseError<E>>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(item) = this.next.take() {
+                return Poll::Ready(Some(Ok(item)));
+            }
+            match this.cutter.cut(&mut this.chunk) {
+                Cut::Block(block) => {
+                    let (first, second) = digest(&block);
+                    this.next = second;
+                    if let Some(item) = first {
+                        this.reported = true;
+                        return Poll::Ready(Some(Ok(item)));
+                    }
+                    continue;
+                }
+                Cut::TooLarge => return Poll::Ready(Some(Err(SseError::TooLarge(this.cutter.cap)))),
+                Cut::More => {}
+            }
+            if !std::mem::replace(&mut this.reported, true) {
+                return Poll::Ready(Some(Ok(SseItem::Alive)));
+            }
+            match std::task::ready!(this.body.poll_next_unpin(cx)) {
+                Some(Ok(chunk)) => {
+                    this.reported = chunk.is_empty();
+                    this.chunk = chunk;
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(SseError::Body(error)))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+/// Cuts chunks into blocks. Each byte is looked at once; a block within one chunk is not copied.
+#[derive(Debug)]
+struct Cutter {
+    /// The beginning of a block that is not complete.
+    held: BytesMut,
+    cap: usize,
+    /// Whether the current line has a byte.
+    in_line: bool,
+    /// Whether the last byte was a CR: a LF after it is the second half of one line end, also when a chunk ends
+    /// between the two. The CR itself has ended the line already, so an event closed by lone CRs is not held back.
+    after_cr: bool,
+    /// Whether the rest of a too large block is being skipped.
+    skipping: bool,
+    /// Whether no block was cut yet: the first may begin with a byte order mark.
+    at_start: bool,
+    /// Bytes looked at: the proof of linear time.
+    #[cfg(test)]
+    scanned: usize,
+}
+
+enum Cut {
+    Block(Bytes),
+    TooLarge,
+    /// The chunk is used up.
+    More,
+}
+
+impl Cutter {
+    fn new(cap: usize) -> Self {
+        Self {
+            held: BytesMut::new(),
+            cap,
+            in_line: false,
+            after_cr: false,
+            skipping: false,
+            at_start: true,
+            #[cfg(test)]
+            scanned: 0,
+        }
+    }
+
+    fn cut(&mut self, chunk: &mut Bytes) -> Cut {
+        while !chunk.is_empty() {
+            let (end, complete) = self.find_end(chunk);
+            let part = chunk.split_to(end);
+            let too_large = !self.skipping && self.held.len() + part.len() > self.cap;
+            if too_large {
+                self.held = BytesMut::new();
+            }
+            match (complete, too_large, self.skipping) {
+                (true, false, false) => return Cut::Block(self.take(part)),
+                (false, false, false) => self.held.extend_from_slice(&part),
+                (true, false, true) => self.skipping = false,
+                (false, false, true) => {}
+                (complete, true, _) => {
+                    self.skipping = !complete;
+                    return Cut::TooLarge;
+                }
+            }
+        }
+        Cut::More
+    }
+
+    /// Where the current block ends in the chunk, or the whole chunk.
+    fn find_end(&mut self, chunk: &[u8]) -> (usize, bool) {
+        let mut at = 0;
+        while at < chunk.len() {
+            if std::mem::take(&mut self.after_cr) && chunk[at] == b'\n' {
+                at += 1;
+                continue;
+            }
+            let Some(line) = memchr2(b'\n', b'\r', &chunk[at..]) else {
+                self.in_line = true;
+                self.count(chunk.len() - at);
+                break;
+            };
+            self.count(line + 1);
+            self.after_cr = chunk[at + line] == b'\r';
+            at += line + 1;
+            if !std::mem::take(&mut self.in_line) && line == 0 {
+                return (at, true);
+            }
+        }
+        (chunk.len(), false)
+    }
+
+    fn take(&mut self, last: Bytes) -> Bytes {
+        let mut block = if self.held.is_empty() {
+            last
+        } else {
+            // Taken, not split off: a rare large event must not leave its memory behind in every later one.
+            let mut block = std::mem::take(&mut self.held);
+            block.extend_from_slice(&last);
+            block.freeze()
+        };
+        if std::mem::take(&mut self.at_start) && block.starts_with(BOM) {
+            block.advance(BOM.len());
+        }
+        match std::str::from_utf8(&block) {
+            Ok(_) => block,
+            Err(_) => Bytes::from(String::from_utf8_lossy(&block).into_owned()),
+        }
+    }
+
+    #[cfg_attr(not(test), allow(clippy::unused_self, reason = "counts in tests only"))]
+    fn count(&mut self, _bytes: usize) {
+        #[cfg(test)]
+        {
+            self.scanned += _bytes;
+        }
+    }
+}
+
+/// The fields of a block. Of several ids or names the last counts, so one of each is enough.
+#[derive(Default)]
+struct Fields<'a> {
+    name: Option<&'a [u8]>,
+    id: Option<&'a [u8]>,
+    data: Data<'a>,
+    retry: Option<Duration>,
+    has_comment: bool,
+}
+
+#[derive(Default)]
+enum Data<'a> {
+    #[default]
+    None,
+    Line(&'a [u8]),
+    Lines(BytesMut),
+}
+
+impl<'a> Fields<'a> {
+    fn of(block: &'a [u8]) -> Self {
+        let mut fields = Self::default();
+        let mut rest = block;
+        while !rest.is_empty() {
+            let end = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+            fields.add(&rest[..end]);
+            rest = &rest[(end + 1).min(rest.len())..];
+        }
+        fields
+    }
+
+    fn add(&mut self, line: &'a [u8]) {
+        // A colon further away than the longest name we know cannot matter; the data behind is not searched.
+        let colon = memchr(b':', &line[..line.len().min(6)]);
+        let (name, value) = match colon {
+            Some(at) => (&line[..at], &line[at + 1..]),
+            None => (line, &line[line.len()..]),
+        };
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match name {
+            b"" => self.has_comment |= colon.is_some(),
+            b"event" => self.name = Some(value),
+            // The standard ignores an id with NUL.
+            b"id" if memchr(0, value).is_none() => self.id = Some(value),
+            b"data" => self.data = std::mem::take(&mut self.data).with(value),
+            b"retry" => self.retry = retry(value).or(self.retry),
+            _ => {}
+        }
+    }
+}
+
+impl<'a> Data<'a> {
+    fn with(self, line: &'a [u8]) -> Self {
+        let mut lines = match self {
+            Self::None => return Self::Line(line),
+            Self::Line(first) => BytesMut::from(first),
+            Self::Lines(lines) => lines,
+        };
+        lines.extend_from_slice(b"\n");
+        lines.extend_from_slice(line);
+        Self::Lines(lines)
+    }
+
+    fn of(self, block: &Bytes) -> Bytes {
+        match self {
+            Self::None => Bytes::new(),
+            Self::Line(line) => block.slice_ref(line),
+            Self::Lines(lines) => lines.freeze(),
+        }
+    }
+}
+
+fn retry(value: &[u8]) -> Option<Duration> {
+    let digits = std::str::from_utf8(value).ok().filter(|v| v.bytes().all(|b| b.is_ascii_digit()))?;
+    if digits.is_empty() {
+        return None;
+    }
+    // Too many digits for a number are certainly above the cap.
+    Some(digits.parse().map_or(MAX_RETRY, Duration::from_millis).min(MAX_RETRY))
+}
+
+/// What a block says: at most a reconnection time and an event.
+fn digest(block: &Bytes) -> (Option<SseItem>, Option<SseItem>) {
+    let fields = Fields::of(block);
+    let retry = fields.retry.map(SseItem::Retry);
+    let has_comment = fields.has_comment;
+    let event = interpret(block, fields).map(SseItem::Event);
+    match (retry, event) {
+        (Some(retry), event) => (Some(retry), event),
+        (None, Some(event)) => (Some(event), None),
+        (None, None) => (has_comment.then_some(SseItem::Alive), None),
+    }
+}
+
+fn interpret(block: &Bytes, fields: Fields<'_>) -> Option<SseEvent> {
+    let mut text = Vec::with_capacity(64);
+    for (key, value) in [("event:", fields.name), ("id:", fields.id)] {
+        if let Some(value) = value {
+            text.extend_from_slice(key.as_bytes());
+            text.extend_from_slice(b" ");
+            text.extend_from_slice(value);
+            text.extend_from_slice(b"\n");
+        }
+    }
+    // An id alone dispatches nothing by the standard, but it is what primes a resumable stream.
+    if fields.id.is_some() || !matches!(fields.data, Data::None) {
+        text.extend_from_slice(b"data:\n");
+    }
+    text.extend_from_slice(b"\n");
+    let digest = futures::stream::iter([Ok::<_, Infallible>(text)]);
+    let parsed = EventStream::new(digest).next().now_or_never().flatten()?.ok()?;
+    Some(SseEvent {
+        name: Some(parsed.event).filter(|name| name != "message"),
+        data: fields.data.of(block),
+        id: Some(parsed.id).filter(|id| !id.is_empty()),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! Streamable HTTP of the legacy revisions (PROTOCOL.md 3): every message is a POST, its answer comes in the body.
+//!
+//! An exchange is one boxed state machine and no task: it moves when its caller polls it. A stream of events that
+//! ends before the answer is resumed where it carried event ids; that re-attaches to the running call and executes
+//! nothing again. The session id is taken from the answer to `initialize` alone: servers stamp dead ids on errors.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use http::{HeaderValue, Method};
+use mcpool_wire::{Envelope, Kind, Revision};
+
+use super::{
+    Exchange, Inbound, Opened, Outbound, Received, Transport, TransportKind,
+    classify::{Asked, is_answer},
+    http::{Content, Events, Headers, Http, LAST_EVENT_ID, Reply, SESSION_ID, Target},
+    listening::Listening,
+    resume::Reading,
+    sse_reader::{SseError, SseItem},
+};
+use crate::error::{Cause, SendError};
+
+/// Messages a server may send before its answer to `initialize`.
+pub(super) const MAX_EARLY: usize = 64;
+
+/// Reaches a backend over Streamable HTTP.
+pub(super) struct Streamable {
+    http: Arc<Http>,
+    target: Arc<Target>,
+}
+
+/// One session, as all its requests see it.
+pub(super) struct Session {
+    http: Arc<Http>,
+    target: Arc<Target>,
+    id: Option<HeaderValue>,
+    headers: ArcSwap<Headers>,
+    early: Mutex<VecDeque<Bytes>>,
+}
+
+struct Sender(Arc<Session>);
+
+impl Streamable {
+    pub(super) fn new(http: Arc<Http>, target: Arc<Target>) -> Self {
+        Self { http, target }
+    }
+}
+
+impl Transport for Streamable {
+    fn connect(&self, initialize: Bytes) -> BoxFuture<'static, Result<Opened, SendError>> {
+        open(Arc::clone(&self.http), Arc::clone(&self.target), initialize).boxed()
+    }
+}
+
+async fn open(http: Arc<Http>, target: Arc<Target>, initialize: Bytes) -> Result<Opened, SendError> {
+    let headers = http.headers(None, None);
+    let reply = http.send(Method::POST, &target, &headers.post, initialize).await?;
+    if !reply.is_success() {
+        return Err(reply.refusal(Asked::Open).await.0);
+    }
+    let id = session_id(&reply)?;
+    let mut early = VecDeque::new();
+    let answer = match reply.content() {
+        Content::Json => reply.body(http.max_message).await?,
+        Content::Events => first_answer(&mut reply.events(http.max_message), &mut early).await?,
+        Content::Other => {
+            let refusal = reply.refused("initialize was answered with neither JSON nor events".to_owned());
+            return Err(SendError::refused(Cause::WrongTransport(refusal)));
+        }
+    };
+    let headers = ArcSwap::from_pointee(http.headers(id.as_ref(), None));
+    let has_session = id.is_some();
+    let session = Session { http, target, id, headers, early: Mutex::new(early) };
+    Ok(Opened {
+        kind: TransportKind::Http,
+        has_session,
+        answer,
+        connect_took: None,
+        outbound: Arc::new(Sender(Arc::new(session))),
+    })
+}
+
+fn session_id(reply: &Reply) -> Result<Option<HeaderValue>, SendError> {
+    let Some(id) = reply.header(&SESSION_ID) else { return Ok(None) };
+    if id.is_empty() || !id.as_bytes().iter().all(|byte| (0x21..=0x7e).contains(byte)) {
+        return Err(SendError::refused(Cause::Protocol("the session id is not visible ASCII".to_owned())));
+    }
+    Ok(Some(id.clone()))
+}
+
+/// The first response in a stream; what comes before it is kept.
+pub(super) async fn first_answer(
+    events: &mut Events,
+    early: &mut VecDeque<Bytes>,
+) -> Result<Bytes, SendError> {
+    while let Some(item) = events.next().await {
+        match item {
+            Ok(SseItem::Event(event)) if event.name.is_none() && !event.data.is_empty() => {
+                if is_response(&event.data) {
+                    return Ok(event.data);
+                }
+                if early.len() == MAX_EARLY {
+                    return Err(protocol("too many messages before the answer to initialize"));
+                }
+                early.push_back(event.data);
+            }
+            Ok(_) => {}
+            Err(SseError::TooLarge(cap)) => return Err(SendError::maybe_sent(Cause::TooLarge(cap))),
+            Err(SseError::Body(error)) => return Err(error),
+        }
+    }
+    Err(SendError::maybe_sent(Cause::Broken("the stream ended before initialize was answered".to_owned())))
+}
+
+pub(super) fn protocol(why: &str) -> SendError {
+    SendError::maybe_sent(Cause::Protocol(why.to_owned()))
+}
+
+/// Whether a message answers a request.
+pub(super) fn is_response(message: &[u8]) -> bool {
+    Envelope::parse(message).is_ok_and(|m| matches!(m.kind, Kind::Success | Kind::Failure))
+}
+
+impl Outbound for Sender {
+    fn agreed(&self, revision: Revision) {
+        let session = &self.0;
+        session.headers.store(Arc::new(session.http.headers(session.id.as_ref(), Some(revision))));
+    }
+
+    fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {
+        let session = Arc::clone(&self.0);
+        async move {
+            let early = std::mem::take(&mut *session.early.lock().unwrap_or_else(PoisonError::into_inner));
+            // Without a session there is nobody the backend could say anything to.
+            let events = if session.has_session() { session.open_stream(None).await? } else { None };
+            Ok(Listening::new(session, early, events).into_inbound())
+        }
+        .boxed()
+    }
+
+    fn send(&self, message: Bytes) -> Exchange {
+        Box::pin(stream::unfold(Step::Send(Arc::clone(&self.0), message), Step::next))
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let session = Arc::clone(&self.0);
+        async move {
+            if session.has_session()
+                && let Ok(reply) = session.request(Method::DELETE, None, Bytes::new()).await
+            {
+                reply.drain().await;
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Session {
+    pub(super) fn has_session(&self) -> bool {
+        self.id.is_some()
+    }
+
+    pub(super) fn max_message(&self) -> usize {
+        self.http.max_message
+    }
+
+    pub(super) async fn request(
+        &self,
+        method: Method,
+        last_event: Option<&str>,
+        body: Bytes,
+    ) -> Result<Reply, SendError> {
+        let headers = self.headers.load_full();
+        let common = if method == Method::POST { &headers.post } else { &headers.get };
+        match last_event.and_then(|id| HeaderValue::from_str(id).ok()) {
+            None => self.http.send(method, &self.target, common, body).await,
+            Some(id) => {
+                let mut headers = common.clone();
+                headers.insert(LAST_EVENT_ID, id);
+                self.http.send(method, &self.target, &headers, body).await
+            }
+        }
+    }
+}
+
+/// Where an exchange stands.
+enum Step {
+    /// Nothing was sent.
+    Send(Arc<Session>, Bytes),
+    /// A JSON body is to be read.
+    Body(Reply, usize),
+    /// The answer is here already.
+    Answer(Bytes),
+    /// A stream of events.
+    Events(Box<Reading>),
+    Done,
+}
+
+impl Step {
+    async fn next(self) -> Option<(Result<Received, SendError>, Self)> {
+        match self {
+            Self::Send(session, message) => Some(match Self::send(session, message).await {
+                Ok(next) => (Ok(Received::Accepted), next),
+                Err(error) => (Err(error), Self::Done),
+            }),
+            Self::Body(reply, cap) => match reply.body(cap).await {
+                Ok(body) if body.is_empty() => None,
+                Ok(body) => Some((Ok(Received::Message(body)), Self::Done)),
+                Err(error) => Some((Err(error), Self::Done)),
+            },
+            Self::Answer(body) => Some((Ok(Received::Message(body)), Self::Done)),
+            Self::Events(mut reading) => match reading.next().await? {
+                Ok(message) => Some((Ok(Received::Message(message)), Self::Events(reading))),
+                Err(error) => Some((Err(error), Self::Done)),
+            },
+            Self::Done => None,
+        }
+    }
+
+    async fn send(session: Arc<Session>, message: Bytes) -> Result<Self, SendError> {
+        let reply = session.request(Method::POST, None, message).await?;
+        if !reply.is_success() {
+            let asked = Asked::Message { has_session: session.has_session() };
+            let (error, body) = reply.refusal(asked).await;
+            // Some servers put the JSON-RPC error of a call under a status of its own.
+            let is_answer = matches!(error.cause, Cause::Status(_)) && is_answer(&body);
+            return if is_answer { Ok(Self::Answer(body)) } else { Err(error) };
+        }
+        let cap = session.max_message();
+        match reply.content() {
+            _ if matches!(reply.status(), 202 | 204) => {
+                reply.drain().await;
+                Ok(Self::Done)
+            }
+            Content::Json => Ok(Self::Body(reply, cap)),
+            Content::Events => Ok(Self::Events(Box::new(Reading::new(session, reply.events(cap))))),
+            Content::Other if reply.body(cap).await?.is_empty() => Ok(Self::Done),
+            Content::Other => Err(protocol("a call was answered with neither JSON nor events")),
+        }
+    }
+}
