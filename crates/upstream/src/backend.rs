@@ -23,7 +23,7 @@ use crate::{
     observe::{Mode, Observe, Reporter, Source},
     opener::{OpenRequest, Opener},
     pool::{Budget, Counted, Lease, NoLease, Pool, PoolKey, Seat},
-    room::{Lane, Room, RoomFull, Waiter},
+    room::{Room, RoomFull, Waiter},
     session::Session,
     tasks::Tasks,
     transport::Transport,
@@ -233,12 +233,18 @@ impl Backend {
         seat.try_lease()
     }
 
+    /// Whether nobody waits for a session of this backend.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.room.is_empty()
+    }
+
     /// A place in the waiting room.
     ///
     /// # Errors
     /// [`RoomFull`] at the limit.
-    pub fn wait(&self, lane: Lane, seat: &Seat) -> Result<Waiter, RoomFull> {
-        let waiter = self.room.enter(lane, seat.caller.agent, clock::now())?;
+    pub fn wait(&self, seat: &Seat) -> Result<Waiter, RoomFull> {
+        let waiter = self.room.enter(seat.lane(), seat.caller.agent, clock::now())?;
         // A session may have to be opened for it.
         self.demand.notify_one();
         Ok(waiter)

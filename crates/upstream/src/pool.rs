@@ -197,6 +197,20 @@ impl Seat {
         }
     }
 
+    /// Where this agent waits: for the session it keeps to, or for any of its pool.
+    pub(crate) fn lane(&self) -> Lane {
+        let bound = match &self.tie {
+            Tie::Pinned { session } => return session.lane,
+            Tie::Shared { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        };
+        match bound.as_ref() {
+            Some(session) if !matches!(session.standing(), Standing::Draining | Standing::Closed) => {
+                session.lane
+            }
+            _ => self.pool.lane(),
+        }
+    }
+
     /// The agent's own session, if it has one.
     pub(crate) fn own_session(&self) -> Option<&Arc<Session>> {
         match &self.tie {

@@ -65,6 +65,7 @@ pub struct Waiter {
     place: u64,
     since: Instant,
     woken: Option<oneshot::Receiver<()>>,
+    first: bool,
 }
 
 impl Room {
@@ -86,9 +87,16 @@ impl Room {
         inner.waiting += 1;
         let place = inner.next_place;
         inner.next_place += 1;
+        let first = !inner.lanes.contains_key(&lane);
         let woken = Some(inner.seat(lane, agent, place, now));
         drop(inner);
-        Ok(Waiter { room: self.clone(), lane, agent, place, since: now, woken })
+        Ok(Waiter { room: self.clone(), lane, agent, place, since: now, woken, first })
+    }
+
+    /// Whether nobody waits at all: then a caller may try without a place.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().waiting == 0
     }
 
     /// A slot of this session is free: one waiter may try.
@@ -239,14 +247,38 @@ impl Waiter {
         }
     }
 
-    /// Found nothing: back to the old place, perhaps in another lane.
+    /// Takes the old place again, perhaps in another lane. Do this *before* trying again, so that a slot that
+    /// comes back meanwhile wakes this caller and is not lost.
     pub fn back_to(&mut self, lane: Lane) {
         let mut inner = self.room.lock();
         if self.woken.is_some() {
+            if lane == self.lane {
+                return;
+            }
             inner.unseat(self.lane, self.agent, self.place);
         }
         self.lane = lane;
+        self.first = !inner.lanes.contains_key(&lane);
         self.woken = Some(inner.seat(lane, self.agent, self.place, self.since));
+    }
+
+    /// Where it waits.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Whether nobody else waited in the lane when it took its place: then nobody is overtaken by trying.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.first
+    }
+
+    /// Got what it waited for: leaves, and lets the next one in the lane look, because there may be more.
+    pub fn served(self) {
+        let (room, lane) = (self.room.clone(), self.lane);
+        drop(self);
+        room.lock().wake_one(lane);
     }
 
     /// Since when this call waits.

@@ -1,0 +1,186 @@
+//! Putting it together: for each configured backend its circuit, its sessions and its stack, and what feeds what.
+//!
+//! The breaker hears of incidents and successes through the backend's events; the opener asks it before each
+//! handshake; and every transition makes those who wait look again.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock, Weak},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use mcpool_breaker::{Breaker, Transition};
+use mcpool_upstream::{
+    Backend, BackendSpec, Event, Gate, Observe, OpenReason, Opening, Source,
+    transport::{Transport, http_transport},
+};
+
+use crate::{
+    route::{Registered, Registry, Router},
+    stack::{RetrySettings, StackObserve, backend_stack, now},
+};
+
+/// Everything one backend is configured to be.
+#[derive(Clone, Debug)]
+pub struct BackendSettings {
+    /// Where, how, how many.
+    pub spec: BackendSpec,
+    /// Its circuit.
+    pub breaker: mcpool_breaker::Settings,
+    /// How calls are repeated.
+    pub retry: RetrySettings,
+}
+
+/// Told what happens behind the front.
+pub trait GatewayObserve: Observe {
+    /// The observer of one backend's stack.
+    fn stack(&self, backend: &Source) -> Arc<dyn StackObserve>;
+
+    /// A circuit changed.
+    fn transition(&self, backend: &Source, transition: &Transition);
+}
+
+/// The running backends.
+pub struct Gateway {
+    registry: Arc<ArcSwap<Registry>>,
+}
+
+impl Gateway {
+    /// Starts every backend. None of them has to be up: they are reached when needed.
+    ///
+    /// # Errors
+    /// A sentence for the operator when a backend cannot be set up at all (unusable CA file, ...).
+    pub fn start<O: GatewayObserve>(
+        settings: Vec<BackendSettings>,
+        default_backend: Option<&str>,
+        observe: &Arc<O>,
+    ) -> Result<Self, String> {
+        let mut backends = BTreeMap::new();
+        for one in settings {
+            let registered = register(one, observe)?;
+            backends.insert(registered.name.clone(), Arc::new(registered));
+        }
+        let default = match default_backend {
+            Some(name) => backends.get_key_value(name).map(|(name, _)| name.clone()),
+            None if backends.len() == 1 => backends.keys().next().cloned(),
+            None => None,
+        };
+        Ok(Self { registry: Arc::new(ArcSwap::from_pointee(Registry { backends, default })) })
+    }
+
+    /// The front's way in.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        Router::new(self.registry.clone())
+    }
+
+    /// Every backend, by name.
+    #[must_use]
+    pub fn backends(&self) -> Vec<Arc<Registered>> {
+        self.registry.load().backends.values().cloned().collect()
+    }
+
+    /// The backend meant by `/mcp` and `/sse`.
+    #[must_use]
+    pub fn default_backend(&self) -> Option<Arc<str>> {
+        self.registry.load().default.clone()
+    }
+
+    /// Ends every session; names what still runs at the deadline.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the sessions ending by themselves.
+    pub async fn shutdown(&self, deadline: Duration) -> Vec<String> {
+        let ends = self.backends().into_iter().map(|registered| async move {
+            let left = registered.backend.shutdown(deadline).await;
+            left.into_iter().map(|(task, n)| format!("{n} {task} of {}", registered.name)).collect::<Vec<_>>()
+        });
+        futures::future::join_all(ends).await.into_iter().flatten().collect()
+    }
+}
+
+fn register<O: GatewayObserve>(settings: BackendSettings, observe: &Arc<O>) -> Result<Registered, String> {
+    let spec = settings.spec;
+    let transport = http_transport(&spec.endpoint, spec.transport, &spec.times, &spec.limits)
+        .map_err(|why| format!("backend {:?}: {why}", spec.name))?;
+    register_with(spec, transport, &settings.breaker, settings.retry, observe)
+}
+
+/// Registers a backend over a given transport.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn register_with<O: GatewayObserve>(
+    spec: BackendSpec,
+    transport: Arc<dyn Transport>,
+    breaker: &mcpool_breaker::Settings,
+    retry: RetrySettings,
+    observe: &Arc<O>,
+) -> Result<Registered, String> {
+    let source = Source { id: spec.id, name: spec.name.clone() };
+    // The circuit must know the backend to wake its waiters, and the backend asks the circuit: the cell ties the
+    // knot, weakly, so that a removed backend goes away.
+    let woken: Arc<OnceLock<Weak<Backend>>> = Arc::default();
+    let breaker = Breaker::with_listener(breaker, now(), {
+        let (woken, observe, source) = (woken.clone(), observe.clone(), source.clone());
+        move |transition| {
+            observe.transition(&source, &transition);
+            if let Some(backend) = woken.get().and_then(Weak::upgrade) {
+                backend.reconsider();
+            }
+        }
+    });
+    let feed = Arc::new(Feed { breaker: breaker.clone(), next: observe.clone() as Arc<dyn Observe> });
+    let name = spec.name.clone();
+    let gate = Arc::new(BreakerGate(breaker.clone()));
+    let backend =
+        Backend::start(spec, transport, gate, feed).map_err(|why| format!("backend {name:?}: {why}"))?;
+    let _ = woken.set(Arc::downgrade(&backend));
+    let stack = backend_stack(&backend, &breaker, retry, &observe.stack(&source));
+    Ok(Registered { name, backend, breaker, stack })
+}
+
+/// Asks the circuit before each handshake.
+struct BreakerGate(Breaker);
+
+impl Gate for BreakerGate {
+    fn may_open(&self, now: Instant) -> Opening {
+        match self.0.may_open(now) {
+            mcpool_breaker::Opening::Free => Opening::Free,
+            mcpool_breaker::Opening::Probe => Opening::Probe,
+            mcpool_breaker::Opening::Wait(at) => Opening::Wait(at),
+        }
+    }
+}
+
+/// Feeds the circuit with what happens to sessions, and passes everything on.
+struct Feed {
+    breaker: Breaker,
+    next: Arc<dyn Observe>,
+}
+
+impl Observe for Feed {
+    fn on(&self, backend: &Source, event: Event<'_>) {
+        let now = now();
+        match &event {
+            Event::Opening { epoch, reason: OpenReason::Probe } => self.breaker.probe_started(*epoch, now),
+            Event::Opened { epoch, reason: OpenReason::Probe, .. } => {
+                self.breaker.probe_succeeded(*epoch, now)
+            }
+            Event::Opened { epoch, started, .. } => self.breaker.success(*epoch, *started, now),
+            Event::OpenFailed { epoch, reason: OpenReason::Probe, incident, .. } => match incident {
+                Some(kind) => self.breaker.probe_failed(*epoch, kind, now),
+                // It refused us, so it is there: what is wrong is not for a circuit to heal.
+                None => self.breaker.probe_succeeded(*epoch, now),
+            },
+            Event::OpenFailed { epoch, incident: Some(kind), .. }
+            | Event::Closed { epoch, incident: Some(kind), .. } => {
+                self.breaker.incident(*epoch, kind, now);
+            }
+            Event::Answered { epoch, started, .. } => self.breaker.success(*epoch, *started, now),
+            _ => {}
+        }
+        self.next.on(backend, event);
+    }
+}

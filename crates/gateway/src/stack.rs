@@ -1,0 +1,163 @@
+//! The path of a call behind the front, assembled in one place from tower layers, outermost first:
+//!
+//! `catalog` (lists that are known, what the gateway answers itself) -> `deadline` -> `room` (the only place where
+//! calls wait) -> `retry` by phase -> `breaker` (admits or refuses) -> `pool` (a slot on the agent's session, and the
+//! call on it).
+//!
+//! Everything below the room is tried again and again: a refusal of the pool or the breaker sends the call back into
+//! the room, never to the agent, until its time is up.
+
+mod deadline;
+mod errors;
+mod layers;
+mod room;
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures::future::BoxFuture;
+use mcpool_breaker::{Breaker, BreakerLayer, BreakerService};
+use mcpool_upstream::{Backend, Seat, Waiter};
+use mcpool_wire::{Answer, Call, CallError};
+use tower::{Layer as _, Service, ServiceBuilder, layer::layer_fn};
+
+pub use self::errors::StackError;
+use self::{
+    deadline::Deadline,
+    layers::{Catalog, Pool, Retry},
+    room::{Desk, WaitingRoom},
+};
+
+/// One call on its way down the stack. Cloning is cheap; it is cloned for every attempt.
+#[derive(Clone)]
+pub struct Order(Arc<OrderParts>);
+
+struct OrderParts {
+    call: Call,
+    seat: Arc<Seat>,
+    /// The call's place in the waiting room, handed down so that the pool can give it up with the lease.
+    waiter: Mutex<Option<Waiter>>,
+    /// How often it may have been executed, and how often it was refused or not sent.
+    doubtful: AtomicU32,
+    harmless: AtomicU32,
+}
+
+/// How calls are repeated.
+#[derive(Clone, Copy, Debug)]
+pub struct RetrySettings {
+    /// Most times a call that may have run is sent, in all, where repeating it is safe.
+    pub attempts: u32,
+    /// First pause.
+    pub base: Duration,
+    /// Longest pause.
+    pub cap: Duration,
+}
+
+/// Told what happens to calls on their way, per backend.
+pub trait StackObserve: Send + Sync + 'static {
+    /// A call got its slot after this time.
+    fn leased(&self, waited: Duration);
+    /// A call is sent again; the phase says what is known of the last attempt: `not_sent`, `refused`, `maybe_sent`.
+    fn retried(&self, phase: &'static str);
+    /// A call did not get into the room or out of it: `full`, `timeout`, `circuit_open`.
+    fn rejected(&self, reason: &'static str);
+}
+
+/// The assembled stack of one backend.
+pub type BackendStack = Catalog<Deadline<WaitingRoom<Retry<BreakerService<Pool>>>>>;
+
+impl Default for RetrySettings {
+    fn default() -> Self {
+        Self { attempts: 3, base: Duration::from_millis(100), cap: Duration::from_secs(5) }
+    }
+}
+
+/// Assembles the stack of a backend.
+#[must_use]
+pub fn backend_stack(
+    backend: &Arc<Backend>,
+    breaker: &Breaker,
+    retry: RetrySettings,
+    observe: &Arc<dyn StackObserve>,
+) -> BackendStack {
+    let times = backend.spec().times.clone();
+    let idle = times.call_idle;
+    let desk = Desk { backend: backend.clone(), observe: observe.clone(), queue: times.queue };
+    ServiceBuilder::new()
+        .layer(layer_fn(|inner| Catalog { inner, backend: backend.clone() }))
+        .layer(layer_fn(|inner| Deadline { inner, idle }))
+        .layer(layer_fn(|inner| WaitingRoom { inner, desk: desk.clone() }))
+        .layer(layer_fn(|inner| Retry { inner, settings: retry, observe: observe.clone() }))
+        .layer_fn(|inner| BreakerLayer::new(breaker.clone(), now).layer(inner))
+        .service(Pool { backend: backend.clone(), observe: observe.clone() })
+}
+
+/// The clock of the call path: tokio's, so that tests can pause it.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Order {
+    /// A call for this seat.
+    #[must_use]
+    pub fn new(call: Call, seat: Arc<Seat>) -> Self {
+        Self(Arc::new(OrderParts {
+            call,
+            seat,
+            waiter: Mutex::new(None),
+            doubtful: AtomicU32::new(0),
+            harmless: AtomicU32::new(0),
+        }))
+    }
+
+    pub(crate) fn call(&self) -> &Call {
+        &self.0.call
+    }
+
+    pub(crate) fn seat(&self) -> &Arc<Seat> {
+        &self.0.seat
+    }
+
+    fn keep_place(&self, waiter: Waiter) {
+        *self.place() = Some(waiter);
+    }
+
+    fn take_place(&self) -> Option<Waiter> {
+        self.place().take()
+    }
+
+    fn place(&self) -> std::sync::MutexGuard<'_, Option<Waiter>> {
+        self.0.waiter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn count_doubtful(&self) -> u32 {
+        self.0.doubtful.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether any attempt so far may have been executed.
+    fn may_have_run(&self) -> bool {
+        self.0.doubtful.load(Ordering::Relaxed) > 0
+    }
+
+    fn count_harmless(&self) -> u32 {
+        self.0.harmless.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// A service that is always ready: waiting is the room's business alone.
+fn always_ready<E>(_: &mut Context<'_>) -> Poll<Result<(), E>> {
+    Poll::Ready(Ok(()))
+}
+
+type StackFuture = BoxFuture<'static, Result<Answer, StackError>>;
+
+/// The outermost layer's contract towards the router.
+pub trait Stack: Service<Order, Response = Answer, Error = CallError> {}
+
+impl<S: Service<Order, Response = Answer, Error = CallError>> Stack for S {}

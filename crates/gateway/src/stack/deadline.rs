@@ -1,0 +1,79 @@
+//! A call ends when its backend has been silent for too long or its hard deadline passes. Progress resets the
+//! silence; a call that waits for a human to answer its server is not silent.
+
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+use mcpool_wire::{Answer, CallError, ErrorKind, Executed};
+use tower::Service;
+
+use super::{Order, StackError, StackFuture, always_ready, now};
+
+/// The deadline layer.
+#[derive(Clone)]
+pub struct Deadline<S> {
+    pub(super) inner: S,
+    pub(super) idle: Duration,
+}
+
+impl<S> Service<Order> for Deadline<S>
+where
+    S: Service<Order, Response = Answer, Error = StackError>,
+    S::Future: Send + 'static,
+{
+    type Response = Answer;
+    type Error = StackError;
+    type Future = StackFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StackError>> {
+        always_ready(cx)
+    }
+
+    fn call(&mut self, order: Order) -> Self::Future {
+        let idle = self.idle;
+        let call = self.inner.call(order.clone());
+        async move {
+            tokio::pin!(call);
+            let mut until = order.call().trace.started + idle;
+            loop {
+                until = until.min(order.call().hard_deadline);
+                let timer = tokio::time::Instant::from_std(until);
+                if let Ok(answer) = tokio::time::timeout_at(timer, &mut call).await {
+                    return answer;
+                }
+                until = match next(&order, idle) {
+                    Some(later) => later,
+                    None => return Err(StackError::Ended(passed(&order, idle))),
+                };
+            }
+        }
+        .boxed()
+    }
+}
+
+/// When to look again; `None` if the time is up.
+fn next(order: &Order, idle: Duration) -> Option<std::time::Instant> {
+    let now = now();
+    if now >= order.call().hard_deadline {
+        return None;
+    }
+    if order.seat().awaits_agent() {
+        return Some(now + idle);
+    }
+    let until = order.call().trace.last_activity() + idle;
+    (until > now).then_some(until)
+}
+
+fn passed(order: &Order, idle: Duration) -> CallError {
+    let trace = &order.call().trace;
+    let executed = trace.executed();
+    let message = match (executed, trace.cause()) {
+        (Executed::No, Some(cause)) => format!("no session could take the call within {idle:?}: {cause}"),
+        (Executed::No, None) => format!("no session could take the call within {idle:?}"),
+        _ => format!("no sign of the backend for {idle:?}"),
+    };
+    CallError::not_sent(ErrorKind::Deadline, message).executed(executed)
+}

@@ -1,0 +1,70 @@
+//! What travels up the stack, and its translation into the error an agent gets: done once, here.
+
+use std::{sync::Arc, time::Duration};
+
+use mcpool_breaker::Rejected;
+use mcpool_upstream::{Cause, Lane, SendError, SendPhase};
+use mcpool_wire::{CallError, ErrorKind, Executed};
+
+/// Why a layer has no answer.
+#[derive(Clone, Debug)]
+pub enum StackError {
+    /// No slot now: wait in this lane.
+    Full(Lane),
+    /// The circuit is not closed.
+    Shut(Rejected),
+    /// An attempt failed.
+    Failed(SendError),
+    /// It is over.
+    Ended(CallError),
+}
+
+impl From<Rejected> for StackError {
+    fn from(rejected: Rejected) -> Self {
+        Self::Shut(rejected)
+    }
+}
+
+/// The error of a call whose last attempt failed like this.
+pub(super) fn failed(error: &SendError, backend: &Arc<str>) -> CallError {
+    let kind = match &error.cause {
+        Cause::Connect(_) | Cause::Tls(_) | Cause::Gateway(_) | Cause::NotInitialized(_) => {
+            ErrorKind::Unavailable
+        }
+        Cause::Broken(_) | Cause::SessionLost(_) | Cause::Closed(_) => ErrorKind::Lost,
+        Cause::Timeout(_) => ErrorKind::Deadline,
+        Cause::Pressure(_) => ErrorKind::Overloaded,
+        Cause::Credential(_) => ErrorKind::Denied,
+        Cause::WrongTransport(_) | Cause::Status(_) | Cause::Protocol(_) => ErrorKind::ProtocolViolation,
+        Cause::TooLarge(_) => ErrorKind::TooLarge,
+    };
+    let executed = match error.phase {
+        SendPhase::NotSent | SendPhase::Refused => Executed::No,
+        SendPhase::MaybeSent => Executed::Maybe,
+    };
+    let mut failed = CallError::not_sent(kind, format!("backend {backend:?}: {error}"))
+        .executed(executed)
+        .of_backend(backend.clone());
+    if let Cause::Pressure(refusal) = &error.cause {
+        failed.retry_after = refusal.retry_after;
+    }
+    failed
+}
+
+/// The word for what is known of a failed attempt.
+pub(super) fn phase_word(phase: SendPhase) -> &'static str {
+    match phase {
+        SendPhase::NotSent => "not_sent",
+        SendPhase::Refused => "refused",
+        SendPhase::MaybeSent => "maybe_sent",
+    }
+}
+
+/// The error of a call that was held as long as the circuit allows.
+pub(super) fn circuit_open(rejected: Rejected, backend: &Arc<str>, why: Option<String>) -> CallError {
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    let message = format!("the circuit of backend {backend:?} is open{why}");
+    // Zero would invite a busy loop.
+    let after = rejected.retry_after.max(Duration::from_millis(100));
+    CallError::not_sent(ErrorKind::CircuitOpen, message).of_backend(backend.clone()).retry_after(after)
+}

@@ -1,0 +1,214 @@
+//! The layers without waiting: catalog, retry by phase, and the pool at the bottom.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{FutureExt as _, future::BoxFuture};
+use mcpool_upstream::{Backend, Cause, NoLease, SendError, SendPhase};
+use mcpool_wire::{Answer, CallError, Envelope, ErrorKind, Message, RpcId, result_response};
+use tower::Service;
+
+use super::{
+    Order, RetrySettings, StackError, StackFuture, StackObserve, always_ready,
+    errors::{failed, phase_word},
+};
+
+/// Attempts of which it is certain that nothing was executed: bounded only so that nothing is endless.
+const MAX_HARMLESS: u32 = 64;
+
+/// Answers what is known without a session, and remembers lists.
+#[derive(Clone)]
+pub struct Catalog<S> {
+    pub(super) inner: S,
+    pub(super) backend: Arc<Backend>,
+}
+
+/// Repeats a call as far as the phase of its failure allows (SEMANTICS.md 9.1).
+#[derive(Clone)]
+pub struct Retry<S> {
+    pub(super) inner: S,
+    pub(super) settings: RetrySettings,
+    pub(super) observe: Arc<dyn StackObserve>,
+}
+
+/// The bottom: a slot on the agent's session, and the call on it.
+#[derive(Clone)]
+pub struct Pool {
+    pub(super) backend: Arc<Backend>,
+    pub(super) observe: Arc<dyn StackObserve>,
+}
+
+impl<S> Service<Order> for Catalog<S>
+where
+    S: Service<Order, Response = Answer, Error = StackError>,
+    S::Future: Send + 'static,
+{
+    type Response = Answer;
+    type Error = CallError;
+    type Future = BoxFuture<'static, Result<Answer, CallError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        always_ready(cx)
+    }
+
+    fn call(&mut self, order: Order) -> Self::Future {
+        if let Some(known) = known_here(&order) {
+            return futures::future::ready(known).boxed();
+        }
+        let name = self.backend.spec().name.clone();
+        let call = self.inner.call(order.clone());
+        async move {
+            match call.await {
+                Ok(answer) => {
+                    order.seat().keep_list(order.call(), &answer);
+                    Ok(answer)
+                }
+                Err(error) => Err(finish(error, &order, &name)),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// What needs no session.
+fn known_here(order: &Order) -> Option<Result<Answer, CallError>> {
+    let call = order.call();
+    match order.seat().answer_here(&call.method) {
+        Some(Ok(())) => return Some(Ok(empty_answer())),
+        Some(Err(refused)) => return Some(Err(refused)),
+        None => {}
+    }
+    order.seat().cached_list(call).map(Ok)
+}
+
+fn empty_answer() -> Answer {
+    let bytes: Bytes = result_response(&RpcId::number(0), b"{}");
+    let message = match Envelope::parse(&bytes) {
+        Ok(envelope) => Message::new(bytes.clone(), &envelope),
+        Err(_) => unreachable!("an empty result is a message"),
+    };
+    Answer { message, is_rpc_error: false, is_tool_error: false }
+}
+
+fn finish(error: StackError, order: &Order, backend: &Arc<str>) -> CallError {
+    let mut error = match error {
+        StackError::Ended(error) => error,
+        StackError::Failed(error) => failed(&error, backend),
+        // The room does not let these through; if it did, nothing was sent.
+        StackError::Full(_) | StackError::Shut(_) => CallError::not_sent(
+            ErrorKind::Overloaded,
+            format!("backend {backend:?} has no session for the call"),
+        ),
+    };
+    error.attempt = order.call().trace.attempts();
+    error.of_backend(backend.clone())
+}
+
+impl<S> Service<Order> for Retry<S>
+where
+    S: Service<Order, Response = Answer, Error = StackError> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Answer;
+    type Error = StackError;
+    type Future = StackFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StackError>> {
+        always_ready(cx)
+    }
+
+    fn call(&mut self, order: Order) -> Self::Future {
+        let mut retry = self.clone();
+        let mut attempt = self.inner.call(order.clone());
+        async move {
+            loop {
+                let error = match attempt.await {
+                    Err(StackError::Failed(error)) => error,
+                    settled => return settled,
+                };
+                order.call().trace.note_cause(error.to_string());
+                let Some(pause) = retry.pause_before_next(&order, &error) else {
+                    return Err(StackError::Failed(error));
+                };
+                retry.observe.retried(phase_word(error.phase));
+                if !order.may_have_run() {
+                    order.call().trace.mark_refused();
+                }
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                attempt = retry.inner.call(order.clone());
+            }
+        }
+        .boxed()
+    }
+}
+
+impl<S> Retry<S> {
+    /// Whether and when it may be sent again.
+    fn pause_before_next(&self, order: &Order, error: &SendError) -> Option<Duration> {
+        match error.phase {
+            SendPhase::NotSent => (order.count_harmless() < MAX_HARMLESS).then_some(Duration::ZERO),
+            SendPhase::Refused => {
+                let times = order.count_harmless();
+                match &error.cause {
+                    Cause::SessionLost(_) => (times < MAX_HARMLESS).then_some(Duration::ZERO),
+                    Cause::Pressure(refusal) | Cause::Gateway(refusal) => (times < MAX_HARMLESS).then(|| {
+                        refusal.retry_after.unwrap_or_else(|| self.backoff(times)).min(self.settings.cap)
+                    }),
+                    Cause::NotInitialized(_) => {
+                        (times <= self.settings.attempts).then(|| self.backoff(times))
+                    }
+                    _ => None,
+                }
+            }
+            SendPhase::MaybeSent => {
+                let times = order.count_doubtful();
+                (order.seat().is_safe(order.call()) && times < self.settings.attempts)
+                    .then_some(Duration::ZERO)
+            }
+        }
+    }
+
+    /// Full jitter.
+    fn backoff(&self, times: u32) -> Duration {
+        let most =
+            self.settings.base.saturating_mul(2_u32.saturating_pow(times.min(16))).min(self.settings.cap);
+        most.mul_f64(rand::random())
+    }
+}
+
+impl Service<Order> for Pool {
+    type Response = Answer;
+    type Error = StackError;
+    type Future = StackFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StackError>> {
+        always_ready(cx)
+    }
+
+    fn call(&mut self, order: Order) -> Self::Future {
+        let lease = match self.backend.try_lease(order.seat()) {
+            Ok(lease) => lease,
+            Err(NoLease::Wait(lane)) => return futures::future::ready(Err(StackError::Full(lane))).boxed(),
+            Err(NoLease::Gone) => {
+                return futures::future::ready(Err(StackError::Ended(session_gone()))).boxed();
+            }
+        };
+        let waited = order.take_place().map_or(Duration::ZERO, |waiter| {
+            let waited = super::now().saturating_duration_since(waiter.since());
+            waiter.served();
+            waited
+        });
+        self.observe.leased(waited);
+        async move { lease.call(order.call()).await.map_err(StackError::Failed) }.boxed()
+    }
+}
+
+fn session_gone() -> CallError {
+    CallError::not_sent(ErrorKind::Lost, "the agent's own session with the backend is over; initialize again")
+}

@@ -1,0 +1,170 @@
+//! The waiting layer: calls wait here and nowhere else, so waiting is bounded, fair and within the deadline.
+//!
+//! A caller that finds no slot takes a place *before* it tries again, so that a slot that comes back in between
+//! wakes it. A circuit that is open is waited out for as long as its `hold` says.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt as _;
+use mcpool_breaker::Rejected;
+use mcpool_upstream::{Backend, Waiter};
+use mcpool_wire::{Answer, CallError, ErrorKind};
+use tower::Service;
+
+use super::{Order, StackError, StackFuture, StackObserve, always_ready, errors::circuit_open, now};
+
+/// The waiting layer.
+#[derive(Clone)]
+pub struct WaitingRoom<S> {
+    pub(super) inner: S,
+    pub(super) desk: Desk,
+}
+
+/// Who is let in, how long they stay, and what they are told.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub(super) backend: Arc<Backend>,
+    pub(super) observe: Arc<dyn StackObserve>,
+    pub(super) queue: Duration,
+}
+
+impl<S> Service<Order> for WaitingRoom<S>
+where
+    S: Service<Order, Response = Answer, Error = StackError> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Answer;
+    type Error = StackError;
+    type Future = StackFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StackError>> {
+        always_ready(cx)
+    }
+
+    fn call(&mut self, order: Order) -> Self::Future {
+        // The common case: nobody waits and there is a slot.
+        if self.desk.backend.is_quiet() {
+            let mut room = self.clone();
+            let first = self.inner.call(order.clone());
+            return async move {
+                match first.await {
+                    Err(refused @ (StackError::Full(_) | StackError::Shut(_))) => {
+                        room.wait(order, Some(refused)).await
+                    }
+                    settled => settled,
+                }
+            }
+            .boxed();
+        }
+        let mut room = self.clone();
+        async move { room.wait(order, None).await }.boxed()
+    }
+}
+
+impl<S> WaitingRoom<S>
+where
+    S: Service<Order, Response = Answer, Error = StackError>,
+{
+    async fn wait(&mut self, order: Order, refused: Option<StackError>) -> Result<Answer, StackError> {
+        let mut shut = None;
+        if let Some(StackError::Shut(rejected)) = refused {
+            self.desk.still_held(rejected)?;
+            shut = Some(rejected);
+        }
+        let mut waiter = self.desk.enter(&order)?;
+        let mut may_try = waiter.is_first();
+        let mut until = now() + self.desk.queue;
+        loop {
+            if may_try {
+                order.keep_place(waiter);
+                let outcome = self.inner.call(order.clone()).await;
+                let lane = match &outcome {
+                    Err(StackError::Full(lane)) => {
+                        shut = None;
+                        Some(*lane)
+                    }
+                    Err(StackError::Shut(rejected)) => {
+                        self.desk.still_held(*rejected)?;
+                        shut = Some(*rejected);
+                        None
+                    }
+                    _ => return outcome,
+                };
+                waiter = match order.take_place() {
+                    Some(waiter) => waiter,
+                    // It was served, tried, and is back: it waits anew.
+                    None => {
+                        until = now() + self.desk.queue;
+                        self.desk.enter(&order)?
+                    }
+                };
+                if let Some(lane) = lane.filter(|lane| *lane != waiter.lane()) {
+                    waiter.back_to(lane);
+                    continue;
+                }
+            }
+            self.desk.rest(&mut waiter, until, shut, &order).await?;
+            may_try = true;
+        }
+    }
+}
+
+impl Desk {
+    /// Waits to be woken, and takes the place again before the next try.
+    async fn rest(
+        &self,
+        waiter: &mut Waiter,
+        until: Instant,
+        shut: Option<Rejected>,
+        order: &Order,
+    ) -> Result<(), StackError> {
+        let end = shut.map_or(until, |rejected| rejected.hold_until.min(until));
+        let timer = tokio::time::Instant::from_std(end);
+        if tokio::time::timeout_at(timer, waiter.woken()).await.is_err() {
+            return Err(match shut {
+                Some(rejected) if end < until => self.refuse(rejected),
+                _ => self.timed_out(order),
+            });
+        }
+        let lane = waiter.lane();
+        waiter.back_to(lane);
+        Ok(())
+    }
+
+    fn enter(&self, order: &Order) -> Result<Waiter, StackError> {
+        self.backend.wait(order.seat()).map_err(|full| {
+            self.observe.rejected("full");
+            let message =
+                format!("{} calls already wait for backend {:?}", full.limit, self.backend.spec().name);
+            StackError::Ended(
+                CallError::not_sent(ErrorKind::Overloaded, message).retry_after(Duration::from_secs(1)),
+            )
+        })
+    }
+
+    fn still_held(&self, rejected: Rejected) -> Result<(), StackError> {
+        if rejected.hold_until > now() { Ok(()) } else { Err(self.refuse(rejected)) }
+    }
+
+    fn refuse(&self, rejected: Rejected) -> StackError {
+        self.observe.rejected("circuit_open");
+        let why = self.backend.trouble().map(|trouble| trouble.why);
+        StackError::Ended(circuit_open(rejected, &self.backend.spec().name, why))
+    }
+
+    fn timed_out(&self, order: &Order) -> StackError {
+        self.observe.rejected("timeout");
+        let why = self.backend.trouble().map(|trouble| trouble.why).or_else(|| order.call().trace.cause());
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        let message = format!(
+            "no session of backend {:?} became free within {:?}{why}",
+            self.backend.spec().name,
+            self.queue
+        );
+        StackError::Ended(CallError::not_sent(ErrorKind::QueueTimeout, message))
+    }
+}
