@@ -1,0 +1,167 @@
+//! House rules that can be checked by reading files: which crate may depend on which package, and that every source
+//! file says what it is for.
+//!
+//! A new line in a table below is an act of architecture: say why in the commit.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Crate -> allowed normal dependencies (DESIGN.md 3.3). Development dependencies are free, but for the arrows.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("wire", &["bytes", "http", "serde", "serde_json"]),
+    ("breaker", &["failsafe", "tower"]),
+    (
+        "upstream",
+        &[
+            "mcpool-wire", "arc-swap", "backon", "bytes", "deadpool", "eventsource-stream", "futures", "http",
+            "http-body", "http-body-util", "hyper", "hyper-util", "memchr", "rand", "reqwest", "serde", "serde_json",
+            "thiserror", "tokio", "tokio-util", "tracing", "url",
+        ],
+    ),
+    (
+        "front",
+        &[
+            "mcpool-wire", "base64", "bytes", "dashmap", "futures", "http", "http-body", "http-body-util", "hyper",
+            "hyper-util", "rand", "serde_json", "thiserror", "tokio", "tokio-util", "tracing",
+        ],
+    ),
+    (
+        "testkit",
+        &[
+            "base64", "bytes", "futures", "http", "http-body", "http-body-util", "hyper", "hyper-util", "rand", "serde",
+            "serde_json", "tokio", "tokio-util",
+        ],
+    ),
+];
+
+/// Words that may stand in these folders only: a fixed package is fenced in.
+const FENCES: &[(&str, &str)] = &[
+    ("deadpool::", "crates/upstream/src/pool.rs"),
+    ("failsafe::", "crates/breaker/src/policy.rs"),
+    ("eventsource_stream::", "crates/upstream/src/transport/sse_reader.rs"),
+    ("reqwest::", "crates/upstream/src/transport/"),
+    ("dashmap::", "crates/front/src/"),
+];
+
+/// What must not occur in these sources: no runtime and no clock in the pure parts.
+const PURE: &[(&str, &[&str])] = &[
+    ("crates/wire/src", &["tokio", "Instant::now", "SystemTime", "reqwest", "hyper::"]),
+    ("crates/breaker/src", &["tokio::", "mcpool_", "hyper"]),
+    ("crates/upstream/src/session/state.rs", &["tokio", "Instant::now", "async "]),
+    ("crates/breaker/src/circuit.rs", &["Instant::now", "async "]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+}
+
+fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
+    if dir.is_file() {
+        out.push(dir.to_owned());
+        return;
+    }
+    for entry in fs::read_dir(dir).expect("a folder of the workspace").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+fn is_test(path: &Path) -> bool {
+    path.components().any(|c| matches!(c.as_os_str().to_str(), Some("tests" | "tests.rs")))
+}
+
+fn product_sources(part: &str) -> Vec<(String, String)> {
+    let root = root();
+    let mut files = Vec::new();
+    sources(&root.join(part), &mut files);
+    files
+        .into_iter()
+        .filter(|path| !is_test(path))
+        .map(|path| {
+            let name = path.strip_prefix(&root).expect("inside the root").to_string_lossy().into_owned();
+            (name, fs::read_to_string(&path).expect("readable source"))
+        })
+        .collect()
+}
+
+fn dependencies(manifest: &str) -> BTreeSet<String> {
+    let manifest: toml::Table = manifest.parse().expect("a manifest");
+    let table = manifest.get("dependencies").and_then(|d| d.as_table()).cloned().unwrap_or_default();
+    table.keys().cloned().collect()
+}
+
+/// What a crate depends on but may not.
+fn forbidden(allowed: &[&str], manifest: &str) -> Vec<String> {
+    dependencies(manifest).into_iter().filter(|name| !allowed.contains(&name.as_str())).collect()
+}
+
+/// Code without comments, so that a comment may name what the code must not use.
+fn code(text: &str) -> String {
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_arrow_between_crates_is_an_allowed_one() {
+    for (name, allowed) in ALLOWED {
+        let manifest = fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).expect("manifest");
+        assert_eq!(forbidden(allowed, &manifest), Vec::<String>::new(), "crate {name} depends on what it must not");
+    }
+}
+
+#[test]
+fn a_wrong_arrow_is_noticed() {
+    let manifest = "[dependencies]\nbytes = \"1\"\ntokio = \"1\"\n";
+    assert_eq!(forbidden(&["bytes"], manifest), ["tokio"]);
+}
+
+#[test]
+fn no_product_crate_but_the_gateway_uses_the_testkit_and_none_uses_the_gateway() {
+    for name in ["wire", "breaker", "upstream", "front", "testkit"] {
+        let manifest = fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).expect("manifest");
+        let used = dependencies(&manifest);
+        assert!(!used.contains("mcpool") && !used.contains("mcpool-testkit"), "{name}: {used:?}");
+    }
+}
+
+#[test]
+fn fixed_packages_stay_inside_their_fences() {
+    for part in ["crates/wire", "crates/breaker", "crates/upstream", "crates/front", "crates/gateway"] {
+        for (file, text) in product_sources(part) {
+            let text = code(&text);
+            for (word, fence) in FENCES {
+                assert!(!text.contains(word) || file.starts_with(fence), "{file} names {word}, which belongs in {fence}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pure_parts_know_no_runtime_and_no_clock() {
+    for (part, words) in PURE {
+        for (file, text) in product_sources(part) {
+            let text = code(&text);
+            for word in *words {
+                assert!(!text.contains(word), "{file} must not use {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_source_file_says_what_it_is_for() {
+    for part in ["crates", "tests", "benches"] {
+        let mut files = Vec::new();
+        sources(&root().join(part), &mut files);
+        for path in files {
+            let text = fs::read_to_string(&path).expect("readable source");
+            assert!(text.starts_with("//!"), "{} does not open with what it is for", path.display());
+        }
+    }
+}
