@@ -298,12 +298,14 @@ fn body_error(error: &reqwest::Error) -> SendError {
     SendError::maybe_sent(Cause::Broken(reason(error)))
 }
 
-/// rustls reports a handshake it refuses as invalid data, and one the peer broke off as an early end.
+/// rustls reports a handshake it refuses as invalid data, and one the peer broke off as an early end. Its error may
+/// be wrapped in another of the same type, which a chain of sources steps over.
 fn is_tls(error: &reqwest::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
-    chain(error)
-        .filter_map(|e| e.downcast_ref::<std::io::Error>())
-        .any(|e| matches!(e.kind(), InvalidData | UnexpectedEof))
+    fn says_tls(error: &std::io::Error) -> bool {
+        matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
+            || error.get_ref().and_then(|e| e.downcast_ref()).is_some_and(says_tls)
+    }
+    chain(error).filter_map(|e| e.downcast_ref()).any(says_tls)
 }
 
 /// The innermost reason: the outer ones repeat the URL.

@@ -131,3 +131,6 @@ pub fn http_transport(
         TransportChoice::Auto => Arc::new(auto::Auto::new(streamable(), sse())),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! Finding out which transport is spoken, and remembering it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::transport::TransportKind;
+
+/// Speaks HTTP+SSE or Streamable HTTP as the flag says, as a server does that is redeployed.
+async fn server(speaks_sse: Arc<AtomicBool>) -> Server {
+    Server::start(move |seen: Seen| {
+        let speaks_sse = speaks_sse.load(Ordering::SeqCst);
+        async move {
+            match (speaks_sse, seen.method.as_str(), seen.path.as_str()) {
+                (true, "GET", "/x") => {
+                    let (tx, rx) = mpsc::channel(2);
+                    tx.try_send("event: endpoint\ndata: /m\n\n".to_owned()).unwrap();
+                    tx.try_send(format!("data: {INITIALIZED}\n\n")).unwrap();
+                    Answer::streaming(rx)
+                }
+                (true, "POST", "/m") => Answer::status(202),
+                (false, "POST", "/x") => Answer::json(INITIALIZED),
+                _ => Answer::new(405, "text/plain", "Method Not Allowed"),
+            }
+        }
+    })
+    .await
+}
+
+fn methods(server: &Server) -> Vec<String> {
+    server.seen().iter().map(|seen| format!("{} {}", seen.method, seen.path)).collect()
+}
+
+#[tokio::test]
+async fn what_worked_is_remembered_and_learned_again_when_it_changes() {
+    let speaks_sse = Arc::new(AtomicBool::new(true));
+    let server = server(Arc::clone(&speaks_sse)).await;
+    let transport = server.transport("/x", TransportChoice::Auto);
+    let connect = || async { transport.connect(INITIALIZE.into()).await.unwrap().kind };
+
+    assert_eq!(connect().await, TransportKind::Sse);
+    assert_eq!(methods(&server), ["POST /x", "GET /x", "POST /m"]);
+    assert_eq!(connect().await, TransportKind::Sse);
+    assert_eq!(methods(&server)[3..], ["GET /x", "POST /m"], "straight");
+
+    speaks_sse.store(false, Ordering::SeqCst);
+    assert_eq!(connect().await, TransportKind::Http);
+    assert_eq!(methods(&server)[5..], ["GET /x", "POST /x"]);
+    assert_eq!(connect().await, TransportKind::Http);
+    assert_eq!(methods(&server)[7..], ["POST /x"], "straight");
+}
+
+#[tokio::test]
+async fn when_neither_is_spoken_both_answers_are_told() {
+    let server = Server::start(|seen: Seen| async move {
+        Answer::new(404, "text/plain", if seen.is("POST") { "no post here" } else { "no get here" })
+    })
+    .await;
+    let error = failed(server.transport("/x", TransportChoice::Auto).connect(INITIALIZE.into()).await);
+    let Cause::WrongTransport(refusal) = &error.cause else { panic!("{error}") };
+    assert!(refusal.message.contains("no post here") && refusal.message.contains("no get here"), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_refusal_or_an_outage_never_changes_the_transport() {
+    let bodies = [
+        (400, r#"{"error":{"code":-32600,"message":"Bad Request: Missing session ID"}}"#),
+        (503, "Too many open sessions"),
+        (401, "who are you"),
+        (500, "boom"),
+    ];
+    for (status, body) in bodies {
+        let server = Server::start(move |_| async move { Answer::new(status, "text/plain", body) }).await;
+        let error = failed(server.transport("/x", TransportChoice::Auto).connect(INITIALIZE.into()).await);
+        assert!(!matches!(error.cause, Cause::WrongTransport(_)), "{error}");
+        assert_eq!(methods(&server), ["POST /x"]);
+    }
+}
+
+#[tokio::test]
+async fn a_named_transport_is_not_replaced() {
+    let server = server(Arc::new(AtomicBool::new(true))).await;
+    let error = failed(server.transport("/x", TransportChoice::Http).connect(INITIALIZE.into()).await);
+    assert!(matches!(error.cause, Cause::WrongTransport(_)), "{error}");
+}
