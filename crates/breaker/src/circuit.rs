@@ -243,7 +243,6 @@ impl<P: Policy> Circuit<P> {
         if let Phase::HalfOpen { tripped, .. } = self.phase {
             self.epochs.break_new(epoch);
             self.tally.incident(kind);
-            self.last_incident = Some(now);
             self.reopen(tripped, Reason::ProbeFailed, now);
         }
     }

@@ -240,9 +240,11 @@ impl CallTrace {
     /// Milliseconds after the start at which each rung was reached: leased, sent, accepted, last part.
     #[must_use]
     pub fn rungs_ms(&self) -> [Option<f64>; 4] {
-        [&self.leased, &self.sent, &self.accepted, &self.last_part].map(|rung| match rung.load(Ordering::Relaxed) {
-            0 => None,
-            nanos => Some(Duration::from_nanos(nanos).as_secs_f64() * 1e3),
+        [&self.leased, &self.sent, &self.accepted, &self.last_part].map(|rung| {
+            match rung.load(Ordering::Relaxed) {
+                0 => None,
+                nanos => Some(Duration::from_nanos(nanos).as_secs_f64() * 1e3),
+            }
         })
     }
 
@@ -275,3 +277,5 @@ impl Answer {
     }
 }
 
+#[cfg(test)]
+mod tests;

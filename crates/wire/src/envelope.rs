@@ -6,16 +6,15 @@
 
 use std::{borrow::Cow, fmt, ops::Range};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
     id::{IdValue, RpcId},
     method::Method,
 };
+
+mod scan;
 
 /// Byte offsets of a value inside a message.
 pub type Span = Range<usize>;
@@ -59,9 +58,9 @@ pub struct Params<'a> {
     pub protocol_version: Option<Cow<'a, str>>,
     /// `params.requestId` of `notifications/cancelled`.
     pub request_id: Option<&'a RawValue>,
-    /// `params.progressToken` of `notifications/progress`.
+    /// `params.progressToken` of `notifications/progress`; `null` counts as absent.
     pub progress_token: Option<&'a RawValue>,
-    /// `params._meta.progressToken` of a request.
+    /// `params._meta.progressToken` of a request; `null` counts as absent.
     pub meta_progress_token: Option<&'a RawValue>,
     /// Whether `params.cursor` is there and not null.
     pub has_cursor: bool,
@@ -118,8 +117,9 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// [`DecodeError`] for anything but exactly one well-formed JSON-RPC 2.0 message in strict UTF-8.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let text = std::str::from_utf8(bytes)
-            .map_err(|e| DecodeError::new(DecodeKind::Parse, e.valid_up_to(), "the body is not valid UTF-8"))?;
+        let text = std::str::from_utf8(bytes).map_err(|e| {
+            DecodeError::new(DecodeKind::Parse, e.valid_up_to(), "the body is not valid UTF-8")
+        })?;
         if text.trim_start().starts_with('[') {
             return Err(DecodeError::new(DecodeKind::Batch, 0, "batches are not supported"));
         }
@@ -180,6 +180,7 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
+/// What the scan finds, before it is known to be a message.
 #[derive(Default)]
 struct RawEnvelope<'a> {
     jsonrpc: Option<Cow<'a, str>>,
@@ -251,198 +252,5 @@ fn lenient_id(text: &str) -> Option<RpcId> {
     serde_json::from_str::<OnlyId<'_>>(text).ok()?.id.and_then(|raw| RpcId::parse(raw).ok())
 }
 
-/// A key, borrowed where it has no escapes.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
-fn once<'de, A, T>(slot: &mut Option<T>, key: &'static str, map: &mut A) -> Result<(), A::Error>
-where
-    A: MapAccess<'de>,
-    T: Deserialize<'de>,
-{
-    if slot.is_some() {
-        return Err(A::Error::duplicate_field(key));
-    }
-    *slot = Some(map.next_value()?);
-    Ok(())
-}
-
-fn once_str<'de, A>(slot: &mut Option<Cow<'de, str>>, key: &'static str, map: &mut A) -> Result<(), A::Error>
-where
-    A: MapAccess<'de>,
-{
-    let mut read = slot.take().map(Key);
-    once(&mut read, key, map)?;
-    *slot = read.map(|k| k.0);
-    Ok(())
-}
-
-impl<'de> Deserialize<'de> for RawEnvelope<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = RawEnvelope<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON-RPC message object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut out = RawEnvelope::default();
-                let mut error: Option<IgnoredAny> = None;
-                while let Some(Key(key)) = map.next_key()? {
-                    match key.as_ref() {
-                        "jsonrpc" => once_str(&mut out.jsonrpc, "jsonrpc", &mut map)?,
-                        "id" => once(&mut out.id, "id", &mut map)?,
-                        "method" => once_str(&mut out.method, "method", &mut map)?,
-                        "params" => {
-                            let mut read: Option<Option<Params<'de>>> = out.params.take().map(Some);
-                            once(&mut read, "params", &mut map)?;
-                            out.params = read.map(Option::unwrap_or_default);
-                        }
-                        "result" => once(&mut out.result, "result", &mut map)?,
-                        "error" => once(&mut error, "error", &mut map)?,
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                }
-                out.error = error.is_some();
-                Ok(out)
-            }
-        }
-        deserializer.deserialize_map(V)
-    }
-}
-
-impl<'de> Deserialize<'de> for Params<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Params<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a params object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut out = Params::default();
-                let mut meta: Option<Meta<'de>> = None;
-                let mut cursor: Option<Option<IgnoredAny>> = None;
-                while let Some(Key(key)) = map.next_key()? {
-                    match key.as_ref() {
-                        "name" => lenient_str(&mut out.name, "name", &mut map)?,
-                        "uri" => lenient_str(&mut out.uri, "uri", &mut map)?,
-                        "protocolVersion" => {
-                            lenient_str(&mut out.protocol_version, "protocolVersion", &mut map)?;
-                        }
-                        "requestId" => once(&mut out.request_id, "requestId", &mut map)?,
-                        "progressToken" => once(&mut out.progress_token, "progressToken", &mut map)?,
-                        "cursor" => once(&mut cursor, "cursor", &mut map)?,
-                        "_meta" => once(&mut meta, "_meta", &mut map)?,
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                }
-                out.has_cursor = matches!(cursor, Some(Some(_)));
-                if let Some(meta) = meta {
-                    out.meta_progress_token = meta.progress_token;
-                    out.is_modern = meta.is_modern;
-                }
-                Ok(out)
-            }
-        }
-        deserializer.deserialize_map(V)
-    }
-}
-
-/// A string the gateway reads if it is one; another type is the backend's to refuse.
-fn lenient_str<'de, A>(slot: &mut Option<Cow<'de, str>>, key: &'static str, map: &mut A) -> Result<(), A::Error>
-where
-    A: MapAccess<'de>,
-{
-    if slot.is_some() {
-        return Err(A::Error::duplicate_field(key));
-    }
-    let raw: &'de RawValue = map.next_value()?;
-    if let Ok(Key(text)) = serde_json::from_str(raw.get()) {
-        *slot = Some(text);
-    }
-    Ok(())
-}
-
-#[derive(Default)]
-struct Meta<'a> {
-    progress_token: Option<&'a RawValue>,
-    is_modern: bool,
-}
-
-impl<'de> Deserialize<'de> for Meta<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Meta<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a _meta object")
-            }
-            fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(Meta::default())
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut out = Meta::default();
-                while let Some(Key(key)) = map.next_key()? {
-                    match key.as_ref() {
-                        "progressToken" => once(&mut out.progress_token, "progressToken", &mut map)?,
-                        "io.modelcontextprotocol/protocolVersion" => {
-                            map.next_value::<IgnoredAny>()?;
-                            out.is_modern = true;
-                        }
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                }
-                Ok(out)
-            }
-        }
-        // Not `deserialize_map`: null is accepted as absent.
-        deserializer.deserialize_any(V)
-    }
-}
-
-impl<'de> Deserialize<'de> for ResultView {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        macro_rules! present {
-            ($($name:ident($type:ty)),*) => { $(
-                fn $name<E>(self, _: $type) -> Result<Self::Value, E> { Ok(PRESENT) }
-            )* };
-        }
-        const PRESENT: ResultView = ResultView { is_error: false, present: true };
-        impl<'de> Visitor<'de> for V {
-            type Value = ResultView;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any result")
-            }
-            present!(visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str));
-            fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(PRESENT)
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(PRESENT)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut out = PRESENT;
-                while let Some(Key(key)) = map.next_key()? {
-                    if key == "isError" {
-                        let raw: &'de RawValue = map.next_value()?;
-                        out.is_error = raw.get() == "true";
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
-                    }
-                }
-                Ok(out)
-            }
-        }
-        deserializer.deserialize_any(V)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,14 @@ impl CallError {
     /// An error of this kind of which nothing was sent.
     #[must_use]
     pub fn not_sent(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, executed: Executed::No, message: message.into(), backend: None, retry_after: None, attempt: 0 }
+        Self {
+            kind,
+            executed: Executed::No,
+            message: message.into(),
+            backend: None,
+            retry_after: None,
+            attempt: 0,
+        }
     }
 
     /// The same with what is known about execution.
@@ -176,3 +183,6 @@ impl fmt::Display for CallError {
 }
 
 impl std::error::Error for CallError {}
+
+#[cfg(test)]
+mod tests;

@@ -50,10 +50,13 @@ impl ClientHello {
     /// # Errors
     /// A sentence for the agent when the params have no usable version or capabilities.
     pub fn parse(message: &[u8]) -> Result<Self, &'static str> {
-        let mut message: Value = serde_json::from_slice(message).map_err(|_| "initialize is not valid JSON")?;
+        let mut message: Value =
+            serde_json::from_slice(message).map_err(|_| "initialize is not valid JSON")?;
         let params = message.get_mut("params").ok_or("initialize needs params")?;
-        let requested =
-            params.get("protocolVersion").and_then(Value::as_str).ok_or("initialize needs a protocolVersion")?;
+        let requested = params
+            .get("protocolVersion")
+            .and_then(Value::as_str)
+            .ok_or("initialize needs a protocolVersion")?;
         let revision = Revision::negotiate(requested);
         let capabilities = params.get_mut("capabilities").map_or_else(|| json!({}), Value::take);
         if !capabilities.is_object() {
@@ -128,7 +131,8 @@ impl ServerHello {
     /// # Errors
     /// A sentence for the operator when it is an error, malformed, or of an unknown version.
     pub fn parse(message: &[u8]) -> Result<Self, String> {
-        let mut message: Value = serde_json::from_slice(message).map_err(|e| format!("not valid JSON: {e}"))?;
+        let mut message: Value =
+            serde_json::from_slice(message).map_err(|e| format!("not valid JSON: {e}"))?;
         if let Some(error) = message.get("error") {
             let code = error.get("code").and_then(Value::as_i64).unwrap_or_default();
             let text = error.get("message").and_then(Value::as_str).unwrap_or("no message");
@@ -138,9 +142,15 @@ impl ServerHello {
         let version = result.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
         let revision = Revision::parse(version)
             .ok_or_else(|| format!("the backend negotiated an unknown protocol version {version:?}"))?;
-        let capabilities = result.get_mut("capabilities").map_or_else(|| json!({}), Value::take);
-        let server_info = result.get_mut("serverInfo").map_or(Value::Null, Value::take);
-        let instructions = result.get_mut("instructions").map(Value::take);
+        // Some servers write `null` for what they leave out; agents get what the schema allows, or nothing.
+        let capabilities = result
+            .get_mut("capabilities")
+            .map(Value::take)
+            .filter(Value::is_object)
+            .unwrap_or_else(|| json!({}));
+        let server_info =
+            result.get_mut("serverInfo").map(Value::take).filter(Value::is_object).unwrap_or_else(unnamed);
+        let instructions = result.get_mut("instructions").map(Value::take).filter(Value::is_string);
         Ok(Self { revision, capabilities, server_info, instructions })
     }
 
@@ -162,9 +172,7 @@ impl ServerHello {
     pub fn to_agent(&self, revision: Revision, drop: &[&str]) -> Bytes {
         let mut capabilities = self.capabilities.clone();
         if let Some(map) = capabilities.as_object_mut() {
-            for key in drop {
-                map.remove(*key);
-            }
+            map.retain(|key, value| !value.is_null() && !drop.contains(&key.as_str()));
             if drop.contains(&"resources.subscribe")
                 && let Some(resources) = map.get_mut("resources").and_then(Value::as_object_mut)
             {
@@ -182,3 +190,11 @@ impl ServerHello {
         Bytes::from(result.to_string())
     }
 }
+
+/// What agents are told of a server that does not say who it is: the schema demands both keys.
+fn unnamed() -> Value {
+    json!({ "name": "unnamed", "version": "unknown" })
+}
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,8 @@ impl IdValue {
     pub fn as_number_lenient(&self) -> Option<(i64, bool)> {
         match self {
             Self::Num(n) => Some((*n, false)),
-            Self::Str(s) => s.parse().ok().map(|n| (n, true)),
+            // Exactly the string form of the number: `+7` and `007` were never sent by anybody.
+            Self::Str(s) => s.parse().ok().filter(|n: &i64| n.to_string() == **s).map(|n| (n, true)),
         }
     }
 }
@@ -101,3 +102,6 @@ impl std::hash::Hash for RpcId {
         self.value.hash(state);
     }
 }
+
+#[cfg(test)]
+mod tests;

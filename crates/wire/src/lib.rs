@@ -13,6 +13,8 @@ mod id;
 mod link;
 mod method;
 mod rewrite;
+#[cfg(test)]
+mod testing;
 
 pub use call::{AgentKey, Answer, BackendId, Call, CallTrace, Caller, Phase, Principal, RequestId};
 pub use envelope::{DecodeError, DecodeKind, Envelope, Kind, Params, ResultView, Span};

@@ -181,8 +181,13 @@ impl Method {
                 | Self::LoggingSetLevel
                 | Self::TasksGet
                 | Self::TasksResult
+                | Self::TasksList
                 | Self::TasksCancel
                 | Self::ServerDiscover
+                | Self::SubscriptionsListen
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

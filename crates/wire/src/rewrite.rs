@@ -5,9 +5,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    envelope::{Envelope, Span},
+    envelope::{Envelope, Kind, Span},
     error::CallError,
     id::RpcId,
+    method::Method,
 };
 
 /// One message as bytes, with the places of the ids the gateway rewrites.
@@ -23,7 +24,12 @@ impl Message {
     /// notification: `params`).
     #[must_use]
     pub fn new(bytes: Bytes, envelope: &Envelope<'_>) -> Self {
-        let token = envelope.meta_token_span().or_else(|| envelope.token_span());
+        // Anything else called `progressToken` belongs to the backend.
+        let token = match (envelope.kind, &envelope.method) {
+            (Kind::Request, _) => envelope.meta_token_span(),
+            (Kind::Notification, Some(Method::Progress)) => envelope.token_span(),
+            (Kind::Notification | Kind::Success | Kind::Failure, _) => None,
+        };
         Self { id: envelope.id_span(), token, bytes }
     }
 
@@ -65,7 +71,8 @@ impl Message {
     }
 
     fn splice(&self, id: Option<&[u8]>, token: Option<&[u8]>) -> Bytes {
-        let mut cuts: [Option<(&Span, &[u8])>; 2] = [self.id.as_ref().zip(id), self.token.as_ref().zip(token)];
+        let mut cuts: [Option<(&Span, &[u8])>; 2] =
+            [self.id.as_ref().zip(id), self.token.as_ref().zip(token)];
         cuts.sort_by_key(|cut| cut.map_or(usize::MAX, |(span, _)| span.start));
         let grown = id.map_or(0, <[u8]>::len) + token.map_or(0, <[u8]>::len);
         let mut out = BytesMut::with_capacity(self.bytes.len() + grown);
@@ -82,7 +89,12 @@ impl Message {
 
 /// A JSON-RPC error body for this id (`null` where there is none to echo).
 #[must_use]
-pub fn error_response(id: Option<&RpcId>, code: i32, message: &str, data: Option<&serde_json::Value>) -> Bytes {
+pub fn error_response(
+    id: Option<&RpcId>,
+    code: i32,
+    message: &str,
+    data: Option<&serde_json::Value>,
+) -> Bytes {
     let mut error = serde_json::json!({ "code": code, "message": message });
     if let (Some(data), Some(map)) = (data, error.as_object_mut()) {
         map.insert("data".to_owned(), data.clone());
@@ -133,3 +145,6 @@ impl CallError {
         error_response(id, self.kind.code(), &self.message, Some(&data))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -145,3 +145,24 @@ fn an_abandoned_probe_is_no_failure_and_the_next_comes_soon() {
     assert_eq!(snapshot.incidents, [("broken", 5)]);
     assert_eq!(probe_outcomes(&snapshot), [0, 0, 0, 1]);
 }
+
+#[test]
+fn the_dense_period_ends_ten_seconds_after_the_trip() {
+    for (failed, next) in [(9.999, 10.499), (10.0, 11.0)] {
+        let mut lab = Lab::tripped(&Settings::default());
+        assert_eq!(lab.at(9.0).may_open(), Opening::Probe);
+        let now = lab.at(failed).now;
+        lab.circuit.probe_failed(6, "connect", now);
+        assert_eq!(lab.may_open(), Opening::Wait(lab.start + Duration::from_secs_f64(next)));
+    }
+}
+
+#[test]
+fn traffic_that_works_while_open_does_not_disturb_the_timetable() {
+    let mut lab = Lab::tripped(&Settings::default());
+    assert_eq!(lab.at(20.0).may_open(), Opening::Probe);
+    let (started, now) = (lab.at(20.5).now, lab.at(21.0).now);
+    lab.circuit.success(9, started, now);
+    lab.circuit.probe_failed(6, "connect", now);
+    assert_eq!(lab.may_open(), Opening::Wait(now + Duration::from_secs(1)));
+}

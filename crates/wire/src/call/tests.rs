@@ -1,0 +1,66 @@
+//! How far a call got, as its trace tells it.
+
+use super::*;
+
+fn after(trace: &CallTrace, ms: u64) -> Instant {
+    trace.started + Duration::from_millis(ms)
+}
+
+#[test]
+fn a_trace_follows_its_call_to_the_answer() {
+    let trace = CallTrace::new(Instant::now());
+    assert_eq!((trace.phase(), trace.executed()), (Phase::Queued, Executed::No));
+    assert_eq!((trace.waited(), trace.rungs_ms(), trace.attempts()), (None, [None; 4], 0));
+    assert_eq!(trace.last_activity(), trace.started);
+
+    trace.mark_leased(9, after(&trace, 5));
+    assert_eq!((trace.phase(), trace.session(), trace.attempts()), (Phase::Queued, 9, 1));
+    assert_eq!(trace.waited(), Some(Duration::from_millis(5)));
+
+    trace.mark_sent(after(&trace, 6));
+    assert_eq!((trace.phase(), trace.executed()), (Phase::Sent, Executed::Maybe));
+    trace.mark_accepted(after(&trace, 7));
+    trace.mark_part(after(&trace, 8));
+    assert_eq!(trace.last_activity(), after(&trace, 8));
+    trace.mark_answered(after(&trace, 10));
+    assert_eq!((trace.phase(), trace.executed()), (Phase::Answered, Executed::Yes));
+    assert_eq!(trace.rungs_ms(), [Some(5.0), Some(6.0), Some(7.0), Some(10.0)]);
+}
+
+#[test]
+fn a_refused_attempt_was_not_executed_and_the_next_one_counts_on() {
+    let trace = CallTrace::new(Instant::now());
+    trace.mark_leased(1, after(&trace, 1));
+    trace.mark_sent(after(&trace, 2));
+    trace.mark_refused();
+    assert_eq!(trace.executed(), Executed::No);
+    trace.mark_leased(2, after(&trace, 30));
+    assert_eq!((trace.attempts(), trace.session()), (2, 2));
+    assert_eq!(trace.waited(), Some(Duration::from_millis(30)));
+}
+
+#[test]
+fn a_rung_reached_at_once_is_reached() {
+    let trace = CallTrace::new(Instant::now());
+    trace.mark_leased(1, trace.started);
+    assert!(trace.waited().is_some());
+    let before = trace.started.checked_sub(Duration::from_millis(1)).unwrap();
+    trace.mark_sent(before);
+    assert!(trace.rungs_ms()[1].is_some());
+}
+
+#[test]
+fn the_last_cause_is_kept() {
+    let trace = CallTrace::new(Instant::now());
+    assert_eq!(trace.cause(), None);
+    trace.note_cause("first");
+    trace.note_cause("second".to_owned());
+    assert_eq!(trace.cause().as_deref(), Some("second"));
+}
+
+#[test]
+fn names_in_logs_are_short_and_fixed() {
+    assert_eq!(RequestId(0xab).to_string(), "00000000000000ab");
+    assert_eq!(AgentKey(0xab).to_string(), "aab");
+    assert_eq!(Principal::Anonymous.as_str(), "anonymous");
+}

@@ -1,0 +1,219 @@
+//! The scan itself: which keys are read at which level, as visitors over serde_json.
+//!
+//! Keys are compared unescaped (`"\u0069d"` is `id`) and case-sensitively, as every other parser does. What is not read
+//! is skipped without recursion and without a look inside, so depth and odd numbers in arguments cost nothing.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::{Params, RawEnvelope, ResultView};
+
+/// A key, borrowed where it has no escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn once<'de, A, T>(slot: &mut Option<T>, key: &'static str, map: &mut A) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+    T: Deserialize<'de>,
+{
+    if slot.is_some() {
+        return Err(A::Error::duplicate_field(key));
+    }
+    *slot = Some(map.next_value()?);
+    Ok(())
+}
+
+fn once_str<'de, A>(slot: &mut Option<Cow<'de, str>>, key: &'static str, map: &mut A) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+{
+    let mut read = slot.take().map(Key);
+    once(&mut read, key, map)?;
+    *slot = read.map(|k| k.0);
+    Ok(())
+}
+
+impl<'de> Deserialize<'de> for RawEnvelope<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = RawEnvelope<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON-RPC message object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut out = RawEnvelope::default();
+                let mut error: Option<IgnoredAny> = None;
+                while let Some(Key(key)) = map.next_key()? {
+                    match key.as_ref() {
+                        "jsonrpc" => once_str(&mut out.jsonrpc, "jsonrpc", &mut map)?,
+                        "id" => once(&mut out.id, "id", &mut map)?,
+                        "method" => once_str(&mut out.method, "method", &mut map)?,
+                        "params" => {
+                            let mut read: Option<Option<Params<'de>>> = out.params.take().map(Some);
+                            once(&mut read, "params", &mut map)?;
+                            out.params = read.map(Option::unwrap_or_default);
+                        }
+                        "result" => once(&mut out.result, "result", &mut map)?,
+                        "error" => once(&mut error, "error", &mut map)?,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                out.error = error.is_some();
+                Ok(out)
+            }
+        }
+        deserializer.deserialize_map(V)
+    }
+}
+
+impl<'de> Deserialize<'de> for Params<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Params<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a params object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut out = Params::default();
+                let mut meta: Option<Meta<'de>> = None;
+                let mut cursor: Option<Option<IgnoredAny>> = None;
+                let (mut name, mut uri, mut version) = (None, None, None);
+                while let Some(Key(key)) = map.next_key()? {
+                    match key.as_ref() {
+                        "name" => lenient_str(&mut name, "name", &mut map)?,
+                        "uri" => lenient_str(&mut uri, "uri", &mut map)?,
+                        "protocolVersion" => {
+                            lenient_str(&mut version, "protocolVersion", &mut map)?;
+                        }
+                        "requestId" => once(&mut out.request_id, "requestId", &mut map)?,
+                        "progressToken" => once(&mut out.progress_token, "progressToken", &mut map)?,
+                        "cursor" => once(&mut cursor, "cursor", &mut map)?,
+                        "_meta" => once(&mut meta, "_meta", &mut map)?,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                (out.name, out.uri, out.protocol_version) =
+                    (name.flatten(), uri.flatten(), version.flatten());
+                out.progress_token = token(out.progress_token);
+                out.has_cursor = matches!(cursor, Some(Some(_)));
+                if let Some(meta) = meta {
+                    out.meta_progress_token = token(meta.progress_token);
+                    out.is_modern = meta.is_modern;
+                }
+                Ok(out)
+            }
+        }
+        deserializer.deserialize_map(V)
+    }
+}
+
+/// A string the gateway reads if it is one; another type is the backend's to refuse. Either way it comes once.
+fn lenient_str<'de, A>(
+    slot: &mut Option<Option<Cow<'de, str>>>,
+    key: &'static str,
+    map: &mut A,
+) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+{
+    let mut raw: Option<&'de RawValue> = slot.as_ref().map(|_| RawValue::NULL);
+    once(&mut raw, key, map)?;
+    *slot = raw.map(|raw| serde_json::from_str(raw.get()).ok().map(|Key(text)| text));
+    Ok(())
+}
+
+/// A progress token that is there: `null` asks for no progress, and must not become a token that does.
+fn token(raw: Option<&RawValue>) -> Option<&RawValue> {
+    raw.filter(|raw| raw.get() != "null")
+}
+
+#[derive(Default)]
+struct Meta<'a> {
+    progress_token: Option<&'a RawValue>,
+    is_modern: bool,
+}
+
+impl<'de> Deserialize<'de> for Meta<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Meta<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a _meta object")
+            }
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Meta::default())
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut out = Meta::default();
+                while let Some(Key(key)) = map.next_key()? {
+                    match key.as_ref() {
+                        "progressToken" => once(&mut out.progress_token, "progressToken", &mut map)?,
+                        "io.modelcontextprotocol/protocolVersion" => {
+                            map.next_value::<IgnoredAny>()?;
+                            out.is_modern = true;
+                        }
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(out)
+            }
+        }
+        // Not `deserialize_map`: null is accepted as absent.
+        deserializer.deserialize_any(V)
+    }
+}
+
+impl<'de> Deserialize<'de> for ResultView {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        macro_rules! present {
+            ($($name:ident($type:ty)),*) => { $(
+                fn $name<E>(self, _: $type) -> Result<Self::Value, E> { Ok(PRESENT) }
+            )* };
+        }
+        const PRESENT: ResultView = ResultView { is_error: false, present: true };
+        impl<'de> Visitor<'de> for V {
+            type Value = ResultView;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any result")
+            }
+            present!(visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str));
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(PRESENT)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(PRESENT)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut out = PRESENT;
+                while let Some(Key(key)) = map.next_key()? {
+                    if key == "isError" {
+                        let raw: &'de RawValue = map.next_value()?;
+                        out.is_error = raw.get() == "true";
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(out)
+            }
+        }
+        deserializer.deserialize_any(V)
+    }
+}
