@@ -1,0 +1,141 @@
+//! What every part of one front shares and that does not depend on what lies behind it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use mcpool_wire::{AgentKey, CallError, CallTrace, ErrorKind, Executed, Method, RequestId};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    adopter::Adopted,
+    config::FrontConfig,
+    observe::{CallEnd, FrontEvent, FrontObserve, Gauges, Outcome},
+};
+
+pub(crate) struct Common {
+    pub(crate) config: FrontConfig,
+    pub(crate) observe: Arc<dyn FrontObserve>,
+    pub(crate) gauges: Arc<Gauges>,
+    /// Calls whose handler is gone or answers as a stream go here.
+    pub(crate) adopt: mpsc::Sender<Box<Adopted>>,
+    /// Everything ends now.
+    pub(crate) kill: CancellationToken,
+    draining: AtomicBool,
+    warned: AtomicBool,
+    requests: AtomicU64,
+    agents: AtomicU64,
+    epoch: Instant,
+}
+
+impl Common {
+    pub(crate) fn new(
+        config: FrontConfig,
+        observe: Arc<dyn FrontObserve>,
+        gauges: Arc<Gauges>,
+        adopt: mpsc::Sender<Box<Adopted>>,
+    ) -> Self {
+        Self {
+            config,
+            observe,
+            gauges,
+            adopt,
+            kill: CancellationToken::new(),
+            draining: AtomicBool::new(false),
+            warned: AtomicBool::new(false),
+            // A random start keeps request ids of two lives of the process apart in one log.
+            requests: AtomicU64::new(u64::from(rand::random::<u32>()) << 32),
+            agents: AtomicU64::new(1),
+            epoch: Instant::now(),
+        }
+    }
+
+    pub(crate) fn request_id(&self) -> RequestId {
+        RequestId(self.requests.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn agent_key(&self) -> AgentKey {
+        AgentKey(self.agents.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn emit(&self, event: &FrontEvent<'_>) {
+        self.observe.on(event);
+    }
+
+    pub(crate) fn dropped(&self, kind: &'static str) {
+        self.emit(&FrontEvent::Dropped { kind });
+    }
+
+    /// An agent sent credentials that go nowhere.
+    pub(crate) fn authorization_ignored(&self) {
+        self.emit(&FrontEvent::AuthorizationIgnored);
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!("an agent sends an Authorization header, which is not forwarded (said once)");
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Milliseconds since this front began: a clock that fits an atomic.
+    pub(crate) fn millis(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A call as its end is reported.
+pub(crate) struct Ending<'a> {
+    pub(crate) agent: AgentKey,
+    pub(crate) request_id: RequestId,
+    pub(crate) method: &'a Method,
+    pub(crate) backend: &'a str,
+    pub(crate) trace: &'a CallTrace,
+}
+
+impl Ending<'_> {
+    pub(crate) fn report(&self, common: &Common, outcome: Outcome, error: Option<&CallError>) {
+        let executed = error.map_or_else(|| self.trace.executed(), |error| error.executed);
+        common.emit(&FrontEvent::CallEnded(CallEnd {
+            agent: self.agent,
+            request_id: self.request_id,
+            method: self.method,
+            backend: self.backend,
+            outcome,
+            executed,
+            trace: self.trace,
+            error,
+            took: self.trace.started.elapsed(),
+        }));
+    }
+
+    /// A call that was refused before anything was tried.
+    pub(crate) fn refused(&self, common: &Common, error: &CallError) {
+        self.report(common, outcome_of(error), Some(error));
+    }
+}
+
+/// The metric label of a failure.
+pub(crate) fn outcome_of(error: &CallError) -> Outcome {
+    match error.kind {
+        ErrorKind::Deadline | ErrorKind::QueueTimeout => Outcome::Timeout,
+        ErrorKind::Cancelled => Outcome::Cancelled,
+        ErrorKind::Lost | ErrorKind::ProtocolViolation | ErrorKind::TooLarge => Outcome::Lost,
+        ErrorKind::Unavailable if error.executed != Executed::No => Outcome::Lost,
+        ErrorKind::Unavailable
+        | ErrorKind::Overloaded
+        | ErrorKind::CircuitOpen
+        | ErrorKind::NotRoutable
+        | ErrorKind::Draining
+        | ErrorKind::Denied
+        | ErrorKind::MethodNotFound
+        | ErrorKind::InvalidParams
+        | ErrorKind::InvalidRequest => Outcome::Rejected,
+    }
+}

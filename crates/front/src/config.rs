@@ -1,0 +1,121 @@
+//! What the front may be told: limits, times and who may reach it. Plain data, checked by whoever reads the file.
+
+use std::time::Duration;
+
+/// Settings of one agent listener.
+#[derive(Clone, Debug)]
+pub struct FrontConfig {
+    /// Host names served besides loopback, with or without port.
+    pub allowed_hosts: Vec<String>,
+    /// Origins served besides loopback, as browsers send them.
+    pub allowed_origins: Vec<String>,
+    /// Who is served without authentication.
+    pub unauthenticated: Unauthenticated,
+    /// Numbers and sizes.
+    pub limits: FrontLimits,
+    /// Times.
+    pub times: FrontTimes,
+}
+
+/// Who is served without authentication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unauthenticated {
+    /// Peers on a loopback address only.
+    #[default]
+    Loopback,
+    /// Anybody.
+    Allow,
+}
+
+/// Numbers and sizes.
+#[derive(Clone, Copy, Debug)]
+pub struct FrontLimits {
+    /// Open connections.
+    pub connections: usize,
+    /// Agent sessions.
+    pub agent_sessions: usize,
+    /// Calls of one agent session at a time.
+    pub calls_per_agent: usize,
+    /// Bytes of a request body.
+    pub body_bytes: usize,
+    /// Bytes of a header block; 8 KiB is the least.
+    pub header_bytes: usize,
+    /// Messages waiting for one agent before droppable ones are merged or dropped.
+    pub outbound_messages: usize,
+    /// Bytes waiting for one agent before droppable ones are merged or dropped; at twice as many its stream is closed.
+    pub outbound_bytes: usize,
+    /// Calls that run on although their agent's connection is gone, or that answer as a stream.
+    pub adopted_calls: usize,
+}
+
+/// Times.
+#[derive(Clone, Copy, Debug)]
+pub struct FrontTimes {
+    /// A new connection must send its first byte, and a started header must be complete, within this.
+    pub header: Duration,
+    /// A keep-alive connection without request is closed after this.
+    pub keep_alive: Duration,
+    /// A request body may stand still this long.
+    pub body_idle: Duration,
+    /// An agent may refuse to read this long.
+    pub write_stall: Duration,
+    /// Latest end of a call.
+    pub call: Duration,
+    /// Longest wait for a link to a backend.
+    pub open: Duration,
+    /// How long an SSE agent may be away before its session ends.
+    pub reconnect_grace: Duration,
+    /// How long a call goes on after its agent's connection is gone.
+    pub orphan: Duration,
+    /// An agent session without stream and calls ends after this.
+    pub agent_idle: Duration,
+    /// A silent stream gets a comment this often.
+    pub stream_ping: Duration,
+    /// After shutdown began, what has not ended by then is dropped.
+    pub drain: Duration,
+}
+
+impl Default for FrontConfig {
+    fn default() -> Self {
+        Self {
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            unauthenticated: Unauthenticated::Loopback,
+            limits: FrontLimits::default(),
+            times: FrontTimes::default(),
+        }
+    }
+}
+
+impl Default for FrontLimits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            agent_sessions: 20_000,
+            calls_per_agent: 64,
+            body_bytes: 4 << 20,
+            header_bytes: 32 << 10,
+            outbound_messages: 256,
+            outbound_bytes: 4 << 20,
+            adopted_calls: 8_192,
+        }
+    }
+}
+
+impl Default for FrontTimes {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
+            body_idle: Duration::from_secs(30),
+            write_stall: Duration::from_secs(30),
+            call: Duration::from_secs(3_600),
+            open: Duration::from_secs(60),
+            reconnect_grace: Duration::from_secs(10),
+            orphan: Duration::from_secs(60),
+            agent_idle: Duration::from_secs(30 * 60),
+            stream_ping: Duration::from_secs(15),
+            drain: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! From an HTTP request to what it means: checks, route, body. One endpoint per connection.
+//!
+//! The request decides, not the path: a POST that names an HTTP+SSE session is a message of it, any other POST is
+//! Streamable HTTP; a GET with a session is its stream, one without opens an HTTP+SSE session.
+
+use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::{body::Incoming as Payload, service::Service};
+use mcpool_wire::{Backends, Era, error_response};
+use serde_json::json;
+
+use crate::{
+    dispatch,
+    front::Front,
+    hosts::TurnedAway,
+    incoming::Incoming,
+    info, legacy,
+    observe::{Cause, FrontEvent, Transport},
+    pulse::Pulse,
+    rescue::Served,
+    route::{Route, session_of},
+    sse_body::AgentBody,
+};
+
+/// Headers of which two would leave it open which one counts.
+const SINGLE: [&str; 5] =
+    ["host", "mcp-session-id", "mcp-protocol-version", "authorization", "last-event-id"];
+
+/// How long the rest of a body that is too large is read and thrown away.
+const DISCARD: Duration = Duration::from_secs(2);
+
+/// The service of one connection.
+pub(crate) struct Endpoint<B: Backends> {
+    pub(crate) front: Arc<Front<B>>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) pulse: Arc<Pulse>,
+}
+
+impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
+    type Response = Response<AgentBody>;
+    type Error = Infallible;
+    // Boxed: hyper keeps room for it in every connection, also in an idle one.
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Payload>) -> Self::Future {
+        let busy = self.pulse.busy();
+        let front = Arc::clone(&self.front);
+        let peer = self.peer;
+        Box::pin(async move {
+            let Served { response, cause, transport } = serve(&front, peer, request).await;
+            let code = response.status().as_u16();
+            front.common.emit(&FrontEvent::Responded { transport, code, cause });
+            Ok(response.map(|body| body.holding(busy)))
+        })
+    }
+}
+
+async fn serve<B: Backends>(front: &Arc<Front<B>>, peer: SocketAddr, request: Request<Payload>) -> Served {
+    let (parts, payload) = request.into_parts();
+    let route = Route::of(parts.uri.path());
+    if let Err(refused) = admit(front, peer, &route, &parts) {
+        return *refused;
+    }
+    match route {
+        Route::Agent(name) => match parts.method {
+            Method::POST => post(front, &parts, name, payload).await,
+            Method::GET => get(front, &parts, name),
+            Method::DELETE => dispatch::delete(front, &parts.headers),
+            _ => Served::method_not_allowed("GET, POST, DELETE"),
+        },
+        Route::Unknown => unknown_path(),
+        page if parts.method != Method::GET && parts.method != Method::HEAD => {
+            let _ = page;
+            Served::method_not_allowed("GET, HEAD")
+        }
+        Route::Servers => info::servers(front, &parts.uri, &parts.headers),
+        Route::Health => info::health(front),
+        Route::Livez => info::livez(),
+        Route::Readyz => info::readyz(front),
+    }
+}
+
+/// Whether this request may be looked at at all.
+fn admit<B: Backends>(
+    front: &Front<B>,
+    peer: SocketAddr,
+    route: &Route<'_>,
+    parts: &Parts,
+) -> Result<(), Box<Served>> {
+    let hosts = &front.hosts;
+    let checked = hosts
+        .check_peer(peer)
+        .and_then(|()| if route.is_health() { Ok(()) } else { hosts.check_host(&parts.uri, &parts.headers) })
+        .and_then(|()| hosts.check_origin(&parts.headers));
+    checked.map_err(|TurnedAway { status, kind, message }| {
+        front.common.emit(&FrontEvent::Refused { kind });
+        // A body that an MCP client shows and a person can read.
+        Box::new(Served::json(status, Cause::Agent, error_response(None, -31910, &message, None)))
+    })?;
+    if let Some(name) = SINGLE.into_iter().find(|name| parts.headers.get_all(*name).iter().nth(1).is_some()) {
+        let message = format!("the header {name} must not be sent twice");
+        return Err(Box::new(Served::refused(StatusCode::BAD_REQUEST, None, -32600, &message)));
+    }
+    if parts.headers.contains_key(header::AUTHORIZATION) {
+        front.common.authorization_ignored();
+    }
+    Ok(())
+}
+
+async fn post<B: Backends>(
+    front: &Arc<Front<B>>,
+    parts: &Parts,
+    name: Option<&str>,
+    payload: Payload,
+) -> Served {
+    let session = session_of(parts.uri.query());
+    let transport = if session.is_some() { Transport::Sse } else { Transport::Http };
+    if !is_json(&parts.headers) {
+        let message = "Content-Type must be application/json";
+        return Served::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, -32600, message).over(transport);
+    }
+    let bytes = match read(front, payload).await {
+        Ok(bytes) => bytes,
+        Err(refused) => return refused.over(transport),
+    };
+    let incoming = match Incoming::parse(bytes) {
+        Ok(incoming) => incoming,
+        Err(error) => return Served::undecodable(&error).over(transport),
+    };
+    match session {
+        Some(session) => legacy::message(front, session, incoming).await,
+        None => dispatch::message(front, &parts.headers, name, incoming).await,
+    }
+    .over(transport)
+}
+
+fn get<B: Backends>(front: &Arc<Front<B>>, parts: &Parts, name: Option<&str>) -> Served {
+    let headers = &parts.headers;
+    if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
+        return Served::method_not_allowed("POST").over(Transport::Http);
+    }
+    if !accepts(headers, "text/event-stream") {
+        let message = "a GET opens an event stream: Accept must allow text/event-stream";
+        return Served::refused(StatusCode::NOT_ACCEPTABLE, None, -32600, message);
+    }
+    match text(headers, "mcp-session-id") {
+        Some(session) => dispatch::listen(front, session).over(Transport::Http),
+        None => legacy::open(front, headers, name).over(Transport::Sse),
+    }
+}
+
+/// Reads the body: bounded in size, and in the time it may stand still.
+async fn read<B: Backends>(front: &Front<B>, mut payload: Payload) -> Result<Bytes, Served> {
+    let limit = front.common.config.limits.body_bytes;
+    if payload.size_hint().lower() > limit as u64 {
+        return Err(too_large(payload, limit).await);
+    }
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    loop {
+        let frame = tokio::time::timeout(front.common.config.times.body_idle, payload.frame()).await;
+        let data = match frame {
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            Ok(None) => break,
+            Ok(Some(Err(_))) | Err(_) => {
+                let message = "the body did not arrive";
+                return Err(Served::refused(StatusCode::REQUEST_TIMEOUT, None, -32700, message));
+            }
+        };
+        if first.len() + all.len() + data.len() > limit {
+            return Err(too_large(payload, limit).await);
+        }
+        // Nearly every message is one frame: it is used where it lies.
+        if first.is_empty() && all.is_empty() {
+            first = data;
+        } else {
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// 413, after reading a little more: a peer that is cut off while it writes may never see the answer.
+async fn too_large(mut payload: Payload, limit: usize) -> Served {
+    let rest = async {
+        let mut left = limit.saturating_mul(2);
+        while let Some(Ok(frame)) = payload.frame().await {
+            let read = frame.data_ref().map_or(0, Bytes::len);
+            let Some(less) = left.checked_sub(read) else { break };
+            left = less;
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD, rest).await;
+    let message = format!("the body is larger than {limit} bytes");
+    Served::refused(StatusCode::PAYLOAD_TOO_LARGE, None, -32600, &message)
+}
+
+/// Whether the client can take this media type; who does not say takes everything.
+pub(crate) fn accepts(headers: &HeaderMap, media: &str) -> bool {
+    let family = media.split_once('/').map_or(media, |(family, _)| family);
+    let mut silent = true;
+    for value in headers.get_all(header::ACCEPT) {
+        silent = false;
+        let ranges = value.to_str().unwrap_or("*/*").split(',');
+        for range in ranges.map(|range| range.split(';').next().unwrap_or_default().trim()) {
+            let any = range.strip_suffix("/*").is_some_and(|prefix| prefix == "*" || prefix == family);
+            if any || range.eq_ignore_ascii_case(media) {
+                return true;
+            }
+        }
+    }
+    silent
+}
+
+/// A header as text.
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or_default())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media = text(headers, "content-type").unwrap_or_default().split(';').next().unwrap_or_default();
+    media.trim().eq_ignore_ascii_case("application/json")
+}
+
+fn unknown_path() -> Served {
+    let body = json!({ "error": "not found", "try": ["/mcp", "/sse", "/{backend}/mcp", "/{backend}/sse", "/api/mcp/servers"] });
+    Served::value(StatusCode::NOT_FOUND, Cause::Agent, &body)
+}
+
+/// A URL that names no backend; `id` is echoed where there is a message.
+pub(crate) fn unknown_backend<B: Backends>(
+    front: &Front<B>,
+    id: Option<&mcpool_wire::RpcId>,
+    why: &str,
+) -> Served {
+    let known: Vec<String> = front.backends.servers().into_iter().map(|entry| entry.name).collect();
+    let data = json!({ "backends": known });
+    Served::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))
+}

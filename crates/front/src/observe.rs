@@ -1,0 +1,290 @@
+//! What the front tells the rest of the program: events for log and metrics, gauges, and what it asks for its health.
+//!
+//! Observers are called inline on the call path: they must neither block nor call back.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use mcpool_wire::{AgentKey, CallError, CallTrace, Executed, Method, RequestId};
+
+/// Takes events.
+pub trait FrontObserve: Send + Sync + 'static {
+    /// Takes one event.
+    fn on(&self, event: &FrontEvent<'_>);
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum FrontEvent<'a> {
+    /// An agent session began.
+    AgentOpened {
+        /// The agent session.
+        agent: AgentKey,
+        /// How it speaks to us.
+        transport: Transport,
+        /// The backend it means.
+        backend: &'a str,
+    },
+    /// An agent session ended.
+    AgentClosed {
+        /// The agent session.
+        agent: AgentKey,
+        /// How it spoke to us.
+        transport: Transport,
+        /// Why.
+        reason: AgentEnd,
+    },
+    /// An HTTP response began.
+    Responded {
+        /// The transport the request belonged to.
+        transport: Transport,
+        /// The HTTP status.
+        code: u16,
+        /// Who determined it.
+        cause: Cause,
+    },
+    /// A request of an agent ended; every one that got past decoding ends exactly once.
+    CallEnded(CallEnd<'a>),
+    /// A message for an agent, or of one, was dropped: `progress`, `notification`, `server_request`,
+    /// `agent_response`, `late_answer`.
+    Dropped {
+        /// What kind.
+        kind: &'static str,
+    },
+    /// A stream was closed because its agent does not read.
+    SlowAgentClosed,
+    /// An agent sent an `Authorization` header, which goes nowhere.
+    AuthorizationIgnored,
+    /// A connection was refused or a peer turned away: `limit`, `peer`, `host`, `origin`.
+    Refused {
+        /// What was wrong.
+        kind: &'static str,
+    },
+}
+
+/// How a request of an agent ended.
+#[derive(Clone, Debug)]
+pub struct CallEnd<'a> {
+    /// The agent session (0 for one that never began).
+    pub agent: AgentKey,
+    /// What its errors carry in `data.request_id`.
+    pub request_id: RequestId,
+    /// What was called.
+    pub method: &'a Method,
+    /// The backend it was meant for.
+    pub backend: &'a str,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Whether the backend ran it.
+    pub executed: Executed,
+    /// How far it got.
+    pub trace: &'a CallTrace,
+    /// Why it failed.
+    pub error: Option<&'a CallError>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// How a call ended, as a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each variant is the label its name spells")]
+pub enum Outcome {
+    Ok,
+    ToolError,
+    RpcError,
+    Rejected,
+    Timeout,
+    Cancelled,
+    Lost,
+}
+
+/// The transport an agent uses, as a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// HTTP+SSE.
+    Sse,
+    /// Streamable HTTP.
+    Http,
+    /// Neither: health, discovery, unknown paths.
+    Other,
+}
+
+/// Who determined the status of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The agent's own message.
+    Agent,
+    /// The gateway.
+    Gateway,
+    /// The backend's answer.
+    Backend,
+}
+
+/// Why an agent session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AgentEnd {
+    /// The agent said so.
+    Deleted,
+    /// Its stream ended and it did not come back.
+    Gone,
+    /// It did nothing for long.
+    Idle,
+    /// What it was tied to is over.
+    LinkEnded,
+    /// It does not read.
+    Slow,
+    /// The gateway stops.
+    Shutdown,
+}
+
+/// Numbers that are read when somebody looks.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Open connections.
+    pub connections: AtomicUsize,
+    /// HTTP+SSE agent sessions.
+    pub sse_agents: AtomicUsize,
+    /// Streamable HTTP agent sessions.
+    pub http_agents: AtomicUsize,
+    /// Calls in flight.
+    pub calls: AtomicUsize,
+    /// Calls owned by the adopter.
+    pub adopted: AtomicUsize,
+    /// Bytes waiting for agents to read them.
+    pub buffered_bytes: AtomicUsize,
+}
+
+/// What only the gateway as a whole knows about its health.
+pub trait Health: Send + Sync + 'static {
+    /// Whether it can serve.
+    fn readiness(&self) -> Readiness;
+
+    /// The version shown by `/health`.
+    fn version(&self) -> &str;
+
+    /// Further members of the `/readyz` body.
+    fn details(&self) -> serde_json::Map<String, serde_json::Value>;
+}
+
+/// Whether the gateway can serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Everything works.
+    Ok,
+    /// Some backend is down; the gateway serves.
+    Degraded,
+    /// Not yet.
+    Starting,
+    /// No more.
+    Draining,
+}
+
+impl Readiness {
+    /// The word in bodies.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Starting => "starting",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// Whether `/readyz` is 200.
+    #[must_use]
+    pub fn serves(self) -> bool {
+        matches!(self, Self::Ok | Self::Degraded)
+    }
+}
+
+impl Outcome {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ToolError => "tool_error",
+            Self::RpcError => "rpc_error",
+            Self::Rejected => "rejected",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::ToolError,
+        Self::RpcError,
+        Self::Rejected,
+        Self::Timeout,
+        Self::Cancelled,
+        Self::Lost,
+    ];
+}
+
+impl Transport {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sse => "sse",
+            Self::Http => "http",
+            Self::Other => "other",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sse, Self::Http, Self::Other];
+}
+
+impl Cause {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Gateway => "gateway",
+            Self::Backend => "backend",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Agent, Self::Gateway, Self::Backend];
+}
+
+impl AgentEnd {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deleted => "deleted",
+            Self::Gone => "gone",
+            Self::Idle => "idle",
+            Self::LinkEnded => "link_ended",
+            Self::Slow => "slow",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl Gauges {
+    pub(crate) fn agents(&self, transport: Transport) -> &AtomicUsize {
+        match transport {
+            Transport::Sse => &self.sse_agents,
+            Transport::Http | Transport::Other => &self.http_agents,
+        }
+    }
+
+    pub(crate) fn up(gauge: &AtomicUsize, by: usize) {
+        gauge.fetch_add(by, Ordering::Relaxed);
+    }
+
+    pub(crate) fn down(gauge: &AtomicUsize, by: usize) {
+        gauge.fetch_sub(by, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,50 @@
+//! Opening a link for an agent: bounded in time, and its end reported like that of any call.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use mcpool_wire::{CallError, CallTrace, ErrorKind, Link, Reply, RequestId};
+use tokio::time::Instant;
+
+use crate::{agent::AgentCore, common::Ending, incoming::Request, observe::Outcome};
+
+/// The end of one `initialize`, to be reported.
+pub(crate) struct OpenEnd {
+    request_id: RequestId,
+    trace: CallTrace,
+}
+
+/// The link, or a deadline error: whatever lies behind must not keep an agent waiting for ever.
+pub(crate) fn bounded<L: Link>(open: Reply<Arc<L>>, limit: Duration) -> Reply<Arc<L>> {
+    Box::pin(async move {
+        tokio::time::timeout(limit, open).await.unwrap_or_else(|_| {
+            Err(CallError::not_sent(ErrorKind::Deadline, format!("no session became ready within {limit:?}")))
+        })
+    })
+}
+
+impl OpenEnd {
+    pub(crate) fn new(core: &AgentCore) -> Self {
+        Self { request_id: core.common.request_id(), trace: CallTrace::new(Instant::now().into_std()) }
+    }
+
+    pub(crate) fn ok(&self, core: &AgentCore, request: &Request) {
+        self.trace.mark_answered(Instant::now().into_std());
+        self.ending(core, request).report(&core.common, Outcome::Ok, None);
+    }
+
+    pub(crate) fn refused(&self, core: &AgentCore, request: &Request, error: &CallError) -> Bytes {
+        self.ending(core, request).refused(&core.common, error);
+        error.to_response(Some(&request.id), &self.request_id.to_string())
+    }
+
+    fn ending<'a>(&'a self, core: &'a AgentCore, request: &'a Request) -> Ending<'a> {
+        Ending {
+            agent: core.caller.agent,
+            request_id: self.request_id,
+            method: &request.method,
+            backend: &core.target.name,
+            trace: &self.trace,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The clock of one connection: first byte, header, idle keep-alive, and a peer that does not read.
+//!
+//! hyper has one timer for the header and the idle time before it, so it is off and this wrapper keeps them apart.
+//! It lives inside the IO: whenever a read or write would wait, the one timer of the connection is polled with the
+//! limit of the moment. The timer is armed lazily and mostly fires early, to be armed again: an active connection
+//! pays no timer operation per request.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::time::{Instant, Sleep};
+
+use crate::config::FrontTimes;
+
+const FRESH: u8 = 0;
+const HEADER: u8 = 1;
+const BUSY: u8 = 2;
+const IDLE: u8 = 3;
+
+/// What the connection is waiting for, shared by its IO and its service.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse(AtomicU8);
+
+/// A request is being served. Dropped with the response body.
+pub(crate) struct Busy(Arc<Pulse>);
+
+/// IO that gives up when the peer does.
+pub(crate) struct TimedIo<T> {
+    io: T,
+    pulse: Arc<Pulse>,
+    times: FrontTimes,
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting: Option<(u8, Instant)>,
+    stalled: Option<Instant>,
+    on_stall: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Pulse {
+    pub(crate) fn busy(self: &Arc<Self>) -> Busy {
+        self.0.store(BUSY, Ordering::Release);
+        Busy(Arc::clone(self))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.store(IDLE, Ordering::Release);
+    }
+}
+
+impl<T> TimedIo<T> {
+    pub(crate) fn new(
+        io: T,
+        pulse: Arc<Pulse>,
+        times: FrontTimes,
+        on_stall: Arc<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        Self { io, pulse, times, timer: None, waiting: None, stalled: None, on_stall }
+    }
+
+    fn limit(&self, phase: u8) -> Option<Duration> {
+        match phase {
+            FRESH | HEADER => Some(self.times.header),
+            IDLE => Some(self.times.keep_alive),
+            _ => None,
+        }
+    }
+
+    fn read_expired(&mut self, cx: &mut Context<'_>) -> bool {
+        let phase = self.pulse.0.load(Ordering::Acquire);
+        let Some(limit) = self.limit(phase) else {
+            self.waiting = None;
+            return false;
+        };
+        let since = match self.waiting {
+            Some((known, since)) if known == phase => since,
+            _ => Instant::now(),
+        };
+        self.waiting = Some((phase, since));
+        self.is_past(cx, since + limit)
+    }
+
+    fn write_expired(&mut self, cx: &mut Context<'_>) -> bool {
+        let since = *self.stalled.get_or_insert_with(Instant::now);
+        let expired = self.is_past(cx, since + self.times.write_stall);
+        if expired {
+            (self.on_stall)();
+        }
+        expired
+    }
+
+    fn is_past(&mut self, cx: &mut Context<'_>, deadline: Instant) -> bool {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return true;
+            }
+            timer.as_mut().reset(deadline);
+        }
+        false
+    }
+
+    fn written(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if done.is_ready() {
+            self.stalled = None;
+            return done;
+        }
+        if self.write_expired(cx) {
+            return Poll::Ready(Err(timed_out("the peer does not read")));
+        }
+        Poll::Pending
+    }
+}
+
+impl<T: Read + Unpin> Read for TimedIo<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.io).poll_read(cx, buf) {
+            Poll::Ready(done) => {
+                // The first bytes of a request: from here on its header has a deadline. A request whose header is
+                // complete is busy before the next read; one that is busy already is reading its body.
+                for before in [FRESH, IDLE] {
+                    let _ =
+                        this.pulse.0.compare_exchange(before, HEADER, Ordering::AcqRel, Ordering::Acquire);
+                }
+                Poll::Ready(done)
+            }
+            Poll::Pending if this.read_expired(cx) => {
+                Poll::Ready(Err(timed_out("the peer sent nothing for too long")))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<T: Write + Unpin> Write for TimedIo<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let done = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.written(cx, done)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let done = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.written(cx, done)
+    }
+}
+
+fn timed_out(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}

@@ -1,0 +1,118 @@
+//! Where errors become responses: the only place that pairs a JSON-RPC error with an HTTP status.
+//!
+//! On a session that exists a legacy agent gets 200 or 202 for whatever happened behind the gateway; other statuses
+//! are for its own mistakes and for sessions that do not exist (PROTOCOL.md 0.2, SEMANTICS.md 7).
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use mcpool_wire::{CallError, DecodeError, ErrorKind, RpcId, error_response};
+use serde_json::{Value, json};
+
+use crate::{
+    observe::{Cause, Transport},
+    outbox::Reader,
+    sse_body::AgentBody,
+};
+
+/// A response, and what the metrics say about it.
+pub(crate) struct Served {
+    pub(crate) response: Response<AgentBody>,
+    pub(crate) cause: Cause,
+    pub(crate) transport: Transport,
+}
+
+impl Served {
+    pub(crate) fn json(status: StatusCode, cause: Cause, body: Bytes) -> Self {
+        let mut served = Self::bare(status, cause, AgentBody::full(body));
+        served.set(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        served
+    }
+
+    pub(crate) fn value(status: StatusCode, cause: Cause, body: &Value) -> Self {
+        Self::json(status, cause, Bytes::from(body.to_string()))
+    }
+
+    /// Received, nothing to say.
+    pub(crate) fn accepted() -> Self {
+        Self::bare(StatusCode::ACCEPTED, Cause::Gateway, AgentBody::empty())
+    }
+
+    pub(crate) fn status(status: StatusCode, cause: Cause) -> Self {
+        Self::bare(status, cause, AgentBody::empty())
+    }
+
+    /// An event stream, never cached and never buffered on its way.
+    pub(crate) fn events(body: AgentBody) -> Self {
+        let mut served = Self::bare(StatusCode::OK, Cause::Gateway, body);
+        served.set(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        served.set(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+        served.set(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        served
+    }
+
+    /// The stream of an agent or of a call.
+    pub(crate) fn stream(reader: Reader, first: Option<Bytes>, quiet: std::time::Duration) -> Self {
+        Self::events(AgentBody::stream(reader, first, quiet))
+    }
+
+    /// A JSON-RPC error that is the sender's own doing.
+    pub(crate) fn refused(status: StatusCode, id: Option<&RpcId>, code: i32, message: &str) -> Self {
+        Self::json(status, Cause::Agent, error_response(id, code, message, None))
+    }
+
+    /// Bytes that are no message.
+    pub(crate) fn undecodable(error: &DecodeError) -> Self {
+        let body = error_response(error.id.as_ref(), error.kind.code(), &error.to_string(), None);
+        Self::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
+    }
+
+    /// The gateway itself has no place for another agent.
+    pub(crate) fn no_place(id: Option<&RpcId>, request_id: &str, draining: bool) -> Self {
+        let (kind, message) = if draining {
+            (ErrorKind::Draining, "the gateway is shutting down")
+        } else {
+            (ErrorKind::Overloaded, "the gateway has no place for another agent session")
+        };
+        let after = std::time::Duration::from_secs(2);
+        let error = CallError::not_sent(kind, message).retry_after(after);
+        let body = error.to_response(id, request_id);
+        Self::json(StatusCode::SERVICE_UNAVAILABLE, Cause::Gateway, body)
+            .with(header::RETRY_AFTER, HeaderValue::from_static("2"))
+    }
+
+    pub(crate) fn unknown_session(id: Option<&RpcId>) -> Self {
+        let message = "unknown or expired session: send initialize without a session id";
+        Self::refused(StatusCode::NOT_FOUND, id, -32600, message)
+    }
+
+    pub(crate) fn not_modern(id: Option<&RpcId>) -> Self {
+        let message = "this server speaks the revisions with a handshake: send initialize";
+        Self::refused(StatusCode::NOT_FOUND, id, -32601, message)
+    }
+
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
+        let body = json!({ "error": format!("method not allowed, use {allow}") });
+        Self::value(StatusCode::METHOD_NOT_ALLOWED, Cause::Agent, &body)
+            .with(header::ALLOW, HeaderValue::from_static(allow))
+    }
+
+    pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.set(name, value);
+        self
+    }
+
+    pub(crate) fn over(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        self.response.headers_mut().insert(name, value);
+    }
+
+    fn bare(status: StatusCode, cause: Cause, body: AgentBody) -> Self {
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        Self { response, cause, transport: Transport::Other }
+    }
+}

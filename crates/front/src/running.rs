@@ -1,0 +1,228 @@
+//! A call on its way: it can be cancelled, moved to another owner, and it reports its end exactly once.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use mcpool_wire::{
+    Answer, Call, CallError, CallTrace, Caller, ErrorKind, Link, LinkEvent, Message, Method, Outlet,
+    OutletFull, Reply, RequestId, RpcId,
+};
+use tokio::time::Instant;
+
+use crate::{
+    adopter::Adopted,
+    agent::{AgentCore, Busy, InFlight},
+    common::{Ending, outcome_of},
+    incoming::Request,
+    observe::{Cause, Outcome},
+    outbox::Outbox,
+};
+
+/// A call whose answer somebody waits for. Dropping it cancels it.
+pub(crate) struct Running {
+    reply: Reply<Answer>,
+    slot: Option<InFlight>,
+    id: RpcId,
+    method: Method,
+    request_id: RequestId,
+    trace: Arc<CallTrace>,
+}
+
+/// The end of a call. Holds the request id until the answer is on its way.
+pub(crate) struct Finished {
+    /// The response under the agent's id; nothing when the agent cancelled the call.
+    pub(crate) body: Option<Bytes>,
+    pub(crate) cause: Cause,
+    pub(crate) slot: Option<InFlight>,
+}
+
+/// The outlet of one Streamable call: its parts go on its own stream.
+pub(crate) struct CallOutlet {
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) core: Arc<AgentCore>,
+}
+
+/// A running call in a handler. When the handler is dropped because its connection died, the call runs on.
+pub(crate) struct Handled(Option<Running>);
+
+impl Running {
+    /// Starts a call on `link`, or says why not.
+    pub(crate) fn start<L: Link>(
+        core: &Arc<AgentCore>,
+        link: &L,
+        request: Request,
+        message: Message,
+        outlet: Option<Arc<dyn Outlet>>,
+    ) -> Result<Self, Bytes> {
+        let request_id = core.common.request_id();
+        let started = Instant::now().into_std();
+        let trace = Arc::new(CallTrace::new(started));
+        let slot = match core.begin(request.id.value()) {
+            Ok(slot) => slot,
+            Err(busy) => return Err(refuse(core, &request, request_id, &trace, &busy)),
+        };
+        let call = Call {
+            caller: Arc::<Caller>::clone(&core.caller),
+            request_id,
+            method: request.method.clone(),
+            message,
+            name: request.name,
+            is_plain_list: request.is_plain_list,
+            outlet,
+            hard_deadline: started + core.common.config.times.call,
+            trace: Arc::clone(&trace),
+        };
+        let reply = link.call(call);
+        Ok(Self { reply, slot: Some(slot), id: request.id, method: request.method, request_id, trace })
+    }
+
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
+        let cancelled = self.slot.as_ref().is_some_and(|slot| slot.flag.is_set(cx.waker()));
+        if cancelled {
+            let error = CallError::not_sent(ErrorKind::Cancelled, "cancelled by the agent")
+                .executed(self.trace.executed());
+            self.report(Outcome::Cancelled, Some(&error));
+            // Dropped now, not when the answer would have come: this is what tells the backend.
+            self.reply = Box::pin(std::future::pending());
+            return Poll::Ready(Finished { body: None, cause: Cause::Agent, slot: self.slot.take() });
+        }
+        let Poll::Ready(result) = self.reply.as_mut().poll(cx) else { return Poll::Pending };
+        Poll::Ready(self.finish(result))
+    }
+
+    /// How long it goes on when nobody can receive its answer.
+    pub(crate) fn orphan_patience(&self) -> std::time::Duration {
+        self.slot.as_ref().map(|slot| slot.core.common.config.times.orphan).unwrap_or_default()
+    }
+
+    fn finish(&mut self, result: Result<Answer, CallError>) -> Finished {
+        let (body, cause) = match result {
+            Ok(answer) => {
+                let outcome = match (answer.is_rpc_error, answer.is_tool_error) {
+                    (true, _) => Outcome::RpcError,
+                    (false, true) => Outcome::ToolError,
+                    (false, false) => Outcome::Ok,
+                };
+                self.report(outcome, None);
+                (answer.with_id(self.id.raw()), Cause::Backend)
+            }
+            Err(error) => {
+                self.report(outcome_of(&error), Some(&error));
+                (error.to_response(Some(&self.id), &self.request_id.to_string()), Cause::Gateway)
+            }
+        };
+        Finished { body: Some(body), cause, slot: self.slot.take() }
+    }
+
+    fn report(&self, outcome: Outcome, error: Option<&CallError>) {
+        let Some(slot) = &self.slot else { return };
+        let ending = Ending {
+            agent: slot.core.caller.agent,
+            request_id: self.request_id,
+            method: &self.method,
+            backend: &slot.core.target.name,
+            trace: &self.trace,
+        };
+        ending.report(&slot.core.common, outcome, error);
+    }
+}
+
+impl Future for Running {
+    type Output = Finished;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished> {
+        self.get_mut().poll_end(cx)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Still in flight: nobody will wait for the answer any more.
+        if self.slot.is_some() {
+            let error = CallError::not_sent(ErrorKind::Cancelled, "nobody waits for the answer any more")
+                .executed(self.trace.executed());
+            self.report(Outcome::Cancelled, Some(&error));
+        }
+    }
+}
+
+impl Outlet for CallOutlet {
+    fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
+        self.core.deliver(&self.outbox, event)
+    }
+}
+
+impl Handled {
+    pub(crate) fn new(running: Running) -> Self {
+        Self(Some(running))
+    }
+
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
+        match &mut self.0 {
+            Some(running) => running.poll_end(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Gives the call to the adopter, which feeds `sink` from now on. False, and the call stays, when the adopter is
+    /// full.
+    pub(crate) fn hand_over(&mut self, sink: Option<&Arc<Outbox>>) -> bool {
+        let Some(running) = self.0.take() else { return false };
+        let Some(slot) = &running.slot else { return false };
+        let adopt = slot.core.common.adopt.clone();
+        match adopt.try_reserve() {
+            Ok(permit) => {
+                permit.send(Box::new(Adopted::new(running, sink.cloned())));
+                true
+            }
+            Err(_) => {
+                self.0 = Some(running);
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Handled {
+    fn drop(&mut self) {
+        let _ = self.hand_over(None);
+    }
+}
+
+fn refuse(
+    core: &AgentCore,
+    request: &Request,
+    request_id: RequestId,
+    trace: &CallTrace,
+    busy: &Busy,
+) -> Bytes {
+    let error = match busy {
+        Busy::Duplicate => CallError::not_sent(
+            ErrorKind::InvalidRequest,
+            "a request with this id is already in flight on this session",
+        ),
+        Busy::TooMany(limit) => CallError::not_sent(
+            ErrorKind::Overloaded,
+            format!("this agent session already has {limit} requests in flight"),
+        ),
+    };
+    reject(core, &request.id, &request.method, request_id, trace, &error)
+}
+
+/// The error body of a call that was refused here, reported like any other end.
+pub(crate) fn reject(
+    core: &AgentCore,
+    id: &RpcId,
+    method: &Method,
+    request_id: RequestId,
+    trace: &CallTrace,
+    error: &CallError,
+) -> Bytes {
+    let ending = Ending { agent: core.caller.agent, request_id, method, backend: &core.target.name, trace };
+    ending.refused(&core.common, error);
+    error.to_response(Some(id), &request_id.to_string())
+}

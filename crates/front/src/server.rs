@@ -1,0 +1,224 @@
+//! The accept loop and the end of everything.
+//!
+//! `run` is not spawned: it lives in its caller's future and owns all tasks of the front. When `shutdown` completes
+//! it stops accepting, asks streams to end, waits until the drain time is over, and drops the rest.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use mcpool_wire::Backends;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    adopter,
+    agent::Agents,
+    common::Common,
+    config::FrontConfig,
+    front::Front,
+    hosts::HostPolicy,
+    http::Endpoint,
+    observe::{FrontEvent, FrontObserve, Gauges, Health},
+    pulse::{Pulse, TimedIo},
+};
+
+/// Between two looks at what a drain still waits for.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// How long dropped tasks may take to be gone.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+/// Calls on their way to the adopter.
+const ADOPT: usize = 1_024;
+
+/// The server agents talk to.
+pub struct Server<B: Backends> {
+    front: Arc<Front<B>>,
+    permits: Arc<Semaphore>,
+    adopted: mpsc::Receiver<Box<adopter::Adopted>>,
+}
+
+/// What had not finished when the drain time was over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were dropped.
+    pub connections: usize,
+    /// Calls that were dropped.
+    pub calls: usize,
+}
+
+impl<B: Backends> Server<B> {
+    /// A server over `backends`.
+    pub fn new(
+        config: FrontConfig,
+        backends: Arc<B>,
+        observe: Arc<dyn FrontObserve>,
+        health: Arc<dyn Health>,
+    ) -> Self {
+        let (adopt, adopted) = mpsc::channel(ADOPT);
+        let hosts = HostPolicy::new(&config);
+        let permits = Arc::new(Semaphore::new(config.limits.connections.min(Semaphore::MAX_PERMITS)));
+        let common = Arc::new(Common::new(config, observe, Arc::default(), adopt));
+        let agents = Agents::new(Arc::clone(&common));
+        let front = Front { backends, agents, common, hosts, health, tasks: TaskTracker::new() };
+        Self { front: Arc::new(front), permits, adopted }
+    }
+
+    /// Numbers to read when somebody looks.
+    #[must_use]
+    pub fn gauges(&self) -> Arc<Gauges> {
+        Arc::clone(&self.front.common.gauges)
+    }
+
+    /// Serves until `shutdown` completes, then drains.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops accepting and ends every connection and agent session at once.
+    pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Drained {
+        let Self { front, permits, adopted } = self;
+        let _kill = front.common.kill.clone().drop_guard();
+        let stop = CancellationToken::new();
+        front.tasks.spawn(adopter::run(Arc::clone(&front.common), adopted));
+        tokio::select! {
+            () = accept(&front, &permits, &listener, &stop) => {}
+            () = sweep(&front) => {}
+            () = shutdown => {}
+        }
+        drop(listener);
+        drain(&front, &stop).await
+    }
+}
+
+async fn accept<B: Backends>(
+    front: &Arc<Front<B>>,
+    permits: &Arc<Semaphore>,
+    listener: &TcpListener,
+    stop: &CancellationToken,
+) {
+    let mut backoff = Duration::ZERO;
+    loop {
+        // The permit first: above the limit, connections wait in the listen queue instead of in our memory.
+        let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                backoff = Duration::ZERO;
+                front.tasks.spawn(serve_connection(Arc::clone(front), stream, peer, permit, stop.clone()));
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                backoff = (backoff * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
+                tracing::warn!(%error, ?backoff, "cannot accept connections");
+                front.common.emit(&FrontEvent::Refused { kind: "limit" });
+                tokio::time::sleep(backoff).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection<B: Backends>(
+    front: Arc<Front<B>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    stop: CancellationToken,
+) {
+    let _counted = Connected::new(Arc::clone(&front.common), permit);
+    // Answers are small and waited for.
+    let _ = stream.set_nodelay(true);
+    let common = Arc::clone(&front.common);
+    let pulse = Arc::new(Pulse::default());
+    let stalled = Arc::clone(&common);
+    let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));
+    let io = TimedIo::new(TokioIo::new(stream), Arc::clone(&pulse), common.config.times, on_stall);
+    let connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(common.config.limits.header_bytes.max(8 << 10))
+        .serve_connection(io, Endpoint { front, peer, pulse });
+    let mut connection = std::pin::pin!(connection);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = common.kill.cancelled() => return,
+            done = connection.as_mut() => {
+                if let Err(error) = done {
+                    tracing::debug!(%peer, %error, "agent connection ended");
+                }
+                return;
+            }
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Ends agent sessions nobody uses.
+async fn sweep<B: Backends>(front: &Front<B>) {
+    let idle = front.common.config.times.agent_idle;
+    let period = (idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(30));
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        front.agents.sweep(idle);
+    }
+}
+
+async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drained {
+    let common = &front.common;
+    common.start_draining();
+    stop.cancel();
+    let deadline = Instant::now() + common.config.times.drain;
+    let gauges = &common.gauges;
+    let open = || {
+        let calls = gauges.calls.load(Ordering::Relaxed);
+        Drained { connections: gauges.connections.load(Ordering::Relaxed), calls }
+    };
+    while open() != Drained::default() && Instant::now() < deadline {
+        front.agents.close_idle_streams();
+        tokio::time::sleep(DRAIN_STEP.min(deadline.saturating_duration_since(Instant::now()))).await;
+    }
+    let left = open();
+    common.kill.cancel();
+    front.agents.remove_all();
+    front.tasks.close();
+    if tokio::time::timeout(LAST_WAIT, front.tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = front.tasks.len(), "tasks of the front did not end");
+    }
+    left
+}
+
+/// An open connection, counted for as long as it lives.
+struct Connected {
+    common: Arc<Common>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected {
+    fn new(common: Arc<Common>, permit: OwnedSemaphorePermit) -> Self {
+        Gauges::up(&common.gauges.connections, 1);
+        Self { common, _permit: permit }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        Gauges::down(&self.common.gauges.connections, 1);
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

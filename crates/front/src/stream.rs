@@ -1,0 +1,295 @@
+//! The task that owns one HTTP+SSE agent: its link, its calls, what came too early, and its end.
+//!
+//! POST handlers only decode and hand over, so the order of messages is the order of their arrival here. Requests
+//! that come while a link is being opened wait for it; without a handshake the agent is served as if it had declared
+//! nothing. When the stream's connection is gone the task waits for the agent to come back, then all of it ends.
+
+use std::{collections::VecDeque, future::poll_fn, sync::Arc};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use mcpool_wire::{
+    Backends, CallError, CallTrace, ClientHello, ErrorKind, Hello, Link, Message, Method, Outlet, Reply,
+    Revision, error_response, result_response,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, Sleep},
+};
+
+use crate::{
+    agent::{AgentCore, InFlight},
+    common::Common,
+    front::Front,
+    incoming::{Body, Incoming, Request},
+    observe::AgentEnd,
+    opening::{self, OpenEnd},
+    outbox::{Presence, Watch},
+    running::{Finished, Running, reject},
+};
+
+/// Messages that wait for a link.
+const MAX_EARLY: usize = 64;
+
+pub(crate) struct AgentStream<B: Backends> {
+    front: Arc<Front<B>>,
+    core: Arc<AgentCore>,
+    work: mpsc::Receiver<Box<Incoming>>,
+    calls: FuturesUnordered<Running>,
+    early: VecDeque<Box<Incoming>>,
+    tie: Tie<B::Link>,
+}
+
+/// How far the agent is tied to its backend.
+enum Tie<L> {
+    None,
+    Opening(Reply<Arc<L>>, Why),
+    /// Tied without a handshake of this agent.
+    Neutral(Arc<L>),
+    /// The agent has done its handshake.
+    Greeted(Arc<L>),
+}
+
+/// For whom a link is opened.
+enum Why {
+    Greeting(Box<Greeting>),
+    Early,
+}
+
+/// An `initialize` that waits for its link.
+struct Greeting {
+    request: Request,
+    revision: Revision,
+    end: OpenEnd,
+    _slot: InFlight,
+}
+
+enum Woken<L> {
+    Work(Option<Box<Incoming>>),
+    Done(Finished),
+    Opened(Result<Arc<L>, CallError>),
+    Watch(Watch),
+    Away,
+    Kill,
+}
+
+impl<B: Backends> AgentStream<B> {
+    pub(crate) fn new(
+        front: Arc<Front<B>>,
+        core: Arc<AgentCore>,
+        work: mpsc::Receiver<Box<Incoming>>,
+    ) -> Self {
+        Self { front, core, work, calls: FuturesUnordered::new(), early: VecDeque::new(), tie: Tie::None }
+    }
+
+    /// Runs until the agent is gone, its link is over, or the front ends.
+    pub(crate) async fn run(mut self) {
+        let grace = self.common().config.times.reconnect_grace;
+        let mut away = std::pin::pin!(tokio::time::sleep(grace));
+        let mut watch = self.core.outbox.watch();
+        let end = loop {
+            let is_away = watch.presence == Presence::Absent;
+            match self.next(watch, away.as_mut(), is_away).await {
+                Woken::Work(Some(message)) => self.take(message),
+                Woken::Done(finished) => self.finished(finished),
+                Woken::Opened(link) => self.opened(link),
+                Woken::Watch(now) => {
+                    if now.presence == Presence::Absent {
+                        away.as_mut().reset(Instant::now() + grace);
+                    }
+                    watch = now;
+                }
+                Woken::Away | Woken::Work(None) => break AgentEnd::Gone,
+                Woken::Kill => break AgentEnd::Shutdown,
+            }
+            if watch.presence == Presence::Closed {
+                break if self.core.has_ended() { AgentEnd::LinkEnded } else { AgentEnd::Slow };
+            }
+            if watch.finishing && self.is_done() {
+                break if self.core.has_ended() { AgentEnd::LinkEnded } else { AgentEnd::Shutdown };
+            }
+        };
+        // Removing closes the outbox behind what is queued, so the last answers are still read.
+        self.front.agents.remove(self.core.id, end);
+    }
+
+    /// Whether everything that was accepted has been answered.
+    fn is_done(&self) -> bool {
+        self.calls.is_empty() && self.work.is_empty() && !matches!(self.tie, Tie::Opening(..))
+    }
+
+    async fn next(&mut self, watch: Watch, away: std::pin::Pin<&mut Sleep>, is_away: bool) -> Woken<B::Link> {
+        let core = &self.core;
+        let tie = &mut self.tie;
+        tokio::select! {
+            biased;
+            now = poll_fn(|cx| core.outbox.poll_watch(cx, watch)) => Woken::Watch(now),
+            Some(finished) = self.calls.next(), if !self.calls.is_empty() => Woken::Done(finished),
+            opened = poll_fn(|cx| match &mut *tie {
+                Tie::Opening(reply, _) => reply.as_mut().poll(cx),
+                Tie::None | Tie::Neutral(_) | Tie::Greeted(_) => std::task::Poll::Pending,
+            }) => Woken::Opened(opened),
+            message = self.work.recv() => Woken::Work(message),
+            () = away, if is_away => Woken::Away,
+            () = core.common.kill.cancelled() => Woken::Kill,
+        }
+    }
+
+    fn take(&mut self, message: Box<Incoming>) {
+        if !matches!(self.tie, Tie::Opening(..)) {
+            return self.handle(*message);
+        }
+        // `ping` asks about us, not about the backend, and a cancellation may be for a call that runs.
+        let waits = match &message.body {
+            Body::Request(request) => request.method != Method::Ping,
+            Body::Notification(method, _) => *method != Method::Cancelled,
+            Body::Response(_) | Body::BadId(_) => false,
+        };
+        if !waits {
+            self.handle(*message);
+        } else if self.early.len() < MAX_EARLY {
+            self.early.push_back(message);
+        } else {
+            let error =
+                CallError::not_sent(ErrorKind::Overloaded, "too many requests before the session is ready");
+            self.refuse(&message, &error);
+        }
+    }
+
+    fn handle(&mut self, message: Incoming) {
+        let Incoming { body, message, is_modern } = message;
+        match body {
+            Body::Request(request) if is_modern => {
+                let text = "this server speaks the revisions with a handshake: send initialize";
+                self.core.answer(error_response(Some(&request.id), -32601, text, None));
+            }
+            Body::Request(request) => match request.method {
+                Method::Ping => self.core.answer(result_response(&request.id, b"{}")),
+                Method::Initialize => self.greet(request, &message),
+                _ => self.call(request, message),
+            },
+            Body::Notification(Method::Initialized, _) => {}
+            Body::Notification(Method::Cancelled, target) => {
+                if let Some(id) = target {
+                    self.early.retain(|early| !early.is_request(&id));
+                    self.core.cancel(&id);
+                }
+            }
+            Body::Notification(..) => {
+                if let Some(link) = self.tie.link() {
+                    link.notify(message.bytes().clone());
+                }
+            }
+            Body::Response(id) => match (self.tie.link(), id.and_then(|id| self.core.answered(&id))) {
+                (Some(link), Some(number)) => link.respond(number, message),
+                _ => self.common().dropped("agent_response"),
+            },
+            Body::BadId(why) => self.core.answer(error_response(None, -32600, why, None)),
+        }
+    }
+
+    fn greet(&mut self, request: Request, message: &Message) {
+        let client = match ClientHello::parse(message.bytes()) {
+            Ok(client) => client,
+            Err(why) => return self.core.answer(error_response(Some(&request.id), -32602, why, None)),
+        };
+        let revision = client.revision;
+        if let Tie::Greeted(link) = &self.tie {
+            let result = link.initialize_result(revision);
+            return self.core.answer(result_response(&request.id, &result));
+        }
+        let end = OpenEnd::new(&self.core);
+        let Ok(slot) = self.core.begin(request.id.value()) else {
+            let error =
+                CallError::not_sent(ErrorKind::InvalidRequest, "a request with this id is already in flight");
+            return self.core.answer(end.refused(&self.core, &request, &error));
+        };
+        let reply = self.open(client);
+        self.tie =
+            Tie::Opening(reply, Why::Greeting(Box::new(Greeting { request, revision, end, _slot: slot })));
+    }
+
+    fn call(&mut self, request: Request, message: Message) {
+        let Some(link) = self.tie.link().cloned() else {
+            let reply = self.open(ClientHello::neutral());
+            self.tie = Tie::Opening(reply, Why::Early);
+            let early = Incoming { body: Body::Request(request), message, is_modern: false };
+            self.early.push_back(Box::new(early));
+            return;
+        };
+        let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
+        match Running::start(&self.core, link.as_ref(), request, message, Some(outlet)) {
+            Ok(running) => self.calls.push(running),
+            Err(refusal) => self.core.answer(refusal),
+        }
+    }
+
+    fn open(&self, client: ClientHello) -> Reply<Arc<B::Link>> {
+        let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
+        let hello =
+            Hello { caller: Arc::clone(&self.core.caller), target: self.core.target.clone(), client, outlet };
+        opening::bounded(self.front.backends.open(hello), self.common().config.times.open)
+    }
+
+    fn opened(&mut self, opened: Result<Arc<B::Link>, CallError>) {
+        let Tie::Opening(_, why) = std::mem::replace(&mut self.tie, Tie::None) else { return };
+        match (opened, why) {
+            (Ok(link), Why::Greeting(greeting)) => {
+                let result = link.initialize_result(greeting.revision);
+                self.core.answer(result_response(&greeting.request.id, &result));
+                greeting.end.ok(&self.core, &greeting.request);
+                self.tie = Tie::Greeted(link);
+            }
+            (Ok(link), Why::Early) => self.tie = Tie::Neutral(link),
+            (Err(error), why) => {
+                if let Why::Greeting(greeting) = why {
+                    self.core.answer(greeting.end.refused(&self.core, &greeting.request, &error));
+                }
+                return self.refuse_early(&error);
+            }
+        }
+        let mut early = std::mem::take(&mut self.early);
+        while let Some(message) = early.pop_front() {
+            self.take(message);
+        }
+    }
+
+    /// What waited for a link that did not come; an `initialize` among it gets a try of its own.
+    fn refuse_early(&mut self, error: &CallError) {
+        for message in std::mem::take(&mut self.early) {
+            let greets =
+                matches!(&message.body, Body::Request(request) if request.method == Method::Initialize);
+            if greets || matches!(self.tie, Tie::Opening(..)) {
+                self.take(message);
+            } else {
+                self.refuse(&message, error);
+            }
+        }
+    }
+
+    fn refuse(&self, message: &Incoming, error: &CallError) {
+        if let Body::Request(request) = &message.body {
+            let trace = CallTrace::new(Instant::now().into_std());
+            let request_id = self.common().request_id();
+            self.core.answer(reject(&self.core, &request.id, &request.method, request_id, &trace, error));
+        }
+    }
+
+    fn finished(&self, finished: Finished) {
+        if let Some(body) = finished.body {
+            self.core.answer(body);
+        }
+    }
+
+    fn common(&self) -> &Common {
+        &self.core.common
+    }
+}
+
+impl<L> Tie<L> {
+    fn link(&self) -> Option<&Arc<L>> {
+        match self {
+            Self::Neutral(link) | Self::Greeted(link) => Some(link),
+            Self::None | Self::Opening(..) => None,
+        }
+    }
+}

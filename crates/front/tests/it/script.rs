@@ -1,0 +1,271 @@
+//! What lies behind the front in these tests: backends in memory whose tools do what their name says.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use mcpool_front::{FrontEvent, FrontObserve, Health, Readiness};
+use mcpool_wire::{
+    Answer, Backends, Call, CallError, Envelope, ErrorKind, Executed, Hello, Link, LinkEvent, Message,
+    Outlet, Reply, Revision, ServerEntry, Target,
+};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+
+/// Backends `a` (the default) and `b`.
+#[derive(Default)]
+pub(crate) struct Script {
+    pub(crate) opened: AtomicUsize,
+    pub(crate) links: Arc<AtomicUsize>,
+    pub(crate) dropped_calls: Arc<AtomicUsize>,
+    pub(crate) finished_calls: AtomicUsize,
+    pub(crate) hellos: Mutex<Vec<Hello>>,
+    pub(crate) notified: Mutex<Vec<String>>,
+    pub(crate) calls: Mutex<Vec<Call>>,
+    /// `Some`: `open` waits for a permit.
+    pub(crate) open_gate: Mutex<Option<Arc<Semaphore>>>,
+    pub(crate) open_error: Mutex<Option<CallError>>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) events: Mutex<Vec<String>>,
+}
+
+/// Holds back the tools called `gated` and `progress`.
+pub(crate) struct Gate(watch::Sender<bool>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn wait(&self) {
+        let _ = self.0.subscribe().wait_for(|open| *open).await;
+    }
+}
+
+pub(crate) struct ScriptedLink {
+    script: Arc<Script>,
+    hello: Hello,
+    answers: watch::Sender<Vec<(u64, String)>>,
+}
+
+pub(crate) struct Scripted(pub Arc<Script>);
+
+impl Backends for Scripted {
+    type Link = ScriptedLink;
+
+    fn target(&self, name: Option<&str>) -> Result<Target, String> {
+        match name.unwrap_or("a") {
+            known @ ("a" | "b") => Ok(Target { name: known.into() }),
+            other => Err(format!("no backend {other:?}; known are a, b")),
+        }
+    }
+
+    fn open(&self, hello: Hello) -> Reply<Arc<ScriptedLink>> {
+        let script = Arc::clone(&self.0);
+        Box::pin(async move {
+            script.opened.fetch_add(1, Ordering::SeqCst);
+            script.hellos.lock().unwrap().push(hello.clone());
+            let gate = script.open_gate.lock().unwrap().clone();
+            if let Some(gate) = gate {
+                gate.acquire().await.unwrap().forget();
+            }
+            if let Some(error) = script.open_error.lock().unwrap().clone() {
+                return Err(error);
+            }
+            script.links.fetch_add(1, Ordering::SeqCst);
+            Ok(Arc::new(ScriptedLink { script, hello, answers: watch::Sender::new(Vec::new()) }))
+        })
+    }
+
+    fn servers(&self) -> Vec<ServerEntry> {
+        let entry = |name: &str| ServerEntry {
+            name: name.to_owned(),
+            transport: "sse".to_owned(),
+            mode: "shared".to_owned(),
+            state: "ready".to_owned(),
+            reason: "scripted".to_owned(),
+        };
+        vec![entry("a"), entry("b")]
+    }
+}
+
+impl Drop for ScriptedLink {
+    fn drop(&mut self) {
+        self.script.links.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+struct DropCount(Arc<AtomicUsize>, bool);
+
+impl DropCount {
+    fn finish(&mut self) {
+        self.1 = true;
+    }
+}
+
+impl Drop for DropCount {
+    fn drop(&mut self) {
+        if !self.1 {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Link for ScriptedLink {
+    fn initialize_result(&self, revision: Revision) -> Bytes {
+        let name = &self.hello.target.name;
+        Bytes::from(
+            json!({"protocolVersion": revision.as_str(), "capabilities": {"tools": {}},
+                   "serverInfo": {"name": &**name, "version": "1"}})
+            .to_string(),
+        )
+    }
+
+    fn call(&self, call: Call) -> Reply<Answer> {
+        self.script.calls.lock().unwrap().push(call.clone());
+        let script = Arc::clone(&self.script);
+        let mut answers = self.answers.subscribe();
+        let backend = Arc::clone(&self.hello.target.name);
+        let mut alive = DropCount(Arc::clone(&script.dropped_calls), false);
+        Box::pin(async move {
+            let result = act(&script, &call, &mut answers, backend).await;
+            alive.finish();
+            script.finished_calls.fetch_add(1, Ordering::SeqCst);
+            result
+        })
+    }
+
+    fn notify(&self, notification: Bytes) {
+        self.script.notified.lock().unwrap().push(String::from_utf8(notification.to_vec()).unwrap());
+    }
+
+    fn respond(&self, id: u64, response: Message) {
+        let text = String::from_utf8(response.bytes().to_vec()).unwrap();
+        self.answers.send_modify(|all| all.push((id, text)));
+    }
+}
+
+async fn act(
+    script: &Script,
+    call: &Call,
+    answers: &mut watch::Receiver<Vec<(u64, String)>>,
+    backend: Arc<str>,
+) -> Result<Answer, CallError> {
+    let message: Value = serde_json::from_slice(call.message.bytes()).unwrap();
+    let arguments = message["params"]["arguments"].clone();
+    match call.name.as_deref().unwrap_or(call.method.as_str()) {
+        "hang" => std::future::pending().await,
+        "gated" => script.gate.wait().await,
+        "lines" => return Ok(raw("{\"jsonrpc\":\"2.0\",\n\"id\":0,\r\n\"result\":{}}".to_owned())),
+        "big" => {
+            let size = usize::try_from(arguments["size"].as_u64().unwrap()).unwrap();
+            return Ok(answer(&json!({"text": "x".repeat(size)})));
+        }
+        "progress" => {
+            for step in 1..=2 {
+                progress(call, &message, step);
+            }
+            script.gate.wait().await;
+        }
+        "progress-now" => progress(call, &message, 1),
+        "ask" => {
+            let ask = json!({"jsonrpc":"2.0","id":"s1","method":"roots/list"}).to_string();
+            let pushed =
+                call.outlet.as_ref().unwrap().push(LinkEvent::Request { id: 77, message: message_of(ask) });
+            pushed.unwrap();
+            let all = answers.wait_for(|all| !all.is_empty()).await.unwrap();
+            assert_eq!(all[0].0, 77);
+            let heard: Value = serde_json::from_str(&all[0].1).unwrap();
+            return Ok(answer(&json!({"heard": heard["result"]})));
+        }
+        "fail" => {
+            return Err(CallError::not_sent(ErrorKind::Unavailable, "backend is down").of_backend(backend));
+        }
+        "lost" => {
+            return Err(CallError::not_sent(ErrorKind::Lost, "session broke").executed(Executed::Maybe));
+        }
+        _ => {}
+    }
+    Ok(answer(&json!({"tool": call.name.as_deref(), "backend": &*backend, "arguments": arguments})))
+}
+
+fn progress(call: &Call, message: &Value, step: u32) {
+    let token = &message["params"]["_meta"]["progressToken"];
+    let note = json!({"jsonrpc":"2.0","method":"notifications/progress",
+                      "params":{"progressToken": token, "progress": step}});
+    if let Some(outlet) = &call.outlet {
+        let _ = outlet.push(LinkEvent::Progress(Bytes::from(note.to_string())));
+    }
+}
+
+pub(crate) fn answer(result: &Value) -> Answer {
+    raw(json!({"jsonrpc":"2.0","id":4711,"result":result}).to_string())
+}
+
+fn raw(text: String) -> Answer {
+    Answer { message: message_of(text), is_rpc_error: false, is_tool_error: false }
+}
+
+pub(crate) fn message_of(text: String) -> Message {
+    let bytes = Bytes::from(text);
+    let envelope = Envelope::parse(&bytes).unwrap();
+    Message::new(bytes.clone(), &envelope)
+}
+
+impl Script {
+    /// The outlet of the newest link.
+    pub(crate) fn outlet(&self) -> Arc<dyn Outlet> {
+        Arc::clone(&self.hellos.lock().unwrap().last().unwrap().outlet)
+    }
+
+    pub(crate) fn saw(&self, what: &str) -> usize {
+        self.events.lock().unwrap().iter().filter(|event| event.contains(what)).count()
+    }
+}
+
+pub(crate) struct Watcher(pub Arc<Script>);
+
+impl FrontObserve for Watcher {
+    fn on(&self, event: &FrontEvent<'_>) {
+        let line = match event {
+            FrontEvent::CallEnded(end) => format!(
+                "call {} {} {} executed={} {}",
+                end.method.as_str(),
+                end.backend,
+                end.outcome.as_str(),
+                end.executed.as_str(),
+                end.request_id
+            ),
+            FrontEvent::Responded { transport, code, cause } => {
+                format!("responded {} {code} {}", transport.as_str(), cause.as_str())
+            }
+            FrontEvent::AgentClosed { reason, .. } => format!("closed {}", reason.as_str()),
+            other => format!("{other:?}"),
+        };
+        self.0.events.lock().unwrap().push(line);
+    }
+}
+
+pub(crate) struct Healthy(pub Readiness);
+
+impl Health for Healthy {
+    fn readiness(&self) -> Readiness {
+        self.0
+    }
+
+    fn version(&self) -> &str {
+        "9.9.9"
+    }
+
+    fn details(&self) -> serde_json::Map<String, Value> {
+        serde_json::Map::from_iter([("backends".to_owned(), json!({"a": "ready"}))])
+    }
+}
