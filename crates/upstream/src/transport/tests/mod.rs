@@ -3,6 +3,7 @@
 //! A server is a closure from what it saw to what it answers; bodies are given at once or fed by the test.
 
 mod auto;
+mod dialects;
 mod http;
 mod memory;
 mod sse;
