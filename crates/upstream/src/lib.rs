@@ -1,6 +1,6 @@
 //! Who holds the sessions: pooled, shared, probed sessions of one backend, over a [`transport::Transport`].
 //!
-//! Reading order: [`config`], [`transport`], `session` (one conversation), `pool` and `room` (who gets which
+//! Reading order: `config`, [`transport`], `session` (one conversation), `pool` and `room` (who gets which
 //! session when), [`Backend`] (all of it for one server).
 
 mod backend;

@@ -68,6 +68,11 @@ impl InFlight {
                     let origin = Origin::Exchange { call: self.ticket.id, trace: self.trace.as_ref() };
                     if let Some(answer) = self.session.route(bytes, origin) {
                         self.session.pending.remove(self.ticket.id);
+                        // Most bodies end with their answer: then the connection is free and the driver has nothing
+                        // to read out.
+                        if let Poll::Ready(None | Some(Err(_))) = exchange.as_mut().poll_next(cx) {
+                            self.exchange = None;
+                        }
                         return Poll::Ready(Ok(answer));
                     }
                 }

@@ -194,7 +194,13 @@ impl Session {
         self.wish(|wishes| wishes.drain = Some(reason));
     }
 
+    /// The ladder is climbed. Lendable at once, so that nobody counts one session as still missing; the driver
+    /// follows and wakes who waits.
     pub(crate) fn handshaken(&self) {
+        let (from, to) = (Standing::Initializing as u8, Standing::Ready as u8);
+        if self.standing.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.was_ready.store(true, Ordering::Release);
+        }
         self.wish(|wishes| wishes.handshaken = true);
     }
 
