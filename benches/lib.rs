@@ -1,1 +1,13 @@
-//! Placeholder.
+//! What the benchmarks are made of: a load generator, the programs mcpool is compared with, and the report.
+//!
+//! Reading order: [`load`] (who calls, how it is measured), [`proxy`] (the bare pass-through and the id splice),
+//! [`process`] (each program is its own process, so that its CPU and memory can be read), [`suite`] (what is
+//! measured, in which order) and [`report`]. The subtle thing: everything shares the machine's cores, so a ratio
+//! between programs is meaningful only within one run.
+
+pub mod load;
+pub mod machine;
+pub mod process;
+pub mod proxy;
+pub mod report;
+pub mod suite;

@@ -1,0 +1,448 @@
+//! One agent: its handshake, its calls, and the proof that each answer is the answer to its call.
+//!
+//! All agents count their request ids from 0, so a gateway that mixes them up cannot be right by luck; the nonce in
+//! the arguments tells whose answer came back.
+
+use std::{io, net::SocketAddr};
+
+use bytes::{Bytes, BytesMut};
+use mcpool_wire::{Envelope, IdValue, Kind};
+use memchr::memmem;
+
+use super::{
+    conn::Conn,
+    sse::{Event, Events},
+};
+
+/// How an agent talks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Front {
+    /// Streamable HTTP.
+    Http,
+    /// HTTP+SSE.
+    Sse,
+}
+
+impl Front {
+    /// The short name in tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Sse => "sse",
+        }
+    }
+
+    fn revision(self) -> &'static str {
+        match self {
+            Self::Http => "2025-11-25",
+            Self::Sse => "2024-11-05",
+        }
+    }
+}
+
+/// Whom agents call.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its address.
+    pub addr: SocketAddr,
+    /// Path of the endpoint (Streamable HTTP) or of the stream (HTTP+SSE).
+    pub path: String,
+    /// How to talk to it.
+    pub front: Front,
+}
+
+/// What a call asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// The nonce back.
+    Echo,
+    /// A result of this many bytes; the answer is checked by its size and id.
+    Big(usize),
+}
+
+/// Why a call has no right answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// The connection failed.
+    Io(io::Error),
+    /// An HTTP status that is not the one a known session gets.
+    Status(u16, &'static str),
+    /// A JSON-RPC error.
+    Rpc(String),
+    /// An answer to another call, or not an answer at all.
+    Wrong(String),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "connection: {error}"),
+            Self::Status(code, what) => write!(f, "status {code} to {what}"),
+            Self::Rpc(message) => write!(f, "JSON-RPC error: {message}"),
+            Self::Wrong(what) => write!(f, "wrong answer: {what}"),
+        }
+    }
+}
+
+/// An agent with a session.
+#[derive(Debug)]
+pub struct Agent {
+    target: Target,
+    /// Carries the POSTs; without one the next call connects.
+    posts: Option<Conn>,
+    /// The agent's own event stream: always for HTTP+SSE, on demand for Streamable HTTP.
+    stream: Option<(Conn, Events)>,
+    /// The head of its POSTs, up to the value of `content-length`.
+    head: String,
+    session: Option<String>,
+    key: u64,
+    sequence: u64,
+    request: Vec<u8>,
+    body: BytesMut,
+}
+
+impl Agent {
+    /// Opens a session: handshake included.
+    ///
+    /// # Errors
+    /// [`Failure`], at the first step that is not answered as it should be.
+    pub async fn open(target: &Target, key: u64) -> Result<Self, Failure> {
+        let mut agent = Self {
+            target: target.clone(),
+            posts: None,
+            stream: None,
+            head: post_head(target, &target.path, None),
+            session: None,
+            key,
+            sequence: 0,
+            request: Vec::new(),
+            body: BytesMut::new(),
+        };
+        if target.front == Front::Sse {
+            let (conn, events, path) = open_sse(target).await?;
+            agent.stream = Some((conn, events));
+            agent.head = post_head(target, &path, None);
+        }
+        agent.initialize().await?;
+        Ok(agent)
+    }
+
+    /// Makes one call and checks its answer.
+    ///
+    /// # Errors
+    /// [`Failure`]; the agent's connections are of no use afterwards.
+    pub async fn call(&mut self, work: Work) -> Result<(), Failure> {
+        let id = self.sequence;
+        self.sequence += 1;
+        let nonce = format!("{:016x}", mix(self.key, id));
+        let message = match work {
+            Work::Echo => format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"echo","arguments":{{"text":"{nonce}"}}}}}}"#
+            ),
+            Work::Big(size) => format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"big","arguments":{{"bytes":{size}}}}}}}"#
+            ),
+        };
+        let answer = self.request(&message, id).await?;
+        check(&answer, id, work, &nonce)
+    }
+
+    /// Opens the stream a Streamable HTTP client keeps beside its POSTs.
+    ///
+    /// # Errors
+    /// See [`Agent::open`].
+    pub async fn listen(&mut self) -> Result<(), Failure> {
+        if self.target.front == Front::Sse {
+            return Ok(());
+        }
+        let mut conn = Conn::connect(self.target.addr).await?;
+        let session = self.session.as_deref().unwrap_or_default();
+        conn.send(get_head(&self.target, Some(session)).as_bytes()).await?;
+        let head = conn.head().await?;
+        if head.status != 200 || !head.is_event_stream {
+            return Err(Failure::Status(head.status, "the GET of a stream"));
+        }
+        self.stream = Some((conn, Events::new(head.framing)));
+        Ok(())
+    }
+
+    /// Closes the connection that carries POSTs; the stream stays.
+    pub fn rest(&mut self) {
+        self.posts = None;
+    }
+
+    /// Ends the session as a polite client does.
+    ///
+    /// # Errors
+    /// See [`Agent::call`].
+    pub async fn close(mut self) -> Result<(), Failure> {
+        let (Front::Http, Some(session)) = (self.target.front, self.session.take()) else { return Ok(()) };
+        let request = format!(
+            "DELETE {} HTTP/1.1\r\nhost: {}\r\nmcp-session-id: {session}\r\nmcp-protocol-version: {}\r\n\r\n",
+            self.target.path,
+            self.target.addr,
+            self.target.front.revision()
+        );
+        let posts = posts(&mut self.posts, self.target.addr).await?;
+        posts.send(request.as_bytes()).await?;
+        let mut head = posts.head().await?;
+        while posts.body(&mut head.framing, &mut self.body).await? {}
+        match head.status {
+            200..=204 => Ok(()),
+            status => Err(Failure::Status(status, "DELETE")),
+        }
+    }
+
+    async fn initialize(&mut self) -> Result<(), Failure> {
+        let hello = format!(
+            r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{{"name":"bench","version":"1"}}}}}}"#,
+            self.target.front.revision()
+        );
+        let id = self.sequence;
+        self.sequence += 1;
+        let answer = self.request(&hello, id).await?;
+        check(&answer, id, Work::Big(2), "")?;
+        if let Some(session) = &self.session {
+            self.head = post_head(&self.target, &self.target.path, Some(session));
+        }
+        let status = self.post(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await?.status;
+        if !matches!(status, 202 | 204) {
+            return Err(Failure::Status(status, "notifications/initialized"));
+        }
+        Ok(())
+    }
+
+    /// Sends a request and waits for its answer, wherever it comes.
+    async fn request(&mut self, message: &str, id: u64) -> Result<Bytes, Failure> {
+        match self.target.front {
+            Front::Http => {
+                let posted = self.post(message).await?;
+                if posted.status != 200 {
+                    return Err(Failure::Status(posted.status, "a request"));
+                }
+                posted.answer.ok_or_else(|| Failure::Wrong("the answer is empty".into()))
+            }
+            Front::Sse => {
+                let Some((conn, mut events)) = self.stream.take() else {
+                    return Err(Failure::Wrong("the agent has no stream".into()));
+                };
+                let mut conn = conn;
+                let answer = {
+                    let posted = async {
+                        match self.post(message).await?.status {
+                            200 | 202 | 204 => Ok(()),
+                            status => Err(Failure::Status(status, "a request")),
+                        }
+                    };
+                    // Together: the answer may overtake the acknowledgement, and a refused POST has no answer.
+                    tokio::try_join!(next_answer(&mut conn, &mut events, id), posted)?.0
+                };
+                self.stream = Some((conn, events));
+                Ok(answer)
+            }
+        }
+    }
+
+    async fn post(&mut self, message: &str) -> Result<Posted, Failure> {
+        use std::io::Write as _;
+        self.request.clear();
+        write!(self.request, "{}{}\r\n\r\n{message}", self.head, message.len())?;
+        let conn = posts(&mut self.posts, self.target.addr).await?;
+        conn.send(&self.request).await?;
+        let mut head = conn.head().await?;
+        if head.session.is_some() && self.session.is_none() && head.status == 200 {
+            self.session = head.session.take();
+        }
+        self.body.clear();
+        let answer = if head.is_event_stream {
+            let mut events = Events::new(head.framing);
+            let mut last = None;
+            while let Some(event) = events.next(conn).await? {
+                last = Some(event.data);
+            }
+            last
+        } else {
+            while conn.body(&mut head.framing, &mut self.body).await? {}
+            Some(self.body.split().freeze()).filter(|body| !body.is_empty())
+        };
+        Ok(Posted { status: head.status, answer })
+    }
+}
+
+struct Posted {
+    status: u16,
+    answer: Option<Bytes>,
+}
+
+async fn posts(slot: &mut Option<Conn>, addr: SocketAddr) -> io::Result<&mut Conn> {
+    let conn = match slot.take() {
+        Some(conn) => conn,
+        None => Conn::connect(addr).await?,
+    };
+    Ok(slot.insert(conn))
+}
+
+async fn open_sse(target: &Target) -> Result<(Conn, Events, String), Failure> {
+    let mut conn = Conn::connect(target.addr).await?;
+    conn.send(get_head(target, None).as_bytes()).await?;
+    let head = conn.head().await?;
+    if head.status != 200 || !head.is_event_stream {
+        return Err(Failure::Status(head.status, "the GET of a stream"));
+    }
+    let mut events = Events::new(head.framing);
+    match events.next(&mut conn).await? {
+        Some(Event { name, data }) if name == "endpoint" => {
+            let path = endpoint(&target.path, &String::from_utf8_lossy(&data));
+            Ok((conn, events, path))
+        }
+        other => Err(Failure::Wrong(format!("{other:?} instead of the endpoint event"))),
+    }
+}
+
+/// The path an `endpoint` event means, seen from the path of the stream.
+fn endpoint(stream_path: &str, data: &str) -> String {
+    let data = match data.split_once("://") {
+        Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
+        None => data,
+    };
+    match data.as_bytes().first() {
+        Some(b'/') => data.to_owned(),
+        Some(b'?') => format!("{}{data}", stream_path.split('?').next().unwrap_or_default()),
+        _ => {
+            let folder = stream_path.rfind('/').map_or("/", |at| &stream_path[..=at]);
+            format!("{folder}{data}")
+        }
+    }
+}
+
+async fn next_answer(conn: &mut Conn, events: &mut Events, id: u64) -> Result<Bytes, Failure> {
+    loop {
+        let Some(event) = events.next(conn).await? else {
+            return Err(Failure::Io(io::ErrorKind::UnexpectedEof.into()));
+        };
+        if !event.name.is_empty() {
+            continue;
+        }
+        match Envelope::parse(&event.data) {
+            // Notifications and pings of the server are none of our business.
+            Ok(envelope) if matches!(envelope.kind, Kind::Request | Kind::Notification) => {}
+            Ok(_) => return Ok(event.data),
+            Err(error) => return Err(Failure::Wrong(format!("to call {id}: {error}"))),
+        }
+    }
+}
+
+/// Whether this is the answer to the call with this id and nonce.
+pub(super) fn check(answer: &[u8], id: u64, work: Work, nonce: &str) -> Result<(), Failure> {
+    let wrong = |what: &str| {
+        let start = &answer[..answer.len().min(200)];
+        Err(Failure::Wrong(format!("{what} (call {id}): {}", String::from_utf8_lossy(start))))
+    };
+    let Ok(envelope) = Envelope::parse(answer) else { return wrong("no message") };
+    if envelope.id_value() != Some(IdValue::Num(id.cast_signed())) {
+        return wrong("another id");
+    }
+    match envelope.kind {
+        Kind::Success => {}
+        Kind::Failure => {
+            return Err(Failure::Rpc(String::from_utf8_lossy(&answer[..answer.len().min(300)]).into_owned()));
+        }
+        Kind::Request | Kind::Notification => return wrong("no answer"),
+    }
+    if envelope.result.is_error {
+        return wrong("a tool error");
+    }
+    match work {
+        Work::Echo if memmem::find(answer, nonce.as_bytes()).is_none() => wrong("another nonce"),
+        Work::Big(size) if answer.len() < size => wrong("too short"),
+        Work::Echo | Work::Big(_) => Ok(()),
+    }
+}
+
+fn post_head(target: &Target, path: &str, session: Option<&str>) -> String {
+    let mut head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\n",
+        target.addr
+    );
+    if let Some(session) = session {
+        head.push_str(&session_headers(target.front, session));
+    }
+    head.push_str("content-length: ");
+    head
+}
+
+fn get_head(target: &Target, session: Option<&str>) -> String {
+    let session = session.map(|session| session_headers(target.front, session)).unwrap_or_default();
+    format!(
+        "GET {} HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n{session}\r\n",
+        target.path, target.addr
+    )
+}
+
+fn session_headers(front: Front, session: &str) -> String {
+    format!("mcp-session-id: {session}\r\nmcp-protocol-version: {}\r\n", front.revision())
+}
+
+/// A number nobody else has (splitmix64 finaliser over agent and call).
+fn mix(key: u64, id: u64) -> u64 {
+    let mut x = key.rotate_left(32) ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RIGHT: &[u8] = br#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"abc"}]}}"#;
+
+    #[test]
+    fn the_right_answer_is_right() {
+        assert!(check(RIGHT, 7, Work::Echo, "abc").is_ok());
+    }
+
+    #[test]
+    fn an_answer_with_another_nonce_or_id_is_wrong() {
+        assert!(matches!(check(RIGHT, 7, Work::Echo, "abd"), Err(Failure::Wrong(_))));
+        assert!(matches!(check(RIGHT, 8, Work::Echo, "abc"), Err(Failure::Wrong(_))));
+        let quoted = br#"{"jsonrpc":"2.0","id":"7","result":{"text":"abc"}}"#;
+        assert!(matches!(check(quoted, 7, Work::Echo, "abc"), Err(Failure::Wrong(_))));
+    }
+
+    #[test]
+    fn errors_and_truncated_answers_do_not_count_as_answers() {
+        let error = br#"{"jsonrpc":"2.0","id":7,"error":{"code":-31902,"message":"abc"}}"#;
+        assert!(matches!(check(error, 7, Work::Echo, "abc"), Err(Failure::Rpc(_))));
+        let tool = br#"{"jsonrpc":"2.0","id":7,"result":{"content":[],"isError":true,"n":"abc"}}"#;
+        assert!(matches!(check(tool, 7, Work::Echo, "abc"), Err(Failure::Wrong(_))));
+        assert!(matches!(check(&RIGHT[..20], 7, Work::Echo, "abc"), Err(Failure::Wrong(_))));
+        assert!(matches!(check(RIGHT, 7, Work::Big(4096), ""), Err(Failure::Wrong(_))));
+    }
+
+    #[test]
+    fn an_endpoint_is_resolved_against_its_stream() {
+        for (data, expected) in [
+            ("/messages/?session_id=1", "/messages/?session_id=1"),
+            ("?session=1", "/b/sse?session=1"),
+            ("http://127.0.0.1:1/m?x=1", "/m?x=1"),
+            ("messages?x=1", "/b/messages?x=1"),
+        ] {
+            assert_eq!(endpoint("/b/sse", data), expected);
+        }
+    }
+
+    #[test]
+    fn nonces_differ_between_agents_and_calls() {
+        let all: std::collections::HashSet<_> =
+            (0..100).flat_map(|key| (0..100).map(move |id| mix(key, id))).collect();
+        assert_eq!(all.len(), 10_000);
+    }
+}

@@ -1,0 +1,131 @@
+//! A large result beside small calls: one agent asks for 8 MiB again and again (one event, written in chunks of
+//! 16 KiB), the others call at a fixed rate; what matters is their p99 beside its quiet value.
+//!
+//! The direct way is the control: what the machine's cores alone make of it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use super::{Rig, Settings, Via, paired, quantile_ms, rig::Backend};
+use crate::{
+    load::{self, Agent, Drive, Front, Histogram, Target, Work},
+    report::{Limit, Report, Table, median},
+};
+
+const SIZE: usize = 8 * 1024 * 1024;
+const AGENTS: usize = 16;
+const RATE: u32 = 400;
+/// Longest time one large result may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) async fn measure(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    // Over Streamable HTTP, too, the answer comes as one event.
+    let rig = Rig::start(settings, Backend { handshake_ms: 0, events: true }).await?;
+    let mut table = Table::new(
+        format!("8 MiB results beside {RATE} calls/s over {AGENTS} agents"),
+        &["front", "way", "quiet p99 ms", "p99 ms", "times", "8 MiB p50 ms", "results"],
+    );
+    for front in [Front::Http, Front::Sse] {
+        let mcpool = settings.has_mcpool().then_some(Via::Mcpool(front));
+        for via in [Via::Direct, Via::Passthrough, Via::Splice].into_iter().chain(mcpool) {
+            let seen = observe(settings, &rig, via, front, report).await?;
+            table.row([
+                front.as_str().into(),
+                via.name(front),
+                format!("{:.3}", seen.quiet_ms),
+                format!("{:.3}", seen.busy_ms),
+                format!("{:.2}", seen.times),
+                format!("{:.1}", seen.big.quantile(0.5).as_secs_f64() * 1e3),
+                seen.big.len().to_string(),
+            ]);
+            report.record(json!({
+                "scenario": "8 MiB results", "front": front.as_str(), "via": via.name(front),
+                "quiet_p99_ms": seen.quiet_ms, "p99_ms": seen.busy_ms, "times": seen.times,
+                "big_p50_ms": seen.big.quantile(0.5).as_secs_f64() * 1e3, "big_results": seen.big.len(),
+            }));
+            if matches!(via, Via::Mcpool(_)) {
+                let name = format!("{}: p99 of others during 8 MiB results, times quiet", front.as_str());
+                report.bar(name, seen.times, Limit::AtMost(2.0));
+            }
+        }
+    }
+    report.table(table)
+}
+
+struct Seen {
+    quiet_ms: f64,
+    busy_ms: f64,
+    times: f64,
+    big: Histogram,
+}
+
+async fn observe(
+    settings: &Settings,
+    rig: &Rig,
+    via: Via,
+    front: Front,
+    report: &mut Report,
+) -> anyhow::Result<Seen> {
+    let plan = settings.plan(rig, via, front, AGENTS, Drive::OpenLoop { rate: RATE })?;
+    let (mut quiet, mut busy, mut big) = (Vec::new(), Vec::new(), Histogram::default());
+    for _ in 0..settings.pairs {
+        quiet.push(load::run(&plan, &[]).await?);
+        let asker = Asker::start(plan.target.clone());
+        let outcome = load::run(&plan, &[]).await;
+        big.merge(&asker.finish()?);
+        busy.push(outcome?);
+    }
+    for outcome in quiet.iter().chain(&busy) {
+        report.count(&outcome.tally, &format!("8 MiB results, {}", via.name(front)));
+    }
+    anyhow::ensure!(!big.is_empty(), "no large result came through {}", via.name(front));
+    Ok(Seen {
+        quiet_ms: median(quiet.iter().map(|o| quantile_ms(o, 0.99))),
+        busy_ms: median(busy.iter().map(|o| quantile_ms(o, 0.99))),
+        times: paired(&busy, &quiet, |busy, quiet| quantile_ms(busy, 0.99) / quantile_ms(quiet, 0.99)),
+        big,
+    })
+}
+
+/// The agent that asks for large results, on a thread of its own so that it does not delay the others here.
+struct Asker {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<anyhow::Result<Histogram>>,
+}
+
+impl Asker {
+    fn start(target: Target) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = stop.clone();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(ask(&target, &seen))
+        });
+        Self { stop, thread }
+    }
+
+    fn finish(self) -> anyhow::Result<Histogram> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the thread that asks for large results panicked"))?
+    }
+}
+
+async fn ask(target: &Target, stop: &AtomicBool) -> anyhow::Result<Histogram> {
+    let failed = |failure: load::Failure| anyhow::anyhow!("a large result failed: {failure}");
+    let mut agent = Agent::open(target, u64::MAX).await.map_err(failed)?;
+    let mut latency = Histogram::default();
+    while !stop.load(Ordering::Relaxed) {
+        let begin = Instant::now();
+        tokio::time::timeout(PATIENCE, agent.call(Work::Big(SIZE))).await?.map_err(failed)?;
+        latency.record(begin.elapsed());
+    }
+    Ok(latency)
+}
