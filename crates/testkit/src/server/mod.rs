@@ -1,0 +1,247 @@
+//! The scriptable backend: both legacy transports on one listener, with faults, dialects and statistics.
+//!
+//! The subtle thing: the handle outlives the listener. [`Server::stop`] drops listener and connections at
+//! once, as `kill -9` would; [`Server::restart`] takes the same port with an empty memory; statistics go on.
+
+mod accept;
+mod body;
+mod catalog;
+mod dispatch;
+mod faults;
+mod http;
+mod job;
+mod message;
+mod session;
+mod sse;
+mod stats;
+mod streamable;
+mod tools;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::body::Piece;
+use self::faults::Faults;
+use self::message::{Framing, outgoing};
+use self::session::{Session, Sessions};
+use self::stats::Stats;
+pub use self::stats::StatsSnapshot;
+pub(crate) use self::stats::lock;
+use crate::script::{Fault, FaultKind, Script, Stage};
+
+/// A running (or stopped) backend. Dropping it stops everything it started.
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    addr: SocketAddr,
+    run: Mutex<Option<Run>>,
+}
+
+/// What outlives a restart, and the sessions, which do not.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    script: RwLock<Arc<Script>>,
+    pub(crate) sessions: Sessions,
+    faults: Faults,
+    pub(crate) stats: Arc<Stats>,
+}
+
+impl Shared {
+    /// The script as it is now.
+    pub(crate) fn script(&self) -> Arc<Script> {
+        Arc::clone(&self.script.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The fault for this exchange; counted.
+    pub(crate) fn hit(&self, at: Stage) -> Option<FaultKind> {
+        let fault = self.faults.hit(at)?;
+        self.stats.faults.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Some(fault)
+    }
+}
+
+/// One life of the listener: what stops its tasks and what counts them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Run {
+    pub(crate) token: CancellationToken,
+    pub(crate) tracker: TaskTracker,
+}
+
+impl Run {
+    /// Starts a task that ends with this life.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let token = self.token.clone();
+        self.tracker.spawn(async move {
+            token.run_until_cancelled(task).await;
+        });
+    }
+}
+
+impl Server {
+    /// Binds and serves on the caller's runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn start(script: Script) -> io::Result<Self> {
+        let listener = accept::bind(script.addr)?;
+        let addr = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            faults: Faults::default(),
+            sessions: Sessions::default(),
+            stats: Arc::default(),
+            script: RwLock::new(Arc::new(script)),
+        });
+        shared.faults.set(shared.script().faults.clone());
+        let server = Self { shared, addr, run: Mutex::new(None) };
+        server.serve(listener);
+        Ok(server)
+    }
+
+    /// Where it listens, also while it is stopped.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// URL of the HTTP+SSE transport.
+    #[must_use]
+    pub fn url_sse(&self) -> String {
+        format!("http://{}{}", self.addr, self.shared.script().sse_path.as_deref().unwrap_or("/sse"))
+    }
+
+    /// URL of the first Streamable HTTP mount.
+    #[must_use]
+    pub fn url_http(&self) -> String {
+        let script = self.shared.script();
+        format!("http://{}{}", self.addr, script.http_paths.first().map_or("/mcp", String::as_str))
+    }
+
+    /// The counters now.
+    #[must_use]
+    pub fn stats(&self) -> StatsSnapshot {
+        self.shared.stats.snapshot()
+    }
+
+    /// How often `add` was executed for this nonce.
+    #[must_use]
+    pub fn executions(&self, nonce: &str) -> u64 {
+        self.shared.stats.executions(nonce)
+    }
+
+    /// Drops listener, connections, calls and sessions at once; returns when the port is free.
+    ///
+    /// # Cancel safety
+    /// Dropped early, everything still stops, soon.
+    pub async fn stop(&self) {
+        let run = lock(&self.run).take();
+        if let Some(run) = run {
+            run.token.cancel();
+            self.clear();
+            run.tracker.close();
+            run.tracker.wait().await;
+        }
+    }
+
+    /// Stops if needed and serves again on the same port, with no memory of any session.
+    ///
+    /// # Errors
+    /// When somebody else took the port meanwhile.
+    pub async fn restart(&self) -> io::Result<()> {
+        self.stop().await;
+        self.serve(accept::bind(self.addr)?);
+        Ok(())
+    }
+
+    /// Makes every session unknown from now on. Calls in flight on Streamable HTTP run on; streams end unless
+    /// `keep_streams`.
+    pub fn forget_sessions(&self, keep_streams: bool) {
+        for session in self.shared.sessions.take_all() {
+            if !keep_streams {
+                session.detach();
+            }
+        }
+    }
+
+    /// Ends the stream of every session, which lives on where its transport allows it.
+    pub fn close_streams(&self) {
+        self.shared.sessions.all().iter().for_each(|s| s.detach());
+    }
+
+    /// Changes the script of the running server; mounts and address stay as they were started.
+    pub fn tune(&self, change: impl FnOnce(&mut Script)) {
+        let mut script = self.shared.script.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut script));
+    }
+
+    /// Replaces all faults.
+    pub fn set_faults(&self, faults: Vec<Fault>) {
+        self.shared.faults.set(faults);
+    }
+
+    /// Replaces all faults by this one.
+    pub fn set_fault(&self, fault: Fault) {
+        self.set_faults(vec![fault]);
+    }
+
+    /// Behaves again.
+    pub fn clear_faults(&self) {
+        self.set_faults(Vec::new());
+    }
+
+    /// Sends a notification on the own stream of every session; says how many took it.
+    pub fn notify(&self, method: &str, params: &Value) -> usize {
+        self.send(method, params, |_| true)
+    }
+
+    /// Sends `notifications/resources/updated` to the sessions that subscribed to `uri`.
+    pub fn resource_updated(&self, uri: &str) -> usize {
+        let params = serde_json::json!({ "uri": uri });
+        self.send("notifications/resources/updated", &params, |s| s.is_subscribed(uri))
+    }
+
+    /// Sends a notification on the own stream of one session (its id is what the `session` tool answers).
+    pub fn notify_session(&self, session: &str, method: &str, params: &Value) -> bool {
+        self.send(method, params, |s| s.id == session) > 0
+    }
+
+    /// The ids of all open sessions.
+    #[must_use]
+    pub fn session_ids(&self) -> Vec<String> {
+        self.shared.sessions.all().iter().map(|s| s.id.clone()).collect()
+    }
+
+    fn send(&self, method: &str, params: &Value, to: impl Fn(&Session) -> bool) -> usize {
+        let event = outgoing(None, method, &params.to_string(), Framing::Sse);
+        let took =
+            |s: &Arc<Session>| s.stream().is_some_and(|tx| tx.try_send(Piece::Event(event.clone())).is_ok());
+        self.shared.sessions.all().iter().filter(|s| to(s) && took(s)).count()
+    }
+
+    fn serve(&self, listener: tokio::net::TcpListener) {
+        let run = Run::default();
+        let cap = self.shared.script().connection_cap;
+        run.spawn(accept::run(listener, Arc::clone(&self.shared), run.clone(), cap));
+        *lock(&self.run) = Some(run);
+    }
+
+    fn clear(&self) {
+        for session in self.shared.sessions.take_all() {
+            session.closed.cancel();
+            session.detach();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(run) = lock(&self.run).take() {
+            run.token.cancel();
+        }
+        self.clear();
+    }
+}
