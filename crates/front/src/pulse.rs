@@ -3,14 +3,15 @@
 //! hyper has one timer for the header and the idle time before it, so it is off and this wrapper keeps them apart.
 //! It lives inside the IO: whenever a read or write would wait, the one timer of the connection is polled with the
 //! limit of the moment. The timer is armed lazily and mostly fires early, to be armed again: an active connection
-//! pays no timer operation per request.
+//! pays no timer operation per request. hyper does not read again between an answer and the next request, so the
+//! timer also runs while a request is served, and the end of the request only leaves its time.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -27,8 +28,13 @@ const BUSY: u8 = 2;
 const IDLE: u8 = 3;
 
 /// What the connection is waiting for, shared by its IO and its service.
-#[derive(Debug, Default)]
-pub(crate) struct Pulse(AtomicU8);
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    phase: AtomicU8,
+    begun: Instant,
+    /// Milliseconds after `begun` at which the last request ended.
+    idle_since: AtomicU64,
+}
 
 /// A request is being served. Dropped with the response body.
 pub(crate) struct Busy(Arc<Pulse>);
@@ -39,21 +45,31 @@ pub(crate) struct TimedIo<T> {
     pulse: Arc<Pulse>,
     times: FrontTimes,
     timer: Option<Pin<Box<Sleep>>>,
-    waiting: Option<(u8, Instant)>,
+    header_since: Option<Instant>,
     stalled: Option<Instant>,
     on_stall: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Pulse {
+    pub(crate) fn new() -> Self {
+        Self { phase: AtomicU8::new(FRESH), begun: Instant::now(), idle_since: AtomicU64::new(0) }
+    }
+
     pub(crate) fn busy(self: &Arc<Self>) -> Busy {
-        self.0.store(BUSY, Ordering::Release);
+        self.phase.store(BUSY, Ordering::Release);
         Busy(Arc::clone(self))
+    }
+
+    fn idle_since(&self) -> Instant {
+        self.begun + Duration::from_millis(self.idle_since.load(Ordering::Acquire))
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.0.store(IDLE, Ordering::Release);
+        let at = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.idle_since.store(at, Ordering::Release);
+        self.0.phase.store(IDLE, Ordering::Release);
     }
 }
 
@@ -64,29 +80,26 @@ impl<T> TimedIo<T> {
         times: FrontTimes,
         on_stall: Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
-        Self { io, pulse, times, timer: None, waiting: None, stalled: None, on_stall }
-    }
-
-    fn limit(&self, phase: u8) -> Option<Duration> {
-        match phase {
-            FRESH | HEADER => Some(self.times.header),
-            IDLE => Some(self.times.keep_alive),
-            _ => None,
-        }
+        Self { io, pulse, times, timer: None, header_since: None, stalled: None, on_stall }
     }
 
     fn read_expired(&mut self, cx: &mut Context<'_>) -> bool {
-        let phase = self.pulse.0.load(Ordering::Acquire);
-        let Some(limit) = self.limit(phase) else {
-            self.waiting = None;
-            return false;
-        };
-        let since = match self.waiting {
-            Some((known, since)) if known == phase => since,
-            _ => Instant::now(),
-        };
-        self.waiting = Some((phase, since));
-        self.is_past(cx, since + limit)
+        let times = self.times;
+        match self.pulse.phase.load(Ordering::Acquire) {
+            IDLE => {
+                self.header_since = None;
+                self.is_past(cx, self.pulse.idle_since() + times.keep_alive)
+            }
+            BUSY => {
+                self.header_since = None;
+                // Never over while a request is served; this only keeps the timer going for the time after it.
+                self.is_past(cx, Instant::now() + times.keep_alive)
+            }
+            _ => {
+                let since = *self.header_since.get_or_insert_with(Instant::now);
+                self.is_past(cx, since + times.header)
+            }
+        }
     }
 
     fn write_expired(&mut self, cx: &mut Context<'_>) -> bool {
@@ -132,8 +145,12 @@ impl<T: Read + Unpin> Read for TimedIo<T> {
                 // The first bytes of a request: from here on its header has a deadline. A request whose header is
                 // complete is busy before the next read; one that is busy already is reading its body.
                 for before in [FRESH, IDLE] {
-                    let _ =
-                        this.pulse.0.compare_exchange(before, HEADER, Ordering::AcqRel, Ordering::Acquire);
+                    let _ = this.pulse.phase.compare_exchange(
+                        before,
+                        HEADER,
+                        Ordering::AcqRel,
+                        Ordering::Acquire,
+                    );
                 }
                 Poll::Ready(done)
             }

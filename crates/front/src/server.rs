@@ -135,7 +135,7 @@ async fn serve_connection<B: Backends>(
     // Answers are small and waited for.
     let _ = stream.set_nodelay(true);
     let common = Arc::clone(&front.common);
-    let pulse = Arc::new(Pulse::default());
+    let pulse = Arc::new(Pulse::new());
     let stalled = Arc::clone(&common);
     let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));
     let io = TimedIo::new(TokioIo::new(stream), Arc::clone(&pulse), common.config.times, on_stall);

@@ -2,5 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod client;
+mod events;
+mod input;
+mod lifecycle;
+mod limits;
+mod pages;
 mod script;
+mod sse;
 mod streamable;

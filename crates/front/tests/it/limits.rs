@@ -1,0 +1,146 @@
+//! Times and numbers: headers, bodies, idle connections and agents.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use mcpool_front::{FrontConfig, FrontLimits, FrontTimes};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::Instant,
+};
+
+use crate::client::{PATIENCE, Running, Sse, initialize, start_with, tool, until};
+
+const SHORT: Duration = Duration::from_millis(60);
+const LONG: Duration = Duration::from_millis(400);
+
+async fn connection_that_says(front: &Running, text: &str) -> (String, Duration) {
+    let mut stream = TcpStream::connect(front.addr).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let (begun, mut heard) = (Instant::now(), String::new());
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut heard)).await.expect("never closed").unwrap();
+    (heard, begun.elapsed())
+}
+
+#[tokio::test]
+async fn each_kind_of_silence_has_its_own_limit() {
+    let times = FrontTimes { header: SHORT, keep_alive: LONG, body_idle: SHORT, ..FrontTimes::default() };
+    let front = start_with(FrontConfig { times, ..FrontConfig::default() }).await;
+    // No byte at all, and a header that does not end.
+    for text in ["", "GET /livez HTTP/1.1\r\nhost: local"] {
+        let (heard, took) = connection_that_says(&front, text).await;
+        assert!(heard.is_empty() && took >= SHORT, "{text:?} {took:?} {heard}");
+    }
+    // Idle after an answer: longer than a header may take.
+    let (heard, took) = connection_that_says(&front, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.1 200") && took >= LONG, "{took:?}");
+    // A body that stands still.
+    let body = "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{";
+    let (heard, _) = connection_that_says(&front, body).await;
+    assert!(heard.starts_with("HTTP/1.1 408"), "{heard}");
+}
+
+#[tokio::test]
+async fn a_header_begun_after_an_answer_has_the_limit_of_a_header() {
+    let times = FrontTimes { header: SHORT, keep_alive: PATIENCE * 2, ..FrontTimes::default() };
+    let front = start_with(FrontConfig { times, ..FrontConfig::default() }).await;
+    let mut stream = TcpStream::connect(front.addr).await.unwrap();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut heard = vec![0; 4096];
+    let got = stream.read(&mut heard).await.unwrap();
+    assert!(heard[..got].ends_with(b"}"));
+    stream.write_all(b"GET /li").await.unwrap();
+    let end = tokio::time::timeout(PATIENCE, stream.read(&mut heard)).await.expect("never closed");
+    assert_eq!(end.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_header_block_that_is_too_large_is_431() {
+    let front = start_with(FrontConfig::default()).await;
+    let head = "GET /livez HTTP/1.1\r\nhost: localhost\r\nx: ";
+    // Exactly the limit: nothing stays unread, so the connection is not reset before the answer is seen.
+    let text = format!("{head}{}", "y".repeat((32 << 10) - head.len()));
+    let mut stream = TcpStream::connect(front.addr).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut start = [0; 12];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut start)).await.unwrap().unwrap();
+    assert_eq!(&start, b"HTTP/1.1 431");
+}
+
+#[tokio::test]
+async fn a_long_call_and_an_open_stream_are_no_silence() {
+    let times = FrontTimes { header: SHORT, keep_alive: SHORT, ..FrontTimes::default() };
+    let front = start_with(FrontConfig { times, ..FrontConfig::default() }).await;
+    let session = front.session("/mcp").await;
+    let mut stream = front.sse("/sse", &[]).await;
+    let message = tool(1, "gated");
+    let release = async {
+        // Longer than any limit above: a third, silent connection is closed meanwhile, twice.
+        for _ in 0..2 {
+            connection_that_says(&front, "").await;
+        }
+        front.script.gate.open();
+    };
+    let (got, ()) = tokio::join!(front.call(&session, &message), release);
+    assert_eq!(got.json()["id"], 1);
+    front.say(&stream.session, &tool(2, "echo")).await;
+    assert_eq!(stream.json().await["id"], 2);
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_wait() {
+    let limits = FrontLimits { connections: 1, ..FrontLimits::default() };
+    let front = start_with(FrontConfig { limits, ..FrontConfig::default() }).await;
+    let first = front.sse("/sse", &[]).await;
+    let waiting = front.get("/livez", &[]);
+    let release = async {
+        assert_eq!(front.gauges.connections.load(Ordering::SeqCst), 1);
+        drop(first);
+    };
+    let (got, ()) = tokio::join!(waiting, release);
+    assert_eq!(got.status, 200);
+}
+
+#[tokio::test]
+async fn agent_sessions_above_the_limit_are_503_with_retry_after() {
+    let limits = FrontLimits { agent_sessions: 1, ..FrontLimits::default() };
+    let front = start_with(FrontConfig { limits, ..FrontConfig::default() }).await;
+    let session = front.session("/mcp").await;
+    let got = front.post("/mcp", &[], &initialize("i")).await;
+    assert_eq!((got.status.as_u16(), got.code(), got.json()["id"].clone()), (503, -31903, json!("i")));
+    assert!(got.headers.contains_key("retry-after"));
+    assert_eq!(front.get("/sse", &[]).await.status, 503);
+    assert_eq!(front.call(&session, &tool(1, "echo")).await.status, 200);
+    assert_eq!(front.script.saw("responded http 503 gateway"), 1);
+}
+
+#[tokio::test]
+async fn calls_above_the_limit_of_an_agent_are_refused_with_200() {
+    let limits = FrontLimits { calls_per_agent: 1, ..FrontLimits::default() };
+    let front = start_with(FrontConfig { limits, ..FrontConfig::default() }).await;
+    let session = front.session("/mcp").await;
+    let first = tool(1, "gated");
+    let second = async {
+        until("it runs", || front.script.calls.lock().unwrap().len() == 1).await;
+        let got = front.call(&session, &tool(2, "echo")).await;
+        assert_eq!((got.status.as_u16(), got.code()), (200, -31903));
+        front.script.gate.open();
+    };
+    let (got, ()) = tokio::join!(front.call(&session, &first), second);
+    assert_eq!(got.json()["id"], 1);
+}
+
+#[tokio::test]
+async fn an_idle_agent_expires_unless_it_listens() {
+    let times = FrontTimes { agent_idle: LONG, ..FrontTimes::default() };
+    let front = start_with(FrontConfig { times, ..FrontConfig::default() }).await;
+    let (idle, listening) = (front.session("/mcp").await, front.session("/mcp").await);
+    let headers = [("mcp-session-id", listening.as_str()), ("accept", "text/event-stream")];
+    let stream = Sse::over(front.send("GET", "/mcp", &headers, "").await);
+    until("the idle one is gone", || front.gauges.http_agents.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(front.call(&idle, &tool(1, "echo")).await.status, 404);
+    assert_eq!(front.call(&listening, &tool(1, "echo")).await.status, 200);
+    assert_eq!(front.script.saw("closed idle"), 1);
+    drop(stream);
+}
