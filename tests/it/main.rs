@@ -1,1 +1,5 @@
 //! One binary, many modules.
+
+mod herd;
+mod rig;
+mod tidy;

@@ -1,0 +1,219 @@
+//! A whole gateway in this process: front, stack and pools over real sockets on loopback, without the edges
+//! (configuration file, admin listener). What happens is counted.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use mcpool::{
+    build::{BackendSettings, Gateway, GatewayObserve},
+    stack::{RetrySettings, StackObserve},
+};
+use mcpool_front::{FrontConfig, FrontEvent, FrontObserve, Health, Outcome, Readiness, Server};
+use mcpool_upstream::{
+    BackendSpec, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Source, Times, TransportChoice,
+};
+use mcpool_wire::BackendId;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+/// A running gateway.
+pub(crate) struct Rig {
+    pub(crate) gateway: Gateway,
+    pub(crate) addr: SocketAddr,
+    pub(crate) seen: Arc<Seen>,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<()>,
+}
+
+/// What happened so far.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) events: Mutex<Vec<String>>,
+    pub(crate) dropped: Mutex<BTreeMap<&'static str, usize>>,
+    pub(crate) statuses: Mutex<BTreeMap<u16, usize>>,
+    pub(crate) failures: Mutex<Vec<String>>,
+    pub(crate) retried: AtomicUsize,
+    pub(crate) rejected: AtomicUsize,
+    pub(crate) transitions: Mutex<Vec<String>>,
+}
+
+/// What a test wants of one backend.
+pub(crate) struct Wanted {
+    pub(crate) url: String,
+    pub(crate) mode: ModeChoice,
+    pub(crate) transport: TransportChoice,
+    pub(crate) times: Times,
+    pub(crate) limits: Limits,
+    pub(crate) breaker: mcpool_breaker::Settings,
+}
+
+impl Wanted {
+    pub(crate) fn shared(url: String) -> Self {
+        Self {
+            url,
+            mode: ModeChoice::Shared,
+            transport: TransportChoice::Auto,
+            times: Times::default(),
+            limits: Limits::default(),
+            breaker: mcpool_breaker::Settings::default(),
+        }
+    }
+
+    fn settings(self) -> BackendSettings {
+        let endpoint = HttpEndpoint { url: self.url.parse().expect("a URL"), headers: Vec::new(), ca_pem: None };
+        let spec = BackendSpec {
+            id: BackendId(0),
+            name: "demo".into(),
+            origin: Origin::Cli,
+            generation: 1,
+            endpoint,
+            transport: self.transport,
+            mode: self.mode,
+            times: self.times,
+            limits: self.limits,
+        };
+        BackendSettings { spec, breaker: self.breaker, retry: RetrySettings::default() }
+    }
+}
+
+impl Rig {
+    /// Starts a gateway in front of one backend.
+    pub(crate) async fn start(wanted: Wanted) -> Self {
+        let seen = Arc::new(Seen::default());
+        let gateway = Gateway::start(vec![wanted.settings()], None, &Arc::new(Eyes(seen.clone()))).expect("a gateway");
+        let mut config = FrontConfig::default();
+        config.times.drain = Duration::from_secs(2);
+        let router = Arc::new(gateway.router());
+        let server = Server::new(config, router, Arc::new(Eyes(seen.clone())), Arc::new(Fine));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(async move {
+            let shutdown = async move {
+                let _ = stopped.await;
+            };
+            server.run(listener, shutdown).await;
+        });
+        Self { gateway, addr, seen, stop: Some(stop), serving }
+    }
+
+    pub(crate) fn url_http(&self) -> String {
+        format!("http://{}/mcp", self.addr)
+    }
+
+    pub(crate) fn url_sse(&self) -> String {
+        format!("http://{}/sse", self.addr)
+    }
+
+    /// What is held at the backend: calls in flight, book entries, callers waiting.
+    pub(crate) fn held(&self) -> (usize, usize, usize) {
+        let status = self.gateway.backends()[0].backend.status();
+        let pending = status.sessions.iter().map(|s| s.pending).sum();
+        (status.leases.0, pending, status.waiting.0)
+    }
+
+    /// Waits until nothing is held any more.
+    pub(crate) async fn idle(&self) {
+        let settled = async {
+            while self.held() != (0, 0, 0) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(15), settled).await.unwrap_or_else(|_| panic!("{:?}", self.held()));
+    }
+
+    pub(crate) async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        let _ = (&mut self.serving).await;
+        self.gateway.shutdown(Duration::from_secs(2)).await;
+    }
+}
+
+impl Seen {
+    pub(crate) fn non_2xx(&self) -> BTreeMap<u16, usize> {
+        let statuses = self.statuses.lock().expect("not poisoned");
+        statuses.iter().filter(|(code, _)| !(200..300).contains(*code)).map(|(c, n)| (*c, *n)).collect()
+    }
+
+    pub(crate) fn failures(&self) -> Vec<String> {
+        self.failures.lock().expect("not poisoned").clone()
+    }
+}
+
+struct Eyes(Arc<Seen>);
+
+struct Fine;
+
+impl Health for Fine {
+    fn readiness(&self) -> Readiness {
+        Readiness::Ok
+    }
+
+    fn version(&self) -> &str {
+        "0"
+    }
+
+    fn details(&self) -> serde_json::Map<String, serde_json::Value> {
+        serde_json::Map::new()
+    }
+}
+
+impl Observe for Eyes {
+    fn on(&self, _: &Source, event: Event<'_>) {
+        match event {
+            Event::Dropped { kind } => *self.0.dropped.lock().expect("not poisoned").entry(kind).or_default() += 1,
+            Event::Answered { .. } | Event::Rung { .. } | Event::Probed { .. } => {}
+            other => self.0.events.lock().expect("not poisoned").push(format!("{other:?}")),
+        }
+    }
+}
+
+impl GatewayObserve for Eyes {
+    fn stack(&self, _: &Source) -> Arc<dyn StackObserve> {
+        Arc::new(Self(self.0.clone()))
+    }
+
+    fn transition(&self, _: &Source, transition: &mcpool_breaker::Transition) {
+        self.0.transitions.lock().expect("not poisoned").push(format!("{transition:?}"));
+    }
+}
+
+impl StackObserve for Eyes {
+    fn leased(&self, _: Duration) {}
+
+    fn retried(&self, _: &'static str) {
+        self.0.retried.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn rejected(&self, _: &'static str) {
+        self.0.rejected.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl FrontObserve for Eyes {
+    fn on(&self, event: &FrontEvent<'_>) {
+        match event {
+            FrontEvent::Responded { code, .. } => {
+                *self.0.statuses.lock().expect("not poisoned").entry(*code).or_default() += 1;
+            }
+            FrontEvent::CallEnded(end)
+                if !matches!(end.outcome, Outcome::Ok | Outcome::ToolError | Outcome::Cancelled) =>
+            {
+                let line = format!("{} {:?} {:?} {:?}", end.method.as_str(), end.outcome, end.executed, end.error);
+                let mut failures = self.0.failures.lock().expect("not poisoned");
+                if failures.len() < 200 {
+                    failures.push(line);
+                }
+            }
+            _ => {}
+        }
+    }
+}
