@@ -153,6 +153,21 @@ impl Pending {
         outlet.is_some_and(|outlet| outlet.push(event).is_ok())
     }
 
+    /// Hands an event to whichever waiting caller takes it.
+    pub(crate) fn push_to_any(&self, event: &dyn Fn() -> LinkEvent) -> bool {
+        let outlets: Vec<Arc<dyn Outlet>> = match &*self.lock() {
+            Book::Open { calls, .. } => calls
+                .values()
+                .filter_map(|entry| match &entry.state {
+                    EntryState::Waiting { owner: Some(owner), .. } => owner.outlet.clone(),
+                    _ => None,
+                })
+                .collect(),
+            Book::Closed(_) => Vec::new(),
+        };
+        outlets.iter().any(|outlet| outlet.push(event()).is_ok())
+    }
+
     /// The caller is gone: the entry stays, with its slot, until the answer or the grace.
     pub(crate) fn abandon(&self, id: u64, now: Instant) -> bool {
         match &mut *self.lock() {

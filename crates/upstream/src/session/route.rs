@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, CallTrace, Envelope, IdValue, Kind, LinkEvent, Message, Method, OutletFull, RpcId,
+    Answer, CallTrace, Envelope, IdValue, Kind, LinkEvent, Message, Method, RpcId,
     error_response, result_response,
 };
 
@@ -38,7 +38,7 @@ impl Session {
                 None
             }
             Kind::Request => {
-                self.route_request(message, &envelope);
+                self.route_request(message, &envelope, &origin);
                 None
             }
         }
@@ -101,12 +101,12 @@ impl Session {
         self.to_owner(message, "log");
     }
 
-    fn route_request(&self, message: Message, envelope: &Envelope<'_>) {
+    fn route_request(&self, message: Message, envelope: &Envelope<'_>, origin: &Origin<'_>) {
         let Some(Ok(id)) = envelope.id() else { return self.dropped("server_request") };
         if envelope.method == Some(Method::Ping) {
             return self.send_later(result_response(&id, b"{}"));
         }
-        if self.mode == Mode::Pinned && self.ask_owner(message, &id) {
+        if self.mode == Mode::Pinned && self.ask_owner(&message, &id, origin) {
             return;
         }
         // A shared session declared no capabilities: nobody may be guessed to be the one who is asked.
@@ -114,8 +114,9 @@ impl Session {
         self.send_later(error_response(Some(&id), -32601, "not offered on this session", None));
     }
 
-    fn ask_owner(&self, message: Message, id: &RpcId) -> bool {
-        let Some(owner) = self.owner() else { return false };
+    /// Asks the agent the session belongs to: on the stream of the call the request came with, else on the agent's
+    /// own stream, else on that of any call it waits for (it has no other).
+    fn ask_owner(&self, message: &Message, id: &RpcId, origin: &Origin<'_>) -> bool {
         let number = {
             let mut asked = lock(&self.asked);
             if asked.open.len() >= MAX_ASKED {
@@ -126,11 +127,16 @@ impl Session {
             asked.open.insert(number, id.clone());
             number
         };
-        let pushed = owner.push(LinkEvent::Request { id: number, message });
-        if pushed == Err(OutletFull) {
+        let request = || LinkEvent::Request { id: number, message: message.clone() };
+        let asked = match origin {
+            Origin::Exchange { call, .. } => self.pending.push_to(*call, request()),
+            Origin::Stream => false,
+        } || self.owner().is_some_and(|owner| owner.push(request()).is_ok())
+            || self.pending.push_to_any(&request);
+        if !asked {
             lock(&self.asked).open.remove(&number);
         }
-        pushed.is_ok()
+        asked
     }
 
     fn to_owner(&self, message: Message, kind: &'static str) {
