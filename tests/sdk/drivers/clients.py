@@ -1,0 +1,139 @@
+"""One face over three real Python clients: `mcp` 1.x, `mcp` 2.x and FastMCP.
+
+Which of them is installed depends on the virtual environment, so every import stands in its own class.
+Entering is the handshake, leaving is the close; both must happen in the same task (anyio's rule).
+"""
+
+import asyncio
+import contextlib
+
+
+def text_of(result) -> str:
+    """The first text of a tool's result."""
+    failed = getattr(result, "isError", None) or getattr(result, "is_error", None)
+    text = getattr(result.content[0], "text", "") if result.content else ""
+    if failed:
+        raise RuntimeError(f"tool error: {text}")
+    return text
+
+
+class Mcp1:
+    """`mcp` 1.x: ClientSession over a transport. It never cancels by itself, so we send the notification."""
+
+    def __init__(self, url: str, transport: str, timeout: float):
+        self.url, self.transport, self.timeout = url, transport, timeout
+
+    async def __aenter__(self):
+        from datetime import timedelta
+
+        from mcp import ClientSession
+
+        async with contextlib.AsyncExitStack() as stack:
+            streams = await stack.enter_async_context(self._connect())
+            patience = timedelta(seconds=self.timeout)
+            session = ClientSession(streams[0], streams[1], read_timeout_seconds=patience)
+            self.session = await stack.enter_async_context(session)
+            self.hello = await self.session.initialize()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc):
+        return await self._stack.__aexit__(*exc)
+
+    def _connect(self):
+        if self.transport == "sse":
+            from mcp.client.sse import sse_client
+
+            return sse_client(self.url)
+        from mcp.client.streamable_http import streamablehttp_client
+
+        return streamablehttp_client(self.url)
+
+    async def tools(self) -> list[str]:
+        return [tool.name for tool in (await self.session.list_tools()).tools]
+
+    async def call(self, name: str, arguments: dict, progress=None) -> str:
+        return text_of(await self.session.call_tool(name, arguments, progress_callback=progress))
+
+    async def cancelled_call(self, name: str, arguments: dict, after: float) -> str:
+        from mcp import types
+
+        request = self.session._request_id  # the id the next request takes
+        call = asyncio.create_task(self.call(name, arguments))
+        await asyncio.sleep(after)
+        params = types.CancelledNotificationParams(requestId=request, reason="test")
+        note = types.CancelledNotification(method="notifications/cancelled", params=params)
+        await self.session.send_notification(types.ClientNotification(note))
+        return await ended(call, grace=0.3)
+
+
+class Mcp2(Mcp1):
+    """`mcp` 2.x: `Client`, which probes `server/discover` first and cancels when its caller is cancelled."""
+
+    async def __aenter__(self):
+        from mcp import Client
+
+        self.session = Client(self._connect(), read_timeout_seconds=self.timeout)
+        await self.session.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc):
+        return await self.session.__aexit__(*exc)
+
+    def _connect(self):
+        if self.transport == "sse":
+            from mcp.client.sse import sse_client
+
+            return sse_client(self.url)
+        from mcp.client.streamable_http import streamable_http_client
+
+        return streamable_http_client(self.url)
+
+    async def cancelled_call(self, name: str, arguments: dict, after: float) -> str:
+        call = asyncio.create_task(self.call(name, arguments))
+        await asyncio.sleep(after)
+        return await ended(call, grace=0)
+
+
+class Fast(Mcp2):
+    """FastMCP's own client."""
+
+    async def __aenter__(self):
+        from fastmcp import Client
+        from fastmcp.client.transports import SSETransport, StreamableHttpTransport
+
+        kind = SSETransport if self.transport == "sse" else StreamableHttpTransport
+        self.session = Client(kind(self.url), timeout=self.timeout, init_timeout=self.timeout)
+        await self.session.__aenter__()
+        return self
+
+    async def tools(self) -> list[str]:
+        return [tool.name for tool in await self.session.list_tools()]
+
+    async def call(self, name: str, arguments: dict, progress=None) -> str:
+        return text_of(await self.session.call_tool(name, arguments, progress_handler=progress))
+
+
+async def ended(call: asyncio.Task, grace: float) -> str:
+    """Cancels what is left of a call and says how it ended; an answer is not an end we accept."""
+    if grace:
+        await asyncio.wait([call], timeout=grace)
+    call.cancel()
+    try:
+        answer = await call
+    except asyncio.CancelledError:
+        return "cancelled"
+    except Exception as error:  # the server's own answer to a cancelled call is an error in some SDKs
+        return f"error: {error}"
+    raise RuntimeError(f"a cancelled call was answered: {answer}")
+
+
+CLIENTS = {"mcp1": Mcp1, "mcp2": Mcp2, "fastmcp": Fast}
+
+
+def said(error: BaseException) -> str:
+    """One line for an error, with what hides inside exception groups."""
+    inner = getattr(error, "exceptions", None)
+    if inner:
+        return "; ".join(said(e) for e in inner)
+    return f"{type(error).__name__}: {error}".replace("\n", " ")[:300]

@@ -1,0 +1,141 @@
+"""A real FastMCP server for the gate: tools with nonces, progress, state and questions to the client.
+
+It runs on FastMCP 2.14 and 4.1. It binds loopback before it says `ready PORT`, so a port of 0 is safe, and
+it counts what it saw (`/stats`): initialize requests are sessions opened here, statuses are what left here.
+"""
+
+import argparse
+import asyncio
+import collections
+import json
+import socket
+
+import uvicorn
+from fastmcp import Context, FastMCP
+from starlette.responses import JSONResponse
+
+READ_ONLY = {"readOnlyHint": True, "openWorldHint": False}
+WRITES = {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": False, "openWorldHint": False}
+
+server = FastMCP("mcpool-fastmcp")
+statuses: collections.Counter = collections.Counter()
+seen: collections.Counter = collections.Counter()
+added: collections.Counter = collections.Counter()
+
+
+@server.tool(annotations=READ_ONLY)
+async def echo(nonce: str) -> str:
+    """Gives back the nonce."""
+    return nonce
+
+
+@server.tool(annotations=READ_ONLY)
+async def slow(ms: int, nonce: str = "slept") -> str:
+    """Answers after a while; counts itself while it runs, so that a cancellation can be seen."""
+    seen["slow_started"] += 1
+    try:
+        await asyncio.sleep(min(ms, 60_000) / 1000)
+    except asyncio.CancelledError:
+        seen["slow_cancelled"] += 1
+        raise
+    seen["slow_finished"] += 1
+    return nonce
+
+
+@server.tool(annotations=READ_ONLY)
+async def progress(steps: int, ctx: Context, nonce: str = "done", interval_ms: int = 20) -> str:
+    """Reports its progress, then answers."""
+    for step in range(1, min(steps, 1000) + 1):
+        await asyncio.sleep(interval_ms / 1000)
+        await ctx.report_progress(step, steps)
+    return nonce
+
+
+@server.tool(annotations=WRITES)
+async def add(nonce: str) -> str:
+    """Counts its executions by nonce; not safe to repeat."""
+    added[nonce] += 1
+    return f"{nonce} {added[nonce]}"
+
+
+@server.tool(annotations=WRITES)
+async def ask(kind: str, ctx: Context, text: str = "well?") -> str:
+    """Asks the client through elicitation or sampling and gives back its answer."""
+    if kind == "elicitation":
+        answer = await ctx.elicit(text, response_type=str)
+        return f"{answer.action} {getattr(answer, 'data', '')}"
+    answer = await ctx.session.create_message(messages=[user_says(text)], max_tokens=10)
+    return getattr(answer.content, "text", str(answer.content))
+
+
+def user_says(text: str):
+    from mcp.types import SamplingMessage, TextContent
+
+    return SamplingMessage(role="user", content=TextContent(type="text", text=text))
+
+
+@server.custom_route("/stats", methods=["GET"])
+async def stats(_request) -> JSONResponse:
+    return JSONResponse(
+        {
+            "seen": dict(seen),
+            "statuses": {str(k): v for k, v in statuses.items()},
+            "added": len(added),
+            "added_twice": sum(1 for n in added.values() if n > 1),
+        }
+    )
+
+
+class Counted:
+    """Counts statuses and `initialize` bodies as they pass, without touching them."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http" or scope["path"] == "/stats":
+            return await self.app(scope, receive, send)
+
+        async def counted_receive():
+            message = await receive()
+            if message["type"] == "http.request" and b'"initialize"' in message.get("body", b""):
+                seen["initialize"] += 1
+            return message
+
+        async def counted_send(message):
+            if message["type"] == "http.response.start":
+                statuses[message["status"]] += 1
+            await send(message)
+
+        return await self.app(scope, counted_receive, counted_send)
+
+
+class Announced(uvicorn.Server):
+    """Says `ready PORT` once it accepts."""
+
+    async def startup(self, sockets=None):
+        await super().startup(sockets=sockets)
+        if self.started:
+            print(f"ready {sockets[0].getsockname()[1]}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--transport", choices=["sse", "http"], required=True)
+    parser.add_argument("--path", default="/sse/")
+    parser.add_argument("--dump-routes", action="store_true")
+    options = parser.parse_args()
+    app = server.http_app(path=options.path, transport=options.transport)
+    if options.dump_routes:
+        print(json.dumps([getattr(route, "path", "") for route in app.routes]))
+        return
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", options.port))
+    config = uvicorn.Config(Counted(app), log_level="warning", timeout_graceful_shutdown=1, lifespan="on")
+    asyncio.run(Announced(config).serve(sockets=[listener]))
+
+
+if __name__ == "__main__":
+    main()
