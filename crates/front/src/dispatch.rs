@@ -61,7 +61,12 @@ pub(crate) async fn message<B: Backends>(
                 || front.backends.target(Some(name)).is_ok_and(|target| target == agent.core.target)
         })
     });
-    let Some(agent) = agent else { return Served::unknown_session(incoming.id()) };
+    let Some(agent) = agent else {
+        return match front.backends.target(name) {
+            Ok(_) => Served::unknown_session(incoming.id()),
+            Err(why) => unknown_backend(front, incoming.id(), &why),
+        };
+    };
     let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(incoming.id()) };
     match incoming.body {
         Body::Request(request) => {

@@ -276,3 +276,7 @@ impl Drop for Reader {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -183,3 +183,7 @@ pub(crate) fn one_line(json: Bytes) -> Bytes {
 pub(crate) fn endpoint_event(session: &str) -> Bytes {
     Bytes::from(format!("event: endpoint\nid: {session}\ndata: ?session_id={session}\n\n"))
 }
+
+#[cfg(test)]
+#[path = "sse_body_tests.rs"]
+mod tests;

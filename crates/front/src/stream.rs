@@ -4,7 +4,7 @@
 //! that come while a link is being opened wait for it; without a handshake the agent is served as if it had declared
 //! nothing. When the stream's connection is gone the task waits for the agent to come back, then all of it ends.
 
-use std::{collections::VecDeque, future::poll_fn, sync::Arc};
+use std::{collections::VecDeque, future::poll_fn, pin::Pin, sync::Arc};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use mcpool_wire::{
@@ -15,6 +15,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, Sleep},
 };
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
     agent::{AgentCore, InFlight},
@@ -85,10 +86,11 @@ impl<B: Backends> AgentStream<B> {
     pub(crate) async fn run(mut self) {
         let grace = self.common().config.times.reconnect_grace;
         let mut away = std::pin::pin!(tokio::time::sleep(grace));
+        // Kept over all turns: registering with the one token of all tasks costs a lock.
+        let mut kill = std::pin::pin!(self.common().kill.clone().cancelled_owned());
         let mut watch = self.core.outbox.watch();
         let end = loop {
-            let is_away = watch.presence == Presence::Absent;
-            match self.next(watch, away.as_mut(), is_away).await {
+            match self.next(watch, away.as_mut(), kill.as_mut()).await {
                 Woken::Work(Some(message)) => self.take(message),
                 Woken::Done(finished) => self.finished(finished),
                 Woken::Opened(link) => self.opened(link),
@@ -117,7 +119,13 @@ impl<B: Backends> AgentStream<B> {
         self.calls.is_empty() && self.work.is_empty() && !matches!(self.tie, Tie::Opening(..))
     }
 
-    async fn next(&mut self, watch: Watch, away: std::pin::Pin<&mut Sleep>, is_away: bool) -> Woken<B::Link> {
+    async fn next(
+        &mut self,
+        watch: Watch,
+        away: Pin<&mut Sleep>,
+        kill: Pin<&mut WaitForCancellationFutureOwned>,
+    ) -> Woken<B::Link> {
+        let is_away = watch.presence == Presence::Absent;
         let core = &self.core;
         let tie = &mut self.tie;
         tokio::select! {
@@ -130,7 +138,7 @@ impl<B: Backends> AgentStream<B> {
             }) => Woken::Opened(opened),
             message = self.work.recv() => Woken::Work(message),
             () = away, if is_away => Woken::Away,
-            () = core.common.kill.cancelled() => Woken::Kill,
+            () = kill => Woken::Kill,
         }
     }
 

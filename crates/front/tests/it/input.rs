@@ -112,6 +112,8 @@ async fn sessions_are_asked_for_and_never_crossed() {
     }
     assert_eq!(front.say(foreign, &tool("q", "echo")).await.status, 404);
     assert_eq!(front.say(&of_b, &tool("q", "echo")).await.status, 404);
+    let got = front.post("/zzz/mcp", &[("mcp-session-id", &of_b)], &tool("q", "echo")).await;
+    assert_eq!((got.status.as_u16(), got.json()["error"]["data"]["backends"][0].clone()), (404, json!("a")));
     // Under every URL that means the same backend.
     for path in ["/b/mcp", "/b/sse/", "/mcp"] {
         assert_eq!(

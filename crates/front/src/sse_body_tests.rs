@@ -1,0 +1,49 @@
+//! An event is the same bytes however it is cut.
+
+use super::*;
+
+const WHOLE: &[u8] = b"event: message\ndata: {}\n\n";
+
+#[test]
+fn an_event_reads_the_same_in_steps_of_any_size() {
+    for step in 1..=WHOLE.len() {
+        let mut piece = Piece::event(Bytes::from_static(b"{}"));
+        let mut out = Vec::new();
+        while piece.has_remaining() {
+            let take = step.min(piece.chunk().len());
+            out.extend_from_slice(&piece.chunk()[..take]);
+            piece.advance(take);
+            assert_eq!(piece.remaining() + out.len(), WHOLE.len());
+        }
+        assert_eq!(out, WHOLE, "{step}");
+    }
+}
+
+#[test]
+fn an_event_may_be_advanced_across_its_parts() {
+    for skipped in 0..=WHOLE.len() {
+        let mut piece = Piece::event(Bytes::from_static(b"{}"));
+        piece.advance(skipped);
+        let mut slices = [std::io::IoSlice::new(b""); 4];
+        let filled = piece.chunks_vectored(&mut slices);
+        let rest: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
+        assert_eq!(rest, &WHOLE[skipped..], "{skipped}");
+    }
+}
+
+#[test]
+fn a_large_payload_is_not_copied() {
+    let payload = Bytes::from(vec![b'x'; 1 << 20]);
+    let piece = Piece::event(one_line(payload.clone()));
+    assert_eq!(piece.body.as_ptr(), payload.as_ptr());
+}
+
+#[test]
+fn raw_line_breaks_become_space() {
+    assert_eq!(one_line(Bytes::from_static(b"{\r\n\"a\":\n1}")), "{  \"a\": 1}");
+}
+
+#[test]
+fn the_endpoint_is_relative_and_carries_its_id() {
+    assert_eq!(endpoint_event("abc"), "event: endpoint\nid: abc\ndata: ?session_id=abc\n\n");
+}
