@@ -59,7 +59,7 @@ pub struct Script {
     pub ask_on: Lane,
     /// End a session's stream after this many messages on it. Default never.
     pub close_stream_after: Option<u64>,
-    /// Hold every odd call until the next even one of its session was answered, 100 ms at most. Default false.
+    /// Hold every odd call until the next even one of its session was answered, 500 ms at most. Default false.
     pub out_of_order: bool,
     /// Interval of comment keep-alives on idle streams. Default none.
     pub keep_alive: Option<Duration>,

@@ -23,6 +23,9 @@ use crate::server::lock;
 /// Time the rest of an event stream may take after its answer before its connection is given up.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// Time a raw request waits for the first piece of an event stream.
+const FIRST: Duration = Duration::from_millis(500);
+
 type Handler = Arc<dyn Fn(&str, &Value) -> Option<Result<Value, (i64, String)>> + Send + Sync>;
 
 /// The shared half of an agent.
@@ -179,7 +182,9 @@ impl Core {
     ) -> Result<RawAnswer, AgentError> {
         let mut exchange = self.pool.send(method, path, headers, body, false).await?;
         let body = if exchange.is_event_stream() && exchange.is_success() {
-            exchange.next().await.transpose()?.unwrap_or_default()
+            // a stream may have nothing to say yet; its head is answer enough
+            let first = tokio::time::timeout(FIRST, exchange.next()).await;
+            first.ok().flatten().transpose()?.unwrap_or_default()
         } else {
             exchange.bytes().await?
         };

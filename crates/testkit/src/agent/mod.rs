@@ -48,7 +48,7 @@ pub struct RawAnswer {
     pub status: u16,
     /// Its headers.
     pub headers: HeaderMap,
-    /// Its body; of an event stream only the first piece.
+    /// Its body; of an event stream only the first piece, if one came within 500 ms.
     pub body: Bytes,
 }
 

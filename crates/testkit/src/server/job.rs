@@ -19,7 +19,7 @@ use super::tools::{Work, tool_text};
 use crate::script::{CancelAnswer, FaultKind, Lane, Script};
 
 /// Longest time `out_of_order` holds a call back.
-const HELD_BACK: Duration = Duration::from_millis(100);
+const HELD_BACK: Duration = Duration::from_millis(500);
 
 /// Where a job's answer and messages go.
 pub(crate) struct Out {

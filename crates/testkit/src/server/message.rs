@@ -4,8 +4,12 @@
 //! fails does [`read`] scan again to learn whether the text was no JSON or merely a bad request.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -16,7 +20,7 @@ pub(crate) struct Message<'a> {
     pub(crate) id: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(crate) method: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "object")]
     pub(crate) params: Option<Params<'a>>,
     #[serde(borrow, default)]
     pub(crate) result: Option<&'a RawValue>,
@@ -41,7 +45,7 @@ pub(crate) struct Params<'a> {
     pub(crate) protocol_version: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(crate) capabilities: Option<&'a RawValue>,
-    #[serde(borrow, default, rename = "_meta")]
+    #[serde(borrow, default, rename = "_meta", deserialize_with = "object")]
     pub(crate) meta: Option<Meta<'a>>,
 }
 
@@ -57,6 +61,24 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(d: D) -> Result<Option<&'a RawValu
     <&RawValue>::deserialize(d).map(Some)
 }
 
+/// An object or null, where serde would also take an array of the fields in order.
+fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Option<T>, D::Error> {
+    struct Object<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = Option<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(Some)
+        }
+    }
+    d.deserialize_any(Object(PhantomData))
+}
+
 /// Why a body is no message.
 #[derive(Debug)]
 pub(crate) enum BadMessage {
@@ -68,6 +90,9 @@ pub(crate) enum BadMessage {
 
 /// Reads one message.
 pub(crate) fn read(body: &[u8]) -> Result<Message<'_>, BadMessage> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(explain(body));
+    }
     serde_json::from_slice(body).map_err(|_| explain(body))
 }
 
@@ -81,6 +106,9 @@ struct IdOnly<'a> {
 fn explain(body: &[u8]) -> BadMessage {
     if serde_json::from_slice::<&RawValue>(body).is_err() {
         return BadMessage::Json;
+    }
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return BadMessage::Shape(None);
     }
     let id = serde_json::from_slice::<IdOnly<'_>>(body).ok().and_then(|m| m.id);
     BadMessage::Shape(id.filter(|id| is_plain_id(id.get())).map(|id| id.get().to_owned()))

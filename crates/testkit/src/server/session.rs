@@ -18,7 +18,7 @@ use super::stats::{Held, Kind, Stats, lock};
 use crate::script::IdDialect;
 
 /// Pieces a stream may hold for a client that does not read.
-pub(crate) const STREAM_BUFFER: usize = 1024;
+pub(crate) const STREAM_BUFFER: usize = 256;
 /// Requests of one session worked on at once; more are refused.
 pub(crate) const IN_FLIGHT: usize = 8192;
 /// Resources one session may subscribe to.

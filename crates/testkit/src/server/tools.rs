@@ -17,7 +17,7 @@ use super::stats::{Stats, lock};
 use crate::script::Script;
 
 /// Largest text `big` answers.
-const BIG: usize = 64 << 20;
+const BIG: usize = 16 << 20;
 /// Most steps `progress` reports.
 const STEPS: u64 = 10_000;
 /// Longest time a tool takes on a caller's word.
@@ -85,6 +85,9 @@ pub(crate) fn plan(message: &Message<'_>, session: &Session, script: &Script, st
 fn call(params: &Params<'_>, session: &Session, stats: &Stats) -> Work {
     let args = match params.arguments.map_or("{}", |a| a.get()) {
         "{}" | "null" => Args::default(),
+        raw if !raw.starts_with('{') => {
+            return Work::Ready(tool_text("invalid arguments: not an object", true));
+        }
         raw => match serde_json::from_str(raw) {
             Ok(args) => args,
             Err(e) => return Work::Ready(tool_text(&format!("invalid arguments: {e}"), true)),
