@@ -41,6 +41,7 @@ pub(crate) struct Core {
     session: Mutex<Option<HeaderValue>>,
     version: Mutex<Option<HeaderValue>>,
     handler: Mutex<Option<Handler>>,
+    last_event_id: Mutex<Option<String>>,
 }
 
 impl fmt::Debug for Core {
@@ -64,6 +65,7 @@ impl Core {
             session: Mutex::default(),
             version: Mutex::default(),
             handler: Mutex::default(),
+            last_event_id: Mutex::default(),
         }))
     }
 
@@ -235,7 +237,10 @@ impl Core {
             if !reader.push(&chunk) {
                 return "an event is too large".into();
             }
-            while let Some(event) = reader.next() {
+            while let Some(mut event) = reader.next() {
+                if event.id.is_some() {
+                    *lock(&self.last_event_id) = event.id.take();
+                }
                 if event.name.as_deref() != Some("endpoint") {
                     self.event(&event.data);
                 } else if let Some(path) = endpoint(&event.data, &self.path) {
@@ -324,6 +329,10 @@ impl Core {
 
     pub(crate) fn session_id(&self) -> Option<String> {
         lock(&self.session).as_ref().and_then(|id| id.to_str().ok()).map(str::to_owned)
+    }
+
+    pub(crate) fn last_event_id(&self) -> Option<String> {
+        lock(&self.last_event_id).clone()
     }
 
     pub(crate) fn negotiated(&self, result: &Value) {

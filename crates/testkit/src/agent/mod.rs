@@ -285,6 +285,12 @@ impl Agent {
         self.core.session_id()
     }
 
+    /// The last event id seen on the agent's own stream: what an EventSource sends back as `Last-Event-ID`.
+    #[must_use]
+    pub fn last_event_id(&self) -> Option<String> {
+        self.core.last_event_id()
+    }
+
     /// Why the conversation is over, if it is.
     #[must_use]
     pub fn closed(&self) -> Option<String> {

@@ -161,6 +161,9 @@ async fn streams_can_be_primed_chunked_and_kept_alive() {
     agent.call_tool("echo", json!({})).await.unwrap();
     assert_eq!(agent.garbage(), 0);
 
+    agent.listen().await.unwrap();
+    until("the priming event of the GET stream came", || agent.last_event_id().is_some()).await;
+
     server.tune(|s| (s.prime, s.chunk) = (None, Some(100)));
     let big = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"big","arguments":{"bytes":5000}}}"#;
     assert_eq!(&agent.post_bytes(big, &[]).await.unwrap().body[..15], b"event: message\n");
@@ -168,7 +171,8 @@ async fn streams_can_be_primed_chunked_and_kept_alive() {
     assert_eq!(text(&result).len(), 5000);
 
     server.tune(|s| (s.chunk, s.keep_alive) = (None, Some(Duration::from_millis(5))));
-    let comment = agent.get("/mcp", &[]).await.unwrap();
+    let other = ready(&server, Transport::Http).await;
+    let comment = other.get("/mcp", &[]).await.unwrap();
     assert_eq!(comment.body, ": ping\n\n");
 }
 

@@ -11,7 +11,7 @@ use mcpool_testkit::{AgentError, Answer, CancelAnswer, Lane, PingKiller};
 async fn talkative(server: &Server, transport: Transport) -> Agent {
     let everything = json!({ "sampling": {}, "elicitation": {}, "roots": { "listChanged": true } });
     let config = config(server, transport).with_capabilities(everything).listening();
-    let agent = Agent::ready(config).await.unwrap();
+    let agent = Agent::ready(config).await.expect("a handshake");
     agent.on_request(|method, params| {
         Some(match method {
             "sampling/createMessage" => Ok(json!({ "said": params["messages"][0]["content"]["text"] })),
