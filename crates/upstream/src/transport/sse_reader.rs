@@ -27,7 +27,7 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// What a stream of events says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SseItem {
+pub enum SseItem {
     /// An event.
     Event(SseEvent),
     /// A comment, or a part of an event: the server is alive.
@@ -38,18 +38,18 @@ pub(super) enum SseItem {
 
 /// One event. An event that only carries an id (priming) has no data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SseEvent {
+pub struct SseEvent {
     /// The `event:` field, unless it is absent or `message`.
-    pub(super) name: Option<String>,
+    pub name: Option<String>,
     /// The `data:` lines, joined; always valid UTF-8.
-    pub(super) data: Bytes,
+    pub data: Bytes,
     /// The `id:` of this event.
-    pub(super) id: Option<String>,
+    pub id: Option<String>,
 }
 
 /// Why reading failed. After `TooLarge` reading goes on with the next event, after `Body` it does not.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum SseError<E> {
+pub enum SseError<E> {
     /// An event above the limit was skipped.
     TooLarge(usize),
     /// The body broke.
@@ -58,7 +58,7 @@ pub(super) enum SseError<E> {
 
 /// The events of a body. An event that is not complete when the body ends is dropped, as the standard says.
 #[derive(Debug)]
-pub(super) struct SseReader<S> {
+pub struct SseReader<S> {
     body: S,
     cutter: Cutter,
     /// Received and not cut yet.
@@ -71,7 +71,7 @@ pub(super) struct SseReader<S> {
 
 impl<S> SseReader<S> {
     /// Reads `body`; an event may have `cap` bytes.
-    pub(super) fn new(body: S, cap: usize) -> Self {
+    pub fn new(body: S, cap: usize) -> Self {
         Self { body, cutter: Cutter::new(cap), chunk: Bytes::new(), next: None, reported: true }
     }
 }
