@@ -152,6 +152,10 @@ impl Gate for BreakerGate {
             mcpool_breaker::Opening::Wait(at) => Opening::Wait(at),
         }
     }
+
+    fn wants_probe(&self, now: Instant) -> bool {
+        self.0.would_admit(now).is_err()
+    }
 }
 
 /// Feeds the circuit with what happens to sessions, and passes everything on.

@@ -88,7 +88,12 @@ pub fn backend_stack(
 ) -> BackendStack {
     let times = backend.spec().times.clone();
     let idle = times.call_idle;
-    let desk = Desk { backend: backend.clone(), observe: observe.clone(), queue: times.queue };
+    let desk = Desk {
+        backend: backend.clone(),
+        breaker: breaker.clone(),
+        observe: observe.clone(),
+        queue: times.queue,
+    };
     ServiceBuilder::new()
         .layer(layer_fn(|inner| Catalog { inner, backend: backend.clone() }))
         .layer(layer_fn(|inner| Deadline { inner, idle }))

@@ -14,7 +14,7 @@ use mcpool_wire::{
     Answer, Call, CallError, CallTrace, Caller, CapabilityClass, ErrorKind, Hello, Message, Method, Revision,
     Scope, ServerHello,
 };
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, mpsc::error::TrySendError, oneshot};
 
 use crate::{
     clock,
@@ -44,6 +44,9 @@ pub enum Opening {
 pub trait Gate: Send + Sync + 'static {
     /// May a handshake be tried now?
     fn may_open(&self, now: Instant) -> Opening;
+
+    /// Whether it waits for a probe: then a handshake is of use even if nobody wants a session. Changes nothing.
+    fn wants_probe(&self, now: Instant) -> bool;
 }
 
 /// One registered server.
@@ -54,7 +57,6 @@ pub struct Backend {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) budget: Budget,
     pub(crate) room: Arc<Room>,
-    pub(crate) demand: Notify,
     pub(crate) tasks: Tasks,
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
     next_pool: AtomicU64,
@@ -132,7 +134,6 @@ impl Backend {
             transport,
             budget: Budget::new(spec.limits.max_sessions)?,
             room: Room::new(spec.limits.queue),
-            demand: Notify::new(),
             tasks: Tasks::default(),
             pools: Mutex::default(),
             next_pool: AtomicU64::new(1),
@@ -173,7 +174,7 @@ impl Backend {
     async fn seat_shared(&self, hello: &Hello, pool: Arc<Pool>) -> Result<Seat, CallError> {
         if pool.catalog.hello().is_none() {
             let _greeting = Counted::new(&pool, |pool| &pool.greeting);
-            self.demand.notify_one();
+            self.room.demand.notify_one();
             let first = tokio::time::timeout(self.spec.times.first_open, pool.catalog.wait_hello());
             first
                 .await
@@ -185,13 +186,16 @@ impl Backend {
     async fn seat_pinned(&self, hello: &Hello, pool: Arc<Pool>) -> Result<Seat, CallError> {
         let (reply, opened) = oneshot::channel();
         let request = OpenRequest { pool: pool.clone(), owner: Arc::downgrade(&hello.outlet), reply };
-        self.requests.try_send(request).map_err(|_| {
-            self.named(CallError::not_sent(
-                ErrorKind::Overloaded,
-                "too many agents wait for a session of their own",
-            ))
+        self.requests.try_send(request).map_err(|refused| {
+            self.named(match refused {
+                TrySendError::Full(_) => CallError::not_sent(
+                    ErrorKind::Overloaded,
+                    "too many agents wait for a session of their own",
+                ),
+                TrySendError::Closed(_) => removed(),
+            })
         })?;
-        self.demand.notify_one();
+        self.room.demand.notify_one();
         // A backend that was never reached is not waited for as long as one that is merely busy.
         let patience = if pool.catalog.hello().is_none() && self.trouble().is_some() {
             self.spec.times.first_open
@@ -199,10 +203,10 @@ impl Backend {
             self.spec.times.queue
         };
         match tokio::time::timeout(patience, opened).await {
-            Ok(Ok(session)) => Ok(Seat::pinned(hello.caller.clone(), pool, session, hello.outlet.clone())),
-            Ok(Err(_)) => {
-                Err(self.named(CallError::not_sent(ErrorKind::Draining, "the backend is being removed")))
+            Ok(Ok(own)) => {
+                Ok(Seat::pinned(hello.caller.clone(), pool, own.into_session(), hello.outlet.clone()))
             }
+            Ok(Err(_)) => Err(self.named(removed())),
             Err(_) if self.trouble().is_some() => Err(self.unavailable("gave the agent a session", patience)),
             Err(_) => {
                 let limit = self.spec.limits.max_sessions;
@@ -244,16 +248,13 @@ impl Backend {
     /// # Errors
     /// [`RoomFull`] at the limit.
     pub fn wait(&self, seat: &Seat) -> Result<Waiter, RoomFull> {
-        let waiter = self.room.enter(seat.lane(), seat.caller.agent, clock::now())?;
-        // A session may have to be opened for it.
-        self.demand.notify_one();
-        Ok(waiter)
+        self.room.enter(seat.lane(), seat.caller.agent, clock::now())
     }
 
     /// Something changed that those who wait should know: the circuit opened or closed.
     pub fn reconsider(&self) {
         self.room.wake_all();
-        self.demand.notify_one();
+        self.room.demand.notify_one();
     }
 
     /// Why the last handshake failed, while none has succeeded since.
@@ -288,6 +289,14 @@ impl Backend {
     /// Dropping the future leaves the sessions ending by themselves.
     pub async fn shutdown(&self, deadline: Duration) -> std::collections::BTreeMap<&'static str, usize> {
         self.tasks.shutdown(deadline).await
+    }
+
+    /// Forgets pools nobody uses: their keys come from what agents say, so they must not pile up.
+    pub(crate) fn forget_empty_pools(&self) {
+        let kept = self.default_pool();
+        // Nobody gets hold of a pool but under this lock, so a pool with one owner has no user.
+        lock(&self.pools)
+            .retain(|_, pool| pool.number == kept.number || Arc::strong_count(pool) > 1 || !pool.is_empty());
     }
 
     pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
@@ -357,14 +366,19 @@ impl Seat {
     /// A list that is known to be current.
     #[must_use]
     pub fn cached_list(&self, call: &Call) -> Option<Answer> {
-        call.is_plain_list.then(|| self.pool.catalog.list(&call.method, clock::now())).flatten()
+        self.keeps_lists(call).then(|| self.pool.catalog.list(&call.method, clock::now())).flatten()
     }
 
     /// Remembers the answer to a list request.
     pub fn keep_list(&self, call: &Call, answer: &Answer) {
-        if call.is_plain_list {
-            self.pool.catalog.keep_list(&call.method, answer, clock::now());
+        if self.keeps_lists(call) {
+            self.pool.catalog.keep_list(&call.method, answer, call.trace.started, clock::now());
         }
+    }
+
+    /// A session of an agent's own may list what only that agent sees.
+    fn keeps_lists(&self, call: &Call) -> bool {
+        call.is_plain_list && self.mode() == Mode::Shared
     }
 
     /// What the gateway answers itself on this kind of session: `Some(Ok)` an empty result, `Some(Err)` a refusal.
@@ -416,6 +430,10 @@ impl Lease {
     }
 }
 
+fn removed() -> CallError {
+    CallError::not_sent(ErrorKind::Draining, "the backend is being removed")
+}
+
 fn mark(trace: &CallTrace, lease: &Lease) {
     trace.mark_leased(lease.session.epoch, clock::now());
 }
@@ -423,3 +441,6 @@ fn mark(trace: &CallTrace, lease: &Lease) {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mcpool_wire::{AgentKey, Answer, Envelope, LinkEvent, Method, Outlet, ServerHello};
+use mcpool_wire::{Answer, Envelope, LinkEvent, Method, Outlet, ServerHello};
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -29,7 +29,10 @@ pub(crate) struct Catalog {
 struct Inner {
     read_only: HashSet<Box<str>>,
     lists: HashMap<&'static str, (Answer, Instant)>,
-    agents: HashMap<AgentKey, Weak<dyn Outlet>>,
+    /// When each list last changed: an answer to an earlier question is not kept.
+    changed: HashMap<&'static str, Instant>,
+    agents: HashMap<u64, Weak<dyn Outlet>>,
+    next_agent: u64,
 }
 
 #[derive(Deserialize)]
@@ -93,7 +96,9 @@ impl Catalog {
         for tool in page.tools {
             let notes = tool.annotations.unwrap_or_default();
             let safe = notes.read_only_hint == Some(true) && notes.destructive_hint != Some(true);
-            if safe && inner.read_only.len() < MAX_TOOLS {
+            if !safe {
+                inner.read_only.remove(tool.name.as_ref());
+            } else if inner.read_only.len() < MAX_TOOLS {
                 inner.read_only.insert(tool.name.into());
             }
         }
@@ -115,30 +120,42 @@ impl Catalog {
         (now.saturating_duration_since(*at) < MAX_LIST_AGE).then(|| answer.clone())
     }
 
-    /// Keeps a list, where the server promised to announce its changes.
-    pub(crate) fn keep_list(&self, method: &Method, answer: &Answer, now: Instant) {
+    /// Keeps the answer to a list request made at `asked`, where the server promised to announce changes.
+    pub(crate) fn keep_list(&self, method: &Method, answer: &Answer, asked: Instant, now: Instant) {
         let announced = capability_of(method)
             .zip(self.hello())
             .is_some_and(|(capability, hello)| hello.announces_changes(capability));
-        if announced && !answer.is_rpc_error {
+        if answer.is_rpc_error || !self.is_current(method, asked) {
+            return;
+        }
+        if announced {
             self.lock().lists.insert(method.label(), (answer.clone(), now));
         }
-        if *method == Method::ToolsList && !answer.is_rpc_error {
+        if *method == Method::ToolsList {
             self.learn_tools(answer.message.bytes(), false);
         }
     }
 
+    fn is_current(&self, method: &Method, asked: Instant) -> bool {
+        self.lock().changed.get(method.label()).is_none_or(|changed| asked > *changed)
+    }
+
     /// A list changed: what is kept of it is no longer true.
-    pub(crate) fn invalidate(&self, changed: &Method) {
-        let mut inner = self.lock();
+    pub(crate) fn invalidate(&self, changed: &Method, now: Instant) {
         let stale: &[Method] = match changed {
             Method::ToolsListChanged => &[Method::ToolsList],
             Method::PromptsListChanged => &[Method::PromptsList],
             Method::ResourcesListChanged => &[Method::ResourcesList, Method::ResourcesTemplatesList],
             _ => &[],
         };
+        let mut inner = self.lock();
         for method in stale {
             inner.lists.remove(method.label());
+            inner.changed.insert(method.label(), now);
+        }
+        if *changed == Method::ToolsListChanged {
+            // A tool may have ceased to be read-only: until the next list none counts as safe.
+            inner.read_only.clear();
         }
     }
 
@@ -147,15 +164,20 @@ impl Catalog {
         self.lock().lists.clear();
     }
 
-    pub(crate) fn add_agent(&self, agent: AgentKey, outlet: &Arc<dyn Outlet>) {
-        self.lock().agents.insert(agent, Arc::downgrade(outlet));
+    /// Notes an agent; gives back its number.
+    pub(crate) fn add_agent(&self, outlet: &Arc<dyn Outlet>) -> u64 {
+        let mut inner = self.lock();
+        inner.next_agent += 1;
+        let number = inner.next_agent;
+        inner.agents.insert(number, Arc::downgrade(outlet));
+        number
     }
 
-    pub(crate) fn remove_agent(&self, agent: AgentKey) {
-        self.lock().agents.remove(&agent);
+    pub(crate) fn remove_agent(&self, number: u64) {
+        self.lock().agents.remove(&number);
     }
 
-    /// How many agents share this pool.
+    /// How many agents use this pool.
     pub(crate) fn agents(&self) -> usize {
         self.lock().agents.len()
     }

@@ -51,7 +51,24 @@ static EPOCHS: AtomicU64 = AtomicU64::new(1);
 pub(crate) struct OpenRequest {
     pub(crate) pool: Arc<Pool>,
     pub(crate) owner: Weak<dyn Outlet>,
-    pub(crate) reply: oneshot::Sender<Arc<Session>>,
+    pub(crate) reply: oneshot::Sender<Own>,
+}
+
+/// A session on its way to its agent: closed if the agent is no longer there to take it.
+pub(crate) struct Own(Option<Arc<Session>>);
+
+impl Own {
+    pub(crate) fn into_session(mut self) -> Arc<Session> {
+        self.0.take().expect("taken once, by value")
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Some(session) = self.0.take() {
+            session.drain(CloseReason::AgentGone);
+        }
+    }
 }
 
 pub(crate) struct Opener {
@@ -59,12 +76,25 @@ pub(crate) struct Opener {
     inbox: mpsc::Receiver<OpenRequest>,
     waiting: VecDeque<OpenRequest>,
     openings: FuturesUnordered<BoxFuture<'static, Attempt>>,
-    not_before: Option<Instant>,
-    gate_at: Option<Instant>,
+    pause: Option<Pause>,
+    /// When what is wanted may be opened, where it must wait.
+    next_try: Option<Instant>,
+    /// The session that was last asked to leave for another key.
+    evicted: Weak<Session>,
+}
+
+/// After a failed handshake: how long the next one waits.
+#[derive(Clone, Copy)]
+enum Pause {
+    /// Somebody waiting makes it shorter.
+    Failed { waited: Instant, idle: Instant },
+    /// The backend is at its limit and said so.
+    Pressure(Instant),
 }
 
 /// A handshake that ended.
 struct Attempt {
+    pool: Arc<Pool>,
     request: Option<OpenRequest>,
     outcome: Result<Arc<Session>, SendError>,
 }
@@ -83,8 +113,9 @@ impl Opener {
             inbox,
             waiting: VecDeque::new(),
             openings: FuturesUnordered::new(),
-            not_before: None,
-            gate_at: None,
+            pause: None,
+            next_try: None,
+            evicted: Weak::new(),
         }
     }
 
@@ -94,15 +125,16 @@ impl Opener {
         upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.open_what_is_wanted().await;
-            let next = [self.not_before, self.gate_at].into_iter().flatten().min();
-            let timer = OptionFuture::from(next.map(|at| tokio::time::sleep_until(clock::at(at))));
+            let timer = OptionFuture::from(self.next_try.map(|at| tokio::time::sleep_until(clock::at(at))));
+            // The inbox is the bound on who may wait for a session of its own.
+            let has_room = self.waiting.len() < self.backend.spec.limits.queue.max(1);
             let opened = OptionFuture::from((!self.openings.is_empty()).then(|| self.openings.next()));
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(request) = self.inbox.recv() => self.waiting.push_back(request),
-                () = self.backend.demand.notified() => {}
+                Some(request) = self.inbox.recv(), if has_room => self.waiting.push_back(request),
+                () = self.backend.room.demand.notified() => {}
                 Some(Some(attempt)) = opened => self.settle(attempt),
-                Some(()) = timer => self.forget_past_pauses(),
+                Some(()) = timer => {}
                 _ = upkeep.tick() => self.upkeep(),
             }
         }
@@ -113,36 +145,37 @@ impl Opener {
         }
     }
 
-    fn forget_past_pauses(&mut self) {
-        let now = clock::now();
-        self.not_before = self.not_before.filter(|at| *at > now);
-        self.gate_at = self.gate_at.filter(|at| *at > now);
-    }
-
     async fn open_what_is_wanted(&mut self) {
-        self.gate_at = None;
+        self.next_try = None;
+        self.waiting.retain(|request| !request.reply.is_closed());
         while self.openings.len() < self.backend.spec.limits.max_creating {
             let now = clock::now();
-            if self.not_before.is_some_and(|at| at > now) {
-                return;
+            let Some(wanted) = self.wanted(now) else { return };
+            if let Some(at) = self.paused_until(wanted.reason).filter(|at| *at > now) {
+                self.next_try = Some(at);
+                return self.put_back(wanted);
             }
-            self.not_before = None;
-            let Some(wanted) = self.wanted() else { return };
-            let Some(place) = find_place(&self.backend, &wanted.pool).await else {
-                self.put_back(wanted);
-                return;
-            };
+            let Some(place) = self.find_place(&wanted).await else { return self.put_back(wanted) };
             let reason = match self.backend.gate.may_open(now) {
                 Opening::Free => wanted.reason,
                 Opening::Probe => OpenReason::Probe,
                 Opening::Wait(at) => {
-                    self.gate_at = Some(at.max(now + Duration::from_millis(1)));
-                    self.put_back(wanted);
-                    return;
+                    self.next_try = Some(at.max(now + Duration::from_millis(1)));
+                    return self.put_back(wanted);
                 }
             };
             let counted = Counted::new(&wanted.pool, |pool| &pool.opening);
             self.openings.push(attempt(self.backend.clone(), wanted, reason, place, counted).boxed());
+        }
+    }
+
+    fn paused_until(&self, reason: OpenReason) -> Option<Instant> {
+        match (self.pause?, reason) {
+            (Pause::Pressure(at), _) => Some(at),
+            // The circuit has its own pauses.
+            (Pause::Failed { .. }, _) if self.backend.gate.wants_probe(clock::now()) => None,
+            (Pause::Failed { idle, .. }, OpenReason::Warm) => Some(idle),
+            (Pause::Failed { waited, .. }, _) => Some(waited),
         }
     }
 
@@ -153,53 +186,58 @@ impl Opener {
     }
 
     /// What to open next: for who waits for the pool everybody shares, for an agent of its own, for warmth.
-    fn wanted(&mut self) -> Option<Wanted> {
+    fn wanted(&mut self, now: Instant) -> Option<Wanted> {
         let limits = &self.backend.spec.limits;
-        for pool in self.backend.pools() {
-            if pool.mode() != Mode::Shared {
-                continue;
-            }
-            let opening = pool.opening.load(Ordering::Acquire);
-            let greeting = pool.greeting.load(Ordering::Acquire);
-            let waiting = self.backend.room.waiting_for(pool.number);
-            let live = pool.live();
-            // One affinity value keeps to one session.
-            let most = if pool.key.affinity.is_some() { 1 } else { limits.shared_sessions };
-            let first = greeting > 0 && live + opening == 0;
-            let more = waiting > opening * limits.calls_per_session;
-            if live + opening < most && (first || more) {
-                return Some(Wanted { pool, reason: OpenReason::Demand, request: None });
-            }
+        if let Some(pool) = self.backend.pools().into_iter().find(|pool| self.is_in_demand(pool)) {
+            return Some(Wanted { pool, reason: OpenReason::Demand, request: None });
         }
-        while let Some(request) = self.waiting.pop_front() {
-            if request.reply.is_closed() {
-                continue;
-            }
+        if let Some(request) = self.waiting.pop_front() {
             let pool = request.pool.clone();
             return Some(Wanted { pool, reason: OpenReason::Pinned, request: Some(request) });
         }
         let warm = self.backend.default_pool();
-        if warm.mode() == Mode::Shared
-            && warm.live() + warm.opening.load(Ordering::Acquire)
-                < limits.min_idle.min(limits.shared_sessions)
-        {
+        let there = warm.live() + warm.opening.load(Ordering::Acquire);
+        if warm.mode() == Mode::Shared && there < limits.min_idle.min(limits.shared_sessions) {
             return Some(Wanted { pool: warm, reason: OpenReason::Warm, request: None });
         }
-        None
+        // A backend must come back also if nobody asks for it.
+        self.backend.gate.wants_probe(now).then_some(Wanted {
+            pool: warm,
+            reason: OpenReason::Probe,
+            request: None,
+        })
+    }
+
+    /// Whether callers wait that one more session of this shared pool would serve.
+    fn is_in_demand(&self, pool: &Pool) -> bool {
+        if pool.mode() != Mode::Shared {
+            return false;
+        }
+        let limits = &self.backend.spec.limits;
+        let opening = pool.opening.load(Ordering::Acquire);
+        let live = pool.live();
+        // One affinity value keeps to one session.
+        let most = if pool.key.affinity.is_some() { 1 } else { limits.shared_sessions };
+        let greeting = pool.greeting.load(Ordering::Acquire) > 0 && live + opening == 0;
+        // Those who wait for the session they keep to are not served by another one.
+        let waiting = self.backend.room.waiting_in(pool.lane());
+        live + opening < most && (greeting || waiting > opening * limits.calls_per_session)
     }
 
     fn settle(&mut self, attempt: Attempt) {
         match attempt.outcome {
             Ok(session) => {
+                self.pause = None;
                 *lock(&self.backend.trouble) = None;
-                if let Some(request) = attempt.request
-                    && request.reply.send(session.clone()).is_err()
-                {
-                    session.drain(CloseReason::AgentGone);
+                match attempt.request {
+                    // An agent that left meanwhile does not take it, and it closes.
+                    Some(request) => drop(request.reply.send(Own(Some(session)))),
+                    None if is_surplus(&self.backend, &attempt.pool) => session.drain(CloseReason::Idle),
+                    None => {}
                 }
             }
             Err(error) => {
-                self.pause(&error);
+                self.pause_after(&error);
                 if let Some(request) = attempt.request {
                     self.waiting.push_front(request);
                 }
@@ -207,7 +245,7 @@ impl Opener {
         }
     }
 
-    fn pause(&mut self, error: &SendError) {
+    fn pause_after(&mut self, error: &SendError) {
         let now = clock::now();
         let times = {
             let mut trouble = lock(&self.backend.trouble);
@@ -215,20 +253,44 @@ impl Opener {
             *trouble = Some(Trouble { why: error.to_string(), since: now, times });
             times
         };
-        let waited = self.backend.room.waiting() > 0
-            || !self.waiting.is_empty()
-            || self.backend.pools().iter().any(|p| p.greeting.load(Ordering::Acquire) > 0);
-        let pause = match &error.cause {
-            Cause::Pressure(refusal) => refusal.retry_after.unwrap_or(PAUSE_PRESSURE).min(MAX_PRESSURE),
-            _ => backoff(times, if waited { PAUSE_WAITED } else { PAUSE_IDLE }),
-        };
-        self.not_before = Some(now + pause);
+        self.pause = Some(match &error.cause {
+            Cause::Pressure(refusal) => {
+                Pause::Pressure(now + refusal.retry_after.unwrap_or(PAUSE_PRESSURE).min(MAX_PRESSURE))
+            }
+            _ => Pause::Failed {
+                waited: now + backoff(times, PAUSE_WAITED),
+                idle: now + backoff(times, PAUSE_IDLE),
+            },
+        });
+    }
+
+    /// A place in the budget; where there is none, an idle session of another key is asked to leave, one at a time.
+    async fn find_place(&mut self, wanted: &Wanted) -> Option<Place> {
+        if let Some(place) = self.backend.budget.take().await {
+            return Some(place);
+        }
+        let leaving = self.evicted.upgrade().is_some_and(|session| session.holds_place());
+        // Nobody loses a session for mere warmth.
+        if !leaving
+            && wanted.reason != OpenReason::Warm
+            && let Some(session) = idlest(&self.backend, &wanted.pool)
+        {
+            session.drain(CloseReason::Evicted);
+            self.evicted = Arc::downgrade(&session);
+        }
+        None
     }
 
     fn upkeep(&self) {
         let spec = &self.backend.spec;
+        let warm = self.backend.default_pool().number;
+        self.backend.forget_empty_pools();
         for pool in self.backend.pools() {
-            let keep = if pool.mode() == Mode::Shared { spec.limits.min_idle } else { usize::MAX };
+            let keep = match pool.mode() {
+                Mode::Shared if pool.number == warm => spec.limits.min_idle,
+                Mode::Shared => 0,
+                Mode::Pinned => usize::MAX,
+            };
             let mut live = pool.live();
             for session in pool.sessions() {
                 if session.standing() != Standing::Ready {
@@ -248,21 +310,20 @@ impl Opener {
     }
 }
 
-/// A place in the budget; where there is none, an idle session of another key is asked to leave.
-async fn find_place(backend: &Backend, pool: &Arc<Pool>) -> Option<Place> {
-    if let Some(place) = backend.budget.take().await {
-        return Some(place);
-    }
+/// The session of another key that was idle for longest.
+fn idlest(backend: &Backend, pool: &Pool) -> Option<Arc<Session>> {
     let others = backend.pools().into_iter().filter(|other| other.number != pool.number);
-    let idle = others
+    others
         .filter(|other| other.mode() == Mode::Shared)
         .flat_map(|other| other.sessions())
         .filter(|session| session.standing() == Standing::Ready && session.in_flight() == 0)
-        .max_by_key(|session| session.idle_for());
-    if let Some(session) = idle {
-        session.drain(CloseReason::Evicted);
-    }
-    None
+        .max_by_key(|session| session.idle_for())
+}
+
+/// Whether a session without an agent is one too many: a probe of a backend whose agents each have their own, or of
+/// a pool that is full.
+fn is_surplus(backend: &Backend, pool: &Pool) -> bool {
+    pool.mode() == Mode::Pinned || pool.live() > backend.spec.limits.shared_sessions
 }
 
 /// Exponential with full jitter, from 50 ms.
@@ -293,7 +354,9 @@ async fn attempt(
     let owner = wanted.request.as_ref().map(|request| request.owner.clone());
     let climb = climb(&backend, &wanted.pool, epoch, owner, place);
     let outcome = match tokio::time::timeout(backend.spec.times.handshake, climb).await {
-        Ok(outcome) => outcome,
+        Ok(Ok(session)) if session.handshaken() => Ok(session),
+        Ok(Ok(_)) => Err(SendError::maybe_sent(Cause::Broken("it broke as it became ready".to_owned()))),
+        Ok(Err(error)) => Err(error),
         Err(_) => Err(SendError::maybe_sent(Cause::Timeout("the handshake"))),
     };
     match &outcome {
@@ -311,10 +374,7 @@ async fn attempt(
             why: &error.to_string(),
         }),
     }
-    if let Ok(session) = &outcome {
-        session.handshaken();
-    }
-    Attempt { request: wanted.request, outcome }
+    Attempt { pool: wanted.pool, request: wanted.request, outcome }
 }
 
 async fn climb(
@@ -346,32 +406,42 @@ async fn climb(
     pool.add(session.clone());
     backend.tasks.spawn("session", drive(backend.clone(), pool.clone(), session.clone(), driver));
     // If the ladder is not climbed to its end, the driver must not stay behind.
-    let unfinished = CloseUnlessReady(session.clone());
+    let unfinished = CloseUnlessReady(Some(session.clone()));
     ladder::prove(&session, &greeted.hello, &pool.catalog, &backend.reporter).await?;
-    std::mem::forget(unfinished);
+    unfinished.disarm();
     pool.catalog.learn_hello(greeted.hello);
     Ok(session)
 }
 
-struct CloseUnlessReady(Arc<Session>);
+struct CloseUnlessReady(Option<Arc<Session>>);
+
+impl CloseUnlessReady {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for CloseUnlessReady {
     fn drop(&mut self) {
-        self.0.drain(CloseReason::Violation);
+        if let Some(session) = &self.0 {
+            session.drain(CloseReason::Violation);
+        }
     }
 }
 
 /// A session's life after its handshake.
 async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, driver: Driver) {
-    let was_ready = session.clone();
     let (reason, error) = driver.run().await;
     pool.remove(session.epoch);
     if pool.live() == 0 {
         pool.catalog.forget_lists();
     }
-    let incident = match reason {
+    backend.room.demand.notify_one();
+    if !session.was_proven() {
         // A ladder that was not climbed is reported as a failed opening, not as a second incident.
-        _ if !was_ready.was_lent() => None,
+        return;
+    }
+    let incident = match reason {
         CloseReason::Broken => Some(error.as_ref().and_then(|e| e.cause.incident()).unwrap_or("broken")),
         CloseReason::Unresponsive => Some("timeout"),
         _ => None,
@@ -385,6 +455,7 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
         why: &why,
     });
     session.tell_owner_it_ended(reason, &why, &backend.spec.name);
-    drop(session);
-    backend.demand.notify_one();
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,7 +80,12 @@ impl Pool {
 
     /// Sessions that can be lent now or soon; those whose ladder is being climbed count as opening.
     pub(crate) fn live(&self) -> usize {
-        self.lock().iter().filter(|s| matches!(s.standing(), Standing::Ready | Standing::Suspect)).count()
+        self.lock().iter().filter(|session| session.is_live()).count()
+    }
+
+    /// Whether it has no session at all, not even one that ends.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
     }
 
     /// The session an agent should keep to: the highest-ranked one that has a slot now.
@@ -141,6 +146,8 @@ pub struct Seat {
     pub(crate) caller: Arc<Caller>,
     pub(crate) pool: Arc<Pool>,
     tie: Tie,
+    /// Its name among the agents of the pool.
+    number: u64,
     /// Keeps the agent's outlet alive for as long as the pool may want to tell it something.
     _outlet: Arc<dyn Outlet>,
 }
@@ -152,8 +159,8 @@ enum Tie {
 
 impl Seat {
     pub(crate) fn shared(caller: Arc<Caller>, pool: Arc<Pool>, outlet: Arc<dyn Outlet>) -> Self {
-        pool.catalog.add_agent(caller.agent, &outlet);
-        Self { caller, pool, tie: Tie::Shared { bound: Mutex::new(None) }, _outlet: outlet }
+        let number = pool.catalog.add_agent(&outlet);
+        Self { caller, pool, tie: Tie::Shared { bound: Mutex::new(None) }, number, _outlet: outlet }
     }
 
     pub(crate) fn pinned(
@@ -162,7 +169,8 @@ impl Seat {
         session: Arc<Session>,
         outlet: Arc<dyn Outlet>,
     ) -> Self {
-        Self { caller, pool, tie: Tie::Pinned { session }, _outlet: outlet }
+        let number = pool.catalog.add_agent(&outlet);
+        Self { caller, pool, tie: Tie::Pinned { session }, number, _outlet: outlet }
     }
 
     /// Takes a slot on the agent's session, binding it to one if it has none.
@@ -222,9 +230,9 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        match &self.tie {
-            Tie::Shared { .. } => self.pool.catalog.remove_agent(self.caller.agent),
-            Tie::Pinned { session } => session.drain(crate::observe::CloseReason::AgentGone),
+        self.pool.catalog.remove_agent(self.number);
+        if let Tie::Pinned { session } = &self.tie {
+            session.drain(crate::observe::CloseReason::AgentGone);
         }
     }
 }

@@ -1,18 +1,19 @@
 //! The waiting room of one backend: bounded, fair over agents, left by dropping.
 //!
 //! Callers wait in lanes: one per session for agents that keep to a session, one per pool for the others. A free
-//! slot wakes one waiter of its session's lane or of the pool's lane, in turns; within a lane agents take turns, so
-//! an agent with a thousand calls does not starve one with a single call. A wake-up is permission to try, not a
-//! slot: who finds nothing goes back to its old place, and who leaves with an unused wake-up passes it on.
+//! slot wakes one waiter of its session's lane or of the pool's lane, whoever's turn is earlier; agents take turns,
+//! so an agent with a thousand calls does not starve one with a single call. A wake-up is permission to try, not a
+//! slot: who finds nothing goes back to its old turn, and who leaves (the room or the lane) with an unused wake-up
+//! passes it on, because the slot it stands for is still free.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
 
 use mcpool_wire::AgentKey;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// Where a caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +35,8 @@ pub struct RoomFull {
 pub struct Room {
     inner: Mutex<Inner>,
     limit: usize,
+    /// Somebody waits who did not wait there before: a session may have to be opened.
+    pub(crate) demand: Notify,
 }
 
 #[derive(Default)]
@@ -41,20 +44,35 @@ struct Inner {
     lanes: HashMap<Lane, Queue>,
     waiting: usize,
     next_place: u64,
-    /// Which of the two lanes a freed slot serves first; alternates so that neither starves.
-    pool_first: bool,
+    next_turn: u64,
 }
 
-/// One lane: agents in turn, each with its calls in order of arrival.
+/// One lane: agents in turn, each with its calls in order of arrival. Turns are numbered over all lanes, so the
+/// lanes a slot serves can be compared.
 #[derive(Default)]
 struct Queue {
-    turns: VecDeque<AgentKey>,
-    agents: HashMap<AgentKey, BTreeMap<u64, Seated>>,
+    /// Everybody who waits here, those called up and not back yet included.
+    present: usize,
+    turns: BTreeMap<u64, AgentKey>,
+    agents: HashMap<AgentKey, Line>,
+}
+
+struct Line {
+    turn: u64,
+    calls: BTreeMap<u64, Seated>,
 }
 
 struct Seated {
-    wake: oneshot::Sender<()>,
+    wake: oneshot::Sender<Turn>,
     since: Instant,
+}
+
+/// Permission to try, and what to give back if it is not used.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    number: u64,
+    /// Whose free slot it stands for.
+    freed: Lane,
 }
 
 /// A caller's place in the room.
@@ -64,15 +82,27 @@ pub struct Waiter {
     agent: AgentKey,
     place: u64,
     since: Instant,
-    woken: Option<oneshot::Receiver<()>>,
+    seat: Seat,
     first: bool,
+}
+
+/// Where a waiter stands.
+enum Seat {
+    /// In the queue of its lane.
+    Queued(oneshot::Receiver<Turn>),
+    /// Called up.
+    Called(Turn),
+    /// In the queue again after it was called up, about to try.
+    Trying(oneshot::Receiver<Turn>, Turn),
+    /// The room took it out without a turn, which does not happen while it lives.
+    Out,
 }
 
 impl Room {
     /// A room for at most `limit` waiting calls.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::new(Inner::default()), limit })
+        Arc::new(Self { inner: Mutex::new(Inner::default()), limit, demand: Notify::new() })
     }
 
     /// Takes a place behind the agent's other calls.
@@ -87,10 +117,11 @@ impl Room {
         inner.waiting += 1;
         let place = inner.next_place;
         inner.next_place += 1;
-        let first = !inner.lanes.contains_key(&lane);
-        let woken = Some(inner.seat(lane, agent, place, now));
+        let first = inner.arrive(lane);
+        let seat = Seat::Queued(inner.seat(lane, agent, (place, now), None));
         drop(inner);
-        Ok(Waiter { room: self.clone(), lane, agent, place, since: now, woken, first })
+        self.demand.notify_one();
+        Ok(Waiter { room: self.clone(), lane, agent, place, since: now, seat, first })
     }
 
     /// Whether nobody waits at all: then a caller may try without a place.
@@ -101,33 +132,23 @@ impl Room {
 
     /// A slot of this session is free: one waiter may try.
     pub fn slot_freed(&self, lane: Lane) {
-        let mut inner = self.lock();
-        let pool_lane = Lane { session: None, ..lane };
-        let order = if inner.pool_first { [pool_lane, lane] } else { [lane, pool_lane] };
-        inner.pool_first = !inner.pool_first;
-        for lane in order {
-            if inner.wake_one(lane) {
-                return;
-            }
-        }
+        self.lock().call_up(lane);
     }
 
     /// A session with this many slots is ready: as many waiters may try, those who keep to it first.
     pub fn session_ready(&self, lane: Lane, slots: usize) {
         let mut inner = self.lock();
-        let pool_lane = Lane { session: None, ..lane };
         for _ in 0..slots {
-            if !inner.wake_one(lane) && !inner.wake_one(pool_lane) {
+            if !inner.wake_one(lane, lane) && !inner.wake_one(lane.of_pool(), lane) {
                 return;
             }
         }
     }
 
-    /// A session is over: who kept to it waits for any session of the pool, and may look around at once.
+    /// A session takes no more calls: who kept to it waits for any session of the pool, and may look around at once.
     pub fn session_gone(&self, lane: Lane) {
         let mut inner = self.lock();
-        while inner.wake_one(lane) {}
-        inner.lanes.remove(&lane);
+        while inner.wake_one(lane, lane) {}
     }
 
     /// Everyone may try: the circuit changed.
@@ -135,20 +156,14 @@ impl Room {
         let mut inner = self.lock();
         let lanes: Vec<Lane> = inner.lanes.keys().copied().collect();
         for lane in lanes {
-            while inner.wake_one(lane) {}
+            while inner.wake_one(lane, lane) {}
         }
     }
 
     /// How many calls wait in one lane.
     #[must_use]
     pub fn waiting_in(&self, lane: Lane) -> usize {
-        self.lock().lanes.get(&lane).map_or(0, Queue::len)
-    }
-
-    /// How many calls wait in all lanes of a pool.
-    #[must_use]
-    pub fn waiting_for(&self, pool: u64) -> usize {
-        self.lock().lanes.iter().filter(|(lane, _)| lane.pool == pool).map(|(_, queue)| queue.len()).sum()
+        self.lock().lanes.get(&lane).map_or(0, |queue| queue.present)
     }
 
     /// How many calls wait, those just woken included.
@@ -161,7 +176,8 @@ impl Room {
     #[must_use]
     pub fn oldest(&self) -> Option<Instant> {
         let inner = self.lock();
-        inner.lanes.values().flat_map(|q| q.agents.values()).flat_map(BTreeMap::values).map(|s| s.since).min()
+        let lines = inner.lanes.values().flat_map(|q| q.agents.values());
+        lines.flat_map(|line| line.calls.values()).map(|s| s.since).min()
     }
 
     /// The most that may wait.
@@ -176,90 +192,141 @@ impl Room {
     }
 }
 
-impl Inner {
-    fn seat(&mut self, lane: Lane, agent: AgentKey, place: u64, since: Instant) -> oneshot::Receiver<()> {
-        let (wake, woken) = oneshot::channel();
-        let queue = self.lanes.entry(lane).or_default();
-        let calls = queue.agents.entry(agent).or_insert_with(|| {
-            queue.turns.push_back(agent);
-            BTreeMap::new()
-        });
-        calls.insert(place, Seated { wake, since });
-        woken
-    }
-
-    fn wake_one(&mut self, lane: Lane) -> bool {
-        let Some(queue) = self.lanes.get_mut(&lane) else { return false };
-        let woken = queue.wake_one();
-        if queue.agents.is_empty() {
-            self.lanes.remove(&lane);
-        }
-        woken
-    }
-
-    fn unseat(&mut self, lane: Lane, agent: AgentKey, place: u64) {
-        let Some(queue) = self.lanes.get_mut(&lane) else { return };
-        if let Some(calls) = queue.agents.get_mut(&agent) {
-            calls.remove(&place);
-            if calls.is_empty() {
-                queue.agents.remove(&agent);
-                queue.turns.retain(|other| *other != agent);
-            }
-        }
-        if queue.agents.is_empty() {
-            self.lanes.remove(&lane);
-        }
+impl Lane {
+    fn of_pool(self) -> Self {
+        Self { session: None, ..self }
     }
 }
 
-impl Queue {
-    fn wake_one(&mut self) -> bool {
-        while let Some(agent) = self.turns.pop_front() {
-            let Some(calls) = self.agents.get_mut(&agent) else { continue };
-            let first = calls.pop_first();
-            if calls.is_empty() {
-                self.agents.remove(&agent);
+impl Inner {
+    /// Counts a waiter in a lane; says whether it is alone there.
+    fn arrive(&mut self, lane: Lane) -> bool {
+        let queue = self.lanes.entry(lane).or_default();
+        queue.present += 1;
+        queue.present == 1
+    }
+
+    fn depart(&mut self, lane: Lane) {
+        let Some(queue) = self.lanes.get_mut(&lane) else { return };
+        queue.present -= 1;
+        if queue.present == 0 {
+            self.lanes.remove(&lane);
+        }
+    }
+
+    /// Queues a call, at an earlier turn of its agent if it gives one back.
+    fn seat(
+        &mut self,
+        lane: Lane,
+        agent: AgentKey,
+        (place, since): (u64, Instant),
+        back: Option<u64>,
+    ) -> oneshot::Receiver<Turn> {
+        let (wake, woken) = oneshot::channel();
+        let fresh = self.next_turn;
+        let queue = self.lanes.entry(lane).or_default();
+        let line =
+            queue.agents.entry(agent).or_insert_with(|| Line { turn: u64::MAX, calls: BTreeMap::new() });
+        let turn = line.turn.min(back.unwrap_or(fresh));
+        if turn == fresh {
+            self.next_turn += 1;
+        }
+        if turn != line.turn {
+            queue.turns.remove(&line.turn);
+            queue.turns.insert(turn, agent);
+            line.turn = turn;
+        }
+        line.calls.insert(place, Seated { wake, since });
+        woken
+    }
+
+    /// Lets one waiter try whom a slot of this session can serve.
+    fn call_up(&mut self, freed: Lane) {
+        let next = |lane| self.lanes.get(&lane).and_then(Queue::next_turn);
+        let pool = freed.of_pool();
+        let (first, second) = match (next(freed), next(pool)) {
+            (Some(own), Some(any)) if any < own => (pool, freed),
+            (None, _) => (pool, freed),
+            _ => (freed, pool),
+        };
+        let _ = self.wake_one(first, freed) || self.wake_one(second, freed);
+    }
+
+    fn wake_one(&mut self, lane: Lane, freed: Lane) -> bool {
+        let Some(queue) = self.lanes.get_mut(&lane) else { return false };
+        while let Some((number, agent)) = queue.turns.pop_first() {
+            let Some(line) = queue.agents.get_mut(&agent) else { continue };
+            let first = line.calls.pop_first();
+            if line.calls.is_empty() {
+                queue.agents.remove(&agent);
             } else {
-                self.turns.push_back(agent);
+                line.turn = self.next_turn;
+                self.next_turn += 1;
+                queue.turns.insert(line.turn, agent);
             }
-            if first.is_some_and(|(_, seated)| seated.wake.send(()).is_ok()) {
+            if first.is_some_and(|(_, seated)| seated.wake.send(Turn { number, freed }).is_ok()) {
                 return true;
             }
         }
         false
     }
 
-    fn len(&self) -> usize {
-        self.agents.values().map(BTreeMap::len).sum()
+    fn unseat(&mut self, lane: Lane, agent: AgentKey, place: u64) {
+        let Some(queue) = self.lanes.get_mut(&lane) else { return };
+        let Some(line) = queue.agents.get_mut(&agent) else { return };
+        line.calls.remove(&place);
+        if line.calls.is_empty() {
+            queue.turns.remove(&line.turn);
+            queue.agents.remove(&agent);
+        }
+    }
+}
+
+impl Queue {
+    fn next_turn(&self) -> Option<u64> {
+        self.turns.keys().next().copied()
     }
 }
 
 impl Waiter {
-    /// Resolves when the caller may try again.
+    /// Resolves when the caller may try again. Waiting once more means that the last turn found nothing.
     ///
     /// # Cancel safety
     /// Dropping the future keeps the place.
     pub async fn woken(&mut self) {
-        if let Some(woken) = &mut self.woken {
+        if let Seat::Queued(woken) | Seat::Trying(woken, _) = &mut self.seat {
             // An error means the sender was dropped without waking, which only happens with the room itself.
-            let _ = woken.await;
-            self.woken = None;
+            self.seat = woken.await.map_or(Seat::Out, Seat::Called);
         }
     }
 
     /// Takes the old place again, perhaps in another lane. Do this *before* trying again, so that a slot that
     /// comes back meanwhile wakes this caller and is not lost.
     pub fn back_to(&mut self, lane: Lane) {
-        let mut inner = self.room.lock();
-        if self.woken.is_some() {
-            if lane == self.lane {
-                return;
+        let room = self.room.clone();
+        let mut inner = room.lock();
+        let held = self.leave_queue(&mut inner);
+        let moved = lane != self.lane;
+        if moved {
+            inner.depart(self.lane);
+            // What woke it does not serve the lane it goes to, and those behind it have not looked.
+            if let Some(turn) = held {
+                inner.call_up(turn.freed);
             }
-            inner.unseat(self.lane, self.agent, self.place);
+            inner.wake_one(self.lane, self.lane);
+            self.first = inner.arrive(lane);
+            self.lane = lane;
         }
-        self.lane = lane;
-        self.first = !inner.lanes.contains_key(&lane);
-        self.woken = Some(inner.seat(lane, self.agent, self.place, self.since));
+        let back = held.filter(|_| !moved).map(|turn| turn.number);
+        let woken = inner.seat(lane, self.agent, (self.place, self.since), back);
+        self.seat = match held.filter(|_| !moved) {
+            Some(turn) => Seat::Trying(woken, turn),
+            None => Seat::Queued(woken),
+        };
+        drop(inner);
+        if moved {
+            room.demand.notify_one();
+        }
     }
 
     /// Where it waits.
@@ -274,11 +341,27 @@ impl Waiter {
         self.first
     }
 
-    /// Got what it waited for: leaves, and lets the next one in the lane look, because there may be more.
-    pub fn served(self) {
-        let (room, lane) = (self.room.clone(), self.lane);
+    /// Got what it waited for: leaves, and lets the next one in the lane look, because there may be more. So may
+    /// those who keep to the session whose slot woke it: it may have taken another one.
+    pub fn served(mut self) {
+        let room = self.room.clone();
+        let used = match std::mem::replace(&mut self.seat, Seat::Out) {
+            Seat::Trying(woken, turn) => {
+                self.seat = Seat::Queued(woken);
+                Some(turn.freed)
+            }
+            other => {
+                self.seat = other;
+                None
+            }
+        };
+        let lane = self.lane;
         drop(self);
-        room.lock().wake_one(lane);
+        let mut inner = room.lock();
+        inner.wake_one(lane, lane);
+        if let Some(freed) = used.filter(|freed| *freed != lane) {
+            inner.wake_one(freed, freed);
+        }
     }
 
     /// Since when this call waits.
@@ -286,22 +369,39 @@ impl Waiter {
     pub fn since(&self) -> Instant {
         self.since
     }
+
+    /// Leaves the queue; gives back a turn that was not used.
+    fn leave_queue(&mut self, inner: &mut Inner) -> Option<Turn> {
+        let (mut woken, held) = match std::mem::replace(&mut self.seat, Seat::Out) {
+            Seat::Queued(woken) => (woken, None),
+            Seat::Trying(woken, turn) => (woken, Some(turn)),
+            Seat::Called(turn) => return Some(turn),
+            Seat::Out => return None,
+        };
+        inner.unseat(self.lane, self.agent, self.place);
+        // At most one of the two is owed: both were sent because of slots this waiter could not use.
+        let again = woken.try_recv().ok();
+        if let (Some(one), Some(other)) = (held, again) {
+            inner.call_up(one.freed);
+            return Some(other);
+        }
+        again.or(held)
+    }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut unused = false;
-        {
-            let mut inner = self.room.lock();
-            inner.waiting -= 1;
-            if let Some(woken) = &mut self.woken {
-                unused = woken.try_recv().is_ok();
-                inner.unseat(self.lane, self.agent, self.place);
-            }
-        }
+        let room = self.room.clone();
+        let mut inner = room.lock();
+        inner.waiting -= 1;
+        let unused = self.leave_queue(&mut inner);
+        inner.depart(self.lane);
         // Woken and gone before it could try: the turn is somebody else's.
-        if unused {
-            self.room.slot_freed(self.lane);
+        if let Some(turn) = unused {
+            inner.call_up(turn.freed);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

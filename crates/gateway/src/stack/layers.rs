@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use mcpool_upstream::{Backend, Cause, NoLease, SendError, SendPhase};
-use mcpool_wire::{Answer, CallError, Envelope, ErrorKind, Message, RpcId, result_response};
+use mcpool_wire::{Answer, CallError, Envelope, ErrorKind, Executed, Message, RpcId, result_response};
 use tower::Service;
 
 use super::{
@@ -104,6 +104,10 @@ fn finish(error: StackError, order: &Order, backend: &Arc<str>) -> CallError {
             format!("backend {backend:?} has no session for the call"),
         ),
     };
+    // Whatever ended it: an earlier attempt may have run.
+    if error.executed == Executed::No && order.may_have_run() {
+        error.executed = Executed::Maybe;
+    }
     error.attempt = order.call().trace.attempts();
     error.of_backend(backend.clone())
 }
@@ -131,13 +135,12 @@ where
                     settled => return settled,
                 };
                 order.call().trace.note_cause(error.to_string());
-                let Some(pause) = retry.pause_before_next(&order, &error) else {
-                    return Err(StackError::Failed(error));
-                };
-                retry.observe.retried(phase_word(error.phase));
+                let pause = retry.pause_before_next(&order, &error);
                 if !order.may_have_run() {
                     order.call().trace.mark_refused();
                 }
+                let Some(pause) = pause else { return Err(StackError::Failed(error)) };
+                retry.observe.retried(phase_word(error.phase));
                 if !pause.is_zero() {
                     tokio::time::sleep(pause).await;
                 }
@@ -168,8 +171,8 @@ impl<S> Retry<S> {
             }
             SendPhase::MaybeSent => {
                 let times = order.count_doubtful();
-                (order.seat().is_safe(order.call()) && times < self.settings.attempts)
-                    .then_some(Duration::ZERO)
+                let again = is_passing(&error.cause) && order.seat().is_safe(order.call());
+                (again && times < self.settings.attempts).then_some(Duration::ZERO)
             }
         }
     }
@@ -179,6 +182,26 @@ impl<S> Retry<S> {
         let most =
             self.settings.base.saturating_mul(2_u32.saturating_pow(times.min(16))).min(self.settings.cap);
         most.mul_f64(rand::random())
+    }
+}
+
+/// Whether the next attempt may fare better. What the backend says it says again.
+fn is_passing(cause: &Cause) -> bool {
+    match cause {
+        Cause::Connect(_)
+        | Cause::Tls(_)
+        | Cause::Broken(_)
+        | Cause::Timeout(_)
+        | Cause::SessionLost(_)
+        | Cause::Pressure(_)
+        | Cause::Gateway(_)
+        | Cause::NotInitialized(_)
+        | Cause::Closed(_) => true,
+        Cause::Credential(_)
+        | Cause::WrongTransport(_)
+        | Cause::Status(_)
+        | Cause::TooLarge(_)
+        | Cause::Protocol(_) => false,
     }
 }
 

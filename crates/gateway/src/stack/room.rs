@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
-use mcpool_breaker::Rejected;
+use mcpool_breaker::{Breaker, Rejected};
 use mcpool_upstream::{Backend, Waiter};
 use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
@@ -28,6 +28,7 @@ pub struct WaitingRoom<S> {
 #[derive(Clone)]
 pub(super) struct Desk {
     pub(super) backend: Arc<Backend>,
+    pub(super) breaker: Breaker,
     pub(super) observe: Arc<dyn StackObserve>,
     pub(super) queue: Duration,
 }
@@ -70,10 +71,13 @@ where
     S: Service<Order, Response = Answer, Error = StackError>,
 {
     async fn wait(&mut self, order: Order, refused: Option<StackError>) -> Result<Answer, StackError> {
-        let mut shut = None;
-        if let Some(StackError::Shut(rejected)) = refused {
+        // Who does not try at once must know all the same how long waiting is of use.
+        let mut shut = match refused {
+            Some(StackError::Shut(rejected)) => Some(rejected),
+            _ => self.desk.breaker.would_admit(now()).err(),
+        };
+        if let Some(rejected) = shut {
             self.desk.still_held(rejected)?;
-            shut = Some(rejected);
         }
         let mut waiter = self.desk.enter(&order)?;
         let mut may_try = waiter.is_first();

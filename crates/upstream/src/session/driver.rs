@@ -20,13 +20,16 @@ use super::{
 use crate::{
     clock,
     config::Times,
-    error::{Cause, SendError},
+    error::{Cause, SendError, SendPhase},
     observe::{CloseReason, Event},
     transport::{Exchange, Heard, Inbound, Received, TransportKind},
 };
 
 /// Errands waiting for the driver; beyond it they are dropped and only courtesy is lost.
 pub(crate) const MAX_ERRANDS: usize = 1024;
+
+/// Sends under way at a time; errands wait beyond it.
+const MAX_SENDS: usize = 1024;
 
 pub(crate) struct Driver {
     session: Arc<Session>,
@@ -36,6 +39,8 @@ pub(crate) struct Driver {
     times: Times,
     sends: FuturesUnordered<BoxFuture<'static, Sent>>,
     last_error: Option<SendError>,
+    /// When the silence was last asked about: the timer must not move away with every wake-up.
+    asked: Instant,
 }
 
 /// What became of something the driver sent.
@@ -67,6 +72,7 @@ impl Driver {
             times,
             sends: FuturesUnordered::new(),
             last_error: None,
+            asked: clock::now(),
         }
     }
 
@@ -83,11 +89,12 @@ impl Driver {
 
     async fn wake(&mut self) -> Wake {
         let timer = clock::at(self.next_timer());
+        let may_send = self.sends.len() < MAX_SENDS;
         let sends = OptionFuture::from((!self.sends.is_empty()).then(|| self.sends.next()));
         tokio::select! {
             // No `biased`: a chatty backend must not keep errands waiting.
             heard = self.inbound.next() => Wake::Heard(heard),
-            errand = self.errands.recv() => Wake::Errand(errand),
+            errand = self.errands.recv(), if may_send => Wake::Errand(errand),
             () = self.session.nudge.notified() => Wake::Nudged,
             Some(Some(sent)) = sends => Wake::Sent(sent),
             () = tokio::time::sleep_until(timer) => Wake::Timer,
@@ -116,7 +123,12 @@ impl Driver {
             Wake::Sent(Sent::Probe(ok, sent)) => {
                 let took = clock::now().saturating_duration_since(sent);
                 self.session.reporter.on(Event::Probed { ok, took });
-                self.input(if ok { Input::ProbeAnswered } else { Input::ProbeMissed })
+                // Any other sign of life since then is as good as an answer.
+                let lives = ok || self.session.last_heard() > sent;
+                if !lives && lock(&self.session.wishes).lost.is_some() {
+                    return self.take_wishes();
+                }
+                self.input(if lives { Input::ProbeAnswered } else { Input::ProbeMissed })
             }
             Wake::Timer => self.tick(),
         }
@@ -128,12 +140,22 @@ impl Driver {
         for _ in 0..buried {
             self.session.dropped_answer();
         }
-        if now.saturating_duration_since(self.session.last_heard()) >= self.times.probe_interval
-            && let Some(reason) = self.input(Input::Silence)
-        {
-            return Some(reason);
+        if now >= self.silence() {
+            self.asked = now;
+            if let Some(reason) = self.input(Input::Silence) {
+                return Some(reason);
+            }
         }
         self.input(Input::Settled)
+    }
+
+    /// When to ask whether the backend is still there: after some silence, and soon again while it is in doubt.
+    fn silence(&self) -> Instant {
+        let again = self.asked + self.times.probe_timeout;
+        match self.state {
+            State::Suspect { .. } => again,
+            _ => again.max(self.session.last_heard() + self.times.probe_interval),
+        }
     }
 
     fn take_wishes(&mut self) -> Option<CloseReason> {
@@ -156,9 +178,8 @@ impl Driver {
         {
             return Some(reason);
         }
-        // Heard on a call's own connection while suspect: the session lives.
-        let quiet = clock::now().saturating_duration_since(self.session.last_heard());
-        if matches!(self.state, State::Suspect { .. }) && quiet < self.times.probe_timeout && !wishes.broke {
+        // Heard on a call's own connection since it is suspect: the session lives.
+        if matches!(self.state, State::Suspect { since, .. } if self.session.last_heard() > since) {
             return self.input(Input::Heard);
         }
         self.input(Input::Settled)
@@ -176,23 +197,42 @@ impl Driver {
     }
 
     fn input(&mut self, input: Input) -> Option<CloseReason> {
-        let before = self.state.standing();
-        let facts = Facts {
+        let mut known = self.state.standing();
+        let effects = self.state.on(input, self.facts());
+        if effects.probe {
+            self.probe();
+        }
+        let room = &self.session.room;
+        let after = self.state.standing();
+        // Until the ladder is climbed there is nothing to tell, and then whoever climbed it tells.
+        if after != Standing::Initializing {
+            let told = self.session.publish(after);
+            known = if known == after { told } else { known };
+        }
+        match after {
+            _ if known == after => {}
+            Standing::Ready => room.session_ready(self.session.lane, self.session.limit),
+            // Who keeps to it must not wait for it, and a new one may be needed.
+            Standing::Draining => {
+                room.session_gone(self.session.lane);
+                room.demand.notify_one();
+            }
+            _ => {}
+        }
+        if after == Standing::Draining && self.session.in_flight() == 0 && effects.close.is_none() {
+            // The last call ended before it could see that its end was waited for.
+            return self.state.on(Input::Settled, self.facts()).close;
+        }
+        effects.close
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
             now: clock::now(),
             in_flight: self.session.in_flight(),
             answers_apart: self.session.kind == TransportKind::Http,
             drain: self.times.drain,
-        };
-        let effects = self.state.on(input, facts);
-        if effects.probe {
-            self.probe();
         }
-        let after = self.state.standing();
-        self.session.publish(after);
-        if before != after && after == Standing::Ready {
-            self.session.room.session_ready(self.session.lane, self.session.limit);
-        }
-        effects.close
     }
 
     fn probe(&mut self) {
@@ -215,16 +255,8 @@ impl Driver {
                 self.sends.push(read_out(self.session.clone(), exchange, grace));
             }
             Errand::Finish(exchange) => self.sends.push(read_out(self.session.clone(), exchange, grace)),
-            Errand::Abandon { id, exchange } => {
-                if let Some(exchange) = exchange {
-                    self.sends.push(read_out(self.session.clone(), exchange, grace));
-                }
-                let cancel = Bytes::from(format!(
-                    "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{id},\
-                     \"reason\":\"the caller is gone\"}}}}"
-                ));
-                let exchange = self.session.outbound.send(cancel);
-                self.sends.push(read_out(self.session.clone(), exchange, grace));
+            Errand::Abandon { id, exchange, accepted } => {
+                self.sends.push(abandon(self.session.clone(), id, exchange, accepted, grace));
             }
         }
     }
@@ -239,12 +271,7 @@ impl Driver {
     }
 
     fn next_timer(&self) -> Instant {
-        let silence = self.session.last_heard() + self.times.probe_interval;
-        let now = clock::now();
-        let mut next = silence.max(now + self.times.probe_timeout);
-        if silence > now {
-            next = silence;
-        }
+        let mut next = self.silence();
         if let (_, Some(oldest)) = self.session.pending.zombies() {
             next = next.min(oldest + self.times.cancel_grace);
         }
@@ -266,6 +293,7 @@ impl Driver {
         if !matches!(reason, CloseReason::Broken | CloseReason::Lost) {
             let _ = tokio::time::timeout(self.times.connect, self.session.outbound.close()).await;
         }
+        self.session.leave_budget();
     }
 }
 
@@ -292,3 +320,47 @@ fn read_out(
     }
     .boxed()
 }
+
+/// The rest of a call whose caller is gone. The backend is told once it has the call: a cancellation that overtakes
+/// its call cancels nothing.
+fn abandon(
+    session: Arc<Session>,
+    id: u64,
+    exchange: Option<Exchange>,
+    accepted: bool,
+    limit: std::time::Duration,
+) -> BoxFuture<'static, Sent> {
+    let give_up = async move {
+        let mut exchange = exchange;
+        if let Some(exchange) = exchange.as_mut().filter(|_| !accepted) {
+            match exchange.next().await {
+                Some(Ok(Received::Message(bytes))) => drop(session.route(bytes, Origin::Stream)),
+                Some(Ok(Received::Accepted)) | None => {}
+                Some(Err(error)) => {
+                    if error.phase != SendPhase::MaybeSent {
+                        // The backend never had it: there is nothing to wait for.
+                        session.pending.remove(id);
+                        return;
+                    }
+                }
+            }
+        }
+        let cancel = session.outbound.send(Bytes::from(format!(
+            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{id},\
+             \"reason\":\"the caller is gone\"}}}}"
+        )));
+        let cancelled = read_out(session.clone(), cancel, limit);
+        match exchange {
+            Some(exchange) => drop(futures::join!(cancelled, read_out(session, exchange, limit))),
+            None => drop(cancelled.await),
+        }
+    };
+    async move {
+        let _ = tokio::time::timeout(limit, give_up).await;
+        Sent::Nothing
+    }
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests;

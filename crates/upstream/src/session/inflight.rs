@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock,
-    error::{Cause, SendError},
+    error::{Cause, SendError, SendPhase},
     transport::{Exchange, Received, TransportKind},
 };
 
@@ -29,6 +29,8 @@ pub(super) struct InFlight {
     ticket: Ticket,
     exchange: Option<Exchange>,
     trace: Option<Arc<CallTrace>>,
+    /// The backend took the message.
+    accepted: bool,
     /// The answer, or the reason why there is none, was taken out of the book.
     settled: bool,
 }
@@ -40,7 +42,7 @@ impl InFlight {
         exchange: Exchange,
         trace: Option<Arc<CallTrace>>,
     ) -> Self {
-        Self { session, ticket, exchange: Some(exchange), trace, settled: false }
+        Self { session, ticket, exchange: Some(exchange), trace, accepted: false, settled: false }
     }
 
     pub(super) async fn answer(&mut self) -> Outcome {
@@ -53,12 +55,14 @@ impl InFlight {
         loop {
             if let Poll::Ready(outcome) = Pin::new(&mut self.ticket.answer).poll(cx) {
                 let gone = || Err(SendError::maybe_sent(Cause::Closed("its book is gone")));
-                return Poll::Ready(outcome.unwrap_or_else(|_| gone()));
+                let outcome = outcome.unwrap_or_else(|_| gone());
+                return Poll::Ready(outcome.or_else(|error| Err(self.know_better(error, cx))));
             }
             let Some(exchange) = &mut self.exchange else { return Poll::Pending };
             match exchange.as_mut().poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(Received::Accepted))) => {
+                    self.accepted = true;
                     if let Some(trace) = &self.trace {
                         trace.mark_accepted(clock::now());
                     }
@@ -91,6 +95,15 @@ impl InFlight {
         }
     }
 
+    /// The session ended; perhaps the message's own exchange already knows that it never left.
+    fn know_better(&mut self, error: SendError, cx: &mut Context<'_>) -> SendError {
+        let Some(exchange) = self.exchange.as_mut().filter(|_| !self.accepted) else { return error };
+        match exchange.as_mut().poll_next(cx) {
+            Poll::Ready(Some(Err(own))) if own.phase != SendPhase::MaybeSent => own,
+            _ => error,
+        }
+    }
+
     fn fail(&mut self, error: SendError) -> Outcome {
         self.session.report(&error);
         self.session.pending.remove(self.ticket.id);
@@ -108,9 +121,11 @@ impl Drop for InFlight {
             if !self.session.pending.abandon(self.ticket.id, clock::now()) {
                 return;
             }
-            Errand::Abandon { id: self.ticket.id, exchange }
+            Errand::Abandon { id: self.ticket.id, exchange, accepted: self.accepted }
         };
-        // A full queue only costs the connection and the courtesy: the grace gives the slot back all the same.
-        let _ = self.session.errands.try_send(errand);
+        // A full queue only costs the connection and the courtesy: the driver looks after the grace all the same.
+        if self.session.errands.try_send(errand).is_err() {
+            self.session.nudge.notify_one();
+        }
     }
 }

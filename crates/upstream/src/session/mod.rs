@@ -55,8 +55,9 @@ pub(crate) struct Session {
     limit: usize,
     in_flight: AtomicUsize,
     standing: AtomicU8,
-    was_ready: AtomicBool,
-    /// Milliseconds after `opened` at which the session was last lent, and last heard of.
+    /// Every rung of its ladder was reached.
+    proven: AtomicBool,
+    /// Microseconds after `opened` at which the session was last lent, and last heard of.
     last_used: AtomicU64,
     last_heard: AtomicU64,
     wishes: Mutex<Wishes>,
@@ -68,7 +69,9 @@ pub(crate) struct Session {
     /// The agent a pinned session belongs to.
     owner: Mutex<Option<Weak<dyn Outlet>>>,
     asked: Mutex<Asked>,
-    _place: Place,
+    /// Its place in the budget. Given back when the session is over, not when the last handle of it is gone: agents
+    /// keep handles of sessions they used.
+    place: Mutex<Option<Place>>,
 }
 
 /// What callers want the driver to know. Coalesced, so that it is bounded and never lost.
@@ -86,8 +89,8 @@ pub(crate) enum Errand {
     Send(Bytes),
     /// The caller has its answer; let the connection become reusable.
     Finish(Exchange),
-    /// The caller is gone: tell the backend, and wait for the rest.
-    Abandon { id: u64, exchange: Option<Exchange> },
+    /// The caller is gone: tell the backend once it has the call, and wait for the rest.
+    Abandon { id: u64, exchange: Option<Exchange>, accepted: bool },
 }
 
 /// Requests of the server that wait for an agent's answer: our number and the server's id.
@@ -126,7 +129,7 @@ impl Session {
             limit: parts.limit,
             in_flight: AtomicUsize::new(0),
             standing: AtomicU8::new(Standing::Initializing as u8),
-            was_ready: AtomicBool::new(false),
+            proven: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
             last_heard: AtomicU64::new(0),
             wishes: Mutex::default(),
@@ -137,7 +140,7 @@ impl Session {
             reporter: parts.reporter,
             owner: Mutex::new(parts.owner),
             asked: Mutex::default(),
-            _place: parts.place,
+            place: Mutex::new(Some(parts.place)),
         })
     }
 
@@ -147,15 +150,16 @@ impl Session {
             return None;
         }
         self.in_flight
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.limit).then_some(n + 1))
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < self.limit).then_some(n + 1))
             .ok()?;
-        self.last_used.store(self.millis(), Ordering::Relaxed);
+        self.touch();
         Some(Slot::new(self.clone()))
     }
 
     /// Gives a slot back: somebody may be waiting for it.
     pub(crate) fn release_slot(&self) {
-        let before = self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.touch();
+        let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
         match self.standing() {
             Standing::Ready => self.room.slot_freed(self.lane),
             // The driver waits for the last call.
@@ -165,11 +169,13 @@ impl Session {
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        Standing::from_u8(self.standing.load(Ordering::Acquire))
+        // Sequentially consistent with `in_flight`: whoever ends the last call sees that the session drains, or the
+        // driver sees that there is no call left.
+        Standing::from_u8(self.standing.load(Ordering::SeqCst))
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
+        self.in_flight.load(Ordering::SeqCst)
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -181,7 +187,7 @@ impl Session {
         if self.in_flight() > 0 {
             return Duration::ZERO;
         }
-        Duration::from_millis(self.millis().saturating_sub(self.last_used.load(Ordering::Relaxed)))
+        Duration::from_micros(self.micros().saturating_sub(self.last_used.load(Ordering::Relaxed)))
     }
 
     /// Entries in the book: calls in flight, zombies and the gateway's own requests.
@@ -195,13 +201,29 @@ impl Session {
     }
 
     /// The ladder is climbed. Lendable at once, so that nobody counts one session as still missing; the driver
-    /// follows and wakes who waits.
-    pub(crate) fn handshaken(&self) {
+    /// follows and wakes who waits. False if it broke meanwhile.
+    pub(crate) fn handshaken(&self) -> bool {
+        self.proven.store(true, Ordering::SeqCst);
         let (from, to) = (Standing::Initializing as u8, Standing::Ready as u8);
-        if self.standing.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            self.was_ready.store(true, Ordering::Release);
-        }
+        let _ = self.standing.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
         self.wish(|wishes| wishes.handshaken = true);
+        self.standing() != Standing::Closed
+    }
+
+    /// Whether it can be lent now or soon; while its ladder is being climbed its opening is what counts.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.standing(), Standing::Ready | Standing::Suspect)
+    }
+
+    /// Gives its place in the budget back.
+    pub(crate) fn leave_budget(&self) {
+        let place = lock(&self.place).take();
+        drop(place);
+    }
+
+    /// Whether it still counts in the budget.
+    pub(crate) fn holds_place(&self) -> bool {
+        lock(&self.place).is_some()
     }
 
     /// Runs one call to its answer.
@@ -279,9 +301,9 @@ impl Session {
         configured.mul_f64(0.9 + 0.1 * f64::from(u32::try_from(self.epoch % 16).unwrap_or(0)) / 16.0)
     }
 
-    /// Whether it ever was ready.
-    pub(crate) fn was_lent(&self) -> bool {
-        self.was_ready.load(Ordering::Acquire)
+    /// Whether its handshake went through: then its end is an event of its own.
+    pub(crate) fn was_proven(&self) -> bool {
+        self.proven.load(Ordering::SeqCst)
     }
 
     pub(crate) fn status(&self, now: Instant) -> SessionStatus {
@@ -314,39 +336,34 @@ impl Session {
         if let Some(class) = status_class(&error.cause) {
             self.reporter.on(Event::Status { class });
         }
+        // First of all nobody new is put on it; then the driver decides what becomes of it.
+        if error.cause.ends_session() || matches!(error.cause, Cause::Broken(_)) {
+            let (ready, suspect) = (Standing::Ready as u8, Standing::Suspect as u8);
+            let _ = self.standing.compare_exchange(ready, suspect, Ordering::SeqCst, Ordering::SeqCst);
+        }
         if error.cause.ends_session() {
             self.wish(|wishes| wishes.lost = Some(error.clone()));
         } else if matches!(error.cause, Cause::Broken(_) | Cause::Timeout(_) | Cause::Gateway(_)) {
             self.wish(|wishes| wishes.broke = true);
         }
-        // From here on nobody new is put on it; the driver decides what becomes of it.
-        if error.cause.ends_session() || matches!(error.cause, Cause::Broken(_)) {
-            let _ = self.standing.compare_exchange(
-                Standing::Ready as u8,
-                Standing::Suspect as u8,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            );
-        }
     }
 
     /// Any byte of the backend proves that it lives.
     fn heard(&self) {
-        self.last_heard.store(self.millis(), Ordering::Relaxed);
+        self.last_heard.store(self.micros(), Ordering::Relaxed);
         if self.standing() == Standing::Suspect {
             self.nudge.notify_one();
         }
     }
 
     fn last_heard(&self) -> Instant {
-        self.opened + Duration::from_millis(self.last_heard.load(Ordering::Relaxed))
+        self.opened + Duration::from_micros(self.last_heard.load(Ordering::Relaxed))
     }
 
-    fn publish(&self, standing: Standing) {
-        if standing == Standing::Ready {
-            self.was_ready.store(true, Ordering::Release);
-        }
-        self.standing.store(standing as u8, Ordering::Release);
+    /// Tells everybody; gives back what they knew so far.
+    /// Tells everybody; gives back what they knew so far.
+    fn publish(&self, standing: Standing) -> Standing {
+        Standing::from_u8(self.standing.swap(standing as u8, Ordering::SeqCst))
     }
 
     fn dropped_answer(&self) {
@@ -358,8 +375,12 @@ impl Session {
         self.nudge.notify_one();
     }
 
-    fn millis(&self) -> u64 {
-        u64::try_from(clock::now().saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX)
+    fn touch(&self) {
+        self.last_used.store(self.micros(), Ordering::Relaxed);
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(clock::now().saturating_duration_since(self.opened).as_micros()).unwrap_or(u64::MAX)
     }
 }
 

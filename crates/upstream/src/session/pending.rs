@@ -170,16 +170,14 @@ impl Pending {
 
     /// The caller is gone: the entry stays, with its slot, until the answer or the grace.
     pub(crate) fn abandon(&self, id: u64, now: Instant) -> bool {
-        match &mut *self.lock() {
-            Book::Open { calls, .. } => match calls.get_mut(&id) {
-                Some(entry) => {
-                    entry.state = EntryState::Zombie { since: now };
-                    true
-                }
-                None => false,
-            },
-            Book::Closed(_) => false,
-        }
+        let left = match &mut *self.lock() {
+            Book::Open { calls, .. } => calls
+                .get_mut(&id)
+                .map(|entry| std::mem::replace(&mut entry.state, EntryState::Zombie { since: now })),
+            Book::Closed(_) => None,
+        };
+        // What belonged to the caller is dropped outside the lock.
+        left.is_some()
     }
 
     /// Gives up zombies older than the grace; returns how many.
@@ -198,18 +196,17 @@ impl Pending {
         dead.len()
     }
 
-    /// How many zombies hold a slot, and the oldest of them.
+    /// How many zombies hold a slot, and since when the oldest of all zombies is one.
     pub(crate) fn zombies(&self) -> (usize, Option<Instant>) {
-        match &*self.lock() {
-            Book::Open { calls, .. } => {
-                let since = calls.values().filter_map(|entry| match entry.state {
-                    EntryState::Zombie { since } => Some(since),
-                    EntryState::Waiting { .. } => None,
-                });
-                (since.clone().count(), since.min())
+        let mut found = (0, None);
+        if let Book::Open { calls, .. } = &*self.lock() {
+            for entry in calls.values() {
+                let EntryState::Zombie { since } = entry.state else { continue };
+                found.0 += usize::from(entry.slot.is_some());
+                found.1 = Some(found.1.map_or(since, |oldest: Instant| oldest.min(since)));
             }
-            Book::Closed(_) => (0, None),
         }
+        found
     }
 
     /// How many entries there are.
@@ -241,3 +238,6 @@ impl Pending {
         self.book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, CallTrace, Envelope, IdValue, Kind, LinkEvent, Message, Method, RpcId,
-    error_response, result_response,
+    Answer, CallTrace, Envelope, IdValue, Kind, LinkEvent, Message, Method, RpcId, error_response,
+    result_response,
 };
 
 use super::{MAX_ASKED, Session, answer_of, lock, pending::Delivery};
@@ -81,7 +81,7 @@ impl Session {
                 | Method::PromptsListChanged
                 | Method::ResourcesListChanged),
             ) => {
-                self.catalog.invalidate(method);
+                self.catalog.invalidate(method, clock::now());
                 self.to_owner_or_all(message);
             }
             Some(Method::Cancelled) => self.dropped("notification"),

@@ -15,8 +15,8 @@ pub(crate) enum State {
     Initializing,
     /// Lent to callers.
     Ready { last_seen: Instant, probe: Probe },
-    /// Missed a probe, or a connection of it broke: no new work until it is heard of.
-    Suspect { probe: Probe },
+    /// Missed a probe, or a connection of it broke: no new work until it is heard of again.
+    Suspect { since: Instant, probe: Probe },
     /// No new work; waits for calls in flight.
     Draining { reason: CloseReason, until: Instant },
     /// Over.
@@ -112,13 +112,16 @@ impl State {
             (Self::Draining { .. }, _) => Effects::default(),
             (_, Input::Drain(reason)) => self.drain(reason, facts),
             (_, Input::Heard | Input::ProbeAnswered) => self.ready(facts.now),
-            (Self::Ready { probe, .. } | Self::Suspect { probe }, Input::Silence) => Self::ask(probe),
-            (Self::Ready { .. } | Self::Suspect { .. }, Input::ConnectionBroke) => self.doubt(),
-            (Self::Ready { probe, .. } | Self::Suspect { probe }, Input::ProbeMissed) => {
-                let missed = probe.missed().saturating_add(1);
-                self.miss(missed, facts)
-            }
-            (Self::Suspect { probe }, Input::Settled) if facts.in_flight == 0 && probe.missed() >= MISSES => {
+            (Self::Ready { probe, .. } | Self::Suspect { probe, .. }, Input::Silence) => Self::ask(probe),
+            (Self::Ready { .. } | Self::Suspect { .. }, Input::ConnectionBroke) => self.doubt(facts.now),
+            (Self::Ready { probe, .. } | Self::Suspect { probe, .. }, Input::ProbeMissed) => match *probe {
+                Probe::Sent { missed } => self.miss(missed.saturating_add(1), facts),
+                // Heard of since that probe was sent: it says nothing any more.
+                Probe::Idle { .. } => Effects::default(),
+            },
+            (Self::Suspect { probe, .. }, Input::Settled)
+                if facts.in_flight == 0 && probe.missed() >= MISSES =>
+            {
                 self.close(CloseReason::Unresponsive)
             }
             (Self::Ready { .. } | Self::Suspect { .. }, Input::Settled | Input::Handshaken) => {
@@ -142,11 +145,13 @@ impl State {
         }
     }
 
-    fn doubt(&mut self) -> Effects {
-        let (Self::Ready { probe, .. } | Self::Suspect { probe }) = self else { return Effects::default() };
+    fn doubt(&mut self, now: Instant) -> Effects {
+        let (Self::Ready { probe, .. } | Self::Suspect { probe, .. }) = self else {
+            return Effects::default();
+        };
         let mut probe = *probe;
         let effects = Self::ask(&mut probe);
-        *self = Self::Suspect { probe };
+        *self = Self::Suspect { since: now, probe };
         effects
     }
 
@@ -157,7 +162,7 @@ impl State {
         // With work in flight the next probe waits for the next silence; with none it goes out at once.
         let again = facts.in_flight == 0;
         let probe = if again { Probe::Sent { missed } } else { Probe::Idle { missed } };
-        *self = Self::Suspect { probe };
+        *self = Self::Suspect { since: facts.now, probe };
         Effects { probe: again, close: None }
     }
 
@@ -223,3 +228,6 @@ impl Standing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
