@@ -14,6 +14,11 @@ use super::{
     sse::{Event, Events},
 };
 
+/// Answers of this size are not read by the parser.
+const LARGE: usize = 256 * 1024;
+/// Where the id of a large answer is looked for: at its beginning and its end.
+const SMALL: usize = 512;
+
 /// How an agent talks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
@@ -330,6 +335,9 @@ async fn next_answer(conn: &mut Conn, events: &mut Events, id: u64) -> Result<By
         if !event.name.is_empty() {
             continue;
         }
+        if event.data.len() >= LARGE {
+            return Ok(event.data);
+        }
         match Envelope::parse(&event.data) {
             // Notifications and pings of the server are none of our business.
             Ok(envelope) if matches!(envelope.kind, Kind::Request | Kind::Notification) => {}
@@ -345,6 +353,9 @@ pub(super) fn check(answer: &[u8], id: u64, work: Work, nonce: &str) -> Result<(
         let start = &answer[..answer.len().min(200)];
         Err(Failure::Wrong(format!("{what} (call {id}): {}", String::from_utf8_lossy(start))))
     };
+    if answer.len() >= LARGE {
+        return check_large(answer, id, work);
+    }
     let Ok(envelope) = Envelope::parse(answer) else { return wrong("no message") };
     if envelope.id_value() != Some(IdValue::Num(id.cast_signed())) {
         return wrong("another id");
@@ -364,6 +375,24 @@ pub(super) fn check(answer: &[u8], id: u64, work: Work, nonce: &str) -> Result<(
         Work::Big(size) if answer.len() < size => wrong("too short"),
         Work::Echo | Work::Big(_) => Ok(()),
     }
+}
+
+/// A large result is checked by its size, its id and its last bytes: reading all of it would take the processor
+/// from those it is measured beside.
+fn check_large(answer: &[u8], id: u64, work: Work) -> Result<(), Failure> {
+    let expected = match work {
+        Work::Echo => usize::MAX,
+        Work::Big(size) => size,
+    };
+    let field = format!("\"id\":{id},");
+    let (head, tail) = (&answer[..SMALL], &answer[answer.len() - SMALL..]);
+    let has_id = memmem::find(head, field.as_bytes()).is_some()
+        || memmem::find(tail, field.trim_end_matches(',').as_bytes()).is_some();
+    if answer.len() >= expected && has_id && answer.ends_with(b"}") {
+        return Ok(());
+    }
+    let head = String::from_utf8_lossy(&head[..200]);
+    Err(Failure::Wrong(format!("a large answer to call {id}, {} bytes: {head}", answer.len())))
 }
 
 fn post_head(target: &Target, path: &str, session: Option<&str>) -> String {
@@ -425,6 +454,16 @@ mod tests {
         assert!(matches!(check(tool, 7, Work::Echo, "abc"), Err(Failure::Wrong(_))));
         assert!(matches!(check(&RIGHT[..20], 7, Work::Echo, "abc"), Err(Failure::Wrong(_))));
         assert!(matches!(check(RIGHT, 7, Work::Big(4096), ""), Err(Failure::Wrong(_))));
+    }
+
+    #[test]
+    fn a_large_answer_needs_its_size_its_id_and_its_end() {
+        let answer = |id: u64| format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"{}"}}"#, "x".repeat(LARGE));
+        assert!(check(answer(7).as_bytes(), 7, Work::Big(LARGE), "").is_ok());
+        for (answer, size) in [(answer(8), LARGE), (answer(7), 2 * LARGE), (answer(7) + "x", LARGE)] {
+            assert!(matches!(check(answer.as_bytes(), 7, Work::Big(size), ""), Err(Failure::Wrong(_))));
+        }
+        assert!(check(answer(7).as_bytes(), 7, Work::Echo, "x").is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -43,7 +43,16 @@ impl Via {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Backend {
     pub(super) handshake_ms: u64,
+    /// Answers every POST with an event stream.
     pub(super) events: bool,
+}
+
+/// Which of the backends behind a gateway is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    Main,
+    /// The second one, where there is one.
+    Second,
 }
 
 /// The running programs; they end when it is dropped.
@@ -53,6 +62,7 @@ pub(super) struct Rig {
     pub(super) mcpool: Option<Program>,
     passthrough: Option<Program>,
     splice: Option<Program>,
+    second: Option<Program>,
     pub(super) backend: Program,
 }
 
@@ -69,32 +79,44 @@ impl Rig {
     }
 
     /// A backend and a fresh mcpool that no agent has called yet.
-    pub(super) async fn with_mcpool_alone(settings: &Settings, options: Backend) -> anyhow::Result<Self> {
-        let mut command = Command::new(beside("backend")?);
-        command.args(["--handshake-ms", &options.handshake_ms.to_string()]);
-        if options.events {
-            command.arg("--events");
+    pub(super) async fn with_mcpool_alone(settings: &Settings, backend: Backend) -> anyhow::Result<Self> {
+        let backend = start_backend(backend)?;
+        let mcpool = start_mcpool(settings, &[(Which::Main, backend.addr)]).await?;
+        Ok(Self { mcpool, passthrough: None, splice: None, second: None, backend })
+    }
+
+    /// Two backends of a kind behind one mcpool.
+    pub(super) async fn with_two_backends(settings: &Settings, backend: Backend) -> anyhow::Result<Self> {
+        let (main, second) = (start_backend(backend)?, start_backend(backend)?);
+        let mcpool =
+            start_mcpool(settings, &[(Which::Main, main.addr), (Which::Second, second.addr)]).await?;
+        let rig = Self { mcpool, passthrough: None, splice: None, second: Some(second), backend: main };
+        for front in [Front::Http, Front::Sse] {
+            rig.wait_until_answered(Via::Mcpool(front), front).await?;
         }
-        let backend = Program::start(command)?;
-        let mcpool = match &settings.mcpool {
-            Some(path) => Some(start_mcpool(path, &settings.folder, backend.addr).await?),
-            None => None,
-        };
-        Ok(Self { mcpool, passthrough: None, splice: None, backend })
+        Ok(rig)
     }
 
     /// Where an agent that talks this way has to call.
     pub(super) fn target(&self, via: Via, front: Front) -> anyhow::Result<Target> {
+        self.target_of(Which::Main, via, front)
+    }
+
+    /// Where an agent has to call for one of two backends.
+    pub(super) fn target_of(&self, which: Which, via: Via, front: Front) -> anyhow::Result<Target> {
         let plain = match front {
             Front::Http => "/mcp".to_owned(),
             Front::Sse => "/sse".to_owned(),
         };
         let path = match via {
-            Via::Mcpool(back) => format!("/{}{plain}", backend_name(back)),
+            Via::Mcpool(back) => format!("/{}{plain}", backend_name(which, back)),
             Via::Direct | Via::Passthrough | Via::Splice => plain,
         };
-        let program =
-            self.gateway(via).unwrap_or(Some(&self.backend)).context("that program is not running")?;
+        let backend = match which {
+            Which::Main => Some(&self.backend),
+            Which::Second => self.second.as_ref(),
+        };
+        let program = self.gateway(via).unwrap_or(backend).context("that program is not running")?;
         Ok(Target { addr: program.addr, path, front })
     }
 
@@ -137,24 +159,41 @@ impl Rig {
     }
 }
 
-fn backend_name(back: Front) -> &'static str {
-    match back {
-        Front::Http => "streamable",
-        Front::Sse => "events",
-    }
+fn backend_name(which: Which, back: Front) -> String {
+    let which = match which {
+        Which::Main => "main",
+        Which::Second => "second",
+    };
+    format!("{which}-{}", back.as_str())
 }
 
-/// Starts mcpool with two backends of the same server, one per transport, everything else at its default.
-async fn start_mcpool(path: &Path, folder: &Path, backend: SocketAddr) -> anyhow::Result<Program> {
+fn start_backend(options: Backend) -> anyhow::Result<Program> {
+    let mut command = Command::new(beside("backend")?);
+    command.args(["--handshake-ms", &options.handshake_ms.to_string()]);
+    if options.events {
+        command.arg("--events");
+    }
+    Program::start(command)
+}
+
+/// Starts mcpool, if it is measured, with two entries for each backend, one per transport; everything else is at its
+/// default.
+async fn start_mcpool(
+    settings: &Settings,
+    backends: &[(Which, SocketAddr)],
+) -> anyhow::Result<Option<Program>> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let Some(path) = &settings.mcpool else { return Ok(None) };
+    let (folder, number) = (&settings.folder, NUMBER.fetch_add(1, Ordering::Relaxed));
     let config = folder.join(format!("mcpool-{number}.toml"));
     let mut text = String::new();
-    for (front, transport, at) in [(Front::Http, "http", "mcp"), (Front::Sse, "sse", "sse")] {
-        text += &format!(
-            "[backends.{}]\nurl = \"http://{backend}/{at}\"\ntransport = \"{transport}\"\nmode = \"shared\"\n\n",
-            backend_name(front)
-        );
+    for &(which, addr) in backends {
+        for (front, transport, at) in [(Front::Http, "http", "mcp"), (Front::Sse, "sse", "sse")] {
+            text += &format!(
+                "[backends.{}]\nurl = \"http://{addr}/{at}\"\ntransport = \"{transport}\"\nmode = \"shared\"\n\n",
+                backend_name(which, front)
+            );
+        }
     }
     fs::write(&config, text)?;
     let log = fs::File::create(folder.join(format!("mcpool-{number}.log")))?;
@@ -171,7 +210,7 @@ async fn start_mcpool(path: &Path, folder: &Path, backend: SocketAddr) -> anyhow
     process::wait_for_listener(&mut program)
         .await
         .with_context(|| format!("mcpool does not start, see mcpool-{number}.log in {}", folder.display()))?;
-    Ok(program)
+    Ok(Some(program))
 }
 
 fn sibling(name: &str, backend: SocketAddr) -> anyhow::Result<Command> {

@@ -1,0 +1,66 @@
+//! Many agents on few sessions: 1,024 calls by 1, 64 and 256 agents over 8 sessions with 4 slots each, so that most
+//! agents wait in the room most of the time.
+
+use std::sync::Arc;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use mcpool_benches::inproc::{self, Shape};
+use mcpool_upstream::{Backend, Limits, Seat};
+use tokio::task::JoinSet;
+
+const CALLS: u64 = 1024;
+
+/// Every agent makes its part of the calls, one after the other.
+async fn fan_in(backend: &Arc<Backend>, seats: &[Arc<Seat>]) -> anyhow::Result<()> {
+    let mut agents = JoinSet::new();
+    for (agent, seat) in (0..).zip(seats) {
+        let (backend, seat) = (backend.clone(), seat.clone());
+        let calls = CALLS / seats.len() as u64;
+        agents.spawn(async move {
+            let call = inproc::call(agent);
+            for _ in 0..calls {
+                let lease = inproc::lease(&backend, &seat).await?;
+                lease.call(&call).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = agents.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+async fn seats(backend: &Arc<Backend>, agents: u64) -> anyhow::Result<Vec<Arc<Seat>>> {
+    let mut seats = Vec::new();
+    for agent in 0..agents {
+        seats.push(Arc::new(inproc::seat(backend, agent).await?));
+    }
+    Ok(seats)
+}
+
+fn benches_of(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime can be built");
+    for (name, shape) in [("exchange", Shape::Exchange), ("stream", Shape::Stream)] {
+        let mut group = criterion.benchmark_group(format!("fan_in/1024 calls answered by {name}, agents"));
+        group.throughput(Throughput::Elements(CALLS));
+        group.sample_size(20);
+        for agents in [1, 64, 256] {
+            let limits = Limits { shared_sessions: 8, calls_per_session: 4, ..Limits::default() };
+            let ready = runtime.block_on(async {
+                let backend = inproc::backend(shape, limits)?;
+                let seats = seats(&backend, agents).await?;
+                anyhow::Ok((backend, seats))
+            });
+            let (backend, seats) = ready.expect("a backend in memory answers");
+            group.bench_function(BenchmarkId::from_parameter(agents), |bencher| {
+                bencher.iter(|| runtime.block_on(fan_in(&backend, &seats)).expect("every call is answered"));
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, benches_of);
+criterion_main!(benches);
