@@ -1,5 +1,8 @@
 //! How mcpool is put together: configuration, the stack of a call, routing, admin, signals. No protocol logic.
 
 pub mod build;
+pub mod cli;
+pub mod config;
+pub mod logging;
 pub mod route;
 pub mod stack;

@@ -1,0 +1,178 @@
+//! The command line. Bare `mcpool` is `mcpool serve`, so the arguments of `serve` stand at the top as well.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{BackendFlag, LogFormat, Overrides, check_name, parse_url};
+
+/// A session-pooling gateway for the Model Context Protocol.
+#[derive(Debug, Parser)]
+#[command(name = "mcpool", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do; without it: serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The arguments of `serve`.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve agents (also what `mcpool` does without a command)
+    #[command(after_help = EXAMPLES)]
+    Serve(ServeArgs),
+    /// Validate a configuration and print what is in force, secrets masked
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+}
+
+/// The arguments of `serve`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServeArgs {
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Where agents connect [default: 127.0.0.1:8800]
+    #[arg(long, value_name = "ADDR", env = "MCPOOL_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Where operators connect: /metrics, /readyz, /api/v1/... [default: 127.0.0.1:8801]
+    #[arg(long, value_name = "ADDR", env = "MCPOOL_ADMIN")]
+    pub admin_listen: Option<SocketAddr>,
+    /// How log lines look [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: a level, or a filter such as info,mcpool=debug [default: info]
+    #[arg(long, value_name = "FILTER", env = "MCPOOL_LOG")]
+    pub log_level: Option<String>,
+}
+
+/// The arguments of `check`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CheckArgs {
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Also open a session with every backend, and say what was seen (exit status 1 if one is not ready)
+    #[arg(long)]
+    pub connect: bool,
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SourceArgs {
+    /// The configuration [default: config/mcpool.toml, if it is there and no --backend is given]
+    #[arg(long, value_name = "FILE", env = "MCPOOL_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// A backend, in addition to those of the file; may be repeated
+    #[arg(long = "backend", value_name = "NAME=URL", value_parser = backend)]
+    pub backends: Vec<BackendFlag>,
+}
+
+impl Cli {
+    /// The command that is meant.
+    #[must_use]
+    pub fn command(self) -> Command {
+        self.command.unwrap_or(Command::Serve(self.serve))
+    }
+}
+
+impl ServeArgs {
+    /// What these arguments put on top of the file.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            listen: self.listen,
+            admin_listen: self.admin_listen,
+            backends: self.source.backends.clone(),
+            log_format: self.log_format,
+            log_level: self.log_level.clone(),
+        }
+    }
+}
+
+impl CheckArgs {
+    /// What these arguments put on top of the file.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        Overrides { backends: self.source.backends.clone(), ..Overrides::default() }
+    }
+}
+
+fn backend(text: &str) -> Result<BackendFlag, String> {
+    let (name, url) =
+        text.split_once('=').ok_or("write NAME=URL, such as search=http://127.0.0.1:9000/sse/")?;
+    check_name(name)?;
+    Ok(BackendFlag { name: name.into(), url: parse_url(url)? })
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mcpool                                                    the file config/mcpool.toml, or a demo backend
+  mcpool --backend search=http://127.0.0.1:9000/sse/        one backend, no file
+  mcpool --backend a=http://127.0.0.1:9000/mcp --backend b=http://127.0.0.1:9001/sse
+  mcpool serve --config my.toml --log-format json           as a service
+  mcpool --listen 127.0.0.1:9900 --admin-listen 127.0.0.1:9901
+
+Agents connect to http://ADDR/NAME/mcp (Streamable HTTP) or http://ADDR/NAME/sse (HTTP+SSE); with one backend, or a
+default_backend, also without /NAME. Every URL speaks every transport.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  mcpool check --config my.toml                 exit status 0, or 2 with file, line and reason
+  mcpool check --config my.toml --connect       1 if a backend is not ready
+  mcpool check --connect --backend search=http://127.0.0.1:9000/sse/";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Command, clap::Error> {
+        Cli::try_parse_from([&["mcpool"], args].concat()).map(Cli::command)
+    }
+
+    fn serve(args: &[&str]) -> ServeArgs {
+        match parse(args).unwrap() {
+            Command::Serve(args) => args,
+            other @ Command::Check(_) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn bare_mcpool_serves_with_the_same_arguments() {
+        let args = ["--listen", "127.0.0.1:1", "--backend", "a=http://h/mcp", "--backend", "b=http://h/sse/"];
+        for args in [serve(&args), serve(&[&["serve"], &args[..]].concat())] {
+            assert_eq!(args.listen, Some("127.0.0.1:1".parse().unwrap()));
+            let names: Vec<_> = args.source.backends.iter().map(|b| b.name.to_string()).collect();
+            assert_eq!(names, ["a", "b"]);
+            // The slash is kept: it is another URL without it.
+            assert_eq!(args.source.backends[1].url.as_str(), "http://h/sse/");
+        }
+    }
+
+    #[test]
+    fn a_bad_backend_is_refused_with_the_reason() {
+        for (flag, reason) in [
+            ("http://h/mcp", "write NAME=URL"),
+            ("http://h/?a=b", "is not a name"),
+            ("search", "write NAME=URL"),
+            ("mcp=http://h/", "\"mcp\" is reserved"),
+            ("a=ftp://h/", "its scheme is \"ftp\""),
+            ("a=h", "not a URL"),
+            ("a=http://user:secret@h/", "must not hold credentials"),
+        ] {
+            let error = parse(&["--backend", flag]).unwrap_err().to_string();
+            assert!(error.contains(reason), "{flag}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_help_teaches_with_examples() {
+        for args in [&["--help"][..], &["serve", "--help"], &["check", "--help"]] {
+            let help = parse(args).unwrap_err().to_string();
+            assert!(help.contains("Examples:\n  mcpool"), "{help}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! One backend, from its table or from `--backend NAME=URL`.
+
+use std::{path::Path, time::Duration};
+
+use http::{HeaderName, HeaderValue};
+use mcpool_upstream::{
+    BackendSpec, HttpEndpoint, Limits, ModeChoice, Origin, Times, TransportChoice, transport::http_transport,
+};
+use mcpool_wire::BackendId;
+use toml::Spanned;
+use url::Url;
+
+use super::{
+    BackendFlag,
+    check::{Checker, Words},
+    raw::{RawBackend, RawBreaker, RawRetry, Text},
+};
+use crate::{build::BackendSettings, stack::RetrySettings};
+
+/// What is the same for all backends of one file.
+pub(super) struct Common<'a> {
+    pub(super) default_mode: ModeChoice,
+    /// Paths in the file are relative to this.
+    pub(super) folder: &'a Path,
+}
+
+/// A backend with everything at its default.
+pub(super) fn plain(
+    id: BackendId,
+    name: &str,
+    url: Url,
+    origin: Origin,
+    mode: ModeChoice,
+) -> BackendSettings {
+    BackendSettings {
+        spec: BackendSpec {
+            id,
+            name: name.into(),
+            origin,
+            generation: 1,
+            endpoint: HttpEndpoint { url, headers: Vec::new(), ca_pem: None },
+            transport: TransportChoice::Auto,
+            mode,
+            times: Times::default(),
+            limits: Limits::default(),
+        },
+        breaker: mcpool_breaker::Settings::default(),
+        retry: RetrySettings::default(),
+    }
+}
+
+/// Reads the table of one backend. `None` where there is no usable URL; the problems say why.
+pub(super) fn read(
+    checker: &mut Checker<'_>,
+    id: BackendId,
+    name: &Spanned<String>,
+    raw: &RawBackend,
+    common: &Common<'_>,
+) -> Option<BackendSettings> {
+    checker.section("backends.");
+    if let Err(reason) = check_name(name.get_ref()) {
+        checker.problem(name.get_ref(), Some(&name.span()), reason);
+    }
+    checker.section(format!("backends.{}.", name.get_ref()));
+    if raw.url.is_none() {
+        checker.problem("url", Some(&name.span()), "missing; a backend needs the URL of its MCP server");
+    }
+    let url = checker.parsed("url", &raw.url, parse_url);
+    let headers = headers(checker, raw);
+    let transports = Words {
+        known: &[
+            ("auto", TransportChoice::Auto),
+            ("sse", TransportChoice::Sse),
+            ("http", TransportChoice::Http),
+        ],
+        later: &["stdio"],
+    };
+    let transport = checker.word("transport", &raw.transport, transports, TransportChoice::Auto);
+    let mode = checker.word("mode", &raw.mode, modes(), common.default_mode);
+    let (times, limits) = (times(checker, raw), limits(checker, raw));
+    let breaker = breaker(checker, name.get_ref(), &raw.breaker, &times);
+    let retry = retry(checker, name.get_ref(), &raw.retry);
+    checker.section(format!("backends.{}.", name.get_ref()));
+    let ca_pem = roots(checker, &raw.tls.ca_file, common.folder);
+    let mut settings = plain(id, name.get_ref(), url?, Origin::File, mode);
+    settings.spec.endpoint.headers = headers;
+    settings.spec.endpoint.ca_pem = ca_pem;
+    settings.spec.transport = transport;
+    settings.spec.times = times;
+    settings.spec.limits = limits;
+    settings.breaker = breaker;
+    settings.retry = retry;
+    usable(checker, &settings.spec, &raw.tls.ca_file);
+    Some(settings)
+}
+
+/// The words for modes.
+pub(super) fn modes<'a>() -> Words<'a, ModeChoice> {
+    Words {
+        known: &[("auto", ModeChoice::Auto), ("shared", ModeChoice::Shared), ("pinned", ModeChoice::Pinned)],
+        later: &["exclusive", "stateless"],
+    }
+}
+
+/// `[a-z0-9][a-z0-9-]{0,62}`, and not a word with a meaning in URLs.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || name.len() > 63 || name.starts_with('-') || !name.chars().all(allowed) {
+        return Err(format!(
+            "{name:?} is not a name; write 1 to 63 of a-z, 0-9 and \"-\", beginning with a letter or digit"
+        ));
+    }
+    if mcpool_front::RESERVED.contains(&name) {
+        return Err(format!("{name:?} is reserved; it has a meaning of its own in URLs"));
+    }
+    Ok(())
+}
+
+/// An http or https URL without credentials. The message does not repeat it: it may hold a secret.
+pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
+    let url: Url =
+        text.parse().map_err(|why| format!("not a URL ({why}); write it with http:// or https://"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("not an http:// or https:// URL: its scheme is {:?}", url.scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a URL must not hold credentials; write them into headers".to_owned());
+    }
+    if url.fragment().is_some() {
+        return Err("a URL must not end in a \"#\" part; it is never sent".to_owned());
+    }
+    Ok(url)
+}
+
+fn headers(checker: &mut Checker<'_>, raw: &RawBackend) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = Vec::new();
+    for (name, value) in &raw.headers {
+        let key = format!("headers.{}", name.get_ref());
+        let Some(text) = checker.string(&key, value) else { continue };
+        match (HeaderName::try_from(name.get_ref().as_str()), HeaderValue::try_from(text)) {
+            (Ok(name), _) if OUR_HEADERS.contains(&name.as_str()) => {
+                let reason = "the gateway sets this header itself";
+                checker.problem(&key, Some(&value.span()), reason);
+            }
+            (Ok(name), Ok(mut value)) => {
+                value.set_sensitive(true);
+                headers.push((name, value));
+            }
+            (Err(_), _) => checker.problem(&key, Some(&name.span()), "not a name of a header"),
+            (_, Err(_)) => {
+                let reason = "the value holds characters a header cannot carry (a line break?)";
+                checker.problem(&key, Some(&value.span()), reason);
+            }
+        }
+    }
+    headers
+}
+
+fn times(checker: &mut Checker<'_>, raw: &RawBackend) -> Times {
+    let default = Times::default();
+    let mut time = |key, raw, default| checker.duration(key, raw, default, SHORTEST);
+    Times {
+        connect: time("connect_timeout", &raw.connect_timeout, default.connect),
+        handshake: time("handshake_timeout", &raw.handshake_timeout, default.handshake),
+        call_idle: time("call_timeout", &raw.call_timeout, default.call_idle),
+        queue: time("queue_timeout", &raw.queue_timeout, default.queue),
+        idle: time("idle_timeout", &raw.idle_timeout, default.idle),
+        max_age: time("max_age", &raw.max_age, default.max_age),
+        probe_interval: time("probe_interval", &raw.probe_interval, default.probe_interval),
+        probe_timeout: time("probe_timeout", &raw.probe_timeout, default.probe_timeout),
+        cancel_grace: time("cancel_grace", &raw.cancel_grace, default.cancel_grace),
+        drain: time("drain_timeout", &raw.drain_timeout, default.drain),
+        first_open: time("first_open_timeout", &raw.first_open_timeout, default.first_open),
+    }
+}
+
+fn limits(checker: &mut Checker<'_>, raw: &RawBackend) -> Limits {
+    let default = Limits::default();
+    let mut count = |key, raw, default, least| checker.count(key, raw, default, least..=MOST);
+    let max_sessions = count("max_sessions", &raw.max_sessions, default.max_sessions, 1);
+    let shared_sessions =
+        count("shared_sessions", &raw.shared_sessions, default.shared_sessions.min(max_sessions), 1);
+    let min_idle = count("min_idle", &raw.min_idle, default.min_idle, 0);
+    let limits = Limits {
+        max_sessions,
+        shared_sessions,
+        calls_per_session: count("calls_per_session", &raw.calls_per_session, default.calls_per_session, 1),
+        min_idle,
+        max_creating: count("max_creating", &raw.max_creating, default.max_creating, 1),
+        queue: count("queue", &raw.queue, default.queue, 1),
+        max_message: checker.size("max_message", &raw.max_message, default.max_message, 1 << 10..=1 << 30),
+    };
+    let span = |raw: &Option<Spanned<_>>| raw.as_ref().map(Spanned::span);
+    if shared_sessions > max_sessions {
+        let reason = format!("{shared_sessions} is more than max_sessions, {max_sessions}");
+        checker.problem("shared_sessions", span(&raw.shared_sessions).as_ref(), reason);
+    }
+    if min_idle > shared_sessions {
+        let reason = format!("{min_idle} is more than shared_sessions, {shared_sessions}");
+        checker.problem("min_idle", span(&raw.min_idle).as_ref(), reason);
+    }
+    limits
+}
+
+fn breaker(
+    checker: &mut Checker<'_>,
+    name: &str,
+    raw: &RawBreaker,
+    times: &Times,
+) -> mcpool_breaker::Settings {
+    checker.section(format!("backends.{name}.breaker."));
+    let default = mcpool_breaker::Settings::default();
+    let threshold = default.failure_threshold as usize;
+    let threshold = checker.count("failure_threshold", &raw.failure_threshold, threshold, 1..=MOST);
+    mcpool_breaker::Settings {
+        failure_threshold: u32::try_from(threshold).unwrap_or(u32::MAX),
+        recovery_timeout: checker.duration(
+            "recovery_timeout",
+            &raw.recovery_timeout,
+            default.recovery_timeout,
+            SHORTEST,
+        ),
+        early_probe: Checker::switch(&raw.early_probe, default.early_probe),
+        hold: checker.duration("hold", &raw.hold, default.hold, Duration::ZERO),
+        // The probe is a handshake: given up earlier, a slow backend could never close its circuit again.
+        probe_deadline: times.handshake,
+    }
+}
+
+fn retry(checker: &mut Checker<'_>, name: &str, raw: &RawRetry) -> RetrySettings {
+    checker.section(format!("backends.{name}.retry."));
+    let default = RetrySettings::default();
+    let attempts = checker.count("attempts", &raw.attempts, default.attempts as usize, 1..=100);
+    let base = checker.duration("base", &raw.base, default.base, SHORTEST);
+    let cap = checker.duration("cap", &raw.cap, default.cap, SHORTEST);
+    if cap < base {
+        checker.problem("cap", raw.cap.as_ref().map(Spanned::span).as_ref(), "shorter than base");
+    }
+    RetrySettings { attempts: u32::try_from(attempts).unwrap_or(u32::MAX), base, cap }
+}
+
+fn roots(checker: &mut Checker<'_>, raw: &Text, folder: &Path) -> Option<Vec<u8>> {
+    checker.parsed("tls.ca_file", raw, |path| {
+        let pem = std::fs::read(folder.join(path)).map_err(|why| format!("cannot read {path:?}: {why}"))?;
+        // A file without any would be taken, and trusted for nothing.
+        let has_one = pem.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE);
+        if has_one { Ok(pem) } else { Err(format!("{path:?} holds no PEM certificate")) }
+    })
+}
+
+/// Whether the transport can be built: certificates are understood only there.
+fn usable(checker: &mut Checker<'_>, spec: &BackendSpec, ca_file: &Text) {
+    let Some(ca_file) = ca_file.as_ref().filter(|_| spec.endpoint.ca_pem.is_some()) else { return };
+    if let Err(why) = http_transport(&spec.endpoint, spec.transport, &spec.times, &spec.limits) {
+        checker.problem("tls.ca_file", Some(&ca_file.span()), why);
+    }
+}
+
+/// The words of the choices, for printing.
+pub(super) fn transport_word(choice: TransportChoice) -> &'static str {
+    match choice {
+        TransportChoice::Auto => "auto",
+        TransportChoice::Sse => "sse",
+        TransportChoice::Http => "http",
+    }
+}
+
+/// A backend of `--backend NAME=URL`.
+pub(super) fn from_flag(id: BackendId, flag: &BackendFlag, mode: ModeChoice) -> BackendSettings {
+    plain(id, &flag.name, flag.url.clone(), Origin::Cli, mode)
+}
+
+/// Zero would switch off what must not be off, or spin.
+const SHORTEST: Duration = Duration::from_millis(1);
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+/// More than any of these makes sense for, and far from any overflow.
+const MOST: usize = 1_000_000;
+/// What the transports write themselves.
+const OUR_HEADERS: [&str; 10] = [
+    "host",
+    "accept",
+    "connection",
+    "content-length",
+    "content-type",
+    "last-event-id",
+    "mcp-protocol-version",
+    "mcp-session-id",
+    "transfer-encoding",
+    "upgrade",
+];

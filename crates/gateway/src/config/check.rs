@@ -1,0 +1,231 @@
+//! Reads one value at a time out of the raw file: puts variables in, checks, fills in defaults, notes problems.
+//!
+//! A problem does not stop the reading: the default stands in, so that one run shows everything that is wrong.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    ops::{Range, RangeInclusive},
+    time::Duration,
+};
+
+use toml::Spanned;
+
+use super::{
+    problem::{Place, Problem, line_of},
+    raw::{Amount, Number, Span, Switch, Text},
+    value::{interpolate, parse_duration, parse_size, show_duration, show_size},
+};
+
+/// Where environment variables come from.
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The file being checked.
+pub(super) struct Checker<'a> {
+    file: &'a str,
+    text: &'a str,
+    environment: Environment<'a>,
+    /// What stands in front of a key in messages: `backends.search.`.
+    prefix: String,
+    /// The variables that were asked for, and whether they were there.
+    pub(super) variables: BTreeMap<String, bool>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// One choice of several words.
+pub(super) struct Words<'w, T> {
+    pub(super) known: &'w [(&'static str, T)],
+    /// Words that mean something in later versions.
+    pub(super) later: &'w [&'static str],
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(file: &'a str, text: &'a str, environment: Environment<'a>) -> Self {
+        Self {
+            file,
+            text,
+            environment,
+            prefix: String::new(),
+            variables: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Names the section that is read from here on.
+    pub(super) fn section(&mut self, prefix: impl Into<String>) {
+        self.prefix = prefix.into();
+    }
+
+    pub(super) fn problem(&mut self, key: &str, span: Option<&Range<usize>>, reason: impl Into<String>) {
+        let line = span.map(|span| line_of(self.text, span));
+        let place = Place::File { file: self.file.to_owned(), line };
+        let key = format!("{}{key}", self.prefix);
+        self.problems.push(Problem { place, key, reason: reason.into() });
+    }
+
+    /// A string with its variables put in.
+    pub(super) fn string(&mut self, key: &str, raw: &Spanned<String>) -> Option<String> {
+        let (environment, variables) = (self.environment, &mut self.variables);
+        let value = interpolate(raw.get_ref(), |name| {
+            let value = environment(name);
+            variables.insert(name.to_owned(), value.is_some());
+            value
+        });
+        value.map_err(|reason| self.problem(key, Some(&raw.span()), reason)).ok()
+    }
+
+    /// A string that some function understands. The function's message must not repeat the value, which may be secret.
+    pub(super) fn parsed<T>(
+        &mut self,
+        key: &str,
+        raw: &Text,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let raw = raw.as_ref()?;
+        let text = self.string(key, raw)?;
+        parse(&text).map_err(|reason| self.problem(key, Some(&raw.span()), reason)).ok()
+    }
+
+    pub(super) fn address(&mut self, key: &str, raw: &Text, default: SocketAddr) -> SocketAddr {
+        let parse = |text: &str| {
+            text.parse()
+                .map_err(|_| format!("{text:?} is not an address; write IP:PORT, such as \"{default}\""))
+        };
+        self.parsed(key, raw, parse).unwrap_or(default)
+    }
+
+    pub(super) fn word<T: Copy>(&mut self, key: &str, raw: &Text, words: Words<'_, T>, default: T) -> T {
+        self.parsed(key, raw, |text| words.find(text)).unwrap_or(default)
+    }
+
+    pub(super) fn strings(&mut self, key: &str, raw: &[Spanned<String>]) -> Vec<String> {
+        raw.iter().filter_map(|one| self.string(key, one)).collect()
+    }
+
+    pub(super) fn switch(raw: &Switch, default: bool) -> bool {
+        raw.as_ref().map_or(default, |raw| *raw.get_ref())
+    }
+
+    /// A duration, at least `least`.
+    pub(super) fn duration(&mut self, key: &str, raw: &Span, default: Duration, least: Duration) -> Duration {
+        let Some(raw) = raw else { return default };
+        let text = Spanned::new(raw.span(), raw.get_ref().0.clone());
+        let Some(text) = self.string(key, &text) else { return default };
+        match parse_duration(&text) {
+            Ok(duration) if duration >= least => duration,
+            Ok(duration) => {
+                let (got, least) = (show_duration(duration), show_duration(least));
+                self.problem(key, Some(&raw.span()), format!("{got} is too short; the least is {least}"));
+                default
+            }
+            Err(reason) => {
+                self.problem(key, Some(&raw.span()), reason);
+                default
+            }
+        }
+    }
+
+    pub(super) fn count(
+        &mut self,
+        key: &str,
+        raw: &Amount,
+        default: usize,
+        range: RangeInclusive<usize>,
+    ) -> usize {
+        let parse = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a whole number"));
+        self.amount(key, raw, default, range, parse, |value| value.to_string())
+    }
+
+    pub(super) fn size(
+        &mut self,
+        key: &str,
+        raw: &Amount,
+        default: usize,
+        range: RangeInclusive<usize>,
+    ) -> usize {
+        self.amount(key, raw, default, range, parse_size, show_size)
+    }
+
+    fn amount(
+        &mut self,
+        key: &str,
+        raw: &Amount,
+        default: usize,
+        range: RangeInclusive<usize>,
+        parse: impl FnOnce(&str) -> Result<u64, String>,
+        show: impl Fn(u64) -> String,
+    ) -> usize {
+        let Some(raw) = raw else { return default };
+        let value = match raw.get_ref() {
+            Number::Int(number) => u64::try_from(*number).map_err(|_| format!("{number} is negative")),
+            Number::Text(text) => match self.string(key, &Spanned::new(raw.span(), text.clone())) {
+                Some(text) => parse(&text),
+                None => return default,
+            },
+        };
+        let (least, most) = (*range.start() as u64, *range.end() as u64);
+        let checked = value.and_then(|value| match usize::try_from(value) {
+            Ok(fits) if range.contains(&fits) => Ok(fits),
+            _ => {
+                Err(format!("{} is out of range; it must be {} to {}", show(value), show(least), show(most)))
+            }
+        });
+        checked.unwrap_or_else(|reason| {
+            self.problem(key, Some(&raw.span()), reason);
+            default
+        })
+    }
+
+    /// Notes every key that means something in later versions only.
+    pub(super) fn later_keys(&mut self, document: &toml::de::DeTable<'_>) {
+        self.later_in(document, &LATER_TOP);
+        let Some(backends) = document.get("backends").and_then(|value| value.get_ref().as_table()) else {
+            return;
+        };
+        for (name, backend) in backends {
+            let Some(backend) = backend.get_ref().as_table() else { continue };
+            self.section(format!("backends.{}.", name.get_ref()));
+            self.later_in(backend, &LATER_BACKEND);
+            let retry = backend.get("retry").and_then(|value| value.get_ref().as_table());
+            if let Some(retry) = retry {
+                self.section(format!("backends.{}.retry.", name.get_ref()));
+                self.later_in(retry, &["budget"]);
+            }
+        }
+        self.section("");
+    }
+
+    fn later_in(&mut self, table: &toml::de::DeTable<'_>, later: &[&str]) {
+        let later: BTreeSet<&str> = later.iter().copied().collect();
+        for key in table.keys().filter(|key| later.contains(key.get_ref().as_ref())) {
+            self.problem(key.get_ref(), Some(&key.span()), NOT_YET);
+        }
+    }
+}
+
+impl<T: Copy> Words<'_, T> {
+    fn find(&self, text: &str) -> Result<T, String> {
+        if let Some((_, value)) = self.known.iter().find(|(word, _)| *word == text) {
+            return Ok(*value);
+        }
+        if self.later.contains(&text) {
+            return Err(format!("{text:?} is {NOT_YET}"));
+        }
+        let known: Vec<String> = self.known.iter().map(|(word, _)| format!("{word:?}")).collect();
+        Err(format!("{text:?} is unknown; write one of {}", known.join(", ")))
+    }
+}
+
+const NOT_YET: &str = "not supported by this version";
+const LATER_TOP: [&str; 3] = ["virtual", "auth", "tenants"];
+const LATER_BACKEND: [&str; 9] = [
+    "command",
+    "args",
+    "env",
+    "cwd",
+    "state",
+    "forward_headers",
+    "share_across",
+    "on_state_loss",
+    "retry_idempotent_tools",
+];

@@ -1,0 +1,337 @@
+//! The configuration: the file as written (`raw`) becomes a [`Config`] that cannot be wrong, once, here.
+//!
+//! Precedence: command line, then environment, then file, then defaults. The inner crates get plain structs and
+//! know nothing of files. `config/mcpool.toml` names every key; a test ties it to this code.
+
+mod backend;
+mod check;
+mod problem;
+mod raw;
+mod shown;
+mod value;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use mcpool_front::{FrontConfig, FrontLimits, FrontTimes, Unauthenticated};
+use mcpool_upstream::{ModeChoice, Origin};
+use mcpool_wire::BackendId;
+use toml::Spanned;
+use url::Url;
+
+pub(crate) use self::backend::{check_name, parse_url};
+pub use self::problem::{Place, Problem, Problems};
+use self::{
+    check::{Checker, Environment, Words},
+    problem::line_of,
+    raw::{RawConfig, RawLimits, RawTimes},
+};
+use crate::build::BackendSettings;
+
+/// Used when neither a file nor a backend is named, if it is there.
+pub const DEFAULT_FILE: &str = "config/mcpool.toml";
+
+/// Everything the gateway is told, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub file: Option<PathBuf>,
+    /// Where agents connect, `127.0.0.1:8800`.
+    pub listen: SocketAddr,
+    /// Where operators connect, `127.0.0.1:8801`.
+    pub admin_listen: SocketAddr,
+    /// The mode of backends that name none, `auto`.
+    pub default_mode: ModeChoice,
+    /// What `/mcp` and `/sse` mean where there are several backends.
+    pub default_backend: Option<Arc<str>>,
+    /// The agent listener.
+    pub front: FrontConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// How long a shutdown may take, 30 s.
+    pub grace: Duration,
+    /// The backends, by name.
+    pub backends: Vec<BackendSettings>,
+    /// The files of extra roots to trust, by backend, as they were named.
+    pub ca_files: BTreeMap<Arc<str>, String>,
+    /// The environment variables the file asks for, and whether they were set.
+    pub variables: BTreeMap<String, bool>,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// A level, or a filter such as `info,mcpool=debug`.
+    pub level: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One line of text per event.
+    #[default]
+    Text,
+    /// One JSON object per event.
+    Json,
+}
+
+/// What the command line and the environment say; it wins over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--listen`
+    pub listen: Option<SocketAddr>,
+    /// `--admin-listen`
+    pub admin_listen: Option<SocketAddr>,
+    /// `--backend`, in addition to those of the file
+    pub backends: Vec<BackendFlag>,
+    /// `--log-format`
+    pub log_format: Option<LogFormat>,
+    /// `MCPOOL_LOG`
+    pub log_level: Option<String>,
+}
+
+/// `--backend NAME=URL`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendFlag {
+    /// The name, checked.
+    pub name: Arc<str>,
+    /// The URL, checked.
+    pub url: Url,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            file: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 8800)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 8801)),
+            default_mode: ModeChoice::Auto,
+            default_backend: None,
+            front: FrontConfig::default(),
+            log: LogConfig { format: LogFormat::Text, level: "info".to_owned() },
+            grace: FrontTimes::default().drain,
+            backends: Vec::new(),
+            ca_files: BTreeMap::new(),
+            variables: BTreeMap::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file that is meant (see [`DEFAULT_FILE`]) and puts the overrides on top.
+    ///
+    /// # Errors
+    /// Everything that is wrong, with file and line.
+    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, Problems> {
+        let default = Path::new(DEFAULT_FILE);
+        let file = match file {
+            None if overrides.backends.is_empty() && default.is_file() => Some(default),
+            named => named,
+        };
+        let mut config = match file {
+            Some(path) => Self::read(path)?,
+            None => Self::default(),
+        };
+        config.apply(overrides)?;
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> Result<Self, Problems> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|why| at(&name, None, format!("cannot read the configuration: {why}")))?;
+        let environment = |name: &str| std::env::var(name).ok();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut config = Self::parse(&name, &text, folder, &environment)?;
+        config.file = Some(path.to_owned());
+        Ok(config)
+    }
+
+    /// Reads the text of a file. Paths in it are relative to `folder`.
+    ///
+    /// # Errors
+    /// Everything that is wrong, with file and line.
+    pub fn parse(
+        file: &str,
+        text: &str,
+        folder: &Path,
+        environment: Environment<'_>,
+    ) -> Result<Self, Problems> {
+        let syntax = |error: toml::de::Error| {
+            let line = error.span().map(|span| line_of(text, &span));
+            let reason = error.message().replacen("unknown field", "unknown key", 1);
+            at(file, line, reason)
+        };
+        let document = toml::de::DeTable::parse(text).map_err(syntax)?;
+        let mut checker = Checker::new(file, text, environment);
+        checker.later_keys(document.get_ref());
+        if !checker.problems.is_empty() {
+            return Err(Problems(checker.problems));
+        }
+        let raw: RawConfig = toml::from_str(text).map_err(syntax)?;
+        let config = Self::check(&mut checker, &raw, folder);
+        if checker.problems.is_empty() { Ok(config) } else { Err(Problems(checker.problems)) }
+    }
+
+    fn check(checker: &mut Checker<'_>, raw: &RawConfig, folder: &Path) -> Self {
+        let default = Self::default();
+        let default_mode =
+            checker.word("default_mode", &raw.default_mode, backend::modes(), ModeChoice::Auto);
+        let unauthenticated = Words {
+            known: &[("loopback", Unauthenticated::Loopback), ("allow", Unauthenticated::Allow)],
+            later: &[],
+        };
+        let formats = Words { known: &[("text", LogFormat::Text), ("json", LogFormat::Json)], later: &[] };
+        let config = Self {
+            file: None,
+            listen: checker.address("listen", &raw.listen, default.listen),
+            admin_listen: checker.address("admin_listen", &raw.admin_listen, default.admin_listen),
+            default_mode,
+            default_backend: None,
+            front: FrontConfig {
+                allowed_hosts: checker.strings("allowed_hosts", &raw.allowed_hosts),
+                allowed_origins: checker.strings("allowed_origins", &raw.allowed_origins),
+                unauthenticated: checker.word(
+                    "unauthenticated",
+                    &raw.unauthenticated,
+                    unauthenticated,
+                    Unauthenticated::Loopback,
+                ),
+                limits: front_limits(checker, &raw.limits),
+                times: front_times(checker, &raw.times),
+            },
+            log: LogConfig {
+                format: checker.word("log.format", &raw.log.format, formats, default.log.format),
+                level: checker.parsed("log.level", &raw.log.level, level).unwrap_or(default.log.level),
+            },
+            grace: checker.duration("shutdown.grace", &raw.shutdown.grace, default.grace, Duration::ZERO),
+            ..Self::default()
+        };
+        config.with_backends(checker, raw, &backend::Common { default_mode, folder })
+    }
+
+    fn with_backends(
+        mut self,
+        checker: &mut Checker<'_>,
+        raw: &RawConfig,
+        common: &backend::Common<'_>,
+    ) -> Self {
+        for (id, (name, raw)) in (0..).zip(&raw.backends) {
+            self.backends.extend(backend::read(checker, BackendId(id), name, raw, common));
+            if let Some(path) = &raw.tls.ca_file {
+                self.ca_files.insert(name.get_ref().as_str().into(), path.get_ref().clone());
+            }
+        }
+        checker.section("");
+        self.default_backend = checker.parsed("default_backend", &raw.default_backend, |wanted| {
+            let known = raw.backends.keys().any(|name| name.get_ref() == wanted);
+            let names = raw.backends.keys().map(Spanned::get_ref).cloned().collect::<Vec<_>>().join(", ");
+            match (known, raw.backends.is_empty()) {
+                (true, _) => Ok(wanted.into()),
+                (false, false) => Err(format!("no backend is named {wanted:?}; there are: {names}")),
+                (false, true) => Err(format!("no backend is named {wanted:?}; there is none")),
+            }
+        });
+        self.front.times.drain = self.grace;
+        self.variables = std::mem::take(&mut checker.variables);
+        self
+    }
+
+    fn apply(&mut self, overrides: Overrides) -> Result<(), Problems> {
+        self.listen = overrides.listen.unwrap_or(self.listen);
+        self.admin_listen = overrides.admin_listen.unwrap_or(self.admin_listen);
+        self.log.format = overrides.log_format.unwrap_or(self.log.format);
+        if let Some(wanted) = overrides.log_level {
+            self.log.level = level(&wanted).map_err(|reason| flag("MCPOOL_LOG", reason))?;
+        }
+        for one in overrides.backends {
+            if self.backends.iter().any(|known| known.spec.name == one.name) {
+                return Err(flag("--backend", format!("there is already a backend named {:?}", one.name)));
+            }
+            let id = BackendId(u32::try_from(self.backends.len()).unwrap_or(u32::MAX));
+            self.backends.push(backend::from_flag(id, &one, self.default_mode));
+        }
+        Ok(())
+    }
+
+    /// The backend that stands in where none is configured: the bundled server at this address.
+    pub fn serve_demo(&mut self, url: Url) {
+        self.backends.push(backend::plain(BackendId(0), "demo", url, Origin::Demo, self.default_mode));
+    }
+}
+
+fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
+    let default = FrontLimits::default();
+    checker.section("limits.");
+    let mut count = |key, raw, default| checker.count(key, raw, default, 1..=10_000_000);
+    let (connections, agent_sessions) = (
+        count("connections", &raw.connections, default.connections),
+        count("agent_sessions", &raw.agent_sessions, default.agent_sessions),
+    );
+    let calls_per_agent = count("calls_per_agent", &raw.calls_per_agent, default.calls_per_agent);
+    let outbound_messages = count("agent_messages", &raw.agent_messages, default.outbound_messages);
+    let adopted_calls = count("adopted_calls", &raw.adopted_calls, default.adopted_calls);
+    let mut size = |key, raw, default, least| checker.size(key, raw, default, least..=1 << 30);
+    let limits = FrontLimits {
+        connections,
+        agent_sessions,
+        calls_per_agent,
+        body_bytes: size("body", &raw.body, default.body_bytes, 1 << 10),
+        header_bytes: size("header", &raw.header, default.header_bytes, 8 << 10),
+        outbound_messages,
+        outbound_bytes: size("agent_buffer", &raw.agent_buffer, default.outbound_bytes, 1 << 10),
+        adopted_calls,
+    };
+    checker.section("");
+    limits
+}
+
+fn front_times(checker: &mut Checker<'_>, raw: &RawTimes) -> FrontTimes {
+    let default = FrontTimes::default();
+    checker.section("times.");
+    let mut time = |key, raw, default| checker.duration(key, raw, default, Duration::from_millis(1));
+    let times = FrontTimes {
+        header: time("header", &raw.header, default.header),
+        keep_alive: time("keep_alive", &raw.keep_alive, default.keep_alive),
+        body_idle: time("body_idle", &raw.body_idle, default.body_idle),
+        write_stall: time("write_stall", &raw.write_stall, default.write_stall),
+        call: time("call", &raw.call, default.call),
+        open: time("open", &raw.open, default.open),
+        reconnect_grace: time("reconnect_grace", &raw.reconnect_grace, default.reconnect_grace),
+        orphan: time("orphan", &raw.orphan, default.orphan),
+        agent_idle: time("agent_idle", &raw.agent_idle, default.agent_idle),
+        stream_ping: time("stream_ping", &raw.stream_ping, default.stream_ping),
+        drain: default.drain,
+    };
+    checker.section("");
+    times
+}
+
+/// A filter the log understands.
+fn level(text: &str) -> Result<String, String> {
+    match crate::logging::parse_filter(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(why) => {
+            Err(format!("{text:?} is not a log level ({why}); write error, warn, info, debug or trace"))
+        }
+    }
+}
+
+fn at(file: &str, line: Option<usize>, reason: String) -> Problems {
+    let place = Place::File { file: file.to_owned(), line };
+    Problems(vec![Problem { place, key: String::new(), reason }])
+}
+
+fn flag(name: &'static str, reason: String) -> Problems {
+    Problems(vec![Problem { place: Place::Flag(name), key: String::new(), reason }])
+}
+
+#[cfg(test)]
+mod tests;

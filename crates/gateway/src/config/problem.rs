@@ -1,0 +1,63 @@
+//! What is wrong with a configuration: where, which key, why. Never with a value that came from the environment.
+
+use std::{fmt, ops::Range};
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it stands.
+    pub place: Place,
+    /// The key it is about, dotted; empty for the file as a whole.
+    pub key: String,
+    /// Why, and what to write instead.
+    pub reason: String,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file, and the line if it is known.
+    File {
+        /// As it was named.
+        file: String,
+        /// From 1.
+        line: Option<usize>,
+    },
+    /// The command line.
+    Flag(&'static str),
+}
+
+/// Everything that is wrong with a configuration; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::File { file, line: Some(line) } => write!(f, "{file}:{line}: ")?,
+            Place::File { file, line: None } => write!(f, "{file}: ")?,
+            Place::Flag(flag) => write!(f, "{flag}: ")?,
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, problem) in self.0.iter().enumerate() {
+            let separator = if n > 0 { "\n" } else { "" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// The line a span begins on, from 1.
+pub(super) fn line_of(text: &str, span: &Range<usize>) -> usize {
+    text.as_bytes().iter().take(span.start).filter(|byte| **byte == b'\n').count() + 1
+}

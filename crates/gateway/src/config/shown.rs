@@ -1,0 +1,183 @@
+//! The effective configuration as it is printed: a file that could be read again, but for what is masked.
+//!
+//! Values of headers and everything in the query of a URL are never shown: both hold credentials.
+
+use mcpool_front::{FrontLimits, FrontTimes, Unauthenticated};
+use toml::{Table, Value};
+use url::Url;
+
+use super::{
+    Config, LogFormat,
+    backend::transport_word,
+    value::{show_duration, show_size},
+};
+use crate::{build::BackendSettings, route::mode_word};
+
+/// Stands for what is not shown.
+pub(crate) const MASK: &str = "***";
+
+impl Config {
+    /// Every setting that is in force, secrets masked, under the keys of the file.
+    #[must_use]
+    pub fn shown(&self) -> Table {
+        let mut top = Table::new();
+        put(&mut top, "listen", self.listen.to_string());
+        put(&mut top, "admin_listen", self.admin_listen.to_string());
+        if let Some(name) = &self.default_backend {
+            put(&mut top, "default_backend", name.to_string());
+        }
+        put(&mut top, "default_mode", mode_word(self.default_mode));
+        let front = &self.front;
+        put(&mut top, "allowed_hosts", front.allowed_hosts.clone());
+        put(&mut top, "allowed_origins", front.allowed_origins.clone());
+        put(
+            &mut top,
+            "unauthenticated",
+            match front.unauthenticated {
+                Unauthenticated::Loopback => "loopback",
+                Unauthenticated::Allow => "allow",
+            },
+        );
+        put(&mut top, "limits", limits(&front.limits));
+        put(&mut top, "times", times(&front.times));
+        let mut log = Table::new();
+        put(
+            &mut log,
+            "format",
+            match self.log.format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            },
+        );
+        put(&mut log, "level", self.log.level.clone());
+        put(&mut top, "log", log);
+        let mut shutdown = Table::new();
+        put(&mut shutdown, "grace", show_duration(self.grace));
+        put(&mut top, "shutdown", shutdown);
+        if !self.backends.is_empty() {
+            let named = self.backends.iter().map(|one| {
+                let ca_file = self.ca_files.get(&one.spec.name).map(String::as_str);
+                (one.spec.name.to_string(), Value::Table(backend(one, ca_file)))
+            });
+            put(&mut top, "backends", named.collect::<Table>());
+        }
+        top
+    }
+}
+
+fn limits(limits: &FrontLimits) -> Table {
+    let mut table = Table::new();
+    put(&mut table, "connections", number(limits.connections));
+    put(&mut table, "agent_sessions", number(limits.agent_sessions));
+    put(&mut table, "calls_per_agent", number(limits.calls_per_agent));
+    put(&mut table, "body", show_size(limits.body_bytes as u64));
+    put(&mut table, "header", show_size(limits.header_bytes as u64));
+    put(&mut table, "agent_messages", number(limits.outbound_messages));
+    put(&mut table, "agent_buffer", show_size(limits.outbound_bytes as u64));
+    put(&mut table, "adopted_calls", number(limits.adopted_calls));
+    table
+}
+
+fn times(times: &FrontTimes) -> Table {
+    let mut table = Table::new();
+    for (key, time) in [
+        ("header", times.header),
+        ("keep_alive", times.keep_alive),
+        ("body_idle", times.body_idle),
+        ("write_stall", times.write_stall),
+        ("call", times.call),
+        ("open", times.open),
+        ("reconnect_grace", times.reconnect_grace),
+        ("orphan", times.orphan),
+        ("agent_idle", times.agent_idle),
+        ("stream_ping", times.stream_ping),
+    ] {
+        put(&mut table, key, show_duration(time));
+    }
+    table
+}
+
+fn backend(settings: &BackendSettings, ca_file: Option<&str>) -> Table {
+    let spec = &settings.spec;
+    let mut table = Table::new();
+    put(&mut table, "url", masked_url(&spec.endpoint.url));
+    put(&mut table, "transport", transport_word(spec.transport));
+    put(&mut table, "mode", mode_word(spec.mode));
+    if !spec.endpoint.headers.is_empty() {
+        let names = spec.endpoint.headers.iter().map(|(name, _)| (name.to_string(), MASK.into()));
+        put(&mut table, "headers", names.collect::<Table>());
+    }
+    if let Some(path) = ca_file {
+        let mut tls = Table::new();
+        put(&mut tls, "ca_file", path);
+        put(&mut table, "tls", tls);
+    }
+    times_of(&mut table, settings);
+    limits_of(&mut table, settings);
+    let mut breaker = Table::new();
+    put(&mut breaker, "failure_threshold", i64::from(settings.breaker.failure_threshold));
+    put(&mut breaker, "recovery_timeout", show_duration(settings.breaker.recovery_timeout));
+    put(&mut breaker, "early_probe", settings.breaker.early_probe);
+    put(&mut breaker, "hold", show_duration(settings.breaker.hold));
+    put(&mut table, "breaker", breaker);
+    let mut retry = Table::new();
+    put(&mut retry, "attempts", i64::from(settings.retry.attempts));
+    put(&mut retry, "base", show_duration(settings.retry.base));
+    put(&mut retry, "cap", show_duration(settings.retry.cap));
+    put(&mut table, "retry", retry);
+    table
+}
+
+fn times_of(table: &mut Table, settings: &BackendSettings) {
+    let times = &settings.spec.times;
+    for (key, time) in [
+        ("connect_timeout", times.connect),
+        ("handshake_timeout", times.handshake),
+        ("first_open_timeout", times.first_open),
+        ("call_timeout", times.call_idle),
+        ("idle_timeout", times.idle),
+        ("max_age", times.max_age),
+        ("drain_timeout", times.drain),
+        ("queue_timeout", times.queue),
+        ("probe_interval", times.probe_interval),
+        ("probe_timeout", times.probe_timeout),
+        ("cancel_grace", times.cancel_grace),
+    ] {
+        put(table, key, show_duration(time));
+    }
+}
+
+fn limits_of(table: &mut Table, settings: &BackendSettings) {
+    let limits = &settings.spec.limits;
+    for (key, count) in [
+        ("max_sessions", limits.max_sessions),
+        ("shared_sessions", limits.shared_sessions),
+        ("calls_per_session", limits.calls_per_session),
+        ("min_idle", limits.min_idle),
+        ("max_creating", limits.max_creating),
+        ("queue", limits.queue),
+    ] {
+        put(table, key, number(count));
+    }
+    put(table, "max_message", show_size(limits.max_message as u64));
+}
+
+/// A URL without what may be secret in it.
+pub(crate) fn masked_url(url: &Url) -> String {
+    match url.query() {
+        None => url.to_string(),
+        Some(_) => {
+            let mut shown = url.clone();
+            shown.set_query(Some(MASK));
+            shown.to_string()
+        }
+    }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn put(table: &mut Table, key: &str, value: impl Into<Value>) {
+    table.insert(key.to_owned(), value.into());
+}

@@ -1,0 +1,303 @@
+//! What a wrong file is answered with, word for word, and the tie between `config/mcpool.toml` and the code.
+
+mod file;
+
+use super::*;
+
+fn parse_with(text: &str, environment: Environment<'_>) -> Result<Config, Problems> {
+    Config::parse("file.toml", text, Path::new("."), environment)
+}
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    parse_with(text, &|_| None)
+}
+
+fn check(text: &str, expect: &str) {
+    assert_eq!(parse(text).expect_err(text).to_string(), expect, "{text}");
+}
+
+const URL: &str = "[backends.a]\nurl = \"http://h/mcp\"\n";
+
+/// A problem in the table of a backend that is otherwise whole; the line is the third.
+fn check_backend(line: &str, expect: &str) {
+    check(&format!("{URL}{line}\n"), &format!("file.toml:3: {expect}"));
+}
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    assert_eq!(format!("{:?}", parse("").unwrap()), format!("{:?}", Config::default()));
+}
+
+#[test]
+fn unknown_keys_are_refused_with_their_line() {
+    let error = parse("listen = \"127.0.0.1:1\"\n\nlissen = 1\n").unwrap_err().to_string();
+    assert!(error.starts_with("file.toml:3: unknown key `lissen`, expected one of `listen`,"), "{error}");
+    for (text, line, key) in [
+        ("[limits]\nbodies = 1", 2, "bodies"),
+        ("[times]\nx = 1", 2, "x"),
+        ("[log]\ncolour = 1", 2, "colour"),
+        ("[shutdown]\ngrace = \"1s\"\nnow = 1", 3, "now"),
+        (&format!("{URL}time = 1"), 3, "time"),
+        (&format!("{URL}breaker.threshold = 1"), 3, "threshold"),
+        (&format!("{URL}[backends.a.retry]\ntries = 1"), 4, "tries"),
+        (&format!("{URL}tls = {{ insecure = true }}"), 3, "insecure"),
+    ] {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("file.toml:{line}: unknown key `{key}`")), "{error}");
+    }
+}
+
+#[test]
+fn keys_and_words_of_later_versions_are_refused_as_such() {
+    for key in ["command = \"npx\"", "args = []", "forward_headers = []", "state = \"none\"", "env = {}"] {
+        let name = key.split(' ').next().unwrap();
+        check_backend(key, &format!("backends.a.{name}: not supported by this version"));
+    }
+    check_backend("retry.budget = 0.2", "backends.a.retry.budget: not supported by this version");
+    check_backend("mode = \"exclusive\"", "backends.a.mode: \"exclusive\" is not supported by this version");
+    check_backend(
+        "transport = \"stdio\"",
+        "backends.a.transport: \"stdio\" is not supported by this version",
+    );
+    // Even where the table would be incomplete for other reasons.
+    check(
+        "[backends.a]\ncommand = \"npx\"",
+        "file.toml:2: backends.a.command: not supported by this version",
+    );
+}
+
+#[test]
+fn syntax_is_refused_with_its_line() {
+    let starts = |text: &str, expect: &str| {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.starts_with(expect), "{error}");
+    };
+    starts("listen = \"127.0.0.1:1\"\nbroken", "file.toml:2: ");
+    starts(&format!("{URL}\n{URL}"), "file.toml:4: duplicate key");
+    starts("a = 1\na = 2", "file.toml:2: duplicate key");
+    starts("listen = 8800", "file.toml:1: invalid type: integer `8800`, expected a string");
+}
+
+#[test]
+fn durations_need_a_unit() {
+    check_backend(
+        "call_timeout = \"10\"",
+        "backends.a.call_timeout: \"10\" has no unit; write a duration such as \"500ms\", \"10s\", \"2m\" or \"1h\"",
+    );
+    check_backend(
+        "call_timeout = 10",
+        "invalid type: integer `10`, expected a duration in quotes with a unit, such as \"30s\"",
+    );
+    check_backend("idle_timeout = \"0s\"", "backends.a.idle_timeout: 0s is too short; the least is 1ms");
+    check(
+        "[times]\nheader = \"1 fortnight\"",
+        "file.toml:2: times.header: \"1 fortnight\" is not a duration; write a whole number and one of ms, s, m, h, d, \
+         such as \"500ms\"",
+    );
+    assert_eq!(
+        parse(&format!("{URL}breaker.hold = \"0s\"")).unwrap().backends[0].breaker.hold,
+        Duration::ZERO
+    );
+}
+
+#[test]
+fn counts_and_sizes_have_a_range() {
+    check_backend("max_sessions = 0", "backends.a.max_sessions: 0 is out of range; it must be 1 to 1000000");
+    check_backend("queue = -1", "backends.a.queue: -1 is negative");
+    check_backend("queue = \"many\"", "backends.a.queue: \"many\" is not a whole number");
+}
+
+#[test]
+fn sizes_and_counts_that_contradict_each_other_are_refused() {
+    check(
+        &format!("{URL}max_sessions = 4\nshared_sessions = 5"),
+        "file.toml:4: backends.a.shared_sessions: 5 is more than max_sessions, 4",
+    );
+    check_backend("min_idle = 9", "backends.a.min_idle: 9 is more than shared_sessions, 8");
+    check_backend("retry = { base = \"2s\", cap = \"1s\" }", "backends.a.retry.cap: shorter than base");
+    // A small budget alone is no contradiction: the shared part shrinks with it.
+    let config = parse(&format!("{URL}max_sessions = 2")).unwrap();
+    assert_eq!(config.backends[0].spec.limits.shared_sessions, 2);
+}
+
+#[test]
+fn urls_are_checked() {
+    let check = |url: &str, expect: &str| {
+        let text = format!("[backends.a]\nurl = \"{url}\"");
+        self::check(&text, &format!("file.toml:2: backends.a.url: {expect}"));
+    };
+    check("127.0.0.1:9000/mcp", "not a URL (relative URL without a base); write it with http:// or https://");
+    check("ftp://h/", "not an http:// or https:// URL: its scheme is \"ftp\"");
+    check("http://me:secret@h/", "a URL must not hold credentials; write them into headers");
+    check("http://h/#x", "a URL must not end in a \"#\" part; it is never sent");
+    self::check(
+        "[backends.a]\nmode = \"shared\"",
+        "file.toml:1: backends.a.url: missing; a backend needs the URL of its MCP server",
+    );
+    let config = parse("[backends.a]\nurl = \"http://h/sse/\"").unwrap();
+    assert_eq!(config.backends[0].spec.endpoint.url.as_str(), "http://h/sse/");
+}
+
+#[test]
+fn names_are_checked() {
+    let check = |name: &str, expect: &str| {
+        let text = format!("\n[backends.{name}]\nurl = \"http://h/\"");
+        self::check(&text, &format!("file.toml:2: {expect}"));
+    };
+    check(
+        "Search",
+        "backends.Search: \"Search\" is not a name; write 1 to 63 of a-z, 0-9 and \"-\", beginning with a letter or \
+         digit",
+    );
+    for reserved in mcpool_front::RESERVED.iter().filter(|name| !name.starts_with('.')) {
+        check(
+            reserved,
+            &format!("backends.{reserved}: {reserved:?} is reserved; it has a meaning of its own in URLs"),
+        );
+    }
+    for bad in ["-a", "", "a_b", &"a".repeat(64)] {
+        let text = format!("[backends.\"{bad}\"]\nurl = \"http://h/\"");
+        assert!(parse(&text).unwrap_err().to_string().contains("is not a name"), "{bad}");
+    }
+    assert!(parse(&format!("[backends.{}]\nurl = \"http://h/\"", "9".repeat(63))).is_ok());
+}
+
+#[test]
+fn words_and_addresses_are_checked() {
+    check(
+        "listen = \"localhost:8800\"",
+        "file.toml:1: listen: \"localhost:8800\" is not an address; write IP:PORT, such as \"127.0.0.1:8800\"",
+    );
+    check(
+        "unauthenticated = \"yes\"",
+        "file.toml:1: unauthenticated: \"yes\" is unknown; write one of \"loopback\", \"allow\"",
+    );
+    check(
+        "default_mode = \"solo\"",
+        "file.toml:1: default_mode: \"solo\" is unknown; write one of \"auto\", \"shared\", \"pinned\"",
+    );
+    check_backend(
+        "transport = \"ws\"",
+        "backends.a.transport: \"ws\" is unknown; write one of \"auto\", \"sse\", \"http\"",
+    );
+    check(
+        "[log]\nformat = \"xml\"",
+        "file.toml:2: log.format: \"xml\" is unknown; write one of \"text\", \"json\"",
+    );
+    check(
+        "default_backend = \"b\"\n[backends.a]\nurl = \"http://h/\"",
+        "file.toml:1: default_backend: no backend is named \"b\"; there are: a",
+    );
+    let error = parse("[log]\nlevel = \"loud\"").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "file.toml:2: log.level: \"loud\" is not a log level (\"loud\" is no level); write error, warn, info, debug or \
+         trace"
+    );
+}
+
+#[test]
+fn every_problem_is_shown_at_once() {
+    check(
+        "listen = \"x\"\n[backends.a]\nurl = \"h\"\nqueue = 0\n",
+        "file.toml:1: listen: \"x\" is not an address; write IP:PORT, such as \"127.0.0.1:8800\"\n\
+         file.toml:3: backends.a.url: not a URL (relative URL without a base); write it with http:// or https://\n\
+         file.toml:4: backends.a.queue: 0 is out of range; it must be 1 to 1000000",
+    );
+}
+
+#[test]
+fn headers_are_checked_and_never_shown() {
+    check_backend("headers = { \"a b\" = \"x\" }", "backends.a.headers.a b: not a name of a header");
+    check_backend(
+        "headers = { Accept = \"x\" }",
+        "backends.a.headers.Accept: the gateway sets this header itself",
+    );
+    check_backend(
+        "headers = { X = \"a\\nb\" }",
+        "backends.a.headers.X: the value holds characters a header cannot carry (a line break?)",
+    );
+    let text =
+        "[backends.a]\nurl = \"http://h/?key=${TOKEN}\"\nheaders = { Authorization = \"Bearer ${TOKEN}\" }";
+    let config = parse_with(text, &|_| Some("hunter2".to_owned())).unwrap();
+    assert_eq!(config.backends[0].spec.endpoint.headers[0].1, "Bearer hunter2");
+    for shown in [config.shown().to_string(), format!("{:?}", config.backends[0].spec.endpoint.headers)] {
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+    assert!(config.shown().to_string().contains("authorization = \"***\""));
+    assert!(config.shown().to_string().contains("url = \"http://h/?***\""));
+}
+
+#[test]
+fn variables_come_from_the_environment_and_a_missing_one_is_named() {
+    check_backend(
+        "headers = { X = \"${NOPE}\" }",
+        "backends.a.headers.X: environment variable NOPE is not set; set it, or write \"${NOPE:-default}\"",
+    );
+    let text = "listen = \"127.0.0.1:${PORT}\"\nallowed_hosts = [\"${NAME:-gw}\"]\n\
+                [backends.a]\nurl = \"http://h/\"\nqueue = \"${QUEUE:-7}\"\ncall_timeout = \"${T}\"";
+    let environment = |name: &str| match name {
+        "PORT" => Some("77".to_owned()),
+        "T" => Some("3s".to_owned()),
+        _ => None,
+    };
+    let config = parse_with(text, &environment).unwrap();
+    assert_eq!(config.listen.port(), 77);
+    assert_eq!(config.front.allowed_hosts, ["gw"]);
+    assert_eq!(config.backends[0].spec.limits.queue, 7);
+    assert_eq!(config.backends[0].spec.times.call_idle, Duration::from_secs(3));
+    let seen: Vec<_> = config.variables.iter().map(|(name, set)| (name.as_str(), *set)).collect();
+    assert_eq!(seen, [("NAME", false), ("PORT", true), ("QUEUE", false), ("T", true)]);
+}
+
+#[test]
+fn a_variable_cannot_become_syntax() {
+    let text = "[backends.a]\nurl = \"http://h/\"\nheaders = { X = \"${EVIL}\" }";
+    let evil = "a\" }\nmode = \"pinned";
+    let error = parse_with(text, &|_| Some(evil.to_owned())).unwrap_err().to_string();
+    assert!(error.contains("characters a header cannot carry") && !error.contains("pinned"), "{error}");
+}
+
+#[test]
+fn roots_that_cannot_be_read_or_understood_are_refused() {
+    let error = parse(&format!("{URL}tls.ca_file = \"no-such.pem\"")).unwrap_err().to_string();
+    assert!(error.starts_with("file.toml:3: backends.a.tls.ca_file: cannot read \"no-such.pem\""), "{error}");
+    // Any file that is no certificate will do.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = format!("{URL}tls.ca_file = \"Cargo.toml\"");
+    let error = Config::parse("file.toml", &text, folder, &|_| None).unwrap_err().to_string();
+    assert_eq!(error, "file.toml:3: backends.a.tls.ca_file: \"Cargo.toml\" holds no PEM certificate");
+}
+
+#[test]
+fn a_slow_handshake_has_a_probe_as_patient() {
+    let config = parse(&format!("{URL}handshake_timeout = \"25s\"")).unwrap();
+    assert_eq!(config.backends[0].breaker.probe_deadline, Duration::from_secs(25));
+}
+
+#[test]
+fn the_command_line_wins_and_adds() {
+    let mut config = parse(&format!("listen = \"127.0.0.1:1\"\ndefault_mode = \"pinned\"\n{URL}")).unwrap();
+    let flag = |name: &str| BackendFlag { name: name.into(), url: "http://b/".parse().unwrap() };
+    let overrides = Overrides {
+        listen: Some("127.0.0.1:2".parse().unwrap()),
+        backends: vec![flag("b")],
+        log_format: Some(LogFormat::Json),
+        ..Overrides::default()
+    };
+    config.apply(overrides).unwrap();
+    assert_eq!((config.listen.port(), config.admin_listen.port()), (2, 8801));
+    assert_eq!(config.log.format, LogFormat::Json);
+    let ids: Vec<_> = config.backends.iter().map(|b| (b.spec.id.0, b.spec.origin, b.spec.mode)).collect();
+    assert_eq!(ids, [(0, Origin::File, ModeChoice::Pinned), (1, Origin::Cli, ModeChoice::Pinned)]);
+    let again = config.apply(Overrides { backends: vec![flag("a")], ..Overrides::default() });
+    assert_eq!(again.unwrap_err().to_string(), "--backend: there is already a backend named \"a\"");
+    let level = config.apply(Overrides { log_level: Some("x=y=z".to_owned()), ..Overrides::default() });
+    assert!(level.unwrap_err().to_string().starts_with("MCPOOL_LOG: \"x=y=z\" is not a log level"));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::load(Some(Path::new("no-such.toml")), Overrides::default()).unwrap_err().to_string();
+    assert!(error.starts_with("no-such.toml: cannot read the configuration: "), "{error}");
+}

@@ -1,0 +1,204 @@
+//! Values as people write them: durations and sizes with units, `${ENV}` in strings; and back again.
+//!
+//! Variables are put into parsed strings, never into the text of the file, so that a value cannot become syntax.
+
+use std::time::Duration;
+
+/// Milliseconds per unit, largest first, so that [`show_duration`] finds the shortest exact spelling.
+const DURATION_UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// Bytes per unit, largest first.
+const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// Nothing in the program takes longer: adding this to an `Instant` never overflows.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
+/// Reads `"500ms"`, `"10s"`, `"2m"`, `"1h"`, `"7d"`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text);
+    if unit.is_empty() && text.trim() != "0" {
+        return Err(format!(
+            "{text:?} has no unit; write a duration such as \"500ms\", \"10s\", \"2m\" or \"1h\""
+        ));
+    }
+    let millis = match (number.parse::<u64>(), DURATION_UNITS.iter().find(|(name, _)| *name == unit)) {
+        (Ok(0), None) if unit.is_empty() => Some(0),
+        (Ok(number), Some((_, millis))) => number.checked_mul(*millis),
+        _ => {
+            return Err(format!(
+                "{text:?} is not a duration; write a whole number and one of ms, s, m, h, d, such as \"500ms\""
+            ));
+        }
+    };
+    millis
+        .map(Duration::from_millis)
+        .filter(|duration| *duration <= LONGEST)
+        .ok_or_else(|| format!("{text:?} is longer than a year"))
+}
+
+/// Reads `"16MiB"`, `"64KiB"`, `"512B"`, `"4096"`.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text);
+    let unit = if unit.is_empty() { "B" } else { unit };
+    match (number.parse::<u64>(), SIZE_UNITS.iter().find(|(name, _)| *name == unit)) {
+        (Ok(number), Some((_, bytes))) => {
+            number.checked_mul(*bytes).ok_or_else(|| format!("{text:?} is too large"))
+        }
+        _ => Err(format!(
+            "{text:?} is not a size; write a whole number and one of B, KiB, MiB, GiB, such as \"16MiB\""
+        )),
+    }
+}
+
+/// The shortest exact spelling of a duration.
+pub(crate) fn show_duration(duration: Duration) -> String {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if millis == 0 {
+        return "0s".to_owned();
+    }
+    show(millis, &DURATION_UNITS)
+}
+
+/// The shortest exact spelling of a size.
+pub(crate) fn show_size(bytes: u64) -> String {
+    show(bytes, &SIZE_UNITS)
+}
+
+fn show(value: u64, units: &[(&str, u64)]) -> String {
+    units
+        .iter()
+        .find(|(_, of)| value != 0 && value % of == 0)
+        .map_or_else(|| value.to_string(), |(name, of)| format!("{}{name}", value / of))
+}
+
+fn split(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    (&text[..end], text[end..].trim_start())
+}
+
+/// Puts variables in: `${NAME}`, `${NAME:-default}` (also where the variable is empty), and `$${` for a plain `${`.
+/// `lookup` is told every name, so that the caller knows what was asked for.
+pub(crate) fn interpolate(
+    text: &str,
+    mut lookup: impl FnMut(&str) -> Option<String>,
+) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        if let Some(before) = rest[..at].strip_suffix('$') {
+            out.push_str(before);
+            out.push_str("${");
+            rest = &rest[at + 2..];
+            continue;
+        }
+        out.push_str(&rest[..at]);
+        let Some(length) = rest[at + 2..].find('}') else {
+            return Err("\"${\" without \"}\"; write \"$${\" for a plain \"${\"".to_owned());
+        };
+        let inside = &rest[at + 2..at + 2 + length];
+        let (name, default) = match inside.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (inside, None),
+        };
+        if !is_variable_name(name) {
+            return Err(format!("{name:?} is not the name of an environment variable"));
+        }
+        match (lookup(name), default) {
+            (Some(value), None) => out.push_str(&value),
+            (Some(value), Some(_)) if !value.is_empty() => out.push_str(&value),
+            (_, Some(default)) => out.push_str(default),
+            (None, None) => {
+                return Err(format!(
+                    "environment variable {name} is not set; set it, or write \"${{{name}:-default}}\""
+                ));
+            }
+        }
+        rest = &rest[at + 2 + length + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn is_variable_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_and_show_the_same() {
+        for text in ["500ms", "10s", "2m", "1h", "7d", "1500ms", "90s"] {
+            assert_eq!(show_duration(parse_duration(text).unwrap()), text);
+        }
+        assert_eq!(parse_duration("0").unwrap(), Duration::ZERO);
+        assert_eq!(show_duration(Duration::ZERO), "0s");
+        assert_eq!(show_duration(parse_duration("60s").unwrap()), "1m");
+    }
+
+    #[test]
+    fn a_bad_duration_says_what_to_write() {
+        let error = |text| parse_duration(text).unwrap_err();
+        assert_eq!(
+            error("10"),
+            "\"10\" has no unit; write a duration such as \"500ms\", \"10s\", \"2m\" or \"1h\""
+        );
+        assert_eq!(
+            error("1.5s"),
+            "\"1.5s\" is not a duration; write a whole number and one of ms, s, m, h, d, such as \"500ms\""
+        );
+        for text in ["-1s", "s", "10 parsecs", "1h30m"] {
+            assert!(error(text).contains("is not a duration"), "{text}");
+        }
+        for text in ["366d", "18446744073709551615d"] {
+            assert!(error(text).contains("longer than a year"), "{text}");
+        }
+        assert!(error("").contains("no unit"));
+    }
+
+    #[test]
+    fn sizes_read_and_show_the_same() {
+        for (text, bytes) in [("16MiB", 16 << 20), ("32KiB", 32 << 10), ("100B", 100), ("1GiB", 1 << 30)] {
+            assert_eq!(parse_size(text).unwrap(), bytes);
+            assert_eq!(show_size(bytes), text);
+        }
+        assert_eq!(parse_size("4096").unwrap(), 4096);
+        for text in ["16MB", "MiB", "-1", "1.5MiB", "99999999999999999999"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn variables_are_put_in() {
+        let lookup = |name: &str| match name {
+            "TOKEN" => Some("se${X}cret".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        for (text, expect) in [
+            ("plain $ {} }", "plain $ {} }"),
+            ("Bearer ${TOKEN}", "Bearer se${X}cret"),
+            ("${NO:-fallback}/${EMPTY:-none}/${EMPTY}", "fallback/none/"),
+            ("${NO:-}", ""),
+            ("$${TOKEN} ${TOKEN}", "${TOKEN} se${X}cret"),
+        ] {
+            assert_eq!(interpolate(text, lookup).unwrap(), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_variable_is_named() {
+        let error = |text| interpolate(text, |_| None).unwrap_err();
+        assert_eq!(
+            error("x${TOKEN}"),
+            "environment variable TOKEN is not set; set it, or write \"${TOKEN:-default}\""
+        );
+        assert_eq!(error("${TOKEN"), "\"${\" without \"}\"; write \"$${\" for a plain \"${\"");
+        assert_eq!(error("${1x}"), "\"1x\" is not the name of an environment variable");
+    }
+}
