@@ -1,1 +1,125 @@
-fn main() {}
+//! `cargo xtask`: the set-up and the gate as code.
+//!
+//! The subtle thing: everything a step needs beyond Rust is installed into the ignored folder `.deps`, from
+//! versions pinned in `tests/sdk`, so that a fresh machine and a developer's run the very same clients.
+#![allow(clippy::print_stdout, reason = "this is a program for a terminal; its report is its output")]
+
+mod backends;
+mod cell;
+mod driver;
+mod gateway;
+mod http;
+mod matrix;
+mod paths;
+mod report;
+mod restarts;
+mod run;
+mod scenario;
+mod setup;
+mod steps;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+use crate::report::Report;
+use crate::run::Job;
+
+/// The set-up and the gate of mcpool, as code.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// The gate: installs what it needs, then runs every step; ends with `N passed, N failed`.
+    Test {
+        /// Only these steps, comma separated (see --list).
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Names the steps and ends.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Installs what the gate needs, and nothing else.
+    Setup,
+    /// Real clients against real backends through the gateway.
+    Matrix(matrix::Options),
+    /// Parallel executors, a new agent session each round, against a real FastMCP backend.
+    Scenario(scenario::Options),
+    /// `kill -9` and restart of a real backend under many agents.
+    Restarts(restarts::Options),
+    /// The load comparison; arguments go to the bench program.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Passed on as they are.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().task) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does one task; whether everything in it passed.
+fn perform(task: Task) -> Result<bool> {
+    match task {
+        Task::Test { list: true, .. } => {
+            for step in steps::all() {
+                println!("{:<10} {}", step.name, step.what);
+            }
+            Ok(true)
+        }
+        Task::Test { only, .. } => steps::gate(&only),
+        Task::Setup => alone(|report| report.step("setup", setup::all)),
+        Task::Matrix(options) if options.list => {
+            matrix::names(&options).iter().for_each(|name| println!("{name}"));
+            Ok(true)
+        }
+        Task::Matrix(options) => real(|report| report.step("matrix", || matrix::run(&options))),
+        Task::Scenario(options) => real(|report| report.step("scenario", || scenario::run(&options))),
+        Task::Restarts(options) => real(|report| report.step("restarts", || restarts::run(&options))),
+        Task::Bench { args } => bench(&args),
+    }
+}
+
+/// Runs something with a report of its own.
+fn alone(body: impl FnOnce(&mut Report)) -> Result<bool> {
+    let mut report = Report::default();
+    body(&mut report);
+    Ok(report.finish())
+}
+
+/// The same for what needs the real clients and the built gateway.
+fn real(body: impl FnOnce(&mut Report)) -> Result<bool> {
+    alone(|report| {
+        report.step("setup", setup::all);
+        report.step("build", steps::build);
+        if report.all_passed() {
+            body(report);
+        }
+    })
+}
+
+fn bench(args: &[String]) -> Result<bool> {
+    let fixed = ["run", "--release", "-p", "mcpool-benches", "--bin", "bench", "--"];
+    let job = Job::new("cargo").args(fixed).args(args).within(Duration::from_secs(3600));
+    let ended = job.attached()?;
+    if ended.timed_out {
+        bail!("bench did not end within an hour");
+    }
+    Ok(ended.success)
+}

@@ -1,0 +1,133 @@
+//! The real backends: each a process on loopback that says `ready PORT`, ended when dropped.
+//!
+//! The subtle thing: FastMCP's streamable server stands at `/sse/`, as users mount it; a GET without a session
+//! is answered 400 there, which is the very complaint this project began with.
+
+use anyhow::Result;
+
+use crate::http;
+use crate::paths;
+use crate::run::{Job, Service};
+
+/// Which tools a backend has (the drivers know three sets).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Our FastMCP server.
+    FastMcp,
+    /// `@modelcontextprotocol/server-everything`.
+    Everything,
+    /// The test kit's server, which is also the bundled demo backend.
+    Testkit,
+}
+
+impl Kind {
+    /// What the drivers call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::FastMcp => "fastmcp",
+            Self::Everything => "everything",
+            Self::Testkit => "testkit",
+        }
+    }
+}
+
+/// A backend of the matrix, by name and how it is started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spec {
+    /// Its name in the gateway.
+    pub(crate) name: &'static str,
+    /// Its tools.
+    pub(crate) kind: Kind,
+    /// `sse` or `http`.
+    pub(crate) transport: &'static str,
+    venv: &'static str,
+    path: &'static str,
+}
+
+/// Every backend of the matrix.
+pub(crate) const ALL: [Spec; 7] = [
+    Spec { name: "everything-sse", kind: Kind::Everything, transport: "sse", venv: "", path: "/sse" },
+    Spec { name: "everything-http", kind: Kind::Everything, transport: "http", venv: "", path: "/mcp" },
+    Spec { name: "fastmcp4-sse", kind: Kind::FastMcp, transport: "sse", venv: "fastmcp4", path: "/sse/" },
+    Spec { name: "fastmcp4-http", kind: Kind::FastMcp, transport: "http", venv: "fastmcp4", path: "/sse/" },
+    Spec { name: "fastmcp2-sse", kind: Kind::FastMcp, transport: "sse", venv: "fastmcp2", path: "/sse/" },
+    Spec { name: "testkit-sse", kind: Kind::Testkit, transport: "sse", venv: "", path: "/sse" },
+    Spec { name: "testkit-http", kind: Kind::Testkit, transport: "http", venv: "", path: "/mcp" },
+];
+
+/// The FastMCP backend of the scenario and the restarts, over one transport.
+pub(crate) fn fastmcp(transport: &str) -> Spec {
+    if transport == "sse" { ALL[2] } else { ALL[3] }
+}
+
+/// Program and arguments of our FastMCP server, without a port.
+pub(crate) fn fastmcp_command(venv: &str, transport: &str) -> Vec<String> {
+    let script = paths::sdk().join("servers").join("fastmcp_server.py");
+    let words = [&paths::python(venv), &script].map(|path| path.display().to_string());
+    let [python, script] = words;
+    [python.as_str(), "-W", "ignore", script.as_str(), "--transport", transport].map(str::to_owned).to_vec()
+}
+
+/// A backend that runs.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    /// What it was started from.
+    pub(crate) spec: Spec,
+    /// Where it listens.
+    pub(crate) port: u16,
+    service: Service,
+}
+
+impl Spec {
+    /// Starts it and waits until it accepts.
+    ///
+    /// # Errors
+    /// When it is not ready within a minute.
+    pub(crate) fn start(self) -> Result<Backend> {
+        let job = match self.kind {
+            Kind::FastMcp => {
+                let command = fastmcp_command(self.venv, self.transport);
+                Job::new(&command[0]).args(&command[1..])
+            }
+            Kind::Everything => everything(self.transport),
+            Kind::Testkit => Job::new(paths::built("backend")),
+        };
+        let service = job.service(&format!("backend-{}", self.name))?;
+        let port = service.ready()?;
+        Ok(Backend { spec: self, port, service })
+    }
+}
+
+impl Backend {
+    /// Its MCP URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}{}", self.port, self.spec.path)
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn alive(&mut self) -> bool {
+        self.service.alive()
+    }
+
+    /// What our FastMCP server counted of something, `None` for other backends.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) fn seen(&self, what: &str) -> Result<Option<u64>> {
+        if self.spec.kind != Kind::FastMcp {
+            return Ok(None);
+        }
+        let (_, body) = http::get(self.port, "/stats")?;
+        let stats: serde_json::Value = serde_json::from_str(&body)?;
+        Ok(Some(stats["seen"][what].as_u64().unwrap_or(0)))
+    }
+}
+
+fn everything(transport: &str) -> Job {
+    let modules = paths::deps().join("node");
+    let server = modules.join("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
+    let preload = modules.join("loopback.cjs");
+    let words = [&preload, &server].map(|path| path.display().to_string());
+    let kind = if transport == "sse" { "sse" } else { "streamableHttp" };
+    Job::new("node").args(["-r", &words[0], &words[1], kind]).env("PORT", "0")
+}

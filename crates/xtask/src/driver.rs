@@ -1,0 +1,43 @@
+//! The real clients: which program drives which SDK, and how it is called.
+
+use crate::paths;
+use crate::run::Job;
+
+/// One real client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Client {
+    /// Its name in the table.
+    pub(crate) name: &'static str,
+    /// What the driver calls it.
+    flag: &'static str,
+    /// Its virtual environment; none for a TypeScript client.
+    venv: Option<&'static str>,
+}
+
+/// Every client of the matrix.
+pub(crate) const ALL: [Client; 5] = [
+    Client { name: "py-mcp-1", flag: "mcp1", venv: Some("mcp1") },
+    Client { name: "py-mcp-2", flag: "mcp2", venv: Some("mcp2") },
+    Client { name: "py-fastmcp-4", flag: "fastmcp", venv: Some("fastmcp4") },
+    Client { name: "ts-sdk-1", flag: "sdk1", venv: None },
+    Client { name: "ts-client-2", flag: "client2", venv: None },
+];
+
+impl Client {
+    /// The driver of one cell, without its arguments for the cell.
+    pub(crate) fn cell(&self) -> Job {
+        let job = match self.venv {
+            Some(venv) => python(venv, "cell.py"),
+            None => {
+                Job::new("node").args([paths::deps().join("node").join("cell.mjs").display().to_string()])
+            }
+        };
+        job.args(["--client", self.flag])
+    }
+}
+
+/// One of the Python drivers in a virtual environment.
+pub(crate) fn python(venv: &str, script: &str) -> Job {
+    let script = paths::sdk().join("drivers").join(script).display().to_string();
+    Job::new(paths::python(venv)).args(["-W", "ignore", script.as_str()]).env("PYTHONDONTWRITEBYTECODE", "1")
+}

@@ -1,0 +1,110 @@
+//! The gateway under test: the built binary with a generated configuration, ended when dropped.
+//!
+//! The subtle thing: it is asked over its admin listener, like an operator would; the gate has no way into it
+//! that a user has not.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::backends::Backend;
+use crate::http;
+use crate::paths;
+use crate::run::{Job, Service};
+
+/// A gateway that runs.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    /// Where agents reach it.
+    pub(crate) port: u16,
+    admin: u16,
+    service: Service,
+}
+
+impl Gateway {
+    /// Starts the gateway in front of these backends, all in mode `shared`.
+    ///
+    /// # Errors
+    /// When it is not ready within half a minute.
+    pub(crate) fn start(name: &str, backends: &[(&str, String)]) -> Result<Self> {
+        let (port, admin) = (http::free_port()?, http::free_port()?);
+        let mut config = format!("listen = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:{admin}\"\n");
+        for (backend, url) in backends {
+            write!(config, "\n[backends.{backend}]\nurl = \"{url}\"\nmode = \"shared\"\n")?;
+        }
+        fs::create_dir_all(paths::logs())?;
+        let file = paths::logs().join(format!("{name}.toml"));
+        fs::write(&file, config)?;
+        Self::ready(name, port, admin, &["--config", &file.display().to_string()])
+    }
+
+    /// Starts it with nothing configured, so that it serves the bundled demo backend.
+    ///
+    /// # Errors
+    /// When it is not ready within half a minute.
+    pub(crate) fn demo(name: &str) -> Result<Self> {
+        let (port, admin) = (http::free_port()?, http::free_port()?);
+        let words = [format!("127.0.0.1:{port}"), format!("127.0.0.1:{admin}")];
+        Self::ready(name, port, admin, &["--listen", &words[0], "--admin-listen", &words[1]])
+    }
+
+    fn ready(name: &str, port: u16, admin: u16, args: &[&str]) -> Result<Self> {
+        let job = Job::new(paths::built("mcpool")).args(["serve"]).args(args);
+        let service = job.env("MCPOOL_LOG", "info").service(name)?;
+        let mut gateway = Self { port, admin, service };
+        let limit = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < limit {
+            if matches!(http::get(admin, "/readyz"), Ok((200, _))) {
+                return Ok(gateway);
+            }
+            if !gateway.service.alive() {
+                bail!("the gateway ended at its start; {}", gateway.service.last_words());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("the gateway was not ready within 30 s; {}", gateway.service.last_words())
+    }
+
+    /// The URL of one backend for an agent: `path` is `sse` or `mcp`.
+    pub(crate) fn url(&self, backend: &str, path: &str) -> String {
+        format!("http://127.0.0.1:{}/{backend}/{path}", self.port)
+    }
+
+    /// The sum of a series over the samples with these labels.
+    ///
+    /// # Errors
+    /// When the page cannot be read or has no such series.
+    pub(crate) fn metric(&self, series: &str, labels: &[(&str, &str)]) -> Result<u64> {
+        let (status, page) = http::get(self.admin, "/metrics")?;
+        if status != 200 {
+            bail!("/metrics answered {status}");
+        }
+        let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let sum = http::sum(&page, series, &labels);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of sessions")]
+        sum.map(|sum| sum as u64).with_context(|| format!("/metrics has no {series} with {labels:?}"))
+    }
+
+    /// How many sessions a backend has now.
+    ///
+    /// # Errors
+    /// When the page cannot be read.
+    pub(crate) fn sessions(&self, backend: &str) -> Result<u64> {
+        self.metric("mcpool_sessions", &[("backend", backend)])
+    }
+
+    /// How many sessions a backend has had.
+    ///
+    /// # Errors
+    /// When the page cannot be read.
+    pub(crate) fn opened(&self, backend: &str) -> Result<u64> {
+        self.metric("mcpool_sessions_opened_total", &[("backend", backend)])
+    }
+}
+
+/// Name and URL of each backend, as the gateway is told.
+pub(crate) fn urls(backends: &[Backend]) -> Vec<(&str, String)> {
+    backends.iter().map(|backend| (backend.spec.name, backend.url())).collect()
+}

@@ -1,0 +1,36 @@
+//! Where things are: the root of the workspace, the ignored `.deps`, the build's target folder.
+
+use std::path::PathBuf;
+
+/// The root of the workspace, from the manifest cargo runs us for.
+pub(crate) fn root() -> PathBuf {
+    let manifest = std::env::var("CARGO_MANIFEST_DIR");
+    let crate_dir = PathBuf::from(manifest.as_deref().unwrap_or(env!("CARGO_MANIFEST_DIR")));
+    crate_dir.ancestors().nth(2).map_or_else(|| PathBuf::from("."), PathBuf::from)
+}
+
+/// What is installed for the gate: virtual environments and node modules.
+pub(crate) fn deps() -> PathBuf {
+    root().join(".deps")
+}
+
+/// Real clients and servers, and the pinned versions of what they need.
+pub(crate) fn sdk() -> PathBuf {
+    root().join("tests").join("sdk")
+}
+
+/// One log per step, process and cell.
+pub(crate) fn logs() -> PathBuf {
+    deps().join("logs")
+}
+
+/// A program of the debug build.
+pub(crate) fn built(program: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    root().join(target).join("debug").join(program)
+}
+
+/// The interpreter of one of our virtual environments.
+pub(crate) fn python(venv: &str) -> PathBuf {
+    deps().join(venv).join("bin").join("python")
+}

@@ -1,0 +1,94 @@
+//! Installs what the gate needs: virtual environments, node modules and docker-compose.
+//!
+//! The subtle thing: a stamp holds the pinned versions it was installed from, so a changed pin installs anew
+//! and an unchanged one costs no network.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::paths;
+use crate::report::Tally;
+use crate::run::Job;
+
+/// Virtual environments, each with `tests/sdk/python/NAME.txt` as its pins.
+const VENVS: [&str; 4] = ["mcp1", "mcp2", "fastmcp4", "fastmcp2"];
+
+/// Installs everything that is missing; one check per part.
+///
+/// # Errors
+/// Never by itself: a part that cannot be installed is a failed check.
+pub(crate) fn all() -> Result<Tally> {
+    let mut tally = Tally::default();
+    for name in VENVS {
+        tally.add(part(name, venv(name)));
+    }
+    tally.add(part("node", node()));
+    tally.add(part("docker-compose", compose()));
+    Ok(tally)
+}
+
+fn part(name: &str, outcome: Result<()>) -> Tally {
+    match outcome {
+        Ok(()) => Tally::one(),
+        Err(error) => Tally::fault(format!("{name}: {error:#}")),
+    }
+}
+
+fn venv(name: &str) -> Result<()> {
+    let pins = paths::sdk().join("python").join(format!("{name}.txt"));
+    let wanted = fs::read_to_string(&pins).with_context(|| pins.display().to_string())?;
+    let folder = paths::deps().join(name);
+    if stamped(&folder, &wanted) {
+        return Ok(());
+    }
+    let target = folder.display().to_string();
+    let make = Job::new("python3").args(["-m", "venv", "--clear", target.as_str()]);
+    make.logged(&format!("setup-{name}-venv"))?.ok()?;
+    let pins = pins.display().to_string();
+    let install =
+        Job::new(paths::python(name)).args(["-m", "pip", "install", "--quiet", "-r", pins.as_str()]);
+    install.within(Duration::from_secs(900)).logged(&format!("setup-{name}-pip"))?.ok()?;
+    stamp(&folder, &wanted)
+}
+
+fn node() -> Result<()> {
+    let (from, to) = (paths::sdk().join("node"), paths::deps().join("node"));
+    fs::create_dir_all(&to)?;
+    // Modules are resolved from where a script lies, so ours lie beside what they import.
+    for entry in fs::read_dir(&from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    let wanted = fs::read_to_string(from.join("package-lock.json"))?;
+    if stamped(&to, &wanted) {
+        return Ok(());
+    }
+    let install = Job::new("npm").args(["ci", "--ignore-scripts", "--loglevel", "error"]).at(&to);
+    install.within(Duration::from_secs(900)).logged("setup-node")?.ok()?;
+    stamp(&to, &wanted)
+}
+
+fn compose() -> Result<()> {
+    if Job::new("sh").args(["-c", "command -v docker-compose"]).logged("setup-compose-look")?.success {
+        return Ok(());
+    }
+    let apt = |args: &[&str], log: &str| -> Result<()> {
+        let job = Job::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        job.logged(log)?.ok()
+    };
+    apt(&["update"], "setup-apt-update")?;
+    apt(&["install", "-y", "--no-install-recommends", "docker-compose"], "setup-apt-install")
+}
+
+fn stamped(folder: &Path, wanted: &str) -> bool {
+    fs::read_to_string(folder.join(".stamp")).is_ok_and(|had| had == wanted)
+}
+
+fn stamp(folder: &Path, wanted: &str) -> Result<()> {
+    Ok(fs::write(folder.join(".stamp"), wanted)?)
+}

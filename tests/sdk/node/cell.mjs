@@ -1,0 +1,190 @@
+// One cell of the matrix with a TypeScript client (sdk 1.x or client 2.x); the twin of drivers/cell.py.
+//
+// Agents go through the checks in step, so that every step is a herd. After the last call `{"hold": true}` is
+// printed and a line on standard input awaited (with --hold). Errors that no call reports (a stream that broke)
+// are collected by `onerror` and shown beside a failure, never swallowed into a pass.
+import { createInterface } from 'node:readline';
+import { randomUUID } from 'node:crypto';
+import { parseArgs } from 'node:util';
+import { setTimeout as pause } from 'node:timers/promises';
+
+const { values: o } = parseArgs({
+  options: {
+    client: { type: 'string' },
+    url: { type: 'string' },
+    transport: { type: 'string' },
+    kind: { type: 'string' },
+    agents: { type: 'string', default: '10' },
+    calls: { type: 'string', default: '20' },
+    patience: { type: 'string', default: '25' },
+    hold: { type: 'boolean', default: false },
+  },
+});
+const patience = Number(o.patience) * 1000;
+
+const TOOLS = {
+  fastmcp: {
+    echo: (nonce) => ({ name: 'echo', arguments: { nonce } }),
+    progress: { name: 'progress', arguments: { steps: 5, nonce: 'p', interval_ms: 20 } },
+    slow: { name: 'slow', arguments: { ms: 20_000 } },
+  },
+  testkit: {
+    echo: (nonce) => ({ name: 'echo', arguments: { nonce } }),
+    progress: { name: 'progress', arguments: { steps: 5, nonce: 'p', interval_ms: 20 } },
+    slow: { name: 'sleep', arguments: { ms: 20_000 } },
+  },
+  everything: {
+    echo: (message) => ({ name: 'echo', arguments: { message } }),
+    progress: { name: 'trigger-long-running-operation', arguments: { duration: 0.2, steps: 5 } },
+    slow: { name: 'trigger-long-running-operation', arguments: { duration: 20, steps: 1 } },
+  },
+};
+
+async function sdk1() {
+  const { Client } = await import('@modelcontextprotocol/sdk/client/index.js');
+  const { SSEClientTransport } = await import('@modelcontextprotocol/sdk/client/sse.js');
+  const { StreamableHTTPClientTransport } = await import('@modelcontextprotocol/sdk/client/streamableHttp.js');
+  const call = (client, request, options) => client.callTool(request, undefined, options);
+  return { Client, SSEClientTransport, StreamableHTTPClientTransport, call };
+}
+
+async function client2() {
+  const { Client, SSEClientTransport, StreamableHTTPClientTransport } = await import('@modelcontextprotocol/client');
+  const call = (client, request, options) => client.callTool(request, options);
+  return { Client, SSEClientTransport, StreamableHTTPClientTransport, call };
+}
+
+class Agent {
+  failures = {};
+  noises = [];
+
+  constructor(sdk, number) {
+    this.sdk = sdk;
+    this.number = number;
+    this.tools = TOOLS[o.kind];
+  }
+
+  async handshake() {
+    const Transport = o.transport === 'sse' ? this.sdk.SSEClientTransport : this.sdk.StreamableHTTPClientTransport;
+    const client = new this.sdk.Client({ name: `mcpool-gate-${o.client}`, version: '1' });
+    client.onerror = (error) => this.noises.push(said(error));
+    this.transport = new Transport(new URL(o.url));
+    await client.connect(this.transport, { timeout: patience });
+    this.client = client;
+  }
+
+  async list() {
+    const names = (await this.client.listTools()).tools.map((tool) => tool.name);
+    if (!names.includes(this.tools.slow.name)) throw new Error(`no tool ${this.tools.slow.name} in ${names}`);
+  }
+
+  async call(request, options = {}) {
+    const result = await this.sdk.call(this.client, request, { timeout: patience, ...options });
+    const text = result.content?.[0]?.text ?? '';
+    if (result.isError) throw new Error(`tool error: ${text}`);
+    return text;
+  }
+
+  async calls() {
+    const one = async () => {
+      const nonce = randomUUID();
+      const answer = await this.call(this.tools.echo(nonce));
+      if (!answer.includes(nonce)) throw new Error(`asked with ${nonce}, answered ${answer.slice(0, 80)}`);
+    };
+    await Promise.all(Array.from({ length: Number(o.calls) }, one));
+  }
+
+  async progress() {
+    const seen = [];
+    await this.call(this.tools.progress, { onprogress: (note) => seen.push(note.progress) });
+    for (let i = 0; i < 20 && seen.length < 3; i++) await pause(50);
+    const sorted = seen.every((value, i) => i === 0 || seen[i - 1] <= value);
+    if (seen.length === 0 || !sorted || seen.at(-1) > 5) throw new Error(`progress seen: ${seen}`);
+  }
+
+  async cancel() {
+    const stop = new AbortController();
+    const call = this.call(this.tools.slow, { signal: stop.signal }).then(
+      (answer) => `answered: ${answer}`,
+      () => 'cancelled',
+    );
+    await pause(300);
+    stop.abort('test');
+    const end = await call;
+    if (end !== 'cancelled') throw new Error(`a cancelled call was ${end}`);
+  }
+
+  async afterCancel() {
+    await this.calls();
+  }
+
+  async close() {
+    if (o.transport === 'http') await this.transport.terminateSession();
+    await this.client.close();
+  }
+}
+
+function said(error) {
+  return `${error?.name ?? 'Error'}: ${error?.message ?? error}`.replaceAll('\n', ' ').slice(0, 300);
+}
+
+async function step(agents, check, method) {
+  const began = performance.now();
+  await Promise.all(
+    agents.map(async (agent) => {
+      if (check !== 'handshake' && !agent.client) return;
+      const stop = new AbortController();
+      const late = pause(patience, undefined, { signal: stop.signal, ref: false }).then(() => {
+        throw new Error(`not done within ${patience} ms`);
+      });
+      try {
+        await Promise.race([agent[method](), late]);
+      } catch (error) {
+        agent.failures[check] = [said(error), ...agent.noises.slice(0, 2)].join(' / ');
+      } finally {
+        late.catch(() => {});
+        stop.abort();
+      }
+    }),
+  );
+  const bad = agents.filter((agent) => agent.failures[check]);
+  const line = { check, ok: bad.length === 0, ms: Math.round(performance.now() - began) };
+  if (bad.length > 0) {
+    const some = bad.slice(0, 3).map((agent) => `agent ${agent.number}: ${agent.failures[check]}`);
+    line.detail = `${bad.length} of ${agents.length}; ${some.join(' | ')}`;
+  }
+  console.log(JSON.stringify(line));
+  return line.ok;
+}
+
+function released() {
+  const lines = createInterface({ input: process.stdin });
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => reject(new Error('not released within 30 s')), 30_000);
+    lines.once('line', () => {
+      clearTimeout(late);
+      lines.close();
+      resolve();
+    });
+  });
+}
+
+const sdk = await (o.client === 'sdk1' ? sdk1() : client2());
+const agents = Array.from({ length: Number(o.agents) }, (_, number) => new Agent(sdk, number));
+let ok = true;
+for (const [check, method] of [
+  ['handshake', 'handshake'],
+  ['list', 'list'],
+  ['calls', 'calls'],
+  ['progress', 'progress'],
+  ['cancel', 'cancel'],
+  ['after-cancel', 'afterCancel'],
+]) {
+  ok = (await step(agents, check, method)) && ok;
+}
+if (o.hold) {
+  console.log(JSON.stringify({ hold: true }));
+  await released();
+}
+ok = (await step(agents, 'close', 'close')) && ok;
+process.exit(ok ? 0 : 1);
