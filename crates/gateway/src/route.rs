@@ -46,6 +46,18 @@ pub struct GatewayLink {
 }
 
 impl Registered {
+    /// Ties an agent to this backend.
+    ///
+    /// # Errors
+    /// Why there is no session for it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives everything back; a handshake others wait for goes on.
+    pub async fn open(&self, hello: &Hello) -> Result<GatewayLink, CallError> {
+        let seat = self.backend.seat(hello).await?;
+        Ok(GatewayLink { seat: Arc::new(seat), stack: self.stack.clone() })
+    }
+
     /// State and reason as shown to agents and operators.
     #[must_use]
     pub fn state(&self) -> (&'static str, String) {
@@ -109,11 +121,7 @@ impl Backends for Router {
             let message = format!("backend {:?} is no longer configured", hello.target.name);
             return futures::future::ready(Err(CallError::not_sent(ErrorKind::Unavailable, message))).boxed();
         };
-        async move {
-            let seat = registered.backend.seat(&hello).await?;
-            Ok(Arc::new(GatewayLink { seat: Arc::new(seat), stack: registered.stack.clone() }))
-        }
-        .boxed()
+        async move { registered.open(&hello).await.map(Arc::new) }.boxed()
     }
 
     fn servers(&self) -> Vec<ServerEntry> {

@@ -96,6 +96,8 @@ pub struct BackendStatus {
     pub transport: Option<&'static str>,
     /// Name and version the server gave, once known.
     pub server: Option<serde_json::Value>,
+    /// Background tasks by name.
+    pub tasks: std::collections::BTreeMap<&'static str, usize>,
 }
 
 /// One session from outside.
@@ -271,6 +273,7 @@ impl Backend {
         let sessions: Vec<Arc<Session>> = pools.iter().flat_map(|pool| pool.sessions()).collect();
         let oldest = self.room.oldest().map(|since| now.saturating_duration_since(since));
         BackendStatus {
+            tasks: self.tasks.running(),
             opening: pools.iter().map(|p| p.opening.load(Ordering::Relaxed)).sum(),
             places: self.budget.usage(),
             leases: sessions.iter().fold((0, 0), |(used, all), s| (used + s.in_flight(), all + s.limit())),
@@ -441,6 +444,3 @@ fn mark(trace: &CallTrace, lease: &Lease) {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
-
-#[cfg(test)]
-mod tests;

@@ -456,6 +456,3 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
     });
     session.tell_owner_it_ended(reason, &why, &backend.spec.name);
 }
-
-#[cfg(test)]
-mod tests;

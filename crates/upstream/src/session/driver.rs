@@ -350,10 +350,8 @@ fn abandon(
              \"reason\":\"the caller is gone\"}}}}"
         )));
         let cancelled = read_out(session.clone(), cancel, limit);
-        match exchange {
-            Some(exchange) => drop(futures::join!(cancelled, read_out(session, exchange, limit))),
-            None => drop(cancelled.await),
-        }
+        let rest = exchange.map(|exchange| read_out(session, exchange, limit));
+        futures::join!(cancelled, OptionFuture::from(rest));
     };
     async move {
         let _ = tokio::time::timeout(limit, give_up).await;
@@ -361,6 +359,3 @@ fn abandon(
     }
     .boxed()
 }
-
-#[cfg(test)]
-mod tests;

@@ -56,7 +56,7 @@ impl InFlight {
             if let Poll::Ready(outcome) = Pin::new(&mut self.ticket.answer).poll(cx) {
                 let gone = || Err(SendError::maybe_sent(Cause::Closed("its book is gone")));
                 let outcome = outcome.unwrap_or_else(|_| gone());
-                return Poll::Ready(outcome.or_else(|error| Err(self.know_better(error, cx))));
+                return Poll::Ready(outcome.map_err(|error| self.know_better(error, cx)));
             }
             let Some(exchange) = &mut self.exchange else { return Poll::Pending };
             match exchange.as_mut().poll_next(cx) {

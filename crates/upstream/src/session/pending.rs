@@ -238,6 +238,3 @@ impl Pending {
         self.book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,15 +1,24 @@
 //! The one HTTP client of a backend, and the fence around reqwest: no type of it leaves this file.
 //!
+//! Calls are POSTs, and to a plain `http` backend they take a shorter way, hyper-util's client: in front of a fast
+//! backend reqwest costs as much as the rest of the gateway together (`cargo xtask bench`). Everything else,
+//! streams and TLS above all, is reqwest's.
+//!
 //! The subtle thing is what an error says about execution. Only a connection that never came up, or a request the
 //! client hands back unsent, is `NotSent`; a pooled connection that breaks under a request may have carried it.
 //! Idle connections are therefore given up before common servers (5 s) would close them under us.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use futures::{StreamExt, stream::BoxStream};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, response};
+use http_body_util::{BodyExt as _, Either, Full};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
 use mcpool_wire::Revision;
 use url::Url;
 
@@ -41,12 +50,20 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("mcpool/", env!("CAR
 /// The client of one backend: its connections, and what every request carries.
 pub(super) struct Http {
     client: reqwest::Client,
+    /// The short way of POSTs; only where there is no TLS to speak.
+    plain: Option<legacy::Client<HttpConnector, Full<Bytes>>>,
     configured: Vec<(HeaderName, HeaderValue)>,
     pub(super) max_message: usize,
 }
 
 /// Where requests go: a URL, and where a redirect within its origin led.
-pub(super) struct Target(ArcSwap<Url>);
+pub(super) struct Target(ArcSwap<Place>);
+
+/// A URL in the forms both clients want, parsed once.
+struct Place {
+    url: Arc<Url>,
+    uri: Option<Uri>,
+}
 
 /// The headers of one session, built once.
 pub(super) struct Headers {
@@ -55,7 +72,10 @@ pub(super) struct Headers {
 }
 
 /// An answer whose body is still to come.
-pub(super) struct Reply(reqwest::Response);
+pub(super) struct Reply {
+    head: response::Parts,
+    body: Either<reqwest::Body, hyper::body::Incoming>,
+}
 
 /// What a body is, by its `Content-Type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +113,8 @@ impl Http {
             builder = builder.tls_certs_merge(roots);
         }
         let client = builder.build().map_err(|error| format!("no HTTP client: {}", reason(&error)))?;
-        Ok(Self { client, configured: endpoint.headers.clone(), max_message: limits.max_message })
+        let plain = (endpoint.url.scheme() == "http").then(|| plain_client(times));
+        Ok(Self { client, plain, configured: endpoint.headers.clone(), max_message: limits.max_message })
     }
 
     /// What the requests of a session carry.
@@ -126,19 +147,19 @@ impl Http {
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Reply, SendError> {
-        let url = target.0.load_full();
-        let reply = self.once(method.clone(), &url, headers, body.clone()).await?;
-        if !matches!(reply.0.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
+        let place = target.0.load_full();
+        let reply = self.once(method.clone(), &place, headers, body.clone()).await?;
+        if !matches!(reply.head.status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
             return Ok(reply);
         }
-        let Some(next) = reply.header(&header::LOCATION).and_then(|to| within_origin(&url, to)) else {
+        let Some(next) = reply.header(&header::LOCATION).and_then(|to| within_origin(&place.url, to)) else {
             let message = "redirect to another origin refused".to_owned();
             return Err(SendError::refused(Cause::Status(reply.refused(message))));
         };
-        let next = Arc::new(next);
+        let next = Arc::new(Place::new(next));
         drop(reply);
         let reply = self.once(method, &next, headers, body).await?;
-        if !reply.0.status().is_redirection() {
+        if !reply.head.status.is_redirection() {
             target.0.store(next);
         }
         Ok(reply)
@@ -147,26 +168,55 @@ impl Http {
     async fn once(
         &self,
         method: Method,
-        url: &Url,
+        place: &Place,
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Reply, SendError> {
-        let mut request = reqwest::Request::new(method, url.clone());
+        if let (Some(plain), Some(uri), true) = (&self.plain, &place.uri, method == Method::POST) {
+            let mut request = http::Request::new(Full::new(body));
+            *request.method_mut() = method;
+            *request.uri_mut() = uri.clone();
+            *request.headers_mut() = headers.clone();
+            let (head, body) =
+                plain.request(request).await.map_err(|error| plain_error(&error))?.into_parts();
+            return Ok(Reply { head, body: Either::Right(body) });
+        }
+        let mut request = reqwest::Request::new(method, place.url.as_ref().clone());
         *request.headers_mut() = headers.clone();
         if !body.is_empty() {
             *request.body_mut() = Some(body.into());
         }
-        self.client.execute(request).await.map(Reply).map_err(|error| send_error(&error))
+        let reply = self.client.execute(request).await.map_err(|error| send_error(&error))?;
+        let (head, body) = http::Response::from(reply).into_parts();
+        Ok(Reply { head, body: Either::Left(body) })
+    }
+}
+
+fn plain_client(times: &Times) -> legacy::Client<HttpConnector, Full<Bytes>> {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(times.connect));
+    legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(POOL_CONNECTIONS)
+        .build(connector)
+}
+
+impl Place {
+    fn new(url: Url) -> Self {
+        // A URL that is no URI (it cannot be, but two parsers are two parsers) goes the long way.
+        Self { uri: url.as_str().parse().ok(), url: Arc::new(url) }
     }
 }
 
 impl Target {
     pub(super) fn new(url: Url) -> Self {
-        Self(ArcSwap::from_pointee(url))
+        Self(ArcSwap::from_pointee(Place::new(url)))
     }
 
     pub(super) fn url(&self) -> Arc<Url> {
-        self.0.load_full()
+        Arc::clone(&self.0.load().url)
     }
 }
 
@@ -190,15 +240,15 @@ fn within_origin(from: &Url, location: &HeaderValue) -> Option<Url> {
 
 impl Reply {
     pub(super) fn is_success(&self) -> bool {
-        self.0.status().is_success()
+        self.head.status.is_success()
     }
 
     pub(super) fn status(&self) -> u16 {
-        self.0.status().as_u16()
+        self.head.status.as_u16()
     }
 
     pub(super) fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        self.0.headers().get(name)
+        self.head.headers.get(name)
     }
 
     pub(super) fn content(&self) -> Content {
@@ -220,7 +270,7 @@ impl Reply {
 
     /// The whole body. One that came in one piece is not copied.
     pub(super) async fn body(mut self, cap: usize) -> Result<Bytes, SendError> {
-        if self.0.content_length().is_some_and(|length| length > cap as u64) {
+        if self.announced().is_some_and(|length| length > cap as u64) {
             return Err(SendError::maybe_sent(Cause::TooLarge(cap)));
         }
         let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
@@ -236,12 +286,17 @@ impl Reply {
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, SendError> {
-        self.0.chunk().await.map_err(|error| body_error(&error))
+        next_chunk(&mut self.body).await.transpose()
+    }
+
+    fn announced(&self) -> Option<u64> {
+        self.header(&header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 
     pub(super) fn events(self, cap: usize) -> Events {
-        let body = self.0.bytes_stream().map_err(|error| body_error(&error));
-        SseReader::new(body.boxed(), cap)
+        let chunks =
+            futures::stream::unfold(self.body, async |mut body| Some((next_chunk(&mut body).await?, body)));
+        SseReader::new(chunks.boxed(), cap)
     }
 
     /// Reads a body nobody wants to its end, so that the connection can be used again. Bounded in size and time.
@@ -281,7 +336,7 @@ fn send_error(error: &reqwest::Error) -> SendError {
     if !error.is_connect() {
         // The client gives a request back with these words only while no byte of it was written.
         let unsent =
-            error.is_builder() || chain(error).any(|e| e.to_string().starts_with("operation was canceled"));
+            error.is_builder() || causes(error).any(|e| e.to_string().starts_with("operation was canceled"));
         let phase = if unsent { SendPhase::NotSent } else { SendPhase::MaybeSent };
         return SendError { phase, cause: Cause::Broken(why) };
     }
@@ -294,8 +349,44 @@ fn send_error(error: &reqwest::Error) -> SendError {
     })
 }
 
-fn body_error(error: &reqwest::Error) -> SendError {
-    SendError::maybe_sent(Cause::Broken(reason(error)))
+/// The next piece of a body; trailers are passed over.
+async fn next_chunk(
+    body: &mut Either<reqwest::Body, hyper::body::Incoming>,
+) -> Option<Result<Bytes, SendError>> {
+    loop {
+        match body.frame().await? {
+            Ok(frame) => match frame.into_data() {
+                Ok(data) => return Some(Ok(data)),
+                Err(_) => continue,
+            },
+            Err(error) => return Some(Err(SendError::maybe_sent(Cause::Broken(innermost(error.as_ref()))))),
+        }
+    }
+}
+
+/// The same for the short way. A request handed back by the pool was never written.
+fn plain_error(error: &legacy::Error) -> SendError {
+    let why = innermost(error);
+    if error.is_connect() {
+        let timeout = causes(error).any(|e| {
+            e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut)
+        });
+        return SendError::not_sent(if timeout { Cause::Timeout("connect") } else { Cause::Connect(why) });
+    }
+    let unsent =
+        causes(error).filter_map(|e| e.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled);
+    let phase = if unsent { SendPhase::NotSent } else { SendPhase::MaybeSent };
+    SendError { phase, cause: Cause::Broken(why) }
+}
+
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |&e| e.source())
 }
 
 /// rustls reports a handshake it refuses as invalid data, and one the peer broke off as an early end. Its error may
@@ -305,14 +396,10 @@ fn is_tls(error: &reqwest::Error) -> bool {
         matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
             || error.get_ref().and_then(|e| e.downcast_ref()).is_some_and(says_tls)
     }
-    chain(error).filter_map(|e| e.downcast_ref()).any(says_tls)
+    causes(error).filter_map(|e| e.downcast_ref()).any(says_tls)
 }
 
 /// The innermost reason: the outer ones repeat the URL.
 fn reason(error: &reqwest::Error) -> String {
-    chain(error).last().map_or_else(|| "request failed".to_owned(), ToString::to_string)
-}
-
-fn chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(error.source(), |&e| e.source())
+    innermost(error)
 }
