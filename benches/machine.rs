@@ -15,6 +15,8 @@ pub fn describe() -> Value {
         "cores": cores,
         "memory": field(&meminfo, "MemTotal"),
         "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
+        // Other work on the machine spoils a run: the one-minute load says whether there was any.
+        "load_at_start": fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next(),
         "rustc": output("rustc", &["--version"]),
         "commit": output("git", &["rev-parse", "--short=12", "HEAD"]),
         "uncommitted_changes": !output("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty(),

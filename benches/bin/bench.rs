@@ -2,6 +2,7 @@
 
 use clap::Parser as _;
 use mcpool_benches::suite::{self, Options};
+use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -13,5 +14,19 @@ fn main() -> anyhow::Result<()> {
             builder
         }
     };
-    builder.enable_all().build()?.block_on(suite::run(&options))
+    builder.enable_all().build()?.block_on(async {
+        // Dropping the run ends the programs it started.
+        tokio::select! {
+            done = suite::run(&options) => done,
+            signal = interrupted() => signal.and_then(|()| Err(anyhow::anyhow!("interrupted"))),
+        }
+    })
+}
+
+async fn interrupted() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => Ok(interrupt?),
+        _ = terminate.recv() => Ok(()),
+    }
 }

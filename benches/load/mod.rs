@@ -4,12 +4,14 @@
 //! buffer per connection, no timer per call. Every call carries a nonce that its answer must bring back.
 
 mod agent;
+mod check;
 mod conn;
 mod histogram;
 mod run;
 mod sse;
 
-pub use agent::{Agent, Failure, Front, Target, Work};
+pub use agent::{Agent, Front, Target};
+pub use check::{Failure, Work};
 pub use conn::{Conn, Framing, Head};
 pub use histogram::Histogram;
 pub use run::{Drive, Outcome, Plan, Tally, run};

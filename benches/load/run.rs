@@ -15,7 +15,8 @@ use std::{
 use tokio::{sync::mpsc, task::JoinSet, time};
 
 use super::{
-    agent::{Agent, Failure, Target, Work},
+    agent::{Agent, Target},
+    check::{Failure, Work},
     histogram::Histogram,
 };
 use crate::process::CpuMeter;
