@@ -1,7 +1,9 @@
 //! One binary, many modules.
 
+mod calls;
 mod dropped;
 mod herd;
 mod lab;
+mod pools;
 mod rig;
 mod tidy;

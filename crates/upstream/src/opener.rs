@@ -219,9 +219,11 @@ impl Opener {
         // One affinity value keeps to one session.
         let most = if pool.key.affinity.is_some() { 1 } else { limits.shared_sessions };
         let greeting = pool.greeting.load(Ordering::Acquire) > 0 && live + opening == 0;
-        // Those who wait for the session they keep to are not served by another one.
+        // Those who wait for the session they keep to are not served by another one; and those who were called and
+        // did not come yet have slots waiting for them.
         let waiting = self.backend.room.waiting_in(pool.lane());
-        live + opening < most && (greeting || waiting > opening * limits.calls_per_session)
+        let served = opening * limits.calls_per_session + pool.free_slots();
+        live + opening < most && (greeting || waiting > served)
     }
 
     fn settle(&mut self, attempt: Attempt) {

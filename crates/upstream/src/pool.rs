@@ -83,6 +83,13 @@ impl Pool {
         self.lock().iter().filter(|session| session.is_live()).count()
     }
 
+    /// Slots that could be leased now.
+    pub(crate) fn free_slots(&self) -> usize {
+        let sessions = self.lock();
+        let ready = sessions.iter().filter(|session| session.standing() == Standing::Ready);
+        ready.map(|session| session.limit().saturating_sub(session.in_flight())).sum()
+    }
+
     /// Whether it has no session at all, not even one that ends.
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().is_empty()

@@ -294,6 +294,10 @@ impl Waiter {
     /// # Cancel safety
     /// Dropping the future keeps the place.
     pub async fn woken(&mut self) {
+        if matches!(self.seat, Seat::Trying(..)) {
+            // What it was woken for is gone: it is in demand again.
+            self.room.demand.notify_one();
+        }
         if let Seat::Queued(woken) | Seat::Trying(woken, _) = &mut self.seat {
             // An error means the sender was dropped without waking, which only happens with the room itself.
             self.seat = woken.await.map_or(Seat::Out, Seat::Called);
