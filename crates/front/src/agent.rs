@@ -3,7 +3,7 @@
 //! [`AgentCore`] is the part that calls and links hold; it never holds a link, so dropping the agent drops its link.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -65,6 +65,8 @@ pub(crate) enum Side<L> {
 /// All agent sessions of one front.
 pub(crate) struct Agents<L> {
     table: DashMap<AgentSessionId, Arc<Agent<L>>>,
+    /// HTTP+SSE agents whose stream is gone and who may come back, oldest first.
+    away: Mutex<VecDeque<AgentSessionId>>,
     common: Arc<Common>,
 }
 
@@ -272,7 +274,7 @@ impl Drop for InFlight {
 
 impl<L: Link> Agents<L> {
     pub(crate) fn new(common: Arc<Common>) -> Self {
-        Self { table: DashMap::new(), common }
+        Self { table: DashMap::new(), away: Mutex::default(), common }
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -308,6 +310,39 @@ impl<L: Link> Agents<L> {
         }
         agent.core.seen();
         Some(agent)
+    }
+
+    /// An HTTP+SSE agent lost its stream and may come back. Executors that open a session per call leave thousands
+    /// behind within the grace: beyond a quarter of the limit the longest absent one is not waited for.
+    pub(crate) fn went_away(&self, id: AgentSessionId) {
+        let most = (self.common.config.limits.agent_sessions / 4).max(1);
+        let mut given_up = Vec::new();
+        {
+            let mut away = lock(&self.away);
+            away.push_back(id);
+            // Two out for one in: those that came back or ended do not pile up.
+            for _ in 0..2 {
+                let Some(oldest) = away.front().copied() else { break };
+                let absent = oldest != id && self.is_absent(oldest);
+                if absent && away.len() <= most {
+                    break;
+                }
+                if oldest != id || away.len() > most {
+                    away.pop_front();
+                }
+                if absent {
+                    given_up.push(oldest);
+                }
+            }
+        }
+        for oldest in given_up {
+            self.remove(oldest, AgentEnd::Gone);
+        }
+    }
+
+    fn is_absent(&self, id: AgentSessionId) -> bool {
+        let Some(agent) = self.table.get(&id).map(|entry| Arc::clone(entry.value())) else { return false };
+        agent.core.outbox.presence() == Presence::Absent && agent.core.is_idle()
     }
 
     /// Ends an agent session: its stream, its calls, and with the last handle its link.

@@ -9,21 +9,27 @@ use http::{HeaderMap, StatusCode, Uri, header};
 
 use crate::config::{FrontConfig, Unauthenticated};
 
-pub(crate) struct HostPolicy {
+/// The rules of one listener.
+pub struct HostPolicy {
     hosts: Vec<String>,
     origins: Vec<String>,
     peers: Unauthenticated,
 }
 
 /// Why a request is turned away.
-pub(crate) struct TurnedAway {
-    pub(crate) status: StatusCode,
-    pub(crate) kind: &'static str,
-    pub(crate) message: String,
+pub struct TurnedAway {
+    /// The HTTP status that says so.
+    pub status: StatusCode,
+    /// What was wrong: `peer`, `host`, `origin`.
+    pub kind: &'static str,
+    /// One sentence that names the key to change.
+    pub message: String,
 }
 
 impl HostPolicy {
-    pub(crate) fn new(config: &FrontConfig) -> Self {
+    /// What the configuration allows.
+    #[must_use]
+    pub fn new(config: &FrontConfig) -> Self {
         let lower = |list: &[String]| list.iter().map(|entry| entry.to_ascii_lowercase()).collect();
         Self {
             hosts: lower(&config.allowed_hosts),
@@ -32,7 +38,11 @@ impl HostPolicy {
         }
     }
 
-    pub(crate) fn check_peer(&self, peer: SocketAddr) -> Result<(), TurnedAway> {
+    /// Whether this peer is served.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_peer(&self, peer: SocketAddr) -> Result<(), TurnedAway> {
         if self.peers == Unauthenticated::Allow || peer.ip().to_canonical().is_loopback() {
             return Ok(());
         }
@@ -45,7 +55,11 @@ impl HostPolicy {
         })
     }
 
-    pub(crate) fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), TurnedAway> {
+    /// Whether the host named by the request is served.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), TurnedAway> {
         let named = uri.authority().map(|authority| authority.as_str());
         let host = named.or_else(|| headers.get(header::HOST).and_then(|value| value.to_str().ok()));
         let host = host.unwrap_or_default().to_ascii_lowercase();
@@ -64,7 +78,11 @@ impl HostPolicy {
         })
     }
 
-    pub(crate) fn check_origin(&self, headers: &HeaderMap) -> Result<(), TurnedAway> {
+    /// Whether pages of this origin are served.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_origin(&self, headers: &HeaderMap) -> Result<(), TurnedAway> {
         let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
         let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
         let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));

@@ -30,6 +30,7 @@ mod sse_body;
 mod stream;
 
 pub use config::{FrontConfig, FrontLimits, FrontTimes, Unauthenticated};
+pub use hosts::{HostPolicy, TurnedAway};
 pub use observe::{
     AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, Readiness, Transport,
 };

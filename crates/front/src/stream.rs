@@ -97,6 +97,7 @@ impl<B: Backends> AgentStream<B> {
                 Woken::Watch(now) => {
                     if now.presence == Presence::Absent {
                         away.as_mut().reset(Instant::now() + grace);
+                        self.front.agents.went_away(self.core.id);
                     }
                     watch = now;
                 }

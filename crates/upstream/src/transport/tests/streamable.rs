@@ -52,7 +52,8 @@ async fn messages_carry_the_session_the_revision_and_nothing_of_an_agent() {
     assert_eq!(after.header("accept"), Some("application/json, text/event-stream"));
     assert_eq!(after.header("content-type"), Some("application/json"));
     assert_eq!(after.body, CALL);
-    assert!(seen.iter().all(|request| request.connection == 0), "one connection was enough");
+    // POSTs have a client of their own; GET and DELETE share the other.
+    assert!(seen.iter().all(|request| request.connection <= 1), "two connections were enough");
 }
 
 #[tokio::test]
