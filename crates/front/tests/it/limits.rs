@@ -116,6 +116,21 @@ async fn agent_sessions_above_the_limit_are_503_with_retry_after() {
 }
 
 #[tokio::test]
+async fn agents_that_left_give_way_to_those_that_come() {
+    let limits = FrontLimits { agent_sessions: 8, ..FrontLimits::default() };
+    let front = start_with(FrontConfig { limits, ..FrontConfig::default() }).await;
+    // Each stays known for the reconnect grace, which is far longer than this takes.
+    for round in 0..40 {
+        drop(front.sse("/sse", &[]).await);
+        until("at most a quarter of the limit is waited for", || {
+            front.gauges.sse_agents.load(Ordering::Relaxed) <= 2
+        })
+        .await;
+        assert_eq!(front.script.saw("responded sse 503 gateway"), 0, "round {round}");
+    }
+}
+
+#[tokio::test]
 async fn calls_above_the_limit_of_an_agent_are_refused_with_200() {
     let limits = FrontLimits { calls_per_agent: 1, ..FrontLimits::default() };
     let front = start_with(FrontConfig { limits, ..FrontConfig::default() }).await;
