@@ -6,4 +6,5 @@ mod herd;
 mod lab;
 mod pools;
 mod rig;
+mod sessions;
 mod tidy;

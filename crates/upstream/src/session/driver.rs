@@ -123,12 +123,14 @@ impl Driver {
             Wake::Sent(Sent::Probe(ok, sent)) => {
                 let took = clock::now().saturating_duration_since(sent);
                 self.session.reporter.on(Event::Probed { ok, took });
-                // Any other sign of life since then is as good as an answer.
+                // Any other sign of life since then is as good as an answer. Whoever ends the last call was heard
+                // before, so the calls are counted first.
+                let facts = self.facts();
                 let lives = ok || self.session.last_heard() > sent;
                 if !lives && lock(&self.session.wishes).lost.is_some() {
                     return self.take_wishes();
                 }
-                self.input(if lives { Input::ProbeAnswered } else { Input::ProbeMissed })
+                self.input_with(if lives { Input::ProbeAnswered } else { Input::ProbeMissed }, facts)
             }
             Wake::Timer => self.tick(),
         }
@@ -146,7 +148,15 @@ impl Driver {
                 return Some(reason);
             }
         }
-        self.input(Input::Settled)
+        self.settle()
+    }
+
+    /// Looks whether the end can come, or whether the session was heard of, on a call's own connection, since it is
+    /// suspect: then it lives.
+    fn settle(&mut self) -> Option<CloseReason> {
+        let facts = self.facts();
+        let lives = matches!(self.state, State::Suspect { since, .. } if self.session.last_heard() > since);
+        self.input_with(if lives { Input::Heard } else { Input::Settled }, facts)
     }
 
     /// When to ask whether the backend is still there: after some silence, and soon again while it is in doubt.
@@ -178,11 +188,7 @@ impl Driver {
         {
             return Some(reason);
         }
-        // Heard on a call's own connection since it is suspect: the session lives.
-        if matches!(self.state, State::Suspect { since, .. } if self.session.last_heard() > since) {
-            return self.input(Input::Heard);
-        }
-        self.input(Input::Settled)
+        self.settle()
     }
 
     fn lost(&mut self, error: SendError) -> Option<CloseReason> {
@@ -197,8 +203,12 @@ impl Driver {
     }
 
     fn input(&mut self, input: Input) -> Option<CloseReason> {
+        self.input_with(input, self.facts())
+    }
+
+    fn input_with(&mut self, input: Input, facts: Facts) -> Option<CloseReason> {
         let mut known = self.state.standing();
-        let effects = self.state.on(input, self.facts());
+        let effects = self.state.on(input, facts);
         if effects.probe {
             self.probe();
         }

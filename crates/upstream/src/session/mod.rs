@@ -57,7 +57,7 @@ pub(crate) struct Session {
     standing: AtomicU8,
     /// Every rung of its ladder was reached.
     proven: AtomicBool,
-    /// Microseconds after `opened` at which the session was last lent, and last heard of.
+    /// Nanoseconds after `opened` at which the session was last lent, and last heard of.
     last_used: AtomicU64,
     last_heard: AtomicU64,
     wishes: Mutex<Wishes>,
@@ -187,7 +187,7 @@ impl Session {
         if self.in_flight() > 0 {
             return Duration::ZERO;
         }
-        Duration::from_micros(self.micros().saturating_sub(self.last_used.load(Ordering::Relaxed)))
+        Duration::from_nanos(self.nanos().saturating_sub(self.last_used.load(Ordering::Relaxed)))
     }
 
     /// Entries in the book: calls in flight, zombies and the gateway's own requests.
@@ -350,14 +350,14 @@ impl Session {
 
     /// Any byte of the backend proves that it lives.
     fn heard(&self) {
-        self.last_heard.store(self.micros(), Ordering::Relaxed);
+        self.last_heard.store(self.nanos(), Ordering::SeqCst);
         if self.standing() == Standing::Suspect {
             self.nudge.notify_one();
         }
     }
 
     fn last_heard(&self) -> Instant {
-        self.opened + Duration::from_micros(self.last_heard.load(Ordering::Relaxed))
+        self.opened + Duration::from_nanos(self.last_heard.load(Ordering::SeqCst))
     }
 
     /// Tells everybody; gives back what they knew so far.
@@ -376,11 +376,11 @@ impl Session {
     }
 
     fn touch(&self) {
-        self.last_used.store(self.micros(), Ordering::Relaxed);
+        self.last_used.store(self.nanos(), Ordering::Relaxed);
     }
 
-    fn micros(&self) -> u64 {
-        u64::try_from(clock::now().saturating_duration_since(self.opened).as_micros()).unwrap_or(u64::MAX)
+    fn nanos(&self) -> u64 {
+        u64::try_from(clock::now().saturating_duration_since(self.opened).as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
