@@ -163,3 +163,68 @@ async fn agents_that_leave_while_they_wait_for_their_own_session_leave_nothing_b
     }
     lab.try_agent(2, None, interactive).await.expect("the only place is free");
 }
+
+/// A small generator: the seed is all there is to know about a run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// One agent's day: calls, some of them dropped; a safe call that stays must be answered.
+async fn a_day(lab: &Lab, agent: u64, seed: u64) -> usize {
+    let mut dice = Dice(seed ^ agent.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let affinity = (agent % 5 == 0).then_some("together");
+    let me = lab.try_agent(agent, affinity, json!({})).await.expect("a link");
+    let mut answered = 0;
+    for _ in 0..60 {
+        let arguments = json!({"ms": dice.below(3)});
+        let call = me.run("echo", &arguments);
+        if dice.below(3) == 0 {
+            drop(tokio::time::timeout(Duration::from_micros(dice.below(3_000)), call).await);
+        } else {
+            let outcome = tokio::time::timeout(Duration::from_secs(20), call).await;
+            outcome.expect("no call is forgotten").expect("a safe call is answered");
+            answered += 1;
+        }
+    }
+    answered
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_agents_on_many_threads_come_and_go_and_nothing_is_forgotten() {
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    for in_exchange in [false, true] {
+        let limits = Limits {
+            min_idle: 1,
+            shared_sessions: 3,
+            calls_per_session: 4,
+            max_sessions: 4,
+            ..Limits::default()
+        };
+        let times = Times { cancel_grace: Duration::from_millis(300), ..Times::default() };
+        let wish = Wish { limits, times, ..Wish::default() };
+        let lab = if in_exchange { Lab::scripted_in_exchange(wish) } else { Lab::scripted(wish) };
+        let days = futures::future::join_all((0..40).map(|agent| a_day(&lab, agent, seed)));
+        let trouble = async {
+            for _ in 0..6 {
+                tokio::time::sleep(Duration::from_millis(40)).await;
+                lab.memory.last().fail(broken());
+            }
+        };
+        let (answered, ()) = tokio::join!(days, trouble);
+        assert!(answered.iter().all(|n| *n > 0), "seed {seed}");
+        lab.until("everything is given back", |lab| {
+            let held = lab.held();
+            (held.in_flight, held.pending, held.waiting) == (0, 0, 0)
+        })
+        .await;
+        assert!(lab.held().places <= 4);
+        let left = lab.registered.backend.shutdown(Duration::from_secs(10)).await;
+        assert!(left.is_empty(), "seed {seed}: {left:?}");
+    }
+}
