@@ -33,6 +33,15 @@ pub(crate) struct Cell<'a> {
     pub(crate) agents: u32,
 }
 
+/// Where the agents of a cell go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way<'a> {
+    /// Through the gateway.
+    Gateway(&'a Gateway),
+    /// To the backend itself, for comparison; nothing is shared there.
+    Direct(&'a str),
+}
+
 /// What a cell has shown.
 #[derive(Debug)]
 pub(crate) struct Shown {
@@ -51,18 +60,23 @@ impl Cell<'_> {
     }
 
     /// Runs it.
-    pub(crate) fn run(&self, gateway: &Gateway) -> Shown {
+    pub(crate) fn run(&self, way: Way<'_>) -> Shown {
         let began = Instant::now();
         let mut shown = Shown { sessions: 0, took: Duration::ZERO, failures: Vec::new() };
-        if let Err(error) = self.drive(gateway, &mut shown) {
+        if let Err(error) = self.drive(way, &mut shown) {
             shown.failures.push(format!("{error:#}"));
         }
         shown.took = began.elapsed();
         shown
     }
 
-    fn drive(&self, gateway: &Gateway, shown: &mut Shown) -> Result<()> {
-        let url = gateway.url(self.backend, if self.transport == "sse" { "sse" } else { "mcp" });
+    fn drive(&self, way: Way<'_>, shown: &mut Shown) -> Result<()> {
+        let url = match way {
+            Way::Gateway(gateway) => {
+                gateway.url(self.backend, if self.transport == "sse" { "sse" } else { "mcp" })
+            }
+            Way::Direct(url) => url.to_owned(),
+        };
         let agents = self.agents.to_string();
         let job = self.client.cell().args(["--url", &url, "--transport", self.transport]);
         let job = job.args(["--kind", self.kind.name(), "--agents", &agents, "--hold"]);
@@ -72,7 +86,9 @@ impl Cell<'_> {
         while let Some(line) = driver.line(limit.saturating_duration_since(Instant::now()))? {
             let Ok(said) = serde_json::from_str::<Value>(&line) else { continue };
             if said["hold"] == true {
-                self.count(gateway, shown);
+                if let Way::Gateway(gateway) = way {
+                    self.count(gateway, shown);
+                }
                 if let Some(stdin) = driver.stdin.as_mut() {
                     stdin.write_all(b"go on\n")?;
                 }

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::backends::{self, Backend, Kind, Spec};
-use crate::cell::{Cell, Shown};
+use crate::cell::{Cell, Shown, Way};
 use crate::driver;
 use crate::gateway::{self, Gateway};
 use crate::report::Tally;
@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Agents of one cell.
     #[arg(long)]
     agents: Option<u32>,
+    /// Without the gateway: each client against the backends of its transport, for comparison.
+    #[arg(long)]
+    direct: bool,
 }
 
 impl Options {
@@ -69,9 +72,9 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
     if !wanted.is_empty() {
         tally.add(real(options, &wanted)?);
     }
-    if !demo.is_empty() {
+    if !demo.is_empty() && !options.direct {
         let gateway = Gateway::demo("gateway-demo")?;
-        demo.iter().for_each(|cell| tally.add(show(cell, &cell.run(&gateway))));
+        demo.iter().for_each(|cell| tally.add(show(cell, &cell.run(Way::Gateway(&gateway)))));
     }
     Ok(tally)
 }
@@ -82,17 +85,31 @@ fn real(options: &Options, wanted: &[Spec]) -> Result<Tally> {
         build.logged("build-backend")?.ok()?;
     }
     let mut running = wanted.iter().map(|spec| spec.start()).collect::<Result<Vec<Backend>>>()?;
+    if options.direct {
+        return Ok(direct(options, &running));
+    }
     let gateway = Gateway::start("gateway-matrix", &gateway::urls(&running))?;
     let mut tally = Tally::default();
     for backend in &mut running {
         let cells = options.cells(backend.spec.name, backend.spec.kind);
         for cell in &cells {
-            tally.add(show(cell, &cell.run(&gateway)));
+            tally.add(show(cell, &cell.run(Way::Gateway(&gateway))));
         }
         let agents: u64 = cells.iter().map(|cell| u64::from(cell.agents)).sum();
         tally.add(at_backend(backend, &gateway, agents).unwrap_or_else(|e| Tally::fault(format!("{e:#}"))));
     }
     Ok(tally)
+}
+
+fn direct(options: &Options, running: &[Backend]) -> Tally {
+    let mut tally = Tally::default();
+    for backend in running {
+        let cells = options.cells(backend.spec.name, backend.spec.kind).into_iter();
+        for cell in cells.filter(|cell| cell.transport == backend.spec.transport) {
+            tally.add(show(&cell, &cell.run(Way::Direct(&backend.url()))));
+        }
+    }
+    tally
 }
 
 /// One line of the table.

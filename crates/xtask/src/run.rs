@@ -230,8 +230,10 @@ struct Group(Child);
 impl Drop for Group {
     fn drop(&mut self) {
         // The leader may be gone while its children live, so the group is ended in any case.
-        let group = format!("kill -KILL -- -{} 2>/dev/null", self.0.id());
+        // No `--` before the group: dash, Debian's `sh`, takes it for a number.
+        let group = format!("kill -KILL -{} 2>/dev/null", self.0.id());
         let _ = Command::new("sh").args(["-c", &group]).status();
+        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }

@@ -28,8 +28,7 @@ pub(crate) fn all() -> Vec<Step> {
         step("setup", "virtual environments, node modules and docker-compose", setup::all),
         step("fmt", "cargo fmt --check", fmt),
         step("clippy", "every target of the workspace, warnings denied", clippy),
-        step("unit", "unit and integration tests", unit),
-        step("doctest", "examples in the documentation", doctest),
+        step("unit", "unit and integration tests, and the examples in the documentation", unit),
         step("doc", "documentation, broken links denied", doc),
         step("compose", "docker-compose.yml is valid", compose),
         step("build", "the gateway that the next steps start", build),
@@ -89,16 +88,19 @@ fn compose() -> Result<Tally> {
 }
 
 fn unit() -> Result<Tally> {
-    if cargo("unit-look", ["nextest", "--version"])?.success {
+    let mut tally = if cargo("unit-look", ["nextest", "--version"])?.success {
         let args = ["nextest", "run", "--workspace", "--no-fail-fast"];
-        return counted(&cargo("unit", args)?, nextest_counts);
-    }
-    let args = ["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"];
-    counted(&cargo("unit", args)?, libtest_counts)
-}
-
-fn doctest() -> Result<Tally> {
-    counted(&cargo("doctest", ["test", "--workspace", "--doc", "--no-fail-fast"])?, libtest_counts)
+        counted(&cargo("unit", args)?, nextest_counts)?
+    } else {
+        let args = ["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"];
+        counted(&cargo("unit", args)?, libtest_counts)?
+    };
+    // nextest runs no examples of the documentation.
+    tally.add(counted(
+        &cargo("unit-doc", ["test", "--workspace", "--doc", "--no-fail-fast"])?,
+        libtest_counts,
+    )?);
+    Ok(tally)
 }
 
 /// Compiling everything on a cold machine with two cores comes first in any of these.
