@@ -4,12 +4,11 @@
 //! It wakes on demand (a caller waits, an agent wants a session of its own, a place came back), when a handshake
 //! ends, and once a second for upkeep: warm sessions, idle and old ones.
 
+mod attempt;
+
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,21 +18,17 @@ use futures::{
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
-use mcpool_wire::{Outlet, ServerHello};
+use mcpool_wire::Outlet;
 use tokio::sync::{mpsc, oneshot};
 
+use self::attempt::{Attempt, attempt};
 use crate::{
     backend::{Backend, Opening, Trouble, lock},
     clock,
     error::{Cause, SendError},
-    observe::{CloseReason, Event, Mode, OpenReason},
+    observe::{CloseReason, Mode, OpenReason},
     pool::{Counted, Place, Pool},
-    session::{
-        Session, SessionParts,
-        driver::{Driver, MAX_ERRANDS},
-        ladder,
-        state::Standing,
-    },
+    session::{Session, state::Standing},
 };
 
 /// Longest pause between handshakes while somebody waits, and while nobody does.
@@ -44,8 +39,6 @@ const PAUSE_PRESSURE: Duration = Duration::from_secs(1);
 const MAX_PRESSURE: Duration = Duration::from_secs(60);
 /// How often idle and old sessions are looked for.
 const UPKEEP: Duration = Duration::from_secs(1);
-
-static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
 /// An agent that wants a session of its own.
 pub(crate) struct OpenRequest {
@@ -90,13 +83,6 @@ enum Pause {
     Failed { waited: Instant, idle: Instant },
     /// The backend is at its limit and said so.
     Pressure(Instant),
-}
-
-/// A handshake that ended.
-struct Attempt {
-    pool: Arc<Pool>,
-    request: Option<OpenRequest>,
-    outcome: Result<Arc<Session>, SendError>,
 }
 
 /// What the next handshake is for.
@@ -340,121 +326,4 @@ fn backoff(times: u32, cap: Duration) -> Duration {
         .nth(steps - 1)
         .unwrap_or(cap)
         .min(cap)
-}
-
-/// One handshake from connect to ready, under one deadline.
-async fn attempt(
-    backend: Arc<Backend>,
-    wanted: Wanted,
-    reason: OpenReason,
-    place: Place,
-    _counted: Counted,
-) -> Attempt {
-    let epoch = EPOCHS.fetch_add(1, Ordering::Relaxed);
-    let started = clock::now();
-    backend.reporter.on(Event::Opening { epoch, reason });
-    let owner = wanted.request.as_ref().map(|request| request.owner.clone());
-    let climb = climb(&backend, &wanted.pool, epoch, owner, place);
-    let outcome = match tokio::time::timeout(backend.spec.times.handshake, climb).await {
-        Ok(Ok(session)) if session.handshaken() => Ok(session),
-        Ok(Ok(_)) => Err(SendError::maybe_sent(Cause::Broken("it broke as it became ready".to_owned()))),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(SendError::maybe_sent(Cause::Timeout("the handshake"))),
-    };
-    match &outcome {
-        Ok(session) => backend.reporter.on(Event::Opened {
-            epoch,
-            mode: session.mode,
-            reason,
-            started,
-            transport: session.transport_name(),
-        }),
-        Err(error) => backend.reporter.on(Event::OpenFailed {
-            epoch,
-            reason,
-            incident: error.cause.incident(),
-            why: &error.to_string(),
-        }),
-    }
-    Attempt { pool: wanted.pool, request: wanted.request, outcome }
-}
-
-async fn climb(
-    backend: &Arc<Backend>,
-    pool: &Arc<Pool>,
-    epoch: u64,
-    owner: Option<Weak<dyn Outlet>>,
-    place: Place,
-) -> Result<Arc<Session>, SendError> {
-    let initialize = ServerHello::request(0, &pool.key.class, env!("CARGO_PKG_VERSION"));
-    let greeted = ladder::greet(backend.transport.as_ref(), initialize, &backend.reporter).await?;
-    let (errands, inbox) = mpsc::channel(MAX_ERRANDS);
-    let session = Session::new(SessionParts {
-        epoch,
-        lane: crate::room::Lane { pool: pool.number, session: Some(epoch) },
-        mode: pool.mode(),
-        kind: greeted.opened.kind,
-        outbound: greeted.opened.outbound.clone(),
-        limit: backend.spec.limits.calls_per_session,
-        first_id: rand::random(),
-        errands,
-        room: backend.room.clone(),
-        catalog: pool.catalog.clone(),
-        reporter: backend.reporter.clone(),
-        owner,
-        place,
-    });
-    let driver = Driver::new(session.clone(), greeted.inbound, inbox, backend.spec.times.clone());
-    pool.add(session.clone());
-    backend.tasks.spawn("session", drive(backend.clone(), pool.clone(), session.clone(), driver));
-    // If the ladder is not climbed to its end, the driver must not stay behind.
-    let unfinished = CloseUnlessReady(Some(session.clone()));
-    ladder::prove(&session, &greeted.hello, &pool.catalog, &backend.reporter).await?;
-    unfinished.disarm();
-    pool.catalog.learn_hello(greeted.hello);
-    Ok(session)
-}
-
-struct CloseUnlessReady(Option<Arc<Session>>);
-
-impl CloseUnlessReady {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for CloseUnlessReady {
-    fn drop(&mut self) {
-        if let Some(session) = &self.0 {
-            session.drain(CloseReason::Violation);
-        }
-    }
-}
-
-/// A session's life after its handshake.
-async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, driver: Driver) {
-    let (reason, error) = driver.run().await;
-    pool.remove(session.epoch);
-    if pool.live() == 0 {
-        pool.catalog.forget_lists();
-    }
-    backend.room.demand.notify_one();
-    if !session.was_proven() {
-        // A ladder that was not climbed is reported as a failed opening, not as a second incident.
-        return;
-    }
-    let incident = match reason {
-        CloseReason::Broken => Some(error.as_ref().and_then(|e| e.cause.incident()).unwrap_or("broken")),
-        CloseReason::Unresponsive => Some("timeout"),
-        _ => None,
-    };
-    let why = error.map(|e| e.to_string()).unwrap_or_default();
-    backend.reporter.on(Event::Closed {
-        epoch: session.epoch,
-        mode: session.mode,
-        reason,
-        incident,
-        why: &why,
-    });
-    session.tell_owner_it_ended(reason, &why, &backend.spec.name);
 }

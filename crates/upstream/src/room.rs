@@ -6,14 +6,17 @@
 //! slot: who finds nothing goes back to its old turn, and who leaves (the room or the lane) with an unused wake-up
 //! passes it on, because the slot it stands for is still free.
 
+mod lanes;
+
 use std::{
-    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
 
 use mcpool_wire::AgentKey;
 use tokio::sync::{Notify, oneshot};
+
+use self::lanes::{Inner, Turn};
 
 /// Where a caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,42 +40,6 @@ pub struct Room {
     limit: usize,
     /// Somebody waits who did not wait there before: a session may have to be opened.
     pub(crate) demand: Notify,
-}
-
-#[derive(Default)]
-struct Inner {
-    lanes: HashMap<Lane, Queue>,
-    waiting: usize,
-    next_place: u64,
-    next_turn: u64,
-}
-
-/// One lane: agents in turn, each with its calls in order of arrival. Turns are numbered over all lanes, so the
-/// lanes a slot serves can be compared.
-#[derive(Default)]
-struct Queue {
-    /// Everybody who waits here, those called up and not back yet included.
-    present: usize,
-    turns: BTreeMap<u64, AgentKey>,
-    agents: HashMap<AgentKey, Line>,
-}
-
-struct Line {
-    turn: u64,
-    calls: BTreeMap<u64, Seated>,
-}
-
-struct Seated {
-    wake: oneshot::Sender<Turn>,
-    since: Instant,
-}
-
-/// Permission to try, and what to give back if it is not used.
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    number: u64,
-    /// Whose free slot it stands for.
-    freed: Lane,
 }
 
 /// A caller's place in the room.
@@ -189,102 +156,6 @@ impl Room {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing below panics while it holds the lock; a poisoned room would only mean lost fairness.
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-impl Lane {
-    fn of_pool(self) -> Self {
-        Self { session: None, ..self }
-    }
-}
-
-impl Inner {
-    /// Counts a waiter in a lane; says whether it is alone there.
-    fn arrive(&mut self, lane: Lane) -> bool {
-        let queue = self.lanes.entry(lane).or_default();
-        queue.present += 1;
-        queue.present == 1
-    }
-
-    fn depart(&mut self, lane: Lane) {
-        let Some(queue) = self.lanes.get_mut(&lane) else { return };
-        queue.present -= 1;
-        if queue.present == 0 {
-            self.lanes.remove(&lane);
-        }
-    }
-
-    /// Queues a call, at an earlier turn of its agent if it gives one back.
-    fn seat(
-        &mut self,
-        lane: Lane,
-        agent: AgentKey,
-        (place, since): (u64, Instant),
-        back: Option<u64>,
-    ) -> oneshot::Receiver<Turn> {
-        let (wake, woken) = oneshot::channel();
-        let fresh = self.next_turn;
-        let queue = self.lanes.entry(lane).or_default();
-        let line =
-            queue.agents.entry(agent).or_insert_with(|| Line { turn: u64::MAX, calls: BTreeMap::new() });
-        let turn = line.turn.min(back.unwrap_or(fresh));
-        if turn == fresh {
-            self.next_turn += 1;
-        }
-        if turn != line.turn {
-            queue.turns.remove(&line.turn);
-            queue.turns.insert(turn, agent);
-            line.turn = turn;
-        }
-        line.calls.insert(place, Seated { wake, since });
-        woken
-    }
-
-    /// Lets one waiter try whom a slot of this session can serve.
-    fn call_up(&mut self, freed: Lane) {
-        let next = |lane| self.lanes.get(&lane).and_then(Queue::next_turn);
-        let pool = freed.of_pool();
-        let (first, second) = match (next(freed), next(pool)) {
-            (Some(own), Some(any)) if any < own => (pool, freed),
-            (None, _) => (pool, freed),
-            _ => (freed, pool),
-        };
-        let _ = self.wake_one(first, freed) || self.wake_one(second, freed);
-    }
-
-    fn wake_one(&mut self, lane: Lane, freed: Lane) -> bool {
-        let Some(queue) = self.lanes.get_mut(&lane) else { return false };
-        while let Some((number, agent)) = queue.turns.pop_first() {
-            let Some(line) = queue.agents.get_mut(&agent) else { continue };
-            let first = line.calls.pop_first();
-            if line.calls.is_empty() {
-                queue.agents.remove(&agent);
-            } else {
-                line.turn = self.next_turn;
-                self.next_turn += 1;
-                queue.turns.insert(line.turn, agent);
-            }
-            if first.is_some_and(|(_, seated)| seated.wake.send(Turn { number, freed }).is_ok()) {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn unseat(&mut self, lane: Lane, agent: AgentKey, place: u64) {
-        let Some(queue) = self.lanes.get_mut(&lane) else { return };
-        let Some(line) = queue.agents.get_mut(&agent) else { return };
-        line.calls.remove(&place);
-        if line.calls.is_empty() {
-            queue.turns.remove(&line.turn);
-            queue.agents.remove(&agent);
-        }
-    }
-}
-
-impl Queue {
-    fn next_turn(&self) -> Option<u64> {
-        self.turns.keys().next().copied()
     }
 }
 

@@ -1,6 +1,8 @@
 //! The room against a model of sessions, slots and callers that come, try and leave in any order. The subtle
 //! property is liveness: once everybody who was woken has tried, nobody may wait for whom there is a free slot.
 
+use std::collections::HashMap;
+
 use futures::FutureExt as _;
 use proptest::prelude::*;
 

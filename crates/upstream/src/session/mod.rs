@@ -21,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mcpool_wire::{Answer, Call, CallError, ErrorKind, LinkEvent, Message, Outlet, RpcId};
+use mcpool_wire::{Call, Message, Outlet, RpcId};
 use tokio::sync::{Notify, mpsc};
 
 use self::{
@@ -317,20 +317,6 @@ impl Session {
         }
     }
 
-    /// A pinned session is its agent's state: when it breaks, the agent must know.
-    pub(crate) fn tell_owner_it_ended(&self, reason: CloseReason, why: &str, backend: &Arc<str>) {
-        if self.mode != Mode::Pinned || matches!(reason, CloseReason::AgentGone) {
-            return;
-        }
-        let Some(owner) = lock(&self.owner).as_ref().and_then(Weak::upgrade) else { return };
-        let message =
-            format!("the agent's own session with backend {backend:?} ended ({}): {why}", reason.as_str());
-        let error = CallError::not_sent(ErrorKind::Lost, message).of_backend(backend.clone());
-        if owner.push(LinkEvent::Ended(error)).is_err() {
-            self.reporter.on(Event::Dropped { kind: "notification" });
-        }
-    }
-
     /// What a failed send says about the session as a whole.
     fn report(&self, error: &SendError) {
         if let Some(class) = status_class(&error.cause) {
@@ -397,13 +383,4 @@ fn status_class(cause: &Cause) -> Option<&'static str> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// An answer as the callers get it.
-fn answer_of(message: Message, envelope: &mcpool_wire::Envelope<'_>) -> Answer {
-    Answer {
-        is_rpc_error: envelope.kind == mcpool_wire::Kind::Failure,
-        is_tool_error: envelope.result.is_error,
-        message,
-    }
 }

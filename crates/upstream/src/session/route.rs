@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, CallTrace, Envelope, IdValue, Kind, LinkEvent, Message, Method, RpcId, error_response,
-    result_response,
+    Answer, CallError, CallTrace, Envelope, ErrorKind, IdValue, Kind, LinkEvent, Message, Method, RpcId,
+    error_response, result_response,
 };
 
-use super::{MAX_ASKED, Session, answer_of, lock, pending::Delivery};
+use super::{MAX_ASKED, Session, lock, pending::Delivery};
 use crate::{
     clock,
-    observe::{Event, Mode},
+    observe::{CloseReason, Event, Mode},
 };
 
 /// Where a message came in.
@@ -158,6 +158,20 @@ impl Session {
         }
     }
 
+    /// A pinned session is its agent's state: when it breaks, the agent must know.
+    pub(crate) fn tell_owner_it_ended(&self, reason: CloseReason, why: &str, backend: &Arc<str>) {
+        if self.mode != Mode::Pinned || matches!(reason, CloseReason::AgentGone) {
+            return;
+        }
+        let Some(owner) = self.owner() else { return };
+        let message =
+            format!("the agent's own session with backend {backend:?} ended ({}): {why}", reason.as_str());
+        let error = CallError::not_sent(ErrorKind::Lost, message).of_backend(backend.clone());
+        if owner.push(LinkEvent::Ended(error)).is_err() {
+            self.reporter.on(Event::Dropped { kind: "notification" });
+        }
+    }
+
     fn owner(&self) -> Option<Arc<dyn mcpool_wire::Outlet>> {
         lock(&self.owner).as_ref()?.upgrade()
     }
@@ -165,4 +179,9 @@ impl Session {
     fn dropped(&self, kind: &'static str) {
         self.reporter.on(Event::Dropped { kind });
     }
+}
+
+/// An answer as the callers get it.
+fn answer_of(message: Message, envelope: &Envelope<'_>) -> Answer {
+    Answer { is_rpc_error: envelope.kind == Kind::Failure, is_tool_error: envelope.result.is_error, message }
 }

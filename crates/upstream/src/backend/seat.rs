@@ -1,0 +1,113 @@
+//! What one agent can do on its backend, whatever session it has: what is known without asking, what the gateway
+//! answers itself, and the call on a leased slot.
+
+use bytes::Bytes;
+use mcpool_wire::{
+    Answer, Call, CallError, CallTrace, ErrorKind, Message, Method, Revision, Scope, ServerHello,
+};
+
+use crate::{
+    clock,
+    error::SendError,
+    observe::Mode,
+    pool::{Lease, Seat},
+};
+
+impl Seat {
+    /// Who may use the sessions of this seat.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.pool.mode()
+    }
+
+    /// What the agent is told about the server.
+    #[must_use]
+    pub fn initialize_result(&self, revision: Revision) -> Bytes {
+        let Some(hello) = self.pool.catalog.hello() else {
+            return ServerHello::unknown().to_agent(revision, &[]);
+        };
+        match self.mode() {
+            Mode::Pinned => hello.to_agent(revision, &["tasks"]),
+            // Subscriptions belong to one agent each; experimental capabilities may imply state in the session.
+            Mode::Shared => {
+                hello.to_agent(revision, &["tasks", "experimental", "extensions", "resources.subscribe"])
+            }
+        }
+    }
+
+    /// Whether running the call twice is known to change nothing.
+    #[must_use]
+    pub fn is_safe(&self, call: &Call) -> bool {
+        self.pool.catalog.is_safe(&call.method, call.name.as_deref())
+    }
+
+    /// A list that is known to be current.
+    #[must_use]
+    pub fn cached_list(&self, call: &Call) -> Option<Answer> {
+        self.keeps_lists(call).then(|| self.pool.catalog.list(&call.method, clock::now())).flatten()
+    }
+
+    /// Remembers the answer to a list request.
+    pub fn keep_list(&self, call: &Call, answer: &Answer) {
+        if self.keeps_lists(call) {
+            self.pool.catalog.keep_list(&call.method, answer, call.trace.started, clock::now());
+        }
+    }
+
+    /// A session of an agent's own may list what only that agent sees.
+    fn keeps_lists(&self, call: &Call) -> bool {
+        call.is_plain_list && self.mode() == Mode::Shared
+    }
+
+    /// What the gateway answers itself on this kind of session: `Some(Ok)` an empty result, `Some(Err)` a refusal.
+    #[must_use]
+    pub fn answer_here(&self, method: &Method) -> Option<Result<(), CallError>> {
+        if self.mode() == Mode::Pinned || method.scope() == Scope::PerCall {
+            return None;
+        }
+        if *method == Method::LoggingSetLevel {
+            // The level belongs to the whole session; a shared one keeps the server's default.
+            return Some(Ok(()));
+        }
+        let message = format!("{:?} is not available on a shared session", method.as_str());
+        Some(Err(CallError::not_sent(ErrorKind::MethodNotFound, message)))
+    }
+
+    /// Passes on a notification of the agent, on a session of its own only.
+    pub fn notify(&self, notification: Bytes) {
+        if let Some(session) = self.own_session() {
+            session.send_later(notification);
+        }
+    }
+
+    /// Passes on the agent's answer to a server request.
+    pub fn respond(&self, number: u64, response: &Message) {
+        if let Some(session) = self.own_session() {
+            session.respond(number, response);
+        }
+    }
+
+    /// Whether the server waits for this agent to answer something: its calls wait for a human.
+    #[must_use]
+    pub fn awaits_agent(&self) -> bool {
+        self.own_session().is_some_and(|session| session.awaits_agent())
+    }
+}
+
+impl Lease {
+    /// Runs the call on the leased slot.
+    ///
+    /// # Errors
+    /// A [`SendError`] that says how far it got.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call upstream; the slot comes back with the answer or after `cancel_grace`.
+    pub async fn call(self, call: &Call) -> Result<Answer, SendError> {
+        mark(&call.trace, &self);
+        self.session.call(self.slot, call).await
+    }
+}
+
+fn mark(trace: &CallTrace, lease: &Lease) {
+    trace.mark_leased(lease.session.epoch, clock::now());
+}

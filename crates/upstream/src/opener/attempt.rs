@@ -1,0 +1,151 @@
+//! One handshake, from the connection to a session that may be lent, and the session's life after it.
+//!
+//! A ladder that is not climbed to its end leaves nothing behind: whoever drops the attempt closes the session.
+
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicU64, Ordering},
+};
+
+use mcpool_wire::{Outlet, ServerHello};
+use tokio::sync::mpsc;
+
+use super::{OpenRequest, Wanted};
+use crate::{
+    backend::Backend,
+    clock,
+    error::{Cause, SendError},
+    observe::{CloseReason, Event, OpenReason},
+    pool::{Counted, Place, Pool},
+    session::{
+        Session, SessionParts,
+        driver::{Driver, MAX_ERRANDS},
+        ladder,
+    },
+};
+
+static EPOCHS: AtomicU64 = AtomicU64::new(1);
+
+/// A handshake that ended.
+pub(super) struct Attempt {
+    pub(super) pool: Arc<Pool>,
+    pub(super) request: Option<OpenRequest>,
+    pub(super) outcome: Result<Arc<Session>, SendError>,
+}
+
+/// One handshake from connect to ready, under one deadline.
+pub(super) async fn attempt(
+    backend: Arc<Backend>,
+    wanted: Wanted,
+    reason: OpenReason,
+    place: Place,
+    _counted: Counted,
+) -> Attempt {
+    let epoch = EPOCHS.fetch_add(1, Ordering::Relaxed);
+    let started = clock::now();
+    backend.reporter.on(Event::Opening { epoch, reason });
+    let owner = wanted.request.as_ref().map(|request| request.owner.clone());
+    let climb = climb(&backend, &wanted.pool, epoch, owner, place);
+    let outcome = match tokio::time::timeout(backend.spec.times.handshake, climb).await {
+        Ok(Ok(session)) if session.handshaken() => Ok(session),
+        Ok(Ok(_)) => Err(SendError::maybe_sent(Cause::Broken("it broke as it became ready".to_owned()))),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(SendError::maybe_sent(Cause::Timeout("the handshake"))),
+    };
+    match &outcome {
+        Ok(session) => backend.reporter.on(Event::Opened {
+            epoch,
+            mode: session.mode,
+            reason,
+            started,
+            transport: session.transport_name(),
+        }),
+        Err(error) => backend.reporter.on(Event::OpenFailed {
+            epoch,
+            reason,
+            incident: error.cause.incident(),
+            why: &error.to_string(),
+        }),
+    }
+    Attempt { pool: wanted.pool, request: wanted.request, outcome }
+}
+
+async fn climb(
+    backend: &Arc<Backend>,
+    pool: &Arc<Pool>,
+    epoch: u64,
+    owner: Option<Weak<dyn Outlet>>,
+    place: Place,
+) -> Result<Arc<Session>, SendError> {
+    let initialize = ServerHello::request(0, &pool.key.class, env!("CARGO_PKG_VERSION"));
+    let greeted = ladder::greet(backend.transport.as_ref(), initialize, &backend.reporter).await?;
+    let (errands, inbox) = mpsc::channel(MAX_ERRANDS);
+    let session = Session::new(SessionParts {
+        epoch,
+        lane: crate::room::Lane { pool: pool.number, session: Some(epoch) },
+        mode: pool.mode(),
+        kind: greeted.opened.kind,
+        outbound: greeted.opened.outbound.clone(),
+        limit: backend.spec.limits.calls_per_session,
+        first_id: rand::random(),
+        errands,
+        room: backend.room.clone(),
+        catalog: pool.catalog.clone(),
+        reporter: backend.reporter.clone(),
+        owner,
+        place,
+    });
+    let driver = Driver::new(session.clone(), greeted.inbound, inbox, backend.spec.times.clone());
+    pool.add(session.clone());
+    backend.tasks.spawn("session", drive(backend.clone(), pool.clone(), session.clone(), driver));
+    // If the ladder is not climbed to its end, the driver must not stay behind.
+    let unfinished = CloseUnlessReady(Some(session.clone()));
+    ladder::prove(&session, &greeted.hello, &pool.catalog, &backend.reporter).await?;
+    unfinished.disarm();
+    pool.catalog.learn_hello(greeted.hello);
+    Ok(session)
+}
+
+struct CloseUnlessReady(Option<Arc<Session>>);
+
+impl CloseUnlessReady {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseUnlessReady {
+    fn drop(&mut self) {
+        if let Some(session) = &self.0 {
+            session.drain(CloseReason::Violation);
+        }
+    }
+}
+
+/// A session's life after its handshake.
+async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, driver: Driver) {
+    let (reason, error) = driver.run().await;
+    pool.remove(session.epoch);
+    if pool.live() == 0 {
+        pool.catalog.forget_lists();
+    }
+    backend.room.demand.notify_one();
+    if !session.was_proven() {
+        // A ladder that was not climbed is reported as a failed opening, not as a second incident.
+        return;
+    }
+    let incident = match reason {
+        CloseReason::Broken => Some(error.as_ref().and_then(|e| e.cause.incident()).unwrap_or("broken")),
+        CloseReason::Unresponsive => Some("timeout"),
+        _ => None,
+    };
+    let why = error.map(|e| e.to_string()).unwrap_or_default();
+    backend.reporter.on(Event::Closed {
+        epoch: session.epoch,
+        mode: session.mode,
+        reason,
+        incident,
+        why: &why,
+    });
+    session.tell_owner_it_ended(reason, &why, &backend.spec.name);
+}
