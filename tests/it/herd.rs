@@ -48,7 +48,12 @@ fn text_of(result: &Value) -> &str {
 
 fn percentile(times: &mut [Duration], p: f64) -> Duration {
     times.sort_unstable();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
     let at = ((times.len() as f64 * p) as usize).min(times.len().saturating_sub(1));
     times.get(at).copied().unwrap_or_default()
 }
@@ -130,8 +135,9 @@ async fn chatter(agent: Agent, who: u32, calls: u32) -> Result<(u64, u64), Agent
     for n in 0..calls {
         let nonce = format!("agent-{who}-call-{n}");
         if n % 4 == 0 {
-            let (result, progress) =
-                agent.call_with_progress("progress", json!({ "steps": 2, "interval_ms": 0, "nonce": nonce })).await?;
+            let (result, progress) = agent
+                .call_with_progress("progress", json!({ "steps": 2, "interval_ms": 0, "nonce": nonce }))
+                .await?;
             wrong += u64::from(!text_of(&result).contains(&nonce));
             let own = |p: &Value| p["message"].as_str().is_some_and(|m| m.contains(&nonce));
             foreign += progress.iter().filter(|p| !own(p)).count() as u64;

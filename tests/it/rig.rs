@@ -66,7 +66,8 @@ impl Wanted {
     }
 
     fn settings(self) -> BackendSettings {
-        let endpoint = HttpEndpoint { url: self.url.parse().expect("a URL"), headers: Vec::new(), ca_pem: None };
+        let endpoint =
+            HttpEndpoint { url: self.url.parse().expect("a URL"), headers: Vec::new(), ca_pem: None };
         let spec = BackendSpec {
             id: BackendId(0),
             name: "demo".into(),
@@ -86,7 +87,8 @@ impl Rig {
     /// Starts a gateway in front of one backend.
     pub(crate) async fn start(wanted: Wanted) -> Self {
         let seen = Arc::new(Seen::default());
-        let gateway = Gateway::start(vec![wanted.settings()], None, &Arc::new(Eyes(seen.clone()))).expect("a gateway");
+        let gateway =
+            Gateway::start(vec![wanted.settings()], None, &Arc::new(Eyes(seen.clone()))).expect("a gateway");
         let mut config = FrontConfig::default();
         config.times.drain = Duration::from_secs(2);
         let router = Arc::new(gateway.router());
@@ -125,7 +127,9 @@ impl Rig {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(15), settled).await.unwrap_or_else(|_| panic!("{:?}", self.held()));
+        tokio::time::timeout(Duration::from_secs(15), settled)
+            .await
+            .unwrap_or_else(|_| panic!("{:?}", self.held()));
     }
 
     pub(crate) async fn stop(mut self) {
@@ -169,7 +173,9 @@ impl Health for Fine {
 impl Observe for Eyes {
     fn on(&self, _: &Source, event: Event<'_>) {
         match event {
-            Event::Dropped { kind } => *self.0.dropped.lock().expect("not poisoned").entry(kind).or_default() += 1,
+            Event::Dropped { kind } => {
+                *self.0.dropped.lock().expect("not poisoned").entry(kind).or_default() += 1
+            }
             Event::Answered { .. } | Event::Rung { .. } | Event::Probed { .. } => {}
             other => self.0.events.lock().expect("not poisoned").push(format!("{other:?}")),
         }
@@ -207,7 +213,8 @@ impl FrontObserve for Eyes {
             FrontEvent::CallEnded(end)
                 if !matches!(end.outcome, Outcome::Ok | Outcome::ToolError | Outcome::Cancelled) =>
             {
-                let line = format!("{} {:?} {:?} {:?}", end.method.as_str(), end.outcome, end.executed, end.error);
+                let line =
+                    format!("{} {:?} {:?} {:?}", end.method.as_str(), end.outcome, end.executed, end.error);
                 let mut failures = self.0.failures.lock().expect("not poisoned");
                 if failures.len() < 200 {
                     failures.push(line);

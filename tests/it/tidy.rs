@@ -16,23 +16,67 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "upstream",
         &[
-            "mcpool-wire", "arc-swap", "backon", "bytes", "deadpool", "eventsource-stream", "futures", "http",
-            "http-body", "http-body-util", "hyper", "hyper-util", "memchr", "rand", "reqwest", "serde", "serde_json",
-            "thiserror", "tokio", "tokio-util", "tracing", "url",
+            "mcpool-wire",
+            "arc-swap",
+            "backon",
+            "bytes",
+            "deadpool",
+            "eventsource-stream",
+            "futures",
+            "http",
+            "http-body",
+            "http-body-util",
+            "hyper",
+            "hyper-util",
+            "memchr",
+            "rand",
+            "reqwest",
+            "serde",
+            "serde_json",
+            "thiserror",
+            "tokio",
+            "tokio-util",
+            "tracing",
+            "url",
         ],
     ),
     (
         "front",
         &[
-            "mcpool-wire", "base64", "bytes", "dashmap", "futures", "http", "http-body", "http-body-util", "hyper",
-            "hyper-util", "rand", "serde_json", "thiserror", "tokio", "tokio-util", "tracing",
+            "mcpool-wire",
+            "base64",
+            "bytes",
+            "dashmap",
+            "futures",
+            "http",
+            "http-body",
+            "http-body-util",
+            "hyper",
+            "hyper-util",
+            "rand",
+            "serde_json",
+            "thiserror",
+            "tokio",
+            "tokio-util",
+            "tracing",
         ],
     ),
     (
         "testkit",
         &[
-            "base64", "bytes", "futures", "http", "http-body", "http-body-util", "hyper", "hyper-util", "rand", "serde",
-            "serde_json", "tokio", "tokio-util",
+            "base64",
+            "bytes",
+            "futures",
+            "http",
+            "http-body",
+            "http-body-util",
+            "hyper",
+            "hyper-util",
+            "rand",
+            "serde",
+            "serde_json",
+            "tokio",
+            "tokio-util",
         ],
     ),
 ];
@@ -110,8 +154,13 @@ fn code(text: &str) -> String {
 #[test]
 fn every_arrow_between_crates_is_an_allowed_one() {
     for (name, allowed) in ALLOWED {
-        let manifest = fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).expect("manifest");
-        assert_eq!(forbidden(allowed, &manifest), Vec::<String>::new(), "crate {name} depends on what it must not");
+        let manifest =
+            fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).expect("manifest");
+        assert_eq!(
+            forbidden(allowed, &manifest),
+            Vec::<String>::new(),
+            "crate {name} depends on what it must not"
+        );
     }
 }
 
@@ -124,7 +173,8 @@ fn a_wrong_arrow_is_noticed() {
 #[test]
 fn no_product_crate_but_the_gateway_uses_the_testkit_and_none_uses_the_gateway() {
     for name in ["wire", "breaker", "upstream", "front", "testkit"] {
-        let manifest = fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).expect("manifest");
+        let manifest =
+            fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).expect("manifest");
         let used = dependencies(&manifest);
         assert!(!used.contains("mcpool") && !used.contains("mcpool-testkit"), "{name}: {used:?}");
     }
@@ -136,7 +186,10 @@ fn fixed_packages_stay_inside_their_fences() {
         for (file, text) in product_sources(part) {
             let text = code(&text);
             for (word, fence) in FENCES {
-                assert!(!text.contains(word) || file.starts_with(fence), "{file} names {word}, which belongs in {fence}");
+                assert!(
+                    !text.contains(word) || file.starts_with(fence),
+                    "{file} names {word}, which belongs in {fence}"
+                );
             }
         }
     }
