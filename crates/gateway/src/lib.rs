@@ -1,8 +1,12 @@
 //! How mcpool is put together: configuration, the stack of a call, routing, admin, signals. No protocol logic.
 
+pub mod admin;
 pub mod build;
 pub mod cli;
 pub mod config;
 pub mod logging;
+pub mod observe;
+pub mod print;
 pub mod route;
+pub mod signal;
 pub mod stack;

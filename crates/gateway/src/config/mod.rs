@@ -26,6 +26,7 @@ use url::Url;
 
 pub(crate) use self::backend::{check_name, parse_url};
 pub use self::problem::{Place, Problem, Problems};
+pub(crate) use self::shown::masked_url;
 use self::{
     check::{Checker, Environment, Words},
     problem::line_of,

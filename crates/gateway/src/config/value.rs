@@ -68,7 +68,7 @@ pub(crate) fn show_size(bytes: u64) -> String {
 fn show(value: u64, units: &[(&str, u64)]) -> String {
     units
         .iter()
-        .find(|(_, of)| value != 0 && value % of == 0)
+        .find(|(_, of)| value != 0 && value.is_multiple_of(*of))
         .map_or_else(|| value.to_string(), |(name, of)| format!("{}{name}", value / of))
 }
 

@@ -1,0 +1,243 @@
+//! The admin listener: metrics, health, and what the gateway knows about its backends and its configuration.
+//!
+//! It is guarded by the same rules as the agent listener (peers, host names, origins), and its connections are
+//! bounded, so that a scraper that never closes cannot take the agents' descriptors.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{
+        Path, Request, State,
+        connect_info::{ConnectInfo, Connected},
+    },
+    http::{StatusCode, Uri, header},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::get,
+    serve::{IncomingStream, Listener},
+};
+use mcpool_front::{Gauges, Health as _, HostPolicy, TurnedAway};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    observe::{Metrics, Status},
+};
+
+/// What the admin listener shows.
+pub struct Admin {
+    /// Health and backends.
+    pub status: Arc<Status>,
+    /// The series.
+    pub metrics: Arc<Metrics>,
+    /// Numbers of the agent listener.
+    pub gauges: Arc<Gauges>,
+    /// What is in force.
+    pub config: Config,
+}
+
+struct Shared {
+    admin: Admin,
+    hosts: HostPolicy,
+}
+
+impl Admin {
+    /// Serves until `stop`, and keeps the histograms small meanwhile. Connections that are busy then have a second.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops accepting; connections end with what they are answering.
+    pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let hosts = HostPolicy::new(&self.config.front);
+        let shared = Arc::new(Shared { admin: self, hosts });
+        let routes = routes(&shared).into_make_service_with_connect_info::<Peer>();
+        let listener = Capped { listener, permits: Arc::new(Semaphore::new(MOST_CONNECTIONS)) };
+        let serving = axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let last_moment = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_MOMENT).await;
+        };
+        tokio::select! {
+            served = serving => {
+                if let Err(error) = served {
+                    tracing::error!(%error, "the admin listener ended");
+                }
+            }
+            () = upkeep(&shared.admin.metrics) => {}
+            () = last_moment => {}
+        }
+    }
+}
+
+async fn upkeep(metrics: &Metrics) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        metrics.upkeep();
+    }
+}
+
+fn routes(shared: &Arc<Shared>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route("/readyz", get(readyz))
+        .route("/api/v1/backends", get(backends))
+        .route("/api/v1/backends/{name}", get(backend))
+        .route("/api/v1/config", get(config))
+        .fallback(unknown)
+        .method_not_allowed_fallback(|| async {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here")
+        })
+        .layer(from_fn_with_state(shared.clone(), guard))
+        .with_state(shared.clone())
+}
+
+async fn guard(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let hosts = &shared.hosts;
+    let exempt = matches!(request.uri().path(), "/metrics" | "/livez" | "/readyz");
+    let checked = hosts
+        .check_peer(peer)
+        .and_then(|()| if exempt { Ok(()) } else { hosts.check_host(request.uri(), request.headers()) })
+        .and_then(|()| hosts.check_origin(request.headers()));
+    match checked {
+        Ok(()) => next.run(request).await,
+        Err(TurnedAway { status, message, .. }) => problem(status, &message),
+    }
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let Admin { status, metrics, gauges, .. } = &shared.admin;
+    let text = metrics.render(status.gateway(), gauges, status.readiness());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let readiness = shared.admin.status.readiness();
+    let mut body = shared.admin.status.details();
+    body.insert("status".to_owned(), readiness.as_str().into());
+    let status = if readiness.serves() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Value::Object(body))).into_response()
+}
+
+async fn backends(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(json!({ "backends": shared.admin.status.backends() }))
+}
+
+async fn backend(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+    match shared.admin.status.backend(&name) {
+        Some(picture) => Json(picture).into_response(),
+        None => problem(StatusCode::NOT_FOUND, "no backend has this name; GET /api/v1/backends lists them"),
+    }
+}
+
+async fn config(State(shared): State<Arc<Shared>>) -> Response {
+    let config = &shared.admin.config;
+    let body = json!({ "file": config.file, "environment": config.variables, "config": config.shown() });
+    Json(body).into_response()
+}
+
+async fn unknown(uri: Uri) -> Response {
+    tracing::debug!(path = uri.path(), "unknown path on the admin listener");
+    problem(
+        StatusCode::NOT_FOUND,
+        "nothing is served here; try /metrics, /livez, /readyz, /api/v1/backends, /api/v1/config",
+    )
+}
+
+/// An error as of RFC 9457.
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or("error");
+    let body = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+}
+
+/// A listener that holds back connections above a number.
+struct Capped {
+    listener: TcpListener,
+    permits: Arc<Semaphore>,
+}
+
+/// A connection and its permit.
+struct Counted {
+    stream: TcpStream,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Who connected.
+#[derive(Clone, Copy, Debug)]
+struct Peer(SocketAddr);
+
+impl Listener for Capped {
+    type Io = Counted;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Counted, SocketAddr) {
+        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        // axum's own accept retries and backs off.
+        let (stream, peer) = Listener::accept(&mut self.listener).await;
+        (Counted { stream, _permit: permit }, peer)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl Connected<IncomingStream<'_, Capped>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Capped>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Operators and scrapers are few.
+const MOST_CONNECTIONS: usize = 1_024;
+/// A sample takes 8 bytes until the next upkeep.
+const UPKEEP: Duration = Duration::from_secs(2);
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! Every metric there is: name, kind, and what it says. The names are a contract with dashboards and alerts.
+
+use metrics::{Counter, Gauge, Histogram};
+use metrics::{Key, KeyName, Label, Level, Metadata, Recorder as _, Unit};
+use metrics_exporter_prometheus::PrometheusRecorder;
+
+/// What a family is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+use Kind::{Counter as C, Gauge as G, Histogram as H};
+
+/// Name, kind, help.
+pub(super) const FAMILIES: &[(&str, Kind, &str)] = &[
+    ("mcpool_breaker_state", G, "1 for the state the circuit is in; closed means that traffic flows"),
+    ("mcpool_breaker_transitions_total", C, "Changes of state of the circuit"),
+    ("mcpool_breaker_incidents_total", C, "Incidents the circuit counted; one broken connection is one"),
+    ("mcpool_breaker_rejected_total", C, "Attempts the circuit refused"),
+    ("mcpool_breaker_probes_total", C, "Probes of an open circuit by how they ended"),
+    ("mcpool_breaker_state_seconds_total", C, "Whole seconds spent in each state"),
+    ("mcpool_sessions", G, "Sessions with the backend"),
+    ("mcpool_sessions_opening", G, "Handshakes under way"),
+    ("mcpool_sessions_limit", G, "Most sessions with the backend"),
+    ("mcpool_sessions_opened_total", C, "Sessions that became ready, by why they were opened"),
+    ("mcpool_sessions_closed_total", C, "Sessions that ended, by why"),
+    ("mcpool_handshake_duration_seconds", H, "Time of each step to a ready session"),
+    ("mcpool_probe_duration_seconds", H, "Time a silent session took to answer a probe"),
+    ("mcpool_leases_in_use", G, "Calls in flight on sessions"),
+    ("mcpool_leases_limit", G, "Most calls in flight on the sessions there are"),
+    ("mcpool_lease_wait_seconds", H, "Time calls waited for a session"),
+    ("mcpool_waiting_calls", G, "Calls that wait for a session"),
+    ("mcpool_oldest_wait_seconds", G, "How long the call that waits longest has waited"),
+    ("mcpool_queue_limit", G, "Most calls that may wait"),
+    ("mcpool_queue_rejected_total", C, "Calls that did not get into the waiting room or out of it"),
+    ("mcpool_requests_total", C, "Requests of agents by how they ended and whether the backend ran them"),
+    ("mcpool_request_duration_seconds", H, "Time from an agent's request to its answer"),
+    ("mcpool_upstream_duration_seconds", H, "Time the backend took to answer a call"),
+    ("mcpool_retries_total", C, "Calls sent again, by what was known of the last attempt"),
+    ("mcpool_upstream_status_total", C, "Answers of the backend outside 2xx"),
+    ("mcpool_agent_sessions", G, "Agent sessions"),
+    ("mcpool_agent_responses_total", C, "HTTP responses to agents, by who determined the status"),
+    ("mcpool_agent_refused_total", C, "Connections and requests turned away at the door"),
+    ("mcpool_authorization_ignored_total", C, "Authorization headers of agents, which go nowhere"),
+    ("mcpool_messages_dropped_total", C, "Messages that could be delivered to nobody"),
+    ("mcpool_slow_agents_closed_total", C, "Streams closed because their agent does not read"),
+    ("mcpool_buffered_bytes", G, "Bytes waiting for agents to read them"),
+    ("mcpool_build_info", G, "1, with what is running"),
+    ("mcpool_backend_info", G, "1, with what is known of the backend"),
+    ("mcpool_backend_up", G, "1 if the circuit is closed and the last handshake succeeded"),
+    ("mcpool_backend_ready", G, "1 if a session is ready"),
+    ("mcpool_draining", G, "1 while the gateway shuts down"),
+    ("mcpool_config_last_reload_successful", G, "1 if the configuration in the file is in force"),
+    ("mcpool_config_last_reload_success_timestamp_seconds", G, "When the configuration was last taken"),
+    ("process_cpu_seconds_total", G, "CPU time used"),
+    ("process_resident_memory_bytes", G, "Memory in use"),
+    ("process_virtual_memory_bytes", G, "Address space in use"),
+    ("process_open_fds", G, "Open descriptors"),
+    ("process_max_fds", G, "Most open descriptors"),
+    ("process_threads", G, "Threads"),
+    ("process_start_time_seconds", G, "When the process started"),
+];
+
+/// 0.5 ms to 60 s, in seconds.
+pub(super) const BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Label names and values of one series.
+pub(super) type Labels<'a> = &'a [(&'static str, &'a str)];
+
+const META: Metadata<'static> = Metadata::new("mcpool", Level::INFO, None);
+
+/// Describes every family.
+pub(super) fn describe(recorder: &PrometheusRecorder) {
+    for (name, kind, help) in FAMILIES {
+        let unit = name.ends_with("_seconds").then_some(Unit::Seconds);
+        let name = KeyName::from_const_str(name);
+        match kind {
+            C => recorder.describe_counter(name, unit, (*help).into()),
+            G => recorder.describe_gauge(name, unit, (*help).into()),
+            H => recorder.describe_histogram(name, unit, (*help).into()),
+        }
+    }
+}
+
+pub(super) fn counter(recorder: &PrometheusRecorder, name: &'static str, labels: Labels<'_>) -> Counter {
+    let counter = recorder.register_counter(&key(name, labels, C), &META);
+    // A series must exist before its first event, or its first increase is never seen.
+    counter.increment(0);
+    counter
+}
+
+pub(super) fn gauge(recorder: &PrometheusRecorder, name: &'static str, labels: Labels<'_>) -> Gauge {
+    recorder.register_gauge(&key(name, labels, G), &META)
+}
+
+pub(super) fn histogram(recorder: &PrometheusRecorder, name: &'static str, labels: Labels<'_>) -> Histogram {
+    recorder.register_histogram(&key(name, labels, H), &META)
+}
+
+fn key(name: &'static str, labels: Labels<'_>, kind: Kind) -> Key {
+    debug_assert!(
+        FAMILIES.iter().any(|(known, of, _)| *known == name && *of == kind),
+        "{name} is not in the table of families"
+    );
+    let labels: Vec<Label> =
+        labels.iter().map(|(label, value)| Label::new(*label, (*value).to_owned())).collect();
+    Key::from_parts(name, labels)
+}
+
+/// The series of one label: one handle per value, all there from the start.
+pub(super) struct PerValue<T> {
+    values: &'static [&'static str],
+    handles: Vec<T>,
+}
+
+impl<T> PerValue<T> {
+    pub(super) fn new(values: &'static [&'static str], make: impl FnMut(&'static str) -> T) -> Self {
+        Self { values, handles: values.iter().copied().map(make).collect() }
+    }
+
+    /// The handle of this value; the lists are short, and the hot values stand first.
+    pub(super) fn of(&self, value: &str) -> Option<&T> {
+        self.values.iter().position(|known| *known == value).and_then(|at| self.handles.get(at))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, &T)> {
+        self.values.iter().copied().zip(&self.handles)
+    }
+}

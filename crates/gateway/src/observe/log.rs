@@ -1,0 +1,209 @@
+//! What becomes a log line. A failing call is one line that says who, where, how far and why; never a token or an
+//! argument.
+//!
+//! The subtle thing: a backend that is down is tried twice a second, so the same failed handshake is one warning a
+//! minute; in between it is a debug line.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use mcpool_breaker::{State, Transition};
+use mcpool_front::{CallEnd, FrontEvent, Outcome};
+use mcpool_upstream::{CloseReason, Event, Mode, Source};
+use tracing::{debug, info, warn};
+
+use crate::stack::now;
+
+/// Writes the log.
+#[derive(Default)]
+pub(super) struct Log {
+    troubles: Mutex<HashMap<Arc<str>, Trouble>>,
+}
+
+/// The last failed handshake that was said aloud.
+struct Trouble {
+    why: String,
+    said: Instant,
+    unsaid: u64,
+}
+
+impl Log {
+    pub(super) fn front(&self, event: &FrontEvent<'_>) {
+        match event {
+            FrontEvent::CallEnded(end) => call(end),
+            FrontEvent::AgentOpened { agent, transport, backend } => {
+                debug!(%agent, backend, transport = transport.as_str(), "agent session opened");
+            }
+            FrontEvent::AgentClosed { agent, transport, reason } => {
+                debug!(%agent, transport = transport.as_str(), reason = reason.as_str(), "agent session closed");
+            }
+            FrontEvent::SlowAgentClosed => warn!("stream of an agent closed: it does not read"),
+            FrontEvent::Refused { kind } => debug!(kind, "connection or request of an agent refused"),
+            FrontEvent::Responded { .. } | FrontEvent::Dropped { .. } | FrontEvent::AuthorizationIgnored => {}
+        }
+    }
+
+    pub(super) fn backend(&self, source: &Source, event: &Event<'_>) {
+        let backend = source.name.as_ref();
+        match event {
+            Event::Opened { epoch, mode, reason, started, transport } => {
+                self.troubles().remove(&source.name);
+                let took_ms = millis(now().saturating_duration_since(*started));
+                let (mode, reason) = (*mode, reason.as_str());
+                if mode == Mode::Pinned {
+                    debug!(
+                        backend,
+                        session = epoch,
+                        mode = "pinned",
+                        reason,
+                        transport,
+                        took_ms,
+                        "session opened"
+                    );
+                } else {
+                    info!(
+                        backend,
+                        session = epoch,
+                        mode = "shared",
+                        reason,
+                        transport,
+                        took_ms,
+                        "session opened"
+                    );
+                }
+            }
+            Event::OpenFailed { epoch, reason, incident, why } => {
+                let (reason, incident) = (reason.as_str(), incident.unwrap_or("none"));
+                match self.trouble(&source.name, why) {
+                    Some(unsaid) => {
+                        warn!(backend, session = epoch, reason, incident, why, unsaid, "session not opened");
+                    }
+                    None => debug!(backend, session = epoch, reason, incident, why, "session not opened"),
+                }
+            }
+            Event::Closed { epoch, mode, reason, incident, why } => {
+                let (mode, incident) = (mode.as_str(), incident.unwrap_or("none"));
+                let word = reason.as_str();
+                match reason {
+                    CloseReason::Broken
+                    | CloseReason::Lost
+                    | CloseReason::Unresponsive
+                    | CloseReason::Violation => {
+                        warn!(backend, session = epoch, mode, reason = word, incident, why, "session closed");
+                    }
+                    CloseReason::AgentGone => {
+                        debug!(backend, session = epoch, mode, reason = word, why, "session closed");
+                    }
+                    CloseReason::Idle
+                    | CloseReason::MaxAge
+                    | CloseReason::Evicted
+                    | CloseReason::Shutdown => {
+                        info!(backend, session = epoch, mode, reason = word, why, "session closed");
+                    }
+                }
+            }
+            Event::Probed { ok: false, took } => {
+                info!(backend, took_ms = millis(*took), "a silent session did not answer a probe");
+            }
+            Event::Dropped { kind } => debug!(backend, kind, "message of a backend dropped"),
+            Event::Opening { .. }
+            | Event::Rung { .. }
+            | Event::Answered { .. }
+            | Event::Probed { ok: true, .. }
+            | Event::Status { .. } => {}
+        }
+    }
+
+    pub(super) fn transition(source: &Source, transition: &Transition) {
+        let backend = source.name.as_ref();
+        let (from, to) = (transition.from.as_str(), transition.to.as_str());
+        let reason = transition.reason.as_str();
+        match (transition.from, transition.to) {
+            (State::Closed, _) => {
+                warn!(backend, from, to, reason, "circuit opened: calls wait or are refused")
+            }
+            (_, State::Closed) => info!(backend, from, to, reason, "circuit closed: calls flow"),
+            // Back and forth between open and half-open, twice a second while the backend is down.
+            (State::Open | State::HalfOpen, State::Open | State::HalfOpen) => {
+                debug!(backend, from, to, reason, "circuit probes");
+            }
+        }
+    }
+
+    /// Whether this failure is to be said aloud, and how many were not since the last that was.
+    fn trouble(&self, backend: &Arc<str>, why: &str) -> Option<u64> {
+        let now = now();
+        let mut troubles = self.troubles();
+        match troubles.get_mut(backend) {
+            Some(last) if last.why == why && now.saturating_duration_since(last.said) < AGAIN => {
+                last.unsaid += 1;
+                None
+            }
+            last => {
+                let unsaid = last.map_or(0, |last| last.unsaid);
+                let trouble = Trouble { why: why.to_owned(), said: now, unsaid: 0 };
+                troubles.insert(backend.clone(), trouble);
+                Some(unsaid)
+            }
+        }
+    }
+
+    fn troubles(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Trouble>> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One line per call: loud if the gateway has no answer for the agent, quiet if the backend gave one.
+fn call(end: &CallEnd<'_>) {
+    match end.outcome {
+        Outcome::Rejected | Outcome::Timeout | Outcome::Lost => line::<true>(end),
+        Outcome::Ok | Outcome::ToolError | Outcome::RpcError | Outcome::Cancelled => line::<false>(end),
+    }
+}
+
+fn line<const FAILED: bool>(end: &CallEnd<'_>) {
+    if !FAILED && !tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
+        return;
+    }
+    let trace = end.trace;
+    let [leased_ms, sent_ms, accepted_ms, last_part_ms] = trace.rungs_ms().map(|ms| ms.map(rounded));
+    let cause = end.error.map(|error| error.kind.as_str());
+    let why = end.error.map(|error| error.message.as_ref());
+    // The reason of the last attempt, where the error speaks of something else (a deadline, the queue).
+    let attempt = trace.cause().filter(|cause| !why.is_some_and(|why| why.contains(cause.as_str())));
+    let (outcome, executed, attempts) = (end.outcome.as_str(), end.executed.as_str(), trace.attempts());
+    // An agent may call anything a method; the log need not hold all of it.
+    let method: String = end.method.as_str().chars().take(MAX_METHOD).collect();
+    let (request_id, agent, backend, session) = (end.request_id, end.agent, end.backend, trace.session());
+    let took_ms = millis(end.took);
+    if FAILED {
+        warn!(
+            target: TARGET, %request_id, %agent, backend, session, method, outcome, executed, cause, why, attempt,
+            attempts, leased_ms, sent_ms, accepted_ms, last_part_ms, took_ms, "call failed"
+        );
+    } else {
+        debug!(
+            target: TARGET, %request_id, %agent, backend, session, method, outcome, executed, cause, attempts,
+            leased_ms, sent_ms, accepted_ms, last_part_ms, took_ms, "call ended"
+        );
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    rounded(time.as_secs_f64() * 1e3)
+}
+
+/// Microseconds are as fine as anybody reads.
+fn rounded(ms: f64) -> f64 {
+    (ms * 1e3).round() / 1e3
+}
+
+const TARGET: &str = "mcpool::call";
+const AGAIN: Duration = Duration::from_secs(60);
+const MAX_METHOD: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! A failed call is found by its request id, with everything a reader needs, and nothing that must not be there.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use mcpool_front::Transport;
+use mcpool_wire::{AgentKey, BackendId, CallError, CallTrace, ErrorKind, Executed, Method, RequestId};
+use serde_json::Value;
+use tracing::subscriber::with_default;
+
+use super::*;
+
+/// What was written.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The lines some logging leads to, as JSON.
+fn logged(level: &str, write: impl FnOnce(&Log)) -> Vec<Value> {
+    let lines = Lines::default();
+    let to = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(crate::logging::parse_filter(level).unwrap())
+        .with_writer(move || to.clone())
+        .finish();
+    with_default(subscriber, || write(&Log::default()));
+    let text = lines.0.lock().unwrap().clone();
+    String::from_utf8(text).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn end<'a>(
+    method: &'a Method,
+    outcome: Outcome,
+    trace: &'a CallTrace,
+    error: Option<&'a CallError>,
+) -> FrontEvent<'a> {
+    FrontEvent::CallEnded(CallEnd {
+        agent: AgentKey(0xab),
+        request_id: RequestId(0xfeed),
+        method,
+        backend: "search",
+        outcome,
+        executed: error.map_or(Executed::Yes, |error| error.executed),
+        trace,
+        error,
+        took: Duration::from_micros(12_345),
+    })
+}
+
+fn source() -> Source {
+    Source { id: BackendId(0), name: "search".into() }
+}
+
+#[test]
+fn a_failed_call_is_one_line_with_everything() {
+    let started = Instant::now();
+    let trace = CallTrace::new(started);
+    trace.mark_leased(7, started + Duration::from_millis(2));
+    trace.mark_sent(started + Duration::from_millis(3));
+    trace.note_cause("connection broke: reset");
+    let error = CallError::not_sent(ErrorKind::Lost, "the session ended").executed(Executed::Maybe);
+    let lines =
+        logged("info", |log| log.front(&end(&Method::ToolsCall, Outcome::Lost, &trace, Some(&error))));
+    let [line] = lines.as_slice() else { panic!("{lines:?}") };
+    let expect = serde_json::json!({
+        "level": "WARN",
+        "target": "mcpool::call",
+        "message": "call failed",
+        "request_id": "000000000000feed",
+        "agent": "aab",
+        "backend": "search",
+        "session": 7,
+        "method": "tools/call",
+        "outcome": "lost",
+        "executed": "maybe",
+        "cause": "lost_in_flight",
+        "why": "the session ended",
+        "attempt": "connection broke: reset",
+        "attempts": 1,
+        "leased_ms": 2.0,
+        "sent_ms": 3.0,
+        "took_ms": 12.345,
+    });
+    for (key, value) in expect.as_object().unwrap() {
+        assert_eq!(&line[key], value, "{key} in {line}");
+    }
+    assert_eq!(line.get("accepted_ms"), None, "a rung that was not reached has no time");
+}
+
+#[test]
+fn every_kind_of_failure_is_loud_and_every_answer_quiet() {
+    let trace = CallTrace::new(Instant::now());
+    let error = CallError::not_sent(ErrorKind::Overloaded, "full");
+    for outcome in Outcome::ALL {
+        let failed = matches!(outcome, Outcome::Rejected | Outcome::Timeout | Outcome::Lost);
+        let write =
+            |log: &Log| log.front(&end(&Method::ToolsCall, outcome, &trace, failed.then_some(&error)));
+        assert_eq!(logged("info", write).len(), usize::from(failed), "{outcome:?}");
+        let lines = logged("debug", write);
+        assert_eq!(lines.len(), 1, "{outcome:?}");
+        assert_eq!(lines[0]["request_id"], "000000000000feed");
+    }
+}
+
+#[test]
+fn a_method_cannot_flood_or_forge_a_line() {
+    let trace = CallTrace::new(Instant::now());
+    let method = Method::parse(&format!("x\n{{\"forged\":1}}{}", "y".repeat(10_000)));
+    let error = CallError::not_sent(ErrorKind::MethodNotFound, "no");
+    let lines = logged("info", |log| log.front(&end(&method, Outcome::Rejected, &trace, Some(&error))));
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["method"].as_str().unwrap().chars().count(), MAX_METHOD);
+}
+
+#[test]
+fn the_same_failed_handshake_is_said_once_and_another_at_once() {
+    let failed = |why: &'static str| Event::OpenFailed {
+        epoch: 1,
+        reason: mcpool_upstream::OpenReason::Warm,
+        incident: None,
+        why,
+    };
+    let lines = logged("info", |log| {
+        for why in ["refused", "refused", "refused", "bad gateway"] {
+            log.backend(&source(), &failed(why));
+        }
+        let opened = Event::Opened {
+            epoch: 2,
+            mode: Mode::Shared,
+            reason: mcpool_upstream::OpenReason::Probe,
+            started: Instant::now(),
+            transport: "sse",
+        };
+        log.backend(&source(), &opened);
+        log.backend(&source(), &failed("refused"));
+    });
+    let said: Vec<_> = lines.iter().map(|l| (l["why"].as_str(), l["unsaid"].as_u64())).collect();
+    assert_eq!(
+        said,
+        [
+            (Some("refused"), Some(0)),
+            (Some("bad gateway"), Some(2)),
+            (None, None),
+            (Some("refused"), Some(0)),
+        ]
+    );
+}
+
+#[test]
+fn the_circuit_speaks_up_when_it_opens_and_when_it_closes() {
+    let at = Instant::now();
+    let lines = logged("info", |_| {
+        for (seq, reason) in (1..).zip(mcpool_breaker::Reason::ALL) {
+            let (from, to) = reason.edge();
+            Log::transition(&source(), &Transition { seq, from, to, reason, at });
+        }
+    });
+    let said: Vec<_> =
+        lines.iter().map(|l| (l["level"].as_str().unwrap(), l["to"].as_str().unwrap())).collect();
+    assert_eq!(said, [("WARN", "open"), ("INFO", "closed")]);
+}
+
+#[test]
+fn agents_that_come_and_go_are_quiet() {
+    let opened = FrontEvent::AgentOpened { agent: AgentKey(1), transport: Transport::Sse, backend: "search" };
+    assert!(logged("info", |log| log.front(&opened)).is_empty());
+    assert_eq!(logged("debug", |log| log.front(&opened))[0]["agent"], "a1");
+}

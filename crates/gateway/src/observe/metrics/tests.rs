@@ -1,0 +1,296 @@
+//! The names and labels of DESIGN.md are a contract: each is looked for in what is really rendered.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use mcpool_front::{CallEnd, Outcome};
+use mcpool_upstream::{CloseReason, Event, Mode, Observe as _, OpenReason, Source};
+use mcpool_wire::{AgentKey, BackendId, CallTrace, Executed, Method, RequestId};
+
+use super::{
+    super::{Observer, families::FAMILIES},
+    *,
+};
+use crate::{
+    build::GatewayObserve as _,
+    config::{Config, Overrides},
+};
+
+/// Every name of the design that belongs to what exists.
+const CONTRACT: &[&str] = &[
+    "mcpool_breaker_state{backend,state}",
+    "mcpool_breaker_transitions_total{backend,from,reason,to}",
+    "mcpool_breaker_incidents_total{backend,kind}",
+    "mcpool_breaker_rejected_total{backend}",
+    "mcpool_breaker_probes_total{backend,outcome}",
+    "mcpool_breaker_state_seconds_total{backend,state}",
+    "mcpool_sessions{backend,mode,state}",
+    "mcpool_sessions_limit{backend}",
+    "mcpool_sessions_opened_total{backend,reason}",
+    "mcpool_sessions_closed_total{backend,reason}",
+    "mcpool_handshake_duration_seconds{backend,outcome,step}",
+    "mcpool_probe_duration_seconds{backend,outcome}",
+    "mcpool_leases_in_use{backend}",
+    "mcpool_leases_limit{backend}",
+    "mcpool_lease_wait_seconds{backend}",
+    "mcpool_waiting_calls{backend}",
+    "mcpool_oldest_wait_seconds{backend}",
+    "mcpool_queue_limit{backend}",
+    "mcpool_queue_rejected_total{backend,reason}",
+    "mcpool_requests_total{backend,executed,method,outcome}",
+    "mcpool_request_duration_seconds{backend,method,outcome}",
+    "mcpool_upstream_duration_seconds{backend,method}",
+    "mcpool_retries_total{backend,phase}",
+    "mcpool_upstream_status_total{backend,class}",
+    "mcpool_agent_sessions{era,transport}",
+    "mcpool_agent_responses_total{cause,code,transport}",
+    "mcpool_messages_dropped_total{kind}",
+    "mcpool_slow_agents_closed_total{}",
+    "mcpool_buffered_bytes{}",
+    "mcpool_build_info{revision,version}",
+    "mcpool_backend_info{backend,era,mode,mode_reason,transport}",
+    "mcpool_backend_up{backend}",
+    "mcpool_backend_ready{backend}",
+    "mcpool_draining{}",
+    "mcpool_config_last_reload_successful{}",
+    "mcpool_config_last_reload_success_timestamp_seconds{}",
+    "process_cpu_seconds_total{}",
+    "process_resident_memory_bytes{}",
+    "process_open_fds{}",
+    "process_start_time_seconds{}",
+];
+
+type Series = BTreeMap<(String, BTreeMap<String, String>), f64>;
+
+/// One line of the text format.
+fn series(text: &str) -> Series {
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').expect("a value");
+            let (name, labels) = name.split_once('{').unwrap_or((name, "}"));
+            let labels = labels.trim_end_matches('}').split("\",").filter(|pair| !pair.is_empty());
+            let labels = labels.map(|pair| {
+                let (label, value) = pair.split_once("=\"").expect("a label");
+                (label.to_owned(), value.trim_end_matches('"').to_owned())
+            });
+            ((name.to_owned(), labels.collect()), value.parse().expect("a number"))
+        })
+        .collect()
+}
+
+/// A gateway in front of a backend that is not there.
+fn gateway(observer: &Arc<Observer>) -> Gateway {
+    let mut config = Config::load(None, Overrides::default()).unwrap_or_default();
+    config.backends.clear();
+    config.serve_demo("http://127.0.0.1:9/mcp".parse().unwrap());
+    Gateway::start(config.backends, None, observer).unwrap()
+}
+
+struct Rig {
+    metrics: Arc<Metrics>,
+    observer: Arc<Observer>,
+    gateway: Gateway,
+    gauges: Gauges,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let observer = Arc::new(Observer::new(metrics.clone()));
+        Self { gateway: gateway(&observer), metrics, observer, gauges: Gauges::default() }
+    }
+
+    fn text(&self) -> String {
+        self.metrics.render(&self.gateway, &self.gauges, Readiness::Ok)
+    }
+
+    fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let labels = labels.iter().map(|(l, v)| ((*l).to_owned(), (*v).to_owned())).collect();
+        series(&self.text()).get(&(name.to_owned(), labels)).copied()
+    }
+}
+
+/// The family of a series: histograms are rendered as three.
+fn family(name: &str) -> &str {
+    let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+    histogram.filter(|family| FAMILIES.iter().any(|(known, ..)| known == family)).unwrap_or(name)
+}
+
+#[tokio::test]
+async fn every_name_of_the_contract_is_rendered_with_its_labels() {
+    let text = Rig::new().text();
+    let mut shapes = BTreeSet::new();
+    for (name, labels) in series(&text).keys() {
+        let labels: Vec<_> = labels.keys().filter(|label| *label != "le").cloned().collect();
+        shapes.insert(format!("{}{{{}}}", family(name), labels.join(",")));
+    }
+    for shape in CONTRACT {
+        assert!(shapes.contains(*shape), "{shape} is not rendered; there is {shapes:#?}");
+    }
+    let known: BTreeSet<_> = FAMILIES.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    let rendered: BTreeSet<_> = shapes.iter().map(|s| s.split('{').next().unwrap().to_owned()).collect();
+    assert_eq!(rendered, known);
+    for (name, ..) in FAMILIES {
+        assert!(
+            text.contains(&format!("# HELP {name} ")) && text.contains(&format!("# TYPE {name} ")),
+            "{name}"
+        );
+    }
+    assert!(!text.contains(" summary\n"), "a histogram became a summary");
+    assert!(text.contains("le=\"0.0005\"") && text.contains("le=\"60\""));
+}
+
+#[tokio::test]
+async fn every_value_of_an_enum_label_is_there_before_anything_happens() {
+    let text = Rig::new().text();
+    let all = series(&text);
+    let values = |family: &str, label: &str| -> BTreeSet<String> {
+        let of = |(name, _): &&(String, BTreeMap<String, String>)| super::tests::family(name) == family;
+        all.keys().filter(of).filter_map(|(_, labels)| labels.get(label).cloned()).collect()
+    };
+    let expect = |words: &[&str]| -> BTreeSet<String> { words.iter().map(|w| (*w).to_owned()).collect() };
+    let outcomes = ["ok", "tool_error", "rpc_error", "rejected", "timeout", "cancelled", "lost"];
+    assert_eq!(values("mcpool_requests_total", "outcome"), expect(&outcomes));
+    assert_eq!(values("mcpool_request_duration_seconds", "outcome"), expect(&outcomes));
+    assert_eq!(values("mcpool_requests_total", "executed"), expect(&["no", "maybe", "yes"]));
+    let methods = expect(super::super::backend::METHODS);
+    for family in
+        ["mcpool_requests_total", "mcpool_request_duration_seconds", "mcpool_upstream_duration_seconds"]
+    {
+        assert_eq!(values(family, "method"), methods, "{family}");
+    }
+    assert_eq!(values("mcpool_breaker_state", "state"), expect(&["closed", "open", "half_open"]));
+    assert_eq!(values("mcpool_agent_responses_total", "cause"), expect(&["agent", "gateway", "backend"]));
+    assert!(values("mcpool_agent_responses_total", "code").contains("400"));
+    assert_eq!(values("mcpool_retries_total", "phase"), expect(&["not_sent", "refused", "maybe_sent"]));
+    let reasons: Vec<_> = CloseReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(values("mcpool_sessions_closed_total", "reason"), expect(&reasons));
+    assert_eq!(values("mcpool_messages_dropped_total", "kind"), expect(DROPPED));
+    for kind in DROPPED_KINDS {
+        assert!(DROPPED.contains(&kind), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn labels_stay_bounded_whatever_agents_send() {
+    let rig = Rig::new();
+    let before = series(&rig.text()).len();
+    let trace = CallTrace::new(Instant::now());
+    for n in 0..50 {
+        let method = Method::parse(&format!("evil/{n}\"}}\n"));
+        for outcome in Outcome::ALL {
+            rig.metrics.front(&FrontEvent::CallEnded(end(&method, outcome, &trace, "demo")));
+        }
+        let end = end(&method, Outcome::Ok, &trace, "no-such-backend");
+        rig.metrics.front(&FrontEvent::CallEnded(end));
+        let code = 600 + n;
+        rig.metrics.front(&FrontEvent::Responded { transport: Transport::Http, code, cause: Cause::Backend });
+        rig.metrics.front(&FrontEvent::Dropped { kind: "unheard of" });
+    }
+    // The only new series are the histograms of `other` with the outcomes it had not had yet.
+    let per_histogram = BUCKETS.len() + 3;
+    assert_eq!(series(&rig.text()).len(), before + (Outcome::ALL.len() - 1) * per_histogram);
+    let labels = [("transport", "http"), ("code", "other"), ("cause", "backend")];
+    assert_eq!(rig.value("mcpool_agent_responses_total", &labels), Some(50.0));
+}
+
+fn end<'a>(method: &'a Method, outcome: Outcome, trace: &'a CallTrace, backend: &'a str) -> CallEnd<'a> {
+    CallEnd {
+        agent: AgentKey(1),
+        request_id: RequestId(1),
+        method,
+        backend,
+        outcome,
+        executed: Executed::Maybe,
+        trace,
+        error: None,
+        took: Duration::from_millis(3),
+    }
+}
+
+#[tokio::test]
+async fn what_happens_is_counted_where_it_belongs() {
+    let rig = Rig::new();
+    let trace = CallTrace::new(Instant::now());
+    let ended = end(&Method::ToolsCall, Outcome::Lost, &trace, "demo");
+    rig.metrics.front(&FrontEvent::CallEnded(ended));
+    let backend = ("backend", "demo");
+    let call = [backend, ("method", "tools/call"), ("outcome", "lost")];
+    let labels = [&call[..], &[("executed", "maybe")]].concat();
+    assert_eq!(rig.value("mcpool_requests_total", &labels), Some(1.0));
+    let bucket =
+        |le| rig.value("mcpool_request_duration_seconds_bucket", &[&call[..], &[("le", le)]].concat());
+    assert_eq!((bucket("0.0025"), bucket("0.005"), bucket("+Inf")), (Some(0.0), Some(1.0), Some(1.0)));
+
+    let source = Source { id: BackendId(0), name: "demo".into() };
+    let why = "";
+    for event in [
+        Event::Closed { epoch: 99, mode: Mode::Shared, reason: CloseReason::Lost, incident: None, why },
+        Event::Opened {
+            epoch: 98,
+            mode: Mode::Pinned,
+            reason: OpenReason::Pinned,
+            started: Instant::now(),
+            transport: "sse",
+        },
+        Event::Dropped { kind: "late_answer" },
+        Event::Status { class: "5xx" },
+        Event::Probed { ok: false, took: Duration::from_secs(5) },
+    ] {
+        rig.observer.on(&source, event);
+    }
+    let stack = rig.observer.stack(&source);
+    stack.leased(Duration::ZERO);
+    stack.retried("refused");
+    stack.rejected("timeout");
+    for (name, label) in [
+        ("mcpool_sessions_closed_total", ("reason", "lost")),
+        ("mcpool_sessions_opened_total", ("reason", "pinned")),
+        ("mcpool_upstream_status_total", ("class", "5xx")),
+        ("mcpool_probe_duration_seconds_count", ("outcome", "failed")),
+        ("mcpool_retries_total", ("phase", "refused")),
+        ("mcpool_queue_rejected_total", ("reason", "timeout")),
+    ] {
+        assert_eq!(rig.value(name, &[backend, label]), Some(1.0), "{name}");
+    }
+    assert_eq!(rig.value("mcpool_lease_wait_seconds_count", &[backend]), Some(1.0));
+    assert_eq!(rig.value("mcpool_messages_dropped_total", &[("kind", "late_answer")]), Some(1.0));
+    rig.gauges.sse_agents.store(3, Ordering::Relaxed);
+    let agents = [("transport", "sse"), ("era", "legacy")];
+    assert_eq!(rig.value("mcpool_agent_sessions", &agents), Some(3.0));
+}
+
+#[tokio::test]
+async fn a_backend_that_is_down_shows_in_the_three_states_and_in_up() {
+    let rig = Rig::new();
+    let backend = ("backend", "demo");
+    let opened = async {
+        loop {
+            let open = rig.value(
+                "mcpool_breaker_transitions_total",
+                &[backend, ("from", "closed"), ("to", "open"), ("reason", "incidents")],
+            );
+            if open == Some(1.0) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), opened)
+        .await
+        .expect("five refused handshakes open the circuit");
+    assert_eq!(rig.value("mcpool_backend_up", &[backend]), Some(0.0));
+    assert_eq!(rig.value("mcpool_backend_ready", &[backend]), Some(0.0));
+    let text = series(&rig.text());
+    let state = |state: &str| {
+        let labels = [backend, ("state", state)].map(|(l, v)| (l.to_owned(), v.to_owned()));
+        text[&("mcpool_breaker_state".to_owned(), labels.into())]
+    };
+    assert_eq!(state("closed") + state("open") + state("half_open"), 1.0);
+    assert_eq!(state("closed"), 0.0);
+    let refused = rig.value("mcpool_breaker_incidents_total", &[backend, ("kind", "connect")]);
+    assert!(refused >= Some(5.0), "{refused:?}");
+}

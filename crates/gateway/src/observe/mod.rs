@@ -1,0 +1,68 @@
+//! One observer for everything that happens: it counts (`metrics`) and it logs (`log`).
+//!
+//! It is called inline from the call path, so it does neither I/O of its own nor any waiting; `status` is the
+//! picture on demand.
+
+mod backend;
+mod families;
+mod log;
+mod metrics;
+mod process;
+mod status;
+mod walk;
+
+use std::sync::Arc;
+
+use mcpool_breaker::Transition;
+use mcpool_front::{FrontEvent, FrontObserve};
+use mcpool_upstream::{Event, Observe, Source};
+
+use self::log::Log;
+pub use self::{
+    metrics::Metrics,
+    status::{Phase, Status},
+    walk::walk,
+};
+use crate::{build::GatewayObserve, stack::StackObserve};
+
+/// Counts and logs.
+pub struct Observer {
+    metrics: Arc<Metrics>,
+    log: Log,
+}
+
+impl Observer {
+    /// An observer that counts into these series.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, log: Log::default() }
+    }
+}
+
+impl Observe for Observer {
+    fn on(&self, backend: &Source, event: Event<'_>) {
+        match &event {
+            // Counted for all backends together.
+            Event::Dropped { kind } => self.metrics.dropped(kind),
+            other => self.metrics.register(&backend.name).event(other),
+        }
+        self.log.backend(backend, &event);
+    }
+}
+
+impl GatewayObserve for Observer {
+    fn stack(&self, backend: &Source) -> Arc<dyn StackObserve> {
+        self.metrics.register(&backend.name)
+    }
+
+    fn transition(&self, backend: &Source, transition: &Transition) {
+        Log::transition(backend, transition);
+    }
+}
+
+impl FrontObserve for Observer {
+    fn on(&self, event: &FrontEvent<'_>) {
+        self.metrics.front(event);
+        self.log.front(event);
+    }
+}

@@ -1,0 +1,199 @@
+//! What the gateway says about itself: readiness, and one picture of each backend for people and programs.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use mcpool_front::{Health, Readiness};
+use mcpool_upstream::{Mode, Origin};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    build::Gateway,
+    config::masked_url,
+    route::{Registered, mode_word},
+    stack::now,
+};
+
+/// The state of the whole gateway.
+pub struct Status {
+    gateway: Arc<Gateway>,
+    phase: AtomicU8,
+}
+
+/// Where the process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Nobody is served yet.
+    Starting = 0,
+    /// Agents are served.
+    Serving = 1,
+    /// It ends.
+    Draining = 2,
+}
+
+impl Status {
+    /// A gateway that is starting.
+    #[must_use]
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        Self { gateway, phase: AtomicU8::new(Phase::Starting as u8) }
+    }
+
+    /// The gateway it is about.
+    #[must_use]
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// The next phase of its life begins.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Every backend.
+    #[must_use]
+    pub fn backends(&self) -> Vec<Value> {
+        self.gateway.backends().iter().map(|registered| Value::Object(picture(registered))).collect()
+    }
+
+    /// One backend with its sessions, if there is one of this name.
+    #[must_use]
+    pub fn backend(&self, name: &str) -> Option<Value> {
+        let backends = self.gateway.backends();
+        let registered = backends.iter().find(|registered| registered.name.as_ref() == name)?;
+        let mut picture = picture(registered);
+        picture.insert("session_list".to_owned(), sessions(registered));
+        Some(Value::Object(picture))
+    }
+
+    fn down(&self) -> bool {
+        self.gateway.backends().iter().any(|registered| registered.state().0 == "down")
+    }
+}
+
+impl Health for Status {
+    fn readiness(&self) -> Readiness {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Readiness::Starting,
+            1 if self.down() => Readiness::Degraded,
+            1 => Readiness::Ok,
+            _ => Readiness::Draining,
+        }
+    }
+
+    fn version(&self) -> &str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    fn details(&self) -> Map<String, Value> {
+        let backends: Map<String, Value> = self
+            .gateway
+            .backends()
+            .iter()
+            .map(|registered| (registered.name.to_string(), brief(registered)))
+            .collect();
+        Map::from_iter([("backends".to_owned(), Value::Object(backends))])
+    }
+}
+
+/// What `/readyz` says about a backend.
+fn brief(registered: &Registered) -> Value {
+    let (state, reason) = registered.state();
+    let status = registered.backend.status();
+    json!({
+        "state": state,
+        "reason": reason,
+        "circuit": registered.breaker.snapshot(now()).state.as_str(),
+        "agents": status.agents,
+        "sessions": status.sessions.iter().filter(|session| session.standing == "ready").count(),
+        "waiting_calls": status.waiting.0,
+    })
+}
+
+fn picture(registered: &Registered) -> Map<String, Value> {
+    let (state, reason) = registered.state();
+    let spec = registered.backend.spec();
+    let status = registered.backend.status();
+    let of_mode = |mode| status.sessions.iter().filter(|session| session.mode == mode).count();
+    let trouble = status.trouble.as_ref().map(|trouble| {
+        json!({
+            "why": trouble.why,
+            "times": trouble.times,
+            "seconds_ago": seconds(now().saturating_duration_since(trouble.since)),
+        })
+    });
+    let picture = json!({
+        "name": registered.name,
+        "id": spec.id.0,
+        "generation": spec.generation,
+        "origin": match spec.origin {
+            Origin::File => "file",
+            Origin::Cli => "cli",
+            Origin::Demo => "demo",
+        },
+        "url": masked_url(&spec.endpoint.url),
+        "state": state,
+        "reason": reason,
+        "transport": status.transport,
+        "mode": mode_word(spec.mode),
+        "server": status.server,
+        "agents": status.agents,
+        "sessions": {
+            "shared": of_mode(Mode::Shared),
+            "pinned": of_mode(Mode::Pinned),
+            "opening": status.opening,
+            "limit": status.places.1,
+        },
+        "calls": {
+            "in_flight": status.leases.0,
+            "limit": status.leases.1,
+            "waiting": status.waiting.0,
+            "waiting_limit": status.waiting.1,
+            "oldest_wait_seconds": status.waiting.2.map(seconds),
+        },
+        "circuit": circuit(registered, now()),
+        "trouble": trouble,
+    });
+    match picture {
+        Value::Object(picture) => picture,
+        _ => Map::new(),
+    }
+}
+
+fn circuit(registered: &Registered, now: Instant) -> Value {
+    let snapshot = registered.breaker.snapshot(now);
+    let incidents: Map<String, Value> =
+        snapshot.incidents.iter().map(|(kind, times)| ((*kind).to_owned(), (*times).into())).collect();
+    json!({
+        "state": snapshot.state.as_str(),
+        "seconds_in_state": seconds(snapshot.in_state),
+        "next_probe_in_seconds": snapshot.next_probe.map(|at| seconds(at.saturating_duration_since(now))),
+        "incidents": incidents,
+        "rejected": snapshot.rejected,
+    })
+}
+
+fn sessions(registered: &Registered) -> Value {
+    let sessions = registered.backend.status().sessions;
+    let shown = sessions.iter().map(|session| {
+        json!({
+            "session": session.epoch,
+            "mode": session.mode.as_str(),
+            "state": session.standing,
+            "calls_in_flight": session.in_flight,
+            "pending": session.pending,
+            "age_seconds": seconds(session.age),
+        })
+    });
+    shown.collect()
+}
+
+/// To the millisecond.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e3).round() / 1e3
+}

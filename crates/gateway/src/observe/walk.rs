@@ -1,0 +1,161 @@
+//! `check --connect`: opens one session with every backend, as the gateway would, and says what was seen on the way.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use mcpool_breaker::Transition;
+use mcpool_upstream::{Event, ModeChoice, Observe, Source};
+use tokio::sync::mpsc;
+
+use crate::{
+    build::{BackendSettings, Gateway, GatewayObserve},
+    config::Config,
+    stack::StackObserve,
+};
+
+/// Whether every backend became ready; what was seen goes to `out`.
+///
+/// # Errors
+/// A sentence when a backend cannot even be set up, or nobody reads.
+pub async fn walk(config: &Config, out: &mut dyn Write) -> Result<bool, String> {
+    let mut all_ready = true;
+    for backend in &config.backends {
+        all_ready &= walk_one(backend.clone(), out).await?;
+    }
+    Ok(all_ready)
+}
+
+async fn walk_one(mut backend: BackendSettings, out: &mut dyn Write) -> Result<bool, String> {
+    let name = backend.spec.name.clone();
+    // One neutral session is opened by itself, whatever the backend is configured to keep.
+    backend.spec.mode = ModeChoice::Shared;
+    backend.spec.limits.min_idle = 1;
+    let patience = backend.spec.times.handshake + MARGIN;
+    let (tell, mut told) = mpsc::channel(MOST_EVENTS);
+    let gateway = Gateway::start(vec![backend], None, &Arc::new(Walker(tell)))?;
+    let mut steps = Vec::new();
+    let outcome = tokio::time::timeout(patience, async {
+        loop {
+            match told.recv().await {
+                Some(Seen::Step(step)) => steps.push(step),
+                Some(Seen::Ready(transport)) => break Ok(transport),
+                Some(Seen::Failed(why)) => break Err(why),
+                None => break Err("it was given up".to_owned()),
+            }
+        }
+    })
+    .await
+    .unwrap_or_else(|_| Err(format!("nothing happened within {patience:?}")));
+    let server = gateway.backends().first().and_then(|b| b.backend.status().server);
+    gateway.shutdown(MARGIN).await;
+    let steps = if steps.is_empty() { "nothing was reached".to_owned() } else { steps.join(", ") };
+    match &outcome {
+        Ok(transport) => {
+            let server = server.map(|server| format!(", {server}")).unwrap_or_default();
+            say(out, &format!("{name}: ready over {transport}{server} ({steps})"))?;
+        }
+        Err(why) => say(out, &format!("{name}: not ready: {why} ({steps})"))?,
+    }
+    Ok(outcome.is_ok())
+}
+
+fn say(out: &mut dyn Write, line: &str) -> Result<(), String> {
+    let written: io::Result<()> = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|why| why.to_string())
+}
+
+/// What is of interest on the way.
+enum Seen {
+    Step(String),
+    Ready(&'static str),
+    Failed(String),
+}
+
+struct Walker(mpsc::Sender<Seen>);
+
+impl Observe for Walker {
+    fn on(&self, _: &Source, event: Event<'_>) {
+        let seen = match event {
+            Event::Rung { step, ok, took } => {
+                let verdict = if ok { "" } else { " failed" };
+                Seen::Step(format!("{step}{verdict} {:.1} ms", took.as_secs_f64() * 1e3))
+            }
+            Event::Opened { transport, .. } => Seen::Ready(transport),
+            Event::OpenFailed { why, .. } => Seen::Failed(why.to_owned()),
+            Event::Opening { .. }
+            | Event::Closed { .. }
+            | Event::Answered { .. }
+            | Event::Probed { .. }
+            | Event::Dropped { .. }
+            | Event::Status { .. } => return,
+        };
+        // More than fits is more than one handshake has to say.
+        let _ = self.0.try_send(seen);
+    }
+}
+
+impl GatewayObserve for Walker {
+    fn stack(&self, _: &Source) -> Arc<dyn StackObserve> {
+        Arc::new(Unheard)
+    }
+
+    fn transition(&self, _: &Source, _: &Transition) {}
+}
+
+/// No call is made here.
+struct Unheard;
+
+impl StackObserve for Unheard {
+    fn leased(&self, _: Duration) {}
+
+    fn retried(&self, _: &'static str) {}
+
+    fn rejected(&self, _: &'static str) {}
+}
+
+const MARGIN: Duration = Duration::from_secs(1);
+const MOST_EVENTS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use mcpool_testkit::{Fault, FaultKind, Script, Server, Stage};
+
+    use super::*;
+
+    async fn walked(url: &str) -> (bool, String) {
+        let text = format!("[backends.a]\nurl = \"{url}\"\nmode = \"pinned\"\nmin_idle = 0");
+        let config = Config::parse("file.toml", &text, std::path::Path::new(""), &|_| None).unwrap();
+        let mut out = Vec::new();
+        let ready = walk(&config, &mut out).await.unwrap();
+        (ready, String::from_utf8(out).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_works_is_walked_to_the_end() {
+        let server = Server::start(Script::default()).await.unwrap();
+        for (url, transport) in [(server.url_http(), "http"), (server.url_sse(), "sse")] {
+            let (ready, said) = walked(&url).await;
+            assert!(ready, "{said}");
+            assert!(said.starts_with(&format!("a: ready over {transport}, ")), "{said}");
+            for step in ["initialize ", "ping ", "list "] {
+                assert!(said.contains(step), "{said}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_does_not_says_why() {
+        let server = Server::start(Script::default()).await.unwrap();
+        let refusal = FaultKind::Status(401, "no token".to_owned());
+        server.set_fault(Fault::always(Stage::Initialize, refusal));
+        let (ready, said) = walked(&server.url_http()).await;
+        assert!(!ready && said.starts_with("a: not ready: ") && said.contains("401"), "{said}");
+        let url = server.url_http();
+        drop(server);
+        let (ready, said) = walked(&url).await;
+        assert!(!ready && said.starts_with("a: not ready: cannot connect"), "{said}");
+    }
+}
