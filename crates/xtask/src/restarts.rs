@@ -66,7 +66,10 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
 fn one(options: &Options, agent: &str, transport: &str) -> Result<(Value, bool)> {
     let port = http::free_port()?;
     // The backend is not up yet: the gateway must start all the same.
-    let gateway = Gateway::start("gateway-restarts", &[("user", format!("http://127.0.0.1:{port}/sse/"))])?;
+    let gateway = Gateway::start(
+        &format!("gateway-restarts-{agent}-{transport}"),
+        &[("user", format!("http://127.0.0.1:{port}/sse/"))],
+    )?;
     let url = gateway.url("user", if agent == "sse" { "sse" } else { "mcp" });
     let words = [
         port.to_string(),

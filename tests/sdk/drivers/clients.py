@@ -136,4 +136,6 @@ def said(error: BaseException) -> str:
     inner = getattr(error, "exceptions", None)
     if inner:
         return "; ".join(said(e) for e in inner)
-    return f"{type(error).__name__}: {error}".replace("\n", " ")[:300]
+    rpc = getattr(error, "error", None)  # a JSON-RPC error says more than its message
+    more = f" [{getattr(rpc, 'code', '')} {getattr(rpc, 'data', '')}]" if rpc is not None else ""
+    return f"{type(error).__name__}: {error}{more}".replace("\n", " ")[:500]
