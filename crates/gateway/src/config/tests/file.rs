@@ -146,3 +146,18 @@ impl<'de> Deserializer<'de> for Listing<'_> {
         unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
     }
 }
+
+#[test]
+fn the_file_for_compose_names_the_services_of_the_compose_file() {
+    let config = read(include_str!("../../../../../config/compose.toml"));
+    let compose = include_str!("../../../../../docker-compose.yml");
+    for backend in &config.backends {
+        let host = backend.spec.endpoint.url.host_str().unwrap();
+        assert!(compose.contains(&format!("\n  {host}:\n")), "{host} is no service");
+    }
+    assert_eq!(config.backends.len(), 2);
+    assert!(config.listen.ip().is_unspecified() && config.front.unauthenticated == Unauthenticated::Allow);
+    for host in &config.front.allowed_hosts {
+        assert!(compose.contains(&format!("\n  {host}:\n")), "{host} is no service");
+    }
+}
