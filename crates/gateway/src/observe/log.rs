@@ -35,13 +35,17 @@ impl Log {
         match event {
             FrontEvent::CallEnded(end) => call(end),
             FrontEvent::AgentOpened { agent, transport, backend } => {
-                debug!(%agent, backend, transport = transport.as_str(), "agent session opened");
+                debug!(target: AGENT, %agent, backend, transport = transport.as_str(), "agent session opened");
             }
             FrontEvent::AgentClosed { agent, transport, reason } => {
-                debug!(%agent, transport = transport.as_str(), reason = reason.as_str(), "agent session closed");
+                debug!(target: AGENT, %agent, transport = transport.as_str(), reason = reason.as_str(), "agent session closed");
             }
-            FrontEvent::SlowAgentClosed => warn!("stream of an agent closed: it does not read"),
-            FrontEvent::Refused { kind } => debug!(kind, "connection or request of an agent refused"),
+            FrontEvent::SlowAgentClosed => {
+                warn!(target: AGENT, "stream of an agent closed: it does not read")
+            }
+            FrontEvent::Refused { kind } => {
+                debug!(target: AGENT, kind, "connection or request of an agent refused")
+            }
             FrontEvent::Responded { .. } | FrontEvent::Dropped { .. } | FrontEvent::AuthorizationIgnored => {}
         }
     }
@@ -54,8 +58,7 @@ impl Log {
                 let took_ms = millis(now().saturating_duration_since(*started));
                 let (mode, reason) = (*mode, reason.as_str());
                 if mode == Mode::Pinned {
-                    debug!(
-                        backend,
+                    debug!(target: BACKEND, backend,
                         session = epoch,
                         mode = "pinned",
                         reason,
@@ -64,8 +67,7 @@ impl Log {
                         "session opened"
                     );
                 } else {
-                    info!(
-                        backend,
+                    info!(target: BACKEND, backend,
                         session = epoch,
                         mode = "shared",
                         reason,
@@ -79,9 +81,11 @@ impl Log {
                 let (reason, incident) = (reason.as_str(), incident.unwrap_or("none"));
                 match self.trouble(&source.name, why) {
                     Some(unsaid) => {
-                        warn!(backend, session = epoch, reason, incident, why, unsaid, "session not opened");
+                        warn!(target: BACKEND, backend, session = epoch, reason, incident, why, unsaid, "session not opened");
                     }
-                    None => debug!(backend, session = epoch, reason, incident, why, "session not opened"),
+                    None => {
+                        debug!(target: BACKEND, backend, session = epoch, reason, incident, why, "session not opened")
+                    }
                 }
             }
             Event::Closed { epoch, mode, reason, incident, why } => {
@@ -92,23 +96,23 @@ impl Log {
                     | CloseReason::Lost
                     | CloseReason::Unresponsive
                     | CloseReason::Violation => {
-                        warn!(backend, session = epoch, mode, reason = word, incident, why, "session closed");
+                        warn!(target: BACKEND, backend, session = epoch, mode, reason = word, incident, why, "session closed");
                     }
                     CloseReason::AgentGone => {
-                        debug!(backend, session = epoch, mode, reason = word, why, "session closed");
+                        debug!(target: BACKEND, backend, session = epoch, mode, reason = word, why, "session closed");
                     }
                     CloseReason::Idle
                     | CloseReason::MaxAge
                     | CloseReason::Evicted
                     | CloseReason::Shutdown => {
-                        info!(backend, session = epoch, mode, reason = word, why, "session closed");
+                        info!(target: BACKEND, backend, session = epoch, mode, reason = word, why, "session closed");
                     }
                 }
             }
             Event::Probed { ok: false, took } => {
-                info!(backend, took_ms = millis(*took), "a silent session did not answer a probe");
+                info!(target: BACKEND, backend, took_ms = millis(*took), "a silent session did not answer a probe");
             }
-            Event::Dropped { kind } => debug!(backend, kind, "message of a backend dropped"),
+            Event::Dropped { kind } => debug!(target: BACKEND, backend, kind, "message of a backend dropped"),
             Event::Opening { .. }
             | Event::Rung { .. }
             | Event::Answered { .. }
@@ -123,12 +127,14 @@ impl Log {
         let reason = transition.reason.as_str();
         match (transition.from, transition.to) {
             (State::Closed, _) => {
-                warn!(backend, from, to, reason, "circuit opened: calls wait or are refused")
+                warn!(target: BACKEND, backend, from, to, reason, "circuit opened: calls wait or are refused")
             }
-            (_, State::Closed) => info!(backend, from, to, reason, "circuit closed: calls flow"),
+            (_, State::Closed) => {
+                info!(target: BACKEND, backend, from, to, reason, "circuit closed: calls flow")
+            }
             // Back and forth between open and half-open, twice a second while the backend is down.
             (State::Open | State::HalfOpen, State::Open | State::HalfOpen) => {
-                debug!(backend, from, to, reason, "circuit probes");
+                debug!(target: BACKEND, backend, from, to, reason, "circuit probes");
             }
         }
     }
@@ -165,7 +171,7 @@ fn call(end: &CallEnd<'_>) {
 }
 
 fn line<const FAILED: bool>(end: &CallEnd<'_>) {
-    if !FAILED && !tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
+    if !FAILED && !tracing::enabled!(target: CALL, tracing::Level::DEBUG) {
         return;
     }
     let trace = end.trace;
@@ -181,12 +187,12 @@ fn line<const FAILED: bool>(end: &CallEnd<'_>) {
     let took_ms = millis(end.took);
     if FAILED {
         warn!(
-            target: TARGET, %request_id, %agent, backend, session, method, outcome, executed, cause, why, attempt,
+            target: CALL, %request_id, %agent, backend, session, method, outcome, executed, cause, why, attempt,
             attempts, leased_ms, sent_ms, accepted_ms, last_part_ms, took_ms, "call failed"
         );
     } else {
         debug!(
-            target: TARGET, %request_id, %agent, backend, session, method, outcome, executed, cause, attempts,
+            target: CALL, %request_id, %agent, backend, session, method, outcome, executed, cause, attempts,
             leased_ms, sent_ms, accepted_ms, last_part_ms, took_ms, "call ended"
         );
     }
@@ -201,7 +207,9 @@ fn rounded(ms: f64) -> f64 {
     (ms * 1e3).round() / 1e3
 }
 
-const TARGET: &str = "mcpool::call";
+const CALL: &str = "mcpool::call";
+const AGENT: &str = "mcpool::agent";
+const BACKEND: &str = "mcpool::backend";
 const AGAIN: Duration = Duration::from_secs(60);
 const MAX_METHOD: usize = 64;
 
