@@ -164,6 +164,18 @@ async fn agents_that_leave_while_they_wait_for_their_own_session_leave_nothing_b
     lab.try_agent(2, None, interactive).await.expect("the only place is free");
 }
 
+/// Prints the seed when the test fails, wherever that happens.
+struct ToldOnFailure(u64);
+
+impl Drop for ToldOnFailure {
+    #[allow(clippy::print_stderr, reason = "a failed run must be repeatable")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}", self.0);
+        }
+    }
+}
+
 /// A small generator: the seed is all there is to know about a run.
 struct Dice(u64);
 
@@ -177,7 +189,7 @@ impl Dice {
 /// One agent's day: calls, some of them dropped; a safe call that stays must be answered.
 async fn a_day(lab: &Lab, agent: u64, seed: u64) -> usize {
     let mut dice = Dice(seed ^ agent.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let affinity = (agent % 5 == 0).then_some("together");
+    let affinity = agent.is_multiple_of(5).then_some("together");
     let me = lab.try_agent(agent, affinity, json!({})).await.expect("a link");
     let mut answered = 0;
     for _ in 0..60 {
@@ -197,7 +209,7 @@ async fn a_day(lab: &Lab, agent: u64, seed: u64) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_agents_on_many_threads_come_and_go_and_nothing_is_forgotten() {
     let seed = u64::from(std::process::id());
-    println!("seed {seed}");
+    let _told = ToldOnFailure(seed);
     for in_exchange in [false, true] {
         let limits = Limits {
             min_idle: 1,

@@ -2,6 +2,8 @@
 //!
 //! Figures are printed (`--nocapture`); counts are asserted, times are not. `MCPOOL_LONG=1` runs the full size.
 
+#![allow(clippy::print_stdout, reason = "the figures are for whoever reads the run")]
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -42,6 +44,12 @@ async fn rig_for(server: &Server, wire: Transport) -> Rig {
     Rig::start(Wanted { transport, ..Wanted::shared(url) }).await
 }
 
+/// What the gateway itself says at the end: no status but 2xx, and nothing that outlives it.
+async fn over(rig: Rig) {
+    assert!(rig.seen.non_2xx().is_empty(), "{:?}", rig.seen.non_2xx());
+    rig.stop().await;
+}
+
 fn text_of(result: &Value) -> &str {
     result["content"][0]["text"].as_str().unwrap_or_default()
 }
@@ -61,7 +69,7 @@ fn percentile(times: &mut [Duration], p: f64) -> Duration {
 /// 1,000 agents within one second; each initialises, lists and calls once.
 async fn herd(front: Transport, back: Transport) {
     let server = Server::start(Script::cold()).await.expect("a backend");
-    let rig = Arc::new(rig_for(&server, back).await);
+    let rig = rig_for(&server, back).await;
     let agents = 1_000_u32;
     let mut set = JoinSet::new();
     let began = Instant::now();
@@ -106,6 +114,7 @@ async fn herd(front: Transport, back: Transport) {
     assert_eq!(refused, 0);
     assert!(stats.sessions_opened <= 8, "{stats:?}");
     assert_eq!((stats.too_early, stats.sessions_refused), (0, 0));
+    over(rig).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,7 +139,7 @@ async fn a_cold_herd_of_streamable_agents_gets_no_error_from_a_streamable_backen
 
 /// One agent's share of the cross-talk run: alternating echo and progress, each answer and each progress its own.
 async fn chatter(agent: Agent, who: u32, calls: u32) -> Result<(u64, u64), AgentError> {
-    agent.set_ids(if who % 2 == 0 { Ids::Number(0) } else { Ids::Mixed(0) });
+    agent.set_ids(if who.is_multiple_of(2) { Ids::Number(0) } else { Ids::Mixed(0) });
     let (mut wrong, mut foreign) = (0, 0);
     for n in 0..calls {
         let nonce = format!("agent-{who}-call-{n}");
@@ -159,7 +168,7 @@ async fn cross_talk(front: Transport, back: Transport) {
     let mut wanted = Wanted { transport, ..Wanted::shared(url) };
     wanted.limits.shared_sessions = 4;
     wanted.limits.min_idle = 4;
-    let rig = Arc::new(Rig::start(wanted).await);
+    let rig = Rig::start(wanted).await;
     let (agents, calls) = if long() { (200, 500) } else { (200, 50) };
     let mut set = JoinSet::new();
     for who in 0..agents {
@@ -191,6 +200,7 @@ async fn cross_talk(front: Transport, back: Transport) {
     );
     assert_eq!((lost, wrong, foreign), (0, 0, 0), "{:?}", rig.seen.failures());
     assert!(stats.sessions_opened <= 4 && stats.duplicate_ids == 0, "{stats:?}");
+    over(rig).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -245,6 +255,7 @@ async fn forgetful(back: Transport, script: Script, keep_streams: bool) {
     );
     assert!(errors.is_empty() && refused == 0, "{errors:?} {refused} {:?}", rig.seen.failures());
     assert!(stats.sessions_opened >= 3, "nothing was forgotten: {stats:?}");
+    over(rig).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -304,6 +315,7 @@ async fn restarts(back: Transport) {
         rig.seen.transitions.lock().expect("not poisoned").len(),
     );
     assert!(errors.is_empty() && refused == 0, "{errors:?} {refused} {:?}", rig.seen.failures());
+    over(rig).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -137,7 +137,8 @@ impl Rig {
             let _ = stop.send(());
         }
         let _ = (&mut self.serving).await;
-        self.gateway.shutdown(Duration::from_secs(2)).await;
+        let left = self.gateway.shutdown(Duration::from_secs(5)).await;
+        assert!(left.is_empty(), "still running: {left:?}");
     }
 }
 
