@@ -4,6 +4,7 @@ mod calls;
 mod dropped;
 mod herd;
 mod lab;
+mod pinned;
 mod pools;
 mod rig;
 mod sessions;
