@@ -324,3 +324,25 @@ async fn a_list_asked_for_before_it_changed_is_not_kept() {
     list().await.expect("a list");
     assert_eq!(lab.memory.last().sent().len(), before + 1, "asked again");
 }
+
+#[tokio::test(start_paused = true)]
+async fn sessions_that_die_one_after_another_are_one_outage() {
+    // Each session that is there breaks under the call it gets; the next one to be opened is well.
+    let dying = Memory::new(|turn| async move {
+        if turn.method() == Some(mcpool_wire::Method::ToolsCall) && turn.session.index() < 5 {
+            turn.session.fail(broken());
+            return Vec::new();
+        }
+        turn.reply().into_iter().collect()
+    });
+    let limits =
+        mcpool_upstream::Limits { shared_sessions: 5, min_idle: 5, ..mcpool_upstream::Limits::default() };
+    let lab = Lab::start(dying, Wish { limits, ..Wish::default() });
+    let agent = lab.agent(1).await;
+    lab.until("all are warm", |lab| lab.standings() == ["ready"; 5]).await;
+    // The call meets one dying session after another before anybody can be replaced.
+    lab.memory.fail_connects(2, &connect_refused());
+    agent.run("echo", &json!({})).await.expect("losses within a moment are one outage");
+    // More than `retry.attempts` would allow if each counted.
+    assert!(lab.seen.count("retried_maybe_sent") > 2, "{:?}", lab.seen.lines());
+}

@@ -44,9 +44,29 @@ struct OrderParts {
     /// The call's place in the waiting room, handed down so that the pool can give it up with the lease.
     waiter: Mutex<Option<Waiter>>,
     /// How often it may have been executed, and how often it was refused or not sent.
-    doubtful: AtomicU32,
+    doubtful: Mutex<Doubtful>,
     harmless: AtomicU32,
 }
+
+/// Outages in which the call may have been executed.
+#[derive(Default)]
+struct Doubtful {
+    outages: u32,
+    /// When the last one began, and the sessions it took from this call.
+    since: Option<Instant>,
+    sessions: Vec<u64>,
+}
+
+/// What one more attempt that may have run means.
+enum Doubt {
+    /// The same outage as before.
+    SameOutage,
+    /// A new one: the how-manieth.
+    Outage(u32),
+}
+
+/// How long losses belong to one outage.
+const ONE_OUTAGE: Duration = Duration::from_secs(1);
 
 /// How calls are repeated.
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +136,7 @@ impl Order {
             call,
             seat,
             waiter: Mutex::new(None),
-            doubtful: AtomicU32::new(0),
+            doubtful: Mutex::default(),
             harmless: AtomicU32::new(0),
         }))
     }
@@ -141,13 +161,32 @@ impl Order {
         self.0.waiter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn count_doubtful(&self) -> u32 {
-        self.0.doubtful.fetch_add(1, Ordering::Relaxed) + 1
+    /// Counts an attempt that may have run. The sessions of a backend that dies are lost one after another within
+    /// moments, and a repeated call can meet each of them: that is one outage, and counts once.
+    /// A session that fails the call twice is another matter.
+    fn count_doubtful(&self, now: Instant) -> Doubt {
+        let session = self.0.call.trace.session();
+        let mut doubtful = self.0.doubtful.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match doubtful.since {
+            Some(since)
+                if now.saturating_duration_since(since) < ONE_OUTAGE
+                    && !doubtful.sessions.contains(&session) =>
+            {
+                doubtful.sessions.push(session);
+                Doubt::SameOutage
+            }
+            _ => {
+                doubtful.since = Some(now);
+                doubtful.sessions = vec![session];
+                doubtful.outages += 1;
+                Doubt::Outage(doubtful.outages)
+            }
+        }
     }
 
     /// Whether any attempt so far may have been executed.
     fn may_have_run(&self) -> bool {
-        self.0.doubtful.load(Ordering::Relaxed) > 0
+        self.0.doubtful.lock().unwrap_or_else(std::sync::PoisonError::into_inner).outages > 0
     }
 
     fn count_harmless(&self) -> u32 {

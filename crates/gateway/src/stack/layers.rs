@@ -13,7 +13,7 @@ use mcpool_wire::{Answer, CallError, Envelope, ErrorKind, Executed, Message, Rpc
 use tower::Service;
 
 use super::{
-    Order, RetrySettings, StackError, StackFuture, StackObserve, always_ready,
+    Doubt, Order, RetrySettings, StackError, StackFuture, StackObserve, always_ready,
     errors::{failed, phase_word},
 };
 
@@ -170,9 +170,16 @@ impl<S> Retry<S> {
                 }
             }
             SendPhase::MaybeSent => {
-                let times = order.count_doubtful();
                 let again = is_passing(&error.cause) && order.seat().is_safe(order.call());
-                (again && times < self.settings.attempts).then_some(Duration::ZERO)
+                match order.count_doubtful(super::now()) {
+                    Doubt::Outage(times) => {
+                        (again && times < self.settings.attempts).then_some(Duration::ZERO)
+                    }
+                    // A moment, so that what is dying is noticed before the call meets it.
+                    Doubt::SameOutage => {
+                        (again && order.count_harmless() < MAX_HARMLESS).then(|| self.settings.base / 4)
+                    }
+                }
             }
         }
     }
