@@ -33,7 +33,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "reqwest",
             "serde",
             "serde_json",
-            "thiserror",
             "tokio",
             "tokio-util",
             "tracing",
@@ -55,7 +54,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "hyper-util",
             "rand",
             "serde_json",
-            "thiserror",
             "tokio",
             "tokio-util",
             "tracing",
@@ -64,7 +62,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "testkit",
         &[
-            "base64",
             "bytes",
             "futures",
             "http",
