@@ -11,14 +11,14 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use mcpool_upstream::{
     Backend, BackendSpec, Event, Gate, HttpEndpoint, Lease, Limits, ModeChoice, NoLease, Observe, Opening,
-    Origin, Seat, Source, Times, TransportChoice, transport,
+    Origin, Seat, Sharing, Source, Times, TransportChoice, transport,
 };
 use mcpool_wire::{
     AgentKey, BackendId, Call, CallTrace, Caller, ClientHello, Envelope, Hello, Kind, LinkEvent, Message,
     Method, Outlet, OutletFull, Principal, RequestId, Revision, Target, result_response,
 };
 use tokio::sync::mpsc;
-use transport::{Exchange, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind};
+use transport::{Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind};
 
 /// Answers on their way to the session's driver; more are refused.
 const ANSWERS: usize = 4096;
@@ -50,6 +50,7 @@ pub fn backend(shape: Shape, limits: Limits) -> anyhow::Result<Arc<Backend>> {
         endpoint: HttpEndpoint { url: "http://localhost/".parse()?, headers: Vec::new(), ca_pem: None },
         transport: TransportChoice::Http,
         mode: ModeChoice::Shared,
+        sharing: Sharing::default(),
         times: Times::default(),
         limits,
     };
@@ -121,7 +122,13 @@ pub fn call(agent: u64) -> Call {
 }
 
 fn caller(agent: u64) -> Arc<Caller> {
-    Arc::new(Caller { principal: Principal::Anonymous, tenant: None, agent: AgentKey(agent), affinity: None })
+    Arc::new(Caller {
+        principal: Principal::Anonymous,
+        tenant: None,
+        agent: AgentKey(agent),
+        affinity: None,
+        forwarded: Arc::default(),
+    })
 }
 
 /// No circuit.
@@ -153,7 +160,7 @@ impl Outlet for Nobody {
 struct Echo(Shape);
 
 impl Transport for Echo {
-    fn connect(&self, initialize: Bytes) -> BoxFuture<'static, Result<Opened, mcpool_upstream::SendError>> {
+    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, mcpool_upstream::SendError>> {
         let (answers, stream) = mpsc::channel(ANSWERS);
         let stream = Mutex::new(Some(stream));
         let connection = Connection { shape: self.0, answers, stream };
@@ -161,7 +168,7 @@ impl Transport for Echo {
             Shape::Exchange => TransportKind::Http,
             Shape::Stream => TransportKind::Sse,
         };
-        let answer = answer(&initialize, HELLO).unwrap_or_default();
+        let answer = answer(&hail.initialize, HELLO).unwrap_or_default();
         let opened =
             Opened { kind, has_session: true, answer, connect_took: None, outbound: Arc::new(connection) };
         async move { Ok(opened) }.boxed()

@@ -3,7 +3,7 @@
 
 use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
-use mcpool_upstream::{Cause, Limits, Times};
+use mcpool_upstream::{Cause, Limits, ModeChoice, Times};
 use mcpool_wire::{Answer, CallError, Link as _};
 use serde_json::json;
 
@@ -149,7 +149,7 @@ async fn a_call_dropped_anywhere_in_an_outage_gives_everything_back() {
 #[tokio::test(start_paused = true)]
 async fn agents_that_leave_while_they_wait_for_their_own_session_leave_nothing_behind() {
     let limits = Limits { min_idle: 0, max_sessions: 1, ..Limits::default() };
-    let lab = Lab::scripted(Wish { limits, ..Wish::default() });
+    let lab = Lab::scripted(Wish { limits, mode: ModeChoice::Pinned, ..Wish::default() });
     lab.memory.delay_connects(Duration::from_millis(200));
     let interactive = json!({"sampling": {}});
     for millis in [0, 1, 100, 199, 200, 201, 202] {

@@ -15,7 +15,7 @@ use mcpool::{
 use mcpool_breaker::{Settings, Transition};
 use mcpool_upstream::{
     BackendSpec, Cause, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Refusal, SendError,
-    SendPhase, Source, Times, TransportChoice,
+    SendPhase, Sharing, Source, Times, TransportChoice,
     transport::memory::{Memory, Turn},
 };
 use mcpool_wire::{
@@ -35,6 +35,7 @@ pub(crate) struct Lab {
 #[derive(Clone)]
 pub(crate) struct Wish {
     pub(crate) mode: ModeChoice,
+    pub(crate) sharing: Sharing,
     pub(crate) times: Times,
     pub(crate) limits: Limits,
     pub(crate) breaker: Settings,
@@ -74,6 +75,7 @@ impl Default for Wish {
         let limits = Limits { min_idle: 0, ..Limits::default() };
         Self {
             mode: ModeChoice::Auto,
+            sharing: Sharing::default(),
             times: Times::default(),
             limits,
             breaker: Settings::default(),
@@ -97,6 +99,7 @@ impl Lab {
             },
             transport: TransportChoice::Auto,
             mode: wish.mode,
+            sharing: wish.sharing,
             times: wish.times,
             limits: wish.limits,
         };
@@ -132,6 +135,7 @@ impl Lab {
             tenant: None,
             agent: AgentKey(number),
             affinity: affinity.map(Into::into),
+            forwarded: Arc::default(),
         });
         let inbox = Arc::new(Inbox::default());
         let client = ClientHello { capabilities, ..ClientHello::neutral() };
@@ -197,6 +201,10 @@ impl Agent {
         }
     }
 
+    pub(crate) fn link_mode(&self) -> &'static str {
+        self.link.mode().as_str()
+    }
+
     pub(crate) async fn run(&self, name: &str, arguments: &Value) -> Result<Answer, CallError> {
         self.link.call(self.tool(name, arguments)).await
     }
@@ -243,6 +251,8 @@ impl Observe for Eyes {
             Event::Probed { ok, .. } => format!("probed_{ok}"),
             Event::Dropped { kind } => format!("dropped_{kind}"),
             Event::Answered { .. } => "answered".to_owned(),
+            Event::Demoted { .. } => "demoted".to_owned(),
+            Event::ModeChosen { .. } => "mode_chosen".to_owned(),
             Event::Rung { .. } | Event::Status { .. } => return,
         };
         self.0.note(what, format!("{event:?}"));

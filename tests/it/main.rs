@@ -4,6 +4,7 @@ mod calls;
 mod dropped;
 mod herd;
 mod lab;
+mod modes;
 mod pinned;
 mod pools;
 mod rig;

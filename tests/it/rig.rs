@@ -17,7 +17,8 @@ use mcpool::{
 };
 use mcpool_front::{FrontConfig, FrontEvent, FrontObserve, Health, Outcome, Readiness, Server};
 use mcpool_upstream::{
-    BackendSpec, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Source, Times, TransportChoice,
+    BackendSpec, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Sharing, Source, Times,
+    TransportChoice,
 };
 use mcpool_wire::BackendId;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -47,6 +48,7 @@ pub(crate) struct Seen {
 pub(crate) struct Wanted {
     pub(crate) url: String,
     pub(crate) mode: ModeChoice,
+    pub(crate) sharing: Sharing,
     pub(crate) transport: TransportChoice,
     pub(crate) times: Times,
     pub(crate) limits: Limits,
@@ -58,6 +60,7 @@ impl Wanted {
         Self {
             url,
             mode: ModeChoice::Shared,
+            sharing: Sharing::default(),
             transport: TransportChoice::Auto,
             times: Times::default(),
             limits: Limits::default(),
@@ -76,6 +79,7 @@ impl Wanted {
             endpoint,
             transport: self.transport,
             mode: self.mode,
+            sharing: self.sharing,
             times: self.times,
             limits: self.limits,
         };
@@ -87,9 +91,10 @@ impl Rig {
     /// Starts a gateway in front of one backend.
     pub(crate) async fn start(wanted: Wanted) -> Self {
         let seen = Arc::new(Seen::default());
+        let forward_headers = wanted.sharing.forward_headers.clone();
         let gateway =
             Gateway::start(vec![wanted.settings()], None, &Arc::new(Eyes(seen.clone()))).expect("a gateway");
-        let mut config = FrontConfig::default();
+        let mut config = FrontConfig { forward_headers, ..FrontConfig::default() };
         config.times.drain = Duration::from_secs(2);
         let router = Arc::new(gateway.router());
         let server = Server::new(config, router, Arc::new(Eyes(seen.clone())), Arc::new(Fine));

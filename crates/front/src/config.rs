@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName};
+use mcpool_wire::Forwarded;
+
 /// Settings of one agent listener.
 #[derive(Clone, Debug)]
 pub struct FrontConfig {
@@ -11,6 +14,8 @@ pub struct FrontConfig {
     pub allowed_origins: Vec<String>,
     /// Who is served without authentication.
     pub unauthenticated: Unauthenticated,
+    /// Headers of agents that some backend is given.
+    pub forward_headers: Vec<HeaderName>,
     /// Numbers and sizes.
     pub limits: FrontLimits,
     /// Times.
@@ -75,12 +80,33 @@ pub struct FrontTimes {
     pub drain: Duration,
 }
 
+impl FrontConfig {
+    /// What of an agent's headers is passed on, in the order of the names; values are treated as secrets. A header
+    /// that came twice is left out: it would be open which one counts.
+    pub(crate) fn forwarded(&self, headers: &HeaderMap) -> Forwarded {
+        if self.forward_headers.is_empty() {
+            return Forwarded::default();
+        }
+        let mut names: Vec<&HeaderName> = self.forward_headers.iter().collect();
+        names.sort_unstable_by_key(|name| name.as_str());
+        names.dedup();
+        let value = |name: &HeaderName| {
+            let mut all = headers.get_all(name).iter();
+            let mut value = all.next().filter(|_| all.next().is_none())?.clone();
+            value.set_sensitive(true);
+            Some((name.clone(), value))
+        };
+        names.into_iter().filter_map(value).collect()
+    }
+}
+
 impl Default for FrontConfig {
     fn default() -> Self {
         Self {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             unauthenticated: Unauthenticated::Loopback,
+            forward_headers: Vec::new(),
             limits: FrontLimits::default(),
             times: FrontTimes::default(),
         }

@@ -42,6 +42,7 @@ impl<B: Backends> Front<B> {
             tenant: None,
             agent: self.common.agent_key(),
             affinity,
+            forwarded: self.common.config.forwarded(headers),
         };
         let id = AgentSessionId::mint(OWNER)?;
         Some(Arc::new(AgentCore::new(id, Arc::new(caller), target, transport, Arc::clone(&self.common))))

@@ -105,7 +105,8 @@ fn admit<B: Backends>(
         let message = format!("the header {name} must not be sent twice");
         return Err(Box::new(Served::refused(StatusCode::BAD_REQUEST, None, -32600, &message)));
     }
-    if parts.headers.contains_key(header::AUTHORIZATION) {
+    let forwarded = &front.common.config.forward_headers;
+    if parts.headers.contains_key(header::AUTHORIZATION) && !forwarded.contains(&header::AUTHORIZATION) {
         front.common.authorization_ignored();
     }
     Ok(())

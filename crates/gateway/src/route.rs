@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, State};
-use mcpool_upstream::{Backend, BackendStatus, ModeChoice, Seat, TransportChoice};
+use mcpool_upstream::{Backend, BackendStatus, Mode, ModeChoice, Seat, TransportChoice};
 use mcpool_wire::{
     Answer, Backends, Call, CallError, ErrorKind, Hello, Link, Message, Reply, Revision, ServerEntry, Target,
 };
@@ -141,7 +141,7 @@ fn entry(registered: &Registered) -> ServerEntry {
     ServerEntry {
         name: registered.name.to_string(),
         transport: status.transport.unwrap_or(configured).to_owned(),
-        mode: mode_word(spec.mode).to_owned(),
+        mode: status.mode.map_or(mode_word(spec.mode), |decision| decision.mode.as_str()).to_owned(),
         state: state.to_owned(),
         reason,
     }
@@ -152,7 +152,16 @@ pub(crate) fn mode_word(mode: ModeChoice) -> &'static str {
     match mode {
         ModeChoice::Auto => "auto",
         ModeChoice::Shared => "shared",
+        ModeChoice::Exclusive => "exclusive",
         ModeChoice::Pinned => "pinned",
+    }
+}
+
+impl GatewayLink {
+    /// Who may use the sessions of this agent.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.seat.mode()
     }
 }
 

@@ -11,12 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::{HeaderName, HeaderValue};
 use mcpool_wire::{CallError, Caller, CapabilityClass, ErrorKind, Hello};
 use tokio::sync::{mpsc, mpsc::error::TrySendError, oneshot};
 
 use crate::{
     clock,
-    config::{BackendSpec, ModeChoice},
+    config::BackendSpec,
+    mode::{Decision, Demotion, ModeBook},
     observe::{Mode, Observe, Reporter, Source},
     opener::{OpenRequest, Opener},
     pool::{Budget, Counted, Lease, NoLease, Pool, PoolKey, Seat},
@@ -55,6 +57,7 @@ pub struct Backend {
     pub(crate) budget: Budget,
     pub(crate) room: Arc<Room>,
     pub(crate) tasks: Tasks,
+    pub(crate) modes: Arc<ModeBook>,
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
     next_pool: AtomicU64,
     requests: mpsc::Sender<OpenRequest>,
@@ -91,6 +94,10 @@ pub struct BackendStatus {
     pub trouble: Option<Trouble>,
     /// The transport in use, once known.
     pub transport: Option<&'static str>,
+    /// Who may use a session of an agent that cannot be asked things, and why, once known.
+    pub mode: Option<Decision>,
+    /// Why agents are no longer put on shared sessions, if so.
+    pub demotion: Option<Demotion>,
     /// Name and version the server gave, once known.
     pub server: Option<serde_json::Value>,
     /// Background tasks by name.
@@ -127,8 +134,11 @@ impl Backend {
     ) -> Result<Arc<Self>, String> {
         let source = Source { id: spec.id, name: spec.name.clone() };
         let (requests, inbox) = mpsc::channel(spec.limits.queue.max(1));
+        let spec = Arc::new(spec);
+        let reporter = Reporter::new(source, observe);
         let backend = Arc::new(Self {
-            reporter: Reporter::new(source, observe),
+            modes: Arc::new(ModeBook::new(spec.clone(), reporter.clone())),
+            reporter,
             gate,
             transport,
             budget: Budget::new(spec.limits.max_sessions)?,
@@ -138,7 +148,7 @@ impl Backend {
             next_pool: AtomicU64::new(1),
             requests,
             trouble: Mutex::new(None),
-            spec: Arc::new(spec),
+            spec,
         });
         let opener = Opener::new(backend.clone(), inbox);
         backend.tasks.spawn("opener", opener.run());
@@ -160,26 +170,44 @@ impl Backend {
     /// # Cancel safety
     /// Dropping the future gives everything back; a shared handshake goes on for the others.
     pub async fn seat(self: &Arc<Self>, hello: &Hello) -> Result<Seat, CallError> {
-        let pinned = match self.spec.mode {
-            ModeChoice::Pinned => true,
-            ModeChoice::Shared => false,
-            ModeChoice::Auto => hello.client.is_interactive(),
+        let interactive = hello.client.is_interactive();
+        let mode = match self.modes.decide(interactive) {
+            Some(decision) => decision.mode,
+            // What the server is decides, and nobody has met it yet.
+            None => {
+                let first = match interactive {
+                    true => self.default_pool(),
+                    false => self.pool(self.key(&hello.caller, CapabilityClass::neutral(), Mode::Shared)),
+                };
+                self.greeted(&first).await?;
+                self.modes.decide(interactive).map_or(Mode::Pinned, |decision| decision.mode)
+            }
         };
-        let class = if pinned { hello.client.class() } else { CapabilityClass::neutral() };
-        let pool = self.pool(self.key(&hello.caller, class, pinned));
-        if pinned { self.seat_pinned(hello, pool).await } else { self.seat_shared(hello, pool).await }
+        let class = if mode.is_private() { hello.client.class() } else { CapabilityClass::neutral() };
+        let pool = self.pool(self.key(&hello.caller, class, mode));
+        if mode == Mode::Pinned {
+            return self.seat_pinned(hello, pool).await;
+        }
+        self.greeted(&pool).await?;
+        let (caller, outlet) = (hello.caller.clone(), hello.outlet.clone());
+        Ok(match mode {
+            Mode::Exclusive => Seat::exclusive(caller, pool, outlet, self.spec.sharing.reset_on_release),
+            _ => Seat::shared(caller, pool, outlet),
+        })
     }
 
-    async fn seat_shared(&self, hello: &Hello, pool: Arc<Pool>) -> Result<Seat, CallError> {
-        if pool.catalog.hello().is_none() {
-            let _greeting = Counted::new(&pool, |pool| &pool.greeting);
-            self.room.demand.notify_one();
-            let first = tokio::time::timeout(self.spec.times.first_open, pool.catalog.wait_hello());
-            first
-                .await
-                .map_err(|_| self.unavailable("answered its handshake", self.spec.times.first_open))?;
+    /// Waits, for a bounded time, for the first handshake of a pool.
+    async fn greeted(&self, pool: &Arc<Pool>) -> Result<(), CallError> {
+        if pool.catalog.hello().is_some() {
+            return Ok(());
         }
-        Ok(Seat::shared(hello.caller.clone(), pool, hello.outlet.clone()))
+        let _greeting = Counted::new(pool, |pool| &pool.greeting);
+        self.room.demand.notify_one();
+        let patience = self.spec.times.first_open;
+        match tokio::time::timeout(patience, pool.catalog.wait_hello()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.unavailable("answered its handshake", patience)),
+        }
     }
 
     async fn seat_pinned(&self, hello: &Hello, pool: Arc<Pool>) -> Result<Seat, CallError> {
@@ -277,6 +305,8 @@ impl Backend {
             waiting: (self.room.waiting(), self.room.limit(), oldest),
             agents: pools.iter().map(|p| p.catalog.agents()).sum(),
             trouble: self.trouble(),
+            mode: self.modes.decide(false),
+            demotion: self.modes.demotion(),
             transport: sessions.first().map(|s| s.transport_name()),
             server: pools.iter().find_map(|p| p.catalog.hello()).map(|h| h.server_info.clone()),
             sessions: sessions.iter().map(|s| s.status(now)).collect(),
@@ -305,23 +335,46 @@ impl Backend {
 
     /// The pool that is kept warm and probed with: neutral agents without a name.
     pub(crate) fn default_pool(&self) -> Arc<Pool> {
-        let pinned = self.spec.mode == ModeChoice::Pinned;
+        let mode = self.modes.decide(false).map_or(Mode::Shared, |decision| decision.mode);
         self.pool(PoolKey {
             generation: self.spec.generation,
             principal: mcpool_wire::Principal::Anonymous.as_str().into(),
             affinity: None,
             class: CapabilityClass::neutral(),
-            pinned,
+            headers: Arc::default(),
+            mode: keyed(mode),
         })
     }
 
-    fn key(&self, caller: &Caller, class: CapabilityClass, pinned: bool) -> PoolKey {
+    /// Calls in flight on one session of this mode.
+    pub(crate) fn calls_per_session(&self, mode: Mode) -> usize {
+        if mode == Mode::Exclusive { 1 } else { self.spec.limits.calls_per_session }
+    }
+
+    /// Most sessions of one pool: the budget where each serves one agent at a time.
+    pub(crate) fn sessions_of(&self, pool: &Pool) -> usize {
+        let limits = &self.spec.limits;
+        match (pool.mode(), &pool.key.affinity) {
+            (Mode::Exclusive | Mode::Pinned, _) => limits.max_sessions,
+            // One affinity value keeps to one session.
+            (_, Some(_)) => 1,
+            (_, None) => {
+                let known = self.modes.profile().and_then(|profile| profile.shared_sessions);
+                known.unwrap_or(limits.shared_sessions).min(limits.shared_sessions)
+            }
+        }
+    }
+
+    fn key(&self, caller: &Caller, class: CapabilityClass, mode: Mode) -> PoolKey {
+        let passed =
+            |(name, _): &&(HeaderName, HeaderValue)| self.spec.sharing.forward_headers.contains(name);
         PoolKey {
             generation: self.spec.generation,
             principal: caller.principal.as_str().into(),
             affinity: caller.affinity.clone(),
             class,
-            pinned,
+            headers: caller.forwarded.iter().filter(passed).cloned().collect(),
+            mode: keyed(mode),
         }
     }
 
@@ -333,6 +386,11 @@ impl Backend {
             .or_insert_with(|| Arc::new(Pool::new(number.fetch_add(1, Ordering::Relaxed), key)))
             .clone()
     }
+}
+
+/// Where there are no sessions, what stands for them is used like a shared one.
+fn keyed(mode: Mode) -> Mode {
+    if mode == Mode::Stateless { Mode::Shared } else { mode }
 }
 
 fn removed() -> CallError {

@@ -2,7 +2,7 @@
 //! and lists the server promised to announce changes of. The only place that parses list items.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, Weak},
     time::{Duration, Instant},
 };
@@ -191,6 +191,29 @@ impl Catalog {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// The names (of resources: URIs) in one page of a list; nothing if it is an error or no list.
+pub(crate) fn item_names(list: &Method, response: &[u8]) -> Option<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Listed {
+        result: Page,
+    }
+    #[derive(Deserialize)]
+    struct Page {
+        #[serde(alias = "tools", alias = "prompts", alias = "resources")]
+        items: Vec<Item>,
+    }
+    #[derive(Deserialize)]
+    struct Item {
+        #[serde(default)]
+        name: String,
+        uri: Option<String>,
+    }
+    let items = serde_json::from_slice::<Listed>(response).ok()?.result.items;
+    let by_uri = *list == Method::ResourcesList;
+    let name = |item: Item| item.uri.filter(|_| by_uri).unwrap_or(item.name);
+    Some(items.into_iter().map(name).collect())
 }
 
 fn capability_of(method: &Method) -> Option<&'static str> {

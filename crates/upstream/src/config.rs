@@ -6,6 +6,8 @@ use http::{HeaderName, HeaderValue};
 use mcpool_wire::BackendId;
 use url::Url;
 
+use crate::mode::Profile;
+
 /// One registered backend.
 #[derive(Clone, Debug)]
 pub struct BackendSpec {
@@ -23,6 +25,8 @@ pub struct BackendSpec {
     pub transport: TransportChoice,
     /// Who may use one of its sessions at a time.
     pub mode: ModeChoice,
+    /// What else decides on who shares what.
+    pub sharing: Sharing,
     /// How long things may take.
     pub times: Times,
     /// How many of each there may be.
@@ -65,12 +69,39 @@ pub enum TransportChoice {
 /// Who may use one session at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModeChoice {
-    /// Shared for agents without interactive capabilities, pinned for the others.
+    /// By what the server turns out to be and what the agent can do (SEMANTICS.md 4).
     Auto,
     /// Shared for every agent; interactive capabilities are not offered.
     Shared,
+    /// One agent at a time, for one request.
+    Exclusive,
     /// One session per agent.
     Pinned,
+}
+
+/// What the operator knows of a server's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StateChoice {
+    /// Nothing: sharing is on probation.
+    #[default]
+    Unknown,
+    /// It keeps none per session.
+    None,
+}
+
+/// Who shares what, beside the mode.
+#[derive(Clone, Debug, Default)]
+pub struct Sharing {
+    /// What the operator knows of the server's state.
+    pub state: StateChoice,
+    /// An exclusive session is closed after each request instead of lent to the next agent.
+    pub reset_on_release: bool,
+    /// Patterns of tools whose agents need sessions of their own; `*` stands for anything.
+    pub pinned_tools: Vec<String>,
+    /// Servers that are known, the first match counts.
+    pub profiles: Arc<[Profile]>,
+    /// Headers of agents that are passed on; only agents that send equal ones share.
+    pub forward_headers: Vec<HeaderName>,
 }
 
 /// How long things may take. Defaults are those of SEMANTICS.md 7, 8 and 10.

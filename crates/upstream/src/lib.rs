@@ -8,6 +8,8 @@ mod catalog;
 mod clock;
 mod config;
 mod error;
+mod loan;
+mod mode;
 mod observe;
 mod opener;
 mod pool;
@@ -17,8 +19,11 @@ mod tasks;
 pub mod transport;
 
 pub use backend::{Backend, BackendStatus, Gate, Opening, SessionStatus, Trouble};
-pub use config::{BackendSpec, HttpEndpoint, Limits, ModeChoice, Origin, Times, TransportChoice};
+pub use config::{
+    BackendSpec, HttpEndpoint, Limits, ModeChoice, Origin, Sharing, StateChoice, Times, TransportChoice,
+};
 pub use error::{Cause, Refusal, SendError, SendPhase};
+pub use mode::{Decision, Demotion, Evidence, ModeReason, Profile};
 pub use observe::{CloseReason, DROPPED_KINDS, Event, Mode, Observe, OpenReason, Reporter, Source};
 pub use pool::{Lease, NoLease, Seat};
 pub use room::{Lane, Room, RoomFull, Waiter};

@@ -6,6 +6,8 @@ use std::{sync::Arc, time::Duration, time::Instant};
 
 use mcpool_wire::BackendId;
 
+use crate::mode::{Evidence, ModeReason};
+
 /// Takes events. Called from the call path: cheap, never blocking.
 pub trait Observe: Send + Sync + 'static {
     /// Takes one event of a backend.
@@ -120,6 +122,20 @@ pub enum Event<'a> {
         /// How long it took.
         took: Duration,
     },
+    /// What agents that cannot be asked things get from now on.
+    ModeChosen {
+        /// The mode.
+        mode: Mode,
+        /// The rule that chose it.
+        reason: ModeReason,
+    },
+    /// Sharing was withdrawn: the server keeps state per session.
+    Demoted {
+        /// The sign.
+        evidence: Evidence,
+        /// Details, for a human.
+        why: &'a str,
+    },
     /// A message that could be delivered to nobody.
     Dropped {
         /// One of [`DROPPED_KINDS`].
@@ -162,17 +178,23 @@ pub enum CloseReason {
     AgentGone,
     /// Another key needed its place.
     Evicted,
+    /// It served its request, and the next agent is to find nothing of it.
+    Reset,
     /// The gateway or the backend's registration ends.
     Shutdown,
     /// The backend broke the protocol, or too many cancelled calls burn on it.
     Violation,
 }
 
-/// Who may use a session at a time.
+/// Who may use a session at a time (SEMANTICS.md 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
+    /// There is no session: each request stands alone. Used like a shared one.
+    Stateless,
     /// Many agents at once.
     Shared,
+    /// One agent at a time, for one request.
+    Exclusive,
     /// One agent for its whole life.
     Pinned,
 }
@@ -205,13 +227,14 @@ impl CloseReason {
             Self::MaxAge => "max_age",
             Self::AgentGone => "agent_gone",
             Self::Evicted => "evicted",
+            Self::Reset => "reset",
             Self::Shutdown => "shutdown",
             Self::Violation => "violation",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Broken,
         Self::Lost,
         Self::Unresponsive,
@@ -219,6 +242,7 @@ impl CloseReason {
         Self::MaxAge,
         Self::AgentGone,
         Self::Evicted,
+        Self::Reset,
         Self::Shutdown,
         Self::Violation,
     ];
@@ -229,9 +253,20 @@ impl Mode {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Stateless => "stateless",
             Self::Shared => "shared",
+            Self::Exclusive => "exclusive",
             Self::Pinned => "pinned",
         }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Stateless, Self::Shared, Self::Exclusive, Self::Pinned];
+
+    /// Whether a session of this mode knows at any moment whose it is.
+    #[must_use]
+    pub fn is_private(self) -> bool {
+        matches!(self, Self::Exclusive | Self::Pinned)
     }
 }
 

@@ -5,6 +5,7 @@
 //! ends, and once a second for upkeep: warm sessions, idle and old ones.
 
 mod attempt;
+mod compare;
 
 use std::{
     collections::VecDeque,
@@ -26,6 +27,7 @@ use crate::{
     backend::{Backend, Opening, Trouble, lock},
     clock,
     error::{Cause, SendError},
+    mode::Evidence,
     observe::{CloseReason, Mode, OpenReason},
     pool::{Counted, Place, Pool},
     session::{Session, state::Standing},
@@ -183,7 +185,7 @@ impl Opener {
         }
         let warm = self.backend.default_pool();
         let there = warm.live() + warm.opening.load(Ordering::Acquire);
-        if warm.mode() == Mode::Shared && there < limits.min_idle.min(limits.shared_sessions) {
+        if warm.mode() != Mode::Pinned && there < limits.min_idle.min(self.backend.sessions_of(&warm)) {
             return Some(Wanted { pool: warm, reason: OpenReason::Warm, request: None });
         }
         // A backend must come back also if nobody asks for it.
@@ -194,21 +196,19 @@ impl Opener {
         })
     }
 
-    /// Whether callers wait that one more session of this shared pool would serve.
+    /// Whether callers wait that one more session of this pool would serve.
     fn is_in_demand(&self, pool: &Pool) -> bool {
-        if pool.mode() != Mode::Shared {
+        if pool.mode() == Mode::Pinned {
             return false;
         }
-        let limits = &self.backend.spec.limits;
         let opening = pool.opening.load(Ordering::Acquire);
         let live = pool.live();
-        // One affinity value keeps to one session.
-        let most = if pool.key.affinity.is_some() { 1 } else { limits.shared_sessions };
+        let most = self.backend.sessions_of(pool);
         let greeting = pool.greeting.load(Ordering::Acquire) > 0 && live + opening == 0;
         // Those who wait for the session they keep to are not served by another one; and those who were called and
         // did not come yet have slots waiting for them.
         let waiting = self.backend.room.waiting_in(pool.lane());
-        let served = opening * limits.calls_per_session + pool.free_slots();
+        let served = opening * self.backend.calls_per_session(pool.mode()) + pool.free_slots();
         live + opening < most && (greeting || waiting > served)
     }
 
@@ -269,15 +269,23 @@ impl Opener {
         None
     }
 
+    /// Withdraws sharing where a session was seen to change by itself.
+    fn judge(&self) {
+        let now = clock::now();
+        let Some(why) = self.backend.modes.judge_changes(now) else { return };
+        self.backend.modes.demote(Evidence::ListChanged, &why, now);
+    }
+
     fn upkeep(&self) {
+        self.judge();
         let spec = &self.backend.spec;
         let warm = self.backend.default_pool().number;
         self.backend.forget_empty_pools();
         for pool in self.backend.pools() {
             let keep = match pool.mode() {
-                Mode::Shared if pool.number == warm => spec.limits.min_idle,
-                Mode::Shared => 0,
                 Mode::Pinned => usize::MAX,
+                _ if pool.number == warm => spec.limits.min_idle,
+                _ => 0,
             };
             let mut live = pool.live();
             for session in pool.sessions() {
@@ -286,7 +294,7 @@ impl Opener {
                 }
                 if session.age() >= session.max_age(spec.times.max_age) {
                     // A pinned session is its agent's state: it is not replaced behind the agent's back.
-                    if pool.mode() == Mode::Shared {
+                    if pool.mode() != Mode::Pinned {
                         session.drain(CloseReason::MaxAge);
                     }
                 } else if live > keep && session.idle_for() >= spec.times.idle {
@@ -302,7 +310,7 @@ impl Opener {
 fn idlest(backend: &Backend, pool: &Pool) -> Option<Arc<Session>> {
     let others = backend.pools().into_iter().filter(|other| other.number != pool.number);
     others
-        .filter(|other| other.mode() == Mode::Shared)
+        .filter(|other| other.mode() != Mode::Pinned)
         .flat_map(|other| other.sessions())
         .filter(|session| session.standing() == Standing::Ready && session.in_flight() == 0)
         .max_by_key(|session| session.idle_for())
@@ -311,7 +319,7 @@ fn idlest(backend: &Backend, pool: &Pool) -> Option<Arc<Session>> {
 /// Whether a session without an agent is one too many: a probe of a backend whose agents each have their own, or of
 /// a pool that is full.
 fn is_surplus(backend: &Backend, pool: &Pool) -> bool {
-    pool.mode() == Mode::Pinned || pool.live() > backend.spec.limits.shared_sessions
+    pool.mode() == Mode::Pinned || pool.live() > backend.sessions_of(pool)
 }
 
 /// Exponential with full jitter, from 50 ms.

@@ -14,24 +14,28 @@ use std::{
 };
 
 use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
-use mcpool_wire::{Caller, CapabilityClass, Outlet};
+use mcpool_wire::{Caller, CapabilityClass, Forwarded, Outlet};
 
 use crate::{
     catalog::Catalog,
+    loan::{Loan, Loans},
     observe::Mode,
     room::Lane,
     session::{Session, state::Standing},
 };
 
-/// What sessions must agree in to be interchangeable (SEMANTICS.md 3). Credential, transport and forwarded headers
-/// are fixed per backend and generation, so the generation stands for them.
+/// What sessions must agree in to be interchangeable (SEMANTICS.md 3). Credential and transport are fixed per backend
+/// and generation, so the generation stands for them; the protocol version is always the highest the server offers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
     pub(crate) generation: u64,
     pub(crate) principal: Box<str>,
     pub(crate) affinity: Option<Arc<str>>,
     pub(crate) class: CapabilityClass,
-    pub(crate) pinned: bool,
+    /// What agents sent in headers that are passed on.
+    pub(crate) headers: Forwarded,
+    /// Shared (also where there are no sessions), exclusive or pinned.
+    pub(crate) mode: Mode,
 }
 
 /// The sessions of one key.
@@ -59,7 +63,7 @@ impl Pool {
     }
 
     pub(crate) fn mode(&self) -> Mode {
-        if self.key.pinned { Mode::Pinned } else { Mode::Shared }
+        self.key.mode
     }
 
     pub(crate) fn lane(&self) -> Lane {
@@ -87,7 +91,7 @@ impl Pool {
     pub(crate) fn free_slots(&self) -> usize {
         let sessions = self.lock();
         let ready = sessions.iter().filter(|session| session.standing() == Standing::Ready);
-        ready.map(|session| session.limit().saturating_sub(session.in_flight())).sum()
+        ready.map(|session| session.free_slots()).sum()
     }
 
     /// Whether it has no session at all, not even one that ends.
@@ -119,16 +123,25 @@ fn rank(agent: u64, epoch: u64) -> u64 {
 /// The right to one call in flight on one session; given back by drop.
 pub(crate) struct Slot {
     session: Arc<Session>,
+    /// Where the session is one agent's alone for as long as the slot is.
+    loan: Option<Loan>,
 }
 
 impl Slot {
     pub(crate) fn new(session: Arc<Session>) -> Self {
-        Self { session }
+        Self { session, loan: None }
+    }
+
+    fn with_loan(mut self, loan: Loan) -> Self {
+        self.loan = Some(loan);
+        self
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        // The session must be nobody's before the next one can take it.
+        drop(self.loan.take());
         self.session.release_slot();
     }
 }
@@ -161,6 +174,7 @@ pub struct Seat {
 
 enum Tie {
     Shared { bound: Mutex<Option<Arc<Session>>> },
+    Exclusive { loans: Arc<Loans>, reset: bool },
     Pinned { session: Arc<Session> },
 }
 
@@ -168,6 +182,18 @@ impl Seat {
     pub(crate) fn shared(caller: Arc<Caller>, pool: Arc<Pool>, outlet: Arc<dyn Outlet>) -> Self {
         let number = pool.catalog.add_agent(&outlet);
         Self { caller, pool, tie: Tie::Shared { bound: Mutex::new(None) }, number, _outlet: outlet }
+    }
+
+    /// A seat whose calls have a session to themselves, one after the other; with `reset` each has a fresh one.
+    pub(crate) fn exclusive(
+        caller: Arc<Caller>,
+        pool: Arc<Pool>,
+        outlet: Arc<dyn Outlet>,
+        reset: bool,
+    ) -> Self {
+        let number = pool.catalog.add_agent(&outlet);
+        let loans = Loans::new(&outlet);
+        Self { caller, pool, tie: Tie::Exclusive { loans, reset }, number, _outlet: outlet }
     }
 
     pub(crate) fn pinned(
@@ -184,6 +210,7 @@ impl Seat {
     pub(crate) fn try_lease(&self) -> Result<Lease, NoLease> {
         let bound = match &self.tie {
             Tie::Pinned { session } => return Self::lease_pinned(session),
+            Tie::Exclusive { loans, reset } => return self.lease_exclusive(loans, *reset),
             Tie::Shared { bound } => bound,
         };
         let mut bound = bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -202,6 +229,12 @@ impl Seat {
         Ok(Lease { session, slot })
     }
 
+    fn lease_exclusive(&self, loans: &Arc<Loans>, reset: bool) -> Result<Lease, NoLease> {
+        let (session, slot) = self.pool.choose(&self.caller).ok_or(NoLease::Wait(self.pool.lane()))?;
+        let slot = slot.with_loan(loans.lend(&session, reset));
+        Ok(Lease { session, slot })
+    }
+
     fn lease_pinned(session: &Arc<Session>) -> Result<Lease, NoLease> {
         match session.standing() {
             Standing::Draining | Standing::Closed => Err(NoLease::Gone),
@@ -216,6 +249,7 @@ impl Seat {
     pub(crate) fn lane(&self) -> Lane {
         let bound = match &self.tie {
             Tie::Pinned { session } => return session.lane,
+            Tie::Exclusive { .. } => return self.pool.lane(),
             Tie::Shared { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
         };
         match bound.as_ref() {
@@ -226,11 +260,12 @@ impl Seat {
         }
     }
 
-    /// The agent's own session, if it has one.
-    pub(crate) fn own_session(&self) -> Option<&Arc<Session>> {
+    /// The sessions that are the agent's alone now.
+    pub(crate) fn own_sessions(&self) -> Vec<Arc<Session>> {
         match &self.tie {
-            Tie::Pinned { session } => Some(session),
-            Tie::Shared { .. } => None,
+            Tie::Pinned { session } => vec![session.clone()],
+            Tie::Exclusive { loans, .. } => loans.sessions(),
+            Tie::Shared { .. } => Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 
 use crate::{error::Executed, link::Outlet, method::Method, rewrite::Message};
 
@@ -39,7 +40,12 @@ pub struct Caller {
     pub agent: AgentKey,
     /// The `Mcpool-Affinity` header: equal values of one principal keep to one session.
     pub affinity: Option<Arc<str>>,
+    /// What the agent sent in headers that some backend is configured to be given, in the order of their names.
+    pub forwarded: Forwarded,
 }
+
+/// Headers by name, in the order of their names. Shared sessions are shared by agents with equal ones only.
+pub type Forwarded = Arc<[(HeaderName, HeaderValue)]>;
 
 /// The name of one request in logs and error data, unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -16,7 +16,9 @@ mod rewrite;
 #[cfg(test)]
 mod testing;
 
-pub use call::{AgentKey, Answer, BackendId, Call, CallTrace, Caller, Phase, Principal, RequestId};
+pub use call::{
+    AgentKey, Answer, BackendId, Call, CallTrace, Caller, Forwarded, Phase, Principal, RequestId,
+};
 pub use envelope::{DecodeError, DecodeKind, Envelope, Kind, Params, ResultView, Span};
 pub use era::{Era, Revision};
 pub use error::{CallError, ErrorKind, Executed};

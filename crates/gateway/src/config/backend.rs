@@ -1,10 +1,11 @@
 //! One backend, from its table or from `--backend NAME=URL`.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use mcpool_upstream::{
-    BackendSpec, HttpEndpoint, Limits, ModeChoice, Origin, Times, TransportChoice, transport::http_transport,
+    BackendSpec, HttpEndpoint, Limits, ModeChoice, Origin, Profile, Sharing, Times, TransportChoice,
+    transport::http_transport,
 };
 use mcpool_wire::BackendId;
 use toml::Spanned;
@@ -14,12 +15,15 @@ use super::{
     BackendFlag,
     check::{Checker, Words},
     raw::{RawBackend, RawBreaker, RawRetry, Text},
+    sharing,
 };
 use crate::{build::BackendSettings, stack::RetrySettings};
 
 /// What is the same for all backends of one file.
 pub(super) struct Common<'a> {
     pub(super) default_mode: ModeChoice,
+    /// Servers that are known.
+    pub(super) profiles: &'a Arc<[Profile]>,
     /// Paths in the file are relative to this.
     pub(super) folder: &'a Path,
 }
@@ -31,6 +35,7 @@ pub(super) fn plain(
     url: Url,
     origin: Origin,
     mode: ModeChoice,
+    profiles: &Arc<[Profile]>,
 ) -> BackendSettings {
     BackendSettings {
         spec: BackendSpec {
@@ -41,6 +46,7 @@ pub(super) fn plain(
             endpoint: HttpEndpoint { url, headers: Vec::new(), ca_pem: None },
             transport: TransportChoice::Auto,
             mode,
+            sharing: Sharing { profiles: profiles.clone(), ..Sharing::default() },
             times: Times::default(),
             limits: Limits::default(),
         },
@@ -82,7 +88,9 @@ pub(super) fn read(
     let retry = retry(checker, name.get_ref(), &raw.retry);
     checker.section(format!("backends.{}.", name.get_ref()));
     let ca_pem = roots(checker, &raw.tls.ca_file, common.folder);
-    let mut settings = plain(id, name.get_ref(), url?, Origin::File, mode);
+    let sharing = sharing::read(checker, raw, common.profiles, &headers);
+    let mut settings = plain(id, name.get_ref(), url?, Origin::File, mode, common.profiles);
+    settings.spec.sharing = sharing;
     settings.spec.endpoint.headers = headers;
     settings.spec.endpoint.ca_pem = ca_pem;
     settings.spec.transport = transport;
@@ -97,8 +105,13 @@ pub(super) fn read(
 /// The words for modes.
 pub(super) fn modes<'a>() -> Words<'a, ModeChoice> {
     Words {
-        known: &[("auto", ModeChoice::Auto), ("shared", ModeChoice::Shared), ("pinned", ModeChoice::Pinned)],
-        later: &["exclusive", "stateless"],
+        known: &[
+            ("auto", ModeChoice::Auto),
+            ("shared", ModeChoice::Shared),
+            ("exclusive", ModeChoice::Exclusive),
+            ("pinned", ModeChoice::Pinned),
+        ],
+        later: &[],
     }
 }
 
@@ -266,8 +279,13 @@ pub(super) fn transport_word(choice: TransportChoice) -> &'static str {
 }
 
 /// A backend of `--backend NAME=URL`.
-pub(super) fn from_flag(id: BackendId, flag: &BackendFlag, mode: ModeChoice) -> BackendSettings {
-    plain(id, &flag.name, flag.url.clone(), Origin::Cli, mode)
+pub(super) fn from_flag(
+    id: BackendId,
+    flag: &BackendFlag,
+    mode: ModeChoice,
+    profiles: &Arc<[Profile]>,
+) -> BackendSettings {
+    plain(id, &flag.name, flag.url.clone(), Origin::Cli, mode, profiles)
 }
 
 /// Zero would switch off what must not be off, or spin.
@@ -276,7 +294,7 @@ const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 /// More than any of these makes sense for, and far from any overflow.
 const MOST: usize = 1_000_000;
 /// What the transports write themselves.
-const OUR_HEADERS: [&str; 10] = [
+pub(super) const OUR_HEADERS: [&str; 10] = [
     "host",
     "accept",
     "connection",

@@ -218,14 +218,5 @@ impl<T: Copy> Words<'_, T> {
 
 const NOT_YET: &str = "not supported by this version";
 const LATER_TOP: [&str; 3] = ["virtual", "auth", "tenants"];
-const LATER_BACKEND: [&str; 9] = [
-    "command",
-    "args",
-    "env",
-    "cwd",
-    "state",
-    "forward_headers",
-    "share_across",
-    "on_state_loss",
-    "retry_idempotent_tools",
-];
+const LATER_BACKEND: [&str; 7] =
+    ["command", "args", "env", "cwd", "share_across", "on_state_loss", "retry_idempotent_tools"];

@@ -7,6 +7,7 @@ mod backend;
 mod check;
 mod problem;
 mod raw;
+mod sharing;
 mod shown;
 mod value;
 
@@ -19,7 +20,7 @@ use std::{
 };
 
 use mcpool_front::{FrontConfig, FrontLimits, FrontTimes, Unauthenticated};
-use mcpool_upstream::{ModeChoice, Origin};
+use mcpool_upstream::{ModeChoice, Origin, Profile};
 use mcpool_wire::BackendId;
 use toml::Spanned;
 use url::Url;
@@ -56,6 +57,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How long a shutdown may take, 30 s.
     pub grace: Duration,
+    /// Servers that are known, besides the built-in ones.
+    pub profiles: Vec<Profile>,
     /// The backends, by name.
     pub backends: Vec<BackendSettings>,
     /// The files of extra roots to trust, by backend, as they were named.
@@ -118,6 +121,7 @@ impl Default for Config {
             front: FrontConfig::default(),
             log: LogConfig { format: LogFormat::Text, level: "info".to_owned() },
             grace: FrontTimes::default().drain,
+            profiles: Vec::new(),
             backends: Vec::new(),
             ca_files: BTreeMap::new(),
             variables: BTreeMap::new(),
@@ -205,6 +209,7 @@ impl Config {
                     unauthenticated,
                     Unauthenticated::Loopback,
                 ),
+                forward_headers: Vec::new(),
                 limits: front_limits(checker, &raw.limits),
                 times: front_times(checker, &raw.times),
             },
@@ -212,10 +217,12 @@ impl Config {
                 format: checker.word("log.format", &raw.log.format, formats, default.log.format),
                 level: checker.parsed("log.level", &raw.log.level, level).unwrap_or(default.log.level),
             },
+            profiles: sharing::profiles(checker, &raw.profiles),
             grace: checker.duration("shutdown.grace", &raw.shutdown.grace, default.grace, Duration::ZERO),
             ..Self::default()
         };
-        config.with_backends(checker, raw, &backend::Common { default_mode, folder })
+        let profiles = sharing::with_built_in(&config.profiles);
+        config.with_backends(checker, raw, &backend::Common { default_mode, profiles: &profiles, folder })
     }
 
     fn with_backends(
@@ -241,6 +248,8 @@ impl Config {
             }
         });
         self.front.times.drain = self.grace;
+        let forwarded = self.backends.iter().flat_map(|one| &one.spec.sharing.forward_headers);
+        self.front.forward_headers = forwarded.cloned().collect();
         self.variables = std::mem::take(&mut checker.variables);
         self
     }
@@ -257,14 +266,17 @@ impl Config {
                 return Err(flag("--backend", format!("there is already a backend named {:?}", one.name)));
             }
             let id = BackendId(u32::try_from(self.backends.len()).unwrap_or(u32::MAX));
-            self.backends.push(backend::from_flag(id, &one, self.default_mode));
+            let profiles = sharing::with_built_in(&self.profiles);
+            self.backends.push(backend::from_flag(id, &one, self.default_mode, &profiles));
         }
         Ok(())
     }
 
     /// The backend that stands in where none is configured: the bundled server at this address.
     pub fn serve_demo(&mut self, url: Url) {
-        self.backends.push(backend::plain(BackendId(0), "demo", url, Origin::Demo, self.default_mode));
+        let profiles = sharing::with_built_in(&self.profiles);
+        let demo = backend::plain(BackendId(0), "demo", url, Origin::Demo, self.default_mode, &profiles);
+        self.backends.push(demo);
     }
 }
 

@@ -34,7 +34,19 @@ pub(super) struct RawConfig {
     pub(super) times: RawTimes,
     pub(super) log: RawLog,
     pub(super) shutdown: RawShutdown,
+    pub(super) profiles: Vec<Spanned<RawProfile>>,
     pub(super) backends: BTreeMap<Spanned<String>, RawBackend>,
+}
+
+/// One of `profiles`: a server that is known by its name.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RawProfile {
+    pub(crate) server: Text,
+    pub(crate) version: Text,
+    pub(crate) mode: Text,
+    pub(crate) shared_sessions: Amount,
+    pub(crate) serialize_writes: Switch,
 }
 
 /// `[limits]`
@@ -89,6 +101,10 @@ pub(super) struct RawBackend {
     pub(super) url: Text,
     pub(super) transport: Text,
     pub(super) mode: Text,
+    pub(super) state: Text,
+    pub(super) reset_on_release: Switch,
+    pub(super) tools: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub(super) forward_headers: Vec<Spanned<String>>,
     pub(super) headers: BTreeMap<Spanned<String>, Spanned<String>>,
     pub(super) tls: RawTls,
     pub(super) connect_timeout: Span,

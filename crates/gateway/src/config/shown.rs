@@ -3,6 +3,7 @@
 //! Values of headers and everything in the query of a URL are never shown: both hold credentials.
 
 use mcpool_front::{FrontLimits, FrontTimes, Unauthenticated};
+use mcpool_upstream::{Profile, Sharing, StateChoice};
 use toml::{Table, Value};
 use url::Url;
 
@@ -54,6 +55,8 @@ impl Config {
         let mut shutdown = Table::new();
         put(&mut shutdown, "grace", show_duration(self.grace));
         put(&mut top, "shutdown", shutdown);
+        let profiles = self.profiles.iter().map(|profile| Value::Table(show_profile(profile)));
+        put(&mut top, "profiles", profiles.collect::<Vec<_>>());
         if !self.backends.is_empty() {
             let named = self.backends.iter().map(|one| {
                 let ca_file = self.ca_files.get(&one.spec.name).map(String::as_str);
@@ -103,6 +106,7 @@ fn backend(settings: &BackendSettings, ca_file: Option<&str>) -> Table {
     put(&mut table, "url", masked_url(&spec.endpoint.url));
     put(&mut table, "transport", transport_word(spec.transport));
     put(&mut table, "mode", mode_word(spec.mode));
+    sharing_of(&mut table, &spec.sharing);
     if !spec.endpoint.headers.is_empty() {
         let names = spec.endpoint.headers.iter().map(|(name, _)| (name.to_string(), MASK.into()));
         put(&mut table, "headers", names.collect::<Table>());
@@ -125,6 +129,33 @@ fn backend(settings: &BackendSettings, ca_file: Option<&str>) -> Table {
     put(&mut retry, "base", show_duration(settings.retry.base));
     put(&mut retry, "cap", show_duration(settings.retry.cap));
     put(&mut table, "retry", retry);
+    table
+}
+
+fn sharing_of(table: &mut Table, sharing: &Sharing) {
+    let state = match sharing.state {
+        StateChoice::Unknown => "unknown",
+        StateChoice::None => "none",
+    };
+    put(table, "state", state);
+    put(table, "reset_on_release", sharing.reset_on_release);
+    let tools = sharing.pinned_tools.iter().map(|pattern| (pattern.clone(), "pinned".into()));
+    put(table, "tools", tools.collect::<Table>());
+    let names = sharing.forward_headers.iter().map(|name| Value::from(name.as_str()));
+    put(table, "forward_headers", names.collect::<Vec<_>>());
+}
+
+fn show_profile(profile: &Profile) -> Table {
+    let mut table = Table::new();
+    put(&mut table, "server", profile.server.clone());
+    put(&mut table, "version", profile.version.clone());
+    put(&mut table, "mode", profile.mode.as_str());
+    if let Some(most) = profile.shared_sessions {
+        put(&mut table, "shared_sessions", number(most));
+    }
+    if let Some(on) = profile.serialize_writes {
+        put(&mut table, "serialize_writes", on);
+    }
     table
 }
 

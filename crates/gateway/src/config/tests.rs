@@ -49,12 +49,11 @@ fn unknown_keys_are_refused_with_their_line() {
 
 #[test]
 fn keys_and_words_of_later_versions_are_refused_as_such() {
-    for key in ["command = \"npx\"", "args = []", "forward_headers = []", "state = \"none\"", "env = {}"] {
+    for key in ["command = \"npx\"", "args = []", "share_across = \"everyone\"", "env = {}"] {
         let name = key.split(' ').next().unwrap();
         check_backend(key, &format!("backends.a.{name}: not supported by this version"));
     }
     check_backend("retry.budget = 0.2", "backends.a.retry.budget: not supported by this version");
-    check_backend("mode = \"exclusive\"", "backends.a.mode: \"exclusive\" is not supported by this version");
     check_backend(
         "transport = \"stdio\"",
         "backends.a.transport: \"stdio\" is not supported by this version",
@@ -76,6 +75,51 @@ fn syntax_is_refused_with_its_line() {
     starts(&format!("{URL}\n{URL}"), "file.toml:4: duplicate key");
     starts("a = 1\na = 2", "file.toml:2: duplicate key");
     starts("listen = 8800", "file.toml:1: invalid type: integer `8800`, expected a string");
+}
+
+#[test]
+fn what_decides_on_sharing_is_checked() {
+    check_backend(
+        "state = \"some\"",
+        "backends.a.state: \"some\" is unknown; write one of \"unknown\", \"none\"",
+    );
+    check_backend(
+        "tools = { \"x_*\" = \"shared\" }",
+        "backends.a.tools.x_*: \"shared\" is unknown; a tool can only be \"pinned\"",
+    );
+    for name in ["Host", "Mcp-Session-Id", "mcp-anything", "Cookie", "X-Forwarded-For", "Forwarded", "Origin"]
+    {
+        check_backend(
+            &format!("forward_headers = [\"{name}\"]"),
+            &format!(
+                "backends.a.forward_headers: {name:?} is written by the gateway itself and never taken from an agent"
+            ),
+        );
+    }
+    check_backend(
+        "forward_headers = [\"x y\"]",
+        "backends.a.forward_headers: \"x y\" is not a name of a header",
+    );
+    check(
+        &format!("{URL}headers = {{ X-Tenant = \"a\" }}\nforward_headers = [\"x-tenant\"]"),
+        "file.toml:4: backends.a.forward_headers: \"x-tenant\" is also set by headers; it can only come from one of the two",
+    );
+    check(
+        "profiles = [{ mode = \"shared\" }]",
+        "file.toml:1: profiles.server: missing; a profile says the mode of a server of this name",
+    );
+    check(
+        "profiles = [{ server = \"x\", mode = \"auto\" }]",
+        "file.toml:1: profiles.mode: \"auto\" is unknown; write one of \"shared\", \"exclusive\", \"pinned\"",
+    );
+}
+
+#[test]
+fn headers_that_are_passed_on_are_known_to_the_front() {
+    let text = "[backends.a]\nurl = \"http://h/\"\nforward_headers = [\"X-Tenant\", \"Authorization\"]";
+    let config = parse(text).unwrap();
+    let names: Vec<_> = config.front.forward_headers.iter().map(http::HeaderName::as_str).collect();
+    assert_eq!(names, ["x-tenant", "authorization"]);
 }
 
 #[test]
@@ -174,7 +218,7 @@ fn words_and_addresses_are_checked() {
     );
     check(
         "default_mode = \"solo\"",
-        "file.toml:1: default_mode: \"solo\" is unknown; write one of \"auto\", \"shared\", \"pinned\"",
+        "file.toml:1: default_mode: \"solo\" is unknown; write one of \"auto\", \"shared\", \"exclusive\", \"pinned\"",
     );
     check_backend(
         "transport = \"ws\"",

@@ -8,7 +8,7 @@ use std::{
 
 use mcpool_breaker::{ProbeOutcome, Reason, State};
 use mcpool_front::Outcome;
-use mcpool_upstream::{BackendStatus, CloseReason, Event, Mode, OpenReason};
+use mcpool_upstream::{BackendStatus, CloseReason, Event, Evidence, Mode, OpenReason};
 use mcpool_wire::Executed;
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::PrometheusRecorder;
@@ -28,6 +28,7 @@ pub(super) struct BackendMetrics {
     upstream: Vec<OnceLock<Histogram>>,
     opened: Vec<Counter>,
     closed: Vec<Counter>,
+    demoted: Vec<Counter>,
     handshakes: PerValue<[Histogram; 2]>,
     probes: [Histogram; 2],
     statuses: PerValue<Counter>,
@@ -45,7 +46,7 @@ struct BackendGauges {
     breaker_rejected: Counter,
     breaker_probes: [Counter; 4],
     incidents: PerValue<Counter>,
-    sessions: PerValue<[Gauge; 2]>,
+    sessions: PerValue<[Gauge; 4]>,
     sessions_opening: Gauge,
     sessions_limit: Gauge,
     leases_in_use: Gauge,
@@ -76,6 +77,10 @@ impl BackendMetrics {
             closed: CloseReason::ALL
                 .iter()
                 .map(|reason| one("mcpool_sessions_closed_total", &[("reason", reason.as_str())]))
+                .collect(),
+            demoted: Evidence::ALL
+                .iter()
+                .map(|evidence| one("mcpool_sessions_demoted_total", &[("evidence", evidence.as_str())]))
                 .collect(),
             handshakes: PerValue::new(STEPS, |step| {
                 OUTCOMES.map(|outcome| {
@@ -143,13 +148,17 @@ impl BackendMetrics {
             Event::Answered { took, method, .. } => {
                 self.upstream_of(method_index(method)).record(took.as_secs_f64());
             }
+            Event::Demoted { evidence, .. } => at(&self.demoted, &Evidence::ALL, *evidence),
             Event::Probed { ok, took } => self.probes[outcome_index(*ok)].record(took.as_secs_f64()),
             Event::Status { class } => {
                 if let Some(class) = self.statuses.of(class) {
                     class.increment(1);
                 }
             }
-            Event::Opening { .. } | Event::OpenFailed { .. } | Event::Dropped { .. } => {}
+            Event::Opening { .. }
+            | Event::OpenFailed { .. }
+            | Event::ModeChosen { .. }
+            | Event::Dropped { .. } => {}
         }
     }
 
@@ -162,10 +171,12 @@ impl BackendMetrics {
         let ready = status.sessions.iter().any(|session| session.standing == "ready");
         self.gauges.ready.set(f64::from(ready));
         self.gauges.up.set(f64::from(circuit.state == State::Closed && status.trouble.is_none()));
-        let mode = registered.backend.spec().mode;
-        let chosen = if mode == mcpool_upstream::ModeChoice::Auto { "default" } else { "configured" };
+        let (mode, chosen) = match status.mode {
+            Some(decision) => (decision.mode.as_str(), decision.reason.as_str()),
+            None => (mode_word(registered.backend.spec().mode), "unknown"),
+        };
         let era = if status.server.is_some() { "legacy" } else { "unknown" };
-        self.info([status.transport.unwrap_or("unknown"), era, mode_word(mode), chosen]);
+        self.info([status.transport.unwrap_or("unknown"), era, mode, chosen]);
     }
 
     fn info(&self, labels: [&'static str; 4]) {
@@ -209,7 +220,7 @@ impl BackendGauges {
                 count("mcpool_breaker_incidents_total", &[("kind", kind)])
             }),
             sessions: PerValue::new(STANDINGS, |state| {
-                MODES.map(|mode| level("mcpool_sessions", &[("mode", mode.as_str()), ("state", state)]))
+                Mode::ALL.map(|mode| level("mcpool_sessions", &[("mode", mode.as_str()), ("state", state)]))
             }),
             sessions_opening: level("mcpool_sessions_opening", &[]),
             sessions_limit: level("mcpool_sessions_limit", &[]),
@@ -250,7 +261,7 @@ impl BackendGauges {
 
     fn status(&self, status: &BackendStatus) {
         for (state, gauges) in self.sessions.iter() {
-            for (gauge, mode) in gauges.iter().zip(MODES) {
+            for (gauge, mode) in gauges.iter().zip(Mode::ALL) {
                 let is = |s: &&mcpool_upstream::SessionStatus| s.standing == state && s.mode == mode;
                 gauge.set(number(status.sessions.iter().filter(is).count()));
             }
@@ -355,7 +366,6 @@ const STATUS_CLASSES: &[&str] = &["4xx", "429", "5xx", "lost"];
 const REJECTIONS: &[&str] = &["full", "timeout", "circuit_open"];
 const PHASES: &[&str] = &["not_sent", "refused", "maybe_sent"];
 const STANDINGS: &[&str] = &["initializing", "ready", "suspect", "draining", "closed"];
-const MODES: [Mode; 2] = [Mode::Shared, Mode::Pinned];
 const INCIDENTS: &[&str] = &["connect", "tls", "broken", "timeout", "gateway", "protocol", "other"];
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub(super) const FAMILIES: &[(&str, Kind, &str)] = &[
     ("mcpool_sessions_limit", G, "Most sessions with the backend"),
     ("mcpool_sessions_opened_total", C, "Sessions that became ready, by why they were opened"),
     ("mcpool_sessions_closed_total", C, "Sessions that ended, by why"),
+    ("mcpool_sessions_demoted_total", C, "Times sharing was withdrawn, by what was seen"),
     ("mcpool_handshake_duration_seconds", H, "Time of each step to a ready session"),
     ("mcpool_probe_duration_seconds", H, "Time a silent session took to answer a probe"),
     ("mcpool_leases_in_use", G, "Calls in flight on sessions"),

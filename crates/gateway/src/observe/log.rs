@@ -69,13 +69,19 @@ impl Log {
                 } else {
                     info!(target: BACKEND, backend,
                         session = epoch,
-                        mode = "shared",
+                        mode = mode.as_str(),
                         reason,
                         transport,
                         took_ms,
                         "session opened"
                     );
                 }
+            }
+            Event::ModeChosen { mode, reason } => {
+                info!(target: BACKEND, backend, mode = mode.as_str(), reason = reason.as_str(), because = reason.sentence(), "mode of new agents");
+            }
+            Event::Demoted { evidence, why } => {
+                warn!(target: BACKEND, backend, evidence = evidence.as_str(), why, "sharing withdrawn: new agents get sessions of their own");
             }
             Event::OpenFailed { epoch, reason, incident, why } => {
                 let (reason, incident) = (reason.as_str(), incident.unwrap_or("none"));
@@ -98,7 +104,7 @@ impl Log {
                     | CloseReason::Violation => {
                         warn!(target: BACKEND, backend, session = epoch, mode, reason = word, incident, why, "session closed");
                     }
-                    CloseReason::AgentGone => {
+                    CloseReason::AgentGone | CloseReason::Reset => {
                         debug!(target: BACKEND, backend, session = epoch, mode, reason = word, why, "session closed");
                     }
                     CloseReason::Idle

@@ -127,6 +127,13 @@ fn picture(registered: &Registered) -> Map<String, Value> {
             "seconds_ago": seconds(now().saturating_duration_since(trouble.since)),
         })
     });
+    let demotion = status.demotion.as_ref().map(|demotion| {
+        json!({
+            "evidence": demotion.evidence.as_str(),
+            "why": demotion.why,
+            "seconds_ago": seconds(now().saturating_duration_since(demotion.at)),
+        })
+    });
     let picture = json!({
         "name": registered.name,
         "id": spec.id.0,
@@ -140,11 +147,16 @@ fn picture(registered: &Registered) -> Map<String, Value> {
         "state": state,
         "reason": reason,
         "transport": status.transport,
-        "mode": mode_word(spec.mode),
+        "mode": status.mode.map_or(mode_word(spec.mode), |decision| decision.mode.as_str()),
+        "mode_reason": status.mode.map(|decision| decision.reason.as_str()),
+        "mode_because": status.mode.map(|decision| decision.reason.sentence()),
+        "demotion": demotion,
         "server": status.server,
         "agents": status.agents,
         "sessions": {
+            "stateless": of_mode(Mode::Stateless),
             "shared": of_mode(Mode::Shared),
+            "exclusive": of_mode(Mode::Exclusive),
             "pinned": of_mode(Mode::Pinned),
             "opening": status.opening,
             "limit": status.places.1,

@@ -89,6 +89,8 @@ impl Observe for Walker {
             | Event::Closed { .. }
             | Event::Answered { .. }
             | Event::Probed { .. }
+            | Event::ModeChosen { .. }
+            | Event::Demoted { .. }
             | Event::Dropped { .. }
             | Event::Status { .. } => return,
         };

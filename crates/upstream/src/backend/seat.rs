@@ -29,7 +29,7 @@ impl Seat {
         match self.mode() {
             Mode::Pinned => hello.to_agent(revision, &["tasks"]),
             // Subscriptions belong to one agent each; experimental capabilities may imply state in the session.
-            Mode::Shared => {
+            Mode::Stateless | Mode::Shared | Mode::Exclusive => {
                 hello.to_agent(revision, &["tasks", "experimental", "extensions", "resources.subscribe"])
             }
         }
@@ -56,7 +56,7 @@ impl Seat {
 
     /// A session of an agent's own may list what only that agent sees.
     fn keeps_lists(&self, call: &Call) -> bool {
-        call.is_plain_list && self.mode() == Mode::Shared
+        call.is_plain_list && self.mode() != Mode::Pinned
     }
 
     /// What the gateway answers itself on this kind of session: `Some(Ok)` an empty result, `Some(Err)` a refusal.
@@ -75,22 +75,27 @@ impl Seat {
 
     /// Passes on a notification of the agent, on a session of its own only.
     pub fn notify(&self, notification: Bytes) {
-        if let Some(session) = self.own_session() {
+        if self.mode() == Mode::Pinned
+            && let [session] = self.own_sessions().as_slice()
+        {
             session.send_later(notification);
         }
     }
 
     /// Passes on the agent's answer to a server request.
     pub fn respond(&self, number: u64, response: &Message) {
-        if let Some(session) = self.own_session() {
-            session.respond(number, response);
+        let sessions = self.own_sessions();
+        if !sessions.iter().any(|session| session.respond(number, response))
+            && let Some(session) = sessions.first()
+        {
+            session.dropped_response();
         }
     }
 
     /// Whether the server waits for this agent to answer something: its calls wait for a human.
     #[must_use]
     pub fn awaits_agent(&self) -> bool {
-        self.own_session().is_some_and(|session| session.awaits_agent())
+        self.own_sessions().iter().any(|session| session.awaits_agent())
     }
 }
 

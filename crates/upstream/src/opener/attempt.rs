@@ -10,18 +10,20 @@ use std::sync::{
 use mcpool_wire::{Outlet, ServerHello};
 use tokio::sync::mpsc;
 
-use super::{OpenRequest, Wanted};
+use super::{OpenRequest, Wanted, compare::compare_later};
 use crate::{
     backend::Backend,
     clock,
     error::{Cause, SendError},
-    observe::{CloseReason, Event, OpenReason},
+    mode::Known,
+    observe::{CloseReason, Event, Mode, OpenReason},
     pool::{Counted, Place, Pool},
     session::{
         Session, SessionParts,
         driver::{Driver, MAX_ERRANDS},
         ladder,
     },
+    transport::Hail,
 };
 
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
@@ -53,13 +55,16 @@ pub(super) async fn attempt(
         Err(_) => Err(SendError::maybe_sent(Cause::Timeout("the handshake"))),
     };
     match &outcome {
-        Ok(session) => backend.reporter.on(Event::Opened {
-            epoch,
-            mode: session.mode,
-            reason,
-            started,
-            transport: session.transport_name(),
-        }),
+        Ok(session) => {
+            backend.reporter.on(Event::Opened {
+                epoch,
+                mode: session.mode,
+                reason,
+                started,
+                transport: session.transport_name(),
+            });
+            compare_later(&backend, &wanted.pool, session);
+        }
         Err(error) => backend.reporter.on(Event::OpenFailed {
             epoch,
             reason,
@@ -78,21 +83,28 @@ async fn climb(
     place: Place,
 ) -> Result<Arc<Session>, SendError> {
     let initialize = ServerHello::request(0, &pool.key.class, env!("CARGO_PKG_VERSION"));
-    let greeted = ladder::greet(backend.transport.as_ref(), initialize, &backend.reporter).await?;
+    let hail = Hail { initialize, headers: pool.key.headers.clone() };
+    let greeted = ladder::greet(backend.transport.as_ref(), hail, &backend.reporter).await?;
+    let (kind, has_session) = (greeted.opened.kind, greeted.opened.has_session);
+    let mode = match pool.mode() {
+        Mode::Shared if !has_session => Mode::Stateless,
+        mode => mode,
+    };
     let (errands, inbox) = mpsc::channel(MAX_ERRANDS);
     let session = Session::new(SessionParts {
         epoch,
         lane: crate::room::Lane { pool: pool.number, session: Some(epoch) },
-        mode: pool.mode(),
-        kind: greeted.opened.kind,
+        mode,
+        kind,
         outbound: greeted.opened.outbound.clone(),
-        limit: backend.spec.limits.calls_per_session,
+        limit: backend.calls_per_session(mode),
         first_id: rand::random(),
         errands,
         room: backend.room.clone(),
         catalog: pool.catalog.clone(),
         reporter: backend.reporter.clone(),
         owner,
+        modes: backend.modes.clone(),
         place,
     });
     let driver = Driver::new(session.clone(), greeted.inbound, inbox, backend.spec.times.clone());
@@ -100,8 +112,12 @@ async fn climb(
     backend.tasks.spawn("session", drive(backend.clone(), pool.clone(), session.clone(), driver));
     // If the ladder is not climbed to its end, the driver must not stay behind.
     let unfinished = CloseUnlessReady(Some(session.clone()));
-    ladder::prove(&session, &greeted.hello, &pool.catalog, &backend.reporter).await?;
+    let patterns = &backend.spec.sharing.pinned_tools;
+    let has_pinned_tool =
+        ladder::prove(&session, &greeted.hello, &pool.catalog, patterns, &backend.reporter).await?;
     unfinished.disarm();
+    // First the modes, then the hello: whoever waits for the hello decides on a mode next.
+    backend.modes.learn(Known::of(&greeted.hello, has_session, kind, has_pinned_tool));
     pool.catalog.learn_hello(greeted.hello);
     Ok(session)
 }

@@ -9,15 +9,16 @@ use std::{
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use mcpool_wire::{Answer, Era, ServerHello};
+use mcpool_wire::{Answer, Era, Method, ServerHello};
 
 use super::Session;
 use crate::{
-    catalog::{Catalog, error_text},
+    catalog::{Catalog, error_text, item_names},
     clock,
     error::{Cause, Refusal, SendError},
+    mode,
     observe::{Event, Reporter},
-    transport::{Inbound, Opened, Outbound, Received, Transport},
+    transport::{Hail, Inbound, Opened, Outbound, Received, Transport},
 };
 
 /// Pauses before a request is repeated that the backend took for too early; it was never executed.
@@ -36,10 +37,10 @@ pub(crate) struct Greeted {
 /// Connects and shakes hands.
 pub(crate) async fn greet(
     transport: &dyn Transport,
-    initialize: Bytes,
+    hail: Hail,
     reporter: &Reporter,
 ) -> Result<Greeted, SendError> {
-    let opened = rung(reporter, "initialize", transport.connect(initialize)).await?;
+    let opened = rung(reporter, "initialize", transport.connect(hail)).await?;
     if let Some(took) = opened.connect_took {
         reporter.on(Event::Rung { step: "connect", ok: true, took });
     }
@@ -54,20 +55,21 @@ pub(crate) async fn greet(
     Ok(Greeted { opened, inbound, hello: Arc::new(hello) })
 }
 
-/// The second half: proves that the session answers.
+/// The second half: proves that the session answers. Says whether it has a tool that fits one of the patterns.
 pub(crate) async fn prove(
     session: &Arc<Session>,
     hello: &ServerHello,
     catalog: &Catalog,
+    patterns: &[String],
     reporter: &Reporter,
-) -> Result<(), SendError> {
+) -> Result<bool, SendError> {
     // An error answer is an answer: some servers do not know `ping`.
     rung(reporter, "ping", session.request_own("ping", None)).await?;
-    if hello.has("tools") {
-        let first = rung(reporter, "list", list_patiently(session)).await?;
-        learn(session, catalog, &first).await;
+    if !hello.has("tools") {
+        return Ok(false);
     }
-    Ok(())
+    let first = rung(reporter, "list", list_patiently(session)).await?;
+    Ok(learn(session, catalog, patterns, &first).await)
 }
 
 async fn say(outbound: &dyn Outbound) -> Result<(), SendError> {
@@ -106,19 +108,30 @@ async fn list_patiently(session: &Arc<Session>) -> Result<Answer, SendError> {
     }
 }
 
-async fn learn(session: &Arc<Session>, catalog: &Catalog, first: &Answer) {
+async fn learn(session: &Arc<Session>, catalog: &Catalog, patterns: &[String], first: &Answer) -> bool {
     let mut cursor = catalog.learn_tools(first.message.bytes(), true);
+    let mut fits = has_tool_like(patterns, first);
     for _ in 0..MAX_PAGES {
-        let Some(at) = cursor.take() else {
-            return;
-        };
+        let Some(at) = cursor.take() else { break };
         let params = serde_json::json!({ "cursor": at }).to_string();
         match session.request_own("tools/list", Some(&params)).await {
-            Ok(page) => cursor = catalog.learn_tools(page.message.bytes(), false),
+            Ok(page) => {
+                cursor = catalog.learn_tools(page.message.bytes(), false);
+                fits = fits || has_tool_like(patterns, &page);
+            }
             // Annotations are a help, not a condition.
-            Err(_) => return,
+            Err(_) => break,
         }
     }
+    fits
+}
+
+fn has_tool_like(patterns: &[String], page: &Answer) -> bool {
+    if patterns.is_empty() {
+        return false;
+    }
+    let names = item_names(&Method::ToolsList, page.message.bytes()).unwrap_or_default();
+    names.iter().any(|name| patterns.iter().any(|pattern| mode::matches(pattern, name)))
 }
 
 async fn rung<T>(

@@ -21,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mcpool_wire::{Call, Message, Outlet, RpcId};
+use mcpool_wire::{Call, Message, Method, Outlet, RpcId, error_response};
 use tokio::sync::{Notify, mpsc};
 
 use self::{
@@ -34,6 +34,7 @@ use crate::{
     catalog::Catalog,
     clock,
     error::{Cause, SendError},
+    mode::ModeBook,
     observe::{CloseReason, Event, Mode, Reporter},
     pool::{Place, Slot},
     room::{Lane, Room},
@@ -54,20 +55,24 @@ pub(crate) struct Session {
     pending: Pending,
     limit: usize,
     in_flight: AtomicUsize,
+    /// Nobody may take a slot any more: it serves its last request.
+    spent: AtomicBool,
     standing: AtomicU8,
     /// Every rung of its ladder was reached.
     proven: AtomicBool,
-    /// Nanoseconds after `opened` at which the session was last lent, and last heard of.
+    /// Nanoseconds after `opened` at which the session was last lent, last heard of, and last called a tool (0: never).
     last_used: AtomicU64,
     last_heard: AtomicU64,
+    last_tool: AtomicU64,
     wishes: Mutex<Wishes>,
     nudge: Notify,
     errands: mpsc::Sender<Errand>,
     room: Arc<Room>,
     catalog: Arc<Catalog>,
     reporter: Reporter,
-    /// The agent a pinned session belongs to.
+    /// The agent a pinned session belongs to, or that an exclusive one is lent to.
     owner: Mutex<Option<Weak<dyn Outlet>>>,
+    modes: Arc<ModeBook>,
     asked: Mutex<Asked>,
     /// Its place in the budget. Given back when the session is over, not when the last handle of it is gone: agents
     /// keep handles of sessions they used.
@@ -93,12 +98,15 @@ pub(crate) enum Errand {
     Abandon { id: u64, exchange: Option<Exchange>, accepted: bool },
 }
 
-/// Requests of the server that wait for an agent's answer: our number and the server's id.
+/// Requests of the server that wait for an agent's answer: our number and the server's id. The numbers are unique in
+/// the process, because an agent may hold several sessions.
 #[derive(Default)]
 struct Asked {
-    next: u64,
     open: HashMap<u64, RpcId>,
 }
+
+/// The number of the last request of a server that was passed on.
+static ASKED: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) struct SessionParts {
     pub(crate) epoch: u64,
@@ -113,6 +121,7 @@ pub(crate) struct SessionParts {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) reporter: Reporter,
     pub(crate) owner: Option<Weak<dyn Outlet>>,
+    pub(crate) modes: Arc<ModeBook>,
     pub(crate) place: Place,
 }
 
@@ -128,10 +137,12 @@ impl Session {
             pending: Pending::new(parts.first_id),
             limit: parts.limit,
             in_flight: AtomicUsize::new(0),
+            spent: AtomicBool::new(false),
             standing: AtomicU8::new(Standing::Initializing as u8),
             proven: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
             last_heard: AtomicU64::new(0),
+            last_tool: AtomicU64::new(0),
             wishes: Mutex::default(),
             nudge: Notify::new(),
             errands: parts.errands,
@@ -139,6 +150,7 @@ impl Session {
             catalog: parts.catalog,
             reporter: parts.reporter,
             owner: Mutex::new(parts.owner),
+            modes: parts.modes,
             asked: Mutex::default(),
             place: Mutex::new(Some(parts.place)),
         })
@@ -146,7 +158,7 @@ impl Session {
 
     /// Takes a slot if the session may be lent and has one free.
     pub(crate) fn try_slot(self: &Arc<Self>) -> Option<Slot> {
-        if self.standing() != Standing::Ready {
+        if self.standing() != Standing::Ready || self.spent.load(Ordering::SeqCst) {
             return None;
         }
         self.in_flight
@@ -180,6 +192,30 @@ impl Session {
 
     pub(crate) fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// Slots that could be taken now, were it ready.
+    pub(crate) fn free_slots(&self) -> usize {
+        if self.spent.load(Ordering::SeqCst) { 0 } else { self.limit.saturating_sub(self.in_flight()) }
+    }
+
+    /// Nobody but the holder of the slot that was just taken uses it any more.
+    pub(crate) fn spend(&self) {
+        self.spent.store(true, Ordering::SeqCst);
+    }
+
+    /// What the server asks goes to this agent from now on.
+    pub(crate) fn lend_to(&self, holder: Weak<dyn Outlet>) {
+        *lock(&self.owner) = Some(holder);
+    }
+
+    /// It is nobody's: what is asked for its last holder has no answer any more.
+    pub(crate) fn take_back(&self) {
+        *lock(&self.owner) = None;
+        let unanswered: Vec<RpcId> = lock(&self.asked).open.drain().map(|(_, id)| id).collect();
+        for id in unanswered {
+            self.send_later(error_response(Some(&id), -32601, "the request it belongs to is over", None));
+        }
     }
 
     /// How long nobody has used it; zero while a call is in flight.
@@ -236,10 +272,17 @@ impl Session {
         let started = clock::now();
         let bytes = call.message.with_id_and_token(ticket.id);
         call.trace.mark_sent(started);
+        let is_tool = call.method == Method::ToolsCall;
+        if is_tool {
+            self.last_tool.store(self.nanos().max(1), Ordering::Relaxed);
+        }
         let exchange = self.outbound.send(bytes);
         let mut flight = InFlight::new(self.clone(), ticket, exchange, Some(call.trace.clone()));
         let outcome = flight.answer().await;
         let ended = clock::now();
+        if is_tool {
+            self.last_tool.store(self.nanos().max(1), Ordering::Relaxed);
+        }
         if outcome.is_ok() {
             call.trace.mark_answered(ended);
             self.reporter.on(Event::Answered {
@@ -270,13 +313,14 @@ impl Session {
         }
     }
 
-    /// The agent's answer to a request the server sent it under our number.
-    pub(crate) fn respond(&self, number: u64, response: &Message) {
+    /// The agent's answer to a request the server sent it under our number. False if there is none of that number.
+    pub(crate) fn respond(&self, number: u64, response: &Message) -> bool {
         let server_id = lock(&self.asked).open.remove(&number);
-        match server_id {
-            Some(id) => self.send_later(response.with_id(id.raw())),
-            None => self.reporter.on(Event::Dropped { kind: "unknown_id" }),
+        let known = server_id.is_some();
+        if let Some(id) = server_id {
+            self.send_later(response.with_id(id.raw()));
         }
+        known
     }
 
     /// Whether a server request waits for the agent: its calls wait for a human.
@@ -342,14 +386,29 @@ impl Session {
         }
     }
 
+    /// When a tool call of it was last under way, if ever.
+    fn last_tool_call(&self) -> Option<Instant> {
+        let at = self.last_tool.load(Ordering::Relaxed);
+        match at {
+            0 => None,
+            // A long call may be the cause at any moment of it.
+            _ if self.in_flight() > 0 => Some(clock::now()),
+            nanos => Some(self.opened + Duration::from_nanos(nanos)),
+        }
+    }
+
     fn last_heard(&self) -> Instant {
         self.opened + Duration::from_nanos(self.last_heard.load(Ordering::SeqCst))
     }
 
     /// Tells everybody; gives back what they knew so far.
-    /// Tells everybody; gives back what they knew so far.
     fn publish(&self, standing: Standing) -> Standing {
         Standing::from_u8(self.standing.swap(standing as u8, Ordering::SeqCst))
+    }
+
+    /// The agent answered what nobody asked, or asked no longer.
+    pub(crate) fn dropped_response(&self) {
+        self.reporter.on(Event::Dropped { kind: "unknown_id" });
     }
 
     fn dropped_answer(&self) {

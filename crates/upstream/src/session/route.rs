@@ -1,7 +1,7 @@
 //! Where a message of the backend belongs. The same rules whether it came on a call's own answer stream or on the
 //! session's stream; nothing here waits for anybody.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use mcpool_wire::{
@@ -9,9 +9,10 @@ use mcpool_wire::{
     error_response, result_response,
 };
 
-use super::{MAX_ASKED, Session, lock, pending::Delivery};
+use super::{ASKED, MAX_ASKED, Session, lock, pending::Delivery};
 use crate::{
     clock,
+    mode::Evidence,
     observe::{CloseReason, Event, Mode},
 };
 
@@ -81,7 +82,11 @@ impl Session {
                 | Method::PromptsListChanged
                 | Method::ResourcesListChanged),
             ) => {
-                self.catalog.invalidate(method, clock::now());
+                let now = clock::now();
+                self.catalog.invalidate(method, now);
+                if self.mode == Mode::Shared {
+                    self.modes.list_changed(self.lane.pool, self.epoch, method, self.last_tool_call(), now);
+                }
                 self.to_owner_or_all(message);
             }
             Some(Method::Cancelled) => self.dropped("notification"),
@@ -106,11 +111,15 @@ impl Session {
         if envelope.method == Some(Method::Ping) {
             return self.send_later(result_response(&id, b"{}"));
         }
-        if self.mode == Mode::Pinned && self.ask_owner(&message, &id, origin) {
+        if self.mode.is_private() && self.ask_owner(&message, &id, origin) {
             return;
         }
         // A shared session declared no capabilities: nobody may be guessed to be the one who is asked.
         self.dropped("server_request");
+        if self.mode == Mode::Shared && is_asking(envelope) {
+            let why = "the server asked its client for something although nothing was declared";
+            self.modes.demote(Evidence::ServerRequest, why, clock::now());
+        }
         self.send_later(error_response(Some(&id), -32601, "not offered on this session", None));
     }
 
@@ -122,8 +131,7 @@ impl Session {
             if asked.open.len() >= MAX_ASKED {
                 return false;
             }
-            asked.next += 1;
-            let number = asked.next;
+            let number = ASKED.fetch_add(1, Ordering::Relaxed) + 1;
             asked.open.insert(number, id.clone());
             number
         };
@@ -179,6 +187,12 @@ impl Session {
     fn dropped(&self, kind: &'static str) {
         self.reporter.on(Event::Dropped { kind });
     }
+}
+
+/// Whether a server asks for what only a declared capability allows.
+fn is_asking(envelope: &Envelope<'_>) -> bool {
+    let method = envelope.method.as_ref();
+    matches!(method, Some(Method::SamplingCreateMessage | Method::ElicitationCreate | Method::RootsList))
 }
 
 /// An answer as the callers get it.

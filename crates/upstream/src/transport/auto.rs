@@ -8,10 +8,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{Opened, Transport, TransportKind};
+use super::{Hail, Opened, Transport, TransportKind};
 use crate::error::{Cause, Refusal, SendError};
 
 /// Tries both HTTP transports, the one that worked last first.
@@ -29,7 +28,7 @@ impl Auto {
 }
 
 impl Transport for Auto {
-    fn connect(&self, initialize: Bytes) -> BoxFuture<'static, Result<Opened, SendError>> {
+    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
         let learned = Arc::clone(&self.sse_first);
         let mut order = [Arc::clone(&self.streamable), Arc::clone(&self.sse)];
         if learned.load(Ordering::Relaxed) {
@@ -37,9 +36,9 @@ impl Transport for Auto {
         }
         async move {
             let [first, second] = order;
-            let opened = match first.connect(initialize.clone()).await {
+            let opened = match first.connect(hail.clone()).await {
                 Err(SendError { cause: Cause::WrongTransport(refusal), .. }) => {
-                    second.connect(initialize).await.map_err(|error| neither(&refusal, error))
+                    second.connect(hail).await.map_err(|error| neither(&refusal, error))
                 }
                 decided => decided,
             }?;

@@ -118,10 +118,15 @@ impl Http {
     }
 
     /// What the requests of a session carry.
-    pub(super) fn headers(&self, session: Option<&HeaderValue>, revision: Option<Revision>) -> Headers {
+    pub(super) fn headers(
+        &self,
+        forwarded: &[(HeaderName, HeaderValue)],
+        session: Option<&HeaderValue>,
+        revision: Option<Revision>,
+    ) -> Headers {
         let mut common = HeaderMap::new();
         common.insert(header::USER_AGENT, AGENT);
-        for (name, value) in &self.configured {
+        for (name, value) in forwarded.iter().chain(&self.configured) {
             common.append(name, value.clone());
         }
         if let Some(id) = session {

@@ -19,7 +19,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, future::BoxFuture};
-use mcpool_wire::Revision;
+use mcpool_wire::{Forwarded, Revision};
 
 #[allow(unused_imports, reason = "the readiness ladder asks this about the answers it sees")]
 pub(crate) use self::classify::says_before_initialized;
@@ -69,11 +69,27 @@ pub enum TransportKind {
 
 /// A way to reach one backend.
 pub trait Transport: Send + Sync + 'static {
-    /// Connects and sends the given `initialize` request; done when its answer is there.
+    /// Connects and sends the `initialize` request; done when its answer is there.
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened.
-    fn connect(&self, initialize: Bytes) -> BoxFuture<'static, Result<Opened, SendError>>;
+    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>>;
+}
+
+/// What a session is opened with.
+#[derive(Clone, Debug)]
+pub struct Hail {
+    /// The `initialize` request.
+    pub initialize: Bytes,
+    /// Headers of agents to be sent with every request of the session, where the transport has headers.
+    pub headers: Forwarded,
+}
+
+impl From<Bytes> for Hail {
+    /// Without headers of agents.
+    fn from(initialize: Bytes) -> Self {
+        Self { initialize, headers: Arc::default() }
+    }
 }
 
 /// A session whose `initialize` was answered.

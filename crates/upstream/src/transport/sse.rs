@@ -14,11 +14,11 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::Method;
-use mcpool_wire::Revision;
+use mcpool_wire::{Forwarded, Revision};
 use tokio::time::Instant;
 
 use super::{
-    Exchange, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
+    Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
     classify::Asked,
     http::{Content, Events, Headers, Http, Target, is_same_origin},
     sse_reader::{SseError, SseItem},
@@ -35,6 +35,7 @@ pub(super) struct Sse {
 struct Session {
     http: Arc<Http>,
     endpoint: Target,
+    forwarded: Forwarded,
     headers: ArcSwap<Headers>,
 }
 
@@ -57,14 +58,15 @@ impl Sse {
 }
 
 impl Transport for Sse {
-    fn connect(&self, initialize: Bytes) -> BoxFuture<'static, Result<Opened, SendError>> {
-        open(Arc::clone(&self.http), Arc::clone(&self.target), initialize).boxed()
+    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
+        open(Arc::clone(&self.http), Arc::clone(&self.target), hail).boxed()
     }
 }
 
-async fn open(http: Arc<Http>, target: Arc<Target>, initialize: Bytes) -> Result<Opened, SendError> {
+async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened, SendError> {
+    let Hail { initialize, headers: forwarded } = hail;
     let started = Instant::now();
-    let headers = http.headers(None, None);
+    let headers = http.headers(&forwarded, None, None);
     let reply = http.send(Method::GET, &target, &headers.get, Bytes::new()).await?;
     if !reply.is_success() {
         return Err(reply.refusal(Asked::Open).await.0);
@@ -76,7 +78,7 @@ async fn open(http: Arc<Http>, target: Arc<Target>, initialize: Bytes) -> Result
     let mut events = reply.events(http.max_message);
     let endpoint = endpoint(&target, &mut events).await?;
     let connect_took = Some(started.elapsed());
-    let session = Arc::new(Session { http, endpoint, headers: ArcSwap::from_pointee(headers) });
+    let session = Arc::new(Session { http, endpoint, forwarded, headers: ArcSwap::from_pointee(headers) });
     let mut early = VecDeque::new();
     // Both at once: some servers answer on the stream before, some only after they acknowledge the POST.
     let ((), answer) =
@@ -135,7 +137,8 @@ impl Session {
 impl Outbound for Sender {
     fn agreed(&self, revision: Revision) {
         let session = &self.session;
-        session.headers.store(Arc::new(session.http.headers(None, Some(revision))));
+        let headers = session.http.headers(&session.forwarded, None, Some(revision));
+        session.headers.store(Arc::new(headers));
     }
 
     fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {

@@ -13,10 +13,10 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::{HeaderValue, Method};
-use mcpool_wire::{Envelope, Kind, Revision};
+use mcpool_wire::{Envelope, Forwarded, Kind, Revision};
 
 use super::{
-    Exchange, Inbound, Opened, Outbound, Received, Transport, TransportKind,
+    Exchange, Hail, Inbound, Opened, Outbound, Received, Transport, TransportKind,
     classify::{Asked, is_answer},
     http::{Content, Events, Headers, Http, LAST_EVENT_ID, Reply, SESSION_ID, Target},
     listening::Listening,
@@ -39,6 +39,7 @@ pub(super) struct Session {
     http: Arc<Http>,
     target: Arc<Target>,
     id: Option<HeaderValue>,
+    forwarded: Forwarded,
     headers: ArcSwap<Headers>,
     early: Mutex<VecDeque<Bytes>>,
 }
@@ -52,13 +53,14 @@ impl Streamable {
 }
 
 impl Transport for Streamable {
-    fn connect(&self, initialize: Bytes) -> BoxFuture<'static, Result<Opened, SendError>> {
-        open(Arc::clone(&self.http), Arc::clone(&self.target), initialize).boxed()
+    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
+        open(Arc::clone(&self.http), Arc::clone(&self.target), hail).boxed()
     }
 }
 
-async fn open(http: Arc<Http>, target: Arc<Target>, initialize: Bytes) -> Result<Opened, SendError> {
-    let headers = http.headers(None, None);
+async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened, SendError> {
+    let Hail { initialize, headers: forwarded } = hail;
+    let headers = http.headers(&forwarded, None, None);
     let reply = http.send(Method::POST, &target, &headers.post, initialize).await?;
     if !reply.is_success() {
         return Err(reply.refusal(Asked::Open).await.0);
@@ -73,9 +75,9 @@ async fn open(http: Arc<Http>, target: Arc<Target>, initialize: Bytes) -> Result
             return Err(SendError::refused(Cause::WrongTransport(refusal)));
         }
     };
-    let headers = ArcSwap::from_pointee(http.headers(id.as_ref(), None));
+    let headers = ArcSwap::from_pointee(http.headers(&forwarded, id.as_ref(), None));
     let has_session = id.is_some();
-    let session = Session { http, target, id, headers, early: Mutex::new(early) };
+    let session = Session { http, target, id, forwarded, headers, early: Mutex::new(early) };
     Ok(Opened {
         kind: TransportKind::Http,
         has_session,
@@ -129,7 +131,8 @@ pub(super) fn is_response(message: &[u8]) -> bool {
 impl Outbound for Sender {
     fn agreed(&self, revision: Revision) {
         let session = &self.0;
-        session.headers.store(Arc::new(session.http.headers(session.id.as_ref(), Some(revision))));
+        let headers = session.http.headers(&session.forwarded, session.id.as_ref(), Some(revision));
+        session.headers.store(Arc::new(headers));
     }
 
     fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {

@@ -35,7 +35,7 @@ async fn what_worked_is_remembered_and_learned_again_when_it_changes() {
     let speaks_sse = Arc::new(AtomicBool::new(true));
     let server = server(Arc::clone(&speaks_sse)).await;
     let transport = server.transport("/x", TransportChoice::Auto);
-    let connect = || async { transport.connect(INITIALIZE.into()).await.unwrap().kind };
+    let connect = || async { transport.connect(hail(INITIALIZE)).await.unwrap().kind };
 
     assert_eq!(connect().await, TransportKind::Sse);
     assert_eq!(methods(&server), ["POST /x", "GET /x", "POST /m"]);
@@ -55,7 +55,7 @@ async fn when_neither_is_spoken_both_answers_are_told() {
         Answer::new(404, "text/plain", if seen.is("POST") { "no post here" } else { "no get here" })
     })
     .await;
-    let error = failed(server.transport("/x", TransportChoice::Auto).connect(INITIALIZE.into()).await);
+    let error = failed(server.transport("/x", TransportChoice::Auto).connect(hail(INITIALIZE)).await);
     let Cause::WrongTransport(refusal) = &error.cause else { panic!("{error}") };
     assert!(refusal.message.contains("no post here") && refusal.message.contains("no get here"), "{error}");
 }
@@ -70,7 +70,7 @@ async fn a_session_refusal_or_an_outage_never_changes_the_transport() {
     ];
     for (status, body) in bodies {
         let server = Server::start(move |_| async move { Answer::new(status, "text/plain", body) }).await;
-        let error = failed(server.transport("/x", TransportChoice::Auto).connect(INITIALIZE.into()).await);
+        let error = failed(server.transport("/x", TransportChoice::Auto).connect(hail(INITIALIZE)).await);
         assert!(!matches!(error.cause, Cause::WrongTransport(_)), "{error}");
         assert_eq!(methods(&server), ["POST /x"]);
     }
@@ -79,6 +79,6 @@ async fn a_session_refusal_or_an_outage_never_changes_the_transport() {
 #[tokio::test]
 async fn a_named_transport_is_not_replaced() {
     let server = server(Arc::new(AtomicBool::new(true))).await;
-    let error = failed(server.transport("/x", TransportChoice::Http).connect(INITIALIZE.into()).await);
+    let error = failed(server.transport("/x", TransportChoice::Http).connect(hail(INITIALIZE)).await);
     assert!(matches!(error.cause, Cause::WrongTransport(_)), "{error}");
 }

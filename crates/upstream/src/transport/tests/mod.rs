@@ -28,7 +28,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle};
 use url::Url;
 
-use super::{Exchange, Heard, Inbound, Opened, Received, Transport, http_transport};
+use super::{Exchange, Hail, Heard, Inbound, Opened, Received, Transport, http_transport};
 use crate::{
     config::{HttpEndpoint, Limits, Times, TransportChoice},
     error::{Cause, SendError, SendPhase},
@@ -39,6 +39,11 @@ pub(super) const INITIALIZED: &str = r#"{"jsonrpc":"2.0","id":0,"result":{}}"#;
 pub(super) const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#;
 pub(super) const ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"n":1}}"#;
 pub(super) const PROGRESS: &str = r#"{"jsonrpc":"2.0","method":"notifications/progress"}"#;
+
+/// An `initialize` request of an agent without headers.
+pub(super) fn hail(initialize: &'static str) -> Hail {
+    Bytes::from_static(initialize.as_bytes()).into()
+}
 
 /// One request as a server saw it.
 #[derive(Clone, Debug)]
@@ -161,7 +166,7 @@ impl Server {
     }
 
     pub(super) async fn connect(&self, path: &str, choice: TransportChoice) -> Opened {
-        self.transport(path, choice).connect(INITIALIZE.into()).await.unwrap()
+        self.transport(path, choice).connect(hail(INITIALIZE)).await.unwrap()
     }
 }
 

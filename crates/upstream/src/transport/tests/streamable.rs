@@ -57,6 +57,31 @@ async fn messages_carry_the_session_the_revision_and_nothing_of_an_agent() {
 }
 
 #[tokio::test]
+async fn headers_of_agents_go_with_every_request_of_their_session() {
+    for (path, choice) in [("/mcp", TransportChoice::Http), ("/sse", TransportChoice::Sse)] {
+        let hello =
+            "event: endpoint\ndata: /messages\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{}}\n\n";
+        let server = Server::start(move |seen| async move {
+            match seen.path.as_str() {
+                "/sse" => Answer::events(hello),
+                "/messages" => Answer::status(202),
+                _ if seen.is_initialize() => Answer::json(INITIALIZED),
+                _ => Answer::json(ANSWER),
+            }
+        })
+        .await;
+        let headers = [("x-tenant".parse().unwrap(), "red".parse().unwrap())].into();
+        let opened =
+            server.transport(path, choice).connect(Hail { headers, ..hail(INITIALIZE) }).await.unwrap();
+        opened.outbound.agreed(Revision::V2025_06_18);
+        let _ = opened.outbound.send(CALL.into()).next().await;
+        within(opened.outbound.close()).await;
+        let seen = server.seen();
+        assert!(seen.len() >= 2 && seen.iter().all(|one| one.header("x-tenant") == Some("red")), "{seen:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_old_revision_carries_no_version_header() {
     let server = server(|_| Answer::json(ANSWER)).await;
     let opened = connect(&server).await;

@@ -1,0 +1,159 @@
+//! Who shares what: the keys of a backend that decide on it beside its mode, and the servers that are known.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use mcpool_upstream::{Mode, Profile, Sharing, StateChoice};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    backend::OUR_HEADERS,
+    check::{Checker, Words},
+    raw::{RawBackend, RawProfile},
+};
+
+/// Servers that are known without being configured, as data.
+const BUILT_IN: &str = include_str!("../profiles.toml");
+
+/// Reads what one backend says about sharing.
+pub(super) fn read(
+    checker: &mut Checker<'_>,
+    raw: &RawBackend,
+    profiles: &Arc<[Profile]>,
+    configured: &[(HeaderName, HeaderValue)],
+) -> Sharing {
+    let states =
+        Words { known: &[("unknown", StateChoice::Unknown), ("none", StateChoice::None)], later: &[] };
+    Sharing {
+        state: checker.word("state", &raw.state, states, StateChoice::Unknown),
+        reset_on_release: Checker::switch(&raw.reset_on_release, false),
+        pinned_tools: pinned_tools(checker, raw),
+        profiles: profiles.clone(),
+        forward_headers: forward_headers(checker, raw, configured),
+    }
+}
+
+fn pinned_tools(checker: &mut Checker<'_>, raw: &RawBackend) -> Vec<String> {
+    let mut patterns = Vec::new();
+    for (pattern, mode) in &raw.tools {
+        let key = format!("tools.{}", pattern.get_ref());
+        let Some(word) = checker.string(&key, mode) else { continue };
+        if word == "pinned" {
+            patterns.push(pattern.get_ref().clone());
+        } else {
+            let reason = format!("{word:?} is unknown; a tool can only be \"pinned\"");
+            checker.problem(&key, Some(&mode.span()), reason);
+        }
+    }
+    patterns
+}
+
+fn forward_headers(
+    checker: &mut Checker<'_>,
+    raw: &RawBackend,
+    configured: &[(HeaderName, HeaderValue)],
+) -> Vec<HeaderName> {
+    let mut names = Vec::new();
+    for one in &raw.forward_headers {
+        let key = "forward_headers";
+        let Some(text) = checker.string(key, one) else { continue };
+        let checked = match HeaderName::try_from(text.as_str()) {
+            Err(_) => Err(format!("{text:?} is not a name of a header")),
+            Ok(name) if is_ours(name.as_str()) => {
+                Err(format!("{text:?} is written by the gateway itself and never taken from an agent"))
+            }
+            Ok(name) if configured.iter().any(|(ours, _)| *ours == name) => {
+                Err(format!("{text:?} is also set by headers; it can only come from one of the two"))
+            }
+            Ok(name) => Ok(name),
+        };
+        match checked {
+            Ok(name) => names.push(name),
+            Err(reason) => checker.problem(key, Some(&one.span()), reason),
+        }
+    }
+    names
+}
+
+/// What says where a request comes from or belongs to, which an agent must not be able to claim (SEMANTICS.md 5).
+fn is_ours(name: &str) -> bool {
+    const CLAIMS: [&str; 7] =
+        ["cookie", "forwarded", "origin", "mcpool-affinity", "te", "trailer", "proxy-authorization"];
+    OUR_HEADERS.contains(&name)
+        || CLAIMS.contains(&name)
+        || name.starts_with("mcp-")
+        || name.starts_with("x-forwarded-")
+}
+
+/// The profiles of the configuration; the built-in ones come after them.
+pub(super) fn profiles(checker: &mut Checker<'_>, raw: &[Spanned<RawProfile>]) -> Vec<Profile> {
+    checker.section("profiles.");
+    let read = raw.iter().filter_map(|one| profile(checker, one)).collect();
+    checker.section("");
+    read
+}
+
+/// The given profiles, then those that are built in: the first match counts.
+pub(super) fn with_built_in(own: &[Profile]) -> Arc<[Profile]> {
+    own.iter().cloned().chain(built_in()).collect()
+}
+
+fn built_in() -> Vec<Profile> {
+    #[derive(Deserialize)]
+    struct File {
+        profiles: Vec<Spanned<RawProfile>>,
+    }
+    let none = |_: &str| None;
+    let mut checker = Checker::new("profiles.toml", BUILT_IN, &none);
+    match toml::from_str::<File>(BUILT_IN) {
+        Ok(file) => profiles(&mut checker, &file.profiles),
+        // Part of the program, and read by a test.
+        Err(_) => Vec::new(),
+    }
+}
+
+fn profile(checker: &mut Checker<'_>, raw: &Spanned<RawProfile>) -> Option<Profile> {
+    let span = raw.span();
+    let raw = raw.get_ref();
+    for (key, missing) in [("server", raw.server.is_none()), ("mode", raw.mode.is_none())] {
+        if missing {
+            checker.problem(key, Some(&span), "missing; a profile says the mode of a server of this name");
+        }
+    }
+    let modes = Words {
+        known: &[("shared", Mode::Shared), ("exclusive", Mode::Exclusive), ("pinned", Mode::Pinned)],
+        later: &[],
+    };
+    let any = |text: &str| if text.is_empty() { Err("empty".to_owned()) } else { Ok(text.to_owned()) };
+    let server = checker.parsed("server", &raw.server, any);
+    let version = checker.parsed("version", &raw.version, any);
+    let mode = checker.word("mode", &raw.mode, modes, Mode::Pinned);
+    let shared_sessions = raw
+        .shared_sessions
+        .is_some()
+        .then(|| checker.count("shared_sessions", &raw.shared_sessions, 1, 1..=1_000_000));
+    Some(Profile {
+        server: server?,
+        version: version.unwrap_or_else(|| "*".to_owned()),
+        mode,
+        shared_sessions,
+        serialize_writes: raw.serialize_writes.as_ref().map(|on| *on.get_ref()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_profile_is_usable() {
+        let text = BUILT_IN.matches("[[profiles]]").count();
+        let built_in = built_in();
+        assert_eq!(built_in.len(), text);
+        assert!(text > 5);
+        for profile in built_in {
+            assert!(profile.server.replace('*', "").len() > 4, "{profile:?} would match nearly anything");
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! Who may use one session of a backend at a time, and why (SEMANTICS.md 4): the first rule that applies decides.
+//!
+//! Sharing on probation ends at the first sign that the server keeps state per session: from then on new agents get
+//! sessions of their own. Agents that are there already keep the mode they began with. No clock, no IO.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use mcpool_wire::{Method, ServerHello};
+
+use crate::{
+    config::{BackendSpec, ModeChoice, StateChoice},
+    observe::{Event, Mode, Reporter},
+    transport::TransportKind,
+};
+
+/// A list that changes within this time of a tool call of the same session changed because of it.
+const CAUSED_WITHIN: Duration = Duration::from_secs(2);
+/// How long the other sessions have to announce the same change before it counts as one session's own.
+const SIBLINGS_WITHIN: Duration = Duration::from_millis(500);
+/// Announced changes that are remembered; the oldest goes first.
+const MAX_CHANGES: usize = 256;
+
+/// A mode and the rule that chose it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Who may use one session at a time.
+    pub mode: Mode,
+    /// Why.
+    pub reason: ModeReason,
+}
+
+/// The rule that chose a mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ModeReason {
+    /// The operator named a tool whose agents need sessions of their own, and the server has it.
+    Tool,
+    /// The operator set the mode.
+    Configured,
+    /// The server gave no session id: it keeps nothing.
+    NoSession,
+    /// The server is known by its name and version.
+    Profile,
+    /// The operator declared that the server keeps no state.
+    StateNone,
+    /// The agent can be asked things.
+    Interactive,
+    /// Nothing speaks against sharing yet.
+    Probation,
+    /// The server was seen to keep state per session.
+    Demoted,
+}
+
+/// What showed that a server keeps state per session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Evidence {
+    /// Two sessions of one pool list different things.
+    ListsDiffer,
+    /// A list of one session changed right after a tool call on it, and of no other session.
+    ListChanged,
+    /// The server asked its client for something although nothing was declared.
+    ServerRequest,
+}
+
+/// Why agents are no longer put on shared sessions.
+#[derive(Clone, Debug)]
+pub struct Demotion {
+    /// The sign.
+    pub evidence: Evidence,
+    /// Details, for a human.
+    pub why: String,
+    /// When it was seen.
+    pub at: Instant,
+}
+
+/// A server that is known: by patterns of the name and version it gives, where `*` stands for anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Pattern of `serverInfo.name`.
+    pub server: String,
+    /// Pattern of `serverInfo.version`.
+    pub version: String,
+    /// Its mode.
+    pub mode: Mode,
+    /// Most sessions of one shared pool, where the server stands fewer than usual.
+    pub shared_sessions: Option<usize>,
+    /// Whether calls that may write run one at a time on a shared session.
+    pub serialize_writes: Option<bool>,
+}
+
+/// What the first handshake showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) has_session: bool,
+    pub(crate) kind: TransportKind,
+    /// A tool of it that the operator said needs a session per agent.
+    pub(crate) has_pinned_tool: bool,
+}
+
+impl Known {
+    pub(crate) fn of(
+        hello: &ServerHello,
+        has_session: bool,
+        kind: TransportKind,
+        has_pinned_tool: bool,
+    ) -> Self {
+        let text = |key| hello.server_info.get(key).and_then(|value| value.as_str()).unwrap_or_default();
+        Self {
+            name: text("name").to_owned(),
+            version: text("version").to_owned(),
+            has_session,
+            kind,
+            has_pinned_tool,
+        }
+    }
+}
+
+/// What is known of one backend that decides on modes.
+pub(crate) struct ModeBook {
+    spec: Arc<BackendSpec>,
+    reporter: Reporter,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    known: Option<Known>,
+    demoted: Option<Demotion>,
+    changes: VecDeque<Change>,
+}
+
+/// A list change one session announced.
+struct Change {
+    pool: u64,
+    epoch: u64,
+    list: &'static str,
+    at: Instant,
+    /// A tool call of the session may have caused it.
+    suspicious: bool,
+}
+
+impl ModeBook {
+    pub(crate) fn new(spec: Arc<BackendSpec>, reporter: Reporter) -> Self {
+        Self { spec, reporter, inner: Mutex::default() }
+    }
+
+    /// The mode of the next agent; nothing while it depends on a server that was never reached.
+    pub(crate) fn decide(&self, interactive: bool) -> Option<Decision> {
+        let inner = self.lock();
+        decide(&self.spec, inner.known.as_ref(), inner.demoted.is_some(), interactive)
+    }
+
+    /// Notes what a handshake showed.
+    pub(crate) fn learn(&self, known: Known) {
+        let mut inner = self.lock();
+        let of = |inner: &Inner| decide(&self.spec, inner.known.as_ref(), inner.demoted.is_some(), false);
+        let before = inner.known.is_some().then(|| of(&inner)).flatten();
+        inner.known = Some(known);
+        let now = of(&inner);
+        drop(inner);
+        if let Some(Decision { mode, reason }) = now.filter(|_| now != before) {
+            self.reporter.on(Event::ModeChosen { mode, reason });
+        }
+    }
+
+    /// The profile the server matches.
+    pub(crate) fn profile(&self) -> Option<&Profile> {
+        profile_of(&self.spec, self.lock().known.as_ref()?)
+    }
+
+    pub(crate) fn demotion(&self) -> Option<Demotion> {
+        self.lock().demoted.clone()
+    }
+
+    /// Whether agents share on probation: only then evidence means anything.
+    pub(crate) fn is_on_probation(&self) -> bool {
+        self.decide(false).is_some_and(|decision| decision.reason == ModeReason::Probation)
+    }
+
+    /// Withdraws sharing for new agents, where it was on probation.
+    pub(crate) fn demote(&self, evidence: Evidence, why: &str, now: Instant) {
+        let mut inner = self.lock();
+        let decision = decide(&self.spec, inner.known.as_ref(), inner.demoted.is_some(), false);
+        if decision.is_none_or(|decision| decision.reason != ModeReason::Probation) {
+            return;
+        }
+        inner.demoted = Some(Demotion { evidence, why: why.to_owned(), at: now });
+        drop(inner);
+        self.reporter.on(Event::Demoted { evidence, why });
+    }
+
+    /// A session announced that a list changed; `called` is when a tool call of it last was under way.
+    pub(crate) fn list_changed(
+        &self,
+        pool: u64,
+        epoch: u64,
+        list: &Method,
+        called: Option<Instant>,
+        now: Instant,
+    ) {
+        let suspicious = called.is_some_and(|at| now.saturating_duration_since(at) <= CAUSED_WITHIN);
+        let mut inner = self.lock();
+        if inner.changes.len() == MAX_CHANGES {
+            inner.changes.pop_front();
+        }
+        inner.changes.push_back(Change { pool, epoch, list: list.label(), at: now, suspicious });
+    }
+
+    /// Whether a list of this pool changed since.
+    pub(crate) fn changed_since(&self, pool: u64, since: Instant) -> bool {
+        self.lock().changes.iter().any(|change| change.pool == pool && change.at >= since)
+    }
+
+    /// A change that only one session announced, right after a call on it; what is older than it matters is forgotten.
+    pub(crate) fn judge_changes(&self, now: Instant) -> Option<String> {
+        let mut inner = self.lock();
+        inner.changes.retain(|change| now.saturating_duration_since(change.at) < 5 * CAUSED_WITHIN);
+        let own = |change: &&Change| {
+            change.suspicious
+                && now.saturating_duration_since(change.at) >= SIBLINGS_WITHIN
+                && !inner.changes.iter().any(|other| is_same_change(change, other))
+        };
+        let found = inner.changes.iter().find(own)?;
+        let why = format!(
+            "{} of session {} changed right after a tool call on it, and of no other session",
+            found.list, found.epoch
+        );
+        inner.changes.clear();
+        Some(why)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether another session of the pool announced the same change.
+fn is_same_change(one: &Change, other: &Change) -> bool {
+    let apart = one.at.max(other.at).saturating_duration_since(one.at.min(other.at));
+    one.pool == other.pool && one.epoch != other.epoch && one.list == other.list && apart <= CAUSED_WITHIN
+}
+
+/// The rules in their order.
+fn decide(spec: &BackendSpec, known: Option<&Known>, demoted: bool, interactive: bool) -> Option<Decision> {
+    let decision = |mode, reason| Some(Decision { mode, reason });
+    if !spec.sharing.pinned_tools.is_empty() && known?.has_pinned_tool {
+        return decision(Mode::Pinned, ModeReason::Tool);
+    }
+    match spec.mode {
+        ModeChoice::Shared => return decision(Mode::Shared, ModeReason::Configured),
+        ModeChoice::Exclusive => return decision(Mode::Exclusive, ModeReason::Configured),
+        ModeChoice::Pinned => return decision(Mode::Pinned, ModeReason::Configured),
+        ModeChoice::Auto => {}
+    }
+    let known = known?;
+    if !known.has_session {
+        return decision(Mode::Stateless, ModeReason::NoSession);
+    }
+    if let Some(profile) = profile_of(spec, known) {
+        return decision(profile.mode, ModeReason::Profile);
+    }
+    let stateless = spec.sharing.state == StateChoice::None;
+    match (interactive, stateless) {
+        (false, true) => decision(Mode::Shared, ModeReason::StateNone),
+        (true, true) if known.kind == TransportKind::Http => decision(Mode::Exclusive, ModeReason::StateNone),
+        (true, _) => decision(Mode::Pinned, ModeReason::Interactive),
+        (false, false) if demoted => decision(Mode::Pinned, ModeReason::Demoted),
+        (false, false) => decision(Mode::Shared, ModeReason::Probation),
+    }
+}
+
+fn profile_of<'a>(spec: &'a BackendSpec, known: &Known) -> Option<&'a Profile> {
+    let fits = |profile: &&Profile| {
+        matches(&profile.server, &known.name) && matches(&profile.version, &known.version)
+    };
+    spec.sharing.profiles.iter().find(fits)
+}
+
+/// Whether a text fits a pattern in which `*` stands for anything, in time linear in both.
+#[must_use]
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(head) else { return false };
+    let mut parts = rest.split('*').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return text.ends_with(part);
+        }
+        // The first place is as good as any later one.
+        let Some(at) = text.find(part) else { return false };
+        text = &text[at + part.len()..];
+    }
+    true
+}
+
+impl ModeReason {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tool => "tool",
+            Self::Configured => "configured",
+            Self::NoSession => "no_session",
+            Self::Profile => "profile",
+            Self::StateNone => "state_none",
+            Self::Interactive => "interactive",
+            Self::Probation => "probation",
+            Self::Demoted => "demoted",
+        }
+    }
+
+    /// The reason as a sentence.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Tool => "the configuration pins agents because of one of its tools",
+            Self::Configured => "set in the configuration",
+            Self::NoSession => "the server gives out no session id, so it keeps nothing between requests",
+            Self::Profile => "the server is known by its name and version",
+            Self::StateNone => "the configuration says that the server keeps no state",
+            Self::Interactive => "the agent can be asked things by the server",
+            Self::Probation => "nothing was seen that speaks against sharing",
+            Self::Demoted => "the server was seen to keep state per session",
+        }
+    }
+}
+
+impl Evidence {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::ListsDiffer, Self::ListChanged, Self::ServerRequest];
+
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ListsDiffer => "lists_differ",
+            Self::ListChanged => "list_changed",
+            Self::ServerRequest => "server_request",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
