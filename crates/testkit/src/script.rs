@@ -69,6 +69,24 @@ pub struct Script {
     pub chunk: Option<usize>,
     /// List `ask` only to clients that declared a capability it can use. Default false.
     pub list_by_capability: bool,
+    /// Offer the tools that keep state (`set_state`, `reveal`, `toggle`, `store`, ...) and `block`. Default false.
+    pub state_tools: bool,
+    /// Acknowledge a POST of HTTP+SSE although nobody reads the stream (Python). Default false: the POST waits.
+    pub no_backpressure: bool,
+    /// Hand `notifications/initialized` on this long after its POST was acknowledged, as the Python HTTP+SSE server may.
+    /// Default zero.
+    pub handover_delay: Duration,
+    /// A session belongs to the `Authorization` that opened it; any other is told the session is unknown. Default false.
+    pub bind_credential: bool,
+    /// A Streamable session without stream and calls for this long is forgotten. Default never.
+    pub idle_expiry: Option<Duration>,
+    /// Instances behind a balancer that goes by connection; each knows only the sessions it opened. Default 1.
+    pub instances: u64,
+    /// The first call of a Streamable client with roots waits this long for its GET stream, as in Playwright's server.
+    /// Default zero.
+    pub roots_wait: Duration,
+    /// Answer 403 unless `Host` is exactly this. Default none.
+    pub only_host: Option<String>,
 
     /// Version answered to `initialize`; `None` echoes a known one, else `2025-11-25`. Default none.
     pub protocol_version: Option<String>,
@@ -116,6 +134,14 @@ impl Default for Script {
             prime: None,
             chunk: None,
             list_by_capability: false,
+            state_tools: false,
+            no_backpressure: false,
+            handover_delay: Duration::ZERO,
+            bind_credential: false,
+            idle_expiry: None,
+            instances: 1,
+            roots_wait: Duration::ZERO,
+            only_host: None,
             protocol_version: None,
             server_name: "mcpool-testkit".into(),
             server_version: env!("CARGO_PKG_VERSION").into(),
@@ -152,6 +178,21 @@ impl Script {
             cancel_answer: CancelAnswer::Silent,
             require_accept: true,
             list_by_capability: true,
+            ..Self::default()
+        }
+    }
+
+    /// The habits of Playwright's server: pings that kill, and a first call that waits for the GET stream.
+    #[must_use]
+    pub fn playwright() -> Self {
+        let ping = PingKiller { every: Duration::from_secs(3), within: Duration::from_secs(5) };
+        Self {
+            refuse_second_initialize: true,
+            answer: Answer::Sse,
+            cancel_answer: CancelAnswer::Silent,
+            require_accept: true,
+            ping_killer: Some(ping),
+            roots_wait: Duration::from_secs(5),
             ..Self::default()
         }
     }
@@ -193,7 +234,8 @@ pub enum Lost {
 pub enum IdDialect {
     /// `7` is not `"7"`; odd ids are refused with 400 (TypeScript).
     Typed,
-    /// `7` is `"7"`; odd ids are taken for notifications and never answered (Python).
+    /// `7` is `"7"`; odd ids are taken for notifications and never answered; what a call with the id `_GET_stream`
+    /// says before its answer comes out of the GET stream (Python).
     Text,
 }
 

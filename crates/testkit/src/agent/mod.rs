@@ -193,6 +193,14 @@ impl Agent {
         call::start(&self.core, self.next_id(), method, params)
     }
 
+    /// Starts any request under an id of the caller's choice (raw JSON), which is its progress token too.
+    ///
+    /// # Errors
+    /// When the agent is closed.
+    pub fn start_as(&self, id: &str, method: &str, params: Value) -> Result<Started, AgentError> {
+        call::start(&self.core, id.to_owned(), method, params)
+    }
+
     /// One notification.
     ///
     /// # Errors

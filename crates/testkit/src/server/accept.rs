@@ -44,9 +44,9 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, run: Run, ca
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        shared.stats.connections_opened.fetch_add(1, Relaxed);
+        let number = shared.stats.connections_opened.fetch_add(1, Relaxed);
         let held = shared.stats.hold(Kind::Connection);
-        let conn = Conn { shared: Arc::clone(&shared), run: run.clone() };
+        let conn = Conn { shared: Arc::clone(&shared), run: run.clone(), number };
         run.spawn(async move {
             connection(stream, conn).await;
             drop((permit, held));

@@ -24,6 +24,21 @@ const TOOLS: [&str; 9] = [
 /// Listed last, because [`Script::list_by_capability`] may hide it.
 const ASK: &str = r#"{"name":"ask","title":"Ask","description":"Asks the client (elicitation, sampling or roots) and gives back its answer.","inputSchema":{"type":"object","properties":{"kind":{"type":"string","enum":["elicitation","sampling","roots"]},"text":{"type":"string"},"timeout_ms":{"type":"integer","minimum":1,"maximum":600000}},"required":["kind"]},"annotations":{"readOnlyHint":false,"openWorldHint":true}}"#;
 
+/// Offered by [`Script::state_tools`].
+const STATE_TOOLS: [&str; 8] = [
+    r#"{"name":"set_state","description":"Keeps a value in the session.","inputSchema":{"type":"object","properties":{"key":{"type":"string"},"value":{"type":"string"}},"required":["key","value"]},"annotations":{"readOnlyHint":false}}"#,
+    r#"{"name":"get_state","description":"Gives back a value kept in the session.","inputSchema":{"type":"object","properties":{"key":{"type":"string"}},"required":["key"]},"annotations":{"readOnlyHint":true}}"#,
+    r#"{"name":"count","description":"Counts its calls in the session.","inputSchema":{"type":"object","properties":{}},"annotations":{"readOnlyHint":false}}"#,
+    r#"{"name":"reveal","description":"Makes the tool hidden visible in the session.","inputSchema":{"type":"object","properties":{}},"annotations":{"readOnlyHint":false}}"#,
+    r#"{"name":"toggle","description":"Switches something of the session on, or off again.","inputSchema":{"type":"object","properties":{}},"annotations":{"readOnlyHint":false}}"#,
+    r#"{"name":"allowed","description":"Whether the roots of the client hold a path.","inputSchema":{"type":"object","properties":{"key":{"type":"string"}},"required":["key"]},"annotations":{"readOnlyHint":true}}"#,
+    r#"{"name":"store","description":"Reads all items, waits, and writes them back with one more.","inputSchema":{"type":"object","properties":{"value":{"type":"string"},"ms":{"type":"integer"}},"required":["value"]},"annotations":{"readOnlyHint":false}}"#,
+    r#"{"name":"block","description":"Holds up the whole server.","inputSchema":{"type":"object","properties":{"ms":{"type":"integer"}},"required":["ms"]},"annotations":{"readOnlyHint":true}}"#,
+];
+
+/// Listed in the sessions that called `reveal`.
+const HIDDEN: &str = r#"{"name":"hidden","description":"For those who may see it.","inputSchema":{"type":"object","properties":{}},"annotations":{"readOnlyHint":true}}"#;
+
 /// Result of `resources/list`.
 pub(crate) const RESOURCES: &str = r#"{"resources":[{"uri":"demo://readme","name":"readme","title":"Read me","description":"A short text.","mimeType":"text/plain"}]}"#;
 /// Result of `resources/templates/list`.
@@ -43,8 +58,14 @@ pub(crate) fn is_known_version(version: &str) -> bool {
 }
 
 /// Result of `tools/list`.
-pub(crate) fn tools(with_ask: bool) -> String {
-    let shown = if with_ask { &TOOLS[..] } else { &TOOLS[..TOOLS.len() - 1] };
+pub(crate) fn tools(with_ask: bool, with_state: bool, revealed: bool) -> String {
+    let mut shown = if with_ask { TOOLS.to_vec() } else { TOOLS[..TOOLS.len() - 1].to_vec() };
+    if with_state {
+        shown.extend(STATE_TOOLS);
+    }
+    if revealed {
+        shown.push(HIDDEN);
+    }
     format!("{{\"tools\":[{}]}}", shown.join(","))
 }
 

@@ -13,7 +13,7 @@ use serde::de::IgnoredAny;
 
 use super::job::Job;
 use super::message::{Message, Reply, is_plain_id, quote};
-use super::session::{ClientCaps, Session, key};
+use super::session::{ClientCaps, Session, Wire, key};
 use super::stats::{Kind, lock};
 use super::tools::{self, Work};
 use super::{Shared, catalog};
@@ -79,6 +79,8 @@ impl Dispatch<'_> {
                     self.session.cancel(&key(id.get(), self.script.ids));
                 }
             }
+            // E13: whoever changes the roots changes them for everybody on the session
+            "notifications/roots/list_changed" => self.session.residue.forget_roots(),
             _ => {}
         }
         Step::Taken
@@ -107,7 +109,7 @@ impl Dispatch<'_> {
             }
             Some(FaultKind::Rpc(code, text)) => Work::Ready(Reply::error(*code, text.clone())),
             _ if stage == Stage::Initialize => self.initialize(message),
-            _ => tools::plan(message, self.session, self.script, &self.shared.stats),
+            _ => tools::plan(message, self.session, self.script, self.shared),
         };
         if let Some(FaultKind::Delay(more)) = fault {
             delay += more;
@@ -126,7 +128,8 @@ impl Dispatch<'_> {
     ) -> Step {
         let in_turn = self.script.out_of_order && stage == Stage::Call;
         let key = key(id, self.script.ids);
-        let waits = !delay.is_zero() || in_turn || fault.is_some();
+        let wait = self.wait_for_get(stage);
+        let waits = !delay.is_zero() || in_turn || fault.is_some() || wait.is_some();
         let work = match work {
             Work::Ready(reply) if !waits => {
                 if !self.session.is_idle() {
@@ -143,16 +146,28 @@ impl Dispatch<'_> {
         Step::Later(Box::new(Job {
             session: Arc::clone(self.session),
             script: Arc::clone(self.script),
-            stats: Arc::clone(&self.shared.stats),
+            shared: Arc::clone(self.shared),
             id: id_back,
             work,
             delay,
+            wait_for_get: wait,
             turn: in_turn.then(|| self.session.calls.fetch_add(1, Relaxed) + 1),
             fault,
             // MCP forbids cancelling `initialize`; it still holds its id
             ticket: Some(ticket),
             _held: self.shared.stats.hold(Kind::Request),
         }))
+    }
+
+    /// How long a call waits for the GET stream its client is expected to open.
+    fn wait_for_get(&self, stage: Stage) -> Option<Duration> {
+        let waits = stage == Stage::Call
+            && self.session.wire == Wire::Http
+            && !self.script.roots_wait.is_zero()
+            && lock(&self.session.caps).roots
+            && self.session.stream().is_none()
+            && self.session.residue.is_first_call();
+        waits.then_some(self.script.roots_wait)
     }
 
     fn initialize(&self, message: &Message<'_>) -> Work {

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::body::{Body, Piece, ServiceError, StreamOptions, reset};
+use super::session::Session;
 use super::{Run, Shared};
 use crate::script::{FaultKind, Script};
 
@@ -29,6 +30,8 @@ pub(crate) type Answer = Result<Response<Body>, ServiceError>;
 pub(crate) struct Conn {
     pub(crate) shared: Arc<Shared>,
     pub(crate) run: Run,
+    /// Its number among all connections ever accepted; a balancer goes by it.
+    pub(crate) number: u64,
 }
 
 enum Place {
@@ -41,6 +44,7 @@ impl Conn {
     /// Serves one request.
     pub(crate) async fn serve(&self, request: Request<Incoming>) -> Answer {
         let script = self.shared.script();
+        self.shared.world.unblocked().await;
         let answer = self.route(request, &script).await;
         if let Ok(response) = &answer
             && !response.status().is_success()
@@ -51,6 +55,14 @@ impl Conn {
     }
 
     async fn route(&self, request: Request<Incoming>, script: &Arc<Script>) -> Answer {
+        if let Some(only) = &script.only_host
+            && request.headers().get(HOST).is_none_or(|host| host.as_bytes() != only.as_bytes())
+        {
+            return text(
+                StatusCode::FORBIDDEN,
+                "Access is only allowed at the host this server was started for",
+            );
+        }
         let Some((place, mount)) = find(request.uri().path(), script) else {
             return text(StatusCode::NOT_FOUND, "Not Found");
         };
@@ -69,6 +81,20 @@ impl Conn {
                 Place::Http => "GET, POST, DELETE",
             }),
         }
+    }
+}
+
+impl Conn {
+    /// Marks a session as opened by the credential and the instance of this request.
+    pub(crate) fn own(&self, session: &Session, headers: &HeaderMap, script: &Script) {
+        session.residue.open(headers.get(AUTHORIZATION).cloned(), self.number % script.instances.max(1));
+    }
+
+    /// Whether the instance behind this connection knows the session and lets this credential use it.
+    pub(crate) fn knows(&self, session: &Session, headers: &HeaderMap, script: &Script) -> bool {
+        let instances = script.instances.max(1);
+        let credential = script.bind_credential.then(|| headers.get(AUTHORIZATION));
+        session.residue.is_of(credential, (instances > 1).then_some(self.number % instances))
     }
 }
 

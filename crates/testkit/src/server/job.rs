@@ -11,15 +11,21 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::Shared;
 use super::body::Piece;
-use super::message::{Framing, Reply, outgoing, quote};
+use super::message::{Framing, Reply, outgoing, plain, quote};
 use super::session::{Session, Ticket, Wire};
-use super::stats::{Held, Stats};
+use super::stats::Held;
 use super::tools::{Work, tool_text};
-use crate::script::{CancelAnswer, FaultKind, Lane, Script};
+use crate::script::{CancelAnswer, FaultKind, IdDialect, Lane, Script};
 
 /// Longest time `out_of_order` holds a call back.
 const HELD_BACK: Duration = Duration::from_millis(500);
+
+/// Longest wait for the roots of a client.
+const ROOTS_TIME: Duration = Duration::from_secs(5);
+/// Time between two looks for a stream.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Where a job's answer and messages go.
 pub(crate) struct Out {
@@ -34,11 +40,13 @@ pub(crate) struct Out {
 pub(crate) struct Job {
     pub(crate) session: Arc<Session>,
     pub(crate) script: Arc<Script>,
-    pub(crate) stats: Arc<Stats>,
+    pub(crate) shared: Arc<Shared>,
     /// The id as it goes back, raw JSON.
     pub(crate) id: String,
     pub(crate) work: Work,
     pub(crate) delay: Duration,
+    /// Longest wait for the session's GET stream before anything else.
+    pub(crate) wait_for_get: Option<Duration>,
     /// Position among the session's calls, when `out_of_order` applies.
     pub(crate) turn: Option<u64>,
     pub(crate) fault: Option<FaultKind>,
@@ -90,6 +98,9 @@ impl Job {
     }
 
     async fn perform(&self, work: Work, out: &Out) -> Reply {
+        if let Some(limit) = self.wait_for_get {
+            let _ = timeout(limit, self.get_stream()).await;
+        }
         if !self.delay.is_zero() {
             sleep(self.delay).await;
         }
@@ -99,11 +110,25 @@ impl Job {
                 sleep(time).await;
                 reply
             }
-            Work::Progress { steps, every, nonce, token } => {
-                self.progress(steps, every, &nonce, token.as_deref(), out).await
+            Work::Progress { steps, every, nonce, token, log } => {
+                self.progress(steps, every, &nonce, token.as_deref(), log, out).await
             }
-            Work::Ask { method, params, within } => self.ask(method, &params, within, out).await,
+            Work::Ask { method, params, within } => match self.ask(method, &params, within, out).await {
+                Ok(message) => tool_text(&answer_text(&message), false),
+                Err(why) => tool_text(why, true),
+            },
+            Work::Allowed { path } => self.allowed(&path, out).await,
+            Work::Store { item, time } => {
+                let seen = self.shared.world.stored();
+                sleep(time).await;
+                tool_text(&self.shared.world.store(seen, item).to_string(), false)
+            }
+            Work::Block(time) => {
+                sleep(time).await;
+                tool_text("unblocked", false)
+            }
         };
+        self.shared.world.unblocked().await;
         if self.turn.is_some_and(|n| n % 2 == 1) {
             // nobody may follow: then the time limit lets it go
             let _ = timeout(HELD_BACK, self.session.turn.notified()).await;
@@ -117,11 +142,19 @@ impl Job {
         every: Duration,
         nonce: &str,
         token: Option<&str>,
+        log: bool,
         out: &Out,
     ) -> Reply {
         for step in 1..=steps {
             sleep(every).await;
-            let (Some(token), Some(tx)) = (token, &out.messages) else { continue };
+            let Some(tx) = &out.messages else { continue };
+            if log && self.session.residue.logs_info() {
+                let params =
+                    format!("{{\"level\":\"info\",\"logger\":\"testkit\",\"data\":{}}}", quote(nonce));
+                let event = outgoing(None, "notifications/message", &params, Framing::Sse);
+                let _ = tx.send(Piece::Event(event)).await;
+            }
+            let Some(token) = token else { continue };
             let text = quote(&format!("{nonce} {step}/{steps}"));
             let params = format!(
                 "{{\"progressToken\":{token},\"progress\":{step},\"total\":{steps},\"message\":{text}}}"
@@ -133,25 +166,56 @@ impl Job {
         tool_text(nonce, false)
     }
 
-    async fn ask(&self, method: &'static str, params: &str, within: Duration, out: &Out) -> Reply {
+    /// Asks the client; its whole answer, or why there is none.
+    async fn ask(
+        &self,
+        method: &'static str,
+        params: &str,
+        within: Duration,
+        out: &Out,
+    ) -> Result<Bytes, &'static str> {
         let own = match (self.session.wire, self.script.ask_on) {
             (Wire::Http, Lane::Get) => self.session.stream(),
             _ => out.messages.clone(),
         };
-        let Some(tx) = own else { return tool_text("no stream to ask on", true) };
-        self.stats.asks.fetch_add(1, Relaxed);
+        let tx = own.ok_or("no stream to ask on")?;
+        self.shared.stats.asks.fetch_add(1, Relaxed);
         let (id, answer) = self.session.ask();
         let sent = tx.send(Piece::Event(outgoing(Some(id), method, params, Framing::Sse))).await;
         let answer = match sent {
             Ok(()) => timeout(within, answer).await,
-            Err(_) => return tool_text("the stream to ask on is closed", true),
+            Err(_) => return Err("the stream to ask on is closed"),
         };
         self.session.forget_ask(id);
-        match answer {
-            Ok(Ok(message)) => tool_text(&answer_text(&message), false),
-            Ok(Err(_)) => tool_text("the question was withdrawn", true),
-            Err(_) => tool_text("the client did not answer in time", true),
+        answer.map_err(|_| "the client did not answer in time")?.map_err(|_| "the question was withdrawn")
+    }
+
+    /// Whether the roots of the session, asked for once, hold this path.
+    async fn allowed(&self, path: &str, out: &Out) -> Reply {
+        if self.session.residue.roots().is_none() {
+            match self.ask("roots/list", "{}", ROOTS_TIME, out).await {
+                Ok(message) => self.session.residue.set_roots(&message),
+                Err(why) => return tool_text(why, true),
+            }
         }
+        let roots = self.session.residue.roots().unwrap_or_default();
+        if roots.iter().any(|root| path.starts_with(root.as_str())) {
+            tool_text("allowed", false)
+        } else {
+            tool_text("path outside allowed directories", true)
+        }
+    }
+
+    /// Waits until the client listens to the session's own stream.
+    async fn get_stream(&self) {
+        while self.session.stream().is_none() {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Whether its messages take the key of the GET stream (E3).
+    pub(crate) fn says_on_get(&self) -> bool {
+        self.script.ids == IdDialect::Text && plain(&self.id) == "_GET_stream"
     }
 
     async fn answer(&self, reply: Reply, out: &Out) {

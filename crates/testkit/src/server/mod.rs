@@ -11,6 +11,7 @@ mod faults;
 mod http;
 mod job;
 mod message;
+mod residue;
 mod session;
 mod sse;
 mod stats;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use self::body::Piece;
 use self::faults::Faults;
 use self::message::{Framing, outgoing};
+use self::residue::World;
 use self::session::{Session, Sessions};
 use self::stats::Stats;
 pub use self::stats::StatsSnapshot;
@@ -49,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     faults: Faults,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) world: World,
 }
 
 impl Shared {
@@ -94,6 +97,7 @@ impl Server {
             faults: Faults::default(),
             sessions: Sessions::default(),
             stats: Arc::default(),
+            world: World::default(),
             script: RwLock::new(Arc::new(script)),
         });
         shared.faults.set(shared.script().faults.clone());
@@ -131,6 +135,12 @@ impl Server {
     #[must_use]
     pub fn executions(&self, nonce: &str) -> u64 {
         self.shared.stats.executions(nonce)
+    }
+
+    /// What the `store` tool holds.
+    #[must_use]
+    pub fn stored(&self) -> Vec<String> {
+        self.shared.world.stored()
     }
 
     /// Drops listener, connections, calls and sessions at once; returns when the port is free.

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Piece;
 use super::message::plain;
+use super::residue::Residue;
 use super::stats::{Held, Kind, Stats, lock};
 use crate::script::IdDialect;
 
@@ -61,6 +62,8 @@ pub(crate) struct Session {
     /// Wakes calls held back by `out_of_order`.
     pub(crate) turn: Notify,
     pub(crate) calls: AtomicU64,
+    /// What earlier users of the session left in it.
+    pub(crate) residue: Residue,
     stream: Mutex<Option<mpsc::Sender<Piece>>>,
     flights: Mutex<HashMap<String, Arc<Flight>>>,
     asks: Mutex<HashMap<u64, oneshot::Sender<Bytes>>>,
@@ -81,6 +84,7 @@ impl Session {
             closed: CancellationToken::new(),
             turn: Notify::new(),
             calls: AtomicU64::new(0),
+            residue: Residue::default(),
             stream: Mutex::new(None),
             flights: Mutex::default(),
             asks: Mutex::default(),
@@ -193,13 +197,13 @@ impl Session {
         *lock(&self.last_used) = Instant::now();
     }
 
-    fn is_stale(&self) -> bool {
-        self.stream().is_none() && self.is_idle() && lock(&self.last_used).elapsed() >= STALE
+    fn is_stale(&self, after: Duration) -> bool {
+        self.stream().is_none() && self.is_idle() && lock(&self.last_used).elapsed() >= after
     }
 }
 
 /// A Streamable session nobody used for this long makes room for a new one at the cap.
-const STALE: std::time::Duration = std::time::Duration::from_secs(600);
+const STALE: Duration = Duration::from_secs(600);
 
 /// A request in flight; leaves the session's map on drop, unless its key was taken over.
 #[derive(Debug)]
@@ -235,7 +239,7 @@ impl Sessions {
     pub(crate) fn open(&self, wire: Wire, cap: usize, stats: &Arc<Stats>) -> Option<Arc<Session>> {
         let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if map.len() >= cap {
-            map.retain(|_, s| s.wire != Wire::Http || !s.is_stale());
+            map.retain(|_, s| s.wire != Wire::Http || !s.is_stale(STALE));
         }
         if map.len() >= cap {
             stats.sessions_refused.fetch_add(1, Relaxed);
@@ -248,14 +252,18 @@ impl Sessions {
         Some(session)
     }
 
-    pub(crate) fn find(&self, id: &str, wire: Wire) -> Option<Arc<Session>> {
+    /// The session of this id, unless it was left alone for longer than `expiry`.
+    pub(crate) fn find(&self, id: &str, wire: Wire, expiry: Option<Duration>) -> Option<Arc<Session>> {
         let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let session = map.get(id).filter(|s| s.wire == wire).cloned();
         drop(map);
-        if let Some(session) = &session {
-            session.touch();
+        let session = session?;
+        if expiry.is_some_and(|after| session.is_stale(after)) {
+            self.close(&session);
+            return None;
         }
-        session
+        session.touch();
+        Some(session)
     }
 
     /// Ends a session: out of the table, calls stopped, stream ended.

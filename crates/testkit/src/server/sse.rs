@@ -41,6 +41,7 @@ impl Conn {
         let Some(session) = opened else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "Too many open sessions");
         };
+        self.own(&session, request.headers(), script);
         let guard = StreamGuard::new(&self.shared, &session, true);
         let Some(rx) = session.attach() else {
             return text(StatusCode::CONFLICT, "Conflict");
@@ -72,7 +73,8 @@ impl Conn {
             }
             Some(id) => id,
         };
-        let Some(session) = self.shared.sessions.find(id, Wire::Sse) else {
+        let found = self.shared.sessions.find(id, Wire::Sse, None);
+        let Some(session) = found.filter(|session| self.knows(session, request.headers(), script)) else {
             return text(StatusCode::NOT_FOUND, "Could not find session");
         };
         let Some(stream) = session.stream() else {
@@ -101,6 +103,11 @@ impl Conn {
                 return text(StatusCode::BAD_REQUEST, "Could not parse message");
             }
         };
+        if !script.handover_delay.is_zero() && message.method.as_deref() == Some("notifications/initialized")
+        {
+            self.hand_over_later(session, script, body.clone());
+            return accepted();
+        }
         let step = Dispatch { shared: &self.shared, script, session }.take(&message, body);
         let reply = match step {
             Step::Taken => return accepted(),
@@ -114,9 +121,25 @@ impl Conn {
             Step::Instant(id, reply) => reply.frame(&id, Framing::Sse),
             Step::TooEarly(id) => Reply::invalid_params().frame(&id, Framing::Sse),
         };
+        if script.no_backpressure {
+            self.run.spawn(async move { drop(stream.send(Piece::Event(reply)).await) });
+            return accepted();
+        }
         // a stream nobody reads holds this POST back, and with it the client that caused it
         let _ = stream.send(Piece::Event(reply)).await;
         accepted()
+    }
+
+    /// The acknowledgement of a message overtakes the message itself.
+    fn hand_over_later(&self, session: &Arc<Session>, script: &Arc<Script>, body: Bytes) {
+        let (shared, session, script) = (Arc::clone(&self.shared), Arc::clone(session), Arc::clone(script));
+        self.run.spawn(async move {
+            tokio::time::sleep(script.handover_delay).await;
+            if let Ok(message) = read(&body) {
+                let _ =
+                    Dispatch { shared: &shared, script: &script, session: &session }.take(&message, &body);
+            }
+        });
     }
 
     /// Starts the ping killer of a session's stream, when the script has one.

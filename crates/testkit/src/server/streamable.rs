@@ -90,6 +90,7 @@ impl Conn {
             let opened = self.shared.sessions.open(Wire::Http, script.session_cap, &self.shared.stats);
             let text = "Too many open sessions";
             return opened
+                .inspect(|session| self.own(session, headers, script))
                 .ok_or_else(|| Box::new(refused(StatusCode::SERVICE_UNAVAILABLE, -32603, text, id)));
         }
         if id.is_some() && message.method.is_some() {
@@ -105,7 +106,8 @@ impl Conn {
         id: Option<&str>,
     ) -> Result<Arc<Session>, Box<HttpAnswer>> {
         let session = headers.get(SESSION).and_then(|v| v.to_str().ok());
-        let found = session.and_then(|s| self.shared.sessions.find(s, Wire::Http));
+        let find = |id| self.shared.sessions.find(id, Wire::Http, script.idle_expiry);
+        let found = session.and_then(find).filter(|session| self.knows(session, headers, script));
         found.ok_or_else(|| {
             Box::new(match script.lost {
                 Lost::NotFound => refused(StatusCode::NOT_FOUND, -32600, "Session not found", id),
@@ -135,7 +137,7 @@ impl Conn {
         let (tx, mut rx) = mpsc::channel(STREAM_BUFFER);
         if streams(&job, script) {
             let options = stream_options(script, false);
-            let messages = Some(tx.clone());
+            let messages = if job.says_on_get() { session.stream() } else { Some(tx.clone()) };
             self.run.spawn(job.run(Out { tx, framing: Framing::Sse, messages }));
             return event_stream(priming(script), rx, options, ());
         }
@@ -219,9 +221,9 @@ fn instant(id: &str, reply: &Reply, script: &Script) -> HttpAnswer {
 /// Whether a job's POST becomes an event stream.
 fn streams(job: &Job, script: &Script) -> bool {
     let talks = match &job.work {
-        Work::Progress { token, .. } => token.is_some(),
-        Work::Ask { .. } => true,
-        Work::Ready(_) | Work::Sleep(..) => false,
+        Work::Progress { token, log, .. } => token.is_some() || *log,
+        Work::Ask { .. } | Work::Allowed { .. } => true,
+        Work::Ready(_) | Work::Sleep(..) | Work::Store { .. } | Work::Block(_) => false,
     };
     let needs = matches!(job.fault, Some(FaultKind::Silent | FaultKind::Double));
     match script.answer {

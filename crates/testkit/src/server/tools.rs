@@ -10,10 +10,10 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::catalog;
 use super::message::{Message, Params, Reply, is_plain_id, plain, quote};
 use super::session::Session;
 use super::stats::{Stats, lock};
+use super::{Shared, catalog, residue};
 use crate::script::Script;
 
 /// Largest text `big` answers.
@@ -31,19 +31,32 @@ pub(crate) enum Work {
     /// Time, then this answer.
     Sleep(Duration, Reply),
     /// Notifications at an interval, then an answer.
-    Progress { steps: u64, every: Duration, nonce: String, token: Option<String> },
+    Progress { steps: u64, every: Duration, nonce: String, token: Option<String>, log: bool },
     /// An answer of the client.
     Ask { method: &'static str, params: String, within: Duration },
+    /// The roots of the client, and a look whether they hold this path.
+    Allowed { path: String },
+    /// A read, some time, and a write of what was read with one item more.
+    Store { item: String, time: Duration },
+    /// Time in which the whole server does nothing else.
+    Block(Duration),
 }
 
+/// What any tool takes.
 #[derive(Debug, Default, Deserialize)]
-struct Args<'a> {
+pub(crate) struct Args<'a> {
     #[serde(borrow, default)]
     nonce: Option<&'a RawValue>,
     #[serde(borrow, default)]
     text: Option<&'a RawValue>,
     #[serde(default)]
-    ms: u64,
+    pub(crate) ms: u64,
+    #[serde(default)]
+    log: bool,
+    #[serde(borrow, default)]
+    pub(crate) key: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(crate) value: Option<Cow<'a, str>>,
     #[serde(default)]
     steps: u64,
     #[serde(default)]
@@ -59,16 +72,16 @@ struct Args<'a> {
 }
 
 /// Plans any request but `initialize`.
-pub(crate) fn plan(message: &Message<'_>, session: &Session, script: &Script, stats: &Stats) -> Work {
+pub(crate) fn plan(message: &Message<'_>, session: &Session, script: &Script, shared: &Shared) -> Work {
     let nothing = Params::default();
     let params = message.params.as_ref().unwrap_or(&nothing);
     let method = message.method.as_deref().unwrap_or_default();
     if method == "tools/call" {
-        return call(params, session, stats);
+        return call(params, session, script, shared);
     }
     Work::Ready(match method {
         "ping" => fixed("{}"),
-        "tools/list" => Reply::Result(catalog::tools(lists_ask(session, script)).into()),
+        "tools/list" => Reply::Result(tool_list(session, script).into()),
         "resources/list" => fixed(catalog::RESOURCES),
         "resources/templates/list" => fixed(catalog::TEMPLATES),
         "prompts/list" => fixed(catalog::PROMPTS),
@@ -76,13 +89,18 @@ pub(crate) fn plan(message: &Message<'_>, session: &Session, script: &Script, st
         "resources/read" => read(params.uri.as_deref()),
         "resources/subscribe" | "resources/unsubscribe" => subscription(method, params, session),
         "prompts/get" => prompt(params),
-        "logging/setLevel" if params.level.is_some() => fixed("{}"),
-        "logging/setLevel" => Reply::invalid_params(),
+        "logging/setLevel" => match params.level.as_deref() {
+            Some(level) => {
+                session.residue.set_level(level);
+                fixed("{}")
+            }
+            None => Reply::invalid_params(),
+        },
         _ => Reply::error(-32601, "Method not found"),
     })
 }
 
-fn call(params: &Params<'_>, session: &Session, stats: &Stats) -> Work {
+fn call(params: &Params<'_>, session: &Session, script: &Script, shared: &Shared) -> Work {
     let args = match params.arguments.map_or("{}", |a| a.get()) {
         "{}" | "null" => Args::default(),
         raw if !raw.starts_with('{') => {
@@ -103,8 +121,9 @@ fn call(params: &Params<'_>, session: &Session, stats: &Stats) -> Work {
             every: millis(args.interval_ms),
             nonce: args.nonce_or("").into_owned(),
             token,
+            log: args.log,
         },
-        "add" => Work::Ready(add(&args, stats)),
+        "add" => Work::Ready(add(&args, &shared.stats)),
         "big" => Work::Ready(big(args.bytes)),
         "fail" => Work::Ready(tool_text(&args.text_or("failed as asked"), true)),
         "rpc_error" => Work::Ready(Reply::error(
@@ -113,7 +132,10 @@ fn call(params: &Params<'_>, session: &Session, stats: &Stats) -> Work {
         )),
         "session" => Work::Ready(tool_text(&session.id, false)),
         "ask" => ask(&args, session),
-        other => Work::Ready(tool_text(&format!("Unknown tool: {other}"), true)),
+        other => {
+            let known = script.state_tools.then(|| residue::call(other, &args, session, &shared.world));
+            known.flatten().unwrap_or_else(|| Work::Ready(tool_text(&format!("Unknown tool: {other}"), true)))
+        }
     }
 }
 
@@ -232,15 +254,16 @@ pub(crate) fn tool_text(text: &str, is_error: bool) -> Reply {
     Reply::Result(format!("{{\"content\":[{{\"type\":\"text\",\"text\":{}{tail}", quote(text)).into())
 }
 
-fn lists_ask(session: &Session, script: &Script) -> bool {
+fn tool_list(session: &Session, script: &Script) -> String {
     let caps = *lock(&session.caps);
-    !script.list_by_capability || caps.sampling || caps.elicitation || caps.roots
+    let asks = !script.list_by_capability || caps.sampling || caps.elicitation || caps.roots;
+    catalog::tools(asks, script.state_tools, session.residue.is_revealed())
 }
 
 fn fixed(text: &'static str) -> Reply {
     Reply::Result(Cow::Borrowed(text))
 }
 
-fn millis(ms: u64) -> Duration {
+pub(crate) fn millis(ms: u64) -> Duration {
     Duration::from_millis(ms.min(LONGEST))
 }
