@@ -331,8 +331,12 @@ fn read_out(
     .boxed()
 }
 
-/// The rest of a call whose caller is gone. The backend is told once it has the call: a cancellation that overtakes
-/// its call cancels nothing.
+/// Longest wait of a cancellation for a sign that the backend has its call. A server that answers in one JSON body
+/// gives none before its answer.
+const OVERTAKING: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The rest of a call whose caller is gone. The backend is told once it has the call, or may be believed to: a
+/// cancellation that overtakes its call cancels nothing.
 fn abandon(
     session: Arc<Session>,
     id: u64,
@@ -343,10 +347,10 @@ fn abandon(
     let give_up = async move {
         let mut exchange = exchange;
         if let Some(exchange) = exchange.as_mut().filter(|_| !accepted) {
-            match exchange.next().await {
-                Some(Ok(Received::Message(bytes))) => drop(session.route(bytes, Origin::Stream)),
-                Some(Ok(Received::Accepted)) | None => {}
-                Some(Err(error)) => {
+            match tokio::time::timeout(OVERTAKING.min(limit / 4), exchange.next()).await {
+                Ok(Some(Ok(Received::Message(bytes)))) => drop(session.route(bytes, Origin::Stream)),
+                Ok(Some(Ok(Received::Accepted)) | None) | Err(_) => {}
+                Ok(Some(Err(error))) => {
                     if error.phase != SendPhase::MaybeSent {
                         // The backend never had it: there is nothing to wait for.
                         session.pending.remove(id);
