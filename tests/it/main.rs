@@ -1,12 +1,18 @@
 //! One binary, many modules.
 
 mod calls;
+mod canary;
 mod dropped;
+mod dropped_agents;
+mod evidence;
 mod herd;
+mod isolation;
 mod lab;
+mod liveness;
 mod modes;
 mod pinned;
 mod pools;
 mod rig;
 mod sessions;
 mod tidy;
+mod wires;

@@ -15,7 +15,7 @@ use mcpool::{
     build::{BackendSettings, Gateway, GatewayObserve},
     stack::{RetrySettings, StackObserve},
 };
-use mcpool_front::{FrontConfig, FrontEvent, FrontObserve, Health, Outcome, Readiness, Server};
+use mcpool_front::{FrontConfig, FrontEvent, FrontObserve, FrontTimes, Health, Outcome, Readiness, Server};
 use mcpool_upstream::{
     BackendSpec, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Sharing, Source, Times,
     TransportChoice,
@@ -53,6 +53,9 @@ pub(crate) struct Wanted {
     pub(crate) times: Times,
     pub(crate) limits: Limits,
     pub(crate) breaker: mcpool_breaker::Settings,
+    /// Sent to the backend with every request.
+    pub(crate) headers: Vec<(&'static str, &'static str)>,
+    pub(crate) front: FrontTimes,
 }
 
 impl Wanted {
@@ -65,12 +68,16 @@ impl Wanted {
             times: Times::default(),
             limits: Limits::default(),
             breaker: mcpool_breaker::Settings::default(),
+            headers: Vec::new(),
+            front: FrontTimes { drain: Duration::from_secs(2), ..FrontTimes::default() },
         }
     }
 
     fn settings(self) -> BackendSettings {
-        let endpoint =
-            HttpEndpoint { url: self.url.parse().expect("a URL"), headers: Vec::new(), ca_pem: None };
+        let header =
+            |(name, value): (&str, &str)| (name.parse().expect("a name"), value.parse().expect("a value"));
+        let headers = self.headers.into_iter().map(header).collect();
+        let endpoint = HttpEndpoint { url: self.url.parse().expect("a URL"), headers, ca_pem: None };
         let spec = BackendSpec {
             id: BackendId(0),
             name: "demo".into(),
@@ -92,10 +99,9 @@ impl Rig {
     pub(crate) async fn start(wanted: Wanted) -> Self {
         let seen = Arc::new(Seen::default());
         let forward_headers = wanted.sharing.forward_headers.clone();
+        let config = FrontConfig { times: wanted.front, forward_headers, ..FrontConfig::default() };
         let gateway =
             Gateway::start(vec![wanted.settings()], None, &Arc::new(Eyes(seen.clone()))).expect("a gateway");
-        let mut config = FrontConfig { forward_headers, ..FrontConfig::default() };
-        config.times.drain = Duration::from_secs(2);
         let router = Arc::new(gateway.router());
         let server = Server::new(config, router, Arc::new(Eyes(seen.clone())), Arc::new(Fine));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

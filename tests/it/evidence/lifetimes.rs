@@ -1,0 +1,137 @@
+//! Sessions that are not there yet, no longer, or not everywhere (E23, E25 to E27).
+
+#![allow(clippy::print_stdout, reason = "the figures are for whoever reads the run")]
+
+use std::time::{Duration, Instant};
+
+use mcpool_testkit::{
+    Lost, Script,
+    agent::{Agent, AgentError, Transport},
+};
+use mcpool_upstream::ModeChoice;
+use serde_json::json;
+
+use crate::{
+    rig::Rig,
+    wires::{PAIRS, WIRES, agent, config, echoes, over, rig, serve, wanted},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_call_does_not_wait_for_a_stream() {
+    let server = serve(Script::playwright()).await;
+    for front in WIRES {
+        let rig = rig(&server, Transport::Http, ModeChoice::Auto).await;
+        let able = config(&rig, front).with_capabilities(json!({ "roots": {} }));
+        let agent = Agent::ready(able).await.expect("an agent");
+        let begun = Instant::now();
+        echoes(&agent, "first").await;
+        assert!(begun.elapsed() < server_wait() * 4 / 5, "{front:?}: {:?}", begun.elapsed());
+        over(rig).await;
+    }
+}
+
+fn server_wait() -> Duration {
+    Script::playwright().roots_wait
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_the_backend_forgot_while_nobody_called_is_replaced() {
+    for lost in [Lost::NotFound, Lost::BadRequest] {
+        let idle_expiry = Some(Duration::from_millis(200));
+        // With a stream open the session would count as in use.
+        let server = serve(Script { idle_expiry, lost, get_stream: false, ..Script::default() }).await;
+        for front in WIRES {
+            let rig = rig(&server, Transport::Http, ModeChoice::Shared).await;
+            let agent = agent(&rig, front).await;
+            let opened = server.stats().sessions_opened;
+            for n in 0..3 {
+                echoes(&agent, &n.to_string()).await;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            echoes(&agent, "at last").await;
+            assert!(server.stats().sessions_opened > opened, "nothing was forgotten");
+            assert_eq!(agent.refused(), 0);
+            over(rig).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_with_a_stream_is_not_forgotten() {
+    let server = serve(Script { idle_expiry: Some(Duration::from_millis(100)), ..Script::default() }).await;
+    let rig = rig(&server, Transport::Http, ModeChoice::Shared).await;
+    let agent = agent(&rig, Transport::Sse).await;
+    let opened = server.stats().sessions_opened;
+    for n in 0..3 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        echoes(&agent, &n.to_string()).await;
+    }
+    assert_eq!(server.stats().sessions_opened, opened, "the gateway listens");
+    over(rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_is_acknowledged_too_early_is_waited_for() {
+    for (front, back) in PAIRS {
+        let handover_delay = Duration::from_millis(60);
+        let server = serve(Script { strict_init: true, handover_delay, ..Script::default() }).await;
+        let rig = rig(&server, back, ModeChoice::Shared).await;
+        let calls = (0..10).map(async |n: u32| {
+            let agent = agent(&rig, front).await;
+            echoes(&agent, &n.to_string()).await;
+            agent.refused()
+        });
+        let refused = futures::future::join_all(calls).await;
+        assert!(refused.iter().all(|n| *n == 0), "{front:?} {back:?}");
+        assert!(rig.seen.failures().is_empty(), "{:?}", rig.seen.failures());
+        // Over HTTP+SSE the gateway was too early, and nobody else noticed; calls never are.
+        let early = server.stats().too_early;
+        assert!((early > 0) == (back == Transport::Sse), "{early} too early over {back:?}");
+        over(rig).await;
+    }
+}
+
+/// What one agent's calls came to.
+#[derive(Debug, Default)]
+struct Came {
+    answered: usize,
+    told: usize,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_balancer_without_affinity_costs_no_agent_its_session() {
+    for lost in [Lost::NotFound, Lost::BadRequest] {
+        let server = serve(Script { instances: 3, lost, ..Script::default() }).await;
+        let rig = Rig::start(wanted(&server, Transport::Http, ModeChoice::Shared)).await;
+        let calls = (0..4).map(async |who: u32| {
+            let config = config(&rig, WIRES[who as usize % 2]);
+            let agent = Agent::connect(config).await.expect("connected");
+            let mut came = Came::default();
+            match agent.initialize().await {
+                Ok(_) => {}
+                Err(AgentError::Rpc { code: -31901, .. }) => {
+                    came.told += 1;
+                    return came;
+                }
+                Err(error) => panic!("neither a session nor a reason: {error}"),
+            }
+            for n in 0..10 {
+                match agent.call_tool("echo", json!({ "nonce": format!("{who}-{n}") })).await {
+                    Ok(_) => came.answered += 1,
+                    // Nothing ran: whoever is told may call again.
+                    Err(AgentError::Rpc { code: -31905..=-31901, data, .. }) => {
+                        assert_eq!(data["executed"], "no", "{data}");
+                        came.told += 1;
+                    }
+                    Err(error) => panic!("neither an answer nor a reason: {error}"),
+                }
+            }
+            assert_eq!(agent.refused(), 0);
+            came
+        });
+        let came = futures::future::join_all(calls).await;
+        println!("a balancer over 3 instances, lost sessions {lost:?}: {came:?}");
+        assert!(came.iter().all(|came| came.answered + came.told > 0), "{came:?}");
+        over(rig).await;
+    }
+}
