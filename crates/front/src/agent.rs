@@ -1,27 +1,25 @@
-//! One agent session: who it is, what it has in flight, what waits for it. And the table of all of them.
+//! One agent session: who it is, what it has in flight, what waits for it.
 //!
 //! [`AgentCore`] is the part that calls and links hold; it never holds a link, so dropping the agent drops its link.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
-use dashmap::DashMap;
 use futures::task::AtomicWaker;
-use mcpool_wire::{Caller, Envelope, IdValue, Link, LinkEvent, Message, Outlet, OutletFull, Target};
+use mcpool_wire::{Caller, Envelope, IdValue, LinkEvent, Message, Outlet, OutletFull, Target};
 use tokio::sync::mpsc;
 
 use crate::{
     common::Common,
     incoming::Incoming,
-    observe::{AgentEnd, FrontEvent, Gauges, Transport},
+    observe::{FrontEvent, Gauges, Transport},
     outbox::{Outbox, Presence, Refused, Weight},
     session_id::AgentSessionId,
     sse_body::one_line,
@@ -40,7 +38,7 @@ pub(crate) struct AgentCore {
     pub(crate) common: Arc<Common>,
     inflight: Mutex<HashMap<IdValue, Arc<CancelFlag>>>,
     asked: Mutex<Asked>,
-    last_seen: AtomicU64,
+    pub(crate) last_seen: AtomicU64,
     ended: AtomicBool,
 }
 
@@ -60,14 +58,6 @@ pub(crate) enum Side<L> {
     },
     /// HTTP+SSE: to the task that owns its stream.
     Sse { work: mpsc::Sender<Box<Incoming>> },
-}
-
-/// All agent sessions of one front.
-pub(crate) struct Agents<L> {
-    table: DashMap<AgentSessionId, Arc<Agent<L>>>,
-    /// HTTP+SSE agents whose stream is gone and who may come back, oldest first.
-    away: Mutex<VecDeque<AgentSessionId>>,
-    common: Arc<Common>,
 }
 
 /// Tells one call that its agent no longer wants the answer.
@@ -269,132 +259,6 @@ impl Drop for InFlight {
         lock(&self.core.inflight).remove(&self.id);
         Gauges::down(&self.core.common.gauges.calls, 1);
         self.core.seen();
-    }
-}
-
-impl<L: Link> Agents<L> {
-    pub(crate) fn new(common: Arc<Common>) -> Self {
-        Self { table: DashMap::new(), away: Mutex::default(), common }
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.table.len() >= self.common.config.limits.agent_sessions
-    }
-
-    pub(crate) fn insert(&self, agent: Agent<L>) -> Arc<Agent<L>> {
-        let agent = Arc::new(agent);
-        let core = &agent.core;
-        self.table.insert(core.id, Arc::clone(&agent));
-        Gauges::up(self.common.gauges.agents(core.transport), 1);
-        self.common.emit(&FrontEvent::AgentOpened {
-            agent: core.caller.agent,
-            transport: core.transport,
-            backend: &core.target.name,
-        });
-        agent
-    }
-
-    /// The agent session of this id, if it lives and speaks this transport.
-    pub(crate) fn find(&self, id: &str, transport: Transport) -> Option<Arc<Agent<L>>> {
-        let id = AgentSessionId::parse(id)?;
-        let agent = Arc::clone(self.table.get(&id)?.value());
-        if agent.core.transport != transport {
-            return None;
-        }
-        if agent.core.has_ended() {
-            // An SSE agent's own task removes it, once its calls have told their end.
-            if transport == Transport::Http {
-                self.remove(id, AgentEnd::LinkEnded);
-            }
-            return None;
-        }
-        agent.core.seen();
-        Some(agent)
-    }
-
-    /// An HTTP+SSE agent lost its stream and may come back. Executors that open a session per call leave thousands
-    /// behind within the grace: beyond a quarter of the limit the longest absent one is not waited for.
-    pub(crate) fn went_away(&self, id: AgentSessionId) {
-        let most = (self.common.config.limits.agent_sessions / 4).max(1);
-        let mut given_up = Vec::new();
-        {
-            let mut away = lock(&self.away);
-            away.push_back(id);
-            // Two out for one in: those that came back or ended do not pile up.
-            for _ in 0..2 {
-                let Some(oldest) = away.front().copied() else { break };
-                let absent = oldest != id && self.is_absent(oldest);
-                if absent && away.len() <= most {
-                    break;
-                }
-                if oldest != id || away.len() > most {
-                    away.pop_front();
-                }
-                if absent {
-                    given_up.push(oldest);
-                }
-            }
-        }
-        for oldest in given_up {
-            self.remove(oldest, AgentEnd::Gone);
-        }
-    }
-
-    fn is_absent(&self, id: AgentSessionId) -> bool {
-        let Some(agent) = self.table.get(&id).map(|entry| Arc::clone(entry.value())) else { return false };
-        agent.core.outbox.presence() == Presence::Absent && agent.core.is_idle()
-    }
-
-    /// Ends an agent session: its stream, its calls, and with the last handle its link.
-    pub(crate) fn remove(&self, id: AgentSessionId, reason: AgentEnd) -> bool {
-        let Some((_, agent)) = self.table.remove(&id) else { return false };
-        let core = &agent.core;
-        core.outbox.close();
-        core.cancel_all();
-        Gauges::down(self.common.gauges.agents(core.transport), 1);
-        self.common.emit(&FrontEvent::AgentClosed {
-            agent: core.caller.agent,
-            transport: core.transport,
-            reason,
-        });
-        true
-    }
-
-    /// Ends what was idle too long or lost its link. SSE agents are ended by their own stream.
-    pub(crate) fn sweep(&self, idle: Duration) {
-        let now = self.common.millis();
-        let limit = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
-        for (id, core) in self.snapshot() {
-            let since = now.saturating_sub(core.last_seen.load(Ordering::Relaxed));
-            let attached = matches!(core.outbox.presence(), Presence::Attached(_));
-            if core.transport == Transport::Http && core.has_ended() {
-                self.remove(id, AgentEnd::LinkEnded);
-            } else if core.transport == Transport::Http && since >= limit && !attached && core.is_idle() {
-                self.remove(id, AgentEnd::Idle);
-            }
-        }
-    }
-
-    /// Ends the streams of agents that wait for nothing; the others' as soon as their calls have ended.
-    pub(crate) fn close_idle_streams(&self) {
-        for (_, core) in self.snapshot() {
-            match core.transport {
-                Transport::Sse => core.outbox.finish(),
-                Transport::Http | Transport::Other if core.is_idle() => core.outbox.close(),
-                Transport::Http | Transport::Other => {}
-            }
-        }
-    }
-
-    pub(crate) fn remove_all(&self) {
-        for (id, _) in self.snapshot() {
-            self.remove(id, AgentEnd::Shutdown);
-        }
-    }
-
-    // Copied out, so that no shard is locked while sessions are looked at.
-    fn snapshot(&self) -> Vec<(AgentSessionId, Arc<AgentCore>)> {
-        self.table.iter().map(|entry| (*entry.key(), Arc::clone(&entry.value().core))).collect()
     }
 }
 

@@ -7,7 +7,8 @@ use mcpool_wire::{Backends, Caller, Principal, Target};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    agent::{AgentCore, Agents},
+    agent::AgentCore,
+    agents::Agents,
     common::Common,
     hosts::HostPolicy,
     observe::{Health, Transport},

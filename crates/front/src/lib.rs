@@ -8,6 +8,7 @@
 
 mod adopter;
 mod agent;
+mod agents;
 mod common;
 mod config;
 mod dispatch;

@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     adopter,
-    agent::Agents,
+    agents::Agents,
     common::Common,
     config::FrontConfig,
     front::Front,
