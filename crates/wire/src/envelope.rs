@@ -14,7 +14,10 @@ use crate::{
     method::Method,
 };
 
+mod batch;
 mod scan;
+
+pub use batch::{MAX_BATCH, is_batch, split_batch};
 
 /// Byte offsets of a value inside a message.
 pub type Span = Range<usize>;
@@ -120,8 +123,8 @@ impl<'a> Envelope<'a> {
         let text = std::str::from_utf8(bytes).map_err(|e| {
             DecodeError::new(DecodeKind::Parse, e.valid_up_to(), "the body is not valid UTF-8")
         })?;
-        if text.trim_start().starts_with('[') {
-            return Err(DecodeError::new(DecodeKind::Batch, 0, "batches are not supported"));
+        if is_batch(bytes) {
+            return Err(DecodeError::new(DecodeKind::Batch, 0, "a batch where one message is expected"));
         }
         let raw: RawEnvelope<'a> = serde_json::from_str(text).map_err(|e| decode_error(text, &e))?;
         raw.check(text)
@@ -167,6 +170,12 @@ impl<'a> Envelope<'a> {
 }
 
 impl DecodeError {
+    /// A batch that is refused as a whole.
+    #[must_use]
+    pub fn of_batch(reason: &'static str) -> Self {
+        Self::new(DecodeKind::Batch, 0, reason)
+    }
+
     fn new(kind: DecodeKind, offset: usize, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { offset, kind, reason: reason.into(), id: None }
     }

@@ -19,7 +19,9 @@ mod testing;
 pub use call::{
     AgentKey, Answer, BackendId, Call, CallTrace, Caller, Forwarded, Phase, Principal, RequestId,
 };
-pub use envelope::{DecodeError, DecodeKind, Envelope, Kind, Params, ResultView, Span};
+pub use envelope::{
+    DecodeError, DecodeKind, Envelope, Kind, MAX_BATCH, Params, ResultView, Span, is_batch, split_batch,
+};
 pub use era::{Era, Revision};
 pub use error::{CallError, ErrorKind, Executed};
 pub use handshake::{CapabilityClass, ClientHello, ServerHello};

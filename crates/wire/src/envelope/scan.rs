@@ -120,7 +120,8 @@ impl<'de> Deserialize<'de> for Params<'de> {
     }
 }
 
-/// A string the gateway reads if it is one; another type is the backend's to refuse. Either way it comes once.
+/// A string the gateway reads if it is one; another type is the backend's to refuse. Either way it comes once. A string
+/// that no text stands for (half a surrogate pair) is refused: the gateway would decide on something else than others.
 fn lenient_str<'de, A>(
     slot: &mut Option<Option<Cow<'de, str>>>,
     key: &'static str,
@@ -131,7 +132,12 @@ where
 {
     let mut raw: Option<&'de RawValue> = slot.as_ref().map(|_| RawValue::NULL);
     once(&mut raw, key, map)?;
-    *slot = raw.map(|raw| serde_json::from_str(raw.get()).ok().map(|Key(text)| text));
+    let Some(raw) = raw else { return Ok(()) };
+    let read = serde_json::from_str(raw.get()).ok().map(|Key(text)| text);
+    if read.is_none() && raw.get().starts_with('"') {
+        return Err(A::Error::custom(format_args!("{key} is not a valid string")));
+    }
+    *slot = Some(read);
     Ok(())
 }
 

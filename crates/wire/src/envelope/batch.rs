@@ -1,0 +1,115 @@
+//! Batches (2025-03-26 only): an array of messages, cut into views of the bytes it came in.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::{DecodeError, DecodeKind, decode_error, span_of};
+
+/// Most messages of one batch (SEMANTICS.md 6.1).
+pub const MAX_BATCH: usize = 50;
+
+/// Whether these bytes are meant as a batch: the first that is no space opens an array.
+#[must_use]
+pub fn is_batch(bytes: &[u8]) -> bool {
+    bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
+}
+
+/// The messages of a batch, each still to be parsed; nothing is copied.
+///
+/// # Errors
+/// [`DecodeError`] when it is no well-formed array, empty, longer than [`MAX_BATCH`], or holds another array.
+pub fn split_batch(bytes: &Bytes) -> Result<Vec<Bytes>, DecodeError> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| DecodeError::new(DecodeKind::Parse, e.valid_up_to(), "the body is not valid UTF-8"))?;
+    let Parts { parts, too_many } = serde_json::from_str(text).map_err(|e| decode_error(text, &e))?;
+    if too_many {
+        return Err(DecodeError::of_batch("a batch has at most 50 messages"));
+    }
+    if parts.is_empty() {
+        return Err(DecodeError::of_batch("a batch needs at least one message"));
+    }
+    if parts.iter().any(|part| part.get().starts_with('[')) {
+        return Err(DecodeError::of_batch("a batch holds messages, not batches"));
+    }
+    Ok(parts.into_iter().map(|part| bytes.slice(span_of(text, part.get()))).collect())
+}
+
+/// At most [`MAX_BATCH`] elements are kept, so that a body of a million brackets costs a scan and no memory.
+struct Parts<'a> {
+    parts: Vec<&'a RawValue>,
+    too_many: bool,
+}
+
+impl<'de> Deserialize<'de> for Parts<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Parts<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of JSON-RPC messages")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut parts = Vec::new();
+                while parts.len() < MAX_BATCH {
+                    let Some(part) = seq.next_element()? else { return Ok(Parts { parts, too_many: false }) };
+                    parts.push(part);
+                }
+                let mut too_many = false;
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    too_many = true;
+                }
+                Ok(Parts { parts, too_many })
+            }
+        }
+        deserializer.deserialize_seq(V)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(text: &str) -> Result<Vec<Bytes>, String> {
+        split_batch(&Bytes::copy_from_slice(text.as_bytes())).map_err(|e| format!("{} {e}", e.kind.code()))
+    }
+
+    #[test]
+    fn a_batch_is_cut_into_views_of_its_own_bytes() {
+        let bytes = Bytes::from_static(b" [ {\"a\": [1]} ,\n{\"b\":1e400} ] ");
+        let parts = split_batch(&bytes).unwrap();
+        assert_eq!(parts, ["{\"a\": [1]}", "{\"b\":1e400}"]);
+        assert_eq!(parts[0].as_ptr(), bytes[3..].as_ptr());
+        assert!(is_batch(&bytes) && !is_batch(b" {\"a\":[]}") && !is_batch(b""));
+    }
+
+    #[test]
+    fn what_is_no_batch_is_refused_with_its_code() {
+        for (text, expected) in [
+            ("[]", "-32600 a batch needs at least one message"),
+            ("[[{}]]", "-32600 a batch holds messages, not batches"),
+            ("[{},[]]", "-32600 a batch holds messages, not batches"),
+            ("[{}", "-32700 "),
+            ("[{}]x", "-32700 "),
+            ("[{},]", "-32700 "),
+        ] {
+            let why = split(text).unwrap_err();
+            assert!(why.starts_with(expected), "{text}: {why}");
+        }
+        let not_utf8 = split_batch(&Bytes::from_static(b"[\"\xff\"]")).unwrap_err();
+        assert_eq!(not_utf8.kind, DecodeKind::Parse);
+    }
+
+    #[test]
+    fn fifty_messages_are_a_batch_and_one_more_is_not() {
+        let of = |count: usize| format!("[{}]", vec!["{}"; count].join(","));
+        assert_eq!(split(&of(MAX_BATCH)).map(|parts| parts.len()), Ok(MAX_BATCH));
+        assert!(split(&of(MAX_BATCH + 1)).unwrap_err().contains("at most 50"));
+        assert!(split(&of(100_000)).unwrap_err().contains("at most 50"));
+    }
+}
