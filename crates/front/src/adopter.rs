@@ -1,5 +1,6 @@
 //! The owner of calls that outlive their handler: those that answer as a stream, and those whose agent's connection
-//! died. A legacy disconnect is no cancellation (SEMANTICS.md 6.2), so they run on, for a while.
+//! died. A legacy disconnect is no cancellation (SEMANTICS.md 6.2), so they run on for as long as their stream can be
+//! resumed. The calls of one POST are one entry here: they share a stream.
 
 use std::{
     pin::Pin,
@@ -13,15 +14,14 @@ use tokio::{sync::mpsc, time::Sleep};
 
 use crate::{
     common::Common,
-    observe::{FrontEvent, Gauges},
-    outbox::{Outbox, Refused, Weight},
-    running::{Finished, Running},
-    sse_body::one_line,
+    observe::Gauges,
+    outbox::{Outbox, Presence},
+    running::Running,
 };
 
-/// A call without handler.
+/// The calls of one POST without handler.
 pub(crate) struct Adopted {
-    running: Running,
+    running: Vec<Running>,
     sink: Option<Arc<Outbox>>,
     orphaned: Option<Pin<Box<Sleep>>>,
     patience: Duration,
@@ -34,24 +34,23 @@ enum Woken {
 }
 
 impl Adopted {
-    pub(crate) fn new(running: Running, sink: Option<Arc<Outbox>>) -> Self {
-        let patience = running.orphan_patience();
+    pub(crate) fn new(running: Vec<Running>, sink: Option<Arc<Outbox>>, patience: Duration) -> Self {
         Self { running, sink, orphaned: None, patience }
     }
 
-    fn is_orphan(&self, cx: &mut Context<'_>) -> bool {
-        self.sink.as_ref().is_none_or(|sink| !sink.is_read(cx))
-    }
-
-    fn settle(&self, finished: Finished) {
-        let Some(sink) = &self.sink else { return };
-        if let Some(body) = finished.body
-            && sink.push(Weight::Must, one_line(body)) == Err(Refused::Overflowed)
-            && let Some(slot) = &finished.slot
-        {
-            slot.core.common.emit(&FrontEvent::SlowAgentClosed);
-        }
-        sink.close();
+    /// Whether all calls have ended; their answers are on the stream then.
+    fn poll_calls(&mut self, cx: &mut Context<'_>) -> bool {
+        let sink = &self.sink;
+        self.running.retain_mut(|call| match call.poll_end(cx) {
+            Poll::Ready(finished) => {
+                if let (Some(sink), Some(slot), Some(body)) = (sink, &finished.slot, finished.body) {
+                    slot.core.answer_on(sink, body);
+                }
+                false
+            }
+            Poll::Pending => true,
+        });
+        self.running.is_empty()
     }
 }
 
@@ -60,16 +59,31 @@ impl Future for Adopted {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if let Poll::Ready(finished) = this.running.poll_end(cx) {
-            this.settle(finished);
+        if this.poll_calls(cx) {
+            if let Some(sink) = &this.sink {
+                sink.close();
+            }
             return Poll::Ready(());
         }
-        if this.is_orphan(cx) {
-            let patience = this.patience;
-            let timer = this.orphaned.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-            return timer.as_mut().poll(cx);
+        match this.sink.as_ref().map_or(Presence::Absent, |sink| sink.poll_presence(cx)) {
+            Presence::Attached(_) => {
+                this.orphaned = None;
+                Poll::Pending
+            }
+            Presence::Absent => {
+                let patience = this.patience;
+                let timer = this.orphaned.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+                if timer.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                if let Some(sink) = &this.sink {
+                    sink.abandon();
+                }
+                Poll::Ready(())
+            }
+            // Closed over their heads: the agent does not read. Its calls end with its stream.
+            Presence::Closed => Poll::Ready(()),
         }
-        Poll::Pending
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::{
     collections::HashMap,
-    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,16 +12,18 @@ use std::{
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use mcpool_wire::{Caller, Envelope, IdValue, LinkEvent, Message, Outlet, OutletFull, Target};
+use mcpool_wire::{Caller, IdValue, LinkEvent, Message, Outlet, OutletFull, Revision, Target};
 use tokio::sync::mpsc;
 
 use crate::{
     common::Common,
-    incoming::Incoming,
+    incoming::Parcel,
     observe::{FrontEvent, Gauges, Transport},
-    outbox::{Outbox, Presence, Refused, Weight},
+    outbox::{Outbox, Reader, Refused, Stream},
+    replay::{EventId, Found, LISTENING, Replay},
     session_id::AgentSessionId,
     sse_body::one_line,
+    weight::Weight,
 };
 
 /// Server requests one agent may owe an answer at a time.
@@ -36,6 +37,10 @@ pub(crate) struct AgentCore {
     pub(crate) transport: Transport,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) common: Arc<Common>,
+    /// Of agents that can resume a stream: those of Streamable HTTP.
+    replay: Option<Arc<Replay>>,
+    /// What its last `initialize` agreed on.
+    revision: Mutex<Option<Revision>>,
     inflight: Mutex<HashMap<IdValue, Arc<CancelFlag>>>,
     asked: Mutex<Asked>,
     pub(crate) last_seen: AtomicU64,
@@ -57,7 +62,7 @@ pub(crate) enum Side<L> {
         interactive: bool,
     },
     /// HTTP+SSE: to the task that owns its stream.
-    Sse { work: mpsc::Sender<Box<Incoming>> },
+    Sse { work: mpsc::Sender<Box<Parcel>> },
 }
 
 /// Tells one call that its agent no longer wants the answer.
@@ -65,6 +70,16 @@ pub(crate) enum Side<L> {
 pub(crate) struct CancelFlag {
     cancelled: AtomicBool,
     waker: AtomicWaker,
+}
+
+/// What a `Last-Event-ID` leads to.
+pub(crate) enum Resume {
+    /// What came after it, and the rest of its stream.
+    Stream(Reader),
+    /// Nothing: its stream is over and was read, or is forgotten.
+    Over,
+    /// No event of this session.
+    Unknown,
 }
 
 /// A request id in use; dropping it frees the id.
@@ -94,8 +109,10 @@ impl AgentCore {
         transport: Transport,
         common: Arc<Common>,
     ) -> Self {
-        let limits = common.config.limits;
-        let outbox = Outbox::new(limits.outbound_messages, limits.outbound_bytes, Arc::clone(&common.gauges));
+        let replay = (transport == Transport::Http).then(|| Arc::new(Replay::new(&common)));
+        let listening =
+            replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number: LISTENING });
+        let outbox = Outbox::new(&common.config.limits, Arc::clone(&common.gauges), listening);
         Self {
             id,
             caller,
@@ -104,6 +121,8 @@ impl AgentCore {
             outbox: Arc::new(outbox),
             inflight: Mutex::default(),
             asked: Mutex::default(),
+            replay,
+            revision: Mutex::default(),
             last_seen: AtomicU64::new(common.millis()),
             ended: AtomicBool::new(false),
             common,
@@ -134,7 +153,7 @@ impl AgentCore {
         }
     }
 
-    pub(crate) fn cancel_all(&self) {
+    fn cancel_all(&self) {
         let flags: Vec<_> = lock(&self.inflight).values().cloned().collect();
         for flag in flags {
             flag.cancel();
@@ -143,6 +162,67 @@ impl AgentCore {
 
     pub(crate) fn is_idle(&self) -> bool {
         lock(&self.inflight).is_empty()
+    }
+
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        *lock(&self.revision)
+    }
+
+    pub(crate) fn agreed_on(&self, revision: Revision) {
+        *lock(&self.revision) = Some(revision);
+    }
+
+    /// The stream of a POST.
+    pub(crate) fn call_outbox(&self) -> Arc<Outbox> {
+        let made = |stream| {
+            Arc::new(Outbox::new(&self.common.config.limits, Arc::clone(&self.common.gauges), stream))
+        };
+        match &self.replay {
+            Some(replay) => replay.open(|number| made(Some(Stream { replay: Arc::clone(replay), number }))),
+            None => made(None),
+        }
+    }
+
+    /// Takes up a stream behind one of its events.
+    pub(crate) fn resume(&self, id: EventId) -> Resume {
+        let Some(replay) = &self.replay else { return Resume::Unknown };
+        if id.stream == LISTENING {
+            return self.outbox.attach_after(id.seq).map_or(Resume::Unknown, Resume::Stream);
+        }
+        match replay.find(id.stream) {
+            Found::Never => return Resume::Unknown,
+            Found::Live(outbox) => {
+                if let Some(reader) = outbox.attach_after(id.seq) {
+                    return Resume::Stream(reader);
+                }
+            }
+            Found::Over => {}
+        }
+        let left = replay.after(id);
+        if left.is_empty() {
+            return Resume::Over;
+        }
+        let stream = Stream { replay: Arc::clone(replay), number: id.stream };
+        let gauges = Arc::clone(&self.common.gauges);
+        let over = Arc::new(Outbox::new(&self.common.config.limits, gauges, Some(stream)));
+        Resume::Stream(over.past(left, id.seq))
+    }
+
+    /// Ends its stream and its calls, and forgets what it was sent.
+    pub(crate) fn end(&self) {
+        self.outbox.close();
+        self.cancel_all();
+        if let Some(replay) = &self.replay {
+            replay.end();
+        }
+    }
+
+    /// Lets go of what nobody will resume any more.
+    pub(crate) fn sweep(&self) {
+        if let Some(replay) = &self.replay {
+            replay.sweep();
+            self.outbox.sweep();
+        }
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -164,11 +244,8 @@ impl AgentCore {
     /// Delivers one event of the link to `outbox`: the agent's own, or that of the call it belongs to.
     pub(crate) fn deliver(&self, outbox: &Outbox, event: LinkEvent) -> Result<(), OutletFull> {
         match event {
-            LinkEvent::Progress(bytes) => {
-                let weight = Weight::Progress(token_hash(&bytes));
-                self.push(outbox, weight, bytes, "progress")
-            }
-            LinkEvent::Notification(bytes) => self.push(outbox, Weight::Droppable, bytes, "notification"),
+            LinkEvent::Progress(bytes) => self.push(outbox, Weight::of_progress(&bytes), bytes),
+            LinkEvent::Notification(bytes) => self.push(outbox, Weight::of_notification(&bytes), bytes),
             LinkEvent::Request { id, message } => self.ask(outbox, id, &message),
             LinkEvent::Ended(_) => {
                 self.ended.store(true, Ordering::Relaxed);
@@ -184,8 +261,15 @@ impl AgentCore {
 
     /// Queues a message that must arrive.
     pub(crate) fn answer(&self, bytes: Bytes) {
-        if self.outbox.push(Weight::Must, one_line(bytes)) == Err(Refused::Overflowed) {
-            self.common.emit(&FrontEvent::SlowAgentClosed);
+        self.answer_on(&self.outbox, bytes);
+    }
+
+    /// Queues an answer on the stream of its call.
+    pub(crate) fn answer_on(&self, outbox: &Outbox, bytes: Bytes) {
+        match outbox.push(Weight::Must, one_line(bytes)) {
+            Ok(gone) => self.logs_dropped(gone),
+            Err(Refused::Overflowed) => self.common.emit(&FrontEvent::SlowAgentClosed),
+            Err(Refused::Dropped | Refused::Closed) => {}
         }
     }
 
@@ -205,34 +289,30 @@ impl AgentCore {
             self.common.dropped("server_request");
             return Err(OutletFull);
         };
-        let sent =
-            self.push(outbox, Weight::Must, message.with_id(id.to_string().as_bytes()), "server_request");
+        let sent = self.push(outbox, Weight::Must, message.with_id(id.to_string().as_bytes()));
         if sent.is_err() {
             lock(&self.asked).open.retain(|(ours, _)| *ours != id);
         }
         sent
     }
 
-    fn push(
-        &self,
-        outbox: &Outbox,
-        weight: Weight,
-        bytes: Bytes,
-        kind: &'static str,
-    ) -> Result<(), OutletFull> {
-        // Without a stream there is nobody to read it; an SSE agent that is away for a moment will be back.
-        let pushed = if self.transport == Transport::Http && outbox.presence() == Presence::Absent {
-            Err(Refused::Dropped)
-        } else {
-            outbox.push(weight, one_line(bytes))
-        };
-        match pushed {
-            Ok(()) => return Ok(()),
+    fn push(&self, outbox: &Outbox, weight: Weight, bytes: Bytes) -> Result<(), OutletFull> {
+        match outbox.push(weight, one_line(bytes)) {
+            Ok(gone) => {
+                self.logs_dropped(gone);
+                return Ok(());
+            }
             Err(Refused::Overflowed) => self.common.emit(&FrontEvent::SlowAgentClosed),
             Err(Refused::Dropped | Refused::Closed) => {}
         }
-        self.common.dropped(kind);
+        self.common.dropped(weight.kind());
         Err(OutletFull)
+    }
+
+    fn logs_dropped(&self, gone: usize) {
+        for _ in 0..gone {
+            self.common.dropped(Weight::Log.kind());
+        }
     }
 }
 
@@ -260,16 +340,6 @@ impl Drop for InFlight {
         Gauges::down(&self.core.common.gauges.calls, 1);
         self.core.seen();
     }
-}
-
-fn token_hash(progress: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    if let Ok(envelope) = Envelope::parse(progress)
-        && let Some(token) = envelope.params.progress_token
-    {
-        token.get().hash(&mut hasher);
-    }
-    hasher.finish()
 }
 
 // What these locks guard is consistent between any two statements, so a panic elsewhere does not spoil it.

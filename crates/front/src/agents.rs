@@ -102,8 +102,7 @@ impl<L: Link> Agents<L> {
     pub(crate) fn remove(&self, id: AgentSessionId, reason: AgentEnd) -> bool {
         let Some((_, agent)) = self.table.remove(&id) else { return false };
         let core = &agent.core;
-        core.outbox.close();
-        core.cancel_all();
+        core.end();
         Gauges::down(self.common.gauges.agents(core.transport), 1);
         self.common.emit(&FrontEvent::AgentClosed {
             agent: core.caller.agent,
@@ -118,6 +117,7 @@ impl<L: Link> Agents<L> {
         let now = self.common.millis();
         let limit = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         for (id, core) in self.snapshot() {
+            core.sweep();
             let since = now.saturating_sub(core.last_seen.load(Ordering::Relaxed));
             let attached = matches!(core.outbox.presence(), Presence::Attached(_));
             if core.transport == Transport::Http && core.has_ended() {

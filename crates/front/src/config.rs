@@ -49,6 +49,12 @@ pub struct FrontLimits {
     pub outbound_messages: usize,
     /// Bytes waiting for one agent before droppable ones are merged or dropped; at twice as many its stream is closed.
     pub outbound_bytes: usize,
+    /// Events sent to one agent session that are kept for it to resume a stream; 0 keeps none.
+    pub replay_events: usize,
+    /// Bytes of such events of one agent session; a larger event is not kept.
+    pub replay_bytes: usize,
+    /// Bytes of such events of all agent sessions; beyond, nothing more is kept.
+    pub replay_total_bytes: usize,
     /// Calls that run on although their agent's connection is gone, or that answer as a stream.
     pub adopted_calls: usize,
 }
@@ -70,12 +76,14 @@ pub struct FrontTimes {
     pub open: Duration,
     /// How long an SSE agent may be away before its session ends.
     pub reconnect_grace: Duration,
-    /// How long a call goes on after its agent's connection is gone.
+    /// How long a call goes on after its agent's connection is gone, and how long a stream can be resumed.
     pub orphan: Duration,
     /// An agent session without stream and calls ends after this.
     pub agent_idle: Duration,
     /// A silent stream gets a comment this often.
     pub stream_ping: Duration,
+    /// How soon an agent is told to come back to a stream that broke (2025-11-25).
+    pub retry: Duration,
     /// After shutdown began, what has not ended by then is dropped.
     pub drain: Duration,
 }
@@ -123,6 +131,9 @@ impl Default for FrontLimits {
             header_bytes: 32 << 10,
             outbound_messages: 256,
             outbound_bytes: 4 << 20,
+            replay_events: 1_000,
+            replay_bytes: 1 << 20,
+            replay_total_bytes: 64 << 20,
             adopted_calls: 8_192,
         }
     }
@@ -141,6 +152,7 @@ impl Default for FrontTimes {
             orphan: Duration::from_secs(60),
             agent_idle: Duration::from_secs(30 * 60),
             stream_ping: Duration::from_secs(15),
+            retry: Duration::from_secs(3),
             drain: Duration::from_secs(30),
         }
     }

@@ -1,5 +1,7 @@
 //! Streamable HTTP: one message per POST, answered as JSON, or as a stream when something comes before the answer.
 //!
+//! Every stream can be taken up again by a GET that names its last event (`replay`).
+//!
 //! A call runs in its handler's future. It moves to the adopter when its answer becomes a stream, so that a peer that
 //! does not read holds up nothing, and when the connection dies, because that is no cancellation.
 
@@ -9,22 +11,26 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use mcpool_wire::{
-    Backends, CallError, ClientHello, Era, Hello, Link, Message, Method, Outlet, Revision, result_response,
+    Backends, CallError, ClientHello, Era, Hello, Link, Message, Method, Outlet, Revision, RpcId,
+    result_response,
 };
 
 use crate::{
-    agent::{Agent, AgentCore, Side},
+    agent::{Agent, AgentCore, Resume, Side},
+    call_stream::CallStream,
     front::Front,
     http::{accepts, text, unknown_backend},
     incoming::{Body, Incoming, Request},
     observe::{AgentEnd, Cause, Transport},
     opening::{self, OpenEnd},
-    outbox::{Outbox, Reader, Weight},
+    outbox::{Outbox, Reader},
+    replay::EventId,
     rescue::Served,
-    running::{CallOutlet, Finished, Handled, Running},
-    sse_body::{AgentBody, one_line},
+    running::{Finished, Handled, Running},
+    sse_body::{AgentBody, priming_event},
 };
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -46,26 +52,15 @@ pub(crate) async fn message<B: Backends>(
     if let Body::BadId(why) = incoming.body {
         return Served::refused(StatusCode::BAD_REQUEST, None, -32600, why);
     }
-    let Some(session) = text(headers, "mcp-session-id") else {
-        return match incoming.body {
-            Body::Request(request) if request.method == Method::Initialize => {
-                initialize(front, headers, name, request, &incoming.message).await
-            }
-            _ => no_session(front, name, &incoming),
-        };
-    };
-    let agent = front.agents.find(session, Transport::Http).filter(|agent| {
-        // A session belongs to the backend it was opened for, under whichever URL.
-        name.is_none_or(|name| {
-            *agent.core.target.name == *name
-                || front.backends.target(Some(name)).is_ok_and(|target| target == agent.core.target)
-        })
-    });
-    let Some(agent) = agent else {
-        return match front.backends.target(name) {
-            Ok(_) => Served::unknown_session(incoming.id()),
-            Err(why) => unknown_backend(front, incoming.id(), &why),
-        };
+    if text(headers, "mcp-session-id").is_none()
+        && let Body::Request(request) = &incoming.body
+        && request.method == Method::Initialize
+    {
+        return initialize(front, headers, name, request.clone(), &incoming.message).await;
+    }
+    let agent = match agent_of(front, headers, name, incoming.id()) {
+        Ok(agent) => agent,
+        Err(refused) => return *refused,
     };
     let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(incoming.id()) };
     match incoming.body {
@@ -79,13 +74,46 @@ pub(crate) async fn message<B: Backends>(
     }
 }
 
-/// A GET that names a session: the stream for what belongs to no call. The newest one gets it.
-pub(crate) fn listen<B: Backends>(front: &Front<B>, session: &str) -> Served {
-    let agent = front.agents.find(session, Transport::Http);
-    let Some(reader) = agent.and_then(|agent| agent.core.outbox.attach()) else {
+/// The agent session a POST names; `id` is echoed where there is none.
+pub(crate) fn agent_of<B: Backends>(
+    front: &Front<B>,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    id: Option<&RpcId>,
+) -> Result<Arc<Agent<B::Link>>, Box<Served>> {
+    let Some(session) = text(headers, "mcp-session-id") else {
+        return Err(Box::new(no_session(front, name, id)));
+    };
+    let agent = front.agents.find(session, Transport::Http).filter(|agent| {
+        // A session belongs to the backend it was opened for, under whichever URL.
+        name.is_none_or(|name| {
+            *agent.core.target.name == *name
+                || front.backends.target(Some(name)).is_ok_and(|target| target == agent.core.target)
+        })
+    });
+    agent.ok_or_else(|| {
+        Box::new(match front.backends.target(name) {
+            Ok(_) => Served::unknown_session(id),
+            Err(why) => unknown_backend(front, id, &why),
+        })
+    })
+}
+
+/// A GET that names a session: a stream to take up behind its last event, or else the one for what belongs to no call.
+/// The newest one gets it.
+pub(crate) fn listen<B: Backends>(front: &Front<B>, session: &str, last_event: Option<&str>) -> Served {
+    let Some(agent) = front.agents.find(session, Transport::Http) else {
         return Served::unknown_session(None);
     };
-    Served::stream(reader, None, front.common.config.times.stream_ping)
+    let resumed = last_event.and_then(EventId::parse).map_or(Resume::Unknown, |id| agent.core.resume(id));
+    match resumed {
+        Resume::Stream(reader) => stream(&agent.core, reader),
+        Resume::Over => Served::nothing_left(),
+        Resume::Unknown => match agent.core.outbox.attach() {
+            Some(reader) => stream(&agent.core, reader),
+            None => Served::unknown_session(None),
+        },
+    }
 }
 
 /// A DELETE ends this agent's session; what it shared lives on.
@@ -129,6 +157,7 @@ async fn initialize<B: Backends>(
     let hello = Hello { caller: Arc::clone(&core.caller), target: core.target.clone(), client, outlet };
     match opening::bounded(front.backends.open(hello), common.config.times.open).await {
         Ok(link) => {
+            core.agreed_on(revision);
             end.ok(&core, &request);
             let body = result_response(&request.id, &link.initialize_result(revision));
             let session = core.id.to_text();
@@ -160,61 +189,45 @@ async fn answer<L: Link>(
         _ => {}
     }
     let takes_events = accepts(headers, "text/event-stream");
-    let takes_json = accepts(headers, "application/json");
-    // Only a call that has a token or may be asked something can say anything before its answer.
-    let parts = (takes_events && (message.has_token() || interactive)).then(|| CallParts::new(core));
-    let outlet = parts.as_ref().map(|parts| Arc::clone(&parts.outlet));
+    let takes_json = accepts(headers, "application/json") || !takes_events;
+    let said = takes_events.then(|| CallStream::new(core, interactive));
+    let outlet = said.clone().map(|said| said as Arc<dyn Outlet>);
     let running = match Running::start(core, link, request, message, outlet) {
         Ok(running) => running,
         Err(refusal) => return Served::json(StatusCode::OK, Cause::Gateway, refusal),
     };
-    let mut call = Handled::new(running);
-    let Some(CallParts { reader, .. }) = parts else {
-        let finished = poll_fn(|cx| call.poll_end(cx)).await;
-        return if takes_json || !takes_events {
-            whole(core, finished)
-        } else {
-            as_stream(core, finished, None)
-        };
-    };
-    match poll_fn(|cx| first(&mut call, &reader, cx)).await {
-        First::End(finished) if takes_json && !reader.has_waiting() => whole(core, finished),
-        First::End(finished) => as_stream(core, finished, Some(reader)),
-        First::Part if call.hand_over(Some(reader.outbox())) => stream(core, reader),
-        First::Part => {
+    let mut call = Handled::new(running, said.clone());
+    let finished = match poll_fn(|cx| first(&mut call, said.as_deref(), cx)).await {
+        First::End(finished) => finished,
+        First::Part(outbox) => {
+            if let Some(reader) = outbox.attach()
+                && call.hand_over(Some(&outbox))
+            {
+                return stream(core, reader);
+            }
             // The adopter is full: the parts wait for the answer.
-            let finished = poll_fn(|cx| call.poll_end(cx)).await;
-            as_stream(core, finished, Some(reader))
+            poll_fn(|cx| call.poll_end(cx)).await
         }
+    };
+    match said.as_ref().and_then(|said| said.opened()) {
+        None if takes_json => whole(core, finished),
+        opened => as_stream(core, finished.body, opened.cloned()),
     }
-}
-
-/// The stream of one call, there before the call so that nothing it says is lost.
-struct CallParts {
-    reader: Reader,
-    outlet: Arc<dyn Outlet>,
 }
 
 enum First {
-    Part,
+    Part(Arc<Outbox>),
     End(Finished),
 }
 
-impl CallParts {
-    fn new(core: &Arc<AgentCore>) -> Self {
-        let limits = core.common.config.limits;
-        let gauges = Arc::clone(&core.common.gauges);
-        let outbox = Arc::new(Outbox::new(limits.outbound_messages, limits.outbound_bytes, gauges));
-        let reader = Outbox::first_reader(&outbox);
-        Self { reader, outlet: Arc::new(CallOutlet { outbox, core: Arc::clone(core) }) }
-    }
-}
-
-fn first(call: &mut Handled, reader: &Reader, cx: &mut Context<'_>) -> Poll<First> {
+fn first(call: &mut Handled, said: Option<&CallStream>, cx: &mut Context<'_>) -> Poll<First> {
     if let Poll::Ready(finished) = call.poll_end(cx) {
         return Poll::Ready(First::End(finished));
     }
-    reader.poll_waiting(cx).map(|()| First::Part)
+    match said {
+        Some(said) => said.poll_opened(cx).map(|outbox| First::Part(Arc::clone(outbox))),
+        None => Poll::Pending,
+    }
 }
 
 /// The answer as one JSON body. A cancelled call has none: its stream ends without a message.
@@ -228,25 +241,35 @@ fn whole(core: &AgentCore, finished: Finished) -> Served {
     }
 }
 
-/// The answer as the last event of a stream that is complete already.
-fn as_stream(core: &Arc<AgentCore>, finished: Finished, reader: Option<Reader>) -> Served {
-    let reader = reader.unwrap_or_else(|| CallParts::new(core).reader);
-    if let Some(body) = finished.body {
-        // Cannot be refused: the queue was the front's own until now, and must-messages pass its soft limit.
-        let _ = reader.outbox().push(Weight::Must, one_line(body));
+/// Answers as the last events of a stream that is complete already.
+pub(crate) fn as_stream(
+    core: &AgentCore,
+    answers: impl IntoIterator<Item = Bytes>,
+    opened: Option<Arc<Outbox>>,
+) -> Served {
+    let outbox = opened.unwrap_or_else(|| core.call_outbox());
+    // Closed already when more was said than an agent may leave unread.
+    let Some(reader) = outbox.attach() else { return Served::events(AgentBody::empty()) };
+    for answer in answers {
+        core.answer_on(&outbox, answer);
     }
-    reader.outbox().close();
+    outbox.close();
     stream(core, reader)
 }
 
-fn stream(core: &AgentCore, reader: Reader) -> Served {
-    Served::stream(reader, None, core.common.config.times.stream_ping)
+/// A stream as its agent's revision knows it.
+pub(crate) fn stream(core: &AgentCore, reader: Reader) -> Served {
+    let times = &core.common.config.times;
+    let knows_priming = core.revision() == Some(Revision::V2025_11_25);
+    let priming = reader.begins_after().filter(|_| knows_priming).map(|id| priming_event(id, times.retry));
+    Served::stream(reader, priming, times.stream_ping)
 }
 
 /// A repeated `initialize` is answered again: the only choice that never breaks an agent (PROTOCOL.md 11.3).
 fn again<L: Link>(core: &AgentCore, link: &L, request: &Request, message: &Message) -> Served {
     match ClientHello::parse(message.bytes()) {
         Ok(client) => {
+            core.agreed_on(client.revision);
             let body = result_response(&request.id, &link.initialize_result(client.revision));
             with_session(Served::json(StatusCode::OK, Cause::Gateway, body), &core.id.to_text())
         }
@@ -255,7 +278,7 @@ fn again<L: Link>(core: &AgentCore, link: &L, request: &Request, message: &Messa
 }
 
 /// A notification or a response.
-fn take<L: Link>(agent: &Agent<L>, link: &L, body: Body, message: Message) {
+pub(crate) fn take<L: Link>(agent: &Agent<L>, link: &L, body: Body, message: Message) {
     match body {
         Body::Notification(Method::Initialized, _) | Body::Request(_) | Body::BadId(_) => {}
         Body::Notification(Method::Cancelled, target) => {
@@ -271,13 +294,13 @@ fn take<L: Link>(agent: &Agent<L>, link: &L, body: Body, message: Message) {
     }
 }
 
-fn no_session<B: Backends>(front: &Front<B>, name: Option<&str>, incoming: &Incoming) -> Served {
+fn no_session<B: Backends>(front: &Front<B>, name: Option<&str>, id: Option<&RpcId>) -> Served {
     if let Err(why) = front.backends.target(name) {
-        return unknown_backend(front, incoming.id(), &why);
+        return unknown_backend(front, id, &why);
     }
     let message =
         "the Mcp-Session-Id header is missing: send initialize first, then its session id with every request";
-    Served::refused(StatusCode::BAD_REQUEST, incoming.id(), -32600, message)
+    Served::refused(StatusCode::BAD_REQUEST, id, -32600, message)
 }
 
 fn unsupported(version: &str, incoming: &Incoming) -> Served {

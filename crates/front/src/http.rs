@@ -6,7 +6,7 @@
 use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming as Payload, service::Service};
@@ -14,10 +14,10 @@ use mcpool_wire::{Backends, Era, error_response};
 use serde_json::json;
 
 use crate::{
-    dispatch,
+    batch, dispatch,
     front::Front,
     hosts::TurnedAway,
-    incoming::Incoming,
+    incoming::Parcel,
     info, legacy,
     observe::{Cause, FrontEvent, Transport},
     pulse::Pulse,
@@ -26,9 +26,8 @@ use crate::{
     sse_body::AgentBody,
 };
 
-/// Headers of which two would leave it open which one counts.
-const SINGLE: [&str; 5] =
-    ["host", "mcp-session-id", "mcp-protocol-version", "authorization", "last-event-id"];
+/// Headers of which two would leave it open which one counts, besides all that begin with `mcp-`.
+const SINGLE: [&str; 5] = ["host", "authorization", "content-type", "last-event-id", "origin"];
 
 /// How long the rest of a body that is too large is read and thrown away.
 const DISCARD: Duration = Duration::from_secs(2);
@@ -101,7 +100,13 @@ fn admit<B: Backends>(
         // A body that an MCP client shows and a person can read.
         Box::new(Served::json(status, Cause::Agent, error_response(None, -31910, &message, None)))
     })?;
-    if let Some(name) = SINGLE.into_iter().find(|name| parts.headers.get_all(*name).iter().nth(1).is_some()) {
+    let is_single = |name: &str| SINGLE.contains(&name) || name.starts_with("mcp-");
+    let is_doubled = |name: &&HeaderName| parts.headers.get_all(*name).iter().nth(1).is_some();
+    // Names come once each however often they were sent, so equal counts mean that there is nothing to look for.
+    let doubled = parts.headers.len() != parts.headers.keys_len();
+    if doubled
+        && let Some(name) = parts.headers.keys().filter(|name| is_single(name.as_str())).find(is_doubled)
+    {
         let message = format!("the header {name} must not be sent twice");
         return Err(Box::new(Served::refused(StatusCode::BAD_REQUEST, None, -32600, &message)));
     }
@@ -128,13 +133,12 @@ async fn post<B: Backends>(
         Ok(bytes) => bytes,
         Err(refused) => return refused.over(transport),
     };
-    let incoming = match Incoming::parse(bytes) {
-        Ok(incoming) => incoming,
-        Err(error) => return Served::undecodable(&error).over(transport),
-    };
-    match session {
-        Some(session) => legacy::message(front, session, incoming).await,
-        None => dispatch::message(front, &parts.headers, name, incoming).await,
+    match (session, Parcel::parse(bytes)) {
+        (Some(session), Err(error)) => legacy::undecodable(front, session, &error),
+        (None, Err(error)) => Served::undecodable(&error),
+        (Some(session), Ok(parcel)) => legacy::parcel(front, session, parcel).await,
+        (None, Ok(Parcel::One(incoming))) => dispatch::message(front, &parts.headers, name, incoming).await,
+        (None, Ok(Parcel::Many(messages))) => batch::answer(front, &parts.headers, name, messages).await,
     }
     .over(transport)
 }
@@ -149,7 +153,9 @@ fn get<B: Backends>(front: &Arc<Front<B>>, parts: &Parts, name: Option<&str>) ->
         return Served::refused(StatusCode::NOT_ACCEPTABLE, None, -32600, message);
     }
     match text(headers, "mcp-session-id") {
-        Some(session) => dispatch::listen(front, session).over(Transport::Http),
+        Some(session) => {
+            dispatch::listen(front, session, text(headers, "last-event-id")).over(Transport::Http)
+        }
         None => legacy::open(front, headers, name).over(Transport::Sse),
     }
 }

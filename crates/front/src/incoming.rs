@@ -1,9 +1,11 @@
 //! One message of an agent, decoded once and owned: what is left of the envelope when the borrow ends.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
-use mcpool_wire::{DecodeError, Envelope, IdValue, Kind, Message, Method, RpcId};
+use mcpool_wire::{
+    DecodeError, Envelope, IdValue, Kind, Message, Method, Params, RpcId, is_batch, split_batch,
+};
 use serde_json::value::RawValue;
 
 pub(crate) struct Incoming {
@@ -11,6 +13,13 @@ pub(crate) struct Incoming {
     pub(crate) message: Message,
     /// Carries the marks of the era without sessions.
     pub(crate) is_modern: bool,
+}
+
+/// What one POST carries.
+pub(crate) enum Parcel {
+    One(Incoming),
+    /// A batch (2025-03-26): each message, or why it is none.
+    Many(Vec<Result<Incoming, DecodeError>>),
 }
 
 /// What the message is, with what the front decides on.
@@ -29,6 +38,46 @@ pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) name: Option<Arc<str>>,
     pub(crate) is_plain_list: bool,
+    /// What of its parameters is refused, in a sentence for its sender.
+    pub(crate) flaw: Option<&'static str>,
+}
+
+/// Longest name of a tool or prompt, in characters (SEMANTICS.md 12).
+const MAX_NAME: usize = 128;
+/// Longest URI of a resource, in bytes.
+const MAX_URI: usize = 8 << 10;
+
+impl Parcel {
+    pub(crate) fn parse(bytes: Bytes) -> Result<Self, DecodeError> {
+        if !is_batch(&bytes) {
+            return Incoming::parse(bytes).map(Self::One);
+        }
+        let messages: Vec<_> = split_batch(&bytes)?.into_iter().map(Incoming::parse).collect();
+        let greets = |one: &Result<Incoming, DecodeError>| one.as_ref().is_ok_and(Incoming::is_greeting);
+        if messages.iter().any(greets) {
+            return Err(DecodeError::of_batch("initialize must be sent alone, not in a batch"));
+        }
+        Ok(Self::Many(messages))
+    }
+
+    /// The id to echo, where there is one.
+    pub(crate) fn id(&self) -> Option<&RpcId> {
+        match self {
+            Self::One(message) => message.id(),
+            Self::Many(_) => None,
+        }
+    }
+}
+
+/// Ids that stand in one batch twice: the second is refused, whether or not the first still runs.
+#[derive(Default)]
+pub(crate) struct Seen(HashSet<IdValue>);
+
+impl Seen {
+    /// Whether this is a request whose id came before.
+    pub(crate) fn is_repeated(&mut self, message: &Incoming) -> bool {
+        message.id().is_some_and(|id| !self.0.insert(id.value().clone()))
+    }
 }
 
 impl Incoming {
@@ -43,6 +92,10 @@ impl Incoming {
     pub(crate) fn is_request(&self, id: &IdValue) -> bool {
         matches!(&self.body, Body::Request(request)
             if request.id.value() == id && request.method != Method::Initialize)
+    }
+
+    fn is_greeting(&self) -> bool {
+        matches!(&self.body, Body::Request(request) if request.method == Method::Initialize)
     }
 
     /// The id to echo, where there is one.
@@ -83,11 +136,26 @@ impl Request {
                         | Method::ResourcesTemplatesList
                 )
             );
+        let flaw = flaw(&envelope.params);
         let method = envelope.method.unwrap_or_else(|| Method::parse(""));
         let name = match &method {
             Method::ToolsCall | Method::PromptsGet => envelope.params.name,
             _ => envelope.params.uri,
         };
-        Self { id, method, name: name.map(Arc::from), is_plain_list }
+        Self { id, method, name: name.map(Arc::from), is_plain_list, flaw }
     }
+}
+
+fn flaw(params: &Params<'_>) -> Option<&'static str> {
+    if params.name.as_ref().is_some_and(|name| name.len() > MAX_NAME && name.chars().count() > MAX_NAME) {
+        return Some("the name is longer than 128 characters");
+    }
+    if params.uri.as_ref().is_some_and(|uri| uri.len() > MAX_URI) {
+        return Some("the uri is longer than 8 KiB");
+    }
+    // The same rules as for ids: it is compared and handed back like one.
+    let token = params.meta_progress_token?;
+    IdValue::parse(token)
+        .is_err()
+        .then_some("a progressToken must be a string of at most 256 bytes or an integer")
 }

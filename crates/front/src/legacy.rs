@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
-use mcpool_wire::Backends;
+use mcpool_wire::{Backends, DecodeError, DecodeKind, error_response};
 use tokio::sync::mpsc;
 
 use crate::{
     agent::{Agent, Side},
     front::Front,
     http::{text, unknown_backend},
-    incoming::Incoming,
+    incoming::Parcel,
     observe::{Cause, Transport},
     rescue::Served,
     sse_body::endpoint_event,
@@ -51,14 +51,25 @@ pub(crate) fn open<B: Backends>(front: &Arc<Front<B>>, headers: &HeaderMap, name
 }
 
 /// A POST that names a session.
-pub(crate) async fn message<B: Backends>(front: &Front<B>, session: &str, incoming: Incoming) -> Served {
+pub(crate) async fn parcel<B: Backends>(front: &Front<B>, session: &str, parcel: Parcel) -> Served {
     let Some(agent) = front.agents.find(session, Transport::Sse) else {
-        return Served::unknown_session(incoming.id());
+        return Served::unknown_session(parcel.id());
     };
-    let Side::Sse { work } = &agent.side else { return Served::unknown_session(incoming.id()) };
-    match work.send(Box::new(incoming)).await {
+    let Side::Sse { work } = &agent.side else { return Served::unknown_session(parcel.id()) };
+    match work.send(Box::new(parcel)).await {
         Ok(()) => Served::accepted(),
-        Err(mpsc::error::SendError(incoming)) => Served::unknown_session(incoming.id()),
+        Err(mpsc::error::SendError(parcel)) => Served::unknown_session(parcel.id()),
+    }
+}
+
+/// A POST that names a session and is no message. A batch that is refused is well-formed: its error is on the stream.
+pub(crate) fn undecodable<B: Backends>(front: &Front<B>, session: &str, error: &DecodeError) -> Served {
+    match front.agents.find(session, Transport::Sse) {
+        Some(agent) if error.kind == DecodeKind::Batch => {
+            agent.core.answer(error_response(None, error.kind.code(), &error.reason, None));
+            Served::accepted()
+        }
+        _ => Served::undecodable(error),
     }
 }
 

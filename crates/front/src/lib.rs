@@ -1,14 +1,21 @@
 //! How agents reach the gateway: a hyper server that speaks HTTP+SSE and Streamable HTTP on every agent URL, over
 //! any [`mcpool_wire::Backends`].
 //!
-//! Reading order: `server` (connections), `http` (what a request means), `dispatch` (Streamable HTTP), `legacy` and
-//! `stream` (HTTP+SSE), `running` and `adopter` (who owns a call), `outbox` and `sse_body` (what an agent reads),
-//! `rescue` (errors as responses). The subtle thing: no response body ever runs a call, so an agent that does not
-//! read holds up nobody.
+//! Reading order: `server` (connections), `http` (what a request means), `dispatch` and `batch` (Streamable HTTP),
+//! `legacy` and `stream` (HTTP+SSE), `running` and `adopter` (who owns a call), `call_stream`, `outbox` and `sse_body`
+//! (what an agent reads), `weight` (what it may miss), `replay` (what it can fetch again), `rescue` (errors as
+//! responses). The subtle thing: no response body ever runs a call, so an agent that does not read holds up nobody.
+//!
+//! An agent that does not keep up loses logs first, then all but the latest progress; changes are told once. When twice
+//! `outbound_bytes` or `outbound_messages` wait, the next answer closes that stream, as does a connection that takes in
+//! nothing for `write_stall`, and the calls of that stream are cancelled. The limit is looked at before a message is
+//! queued, so one answer of any size reaches an agent that reads; beyond `replay_bytes` it is not kept for a resume.
 
 mod adopter;
 mod agent;
 mod agents;
+mod batch;
+mod call_stream;
 mod common;
 mod config;
 mod dispatch;
@@ -22,6 +29,7 @@ mod observe;
 mod opening;
 mod outbox;
 mod pulse;
+mod replay;
 mod rescue;
 mod route;
 mod running;
@@ -29,6 +37,7 @@ mod server;
 mod session_id;
 mod sse_body;
 mod stream;
+mod weight;
 
 pub use config::{FrontConfig, FrontLimits, FrontTimes, Unauthenticated};
 pub use hosts::{HostPolicy, TurnedAway};

@@ -47,7 +47,7 @@ pub enum FrontEvent<'a> {
     },
     /// A request of an agent ended; every one that got past decoding ends exactly once.
     CallEnded(CallEnd<'a>),
-    /// A message for an agent, or of one, was dropped: `progress`, `notification`, `server_request`,
+    /// A message for an agent, or of one, was dropped: `progress`, `log`, `notification`, `server_request`,
     /// `agent_response`, `late_answer`.
     Dropped {
         /// What kind.
@@ -154,6 +154,8 @@ pub struct Gauges {
     pub adopted: AtomicUsize,
     /// Bytes waiting for agents to read them.
     pub buffered_bytes: AtomicUsize,
+    /// Bytes sent and kept for agents that resume a stream.
+    pub replay_bytes: AtomicUsize,
 }
 
 /// What only the gateway as a whole knows about its health.

@@ -1,8 +1,4 @@
-//! What waits for one agent stream to read it: a bounded queue with one reader that may change.
-//!
-//! Nobody ever waits to push. Progress is merged and notifications are dropped when the queue is full; answers and
-//! server requests are not, so a queue that grows beyond twice its size closes the stream instead. The queue outlives
-//! its reader: an agent that reconnects finds what it missed.
+mod reader;
 
 use std::{
     collections::VecDeque,
@@ -12,8 +8,16 @@ use std::{
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
+use tokio::time::Instant;
 
-use crate::observe::Gauges;
+use crate::{
+    config::FrontLimits,
+    observe::Gauges,
+    replay::{Event, EventId, LISTENING, Replay},
+    weight::Weight,
+};
+
+pub(crate) use reader::Reader;
 
 pub(crate) struct Outbox {
     state: Mutex<State>,
@@ -21,12 +25,13 @@ pub(crate) struct Outbox {
     gauges: Arc<Gauges>,
     messages: usize,
     bytes: usize,
+    stream: Option<Stream>,
 }
 
-/// The one who reads. Dropping it leaves the queue to the next.
-pub(crate) struct Reader {
-    outbox: Arc<Outbox>,
-    generation: u64,
+/// Which stream of a session that can resume this is.
+pub(crate) struct Stream {
+    pub(crate) replay: Arc<Replay>,
+    pub(crate) number: u32,
 }
 
 /// Whether somebody reads.
@@ -42,17 +47,6 @@ pub(crate) enum Presence {
 pub(crate) struct Watch {
     pub(crate) presence: Presence,
     pub(crate) finishing: bool,
-}
-
-/// How a message may be treated when the queue is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Weight {
-    /// Only the latest of this token matters.
-    Progress(u64),
-    /// May be dropped.
-    Droppable,
-    /// Must arrive.
-    Must,
 }
 
 /// Why a message was not queued.
@@ -72,6 +66,10 @@ struct State {
     presence: Presence,
     finishing: bool,
     readers: u64,
+    /// The number of the last event that was read.
+    seq: u64,
+    /// When the last reader left.
+    left: Option<Instant>,
     waker: Option<Waker>,
 }
 
@@ -81,16 +79,19 @@ struct Entry {
 }
 
 impl Outbox {
-    pub(crate) fn new(messages: usize, bytes: usize, gauges: Arc<Gauges>) -> Self {
+    pub(crate) fn new(limits: &FrontLimits, gauges: Arc<Gauges>, stream: Option<Stream>) -> Self {
         let state = State {
             queue: VecDeque::new(),
             bytes: 0,
             presence: Presence::Absent,
             finishing: false,
             readers: 0,
+            seq: 0,
+            left: None,
             waker: None,
         };
-        Self { state: Mutex::new(state), owner: AtomicWaker::new(), gauges, messages, bytes }
+        let (messages, bytes) = (limits.outbound_messages, limits.outbound_bytes);
+        Self { state: Mutex::new(state), owner: AtomicWaker::new(), gauges, messages, bytes, stream }
     }
 
     /// The newest reader reads; an older one is at its end. `None` when the stream is closed.
@@ -99,39 +100,76 @@ impl Outbox {
         if state.presence == Presence::Closed {
             return None;
         }
-        state.readers += 1;
-        state.presence = Presence::Attached(state.readers);
-        let (generation, waker) = (state.readers, state.waker.take());
+        let after = state.seq;
+        let reader = self.take_over(&mut state, VecDeque::new(), after);
+        let waker = state.waker.take();
         drop(state);
         self.wake(waker);
-        Some(Reader { outbox: Arc::clone(self), generation })
+        Some(reader)
     }
 
-    /// The reader of an outbox that was just made, and so is open.
-    pub(crate) fn first_reader(outbox: &Arc<Self>) -> Reader {
-        let mut state = outbox.lock();
-        state.readers += 1;
-        state.presence = Presence::Attached(state.readers);
-        Reader { outbox: Arc::clone(outbox), generation: state.readers }
-    }
-
-    /// Queues one message.
-    pub(crate) fn push(&self, weight: Weight, bytes: Bytes) -> Result<(), Refused> {
+    /// A reader that begins behind event `seq`. `None` when there never was one, or when the stream is closed and
+    /// nothing is left of it.
+    pub(crate) fn attach_after(self: &Arc<Self>, seq: u64) -> Option<Reader> {
+        let stream = self.stream.as_ref()?;
         let mut state = self.lock();
-        if state.presence == Presence::Closed {
-            return Err(Refused::Closed);
+        if seq > state.seq {
+            return None;
         }
-        if state.queue.len() >= self.messages || state.bytes >= self.bytes {
+        let again = stream.replay.after(EventId { stream: stream.number, seq });
+        if state.presence == Presence::Closed && again.is_empty() && state.queue.is_empty() {
+            return None;
+        }
+        let reader = self.take_over(&mut state, again, seq);
+        let waker = state.waker.take();
+        drop(state);
+        self.wake(waker);
+        Some(reader)
+    }
+
+    /// Reads what is left of a stream that is over.
+    pub(crate) fn past(self: Arc<Self>, again: VecDeque<Event>, after: u64) -> Reader {
+        self.close();
+        Reader { outbox: self, generation: 0, again, after }
+    }
+
+    fn take_over(self: &Arc<Self>, state: &mut State, again: VecDeque<Event>, after: u64) -> Reader {
+        state.readers += 1;
+        if state.presence != Presence::Closed {
+            state.presence = Presence::Attached(state.readers);
+        }
+        Reader { outbox: Arc::clone(self), generation: state.readers, again, after }
+    }
+
+    /// Queues one message. Says how many log lines had to go for it.
+    pub(crate) fn push(&self, weight: Weight, bytes: Bytes) -> Result<usize, Refused> {
+        let mut state = self.lock();
+        let presence = state.presence;
+        match presence {
+            Presence::Closed => return Err(Refused::Closed),
+            Presence::Absent if !self.waits_for_reader(&mut state, weight) => return Err(Refused::Dropped),
+            Presence::Absent | Presence::Attached(_) => {}
+        }
+        let mut gone = 0;
+        if self.is_full(&state, 1) {
+            if weight.is_merged() && self.merge(&mut state, weight, &bytes) {
+                return Ok(0);
+            }
+            if weight != Weight::Log {
+                gone = self.make_room(&mut state);
+            }
+        }
+        if self.is_full(&state, 1) {
             match weight {
-                Weight::Progress(token) => return self.merge(&mut state, token, bytes),
-                Weight::Droppable => return Err(Refused::Dropped),
-                Weight::Must if state.queue.len() >= 2 * self.messages || state.bytes >= 2 * self.bytes => {
-                    let waker = self.shut(&mut state, true);
+                Weight::Log | Weight::Progress(_) => return Err(Refused::Dropped),
+                Weight::Change(_) | Weight::Note if self.is_full(&state, 2) => return Err(Refused::Dropped),
+                Weight::Must if self.is_full(&state, 2) => {
+                    let waker = self.shed(&mut state);
                     drop(state);
                     self.wake(waker);
                     return Err(Refused::Overflowed);
                 }
-                Weight::Must => {}
+                Weight::Change(_) | Weight::Note | Weight::Must => {}
             }
         }
         self.count(&mut state, bytes.len(), 0);
@@ -141,15 +179,37 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
-        Ok(())
+        Ok(gone)
     }
 
     /// Ends the stream once what is queued was read.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
-        let waker = self.shut(&mut state, false);
+        if state.presence == Presence::Absent {
+            self.retire(&mut state);
+        }
+        state.presence = Presence::Closed;
+        let waker = state.waker.take();
         drop(state);
         self.wake(waker);
+    }
+
+    /// Ends the stream with what waits in it: nobody will come for it.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.lock();
+        self.clear(&mut state);
+        state.presence = Presence::Closed;
+        let waker = state.waker.take();
+        drop(state);
+        self.wake(waker);
+    }
+
+    /// Forgets what waits for an agent that has been away for longer than it may resume.
+    pub(crate) fn sweep(&self) {
+        let mut state = self.lock();
+        if state.presence == Presence::Absent && state.left.is_some() {
+            self.waits_for_reader(&mut state, Weight::Note);
+        }
     }
 
     pub(crate) fn presence(&self) -> Presence {
@@ -174,29 +234,87 @@ impl Outbox {
         if now == seen { Poll::Pending } else { Poll::Ready(now) }
     }
 
-    /// Whether somebody reads; if so, the owner is woken when that ends.
-    pub(crate) fn is_read(&self, cx: &mut Context<'_>) -> bool {
+    /// Whether somebody reads; the owner is woken when that changes.
+    pub(crate) fn poll_presence(&self, cx: &mut Context<'_>) -> Presence {
         self.owner.register(cx.waker());
-        matches!(self.presence(), Presence::Attached(_))
+        self.presence()
     }
 
-    fn merge(&self, state: &mut State, token: u64, bytes: Bytes) -> Result<(), Refused> {
-        let twin = state.queue.iter_mut().rev().find(|entry| entry.weight == Weight::Progress(token));
-        let Some(twin) = twin else { return Err(Refused::Dropped) };
-        let old = std::mem::replace(&mut twin.bytes, bytes);
-        let new = twin.bytes.len();
-        self.count(state, new, old.len());
-        Ok(())
+    /// Whether a message is kept although nobody reads. The stream of a call is read later or never; the one for what
+    /// belongs to no call is waited for as long as it may be resumed. A server request must be asked elsewhere.
+    fn waits_for_reader(&self, state: &mut State, weight: Weight) -> bool {
+        let Some(stream) = self.stream.as_ref().filter(|stream| stream.number == LISTENING) else {
+            return true;
+        };
+        if state.left.is_some_and(|left| left.elapsed() < stream.replay.window()) {
+            return weight != Weight::Must;
+        }
+        state.left = None;
+        self.clear(state);
+        false
     }
 
-    fn shut(&self, state: &mut State, clear: bool) -> Option<Waker> {
-        state.presence = Presence::Closed;
-        if clear {
-            let gone = state.bytes;
-            self.count(state, 0, gone);
-            state.queue = VecDeque::new();
+    fn is_full(&self, state: &State, times: usize) -> bool {
+        state.queue.len() >= times * self.messages || state.bytes >= times * self.bytes
+    }
+
+    fn merge(&self, state: &mut State, weight: Weight, bytes: &Bytes) -> bool {
+        let Some(twin) = state.queue.iter_mut().rev().find(|entry| entry.weight == weight) else {
+            return false;
+        };
+        let old = std::mem::replace(&mut twin.bytes, bytes.clone());
+        self.count(state, bytes.len(), old.len());
+        true
+    }
+
+    /// Drops the oldest logs until there is room, or none is left.
+    fn make_room(&self, state: &mut State) -> usize {
+        let mut gone = 0;
+        while self.is_full(state, 1) {
+            let Some(at) = state.queue.iter().position(|entry| entry.weight == Weight::Log) else { break };
+            let size = state.queue.remove(at).map_or(0, |entry| entry.bytes.len());
+            self.count(state, 0, size);
+            gone += 1;
+        }
+        gone
+    }
+
+    /// Ends the stream of an agent that does not read. The one for what belongs to no call can be opened again.
+    fn shed(&self, state: &mut State) -> Option<Waker> {
+        self.clear(state);
+        if self.stream.as_ref().is_some_and(|stream| stream.number == LISTENING) {
+            // Whoever reads now is at its end.
+            state.readers += 1;
+            state.presence = Presence::Absent;
+            state.left = None;
+        } else {
+            state.presence = Presence::Closed;
         }
         state.waker.take()
+    }
+
+    fn clear(&self, state: &mut State) {
+        let gone = state.bytes;
+        self.count(state, 0, gone);
+        state.queue = VecDeque::new();
+    }
+
+    /// Leaves what nobody read to an agent that resumes.
+    fn retire(&self, state: &mut State) {
+        while let Some(entry) = state.queue.pop_front() {
+            self.count(state, 0, entry.bytes.len());
+            self.number(state, &entry.bytes);
+        }
+        state.queue = VecDeque::new();
+    }
+
+    /// The id of the next event, which is kept from now on.
+    fn number(&self, state: &mut State, bytes: &Bytes) -> Option<EventId> {
+        let stream = self.stream.as_ref()?;
+        state.seq += 1;
+        let id = EventId { stream: stream.number, seq: state.seq };
+        stream.replay.keep(id, bytes.clone());
+        Some(id)
     }
 
     fn count(&self, state: &mut State, more: usize, less: usize) {
@@ -221,59 +339,6 @@ impl Outbox {
 impl Drop for Outbox {
     fn drop(&mut self) {
         Gauges::down(&self.gauges.buffered_bytes, self.lock().bytes);
-    }
-}
-
-impl Reader {
-    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
-        &self.outbox
-    }
-
-    /// The next message; `None` at the end of the stream, or when a newer reader took over.
-    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let mut state = self.outbox.lock();
-        if state.readers != self.generation {
-            return Poll::Ready(None);
-        }
-        if let Some(entry) = state.queue.pop_front() {
-            self.outbox.count(&mut state, 0, entry.bytes.len());
-            if state.queue.is_empty() {
-                // An idle agent must not keep the memory of its busiest moment.
-                state.queue = VecDeque::new();
-            }
-            return Poll::Ready(Some(entry.bytes));
-        }
-        if state.presence == Presence::Closed {
-            return Poll::Ready(None);
-        }
-        state.waker = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    /// Ready as soon as something waits.
-    pub(crate) fn poll_waiting(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.outbox.lock();
-        if !state.queue.is_empty() {
-            return Poll::Ready(());
-        }
-        state.waker = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    pub(crate) fn has_waiting(&self) -> bool {
-        !self.outbox.lock().queue.is_empty()
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let mut state = self.outbox.lock();
-        if state.presence == Presence::Attached(self.generation) {
-            state.presence = Presence::Absent;
-            state.waker = None;
-            drop(state);
-            self.outbox.owner.wake();
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -34,6 +34,8 @@ pub(crate) struct Pulse {
     begun: Instant,
     /// Milliseconds after `begun` at which the last request ended.
     idle_since: AtomicU64,
+    /// The peer was cut off because it does not read.
+    stalled: AtomicBool,
 }
 
 /// A request is being served. Dropped with the response body.
@@ -52,7 +54,12 @@ pub(crate) struct TimedIo<T> {
 
 impl Pulse {
     pub(crate) fn new() -> Self {
-        Self { phase: AtomicU8::new(FRESH), begun: Instant::now(), idle_since: AtomicU64::new(0) }
+        Self {
+            phase: AtomicU8::new(FRESH),
+            begun: Instant::now(),
+            idle_since: AtomicU64::new(0),
+            stalled: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn busy(self: &Arc<Self>) -> Busy {
@@ -62,6 +69,13 @@ impl Pulse {
 
     fn idle_since(&self) -> Instant {
         self.begun + Duration::from_millis(self.idle_since.load(Ordering::Acquire))
+    }
+}
+
+impl Busy {
+    /// Whether the connection ends because its peer does not read.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.0.stalled.load(Ordering::Acquire)
     }
 }
 
@@ -106,6 +120,7 @@ impl<T> TimedIo<T> {
         let since = *self.stalled.get_or_insert_with(Instant::now);
         let expired = self.is_past(cx, since + self.times.write_stall);
         if expired {
+            self.pulse.stalled.store(true, Ordering::Release);
             (self.on_stall)();
         }
         expired

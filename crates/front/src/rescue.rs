@@ -55,6 +55,21 @@ impl Served {
         Self::events(AgentBody::stream(reader, first, quiet))
     }
 
+    /// The answers of a batch.
+    pub(crate) fn array(answers: Vec<Bytes>) -> Self {
+        let mut served = Self::bare(StatusCode::OK, Cause::Backend, AgentBody::array(answers));
+        served.set(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        served
+    }
+
+    /// A stream that is over and cannot be resumed. Clients give up on a 405; on a stream that is empty they would
+    /// come back for ever.
+    pub(crate) fn nothing_left() -> Self {
+        let message = "this stream is over, and nothing of it is left to resume";
+        Self::refused(StatusCode::METHOD_NOT_ALLOWED, None, -32600, message)
+            .with(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE"))
+    }
+
     /// A JSON-RPC error that is the sender's own doing.
     pub(crate) fn refused(status: StatusCode, id: Option<&RpcId>, code: i32, message: &str) -> Self {
         Self::json(status, Cause::Agent, error_response(id, code, message, None))

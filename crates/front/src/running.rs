@@ -8,14 +8,15 @@ use std::{
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, Call, CallError, CallTrace, Caller, ErrorKind, Link, LinkEvent, Message, Method, Outlet,
-    OutletFull, Reply, RequestId, RpcId,
+    Answer, Call, CallError, CallTrace, Caller, ErrorKind, Link, Message, Method, Outlet, Reply, RequestId,
+    RpcId,
 };
 use tokio::time::Instant;
 
 use crate::{
     adopter::Adopted,
     agent::{AgentCore, Busy, InFlight},
+    call_stream::CallStream,
     common::{Ending, outcome_of},
     incoming::Request,
     observe::{Cause, Outcome},
@@ -40,14 +41,11 @@ pub(crate) struct Finished {
     pub(crate) slot: Option<InFlight>,
 }
 
-/// The outlet of one Streamable call: its parts go on its own stream.
-pub(crate) struct CallOutlet {
-    pub(crate) outbox: Arc<Outbox>,
-    pub(crate) core: Arc<AgentCore>,
-}
-
 /// A running call in a handler. When the handler is dropped because its connection died, the call runs on.
-pub(crate) struct Handled(Option<Running>);
+pub(crate) struct Handled {
+    running: Option<Running>,
+    stream: Option<Arc<CallStream>>,
+}
 
 impl Running {
     /// Starts a call on `link`, or says why not.
@@ -61,6 +59,10 @@ impl Running {
         let request_id = core.common.request_id();
         let started = Instant::now().into_std();
         let trace = Arc::new(CallTrace::new(started));
+        if let Some(flaw) = request.flaw {
+            let error = CallError::not_sent(ErrorKind::InvalidParams, flaw);
+            return Err(reject(core, &request.id, &request.method, request_id, &trace, &error));
+        }
         let slot = match core.begin(request.id.value()) {
             Ok(slot) => slot,
             Err(busy) => return Err(refuse(core, &request, request_id, &trace, &busy)),
@@ -92,11 +94,6 @@ impl Running {
         }
         let Poll::Ready(result) = self.reply.as_mut().poll(cx) else { return Poll::Pending };
         Poll::Ready(self.finish(result))
-    }
-
-    /// How long it goes on when nobody can receive its answer.
-    pub(crate) fn orphan_patience(&self) -> std::time::Duration {
-        self.slot.as_ref().map(|slot| slot.core.common.config.times.orphan).unwrap_or_default()
     }
 
     fn finish(&mut self, result: Result<Answer, CallError>) -> Finished {
@@ -150,19 +147,13 @@ impl Drop for Running {
     }
 }
 
-impl Outlet for CallOutlet {
-    fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
-        self.core.deliver(&self.outbox, event)
-    }
-}
-
 impl Handled {
-    pub(crate) fn new(running: Running) -> Self {
-        Self(Some(running))
+    pub(crate) fn new(running: Running, stream: Option<Arc<CallStream>>) -> Self {
+        Self { running: Some(running), stream }
     }
 
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
-        match &mut self.0 {
+        match &mut self.running {
             Some(running) => running.poll_end(cx),
             None => Poll::Pending,
         }
@@ -171,16 +162,11 @@ impl Handled {
     /// Gives the call to the adopter, which feeds `sink` from now on. False, and the call stays, when the adopter is
     /// full.
     pub(crate) fn hand_over(&mut self, sink: Option<&Arc<Outbox>>) -> bool {
-        let Some(running) = self.0.take() else { return false };
-        let Some(slot) = &running.slot else { return false };
-        let adopt = slot.core.common.adopt.clone();
-        match adopt.try_reserve() {
-            Ok(permit) => {
-                permit.send(Box::new(Adopted::new(running, sink.cloned())));
-                true
-            }
-            Err(_) => {
-                self.0 = Some(running);
+        let Some(running) = self.running.take() else { return false };
+        match hand_over(vec![running], sink) {
+            Ok(()) => true,
+            Err(mut back) => {
+                self.running = back.pop();
                 false
             }
         }
@@ -189,7 +175,26 @@ impl Handled {
 
 impl Drop for Handled {
     fn drop(&mut self) {
-        let _ = self.hand_over(None);
+        if self.hand_over(None)
+            && let Some(stream) = &self.stream
+        {
+            stream.abandon();
+        }
+    }
+}
+
+/// Gives calls of one agent to the adopter, or back when it is full.
+pub(crate) fn hand_over(calls: Vec<Running>, sink: Option<&Arc<Outbox>>) -> Result<(), Vec<Running>> {
+    let Some(common) = calls.iter().find_map(|call| Some(Arc::clone(&call.slot.as_ref()?.core.common)))
+    else {
+        return Err(calls);
+    };
+    match common.adopt.try_reserve() {
+        Ok(permit) => {
+            permit.send(Box::new(Adopted::new(calls, sink.cloned(), common.config.times.orphan)));
+            Ok(())
+        }
+        Err(_) => Err(calls),
     }
 }
 

@@ -1,10 +1,12 @@
 //! The bodies of responses. A stream's body only drains its outbox: it never runs a call, so a peer that does not
 //! read stops nothing but itself.
 //!
-//! An event is three slices handed to hyper as one buffer, so a payload of any size is written from where it lies.
+//! An event is three slices handed to hyper as one buffer, so a payload of any size is written from where it lies. A
+//! stream that ends because its connection does not take it in any more takes what waits for it along.
 
 use std::{
     convert::Infallible,
+    io::Write as _,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -14,12 +16,22 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use crate::{outbox::Reader, pulse::Busy};
+use crate::{
+    outbox::Reader,
+    pulse::Busy,
+    replay::{Event, EventId},
+};
 
-/// Bytes between a fixed head and a fixed tail.
+/// Room for the longest head of an event: two numbers of 10 and 20 digits and what stands around them.
+const HEAD: usize = 64;
+
+/// Bytes between a short head and a fixed tail.
 #[derive(Debug)]
 pub(crate) struct Piece {
-    head: &'static [u8],
+    head: [u8; HEAD],
+    /// What is left of the head.
+    from: u8,
+    to: u8,
     body: Bytes,
     tail: &'static [u8],
 }
@@ -33,6 +45,8 @@ pub(crate) struct AgentBody {
 enum Kind {
     Done,
     Full(Bytes),
+    /// Several pieces, and their length together.
+    Many(std::vec::IntoIter<Bytes>, u64),
     Stream(Box<EventStream>),
 }
 
@@ -51,6 +65,18 @@ impl AgentBody {
 
     pub(crate) fn full(bytes: Bytes) -> Self {
         Self { kind: if bytes.is_empty() { Kind::Done } else { Kind::Full(bytes) }, busy: None }
+    }
+
+    /// JSON texts as one array.
+    pub(crate) fn array(texts: Vec<Bytes>) -> Self {
+        let mut pieces = Vec::with_capacity(2 * texts.len() + 1);
+        for text in texts {
+            pieces.push(Bytes::from_static(if pieces.is_empty() { b"[" } else { b"," }));
+            pieces.push(text);
+        }
+        pieces.push(Bytes::from_static(b"]"));
+        let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+        Self { kind: Kind::Many(pieces.into_iter(), length), busy: None }
     }
 
     /// Events as they come, `first` (already in SSE form) before all of them, a comment after each `quiet` silence.
@@ -73,7 +99,7 @@ impl EventStream {
         }
         if let Poll::Ready(next) = self.reader.poll_next(cx) {
             self.last = Instant::now();
-            return Poll::Ready(next.map(Piece::event));
+            return Poll::Ready(next.as_ref().map(Piece::event));
         }
         loop {
             ready!(self.ping.as_mut().poll(cx));
@@ -90,6 +116,16 @@ impl EventStream {
     }
 }
 
+impl Drop for AgentBody {
+    fn drop(&mut self) {
+        if let Kind::Stream(stream) = &self.kind
+            && self.busy.as_ref().is_some_and(Busy::has_stalled)
+        {
+            stream.reader.give_up();
+        }
+    }
+}
+
 impl Body for AgentBody {
     type Data = Piece;
     type Error = Infallible;
@@ -102,6 +138,14 @@ impl Body for AgentBody {
         let piece = match std::mem::replace(&mut this.kind, Kind::Done) {
             Kind::Done => None,
             Kind::Full(bytes) => Some(Piece::raw(bytes)),
+            Kind::Many(mut pieces, length) => {
+                let piece = pieces.next();
+                let left = length - piece.as_ref().map_or(0, |piece| piece.len() as u64);
+                if left > 0 {
+                    this.kind = Kind::Many(pieces, left);
+                }
+                piece.map(Piece::raw)
+            }
             Kind::Stream(mut stream) => match stream.poll_piece(cx) {
                 Poll::Ready(None) => None,
                 Poll::Ready(Some(piece)) => {
@@ -125,6 +169,7 @@ impl Body for AgentBody {
         match &self.kind {
             Kind::Done => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Many(_, length) => SizeHint::with_exact(*length),
             Kind::Stream(_) => SizeHint::default(),
         }
     }
@@ -132,36 +177,48 @@ impl Body for AgentBody {
 
 impl Piece {
     fn raw(body: Bytes) -> Self {
-        Self { head: b"", body, tail: b"" }
+        Self { head: [0; HEAD], from: 0, to: 0, body, tail: b"" }
     }
 
     /// One `message` event. The payload must be one line ([`one_line`]).
-    fn event(body: Bytes) -> Self {
-        Self { head: b"event: message\ndata: ", body, tail: b"\n\n" }
+    fn event(event: &Event) -> Self {
+        let mut head = [0; HEAD];
+        let mut rest = head.as_mut_slice();
+        // Cannot fail: the head has room for the longest numbers.
+        let _ = match &event.id {
+            Some(id) => write!(rest, "id: {id}\nevent: message\ndata: "),
+            None => rest.write_all(b"event: message\ndata: "),
+        };
+        let to = u8::try_from(HEAD - rest.len()).unwrap_or_default();
+        Self { head, from: 0, to, body: event.bytes.clone(), tail: b"\n\n" }
+    }
+
+    fn parts(&self) -> [&[u8]; 3] {
+        let head = self.head.get(usize::from(self.from)..usize::from(self.to)).unwrap_or_default();
+        [head, &self.body, self.tail]
     }
 }
 
 impl Buf for Piece {
     fn remaining(&self) -> usize {
-        self.head.len() + self.body.len() + self.tail.len()
+        self.parts().into_iter().map(<[u8]>::len).sum()
     }
 
     fn chunk(&self) -> &[u8] {
-        [self.head, &self.body, self.tail].into_iter().find(|part| !part.is_empty()).unwrap_or_default()
+        self.parts().into_iter().find(|part| !part.is_empty()).unwrap_or_default()
     }
 
     fn advance(&mut self, count: usize) {
-        let head = count.min(self.head.len());
-        self.head = &self.head[head..];
+        let head = count.min(usize::from(self.to - self.from));
+        self.from += u8::try_from(head).unwrap_or_default();
         let body = (count - head).min(self.body.len());
         self.body.advance(body);
         self.tail = &self.tail[count - head - body..];
     }
 
     fn chunks_vectored<'a>(&'a self, to: &mut [std::io::IoSlice<'a>]) -> usize {
-        let parts = [self.head, &self.body, self.tail];
         let mut filled = 0;
-        for (slot, part) in to.iter_mut().zip(parts.into_iter().filter(|part| !part.is_empty())) {
+        for (slot, part) in to.iter_mut().zip(self.parts().into_iter().filter(|part| !part.is_empty())) {
             *slot = std::io::IoSlice::new(part);
             filled += 1;
         }
@@ -182,6 +239,12 @@ pub(crate) fn one_line(json: Bytes) -> Bytes {
 /// path prefix. Its id comes back as `Last-Event-ID` when the agent reconnects.
 pub(crate) fn endpoint_event(session: &str) -> Bytes {
     Bytes::from(format!("event: endpoint\nid: {session}\ndata: ?session_id={session}\n\n"))
+}
+
+/// The first event of a stream for an agent that knows it (2025-11-25): where to take up the stream, should it break
+/// before anything was said, and when. Older agents choke on its empty data.
+pub(crate) fn priming_event(id: EventId, retry: Duration) -> Bytes {
+    Bytes::from(format!("id: {id}\nretry: {}\ndata: \n\n", retry.as_millis()))
 }
 
 #[cfg(test)]

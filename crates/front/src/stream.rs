@@ -19,9 +19,10 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
     agent::{AgentCore, InFlight},
+    batch,
     common::Common,
     front::Front,
-    incoming::{Body, Incoming, Request},
+    incoming::{Body, Incoming, Parcel, Request, Seen},
     observe::AgentEnd,
     opening::{self, OpenEnd},
     outbox::{Presence, Watch},
@@ -34,7 +35,7 @@ const MAX_EARLY: usize = 64;
 pub(crate) struct AgentStream<B: Backends> {
     front: Arc<Front<B>>,
     core: Arc<AgentCore>,
-    work: mpsc::Receiver<Box<Incoming>>,
+    work: mpsc::Receiver<Box<Parcel>>,
     calls: FuturesUnordered<Running>,
     early: VecDeque<Box<Incoming>>,
     tie: Tie<B::Link>,
@@ -65,7 +66,7 @@ struct Greeting {
 }
 
 enum Woken<L> {
-    Work(Option<Box<Incoming>>),
+    Work(Option<Box<Parcel>>),
     Done(Finished),
     Opened(Result<Arc<L>, CallError>),
     Watch(Watch),
@@ -74,11 +75,7 @@ enum Woken<L> {
 }
 
 impl<B: Backends> AgentStream<B> {
-    pub(crate) fn new(
-        front: Arc<Front<B>>,
-        core: Arc<AgentCore>,
-        work: mpsc::Receiver<Box<Incoming>>,
-    ) -> Self {
+    pub(crate) fn new(front: Arc<Front<B>>, core: Arc<AgentCore>, work: mpsc::Receiver<Box<Parcel>>) -> Self {
         Self { front, core, work, calls: FuturesUnordered::new(), early: VecDeque::new(), tie: Tie::None }
     }
 
@@ -91,7 +88,7 @@ impl<B: Backends> AgentStream<B> {
         let mut watch = self.core.outbox.watch();
         let end = loop {
             match self.next(watch, away.as_mut(), kill.as_mut()).await {
-                Woken::Work(Some(message)) => self.take(message),
+                Woken::Work(Some(parcel)) => self.unpack(*parcel),
                 Woken::Done(finished) => self.finished(finished),
                 Woken::Opened(link) => self.opened(link),
                 Woken::Watch(now) => {
@@ -140,6 +137,30 @@ impl<B: Backends> AgentStream<B> {
             message = self.work.recv() => Woken::Work(message),
             () = away, if is_away => Woken::Away,
             () = kill => Woken::Kill,
+        }
+    }
+
+    /// A batch is answered message by message: no client of the revision that has batches reads an array from here.
+    fn unpack(&mut self, parcel: Parcel) {
+        let messages = match parcel {
+            Parcel::One(message) => return self.take(Box::new(message)),
+            Parcel::Many(messages) => messages,
+        };
+        if let Err(why) = batch::allowed(&self.core) {
+            return self.core.answer(error_response(None, -32600, &why, None));
+        }
+        let mut seen = Seen::default();
+        for message in messages {
+            match message {
+                Ok(message) if seen.is_repeated(&message) => {
+                    self.core.answer(error_response(message.id(), -32600, batch::REPEATED, None));
+                }
+                Ok(message) => self.take(Box::new(message)),
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.core.answer(error_response(error.id.as_ref(), error.kind.code(), &reason, None));
+                }
+            }
         }
     }
 
@@ -203,6 +224,7 @@ impl<B: Backends> AgentStream<B> {
         };
         let revision = client.revision;
         if let Tie::Greeted(link) = &self.tie {
+            self.core.agreed_on(revision);
             let result = link.initialize_result(revision);
             return self.core.answer(result_response(&request.id, &result));
         }
@@ -243,6 +265,7 @@ impl<B: Backends> AgentStream<B> {
         let Tie::Opening(_, why) = std::mem::replace(&mut self.tie, Tie::None) else { return };
         match (opened, why) {
             (Ok(link), Why::Greeting(greeting)) => {
+                self.core.agreed_on(greeting.revision);
                 let result = link.initialize_result(greeting.revision);
                 self.core.answer(result_response(&greeting.request.id, &result));
                 greeting.end.ok(&self.core, &greeting.request);

@@ -110,9 +110,34 @@ impl Running {
 
     /// A Streamable session on `path`.
     pub(crate) async fn session(&self, path: &str) -> String {
-        let got = self.post(path, &[], &initialize(0)).await;
+        self.greeted(path, &initialize(0)).await
+    }
+
+    /// A Streamable session of this revision.
+    pub(crate) async fn session_of(&self, revision: &str) -> String {
+        self.greeted("/mcp", &initialize_as(0, revision)).await
+    }
+
+    async fn greeted(&self, path: &str, greeting: &Value) -> String {
+        let got = self.post(path, &[], greeting).await;
         assert_eq!(got.status, 200, "{got:?}");
         got.headers["mcp-session-id"].to_str().unwrap().to_owned()
+    }
+
+    /// The stream of a Streamable session, taken up behind an event if one is named.
+    pub(crate) async fn listen(&self, session: &str, last_event: Option<&str>) -> Sse {
+        Sse::over(self.try_listen(session, last_event).await)
+    }
+
+    pub(crate) async fn try_listen(&self, session: &str, last_event: Option<&str>) -> Response<Incoming> {
+        let mut headers = vec![("mcp-session-id", session), ("accept", "text/event-stream")];
+        headers.extend(last_event.map(|id| ("last-event-id", id)));
+        self.send("GET", "/mcp", &headers, "").await
+    }
+
+    /// A call whose answer is a stream.
+    pub(crate) async fn streamed(&self, session: &str, body: &Value) -> Sse {
+        Sse::over(self.start_post("/mcp", &[("mcp-session-id", session)], body).await)
     }
 
     pub(crate) async fn call(&self, session: &str, body: &Value) -> Got {
@@ -171,6 +196,7 @@ pub(crate) struct Sse {
 pub(crate) struct Event {
     pub(crate) event: String,
     pub(crate) id: Option<String>,
+    pub(crate) retry: Option<String>,
     pub(crate) data: String,
 }
 
@@ -235,12 +261,17 @@ impl Event {
             assert!(lines.len() <= 1, "{block}");
             lines.first().map(|line| line.trim_start().to_owned())
         };
-        Self { event: field("event:").unwrap(), id: field("id:"), data: field("data:").unwrap() }
+        let event = field("event:").unwrap_or_default();
+        Self { event, id: field("id:"), retry: field("retry:"), data: field("data:").unwrap() }
     }
 }
 
 pub(crate) fn initialize(id: impl Into<Value>) -> Value {
-    json!({"jsonrpc":"2.0","id":id.into(),"method":"initialize","params":{"protocolVersion":"2025-06-18",
+    initialize_as(id, "2025-06-18")
+}
+
+pub(crate) fn initialize_as(id: impl Into<Value>, revision: &str) -> Value {
+    json!({"jsonrpc":"2.0","id":id.into(),"method":"initialize","params":{"protocolVersion":revision,
            "capabilities":{},"clientInfo":{"name":"t","version":"1"}}})
 }
 

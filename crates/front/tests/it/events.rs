@@ -24,11 +24,6 @@ fn changed() -> LinkEvent {
     ))
 }
 
-async fn listen(front: &Running, session: &str) -> Sse {
-    let headers = [("mcp-session-id", session), ("accept", "text/event-stream")];
-    Sse::over(front.send("GET", "/mcp", &headers, "").await)
-}
-
 /// Answers the server request `asked` with a root.
 fn roots(asked: &Value) -> Value {
     json!({"jsonrpc":"2.0","id":asked["id"],"result":{"roots":["r"]}})
@@ -41,11 +36,11 @@ async fn notifications_reach_the_stream_that_is_open_and_are_dropped_without() {
     let outlet = front.script.outlet();
     assert!(outlet.push(changed()).is_err());
     assert_eq!(front.script.saw("Dropped { kind: \"notification\" }"), 1);
-    let mut stream = listen(&front, &session).await;
+    let mut stream = front.listen(&session, None).await;
     outlet.push(changed()).unwrap();
     assert_eq!(stream.json().await["method"], "notifications/tools/list_changed");
     // The newest stream gets what comes.
-    let mut newer = listen(&front, &session).await;
+    let mut newer = front.listen(&session, None).await;
     assert!(stream.event().await.is_none());
     outlet.push(changed()).unwrap();
     assert_eq!(newer.json().await["method"], "notifications/tools/list_changed");
@@ -87,7 +82,7 @@ async fn a_server_request_outside_a_call_uses_the_listening_stream() {
     let request = json!({"jsonrpc":"2.0","id":"s","method":"roots/list"}).to_string();
     let ask = || LinkEvent::Request { id: 5, message: message_of(request.clone()) };
     assert!(front.script.outlet().push(ask()).is_err());
-    let mut stream = listen(&front, &session).await;
+    let mut stream = front.listen(&session, None).await;
     front.script.outlet().push(ask()).unwrap();
     let asked = stream.json().await;
     assert!(asked["id"].is_i64());

@@ -3,8 +3,12 @@
 use bytes::Bytes;
 use mcpool_front::{FrontConfig, FrontLimits};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
-use crate::client::{Got, Running, initialize, start, start_with, tool, until};
+use crate::client::{Got, PATIENCE, Running, initialize, start, start_with, tool, until};
 
 async fn raw(front: &Running, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Got {
     let mut all = vec![("content-type", "application/json")];
@@ -39,6 +43,15 @@ async fn broken_messages_are_400_and_never_forwarded() {
         (Bytes::from(call("{}")), -32600, Value::Null),
         (Bytes::from(call("[1]")), -32600, Value::Null),
         (Bytes::from(call("99999999999999999999")), -32600, Value::Null),
+        (Bytes::from(call(&format!("\"{}\"", "x".repeat(257)))), -32600, Value::Null),
+        (Bytes::from(call("\"\\ud800\"")), -32600, Value::Null),
+        (
+            Bytes::from_static(
+                b"{\"jsonrpc\":\"2.0\",\"id\":3,\"method\":\"tools/call\",\"params\":{\"name\":\"\\udc00\"}}",
+            ),
+            -32600,
+            json!(3),
+        ),
     ];
     for (body, code, id) in rows {
         let got = raw(&front, &[("mcp-session-id", &session)], body.clone()).await;
@@ -191,6 +204,88 @@ async fn oversized_bodies_are_413() {
     let got = front.call(&session, &large).await;
     assert_eq!((got.status.as_u16(), got.code()), (413, -32600));
     assert_eq!(front.script.calls.lock().unwrap().len(), 1);
+}
+
+/// Params that are refused, with what the refusal names.
+fn refused_params() -> Vec<(&'static str, Value, &'static str)> {
+    let mut rows = vec![
+        ("tools/call", json!({"name": "x".repeat(129)}), "name"),
+        ("resources/read", json!({"uri": format!("u:{}", "x".repeat(8 << 10))}), "uri"),
+    ];
+    for token in [json!(true), json!([1]), json!({"a":1}), json!(1.5), json!("x".repeat(257))] {
+        rows.push(("tools/call", json!({"name":"echo","_meta":{"progressToken":token}}), "progressToken"));
+    }
+    rows
+}
+
+#[tokio::test]
+async fn names_uris_and_tokens_beyond_the_limits_are_refused_and_never_forwarded() {
+    let front = start().await;
+    let session = front.session("/mcp").await;
+    let mut sse = front.sse("/sse", &[]).await;
+    front.say(&sse.session, &initialize(0)).await;
+    assert_eq!(sse.json().await["id"], 0);
+    for (method, params, named) in refused_params() {
+        let message = json!({"jsonrpc":"2.0","id":"q","method":method,"params":params});
+        let got = front.call(&session, &message).await;
+        assert_eq!((got.status.as_u16(), got.code(), got.json()["id"].clone()), (200, -32602, json!("q")));
+        // On an HTTP+SSE session nothing that is well-formed has another status than 202.
+        assert_eq!(front.say(&sse.session, &message).await.status, 202);
+        for error in [got.json(), sse.json().await] {
+            assert!(error["error"]["message"].as_str().unwrap().contains(named), "{error}");
+            assert_eq!(error["error"]["data"]["executed"], "no");
+        }
+    }
+    assert!(front.script.calls.lock().unwrap().is_empty());
+    // The longest that are allowed, counted in characters.
+    for name in ["x".repeat(128), "ü".repeat(128)] {
+        assert_eq!(front.call(&session, &tool(1, &name)).await.json()["result"]["tool"], name);
+    }
+}
+
+/// The status of a request written byte for byte, and whether the connection was closed behind the answer.
+async fn status_of(front: &Running, request: &str) -> (String, bool) {
+    let mut stream = TcpStream::connect(front.addr).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut heard)).await.is_ok();
+    let text = String::from_utf8(heard).unwrap();
+    (text.split(' ').nth(1).unwrap_or_default().to_owned(), ended)
+}
+
+#[tokio::test]
+async fn headers_that_leave_open_what_is_meant_are_refused() {
+    let front = start().await;
+    let body = initialize(1).to_string();
+    let post = |headers: &str, body: &str| {
+        format!(
+            "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{headers}\r\n{body}"
+        )
+    };
+    let length = format!("content-length: {}\r\n", body.len());
+    let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    assert_eq!(status_of(&front, &post(&format!("{length}connection: close\r\n"), &body)).await.0, "200");
+    for headers in [
+        format!("{length}content-length: 1\r\n"),
+        format!("{length}x:\r\n folded\r\n"),
+        "transfer-encoding: gzip\r\n".to_owned(),
+        format!("{length}Mcp-Session-Id: a\r\nmcp-session-id: a\r\n"),
+        format!("{length}Mcp-Anything: a\r\nmcp-anything: b\r\n"),
+        format!("{length}Host: localhost\r\n"),
+        format!("{length}Content-Type: application/json\r\n"),
+        format!("{length}Authorization: a\r\nauthorization: b\r\n"),
+    ] {
+        let request = post(&format!("{headers}connection: close\r\n"), &body);
+        assert_eq!(status_of(&front, &request).await.0, "400", "{headers}");
+    }
+    // A length beside chunks is ignored, and nothing that follows on the connection is read as a request.
+    for both in
+        [format!("{length}transfer-encoding: chunked\r\n"), format!("transfer-encoding: chunked\r\n{length}")]
+    {
+        let smuggled = format!("{}GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n", post(&both, &chunked));
+        assert_eq!(status_of(&front, &smuggled).await, ("200".to_owned(), true), "{both}");
+    }
+    assert_eq!(front.script.saw("responded other 200"), 0);
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
 //! The front over real sockets, in front of scripted backends.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod batch;
 mod client;
 mod events;
 mod input;
 mod lifecycle;
 mod limits;
 mod pages;
+mod resume;
 mod script;
+mod slow;
 mod sse;
 mod streamable;

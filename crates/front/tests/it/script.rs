@@ -176,6 +176,12 @@ async fn act(
             script.gate.wait().await;
         }
         "progress-now" => progress(call, &message, 1),
+        "log" => log(call, "said"),
+        "log-gated" => {
+            log(call, "before");
+            script.gate.wait().await;
+            log(call, "after");
+        }
         "ask" => {
             let ask = json!({"jsonrpc":"2.0","id":"s1","method":"roots/list"}).to_string();
             let pushed =
@@ -203,6 +209,14 @@ fn progress(call: &Call, message: &Value, step: u32) {
                       "params":{"progressToken": token, "progress": step}});
     if let Some(outlet) = &call.outlet {
         let _ = outlet.push(LinkEvent::Progress(Bytes::from(note.to_string())));
+    }
+}
+
+fn log(call: &Call, text: &str) {
+    let note =
+        json!({"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":text}});
+    if let Some(outlet) = &call.outlet {
+        let _ = outlet.push(LinkEvent::Notification(Bytes::from(note.to_string())));
     }
 }
 

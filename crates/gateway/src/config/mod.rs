@@ -291,6 +291,8 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
     let calls_per_agent = count("calls_per_agent", &raw.calls_per_agent, default.calls_per_agent);
     let outbound_messages = count("agent_messages", &raw.agent_messages, default.outbound_messages);
     let adopted_calls = count("adopted_calls", &raw.adopted_calls, default.adopted_calls);
+    let replay_events =
+        checker.count("replay_events", &raw.replay_events, default.replay_events, 0..=10_000_000);
     let mut size = |key, raw, default, least| checker.size(key, raw, default, least..=1 << 30);
     let limits = FrontLimits {
         connections,
@@ -300,6 +302,9 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
         header_bytes: size("header", &raw.header, default.header_bytes, 8 << 10),
         outbound_messages,
         outbound_bytes: size("agent_buffer", &raw.agent_buffer, default.outbound_bytes, 1 << 10),
+        replay_events,
+        replay_bytes: size("replay_buffer", &raw.replay_buffer, default.replay_bytes, 1 << 10),
+        replay_total_bytes: size("replay_total", &raw.replay_total, default.replay_total_bytes, 1 << 10),
         adopted_calls,
     };
     checker.section("");
@@ -321,6 +326,7 @@ fn front_times(checker: &mut Checker<'_>, raw: &RawTimes) -> FrontTimes {
         orphan: time("orphan", &raw.orphan, default.orphan),
         agent_idle: time("agent_idle", &raw.agent_idle, default.agent_idle),
         stream_ping: time("stream_ping", &raw.stream_ping, default.stream_ping),
+        retry: time("retry", &raw.retry, default.retry),
         drain: default.drain,
     };
     checker.section("");

@@ -60,6 +60,9 @@ pub(super) struct RawLimits {
     pub(super) header: Amount,
     pub(super) agent_messages: Amount,
     pub(super) agent_buffer: Amount,
+    pub(super) replay_events: Amount,
+    pub(super) replay_buffer: Amount,
+    pub(super) replay_total: Amount,
     pub(super) adopted_calls: Amount,
 }
 
@@ -77,6 +80,7 @@ pub(super) struct RawTimes {
     pub(super) orphan: Span,
     pub(super) agent_idle: Span,
     pub(super) stream_ping: Span,
+    pub(super) retry: Span,
 }
 
 /// `[log]`

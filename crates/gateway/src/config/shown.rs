@@ -77,6 +77,9 @@ fn limits(limits: &FrontLimits) -> Table {
     put(&mut table, "header", show_size(limits.header_bytes as u64));
     put(&mut table, "agent_messages", number(limits.outbound_messages));
     put(&mut table, "agent_buffer", show_size(limits.outbound_bytes as u64));
+    put(&mut table, "replay_events", number(limits.replay_events));
+    put(&mut table, "replay_buffer", show_size(limits.replay_bytes as u64));
+    put(&mut table, "replay_total", show_size(limits.replay_total_bytes as u64));
     put(&mut table, "adopted_calls", number(limits.adopted_calls));
     table
 }
@@ -94,6 +97,7 @@ fn times(times: &FrontTimes) -> Table {
         ("orphan", times.orphan),
         ("agent_idle", times.agent_idle),
         ("stream_ping", times.stream_ping),
+        ("retry", times.retry),
     ] {
         put(&mut table, key, show_duration(time));
     }

@@ -49,6 +49,7 @@ pub(super) const FAMILIES: &[(&str, Kind, &str)] = &[
     ("mcpool_messages_dropped_total", C, "Messages that could be delivered to nobody"),
     ("mcpool_slow_agents_closed_total", C, "Streams closed because their agent does not read"),
     ("mcpool_buffered_bytes", G, "Bytes waiting for agents to read them"),
+    ("mcpool_replay_bytes", G, "Bytes sent and kept for agents that resume a stream"),
     ("mcpool_build_info", G, "1, with what is running"),
     ("mcpool_backend_info", G, "1, with what is known of the backend"),
     ("mcpool_backend_up", G, "1 if the circuit is closed and the last handshake succeeded"),

@@ -33,6 +33,7 @@ pub struct Metrics {
     slow_agents_closed: Counter,
     agent_sessions: [Gauge; 2],
     buffered_bytes: Gauge,
+    replay_bytes: Gauge,
     draining: Gauge,
     process: Process,
 }
@@ -65,6 +66,7 @@ impl Metrics {
             slow_agents_closed: counter(&recorder, "mcpool_slow_agents_closed_total", &[]),
             agent_sessions: [sessions(Transport::Sse), sessions(Transport::Http)],
             buffered_bytes: gauge(&recorder, "mcpool_buffered_bytes", &[]),
+            replay_bytes: gauge(&recorder, "mcpool_replay_bytes", &[]),
             draining: gauge(&recorder, "mcpool_draining", &[]),
             process: Process::new(&recorder),
             recorder,
@@ -129,6 +131,7 @@ impl Metrics {
             gauge.set(number(agents.load(Ordering::Relaxed)));
         }
         self.buffered_bytes.set(number(gauges.buffered_bytes.load(Ordering::Relaxed)));
+        self.replay_bytes.set(number(gauges.replay_bytes.load(Ordering::Relaxed)));
         self.draining.set(f64::from(readiness == Readiness::Draining));
         self.process.scrape();
         self.handle.render()

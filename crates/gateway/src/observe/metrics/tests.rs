@@ -49,6 +49,7 @@ const CONTRACT: &[&str] = &[
     "mcpool_messages_dropped_total{kind}",
     "mcpool_slow_agents_closed_total{}",
     "mcpool_buffered_bytes{}",
+    "mcpool_replay_bytes{}",
     "mcpool_build_info{revision,version}",
     "mcpool_backend_info{backend,era,mode,mode_reason,transport}",
     "mcpool_backend_up{backend}",

@@ -1,0 +1,194 @@
+//! Batches of the one revision that has them, 2025-03-26: split, run side by side, answered as one array, or event by
+//! event when something is said before the last answer. A batch is owned like a call: by its handler, then the adopter.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use mcpool_wire::{
+    Backends, DecodeError, Era, Link, Message, Method, Outlet, Revision, error_response, result_response,
+};
+
+use crate::{
+    agent::{Agent, AgentCore, Side},
+    call_stream::CallStream,
+    dispatch::{agent_of, as_stream, stream, take},
+    front::Front,
+    http::{accepts, text},
+    incoming::{Body, Incoming, Request, Seen},
+    outbox::Outbox,
+    rescue::Served,
+    running::{Running, hand_over},
+    sse_body::AgentBody,
+};
+
+/// Why the second of two messages with one id is refused.
+pub(crate) const REPEATED: &str = "this id stands in the batch twice";
+
+/// The calls of one batch that still run, and the answers there are.
+struct Batch {
+    calls: Vec<Running>,
+    answers: Vec<Bytes>,
+    stream: Option<Arc<CallStream>>,
+}
+
+/// Whether this agent may send batches.
+pub(crate) fn allowed(core: &AgentCore) -> Result<(), String> {
+    match core.revision() {
+        Some(Revision::V2025_03_26) => Ok(()),
+        Some(other) => Err(format!("revision {other} has no batches: send one message per request")),
+        None => Err("batches need a session of revision 2025-03-26: send initialize alone, first".to_owned()),
+    }
+}
+
+/// A POST of several messages.
+pub(crate) async fn answer<B: Backends>(
+    front: &Arc<Front<B>>,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    messages: Vec<Result<Incoming, DecodeError>>,
+) -> Served {
+    if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
+        return Served::not_modern(None);
+    }
+    let agent = match agent_of(front, headers, name, None) {
+        Ok(agent) => agent,
+        Err(refused) => return *refused,
+    };
+    if let Err(why) = allowed(&agent.core) {
+        return Served::refused(StatusCode::BAD_REQUEST, None, -32600, &why);
+    }
+    let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(None) };
+    let takes_events = accepts(headers, "text/event-stream");
+    let takes_json = accepts(headers, "application/json") || !takes_events;
+    let stream = takes_events.then(|| CallStream::new(&agent.core, *interactive));
+    let mut batch = Batch { calls: Vec::new(), answers: Vec::new(), stream };
+    let wants_answer = batch.start(&agent, link.as_ref(), messages);
+    let said = poll_fn(|cx| batch.poll(cx)).await;
+    if !wants_answer {
+        return Served::accepted();
+    }
+    batch.serve(&agent.core, said, takes_json).await
+}
+
+impl Batch {
+    /// Starts all of them in their order. Whether any wants an answer.
+    fn start<L: Link>(
+        &mut self,
+        agent: &Agent<L>,
+        link: &L,
+        messages: Vec<Result<Incoming, DecodeError>>,
+    ) -> bool {
+        let (mut seen, mut wants_answer) = (Seen::default(), false);
+        for message in messages {
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => {
+                    self.refuse(&error);
+                    wants_answer = true;
+                    continue;
+                }
+            };
+            let is_repeated = seen.is_repeated(&message);
+            let Incoming { body, message, is_modern } = message;
+            match body {
+                Body::Request(request) => {
+                    wants_answer = true;
+                    if is_repeated {
+                        self.answers.push(error_response(Some(&request.id), -32600, REPEATED, None));
+                    } else if is_modern {
+                        let text = "this server speaks the revisions with a handshake";
+                        self.answers.push(error_response(Some(&request.id), -32601, text, None));
+                    } else {
+                        self.call(&agent.core, link, request, message);
+                    }
+                }
+                Body::BadId(why) => {
+                    wants_answer = true;
+                    self.answers.push(error_response(None, -32600, why, None));
+                }
+                body @ (Body::Notification(..) | Body::Response(_)) => take(agent, link, body, message),
+            }
+        }
+        wants_answer
+    }
+
+    fn call<L: Link>(&mut self, core: &Arc<AgentCore>, link: &L, request: Request, message: Message) {
+        if request.method == Method::Ping {
+            return self.answers.push(result_response(&request.id, b"{}"));
+        }
+        let outlet = self.stream.clone().map(|stream| stream as Arc<dyn Outlet>);
+        match Running::start(core, link, request, message, outlet) {
+            Ok(running) => self.calls.push(running),
+            Err(refusal) => self.answers.push(refusal),
+        }
+    }
+
+    fn refuse(&mut self, error: &DecodeError) {
+        let reason = error.to_string();
+        self.answers.push(error_response(error.id.as_ref(), error.kind.code(), &reason, None));
+    }
+
+    /// Ready with nothing when all calls have ended, or with the stream as soon as anything was said.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arc<Outbox>>> {
+        if self.poll_calls(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        match &self.stream {
+            Some(stream) => stream.poll_opened(cx).map(|outbox| Some(Arc::clone(outbox))),
+            None => Poll::Pending,
+        }
+    }
+
+    fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let answers = &mut self.answers;
+        self.calls.retain_mut(|call| match call.poll_end(cx) {
+            Poll::Ready(finished) => {
+                answers.extend(finished.body);
+                false
+            }
+            Poll::Pending => true,
+        });
+        if self.calls.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    async fn serve(mut self, core: &Arc<AgentCore>, said: Option<Arc<Outbox>>, takes_json: bool) -> Served {
+        if let Some(outbox) = said
+            && let Some(reader) = outbox.attach()
+        {
+            for answer in self.answers.drain(..) {
+                core.answer_on(&outbox, answer);
+            }
+            match hand_over(std::mem::take(&mut self.calls), Some(&outbox)) {
+                Ok(()) => return stream(core, reader),
+                // The adopter is full: what was said waits for the answers.
+                Err(calls) => self.calls = calls,
+            }
+            poll_fn(|cx| self.poll_calls(cx)).await;
+        }
+        let answers = std::mem::take(&mut self.answers);
+        let opened = self.stream.as_ref().and_then(|stream| stream.opened()).cloned();
+        match opened {
+            None if takes_json && !answers.is_empty() => Served::array(answers),
+            // Every request was cancelled: the stream ends without a message.
+            None if takes_json => Served::events(AgentBody::empty()),
+            opened => as_stream(core, answers, opened),
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let calls = std::mem::take(&mut self.calls);
+        if !calls.is_empty()
+            && hand_over(calls, None).is_ok()
+            && let Some(stream) = &self.stream
+        {
+            stream.abandon();
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What a message may lose when its agent does not keep up (SEMANTICS.md 10).
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use mcpool_wire::{Envelope, Method};
+
+/// How a message may be treated when the queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// A log line: the first to go.
+    Log,
+    /// Only the latest of this token matters, and none of them for long.
+    Progress(u64),
+    /// Says that something changed: one of these waiting is as good as several.
+    Change(u64),
+    /// Any other notification: kept up to the hard limit.
+    Note,
+    /// Must arrive.
+    Must,
+}
+
+impl Weight {
+    /// The weight of a notification: its method decides, and for an update the resource it names.
+    pub(crate) fn of_notification(bytes: &[u8]) -> Self {
+        let Ok(envelope) = Envelope::parse(bytes) else { return Self::Note };
+        match &envelope.method {
+            Some(Method::LogMessage) => Self::Log,
+            Some(
+                method @ (Method::ToolsListChanged
+                | Method::PromptsListChanged
+                | Method::ResourcesListChanged
+                | Method::ResourcesUpdated),
+            ) => Self::Change(hash(&(method, envelope.params.uri.as_deref()))),
+            _ => Self::Note,
+        }
+    }
+
+    /// The weight of a progress notification.
+    pub(crate) fn of_progress(bytes: &[u8]) -> Self {
+        let envelope = Envelope::parse(bytes);
+        let token = envelope.as_ref().ok().and_then(|envelope| envelope.params.progress_token);
+        Self::Progress(hash(&token.map(|token| token.get())))
+    }
+
+    /// Whether a waiting message of this weight is replaced by a later one of the same.
+    pub(crate) fn is_merged(self) -> bool {
+        matches!(self, Self::Progress(_) | Self::Change(_))
+    }
+
+    /// What a dropped one is counted as.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Progress(_) => "progress",
+            Self::Change(_) | Self::Note => "notification",
+            Self::Must => "server_request",
+        }
+    }
+}
+
+fn hash(key: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(method: &str, params: &str) -> Weight {
+        let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/{method}","params":{params}}}"#);
+        Weight::of_notification(text.as_bytes())
+    }
+
+    #[test]
+    fn the_method_decides_and_an_update_is_of_its_resource() {
+        assert_eq!(note("message", r#"{"level":"info","data":1}"#), Weight::Log);
+        assert_eq!(note("elicitation/complete", "{}"), Weight::Note);
+        assert_eq!(note("tools/list_changed", "{}"), note("tools/list_changed", r#"{"_meta":{}}"#));
+        assert_ne!(note("tools/list_changed", "{}"), note("prompts/list_changed", "{}"));
+        let updated = |uri: &str| note("resources/updated", &format!(r#"{{"uri":"{uri}"}}"#));
+        assert_eq!(updated("a:1"), updated("a:1"));
+        assert_ne!(updated("a:1"), updated("a:2"));
+        assert_eq!(Weight::of_notification(b"no message"), Weight::Note);
+    }
+
+    #[test]
+    fn progress_is_told_apart_by_its_token() {
+        let progress = |token: &str| {
+            let text = format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":1}}}}"#
+            );
+            Weight::of_progress(text.as_bytes())
+        };
+        assert_eq!(progress("1"), progress("1"));
+        assert_ne!(progress("1"), progress("\"1\""));
+    }
+}
