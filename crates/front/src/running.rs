@@ -162,7 +162,8 @@ impl Handled {
     /// Gives the call to the adopter, which feeds `sink` from now on. False, and the call stays, when the adopter is
     /// full.
     pub(crate) fn hand_over(&mut self, sink: Option<&Arc<Outbox>>) -> bool {
-        let Some(running) = self.running.take() else { return false };
+        // One that has ended stays, and costs nothing here: this is the end of every call.
+        let Some(running) = self.running.take_if(|running| running.slot.is_some()) else { return false };
         match hand_over(vec![running], sink) {
             Ok(()) => true,
             Err(mut back) => {
