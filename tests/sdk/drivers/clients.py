@@ -9,9 +9,9 @@ import contextlib
 
 
 def text_of(result) -> str:
-    """The first text of a tool's result."""
+    """The text of a tool's result."""
     failed = getattr(result, "isError", None) or getattr(result, "is_error", None)
-    text = getattr(result.content[0], "text", "") if result.content else ""
+    text = "\n".join(getattr(part, "text", "") for part in result.content)
     if failed:
         raise RuntimeError(f"tool error: {text}")
     return text
@@ -20,8 +20,12 @@ def text_of(result) -> str:
 class Mcp1:
     """`mcp` 1.x: ClientSession over a transport. It never cancels by itself, so we send the notification."""
 
-    def __init__(self, url: str, transport: str, timeout: float):
+    def __init__(self, url: str, transport: str, timeout: float, answers=None):
         self.url, self.transport, self.timeout = url, transport, timeout
+        self.handlers = self._handlers(answers) if answers else {}
+
+    def _handlers(self, answers) -> dict:
+        return answers.for_mcp()
 
     async def __aenter__(self):
         from datetime import timedelta
@@ -31,7 +35,7 @@ class Mcp1:
         async with contextlib.AsyncExitStack() as stack:
             streams = await stack.enter_async_context(self._connect())
             patience = timedelta(seconds=self.timeout)
-            session = ClientSession(streams[0], streams[1], read_timeout_seconds=patience)
+            session = ClientSession(streams[0], streams[1], read_timeout_seconds=patience, **self.handlers)
             self.session = await stack.enter_async_context(session)
             self.hello = await self.session.initialize()
             self._stack = stack.pop_all()
@@ -73,7 +77,7 @@ class Mcp2(Mcp1):
     async def __aenter__(self):
         from mcp import Client
 
-        self.session = Client(self._connect(), read_timeout_seconds=self.timeout)
+        self.session = Client(self._connect(), read_timeout_seconds=self.timeout, **self.handlers)
         await self.session.__aenter__()
         return self
 
@@ -98,12 +102,16 @@ class Mcp2(Mcp1):
 class Fast(Mcp2):
     """FastMCP's own client."""
 
+    def _handlers(self, answers) -> dict:
+        return answers.for_fastmcp()
+
     async def __aenter__(self):
         from fastmcp import Client
         from fastmcp.client.transports import SSETransport, StreamableHttpTransport
 
         kind = SSETransport if self.transport == "sse" else StreamableHttpTransport
-        self.session = Client(kind(self.url), timeout=self.timeout, init_timeout=self.timeout)
+        patience = {"timeout": self.timeout, "init_timeout": self.timeout}
+        self.session = Client(kind(self.url), **patience, **self.handlers)
         await self.session.__aenter__()
         return self
 

@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import { randomUUID } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import { setTimeout as pause } from 'node:timers/promises';
+import { load, said } from './sdk.mjs';
 
 const { values: o } = parseArgs({
   options: {
@@ -39,20 +40,6 @@ const TOOLS = {
     slow: { name: 'trigger-long-running-operation', arguments: { duration: 20, steps: 1 } },
   },
 };
-
-async function sdk1() {
-  const { Client } = await import('@modelcontextprotocol/sdk/client/index.js');
-  const { SSEClientTransport } = await import('@modelcontextprotocol/sdk/client/sse.js');
-  const { StreamableHTTPClientTransport } = await import('@modelcontextprotocol/sdk/client/streamableHttp.js');
-  const call = (client, request, options) => client.callTool(request, undefined, options);
-  return { Client, SSEClientTransport, StreamableHTTPClientTransport, call };
-}
-
-async function client2() {
-  const { Client, SSEClientTransport, StreamableHTTPClientTransport } = await import('@modelcontextprotocol/client');
-  const call = (client, request, options) => client.callTool(request, options);
-  return { Client, SSEClientTransport, StreamableHTTPClientTransport, call };
-}
 
 class Agent {
   failures = {};
@@ -124,10 +111,6 @@ class Agent {
   }
 }
 
-function said(error) {
-  return `${error?.name ?? 'Error'}: ${error?.message ?? error}`.replaceAll('\n', ' ').slice(0, 300);
-}
-
 async function step(agents, check, method) {
   const began = performance.now();
   await Promise.all(
@@ -169,7 +152,7 @@ function released() {
   });
 }
 
-const sdk = await (o.client === 'sdk1' ? sdk1() : client2());
+const sdk = await load(o.client);
 const agents = Array.from({ length: Number(o.agents) }, (_, number) => new Agent(sdk, number));
 let ok = true;
 for (const [check, method] of [

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import collections
 import socket
+import uuid
 
 import uvicorn
 from fastmcp import Context, FastMCP
@@ -59,10 +60,15 @@ async def add(nonce: str) -> str:
 
 @server.tool(annotations=WRITES)
 async def ask(kind: str, ctx: Context, text: str = "well?") -> str:
-    """Asks the client through elicitation or sampling and gives back its answer."""
+    """Asks the client through elicitation (form or url), sampling or roots and gives back its answer."""
     if kind == "elicitation":
         answer = await ctx.elicit(text, response_type=str)
         return f"{answer.action} {getattr(answer, 'data', '')}"
+    if kind == "url":
+        answer = await ctx.session.elicit_url(text, "https://example.org/", uuid.uuid4().hex)
+        return answer.action
+    if kind == "roots":
+        return " ".join(str(root.uri) for root in (await ctx.session.list_roots()).roots)
     answer = await ctx.session.create_message(messages=[user_says(text)], max_tokens=10)
     return getattr(answer.content, "text", str(answer.content))
 
@@ -71,6 +77,33 @@ def user_says(text: str):
     from mcp.types import SamplingMessage, TextContent
 
     return SamplingMessage(role="user", content=TextContent(type="text", text=text))
+
+
+if hasattr(Context, "enable_components"):  # FastMCP 4 keeps state and visibility by session
+
+    @server.tool(annotations=WRITES)
+    async def remember(value: str, ctx: Context) -> str:
+        """Keeps a value in the session."""
+        await ctx.set_state("value", value)
+        return "remembered"
+
+    @server.tool(annotations=READ_ONLY)
+    async def recall(ctx: Context) -> str:
+        """What the session keeps."""
+        return str(await ctx.get_state("value"))
+
+    @server.tool(annotations=WRITES)
+    async def unlock(ctx: Context) -> str:
+        """Shows the session a tool that it could not see before."""
+        await ctx.enable_components(names={"vault"})
+        return "unlocked"
+
+    @server.tool(annotations=READ_ONLY)
+    async def vault() -> str:
+        """Only for sessions that unlocked it."""
+        return "gold"
+
+    server.disable(names={"vault"})
 
 
 @server.custom_route("/stats", methods=["GET"])
