@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     Everything,
     /// The test kit's server, which is also the bundled demo backend.
     Testkit,
+    /// Our server over the TypeScript SDK that pings its client and closes what is silent.
+    Pinging,
 }
 
 impl Kind {
@@ -27,6 +29,7 @@ impl Kind {
             Self::FastMcp => "fastmcp",
             Self::Everything => "everything",
             Self::Testkit => "testkit",
+            Self::Pinging => "pinging",
         }
     }
 }
@@ -54,6 +57,10 @@ pub(crate) const ALL: [Spec; 7] = [
     Spec { name: "testkit-sse", kind: Kind::Testkit, transport: "sse", venv: "", path: "/sse" },
     Spec { name: "testkit-http", kind: Kind::Testkit, transport: "http", venv: "", path: "/mcp" },
 ];
+
+/// One process with both transports, at `/mcp` and `/sse`; no part of the matrix.
+pub(crate) const PINGING: Spec =
+    Spec { name: "pinging", kind: Kind::Pinging, transport: "http", venv: "", path: "/mcp" };
 
 /// The FastMCP backend of the scenario and the restarts, over one transport.
 pub(crate) fn fastmcp(transport: &str) -> Spec {
@@ -91,6 +98,9 @@ impl Spec {
             }
             Kind::Everything => everything(self.transport),
             Kind::Testkit => Job::new(paths::built("backend")),
+            Kind::Pinging => {
+                Job::new("node").args([paths::deps().join("node").join("pinging.mjs").display().to_string()])
+            }
         };
         let service = job.service(&format!("backend-{}", self.name))?;
         let port = service.ready()?;
@@ -101,7 +111,12 @@ impl Spec {
 impl Backend {
     /// Its MCP URL.
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}{}", self.port, self.spec.path)
+        self.at(self.spec.path)
+    }
+
+    /// The URL of another of its paths.
+    pub(crate) fn at(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
     }
 
     /// Whether it still runs.
@@ -109,12 +124,12 @@ impl Backend {
         self.service.alive()
     }
 
-    /// What our FastMCP server counted of something, `None` for other backends.
+    /// What a server of ours counted of something, `None` for other backends.
     ///
     /// # Errors
     /// When it does not answer.
     pub(crate) fn seen(&self, what: &str) -> Result<Option<u64>> {
-        if self.spec.kind != Kind::FastMcp {
+        if !matches!(self.spec.kind, Kind::FastMcp | Kind::Pinging) {
             return Ok(None);
         }
         let (_, body) = http::get(self.port, "/stats")?;

@@ -26,10 +26,16 @@ pub(crate) const ALL: [Client; 5] = [
 impl Client {
     /// The driver of one cell, without its arguments for the cell.
     pub(crate) fn cell(&self) -> Job {
+        self.driver("cell")
+    }
+
+    /// A driver by the name of its script, without more arguments than the client.
+    pub(crate) fn driver(&self, script: &str) -> Job {
         let job = match self.venv {
-            Some(venv) => python(venv, "cell.py"),
+            Some(venv) => python(venv, &format!("{script}.py")),
             None => {
-                Job::new("node").args([paths::deps().join("node").join("cell.mjs").display().to_string()])
+                let script = paths::deps().join("node").join(format!("{script}.mjs"));
+                Job::new("node").args([script.display().to_string()])
             }
         };
         job.args(["--client", self.flag])

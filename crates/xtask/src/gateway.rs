@@ -23,16 +23,40 @@ pub(crate) struct Gateway {
     service: Service,
 }
 
+/// One backend as the gateway is told.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Its name there.
+    pub(crate) name: String,
+    /// Where it is.
+    pub(crate) url: String,
+    /// Its `mode`.
+    pub(crate) mode: &'static str,
+}
+
 impl Gateway {
     /// Starts the gateway in front of these backends, all in mode `shared`.
     ///
     /// # Errors
     /// When it is not ready within half a minute.
     pub(crate) fn start(name: &str, backends: &[(&str, String)]) -> Result<Self> {
+        let entry = |(name, url): &(&str, String)| Entry {
+            name: (*name).to_owned(),
+            url: url.clone(),
+            mode: "shared",
+        };
+        Self::with(name, &backends.iter().map(entry).collect::<Vec<_>>())
+    }
+
+    /// Starts the gateway in front of backends with a mode each.
+    ///
+    /// # Errors
+    /// When it is not ready within half a minute.
+    pub(crate) fn with(name: &str, backends: &[Entry]) -> Result<Self> {
         let (port, admin) = (http::free_port()?, http::free_port()?);
         let mut config = format!("listen = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:{admin}\"\n");
-        for (backend, url) in backends {
-            write!(config, "\n[backends.{backend}]\nurl = \"{url}\"\nmode = \"shared\"\n")?;
+        for Entry { name, url, mode } in backends {
+            write!(config, "\n[backends.{name}]\nurl = \"{url}\"\nmode = \"{mode}\"\n")?;
         }
         fs::create_dir_all(paths::logs())?;
         let file = paths::logs().join(format!("{name}.toml"));

@@ -1,7 +1,7 @@
 //! A GET over loopback and the few readings of a metrics page the gate needs.
 //!
-//! The subtle thing: it asks for the connection to be closed and reads to its end; both servers it talks to
-//! (the gateway's admin listener and uvicorn) answer with a length, so no chunk is ever decoded.
+//! The subtle thing: it asks for the connection to be closed and reads to its end; all servers it talks to
+//! (the gateway's admin listener, uvicorn, and ours on Node) answer with a length, so no chunk is ever decoded.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -4,8 +4,11 @@
 //! versions pinned in `tests/sdk`, so that a fresh machine and a developer's run the very same clients.
 #![allow(clippy::print_stdout, reason = "this is a program for a terminal; its report is its output")]
 
+mod asked;
 mod backends;
 mod cell;
+mod cells;
+mod conformance;
 mod driver;
 mod gateway;
 mod http;
@@ -16,6 +19,7 @@ mod restarts;
 mod run;
 mod scenario;
 mod setup;
+mod state;
 mod steps;
 
 use std::process::ExitCode;
@@ -50,6 +54,12 @@ enum Task {
     Setup,
     /// Real clients against real backends through the gateway.
     Matrix(matrix::Options),
+    /// Servers that ask: sampling, elicitation and roots with real clients against real backends.
+    Asked(asked::Options),
+    /// Real servers that keep state per session, and one that pings and closes.
+    State(state::Options),
+    /// The official conformance suites, against server-everything directly and through the gateway.
+    Conformance(conformance::Options),
     /// Parallel executors, a new agent session each round, against a real FastMCP backend.
     Scenario(scenario::Options),
     /// `kill -9` and restart of a real backend under many agents.
@@ -90,6 +100,11 @@ fn perform(task: Task) -> Result<bool> {
             Ok(true)
         }
         Task::Matrix(options) => real(|report| report.step("matrix", || matrix::run(&options))),
+        Task::Asked(options) => real(|report| report.step("asked", || asked::run(&options))),
+        Task::State(options) => real(|report| report.step("state", || state::run(&options))),
+        Task::Conformance(options) => {
+            real(|report| report.step("conformance", || conformance::run(&options)))
+        }
         Task::Scenario(options) => real(|report| report.step("scenario", || scenario::run(&options))),
         Task::Restarts(options) => real(|report| report.step("restarts", || restarts::run(&options))),
         Task::Bench { args } => bench(&args),

@@ -19,6 +19,12 @@ pub(crate) fn sdk() -> PathBuf {
     root().join("tests").join("sdk")
 }
 
+/// The private Node of the conformance suites, which need 22 or newer.
+pub(crate) fn node22() -> PathBuf {
+    let arch = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "x64" };
+    deps().join("conformance/node_modules").join(format!("node-linux-{arch}")).join("bin").join("node")
+}
+
 /// One log per step, process and cell.
 pub(crate) fn logs() -> PathBuf {
     deps().join("logs")

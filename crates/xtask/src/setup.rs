@@ -15,6 +15,8 @@ use crate::run::Job;
 
 /// Virtual environments, each with `tests/sdk/python/NAME.txt` as its pins.
 const VENVS: [&str; 4] = ["mcp1", "mcp2", "fastmcp4", "fastmcp2"];
+/// Node modules, each with its pins in the lock file of `tests/sdk/NAME`.
+const MODULES: [&str; 2] = ["node", "conformance"];
 
 /// Installs everything that is missing; one check per part.
 ///
@@ -25,7 +27,9 @@ pub(crate) fn all() -> Result<Tally> {
     for name in VENVS {
         tally.add(part(name, venv(name)));
     }
-    tally.add(part("node", node()));
+    for name in MODULES {
+        tally.add(part(name, modules(name)));
+    }
     tally.add(part("docker-compose", compose()));
     Ok(tally)
 }
@@ -54,8 +58,8 @@ fn venv(name: &str) -> Result<()> {
     stamp(&folder, &wanted)
 }
 
-fn node() -> Result<()> {
-    let (from, to) = (paths::sdk().join("node"), paths::deps().join("node"));
+fn modules(name: &str) -> Result<()> {
+    let (from, to) = (paths::sdk().join(name), paths::deps().join(name));
     fs::create_dir_all(&to)?;
     // Modules are resolved from where a script lies, so ours lie beside what they import.
     for entry in fs::read_dir(&from)? {
@@ -69,7 +73,7 @@ fn node() -> Result<()> {
         return Ok(());
     }
     let install = Job::new("npm").args(["ci", "--ignore-scripts", "--loglevel", "error"]).at(&to);
-    install.within(Duration::from_secs(900)).logged("setup-node")?.ok()?;
+    install.within(Duration::from_secs(900)).logged(&format!("setup-{name}"))?.ok()?;
     stamp(&to, &wanted)
 }
 

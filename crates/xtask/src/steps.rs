@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::report::{Report, Tally};
 use crate::run::{Ended, Job};
-use crate::{matrix, restarts, scenario, setup};
+use crate::{asked, conformance, matrix, restarts, scenario, setup, state};
 
 /// One step of the gate.
 #[derive(Debug)]
@@ -34,6 +34,15 @@ pub(crate) fn all() -> Vec<Step> {
         step("build", "the gateway that the next steps start", build),
         step("matrix", "real clients against real backends through the gateway", || {
             matrix::run(&matrix::Options::default())
+        }),
+        step("asked", "servers that ask: sampling, elicitation and roots with real clients", || {
+            asked::run(&asked::Options::default())
+        }),
+        step("state", "real servers with state per session, and one that pings and closes", || {
+            state::run(&state::Options::default())
+        }),
+        step("conformance", "the conformance suites, directly and through the gateway", || {
+            conformance::run(&conformance::Options::default())
         }),
         step("scenario", "parallel executors, a new session each round (short form)", || {
             scenario::run(&scenario::Options::short())

@@ -1,0 +1,141 @@
+//! The official conformance suites, against server-everything directly and through a pinned mcpool.
+//!
+//! The subtle thing: server-everything is no conformance server, it lacks most of the tools the suites call. So the
+//! measure is the comparison: what passes directly passes through the gateway, no check fails that did not fail
+//! directly, and what fails through the gateway is exactly the list in `tests/conformance`, which may only shrink.
+
+mod results;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use crate::backends;
+use crate::conformance::results::Results;
+use crate::gateway::{Entry, Gateway};
+use crate::paths;
+use crate::report::Tally;
+use crate::run::Job;
+
+/// The server of the comparison.
+const SERVER: &str = "everything-http";
+
+/// One run of one release.
+#[derive(Debug)]
+struct Suite {
+    /// Its name in the table and in the list of expected failures.
+    name: &'static str,
+    /// Folder of the release among the modules.
+    package: &'static str,
+    /// The revision it runs at, where it takes one.
+    revision: Option<&'static str>,
+}
+
+const SUITES: [Suite; 3] = [
+    Suite { name: "0.1.16", package: "conformance-0.1", revision: None },
+    Suite { name: "0.2.0-alpha.12@2025-11-25", package: "conformance-0.2", revision: Some("2025-11-25") },
+    Suite { name: "0.2.0-alpha.12@2025-06-18", package: "conformance-0.2", revision: Some("2025-06-18") },
+];
+
+/// Which of it.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Options {
+    /// Only suites whose name contains this.
+    #[arg(long)]
+    suite: Option<String>,
+    /// Lists the checks that fail through the gateway, too.
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// Runs the suites; one check per scenario.
+///
+/// # Errors
+/// When the server, the gateway or a suite does not start, or the list of expected failures cannot be read.
+pub(crate) fn run(options: &Options) -> Result<Tally> {
+    let expected = expectations()?;
+    let spec = backends::ALL.into_iter().find(|spec| spec.name == SERVER).context("the server's name")?;
+    let server = spec.start()?;
+    let entry = Entry { name: "everything".to_owned(), url: server.url(), mode: "pinned" };
+    let gateway = Gateway::with("gateway-conformance", &[entry])?;
+    let through = format!("http://127.0.0.1:{}/mcp", gateway.port);
+    let mut tally = Tally::default();
+    for suite in SUITES.iter().filter(|suite| options.suite.as_deref().is_none_or(|s| suite.name.contains(s)))
+    {
+        let began = Instant::now();
+        let direct = suite.run("direct", &server.url())?;
+        let gated = suite.run("mcpool", &through)?;
+        let took = began.elapsed().as_secs_f64();
+        println!("   {:<28} directly {direct}, through mcpool {gated} ({took:.0} s)", suite.name);
+        gated.differences(&direct).iter().for_each(|line| println!("       {line}"));
+        if options.verbose {
+            gated.failing().iter().for_each(|line| println!("       fails: {line}"));
+        }
+        tally.add(judge(suite, &direct, &gated, &expected[suite.name])?);
+    }
+    Ok(tally)
+}
+
+/// One check per scenario that was run directly, and one for the list of expected failures.
+fn judge(suite: &Suite, direct: &Results, gated: &Results, expected: &Value) -> Result<Tally> {
+    let listed = expected["failing"].as_array().context("a list of failing scenarios")?;
+    let listed: BTreeSet<&str> = listed.iter().filter_map(Value::as_str).collect();
+    let mut tally = Tally::default();
+    for name in direct.names() {
+        let fault = gated.worse_than(direct, name).or_else(|| gated.surprise(name, listed.contains(name)));
+        tally.add(Tally::check(fault.is_none(), || {
+            format!("{}: {name} {}", suite.name, fault.unwrap_or_default())
+        }));
+    }
+    let unknown: Vec<&&str> =
+        listed.iter().filter(|name| !direct.names().any(|known| known == **name)).collect();
+    let (count, scenarios) = (direct.names().count() as u64, expected["scenarios"].as_u64());
+    tally.add(Tally::check(unknown.is_empty() && scenarios == Some(count), || {
+        format!(
+            "{}: {count} scenarios of {scenarios:?} were run; unknown in the list: {unknown:?}",
+            suite.name
+        )
+    }));
+    Ok(tally)
+}
+
+impl Suite {
+    fn run(&self, way: &str, url: &str) -> Result<Results> {
+        let name = format!("conformance-{}-{way}", self.name);
+        let folder = paths::logs().join(&name);
+        if folder.exists() {
+            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        }
+        let words = [program(self.package), folder.clone()].map(|path| path.display().to_string());
+        let mut job = Job::new(paths::node22()).args([words[0].as_str(), "server", "--url", url]);
+        job = job.args(["--suite", "all", "--output-dir", &words[1]]);
+        if let Some(revision) = self.revision {
+            job = job.args(["--spec-version", revision]);
+        }
+        // Its status says only that something failed, which is the normal case here.
+        let ended = job.within(Duration::from_secs(240)).logged(&name)?;
+        if ended.timed_out {
+            bail!("{name} ran out of time");
+        }
+        Results::read(&ended.output, &folder).with_context(|| name)
+    }
+}
+
+fn program(package: &str) -> PathBuf {
+    paths::deps().join("conformance/node_modules").join(package).join("dist/index.js")
+}
+
+fn expectations() -> Result<Value> {
+    let file = paths::root().join("tests/conformance/server-everything.json");
+    let text = fs::read_to_string(&file).with_context(|| shown(&file))?;
+    serde_json::from_str(&text).with_context(|| shown(&file))
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
