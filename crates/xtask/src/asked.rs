@@ -75,7 +75,7 @@ fn side_by_side(options: &Options, transport: &'static str, cells: &[Cell], port
 
 fn drive(client: &Client, transport: &'static str, cells: &[Cell], port: u16) -> Tally {
     let name = format!("asked-{}/{transport}", client.name);
-    Drive { name, transport, cells, checks: |_| &CHECKS, limit: LIMIT }.run(client.driver("asked"), port)
+    Drive { name, transport, cells, checks: &CHECKS, limit: LIMIT }.run(client.driver("asked"), port)
 }
 
 impl backends::Spec {

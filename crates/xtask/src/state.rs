@@ -10,12 +10,14 @@ use clap::Args;
 
 use crate::backends::{self, Backend, Kind};
 use crate::cells::{Cell, Drive};
-use crate::driver;
+use crate::driver::{self, Client};
 use crate::gateway::{Entry, Gateway};
 use crate::report::Tally;
 
 /// Clients that leave state; the TypeScript clients add nothing here, the state is the server's.
 const CLIENTS: [&str; 3] = ["py-mcp-1", "py-mcp-2", "py-fastmcp-4"];
+/// Whether the gate asks for demotion: the gateway still shares a session after it has shown state.
+const DEMOTES: bool = false;
 /// One driver with all its cells.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Pings that a session has answered within the silence, at one every 3 s.
@@ -24,23 +26,26 @@ const PINGS: u64 = 4;
 /// Which of it.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Options {
-    /// Only this part: `state` or `pings`.
+    /// Only this part: `state`, `pings` or `demotion`.
     #[arg(long)]
     part: Option<String>,
 }
 
-/// Runs both parts.
+/// Runs the parts.
 ///
 /// # Errors
 /// When a backend or the gateway does not start.
 pub(crate) fn run(options: &Options) -> Result<Tally> {
-    let wants = |part| options.part.as_deref().is_none_or(|only| only == part);
+    let wants = |part| options.part.as_deref().map_or(part != "demotion" || DEMOTES, |only| only == part);
     let mut tally = Tally::default();
     std::thread::scope(|scope| {
         // The pings are twenty seconds of waiting, which the other part fills.
         let pings = wants("pings").then(|| scope.spawn(pings));
-        if wants("state") {
-            tally.add(states().unwrap_or_else(|error| Tally::fault(format!("state: {error:#}"))));
+        for (part, mode, expect) in [("state", "pinned", "isolated"), ("demotion", "auto", "demoted")] {
+            if wants(part) {
+                let ended = states(mode, expect);
+                tally.add(ended.unwrap_or_else(|error| Tally::fault(format!("{part}: {error:#}"))));
+            }
         }
         if let Some(pings) = pings {
             let ended = pings.join().unwrap_or_else(|_| Ok(Tally::fault("the thread of the pings panicked")));
@@ -50,27 +55,45 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Agents that leave values and visible tools in sessions of their own.
-fn states() -> Result<Tally> {
+/// Agents that leave values and visible tools in a session, in a mode and with what must come of it.
+fn states(mode: &'static str, expect: &'static str) -> Result<Tally> {
     let running = ["sse", "http"].map(|transport| backends::fastmcp(transport).start());
     let running = running.into_iter().collect::<Result<Vec<Backend>>>()?;
-    let mut entries = Vec::new();
-    let mut cells = Vec::new();
-    for backend in &running {
-        let name = format!("{}-pinned", backend.spec.name);
-        entries.push(Entry { name: name.clone(), url: backend.url(), mode: "pinned" });
-        cells.push(Cell { backend: name, kind: Kind::FastMcp.name(), expect: "isolated" });
-    }
-    let gateway = Gateway::with("gateway-state", &entries)?;
+    let clients = driver::ALL.iter().filter(|client| CLIENTS.contains(&client.name));
+    let drives: Vec<_> = clients.flat_map(|client| [(client, "http"), (client, "sse")]).collect();
+    // One entry per cell: a backend that was demoted for one client would stay so for the next.
+    let name = |backend: &Backend, client: &Client, agents: &str| {
+        format!("{}-{mode}-{}-{agents}", backend.spec.name, client.name)
+    };
+    let entry = |(backend, (client, agents)): (&Backend, &(&Client, &str))| Entry {
+        name: name(backend, client, agents),
+        url: backend.url(),
+        mode,
+    };
+    let every = running.iter().flat_map(|backend| drives.iter().map(move |drive| (backend, drive)));
+    let entries: Vec<Entry> = every.map(entry).collect();
+    let gateway = Gateway::with(&format!("gateway-state-{mode}"), &entries)?;
     let mut tally = Tally::default();
-    for client in driver::ALL.iter().filter(|client| CLIENTS.contains(&client.name)) {
-        for transport in ["http", "sse"] {
-            let name = format!("state-{}/{transport}", client.name);
-            let drive = Drive { name, transport, cells: &cells, checks: |_| &["isolated"], limit: LIMIT };
-            tally.add(drive.run(client.driver("state"), gateway.port));
-        }
+    for (client, transport) in drives {
+        let cell = |backend| Cell { backend: name(backend, client, transport), kind: "fastmcp", expect };
+        let cells: Vec<Cell> = running.iter().map(cell).collect();
+        let checks: &[&str] = if expect == "demoted" { &["demoted"] } else { &["isolated"] };
+        let name = format!("state-{}/{transport}", client.name);
+        let drive = Drive { name, transport, cells: &cells, checks, limit: LIMIT };
+        tally.add(drive.run(client.driver("state"), gateway.port));
+    }
+    if expect == "demoted" {
+        entries.iter().for_each(|entry| tally.add(demoted(&gateway, &entry.name)));
     }
     Ok(tally)
+}
+
+/// That the gateway says so, too.
+fn demoted(gateway: &Gateway, backend: &str) -> Tally {
+    match gateway.metric("mcpool_sessions_demoted_total", &[("backend", backend)]) {
+        Ok(count) => Tally::check(count > 0, || format!("{backend}: no demotion counted")),
+        Err(error) => Tally::fault(format!("{backend}: {error:#}")),
+    }
 }
 
 /// Agents that are silent in front of a server that pings and closes.
@@ -96,7 +119,7 @@ fn pings() -> Result<Tally> {
         let cells: Vec<Cell> =
             cells.iter().filter(|(agents, _)| *agents == transport).map(|(_, cell)| cell.clone()).collect();
         let name = format!("idle-{}/{transport}", client.name);
-        let drive = Drive { name, transport, cells: &cells, checks: |_| &["idle"], limit: LIMIT };
+        let drive = Drive { name, transport, cells: &cells, checks: &["idle"], limit: LIMIT };
         drive.run(client.driver("idle"), port)
     };
     let mut tally = Tally::default();
