@@ -51,6 +51,7 @@ pub fn backend(shape: Shape, limits: Limits) -> anyhow::Result<Arc<Backend>> {
         transport: TransportChoice::Http,
         mode: ModeChoice::Shared,
         sharing: Sharing::default(),
+        fan_out_logs: false,
         times: Times::default(),
         limits,
     };
@@ -115,6 +116,7 @@ pub fn call(agent: u64) -> Call {
         message: Message::new(bytes.clone(), &envelope),
         name: Some("echo".into()),
         is_plain_list: false,
+        wants_task: false,
         outlet: None,
         hard_deadline: started + Duration::from_secs(3600),
         trace: Arc::new(CallTrace::new(started)),

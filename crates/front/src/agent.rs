@@ -247,6 +247,7 @@ impl AgentCore {
             LinkEvent::Progress(bytes) => self.push(outbox, Weight::of_progress(&bytes), bytes),
             LinkEvent::Notification(bytes) => self.push(outbox, Weight::of_notification(&bytes), bytes),
             LinkEvent::Request { id, message } => self.ask(outbox, id, &message),
+            LinkEvent::Withdrawn { id, reason } => self.withdraw(outbox, id, reason),
             LinkEvent::Ended(_) => {
                 self.ended.store(true, Ordering::Relaxed);
                 match self.transport {
@@ -294,6 +295,21 @@ impl AgentCore {
             lock(&self.asked).open.retain(|(ours, _)| *ours != id);
         }
         sent
+    }
+
+    /// Tells the agent that nobody waits for its answer any more; an answer that comes all the same is dropped.
+    fn withdraw(&self, outbox: &Outbox, link_id: u64, reason: &str) -> Result<(), OutletFull> {
+        let id = {
+            let mut asked = lock(&self.asked);
+            let at = asked.open.iter().position(|(_, theirs)| *theirs == link_id);
+            at.map(|at| asked.open.swap_remove(at).0)
+        };
+        let Some(id) = id else { return Ok(()) };
+        let message = Bytes::from(format!(
+            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{id},\
+             \"reason\":\"{reason}\"}}}}"
+        ));
+        self.push(outbox, Weight::of_notification(&message), message)
     }
 
     fn push(&self, outbox: &Outbox, weight: Weight, bytes: Bytes) -> Result<(), OutletFull> {

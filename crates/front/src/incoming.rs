@@ -38,6 +38,7 @@ pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) name: Option<Arc<str>>,
     pub(crate) is_plain_list: bool,
+    pub(crate) wants_task: bool,
     /// What of its parameters is refused, in a sentence for its sender.
     pub(crate) flaw: Option<&'static str>,
 }
@@ -137,12 +138,13 @@ impl Request {
                 )
             );
         let flaw = flaw(&envelope.params);
+        let wants_task = envelope.params.has_task;
         let method = envelope.method.unwrap_or_else(|| Method::parse(""));
         let name = match &method {
             Method::ToolsCall | Method::PromptsGet => envelope.params.name,
             _ => envelope.params.uri,
         };
-        Self { id, method, name: name.map(Arc::from), is_plain_list, flaw }
+        Self { id, method, name: name.map(Arc::from), is_plain_list, wants_task, flaw }
     }
 }
 

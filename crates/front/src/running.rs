@@ -74,6 +74,7 @@ impl Running {
             message,
             name: request.name,
             is_plain_list: request.is_plain_list,
+            wants_task: request.wants_task,
             outlet,
             hard_deadline: started + core.common.config.times.call,
             trace: Arc::clone(&trace),

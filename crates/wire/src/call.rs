@@ -66,6 +66,8 @@ pub struct Call {
     pub name: Option<Arc<str>>,
     /// Whether the request is for the first page of a list without further parameters.
     pub is_plain_list: bool,
+    /// Whether the agent wants it run as a task (`params.task`).
+    pub wants_task: bool,
     /// Where progress and requests of this call go while it runs.
     pub outlet: Option<Arc<dyn Outlet>>,
     /// Latest moment at which an answer is of use.

@@ -67,6 +67,12 @@ pub struct Params<'a> {
     pub meta_progress_token: Option<&'a RawValue>,
     /// Whether `params.cursor` is there and not null.
     pub has_cursor: bool,
+    /// `params.cursor` as it came; `null` counts as absent.
+    pub cursor: Option<&'a RawValue>,
+    /// `params.level` of `logging/setLevel` and `notifications/message`.
+    pub level: Option<Cow<'a, str>>,
+    /// Whether `params.task` is there and not null: the call is to be run as a task.
+    pub has_task: bool,
     /// Whether `params._meta` carries the 2026-07-28 protocol version key.
     pub is_modern: bool,
 }
@@ -160,6 +166,12 @@ impl<'a> Envelope<'a> {
     #[must_use]
     pub fn token_span(&self) -> Option<Span> {
         self.params.progress_token.map(|raw| span_of(self.text, raw.get()))
+    }
+
+    /// Where the cursor of a list request stands.
+    #[must_use]
+    pub fn cursor_span(&self) -> Option<Span> {
+        self.params.cursor.map(|raw| span_of(self.text, raw.get()))
     }
 
     /// Where the id of a cancelled request stands.

@@ -93,6 +93,13 @@ pub enum LinkEvent {
         /// The request, under the server's id.
         message: Message,
     },
+    /// The server no longer waits for the answer to the request with this number.
+    Withdrawn {
+        /// The link's number for it.
+        id: u64,
+        /// For a human.
+        reason: &'static str,
+    },
     /// The link is over (a pinned session broke): the agent has to initialise again.
     Ended(CallError),
 }

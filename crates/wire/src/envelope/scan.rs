@@ -87,8 +87,8 @@ impl<'de> Deserialize<'de> for Params<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut out = Params::default();
                 let mut meta: Option<Meta<'de>> = None;
-                let mut cursor: Option<Option<IgnoredAny>> = None;
-                let (mut name, mut uri, mut version) = (None, None, None);
+                let mut task: Option<Option<IgnoredAny>> = None;
+                let (mut name, mut uri, mut version, mut level) = (None, None, None, None);
                 while let Some(Key(key)) = map.next_key()? {
                     match key.as_ref() {
                         "name" => lenient_str(&mut name, "name", &mut map)?,
@@ -98,7 +98,9 @@ impl<'de> Deserialize<'de> for Params<'de> {
                         }
                         "requestId" => once(&mut out.request_id, "requestId", &mut map)?,
                         "progressToken" => once(&mut out.progress_token, "progressToken", &mut map)?,
-                        "cursor" => once(&mut cursor, "cursor", &mut map)?,
+                        "cursor" => once(&mut out.cursor, "cursor", &mut map)?,
+                        "level" => lenient_str(&mut level, "level", &mut map)?,
+                        "task" => once(&mut task, "task", &mut map)?,
                         "_meta" => once(&mut meta, "_meta", &mut map)?,
                         _ => {
                             map.next_value::<IgnoredAny>()?;
@@ -107,8 +109,11 @@ impl<'de> Deserialize<'de> for Params<'de> {
                 }
                 (out.name, out.uri, out.protocol_version) =
                     (name.flatten(), uri.flatten(), version.flatten());
+                out.level = level.flatten();
                 out.progress_token = token(out.progress_token);
-                out.has_cursor = matches!(cursor, Some(Some(_)));
+                out.cursor = out.cursor.filter(|raw| raw.get() != "null");
+                out.has_cursor = out.cursor.is_some();
+                out.has_task = matches!(task, Some(Some(_)));
                 if let Some(meta) = meta {
                     out.meta_progress_token = token(meta.progress_token);
                     out.is_modern = meta.is_modern;
