@@ -214,6 +214,12 @@ impl Server {
         self.send("notifications/resources/updated", &params, |s| s.is_subscribed(uri))
     }
 
+    /// Every resource some session is subscribed to.
+    #[must_use]
+    pub fn subscriptions(&self) -> std::collections::BTreeSet<String> {
+        self.shared.sessions.all().iter().flat_map(|s| s.subscriptions()).collect()
+    }
+
     /// Sends a notification on the own stream of one session (its id is what the `session` tool answers).
     pub fn notify_session(&self, session: &str, method: &str, params: &Value) -> bool {
         self.send(method, params, |s| s.id == session) > 0

@@ -188,6 +188,10 @@ impl Session {
         lock(&self.subscriptions).contains(uri)
     }
 
+    pub(crate) fn subscriptions(&self) -> Vec<String> {
+        lock(&self.subscriptions).iter().cloned().collect()
+    }
+
     /// No longer counts as open.
     pub(crate) fn release(&self) {
         lock(&self.held).take();
