@@ -7,6 +7,7 @@
 //! Everything below the room is tried again and again: a refusal of the pool or the breaker sends the call back into
 //! the room, never to the agent, until its time is up.
 
+mod catalog;
 mod deadline;
 mod errors;
 mod layers;
@@ -29,8 +30,9 @@ use tower::{Layer as _, Service, ServiceBuilder, layer::layer_fn};
 
 pub use self::errors::StackError;
 use self::{
+    catalog::Catalog,
     deadline::Deadline,
-    layers::{Catalog, Pool, Retry},
+    layers::{Pool, Retry},
     room::{Desk, WaitingRoom},
 };
 
@@ -46,6 +48,8 @@ struct OrderParts {
     /// How often it may have been executed, and how often it was refused or not sent.
     doubtful: Mutex<Doubtful>,
     harmless: AtomicU32,
+    /// The only session that can serve it, by its epoch.
+    only_on: Option<u64>,
 }
 
 /// Outages in which the call may have been executed.
@@ -128,17 +132,27 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+impl OrderParts {
+    fn new(call: Call, seat: Arc<Seat>, only_on: Option<u64>) -> Self {
+        let (waiter, harmless) = (Mutex::new(None), AtomicU32::new(0));
+        Self { call, seat, waiter, doubtful: Mutex::default(), harmless, only_on }
+    }
+}
+
 impl Order {
     /// A call for this seat.
     #[must_use]
     pub fn new(call: Call, seat: Arc<Seat>) -> Self {
-        Self(Arc::new(OrderParts {
-            call,
-            seat,
-            waiter: Mutex::new(None),
-            doubtful: Mutex::default(),
-            harmless: AtomicU32::new(0),
-        }))
+        Self(Arc::new(OrderParts::new(call, seat, None)))
+    }
+
+    /// A call that only the session with this epoch can serve.
+    fn only_for(call: Call, seat: Arc<Seat>, epoch: u64) -> Self {
+        Self(Arc::new(OrderParts::new(call, seat, Some(epoch))))
+    }
+
+    fn only_on(&self) -> Option<u64> {
+        self.0.only_on
     }
 
     pub(crate) fn call(&self) -> &Call {

@@ -1,5 +1,7 @@
 //! One registered server: its session budget, its pools by key, its waiting room, and the opener that feeds them.
 
+mod here;
+mod lists;
 mod seat;
 
 use std::{
@@ -15,9 +17,11 @@ use http::{HeaderName, HeaderValue};
 use mcpool_wire::{CallError, Caller, CapabilityClass, ErrorKind, Hello};
 use tokio::sync::{mpsc, mpsc::error::TrySendError, oneshot};
 
+pub use self::lists::{ListCall, unknown_cursor};
 use crate::{
     clock,
     config::BackendSpec,
+    merged::Merged,
     mode::{Decision, Demotion, ModeBook},
     observe::{Mode, Observe, Reporter, Source},
     opener::{OpenRequest, Opener},
@@ -90,6 +94,8 @@ pub struct BackendStatus {
     pub waiting: (usize, usize, Option<Duration>),
     /// Agents that share a pool.
     pub agents: usize,
+    /// Resources that are subscribed to for agents, over all pools.
+    pub subscriptions: usize,
     /// Why the last handshake failed, while none has succeeded since.
     pub trouble: Option<Trouble>,
     /// The transport in use, once known.
@@ -303,7 +309,8 @@ impl Backend {
             places: self.budget.usage(),
             leases: sessions.iter().fold((0, 0), |(used, all), s| (used + s.in_flight(), all + s.limit())),
             waiting: (self.room.waiting(), self.room.limit(), oldest),
-            agents: pools.iter().map(|p| p.catalog.agents()).sum(),
+            agents: pools.iter().map(|p| p.merged.agents()).sum(),
+            subscriptions: pools.iter().map(|p| p.merged.subscriptions()).sum(),
             trouble: self.trouble(),
             mode: self.modes.decide(false),
             demotion: self.modes.demotion(),
@@ -380,11 +387,12 @@ impl Backend {
 
     fn pool(&self, key: PoolKey) -> Arc<Pool> {
         let mut pools = lock(&self.pools);
-        let number = &self.next_pool;
-        pools
-            .entry(key.clone())
-            .or_insert_with(|| Arc::new(Pool::new(number.fetch_add(1, Ordering::Relaxed), key)))
-            .clone()
+        let new = || {
+            let number = self.next_pool.fetch_add(1, Ordering::Relaxed);
+            let merged = Merged::new(self.room.clone(), self.reporter.clone(), self.spec.fan_out_logs);
+            Arc::new(Pool::new(number, key.clone(), merged))
+        };
+        pools.entry(key.clone()).or_insert_with(new).clone()
     }
 }
 

@@ -3,14 +3,18 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use mcpool_wire::{Answer, Envelope, LinkEvent, Method, Outlet, ServerHello};
+use mcpool_wire::{Envelope, Method, ServerHello};
 use serde::Deserialize;
 use tokio::sync::watch;
+
+use crate::merged::Page;
 
 /// Longest time a list is served from here although no change was announced: the announcement may be lost with a
 /// stream.
@@ -23,16 +27,18 @@ const MAX_TOOLS: usize = 10_000;
 pub(crate) struct Catalog {
     hello: watch::Sender<Option<Arc<ServerHello>>>,
     inner: Mutex<Inner>,
+    /// Whether there is a task-only tool: most servers have none, and every call asks.
+    has_task_only: AtomicBool,
 }
 
 #[derive(Default)]
 struct Inner {
     read_only: HashSet<Box<str>>,
-    lists: HashMap<&'static str, (Answer, Instant)>,
+    /// Tools that run as tasks only.
+    task_only: HashSet<Box<str>>,
+    lists: HashMap<&'static str, (Page, Instant)>,
     /// When each list last changed: an answer to an earlier question is not kept.
     changed: HashMap<&'static str, Instant>,
-    agents: HashMap<u64, Weak<dyn Outlet>>,
-    next_agent: u64,
 }
 
 #[derive(Deserialize)]
@@ -55,6 +61,15 @@ struct ToolItem<'a> {
     name: std::borrow::Cow<'a, str>,
     #[serde(default)]
     annotations: Option<Annotations>,
+    #[serde(borrow, default)]
+    execution: Option<Execution<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Execution<'a> {
+    #[serde(borrow)]
+    task_support: Option<std::borrow::Cow<'a, str>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -66,7 +81,11 @@ struct Annotations {
 
 impl Default for Catalog {
     fn default() -> Self {
-        Self { hello: watch::Sender::new(None), inner: Mutex::default() }
+        Self {
+            hello: watch::Sender::new(None),
+            inner: Mutex::default(),
+            has_task_only: AtomicBool::new(false),
+        }
     }
 }
 
@@ -92,8 +111,14 @@ impl Catalog {
         let mut inner = self.lock();
         if first_page {
             inner.read_only.clear();
+            inner.task_only.clear();
         }
         for tool in page.tools {
+            if tool.execution.and_then(|e| e.task_support).as_deref() != Some("required") {
+                inner.task_only.remove(tool.name.as_ref());
+            } else if inner.task_only.len() < MAX_TOOLS {
+                inner.task_only.insert(tool.name.as_ref().into());
+            }
             let notes = tool.annotations.unwrap_or_default();
             let safe = notes.read_only_hint == Some(true) && notes.destructive_hint != Some(true);
             if !safe {
@@ -102,7 +127,19 @@ impl Catalog {
                 inner.read_only.insert(tool.name.into());
             }
         }
+        self.has_task_only.store(!inner.task_only.is_empty(), Ordering::Relaxed);
         page.next_cursor
+    }
+
+    /// Whether this tool can only be run as a task.
+    pub(crate) fn is_task_only(&self, tool: &str) -> bool {
+        self.has_task_only.load(Ordering::Relaxed) && self.lock().task_only.contains(tool)
+    }
+
+    /// Whether agents were told that changes of this list are announced.
+    pub(crate) fn announces(&self, changed: &Method) -> bool {
+        let list = lists_of(changed).first();
+        list.and_then(capability_of).zip(self.hello()).is_some_and(|(c, hello)| hello.announces_changes(c))
     }
 
     /// Whether running this twice is known to change nothing (SEMANTICS.md 9.1).
@@ -114,25 +151,25 @@ impl Catalog {
     }
 
     /// A list that is known to be current.
-    pub(crate) fn list(&self, method: &Method, now: Instant) -> Option<Answer> {
+    pub(crate) fn list(&self, method: &Method, now: Instant) -> Option<Page> {
         let inner = self.lock();
-        let (answer, at) = inner.lists.get(method.label())?;
-        (now.saturating_duration_since(*at) < MAX_LIST_AGE).then(|| answer.clone())
+        let (page, at) = inner.lists.get(method.label())?;
+        (now.saturating_duration_since(*at) < MAX_LIST_AGE).then(|| page.clone())
     }
 
     /// Keeps the answer to a list request made at `asked`, where the server promised to announce changes.
-    pub(crate) fn keep_list(&self, method: &Method, answer: &Answer, asked: Instant, now: Instant) {
+    pub(crate) fn keep_list(&self, method: &Method, page: &Page, asked: Instant, now: Instant) {
         let announced = capability_of(method)
             .zip(self.hello())
             .is_some_and(|(capability, hello)| hello.announces_changes(capability));
-        if answer.is_rpc_error || !self.is_current(method, asked) {
+        if page.answer.is_rpc_error || !self.is_current(method, asked) {
             return;
         }
         if announced {
-            self.lock().lists.insert(method.label(), (answer.clone(), now));
+            self.lock().lists.insert(method.label(), (page.clone(), now));
         }
         if *method == Method::ToolsList {
-            self.learn_tools(answer.message.bytes(), false);
+            self.learn_tools(page.answer.message.bytes(), false);
         }
     }
 
@@ -142,14 +179,8 @@ impl Catalog {
 
     /// A list changed: what is kept of it is no longer true.
     pub(crate) fn invalidate(&self, changed: &Method, now: Instant) {
-        let stale: &[Method] = match changed {
-            Method::ToolsListChanged => &[Method::ToolsList],
-            Method::PromptsListChanged => &[Method::PromptsList],
-            Method::ResourcesListChanged => &[Method::ResourcesList, Method::ResourcesTemplatesList],
-            _ => &[],
-        };
         let mut inner = self.lock();
-        for method in stale {
+        for method in lists_of(changed) {
             inner.lists.remove(method.label());
             inner.changed.insert(method.label(), now);
         }
@@ -162,30 +193,6 @@ impl Catalog {
     /// Nothing kept is true any more: the sessions it was learnt from are gone.
     pub(crate) fn forget_lists(&self) {
         self.lock().lists.clear();
-    }
-
-    /// Notes an agent; gives back its number.
-    pub(crate) fn add_agent(&self, outlet: &Arc<dyn Outlet>) -> u64 {
-        let mut inner = self.lock();
-        inner.next_agent += 1;
-        let number = inner.next_agent;
-        inner.agents.insert(number, Arc::downgrade(outlet));
-        number
-    }
-
-    pub(crate) fn remove_agent(&self, number: u64) {
-        self.lock().agents.remove(&number);
-    }
-
-    /// How many agents use this pool.
-    pub(crate) fn agents(&self) -> usize {
-        self.lock().agents.len()
-    }
-
-    /// Tells every agent of the pool; gives back how many could not take it.
-    pub(crate) fn tell_agents(&self, message: &Bytes) -> usize {
-        let outlets: Vec<_> = self.lock().agents.values().filter_map(Weak::upgrade).collect();
-        outlets.iter().filter(|o| o.push(LinkEvent::Notification(message.clone())).is_err()).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -214,6 +221,16 @@ pub(crate) fn item_names(list: &Method, response: &[u8]) -> Option<BTreeSet<Stri
     let by_uri = *list == Method::ResourcesList;
     let name = |item: Item| item.uri.filter(|_| by_uri).unwrap_or(item.name);
     Some(items.into_iter().map(name).collect())
+}
+
+/// The lists a notification announces a change of.
+pub(crate) fn lists_of(changed: &Method) -> &'static [Method] {
+    match changed {
+        Method::ToolsListChanged => &[Method::ToolsList],
+        Method::PromptsListChanged => &[Method::PromptsList],
+        Method::ResourcesListChanged => &[Method::ResourcesList, Method::ResourcesTemplatesList],
+        _ => &[],
+    }
 }
 
 fn capability_of(method: &Method) -> Option<&'static str> {

@@ -27,6 +27,9 @@ pub struct BackendSpec {
     pub mode: ModeChoice,
     /// What else decides on who shares what.
     pub sharing: Sharing,
+    /// Whether log lines of a shared session that belong to no call go to every agent, false: one agent's calls may
+    /// show in them.
+    pub fan_out_logs: bool,
     /// How long things may take.
     pub times: Times,
     /// How many of each there may be.

@@ -1,7 +1,7 @@
 //! Who holds the sessions: pooled, shared, probed sessions of one backend, over a [`transport::Transport`].
 //!
 //! Reading order: `config`, [`transport`], `session` (one conversation), `pool` and `room` (who gets which
-//! session when), [`Backend`] (all of it for one server).
+//! session when), `merged` (what the agents of a pool share), [`Backend`] (all of it for one server).
 
 mod backend;
 mod catalog;
@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod error;
 mod loan;
+mod merged;
 mod mode;
 mod observe;
 mod opener;
@@ -18,11 +19,12 @@ mod session;
 mod tasks;
 pub mod transport;
 
-pub use backend::{Backend, BackendStatus, Gate, Opening, SessionStatus, Trouble};
+pub use backend::{Backend, BackendStatus, Gate, ListCall, Opening, SessionStatus, Trouble, unknown_cursor};
 pub use config::{
     BackendSpec, HttpEndpoint, Limits, ModeChoice, Origin, Sharing, StateChoice, Times, TransportChoice,
 };
 pub use error::{Cause, Refusal, SendError, SendPhase};
+pub use merged::{ListFlight, Page};
 pub use mode::{Decision, Demotion, Evidence, ModeReason, Profile};
 pub use observe::{CloseReason, DROPPED_KINDS, Event, Mode, Observe, OpenReason, Reporter, Source};
 pub use pool::{Lease, NoLease, Seat};

@@ -271,13 +271,14 @@ impl Mode {
 }
 
 /// Every kind of [`Event::Dropped`].
-pub const DROPPED_KINDS: [&str; 9] = [
+pub const DROPPED_KINDS: [&str; 10] = [
     "progress",
     "log",
     "unknown_id",
     "late_answer",
     "server_request",
     "notification",
+    "updated",
     "mangled_id",
     "malformed",
     "abandoned",

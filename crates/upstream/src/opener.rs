@@ -2,7 +2,8 @@
 //! its handshakes, so fifty waiters open one session and a caller that leaves cancels nothing.
 //!
 //! It wakes on demand (a caller waits, an agent wants a session of its own, a place came back), when a handshake
-//! ends, and once a second for upkeep: warm sessions, idle and old ones.
+//! ends, and once a second for upkeep: warm sessions, idle and old ones. In the same loop the clerk sends what the
+//! agents of a pool want together.
 
 mod attempt;
 mod compare;
@@ -27,6 +28,7 @@ use crate::{
     backend::{Backend, Opening, Trouble, lock},
     clock,
     error::{Cause, SendError},
+    merged::clerk::Clerk,
     mode::Evidence,
     observe::{CloseReason, Mode, OpenReason},
     pool::{Counted, Place, Pool},
@@ -76,6 +78,7 @@ pub(crate) struct Opener {
     next_try: Option<Instant>,
     /// The session that was last asked to leave for another key.
     evicted: Weak<Session>,
+    clerk: Clerk,
 }
 
 /// After a failed handshake: how long the next one waits.
@@ -104,6 +107,7 @@ impl Opener {
             pause: None,
             next_try: None,
             evicted: Weak::new(),
+            clerk: Clerk::default(),
         }
     }
 
@@ -113,7 +117,8 @@ impl Opener {
         upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.open_what_is_wanted().await;
-            let timer = OptionFuture::from(self.next_try.map(|at| tokio::time::sleep_until(clock::at(at))));
+            let due = self.clerk.look(&self.backend.pools()).into_iter().chain(self.next_try).min();
+            let timer = OptionFuture::from(due.map(|at| tokio::time::sleep_until(clock::at(at))));
             // The inbox is the bound on who may wait for a session of its own.
             let has_room = self.waiting.len() < self.backend.spec.limits.queue.max(1);
             let opened = OptionFuture::from((!self.openings.is_empty()).then(|| self.openings.next()));
@@ -122,6 +127,7 @@ impl Opener {
                 Some(request) = self.inbox.recv(), if has_room => self.waiting.push_back(request),
                 () = self.backend.room.demand.notified() => {}
                 Some(Some(attempt)) = opened => self.settle(attempt),
+                () = self.clerk.settled() => {}
                 Some(()) = timer => {}
                 _ = upkeep.tick() => self.upkeep(),
             }
@@ -204,7 +210,8 @@ impl Opener {
         let opening = pool.opening.load(Ordering::Acquire);
         let live = pool.live();
         let most = self.backend.sessions_of(pool);
-        let greeting = pool.greeting.load(Ordering::Acquire) > 0 && live + opening == 0;
+        let unasked = pool.greeting.load(Ordering::Acquire) > 0 || pool.merged.wants_session();
+        let greeting = unasked && live + opening == 0;
         // Those who wait for the session they keep to are not served by another one; and those who were called and
         // did not come yet have slots waiting for them.
         let waiting = self.backend.room.waiting_in(pool.lane());
@@ -282,10 +289,11 @@ impl Opener {
         let warm = self.backend.default_pool().number;
         self.backend.forget_empty_pools();
         for pool in self.backend.pools() {
+            let lane = pool.merged.event_lane();
             let keep = match pool.mode() {
                 Mode::Pinned => usize::MAX,
                 _ if pool.number == warm => spec.limits.min_idle,
-                _ => 0,
+                _ => usize::from(lane.is_some()),
             };
             let mut live = pool.live();
             for session in pool.sessions() {
@@ -297,7 +305,8 @@ impl Opener {
                     if pool.mode() != Mode::Pinned {
                         session.drain(CloseReason::MaxAge);
                     }
-                } else if live > keep && session.idle_for() >= spec.times.idle {
+                } else if live > keep && lane != Some(session.epoch) && session.idle_for() >= spec.times.idle
+                {
                     live -= 1;
                     session.drain(CloseReason::Idle);
                 }
@@ -311,9 +320,14 @@ fn idlest(backend: &Backend, pool: &Pool) -> Option<Arc<Session>> {
     let others = backend.pools().into_iter().filter(|other| other.number != pool.number);
     others
         .filter(|other| other.mode() != Mode::Pinned)
-        .flat_map(|other| other.sessions())
-        .filter(|session| session.standing() == Standing::Ready && session.in_flight() == 0)
-        .max_by_key(|session| session.idle_for())
+        .flat_map(|other| {
+            let lane = other.merged.event_lane();
+            other.sessions().into_iter().map(move |session| (lane == Some(session.epoch), session))
+        })
+        .filter(|(_, session)| session.standing() == Standing::Ready && session.in_flight() == 0)
+        // One that carries subscriptions is missed by its agents: it goes last.
+        .max_by_key(|(is_lane, session)| (!is_lane, session.idle_for()))
+        .map(|(_, session)| session)
 }
 
 /// Whether a session without an agent is one too many: a probe of a backend whose agents each have their own, or of

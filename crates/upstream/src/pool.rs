@@ -19,6 +19,7 @@ use mcpool_wire::{Caller, CapabilityClass, Forwarded, Outlet};
 use crate::{
     catalog::Catalog,
     loan::{Loan, Loans},
+    merged::Merged,
     observe::Mode,
     room::Lane,
     session::{Session, state::Standing},
@@ -43,6 +44,8 @@ pub(crate) struct Pool {
     pub(crate) number: u64,
     pub(crate) key: PoolKey,
     pub(crate) catalog: Arc<Catalog>,
+    /// What its agents share beside the sessions.
+    pub(crate) merged: Arc<Merged>,
     /// Handshakes under way for this pool.
     pub(crate) opening: AtomicUsize,
     /// Agents that wait for the pool's first handshake to be told who the server is.
@@ -51,11 +54,12 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(number: u64, key: PoolKey) -> Self {
+    pub(crate) fn new(number: u64, key: PoolKey, merged: Merged) -> Self {
         Self {
             number,
             key,
             catalog: Arc::default(),
+            merged: Arc::new(merged),
             opening: AtomicUsize::new(0),
             greeting: AtomicUsize::new(0),
             sessions: Mutex::default(),
@@ -152,6 +156,14 @@ pub struct Lease {
     pub(crate) slot: Slot,
 }
 
+impl Lease {
+    /// The session, by its epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.session.epoch
+    }
+}
+
 /// No slot now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoLease {
@@ -161,13 +173,16 @@ pub enum NoLease {
     Gone,
 }
 
+/// Stands for the epoch of a session where every one of the pool will do; no session has it.
+pub(crate) const ANY_SESSION: u64 = 0;
+
 /// One agent's tie to a backend: which pool it draws on and which session it keeps to.
 pub struct Seat {
     pub(crate) caller: Arc<Caller>,
     pub(crate) pool: Arc<Pool>,
     tie: Tie,
     /// Its name among the agents of the pool.
-    number: u64,
+    pub(crate) number: u64,
     /// Keeps the agent's outlet alive for as long as the pool may want to tell it something.
     _outlet: Arc<dyn Outlet>,
 }
@@ -180,7 +195,7 @@ enum Tie {
 
 impl Seat {
     pub(crate) fn shared(caller: Arc<Caller>, pool: Arc<Pool>, outlet: Arc<dyn Outlet>) -> Self {
-        let number = pool.catalog.add_agent(&outlet);
+        let number = pool.merged.add_agent(caller.agent, &outlet);
         Self { caller, pool, tie: Tie::Shared { bound: Mutex::new(None) }, number, _outlet: outlet }
     }
 
@@ -202,7 +217,7 @@ impl Seat {
         session: Arc<Session>,
         outlet: Arc<dyn Outlet>,
     ) -> Self {
-        let number = pool.catalog.add_agent(&outlet);
+        let number = pool.merged.add_agent(caller.agent, &outlet);
         Self { caller, pool, tie: Tie::Pinned { session }, number, _outlet: outlet }
     }
 
@@ -260,6 +275,24 @@ impl Seat {
         }
     }
 
+    /// Whether this agent is served by this session, or can be from now on: it keeps to the one it has. Who has another
+    /// one for each call is served by [`ANY_SESSION`] only.
+    pub(crate) fn keeps_to(&self, epoch: u64) -> bool {
+        let mut bound = match &self.tie {
+            Tie::Pinned { session } => return session.epoch == epoch,
+            Tie::Exclusive { .. } => return epoch == ANY_SESSION,
+            Tie::Shared { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        };
+        if let Some(session) = bound.as_ref().filter(|session| session.is_live()) {
+            return session.epoch == epoch;
+        }
+        let found =
+            self.pool.sessions().into_iter().find(|session| session.epoch == epoch && session.is_live());
+        let is_there = found.is_some();
+        *bound = found.or(bound.take());
+        is_there
+    }
+
     /// The sessions that are the agent's alone now.
     pub(crate) fn own_sessions(&self) -> Vec<Arc<Session>> {
         match &self.tie {
@@ -272,7 +305,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.pool.catalog.remove_agent(self.number);
+        self.pool.merged.remove_agent(self.number);
         if let Tie::Pinned { session } = &self.tie {
             session.drain(crate::observe::CloseReason::AgentGone);
         }

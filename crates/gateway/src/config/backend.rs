@@ -47,6 +47,7 @@ pub(super) fn plain(
             transport: TransportChoice::Auto,
             mode,
             sharing: Sharing { profiles: profiles.clone(), ..Sharing::default() },
+            fan_out_logs: false,
             times: Times::default(),
             limits: Limits::default(),
         },
@@ -94,6 +95,7 @@ pub(super) fn read(
     settings.spec.endpoint.headers = headers;
     settings.spec.endpoint.ca_pem = ca_pem;
     settings.spec.transport = transport;
+    settings.spec.fan_out_logs = Checker::switch(&raw.fan_out_logs, false);
     settings.spec.times = times;
     settings.spec.limits = limits;
     settings.breaker = breaker;

@@ -109,6 +109,7 @@ pub(super) struct RawBackend {
     pub(super) reset_on_release: Switch,
     pub(super) tools: BTreeMap<Spanned<String>, Spanned<String>>,
     pub(super) forward_headers: Vec<Spanned<String>>,
+    pub(super) fan_out_logs: Switch,
     pub(super) headers: BTreeMap<Spanned<String>, Spanned<String>>,
     pub(super) tls: RawTls,
     pub(super) connect_timeout: Span,

@@ -111,6 +111,7 @@ fn backend(settings: &BackendSettings, ca_file: Option<&str>) -> Table {
     put(&mut table, "transport", transport_word(spec.transport));
     put(&mut table, "mode", mode_word(spec.mode));
     sharing_of(&mut table, &spec.sharing);
+    put(&mut table, "fan_out_logs", spec.fan_out_logs);
     if !spec.endpoint.headers.is_empty() {
         let names = spec.endpoint.headers.iter().map(|(name, _)| (name.to_string(), MASK.into()));
         put(&mut table, "headers", names.collect::<Table>());

@@ -51,6 +51,7 @@ struct BackendGauges {
     sessions_limit: Gauge,
     leases_in_use: Gauge,
     leases_limit: Gauge,
+    subscriptions: Gauge,
     waiting_calls: Gauge,
     oldest_wait: Gauge,
     queue_limit: Gauge,
@@ -226,6 +227,7 @@ impl BackendGauges {
             sessions_limit: level("mcpool_sessions_limit", &[]),
             leases_in_use: level("mcpool_leases_in_use", &[]),
             leases_limit: level("mcpool_leases_limit", &[]),
+            subscriptions: level("mcpool_subscriptions", &[]),
             waiting_calls: level("mcpool_waiting_calls", &[]),
             oldest_wait: level("mcpool_oldest_wait_seconds", &[]),
             queue_limit: level("mcpool_queue_limit", &[]),
@@ -270,6 +272,7 @@ impl BackendGauges {
         self.sessions_limit.set(number(status.places.1));
         self.leases_in_use.set(number(status.leases.0));
         self.leases_limit.set(number(status.leases.1));
+        self.subscriptions.set(number(status.subscriptions));
         self.waiting_calls.set(number(status.waiting.0));
         self.queue_limit.set(number(status.waiting.1));
         self.oldest_wait.set(status.waiting.2.unwrap_or_default().as_secs_f64());

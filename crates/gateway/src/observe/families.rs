@@ -30,6 +30,7 @@ pub(super) const FAMILIES: &[(&str, Kind, &str)] = &[
     ("mcpool_sessions_demoted_total", C, "Times sharing was withdrawn, by what was seen"),
     ("mcpool_handshake_duration_seconds", H, "Time of each step to a ready session"),
     ("mcpool_probe_duration_seconds", H, "Time a silent session took to answer a probe"),
+    ("mcpool_subscriptions", G, "Resources that are subscribed to with the backend for its agents"),
     ("mcpool_leases_in_use", G, "Calls in flight on sessions"),
     ("mcpool_leases_limit", G, "Most calls in flight on the sessions there are"),
     ("mcpool_lease_wait_seconds", H, "Time calls waited for a session"),

@@ -191,6 +191,7 @@ const DROPPED: &[&str] = &[
     "late_answer",
     "server_request",
     "notification",
+    "updated",
     "mangled_id",
     "malformed",
     "abandoned",

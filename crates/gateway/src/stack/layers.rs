@@ -1,4 +1,4 @@
-//! The layers without waiting: catalog, retry by phase, and the pool at the bottom.
+//! The layers without waiting below the room: retry by phase, and the pool at the bottom.
 
 use std::{
     sync::Arc,
@@ -6,26 +6,17 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures::{FutureExt as _, future::BoxFuture};
-use mcpool_upstream::{Backend, Cause, NoLease, SendError, SendPhase};
-use mcpool_wire::{Answer, CallError, Envelope, ErrorKind, Executed, Message, RpcId, result_response};
+use futures::FutureExt as _;
+use mcpool_upstream::{Backend, Cause, NoLease, SendError, SendPhase, unknown_cursor};
+use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
 use super::{
-    Doubt, Order, RetrySettings, StackError, StackFuture, StackObserve, always_ready,
-    errors::{failed, phase_word},
+    Doubt, Order, RetrySettings, StackError, StackFuture, StackObserve, always_ready, errors::phase_word,
 };
 
 /// Attempts of which it is certain that nothing was executed: bounded only so that nothing is endless.
 const MAX_HARMLESS: u32 = 64;
-
-/// Answers what is known without a session, and remembers lists.
-#[derive(Clone)]
-pub struct Catalog<S> {
-    pub(super) inner: S,
-    pub(super) backend: Arc<Backend>,
-}
 
 /// Repeats a call as far as the phase of its failure allows (SEMANTICS.md 9.1).
 #[derive(Clone)]
@@ -40,76 +31,6 @@ pub struct Retry<S> {
 pub struct Pool {
     pub(super) backend: Arc<Backend>,
     pub(super) observe: Arc<dyn StackObserve>,
-}
-
-impl<S> Service<Order> for Catalog<S>
-where
-    S: Service<Order, Response = Answer, Error = StackError>,
-    S::Future: Send + 'static,
-{
-    type Response = Answer;
-    type Error = CallError;
-    type Future = BoxFuture<'static, Result<Answer, CallError>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
-        always_ready(cx)
-    }
-
-    fn call(&mut self, order: Order) -> Self::Future {
-        if let Some(known) = known_here(&order) {
-            return futures::future::ready(known).boxed();
-        }
-        let name = self.backend.spec().name.clone();
-        let call = self.inner.call(order.clone());
-        async move {
-            match call.await {
-                Ok(answer) => {
-                    order.seat().keep_list(order.call(), &answer);
-                    Ok(answer)
-                }
-                Err(error) => Err(finish(error, &order, &name)),
-            }
-        }
-        .boxed()
-    }
-}
-
-/// What needs no session.
-fn known_here(order: &Order) -> Option<Result<Answer, CallError>> {
-    let call = order.call();
-    match order.seat().answer_here(&call.method) {
-        Some(Ok(())) => return Some(Ok(empty_answer())),
-        Some(Err(refused)) => return Some(Err(refused)),
-        None => {}
-    }
-    order.seat().cached_list(call).map(Ok)
-}
-
-fn empty_answer() -> Answer {
-    let bytes: Bytes = result_response(&RpcId::number(0), b"{}");
-    let message = match Envelope::parse(&bytes) {
-        Ok(envelope) => Message::new(bytes.clone(), &envelope),
-        Err(_) => unreachable!("an empty result is a message"),
-    };
-    Answer { message, is_rpc_error: false, is_tool_error: false }
-}
-
-fn finish(error: StackError, order: &Order, backend: &Arc<str>) -> CallError {
-    let mut error = match error {
-        StackError::Ended(error) => error,
-        StackError::Failed(error) => failed(&error, backend),
-        // The room does not let these through; if it did, nothing was sent.
-        StackError::Full(_) | StackError::Shut(_) => CallError::not_sent(
-            ErrorKind::Overloaded,
-            format!("backend {backend:?} has no session for the call"),
-        ),
-    };
-    // Whatever ended it: an earlier attempt may have run.
-    if error.executed == Executed::No && order.may_have_run() {
-        error.executed = Executed::Maybe;
-    }
-    error.attempt = order.call().trace.attempts();
-    error.of_backend(backend.clone())
 }
 
 impl<S> Service<Order> for Retry<S>
@@ -223,6 +144,10 @@ impl Service<Order> for Pool {
 
     fn call(&mut self, order: Order) -> Self::Future {
         let lease = match self.backend.try_lease(order.seat()) {
+            // What only one session knows is of no use on another.
+            Ok(lease) if order.only_on().is_some_and(|epoch| epoch != lease.epoch()) => {
+                return futures::future::ready(Err(StackError::Ended(unknown_cursor()))).boxed();
+            }
             Ok(lease) => lease,
             Err(NoLease::Wait(lane)) => return futures::future::ready(Err(StackError::Full(lane))).boxed(),
             Err(NoLease::Gone) => {

@@ -1,10 +1,8 @@
-//! What one agent can do on its backend, whatever session it has: what is known without asking, what the gateway
-//! answers itself, and the call on a leased slot.
+//! What one agent can do on its backend, whatever session it has: what it is told of the server, what it says outside
+//! of calls, and the call on a leased slot.
 
 use bytes::Bytes;
-use mcpool_wire::{
-    Answer, Call, CallError, CallTrace, ErrorKind, Message, Method, Revision, Scope, ServerHello,
-};
+use mcpool_wire::{Answer, Call, CallTrace, Message, Revision, ServerHello};
 
 use crate::{
     clock,
@@ -28,9 +26,9 @@ impl Seat {
         };
         match self.mode() {
             Mode::Pinned => hello.to_agent(revision, &["tasks"]),
-            // Subscriptions belong to one agent each; experimental capabilities may imply state in the session.
+            // Experimental capabilities may imply state in the session.
             Mode::Stateless | Mode::Shared | Mode::Exclusive => {
-                hello.to_agent(revision, &["tasks", "experimental", "extensions", "resources.subscribe"])
+                hello.to_agent(revision, &["tasks", "experimental", "extensions"])
             }
         }
     }
@@ -41,44 +39,12 @@ impl Seat {
         self.pool.catalog.is_safe(&call.method, call.name.as_deref())
     }
 
-    /// A list that is known to be current.
-    #[must_use]
-    pub fn cached_list(&self, call: &Call) -> Option<Answer> {
-        self.keeps_lists(call).then(|| self.pool.catalog.list(&call.method, clock::now())).flatten()
-    }
-
-    /// Remembers the answer to a list request.
-    pub fn keep_list(&self, call: &Call, answer: &Answer) {
-        if self.keeps_lists(call) {
-            self.pool.catalog.keep_list(&call.method, answer, call.trace.started, clock::now());
-        }
-    }
-
-    /// A session of an agent's own may list what only that agent sees.
-    fn keeps_lists(&self, call: &Call) -> bool {
-        call.is_plain_list && self.mode() != Mode::Pinned
-    }
-
-    /// What the gateway answers itself on this kind of session: `Some(Ok)` an empty result, `Some(Err)` a refusal.
-    #[must_use]
-    pub fn answer_here(&self, method: &Method) -> Option<Result<(), CallError>> {
-        if self.mode() == Mode::Pinned || method.scope() == Scope::PerCall {
-            return None;
-        }
-        if *method == Method::LoggingSetLevel {
-            // The level belongs to the whole session; a shared one keeps the server's default.
-            return Some(Ok(()));
-        }
-        let message = format!("{:?} is not available on a shared session", method.as_str());
-        Some(Err(CallError::not_sent(ErrorKind::MethodNotFound, message)))
-    }
-
     /// Passes on a notification of the agent, on a session of its own only.
     pub fn notify(&self, notification: Bytes) {
         if self.mode() == Mode::Pinned
             && let [session] = self.own_sessions().as_slice()
         {
-            session.send_later(notification);
+            session.notify(notification);
         }
     }
 

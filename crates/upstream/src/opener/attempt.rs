@@ -102,6 +102,7 @@ async fn climb(
         errands,
         room: backend.room.clone(),
         catalog: pool.catalog.clone(),
+        merged: pool.merged.clone(),
         reporter: backend.reporter.clone(),
         owner,
         modes: backend.modes.clone(),

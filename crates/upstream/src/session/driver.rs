@@ -142,6 +142,7 @@ impl Driver {
         for _ in 0..buried {
             self.session.dropped_answer();
         }
+        self.session.give_up_asks(now);
         if now >= self.silence() {
             self.asked = now;
             if let Some(reason) = self.input(Input::Silence) {
@@ -288,7 +289,7 @@ impl Driver {
         if let State::Draining { until, .. } = self.state {
             next = next.min(until);
         }
-        next
+        self.session.next_ask().map_or(next, |ask| next.min(ask))
     }
 
     async fn finish(&mut self, reason: CloseReason) {

@@ -4,6 +4,7 @@
 //! register, splice, send, and wait for the answer, which on Streamable HTTP comes in the body of the call's own
 //! POST and elsewhere through the driver.
 
+mod asks;
 pub(crate) mod driver;
 mod inflight;
 pub(crate) mod ladder;
@@ -12,7 +13,6 @@ mod route;
 pub(crate) mod state;
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -21,10 +21,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use mcpool_wire::{Call, Message, Method, Outlet, RpcId, error_response};
+use mcpool_wire::{Call, Method, Outlet};
 use tokio::sync::{Notify, mpsc};
 
 use self::{
+    asks::Asked,
     inflight::InFlight,
     pending::{Outcome, Pending},
     state::Standing,
@@ -34,15 +35,13 @@ use crate::{
     catalog::Catalog,
     clock,
     error::{Cause, SendError},
+    merged::{Merged, levels::LevelTold},
     mode::ModeBook,
     observe::{CloseReason, Event, Mode, Reporter},
     pool::{Place, Slot},
     room::{Lane, Room},
     transport::{Exchange, Outbound, TransportKind},
 };
-
-/// Server requests one agent may have open at a time on its own session.
-const MAX_ASKED: usize = 64;
 
 /// Handle of one session.
 pub(crate) struct Session {
@@ -69,6 +68,9 @@ pub(crate) struct Session {
     errands: mpsc::Sender<Errand>,
     room: Arc<Room>,
     catalog: Arc<Catalog>,
+    merged: Arc<Merged>,
+    /// The log level it was set to.
+    pub(crate) level: LevelTold,
     reporter: Reporter,
     /// The agent a pinned session belongs to, or that an exclusive one is lent to.
     owner: Mutex<Option<Weak<dyn Outlet>>>,
@@ -98,16 +100,6 @@ pub(crate) enum Errand {
     Abandon { id: u64, exchange: Option<Exchange>, accepted: bool },
 }
 
-/// Requests of the server that wait for an agent's answer: our number and the server's id. The numbers are unique in
-/// the process, because an agent may hold several sessions.
-#[derive(Default)]
-struct Asked {
-    open: HashMap<u64, RpcId>,
-}
-
-/// The number of the last request of a server that was passed on.
-static ASKED: AtomicU64 = AtomicU64::new(0);
-
 pub(crate) struct SessionParts {
     pub(crate) epoch: u64,
     pub(crate) lane: Lane,
@@ -119,6 +111,7 @@ pub(crate) struct SessionParts {
     pub(crate) errands: mpsc::Sender<Errand>,
     pub(crate) room: Arc<Room>,
     pub(crate) catalog: Arc<Catalog>,
+    pub(crate) merged: Arc<Merged>,
     pub(crate) reporter: Reporter,
     pub(crate) owner: Option<Weak<dyn Outlet>>,
     pub(crate) modes: Arc<ModeBook>,
@@ -148,6 +141,8 @@ impl Session {
             errands: parts.errands,
             room: parts.room,
             catalog: parts.catalog,
+            merged: parts.merged,
+            level: LevelTold::default(),
             reporter: parts.reporter,
             owner: Mutex::new(parts.owner),
             modes: parts.modes,
@@ -212,10 +207,7 @@ impl Session {
     /// It is nobody's: what is asked for its last holder has no answer any more.
     pub(crate) fn take_back(&self) {
         *lock(&self.owner) = None;
-        let unanswered: Vec<RpcId> = lock(&self.asked).open.drain().map(|(_, id)| id).collect();
-        for id in unanswered {
-            self.send_later(error_response(Some(&id), -32601, "the request it belongs to is over", None));
-        }
+        self.refuse_asks();
     }
 
     /// How long nobody has used it; zero while a call is in flight.
@@ -311,21 +303,6 @@ impl Session {
         if self.errands.try_send(Errand::Send(message)).is_err() {
             self.reporter.on(Event::Dropped { kind: "notification" });
         }
-    }
-
-    /// The agent's answer to a request the server sent it under our number. False if there is none of that number.
-    pub(crate) fn respond(&self, number: u64, response: &Message) -> bool {
-        let server_id = lock(&self.asked).open.remove(&number);
-        let known = server_id.is_some();
-        if let Some(id) = server_id {
-            self.send_later(response.with_id(id.raw()));
-        }
-        known
-    }
-
-    /// Whether a server request waits for the agent: its calls wait for a human.
-    pub(crate) fn awaits_agent(&self) -> bool {
-        !lock(&self.asked).open.is_empty()
     }
 
     pub(crate) fn transport_name(&self) -> &'static str {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mcpool_wire::{Answer, Call, CallTrace, LinkEvent, Message, Outlet};
+use mcpool_wire::{AgentKey, Answer, Call, CallTrace, LinkEvent, Message, Outlet};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -43,6 +43,7 @@ enum EntryState {
 /// Whose call it is: where its progress goes.
 #[derive(Clone)]
 struct Owner {
+    agent: AgentKey,
     outlet: Option<Arc<dyn Outlet>>,
     token: Option<Bytes>,
     trace: Arc<CallTrace>,
@@ -72,8 +73,12 @@ impl Pending {
 
     /// Registers a call, which gives its slot to the entry.
     pub(crate) fn register(&self, slot: Slot, call: &Call) -> Result<Ticket, SendError> {
-        let owner =
-            Owner { outlet: call.outlet.clone(), token: call.message.token(), trace: call.trace.clone() };
+        let owner = Owner {
+            agent: call.caller.agent,
+            outlet: call.outlet.clone(),
+            token: call.message.token(),
+            trace: call.trace.clone(),
+        };
         self.insert(Some(slot), Some(owner))
     }
 
@@ -139,6 +144,17 @@ impl Pending {
         owner.trace.mark_part(now);
         let (Some(outlet), Some(token)) = (owner.outlet, owner.token) else { return false };
         outlet.push(LinkEvent::Progress(message.with_token(&token))).is_ok()
+    }
+
+    /// Whose call this is, while somebody waits for it.
+    pub(crate) fn agent_of(&self, id: u64) -> Option<AgentKey> {
+        match &*self.lock() {
+            Book::Open { calls, .. } => match &calls.get(&id)?.state {
+                EntryState::Waiting { owner, .. } => owner.as_ref().map(|owner| owner.agent),
+                EntryState::Zombie { .. } => None,
+            },
+            Book::Closed(_) => None,
+        }
     }
 
     /// Hands an event to the caller of this entry.

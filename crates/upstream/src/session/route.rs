@@ -5,11 +5,11 @@ use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, CallError, CallTrace, Envelope, ErrorKind, IdValue, Kind, LinkEvent, Message, Method, RpcId,
+    Answer, CallError, CallTrace, Envelope, ErrorKind, IdValue, Kind, LinkEvent, Message, Method,
     error_response, result_response,
 };
 
-use super::{ASKED, MAX_ASKED, Session, lock, pending::Delivery};
+use super::{Session, lock, pending::Delivery};
 use crate::{
     clock,
     mode::Evidence,
@@ -87,23 +87,69 @@ impl Session {
                 if self.mode == Mode::Shared {
                     self.modes.list_changed(self.lane.pool, self.epoch, method, self.last_tool_call(), now);
                 }
-                self.to_owner_or_all(message);
+                self.route_list_changed(method, message);
             }
-            Some(Method::Cancelled) => self.dropped("notification"),
-            Some(Method::LogMessage) => self.route_log(message, origin),
+            Some(Method::ResourcesUpdated) => self.route_updated(message, envelope),
+            Some(Method::Cancelled) => {
+                let id = envelope.params.request_id.and_then(|raw| IdValue::parse(raw).ok());
+                if !self.withdrawn_by_server(id.as_ref()) {
+                    self.dropped("notification");
+                }
+            }
+            Some(Method::LogMessage) => self.route_log(message, envelope, origin),
             _ => self.to_owner(message, "notification"),
         }
     }
 
-    /// A log line goes to the call it came with, else to the owner of a pinned session, else to nobody.
-    fn route_log(&self, message: Message, origin: &Origin<'_>) {
+    /// A log line goes to the call it came with, if its agent wants that level, else to the owner of a pinned
+    /// session, else to nobody, unless the operator said otherwise.
+    fn route_log(&self, message: Message, envelope: &Envelope<'_>, origin: &Origin<'_>) {
+        let line = || LinkEvent::Notification(message.bytes().clone());
         if let Origin::Exchange { call, trace: Some(trace) } = origin {
             trace.mark_part(clock::now());
-            if self.pending.push_to(*call, LinkEvent::Notification(message.bytes().clone())) {
-                return;
+            let shared = self.mode != Mode::Pinned;
+            let level = envelope.params.level.as_deref();
+            match self.pending.agent_of(*call).filter(|_| shared) {
+                Some(agent) if !self.merged.admits(agent, level) => return,
+                Some(agent) => {
+                    let on_own = || self.merged.outlet_of(agent).is_some_and(|o| o.push(line()).is_ok());
+                    if !self.pending.push_to(*call, line()) && !on_own() {
+                        self.dropped("log");
+                    }
+                    return;
+                }
+                None if self.pending.push_to(*call, line()) => return,
+                None => {}
             }
         }
-        self.to_owner(message, "log");
+        if self.mode.is_private() {
+            return self.to_owner(message, "log");
+        }
+        if !self.merged.uncorrelated_log(message.bytes(), envelope.params.level.as_deref()) {
+            tracing::debug!(session = self.epoch, "a log line of the backend belongs to no call");
+            self.dropped("log");
+        }
+    }
+
+    fn route_list_changed(&self, method: &Method, message: Message) {
+        if self.mode == Mode::Pinned {
+            self.to_owner(message, "notification");
+        } else if self.catalog.announces(method) {
+            self.merged.changed(method);
+        } else {
+            // Agents were not told that such news would come.
+            self.dropped("notification");
+        }
+    }
+
+    fn route_updated(&self, message: Message, envelope: &Envelope<'_>) {
+        if self.mode == Mode::Pinned {
+            return self.to_owner(message, "notification");
+        }
+        let uri = envelope.params.uri.as_deref().unwrap_or_default();
+        if !self.merged.updated(uri, message.bytes()) {
+            self.dropped("updated");
+        }
     }
 
     fn route_request(&self, message: Message, envelope: &Envelope<'_>, origin: &Origin<'_>) {
@@ -111,7 +157,7 @@ impl Session {
         if envelope.method == Some(Method::Ping) {
             return self.send_later(result_response(&id, b"{}"));
         }
-        if self.mode.is_private() && self.ask_owner(&message, &id, origin) {
+        if self.mode.is_private() && self.ask_owner(&message, &id, envelope.method.as_ref(), origin) {
             return;
         }
         // A shared session declared no capabilities: nobody may be guessed to be the one who is asked.
@@ -123,46 +169,12 @@ impl Session {
         self.send_later(error_response(Some(&id), -32601, "not offered on this session", None));
     }
 
-    /// Asks the agent the session belongs to: on the stream of the call the request came with, else on the agent's
-    /// own stream, else on that of any call it waits for (it has no other).
-    fn ask_owner(&self, message: &Message, id: &RpcId, origin: &Origin<'_>) -> bool {
-        let number = {
-            let mut asked = lock(&self.asked);
-            if asked.open.len() >= MAX_ASKED {
-                return false;
-            }
-            let number = ASKED.fetch_add(1, Ordering::Relaxed) + 1;
-            asked.open.insert(number, id.clone());
-            number
-        };
-        let request = || LinkEvent::Request { id: number, message: message.clone() };
-        let asked = match origin {
-            Origin::Exchange { call, .. } => self.pending.push_to(*call, request()),
-            Origin::Stream => false,
-        } || self.owner().is_some_and(|owner| owner.push(request()).is_ok())
-            || self.pending.push_to_any(&request);
-        if !asked {
-            lock(&self.asked).open.remove(&number);
-        }
-        asked
-    }
-
     fn to_owner(&self, message: Message, kind: &'static str) {
         let delivered = self
             .owner()
             .is_some_and(|owner| owner.push(LinkEvent::Notification(message.bytes().clone())).is_ok());
         if !delivered {
             self.dropped(kind);
-        }
-    }
-
-    fn to_owner_or_all(&self, message: Message) {
-        if self.mode == Mode::Pinned {
-            return self.to_owner(message, "notification");
-        }
-        let missed = self.catalog.tell_agents(message.bytes());
-        for _ in 0..missed {
-            self.dropped("notification");
         }
     }
 
@@ -180,7 +192,7 @@ impl Session {
         }
     }
 
-    fn owner(&self) -> Option<Arc<dyn mcpool_wire::Outlet>> {
+    pub(super) fn owner(&self) -> Option<Arc<dyn mcpool_wire::Outlet>> {
         lock(&self.owner).as_ref()?.upgrade()
     }
 

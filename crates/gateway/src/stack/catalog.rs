@@ -1,0 +1,125 @@
+//! The outermost layer: what the gateway answers itself, lists that are known, and lists that many agents ask for at
+//! the same time.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use mcpool_upstream::{Backend, ListCall, Page, Seat};
+use mcpool_wire::{Answer, Call, CallError, ErrorKind, Executed};
+use tower::Service;
+
+use super::{Order, StackError, always_ready, errors::failed, now};
+
+/// Answers what needs no session of its own, and hands down the rest.
+#[derive(Clone)]
+pub struct Catalog<S> {
+    pub(super) inner: S,
+    pub(super) backend: Arc<Backend>,
+}
+
+impl<S> Service<Order> for Catalog<S>
+where
+    S: Service<Order, Response = Answer, Error = StackError> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Answer;
+    type Error = CallError;
+    type Future = BoxFuture<'static, Result<Answer, CallError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        always_ready(cx)
+    }
+
+    fn call(&mut self, order: Order) -> Self::Future {
+        let times = &self.backend.spec().times;
+        if let Some(answer) = order.seat().answer_here(order.call(), times.queue) {
+            let name = self.backend.spec().name.clone();
+            return answer.map(|answer| answer.map_err(|error| error.of_backend(name))).boxed();
+        }
+        if order.seat().shares_list(order.call()) {
+            return self.clone().list(order).boxed();
+        }
+        let name = self.backend.spec().name.clone();
+        let call = self.inner.call(order.clone());
+        async move { call.await.map_err(|error| finish(error, &order, &name)) }.boxed()
+    }
+}
+
+impl<S> Catalog<S>
+where
+    S: Service<Order, Response = Answer, Error = StackError> + Send + 'static,
+    S::Future: Send + 'static,
+{
+    async fn list(mut self, order: Order) -> Result<Answer, CallError> {
+        let seat = order.seat().clone();
+        let named = |error: CallError| error.of_backend(self.backend.spec().name.clone());
+        match seat.list_call(order.call()).map_err(named)? {
+            ListCall::Next(message, epoch) => {
+                let call = Call { message, ..order.call().clone() };
+                let order = match epoch {
+                    Some(epoch) => Order::only_for(call, seat, epoch),
+                    None => Order::new(call, seat),
+                };
+                self.ask(order).await.map(|page| page.answer)
+            }
+            // Progress of a request goes to one agent: it is not merged with others.
+            ListCall::First if !order.call().is_plain_list || order.call().message.has_token() => {
+                self.ask(order).await.map(|page| page.answer)
+            }
+            ListCall::First => match seat.cached_list(order.call()) {
+                Some(known) => Ok(known),
+                None => self.share(order).await,
+            },
+        }
+    }
+
+    /// The first page, asked for by whoever of those who want it now came first.
+    async fn share(&mut self, order: Order) -> Result<Answer, CallError> {
+        let seat = order.seat().clone();
+        let until = order.call().trace.started + self.backend.spec().times.call_idle;
+        loop {
+            let (flight, is_own) = seat.join_list(order.call(), || self.ask(order.clone()).boxed());
+            match flight.await {
+                Ok(page) if is_own || seat.can_follow(&page) => {
+                    order.call().trace.mark_answered(now());
+                    return Ok(page.answer);
+                }
+                // The next page is on a session this agent does not keep to.
+                Ok(_) => return self.ask(order).await.map(|page| page.answer),
+                Err(error) if !is_own && Seat::should_rejoin(&error) && now() < until => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn ask(&mut self, order: Order) -> impl Future<Output = Result<Page, CallError>> + Send + use<S> {
+        let name = self.backend.spec().name.clone();
+        let call = self.inner.call(order.clone());
+        async move {
+            let answer = call.await.map_err(|error| finish(error, &order, &name))?;
+            let epoch = order.call().trace.session();
+            order.seat().page(order.call(), answer, epoch).map_err(|error| error.of_backend(name))
+        }
+    }
+}
+
+fn finish(error: StackError, order: &Order, backend: &Arc<str>) -> CallError {
+    let mut error = match error {
+        StackError::Ended(error) => error,
+        StackError::Failed(error) => failed(&error, backend),
+        // The room does not let these through; if it did, nothing was sent.
+        StackError::Full(_) | StackError::Shut(_) => CallError::not_sent(
+            ErrorKind::Overloaded,
+            format!("backend {backend:?} has no session for the call"),
+        ),
+    };
+    // Whatever ended it: an earlier attempt may have run.
+    if error.executed == Executed::No && order.may_have_run() {
+        error.executed = Executed::Maybe;
+    }
+    error.attempt = order.call().trace.attempts();
+    error.of_backend(backend.clone())
+}

@@ -1,0 +1,98 @@
+//! Sends what the agents of the pools want together: subscriptions on each pool's event lane, log levels on every
+//! session, and the news of changed lists. It works inside the opener's loop and has no task of its own; what it
+//! sends is bounded per pool, and nobody's request waits for anything but its own answer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+
+use super::{Merged, subscriptions::Job};
+use crate::{
+    clock,
+    observe::Mode,
+    pool::Pool,
+    session::{Session, state::Standing},
+};
+
+/// How long a backend may take for a request of the clerk's before it counts as lost.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub(crate) struct Clerk {
+    under_way: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+impl Clerk {
+    /// Sends what is to be sent now; gives back when there is more to do that nobody wakes for.
+    pub(crate) fn look(&mut self, pools: &[Arc<Pool>]) -> Option<Instant> {
+        let now = clock::now();
+        pools.iter().filter(|pool| pool.mode() != Mode::Pinned).filter_map(|pool| self.serve(pool, now)).min()
+    }
+
+    /// Resolves when something that was sent is settled; never, if nothing is under way.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn settled(&mut self) {
+        if self.under_way.next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn serve(&mut self, pool: &Arc<Pool>, now: Instant) -> Option<Instant> {
+        let merged = &pool.merged;
+        merged.tell_news(now);
+        let (wanted, has_topics) = {
+            let state = merged.lock();
+            (state.levels.wanted(), state.subscriptions.len() > 0)
+        };
+        let sessions = pool.sessions();
+        let logs = pool.catalog.hello().is_some_and(|hello| hello.has("logging"));
+        for session in sessions.iter().filter(|s| logs && s.standing() == Standing::Ready) {
+            if let Some(level) = session.level.begin(wanted) {
+                self.under_way.push(set_level(session.clone(), level.as_str()).boxed());
+            }
+        }
+        if has_topics {
+            self.ride(merged, &sessions, now);
+        }
+        let state = merged.lock();
+        [state.news.next_due(), state.subscriptions.next_due()].into_iter().flatten().min()
+    }
+
+    /// Keeps the event lane on a session that lives, and sends what it is to carry.
+    fn ride(&mut self, merged: &Arc<Merged>, sessions: &[Arc<Session>], now: Instant) {
+        let (lane, jobs) = {
+            let mut state = merged.lock();
+            let at = state.subscriptions.lane();
+            let lane = sessions
+                .iter()
+                // One whose probe is late may live all the same; to move is to ask for everything again.
+                .find(|s| Some(s.epoch) == at && s.is_live())
+                .or_else(|| sessions.iter().find(|s| s.standing() == Standing::Ready));
+            state.subscriptions.ride(lane.map(|session| session.epoch));
+            (lane.cloned(), state.subscriptions.jobs(now))
+        };
+        let Some(lane) = lane else { return };
+        for job in jobs {
+            self.under_way.push(run(lane.clone(), merged.clone(), job).boxed());
+        }
+    }
+}
+
+async fn run(session: Arc<Session>, merged: Arc<Merged>, job: Job) {
+    let method = if job.subscribe { "resources/subscribe" } else { "resources/unsubscribe" };
+    let params = format!("{{\"uri\":{}}}", serde_json::Value::from(job.uri.as_ref()));
+    let answer = tokio::time::timeout(PATIENCE, session.request_own(method, Some(&params))).await;
+    merged.settle(&job, answer.ok().and_then(Result::ok));
+}
+
+async fn set_level(session: Arc<Session>, level: &'static str) {
+    let params = format!("{{\"level\":\"{level}\"}}");
+    // A server that refuses its own capability is left as it is.
+    let _ = tokio::time::timeout(PATIENCE, session.request_own("logging/setLevel", Some(&params))).await;
+    session.level.done();
+}

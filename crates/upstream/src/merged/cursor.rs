@@ -1,0 +1,231 @@
+//! Cursors of lists as agents get them: sealed with the pool and the session that gave them.
+//!
+//! A cursor means something to the one session that issued it, and may hold what the backend would not tell
+//! others. Agents get it encrypted and authenticated under a key of this process, tied to the kind of list, and it
+//! comes back unwrapped to that session or not at all.
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use mcpool_wire::{Answer, Envelope, Message, Method, Span};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// Longest cursor of a backend that is sealed, bytes of JSON.
+pub(crate) const MAX_INNER: usize = 8 * 1024;
+
+/// Longest sealed cursor that is looked at, bytes of text.
+const MAX_SEALED: usize = (HEAD + MAX_INNER + NONCE_LEN + 16) * 4 / 3 + 4;
+
+/// The pool and the session, eight bytes each.
+const HEAD: usize = 16;
+
+/// Random per process; without randomness no cursor leaves or comes in.
+static KEY: LazyLock<Option<RandomizedNonceKey>> =
+    LazyLock::new(|| RandomizedNonceKey::new(&AES_256_GCM, &rand::random::<[u8; 32]>()).ok());
+
+/// What a cursor says when it is opened.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    pub(crate) pool: u64,
+    pub(crate) epoch: u64,
+    /// The backend's own cursor, as JSON.
+    pub(crate) inner: Vec<u8>,
+}
+
+/// A page whose cursor cannot be given to an agent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unsealable;
+
+#[derive(Deserialize)]
+struct Listed<'a> {
+    #[serde(borrow)]
+    result: Next<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Next<'a> {
+    #[serde(borrow, default)]
+    next_cursor: Option<&'a RawValue>,
+}
+
+impl Cursor {
+    /// As an agent gets it; `None` where it is too long.
+    pub(crate) fn seal(&self, list: &Method) -> Option<String> {
+        if self.inner.len() > MAX_INNER {
+            return None;
+        }
+        let mut sealed = Vec::with_capacity(HEAD + self.inner.len() + NONCE_LEN + 16);
+        sealed.extend_from_slice(&self.pool.to_be_bytes());
+        sealed.extend_from_slice(&self.epoch.to_be_bytes());
+        sealed.extend_from_slice(&self.inner);
+        let nonce =
+            KEY.as_ref()?.seal_in_place_append_tag(Aad::from(list.label().as_bytes()), &mut sealed).ok()?;
+        sealed.extend_from_slice(nonce.as_ref());
+        Some(BASE64_URL_SAFE_NO_PAD.encode(sealed))
+    }
+
+    /// What an agent brought back; `None` unless this process sealed exactly this for this kind of list.
+    pub(crate) fn open(text: &str, list: &Method) -> Option<Self> {
+        if text.len() > MAX_SEALED {
+            return None;
+        }
+        let mut sealed = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
+        let nonce: [u8; NONCE_LEN] =
+            sealed.split_off(sealed.len().checked_sub(NONCE_LEN)?).try_into().ok()?;
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let aad = Aad::from(list.label().as_bytes());
+        let plain = KEY.as_ref()?.open_in_place(nonce, aad, &mut sealed).ok()?;
+        let (pool, rest) = plain.split_first_chunk()?;
+        let (epoch, inner) = rest.split_first_chunk()?;
+        Some(Self {
+            pool: u64::from_be_bytes(*pool),
+            epoch: u64::from_be_bytes(*epoch),
+            inner: inner.to_vec(),
+        })
+    }
+}
+
+/// The page with its cursor sealed, if it has one.
+pub(crate) fn seal_page(
+    answer: &Answer,
+    list: &Method,
+    pool: u64,
+    epoch: u64,
+) -> Result<Option<Answer>, Unsealable> {
+    let bytes = answer.message.bytes();
+    if memchr::memmem::find(bytes, b"nextCursor").is_none() {
+        return Ok(None);
+    }
+    // What cannot be read as a page passes as it is: whatever is in it opens nothing here.
+    let Ok(text) = std::str::from_utf8(bytes) else { return Ok(None) };
+    let Some(raw) = serde_json::from_str::<Listed<'_>>(text).ok().and_then(|page| page.result.next_cursor)
+    else {
+        return Ok(None);
+    };
+    let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
+    let cursor = Cursor { pool, epoch, inner: raw.get().as_bytes().to_vec() };
+    let sealed = format!("\"{}\"", cursor.seal(list).ok_or(Unsealable)?);
+    let message = replaced(bytes, start..start + raw.get().len(), sealed.as_bytes()).ok_or(Unsealable)?;
+    Ok(Some(Answer { message, ..answer.clone() }))
+}
+
+/// The cursor of a list request, opened. `None` where there is none.
+pub(crate) fn of_request(message: &Message, list: &Method) -> Option<Option<Cursor>> {
+    let envelope = Envelope::parse(message.bytes()).ok()?;
+    let raw = envelope.params.cursor?;
+    let text = serde_json::from_str::<String>(raw.get()).ok();
+    Some(text.and_then(|text| Cursor::open(&text, list)))
+}
+
+/// The list request with the backend's own cursor in it.
+pub(crate) fn unwrapped(message: &Message, inner: &[u8]) -> Option<Message> {
+    let span = Envelope::parse(message.bytes()).ok()?.cursor_span()?;
+    replaced(message.bytes(), span, inner)
+}
+
+fn replaced(bytes: &Bytes, span: Span, with: &[u8]) -> Option<Message> {
+    let mut out = BytesMut::with_capacity(bytes.len() + with.len());
+    out.put_slice(bytes.get(..span.start)?);
+    out.put_slice(with);
+    out.put_slice(bytes.get(span.end..)?);
+    let out = out.freeze();
+    let envelope = Envelope::parse(&out).ok()?;
+    Some(Message::new(out.clone(), &envelope))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cursor(inner: &str) -> Cursor {
+        Cursor { pool: 3, epoch: 7, inner: inner.as_bytes().to_vec() }
+    }
+
+    fn message(text: &str) -> Message {
+        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        let envelope = Envelope::parse(&bytes).expect("a message");
+        Message::new(bytes.clone(), &envelope)
+    }
+
+    fn answer(text: &str) -> Answer {
+        Answer { message: message(text), is_rpc_error: false, is_tool_error: false }
+    }
+
+    #[test]
+    fn a_cursor_comes_back_as_it_went_and_only_for_its_list() {
+        let sealed = cursor("\"page 2\"").seal(&Method::ToolsList).expect("sealed");
+        assert!(!sealed.contains("page"));
+        assert_eq!(Cursor::open(&sealed, &Method::ToolsList), Some(cursor("\"page 2\"")));
+        assert_eq!(Cursor::open(&sealed, &Method::PromptsList), None);
+    }
+
+    #[test]
+    fn a_forged_cursor_is_none() {
+        let sealed = cursor("\"2\"").seal(&Method::ToolsList).expect("sealed");
+        for at in 0..sealed.len() - 1 {
+            let mut forged = sealed.clone().into_bytes();
+            forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+            let forged = String::from_utf8(forged).expect("ASCII");
+            assert_eq!(Cursor::open(&forged, &Method::ToolsList), None, "changed at {at}");
+        }
+        for foreign in ["", "2", "page-2", "AAAA", &"A".repeat(MAX_SEALED + 1)] {
+            assert_eq!(Cursor::open(foreign, &Method::ToolsList), None);
+        }
+    }
+
+    #[test]
+    fn a_cursor_that_is_too_long_does_not_leave() {
+        let long = format!("\"{}\"", "x".repeat(MAX_INNER));
+        assert_eq!(cursor(&long).seal(&Method::ToolsList), None);
+        let page = answer(&format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{{\"nextCursor\":{long}}}}}"));
+        assert!(seal_page(&page, &Method::ToolsList, 1, 1).is_err());
+        let longest = format!("\"{}\"", "x".repeat(MAX_INNER - 2));
+        let sealed = cursor(&longest).seal(&Method::ToolsList).expect("the longest fits");
+        assert!(Cursor::open(&sealed, &Method::ToolsList).is_some());
+    }
+
+    #[test]
+    fn only_the_cursor_of_a_page_changes() {
+        let page = answer(
+            r#"{"result":{"tools":[{"name":"a","n":1e400}],"nextCursor":"p\u0032" , "x":0.10},"jsonrpc":"2.0","id":9}"#,
+        );
+        let sealed = seal_page(&page, &Method::ToolsList, 3, 7).expect("sealable").expect("has one");
+        let text = std::str::from_utf8(sealed.message.bytes()).expect("UTF-8").to_owned();
+        let (head, tail) =
+            (r#"{"result":{"tools":[{"name":"a","n":1e400}],"nextCursor":""#, r#"" , "x":0.10},"#);
+        assert!(text.starts_with(head) && text.contains(tail), "{text}");
+        let own = String::from_utf8(sealed.with_id(b"\"mine\"").to_vec()).expect("UTF-8");
+        assert!(own.ends_with(r#""id":"mine"}"#), "{own}");
+
+        let value: serde_json::Value = serde_json::from_str(&text.replace("1e400", "1")).expect("JSON");
+        let back = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"cursor":{}}}}}"#,
+            value["result"]["nextCursor"]
+        );
+        let back = message(&back);
+        let opened = of_request(&back, &Method::ToolsList).flatten().expect("ours");
+        assert_eq!(opened, cursor(r#""p\u0032""#));
+        let unwrapped = unwrapped(&back, &opened.inner).expect("spliced");
+        let expected = br#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"p\u0032"}}"#;
+        assert_eq!(&unwrapped.bytes()[..], expected);
+    }
+
+    #[test]
+    fn a_page_without_cursor_passes() {
+        for text in [
+            r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[]}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"nextCursor"}],"nextCursor":null}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"nextCursor"}}"#,
+        ] {
+            assert!(seal_page(&answer(text), &Method::ToolsList, 1, 1).expect("sealable").is_none());
+        }
+        assert!(
+            of_request(&message(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#), &Method::ToolsList)
+                .is_none()
+        );
+    }
+}

@@ -1,0 +1,164 @@
+//! How much the agents of one pool want to hear of a backend's log.
+//!
+//! The level belongs to a whole session upstream, so a shared one is set to the most verbose level any agent asked
+//! for, and each agent is filtered by its own. Pure but for the note each session keeps of what it was told.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard},
+};
+
+use mcpool_wire::AgentKey;
+
+/// Syslog's eight, the most verbose first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    Debug,
+    Info,
+    Notice,
+    Warning,
+    Error,
+    Critical,
+    Alert,
+    Emergency,
+}
+
+/// What a session is set to when the last agent that asked for a level is gone: what a server sends unasked is not
+/// known, and most begin here.
+const UNASKED: Level = Level::Info;
+
+const NAMES: [(&str, Level); 8] = [
+    ("debug", Level::Debug),
+    ("info", Level::Info),
+    ("notice", Level::Notice),
+    ("warning", Level::Warning),
+    ("error", Level::Error),
+    ("critical", Level::Critical),
+    ("alert", Level::Alert),
+    ("emergency", Level::Emergency),
+];
+
+impl Level {
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        NAMES.iter().find(|(known, _)| *known == name).map(|(_, level)| *level)
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        NAMES.iter().find(|(_, level)| *level == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// What the agents asked for. An agent that asked for nothing gets whatever comes.
+#[derive(Default)]
+pub(super) struct Levels {
+    /// By agent, with the number of the seat that asked.
+    asked: HashMap<AgentKey, (u64, Level)>,
+}
+
+impl Levels {
+    pub(super) fn ask(&mut self, agent: AgentKey, seat: u64, level: Level) {
+        self.asked.insert(agent, (seat, level));
+    }
+
+    /// A seat is gone; a newer seat of the same agent keeps its word.
+    pub(super) fn leave(&mut self, agent: AgentKey, seat: u64) {
+        if self.asked.get(&agent).is_some_and(|(of, _)| *of == seat) {
+            self.asked.remove(&agent);
+        }
+    }
+
+    /// Whether this agent wants a message of this level; what has no level it does.
+    pub(super) fn admits(&self, agent: AgentKey, level: Option<Level>) -> bool {
+        let asked = self.asked.get(&agent).map(|(_, level)| *level);
+        asked.zip(level).is_none_or(|(asked, level)| level >= asked)
+    }
+
+    /// What the sessions are to be set to, if any agent asked.
+    pub(super) fn wanted(&self) -> Option<Level> {
+        self.asked.values().map(|(_, level)| *level).min()
+    }
+}
+
+/// What one session was told.
+#[derive(Default)]
+pub(crate) struct LevelTold(Mutex<Told>);
+
+#[derive(Default)]
+struct Told {
+    level: Option<Level>,
+    under_way: bool,
+}
+
+impl LevelTold {
+    /// What to tell it now, if it was told something else. One at a time: two could overtake each other.
+    pub(super) fn begin(&self, wanted: Option<Level>) -> Option<Level> {
+        let mut told = self.lock();
+        let wanted = wanted.or(told.level.map(|_| UNASKED));
+        if told.under_way || told.level == wanted {
+            return None;
+        }
+        told.level = wanted;
+        told.under_way = wanted.is_some();
+        wanted
+    }
+
+    pub(super) fn done(&self) {
+        self.lock().under_way = false;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANNA: AgentKey = AgentKey(1);
+    const BERT: AgentKey = AgentKey(2);
+
+    #[test]
+    fn the_most_verbose_wins_and_each_is_filtered_by_its_own() {
+        let mut levels = Levels::default();
+        assert_eq!(levels.wanted(), None);
+        levels.ask(ANNA, 1, Level::Debug);
+        levels.ask(BERT, 2, Level::Error);
+        assert_eq!(levels.wanted(), Some(Level::Debug));
+        assert!(levels.admits(ANNA, Some(Level::Debug)) && !levels.admits(BERT, Some(Level::Warning)));
+        assert!(levels.admits(BERT, Some(Level::Error)) && levels.admits(BERT, None));
+        assert!(levels.admits(AgentKey(3), Some(Level::Debug)), "who asked for nothing gets what comes");
+        levels.leave(ANNA, 1);
+        assert_eq!(levels.wanted(), Some(Level::Error));
+    }
+
+    #[test]
+    fn an_old_seat_does_not_take_the_word_of_the_new_one_with_it() {
+        let mut levels = Levels::default();
+        levels.ask(ANNA, 1, Level::Debug);
+        levels.ask(ANNA, 2, Level::Alert);
+        levels.leave(ANNA, 1);
+        assert_eq!(levels.wanted(), Some(Level::Alert));
+    }
+
+    #[test]
+    fn a_session_is_told_once_and_one_thing_at_a_time() {
+        let told = LevelTold::default();
+        assert_eq!(told.begin(None), None, "nobody asked: the server's own choice stands");
+        assert_eq!(told.begin(Some(Level::Debug)), Some(Level::Debug));
+        assert_eq!(told.begin(Some(Level::Error)), None, "the first is under way");
+        told.done();
+        assert_eq!(told.begin(Some(Level::Error)), Some(Level::Error));
+        told.done();
+        assert_eq!(told.begin(Some(Level::Error)), None);
+        assert_eq!(told.begin(None), Some(UNASKED), "lowered when the last one left");
+    }
+
+    #[test]
+    fn every_level_has_its_name() {
+        for (name, level) in NAMES {
+            assert_eq!((Level::parse(name), level.as_str()), (Some(level), name));
+        }
+        assert_eq!(Level::parse("verbose"), None);
+    }
+}
