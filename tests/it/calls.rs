@@ -293,8 +293,7 @@ async fn pings_lists_and_levels_of_a_shared_agent_are_answered_without_the_backe
     let cached = list().await.expect("the same list");
     assert!(cached.message.bytes().windows(4).any(|w| w == b"echo"));
     agent.link.call(agent.request("logging/setLevel", &json!({"level": "debug"}))).await.expect("taken");
-    let error =
-        agent.link.call(agent.request("resources/subscribe", &json!({"uri": "x"}))).await.expect_err("no");
+    let error = agent.link.call(agent.request("vendor/odd", &json!({}))).await.expect_err("no");
     assert_eq!(error.kind.code(), -32601);
     assert_eq!(lab.memory.last().sent().len(), before);
     lab.memory.last().say(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);

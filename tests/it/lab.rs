@@ -36,6 +36,7 @@ pub(crate) struct Lab {
 pub(crate) struct Wish {
     pub(crate) mode: ModeChoice,
     pub(crate) sharing: Sharing,
+    pub(crate) fan_out_logs: bool,
     pub(crate) times: Times,
     pub(crate) limits: Limits,
     pub(crate) breaker: Settings,
@@ -76,6 +77,7 @@ impl Default for Wish {
         Self {
             mode: ModeChoice::Auto,
             sharing: Sharing::default(),
+            fan_out_logs: false,
             times: Times::default(),
             limits,
             breaker: Settings::default(),
@@ -100,6 +102,7 @@ impl Lab {
             transport: TransportChoice::Auto,
             mode: wish.mode,
             sharing: wish.sharing,
+            fan_out_logs: wish.fan_out_logs,
             times: wish.times,
             limits: wish.limits,
         };
@@ -193,8 +196,9 @@ impl Agent {
             request_id: RequestId(1),
             method: Method::parse(method),
             message,
-            name: params["name"].as_str().map(Into::into),
-            is_plain_list: method.ends_with("/list"),
+            name: params["name"].as_str().or(params["uri"].as_str()).map(Into::into),
+            is_plain_list: method.ends_with("/list") && params["cursor"].is_null(),
+            wants_task: params["task"].is_object(),
             outlet: Some(self.inbox.clone()),
             hard_deadline: now() + Duration::from_secs(3600),
             trace: Arc::new(CallTrace::new(now())),

@@ -14,5 +14,7 @@ mod pinned;
 mod pools;
 mod rig;
 mod sessions;
+mod shared;
+mod subscriptions;
 mod tidy;
 mod wires;

@@ -87,6 +87,7 @@ impl Wanted {
             transport: self.transport,
             mode: self.mode,
             sharing: self.sharing,
+            fan_out_logs: false,
             times: self.times,
             limits: self.limits,
         };

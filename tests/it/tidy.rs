@@ -18,7 +18,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "mcpool-wire",
             "arc-swap",
+            "aws-lc-rs",
             "backon",
+            "base64",
             "bytes",
             "deadpool",
             "eventsource-stream",
