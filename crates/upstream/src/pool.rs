@@ -206,7 +206,7 @@ impl Seat {
         outlet: Arc<dyn Outlet>,
         reset: bool,
     ) -> Self {
-        let number = pool.catalog.add_agent(&outlet);
+        let number = pool.merged.add_agent(caller.agent, &outlet);
         let loans = Loans::new(&outlet);
         Self { caller, pool, tie: Tie::Exclusive { loans, reset }, number, _outlet: outlet }
     }

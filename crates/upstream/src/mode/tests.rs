@@ -34,6 +34,7 @@ fn spec(mode: ModeChoice, sharing: Sharing) -> Arc<BackendSpec> {
         transport: TransportChoice::Auto,
         mode,
         sharing,
+        fan_out_logs: false,
         times: Times::default(),
         limits: Limits::default(),
     })

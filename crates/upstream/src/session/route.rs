@@ -1,7 +1,7 @@
 //! Where a message of the backend belongs. The same rules whether it came on a call's own answer stream or on the
 //! session's stream; nothing here waits for anybody.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use mcpool_wire::{
