@@ -195,10 +195,9 @@ impl Backend {
             return self.seat_pinned(hello, pool).await;
         }
         self.greeted(&pool).await?;
-        let (caller, outlet) = (hello.caller.clone(), hello.outlet.clone());
         Ok(match mode {
-            Mode::Exclusive => Seat::exclusive(caller, pool, outlet, self.spec.sharing.reset_on_release),
-            _ => Seat::shared(caller, pool, outlet),
+            Mode::Exclusive => Seat::exclusive(hello, pool, self.spec.sharing.reset_on_release),
+            _ => Seat::shared(hello, pool),
         })
     }
 
@@ -236,9 +235,7 @@ impl Backend {
             self.spec.times.queue
         };
         match tokio::time::timeout(patience, opened).await {
-            Ok(Ok(own)) => {
-                Ok(Seat::pinned(hello.caller.clone(), pool, own.into_session(), hello.outlet.clone()))
-            }
+            Ok(Ok(own)) => Ok(Seat::pinned(hello, pool, own.into_session())),
             Ok(Err(_)) => Err(self.named(removed())),
             Err(_) if self.trouble().is_some() => Err(self.unavailable("gave the agent a session", patience)),
             Err(_) => {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcpool_wire::{Envelope, Method, ServerHello};
+use mcpool_wire::{Answer, Envelope, Method, Revision, ServerHello};
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -36,9 +36,16 @@ struct Inner {
     read_only: HashSet<Box<str>>,
     /// Tools that run as tasks only.
     task_only: HashSet<Box<str>>,
-    lists: HashMap<&'static str, (Page, Instant)>,
+    lists: HashMap<&'static str, Kept>,
     /// When each list last changed: an answer to an earlier question is not kept.
     changed: HashMap<&'static str, Instant>,
+}
+
+/// A list as the backend gave it, and as agents of older revisions read it: one entry for each revision at most.
+struct Kept {
+    page: Page,
+    at: Instant,
+    older: Vec<(Revision, Answer)>,
 }
 
 #[derive(Deserialize)]
@@ -150,11 +157,39 @@ impl Catalog {
         }
     }
 
-    /// A list that is known to be current.
-    pub(crate) fn list(&self, method: &Method, now: Instant) -> Option<Page> {
-        let inner = self.lock();
-        let (page, at) = inner.lists.get(method.label())?;
-        (now.saturating_duration_since(*at) < MAX_LIST_AGE).then(|| page.clone())
+    /// A list that is known to be current, as an agent of this revision reads it.
+    pub(crate) fn list(&self, method: &Method, revision: Revision, now: Instant) -> Option<Page> {
+        let (page, at) = {
+            let inner = self.lock();
+            let kept = inner.lists.get(method.label())?;
+            if now.saturating_duration_since(kept.at) >= MAX_LIST_AGE {
+                return None;
+            }
+            if let Some((_, older)) = kept.older.iter().find(|(known, _)| *known == revision) {
+                return Some(Page { answer: older.clone(), epoch: kept.page.epoch });
+            }
+            (kept.page.clone(), kept.at)
+        };
+        if !self.is_newer_than(revision) {
+            return Some(page);
+        }
+        let older = at_revision(page.answer, method, revision);
+        let mut inner = self.lock();
+        if let Some(kept) = inner.lists.get_mut(method.label()).filter(|kept| kept.at == at)
+            && kept.older.iter().all(|(known, _)| *known != revision)
+        {
+            kept.older.push((revision, older.clone()));
+        }
+        Some(Page { answer: older, epoch: page.epoch })
+    }
+
+    /// An answer as an agent of this revision reads it: lists lose what the revision does not know.
+    pub(crate) fn for_agent(&self, method: &Method, revision: Revision, answer: Answer) -> Answer {
+        if self.is_newer_than(revision) { at_revision(answer, method, revision) } else { answer }
+    }
+
+    fn is_newer_than(&self, revision: Revision) -> bool {
+        self.hello().is_some_and(|hello| hello.revision > revision)
     }
 
     /// Keeps the answer to a list request made at `asked`, where the server promised to announce changes.
@@ -166,7 +201,8 @@ impl Catalog {
             return;
         }
         if announced {
-            self.lock().lists.insert(method.label(), (page.clone(), now));
+            let kept = Kept { page: page.clone(), at: now, older: Vec::new() };
+            self.lock().lists.insert(method.label(), kept);
         }
         if *method == Method::ToolsList {
             self.learn_tools(page.answer.message.bytes(), false);
@@ -231,6 +267,10 @@ pub(crate) fn lists_of(changed: &Method) -> &'static [Method] {
         Method::ResourcesListChanged => &[Method::ResourcesList, Method::ResourcesTemplatesList],
         _ => &[],
     }
+}
+
+fn at_revision(answer: Answer, method: &Method, revision: Revision) -> Answer {
+    Answer { message: answer.message.list_at(revision, method), ..answer }
 }
 
 fn capability_of(method: &Method) -> Option<&'static str> {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
-use mcpool_wire::{Caller, CapabilityClass, Forwarded, Outlet};
+use mcpool_wire::{Caller, CapabilityClass, Forwarded, Hello, Outlet, Revision};
 
 use crate::{
     catalog::Catalog,
@@ -181,6 +181,8 @@ pub struct Seat {
     pub(crate) caller: Arc<Caller>,
     pub(crate) pool: Arc<Pool>,
     tie: Tie,
+    /// What was last agreed with the agent: it may initialise again.
+    pub(crate) revision: Mutex<Revision>,
     /// Its name among the agents of the pool.
     pub(crate) number: u64,
     /// Keeps the agent's outlet alive for as long as the pool may want to tell it something.
@@ -194,31 +196,24 @@ enum Tie {
 }
 
 impl Seat {
-    pub(crate) fn shared(caller: Arc<Caller>, pool: Arc<Pool>, outlet: Arc<dyn Outlet>) -> Self {
-        let number = pool.merged.add_agent(caller.agent, &outlet);
-        Self { caller, pool, tie: Tie::Shared { bound: Mutex::new(None) }, number, _outlet: outlet }
+    pub(crate) fn shared(hello: &Hello, pool: Arc<Pool>) -> Self {
+        Self::new(hello, pool, Tie::Shared { bound: Mutex::new(None) })
     }
 
     /// A seat whose calls have a session to themselves, one after the other; with `reset` each has a fresh one.
-    pub(crate) fn exclusive(
-        caller: Arc<Caller>,
-        pool: Arc<Pool>,
-        outlet: Arc<dyn Outlet>,
-        reset: bool,
-    ) -> Self {
-        let number = pool.merged.add_agent(caller.agent, &outlet);
-        let loans = Loans::new(&outlet);
-        Self { caller, pool, tie: Tie::Exclusive { loans, reset }, number, _outlet: outlet }
+    pub(crate) fn exclusive(hello: &Hello, pool: Arc<Pool>, reset: bool) -> Self {
+        Self::new(hello, pool, Tie::Exclusive { loans: Loans::new(&hello.outlet), reset })
     }
 
-    pub(crate) fn pinned(
-        caller: Arc<Caller>,
-        pool: Arc<Pool>,
-        session: Arc<Session>,
-        outlet: Arc<dyn Outlet>,
-    ) -> Self {
-        let number = pool.merged.add_agent(caller.agent, &outlet);
-        Self { caller, pool, tie: Tie::Pinned { session }, number, _outlet: outlet }
+    pub(crate) fn pinned(hello: &Hello, pool: Arc<Pool>, session: Arc<Session>) -> Self {
+        Self::new(hello, pool, Tie::Pinned { session })
+    }
+
+    fn new(hello: &Hello, pool: Arc<Pool>, tie: Tie) -> Self {
+        let outlet = hello.outlet.clone();
+        let number = pool.merged.add_agent(hello.caller.agent, &outlet);
+        let revision = Mutex::new(hello.client.revision);
+        Self { caller: hello.caller.clone(), pool, tie, revision, number, _outlet: outlet }
     }
 
     /// Takes a slot on the agent's session, binding it to one if it has none.

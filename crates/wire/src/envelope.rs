@@ -243,7 +243,7 @@ impl<'a> RawEnvelope<'a> {
 }
 
 /// The offset of a borrowed slice inside the text it was borrowed from.
-fn span_of(text: &str, part: &str) -> Span {
+pub(crate) fn span_of(text: &str, part: &str) -> Span {
     let start = part.as_ptr() as usize - text.as_ptr() as usize;
     start..start + part.len()
 }

@@ -5,7 +5,10 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::era::Revision;
+use crate::{
+    era::Revision,
+    skew::{SERVER_CAPABILITIES, SERVER_INFO, knows},
+};
 
 /// What an agent declared.
 #[derive(Clone, Debug)]
@@ -166,23 +169,31 @@ impl ServerHello {
         self.capabilities.get(capability).and_then(|c| c.get("listChanged")) == Some(&Value::Bool(true))
     }
 
-    /// The `InitializeResult` an agent gets: the backend's, at the agent's revision, minus what the mode cannot
-    /// honour (`drop` names capabilities).
+    /// The `InitializeResult` an agent gets: the backend's, at the agent's revision, minus what an older revision
+    /// does not know and what the mode cannot honour (`drop` names capabilities).
     #[must_use]
     pub fn to_agent(&self, revision: Revision, drop: &[&str]) -> Bytes {
+        // To an agent that is not older, nothing the backend says is too new.
+        let knows = |fields, key: &str| revision >= self.revision || knows(revision, fields, key);
         let mut capabilities = self.capabilities.clone();
         if let Some(map) = capabilities.as_object_mut() {
-            map.retain(|key, value| !value.is_null() && !drop.contains(&key.as_str()));
+            map.retain(|key, value| {
+                !value.is_null() && !drop.contains(&key.as_str()) && knows(SERVER_CAPABILITIES, key)
+            });
             if drop.contains(&"resources.subscribe")
                 && let Some(resources) = map.get_mut("resources").and_then(Value::as_object_mut)
             {
                 resources.remove("subscribe");
             }
         }
+        let mut server_info = self.server_info.clone();
+        if let Some(map) = server_info.as_object_mut() {
+            map.retain(|key, _| knows(SERVER_INFO, key));
+        }
         let mut result = json!({
             "protocolVersion": revision.as_str(),
             "capabilities": capabilities,
-            "serverInfo": self.server_info,
+            "serverInfo": server_info,
         });
         if let (Some(text), Some(map)) = (&self.instructions, result.as_object_mut()) {
             map.insert("instructions".to_owned(), text.clone());

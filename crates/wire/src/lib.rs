@@ -13,6 +13,7 @@ mod id;
 mod link;
 mod method;
 mod rewrite;
+mod skew;
 #[cfg(test)]
 mod testing;
 

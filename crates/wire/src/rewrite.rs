@@ -1,4 +1,4 @@
-//! Splicing ids into messages: the only way a message is changed.
+//! Splicing ids into messages, and members out of lists: the only ways a message is changed.
 //!
 //! Everything outside the spliced spans leaves byte for byte as it came.
 
@@ -68,6 +68,29 @@ impl Message {
     #[must_use]
     pub fn with_token(&self, token: &[u8]) -> Bytes {
         self.splice(None, Some(token))
+    }
+
+    /// The bytes as text, which they are: they were an envelope.
+    pub(crate) fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.bytes).ok()
+    }
+
+    /// The message without these parts of its payload, given in their order.
+    pub(crate) fn without(&self, cuts: &[Span]) -> Self {
+        let gone: usize = cuts.iter().map(Span::len).sum();
+        let mut out = BytesMut::with_capacity(self.bytes.len().saturating_sub(gone));
+        let mut at = 0;
+        for cut in cuts {
+            out.put_slice(&self.bytes[at..cut.start]);
+            at = cut.end;
+        }
+        out.put_slice(&self.bytes[at..]);
+        let moved = |span: &Span| {
+            let before = cuts.iter().take_while(|cut| cut.end <= span.start);
+            let by: usize = before.map(Span::len).sum();
+            span.start - by..span.end - by
+        };
+        Self { id: self.id.as_ref().map(moved), token: self.token.as_ref().map(moved), bytes: out.freeze() }
     }
 
     fn splice(&self, id: Option<&[u8]>, token: Option<&[u8]>) -> Bytes {

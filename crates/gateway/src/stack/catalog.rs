@@ -44,7 +44,11 @@ where
         }
         let name = self.backend.spec().name.clone();
         let call = self.inner.call(order.clone());
-        async move { call.await.map_err(|error| finish(error, &order, &name)) }.boxed()
+        async move {
+            let answer = call.await.map_err(|error| finish(error, &order, &name))?;
+            Ok(order.seat().for_agent(order.call(), answer))
+        }
+        .boxed()
     }
 }
 
@@ -55,6 +59,9 @@ where
 {
     async fn list(mut self, order: Order) -> Result<Answer, CallError> {
         let seat = order.seat().clone();
+        // As an agent of its revision reads it.
+        let (reader, call) = (seat.clone(), order.call().clone());
+        let read = move |page: Page| reader.for_agent(&call, page.answer);
         let named = |error: CallError| error.of_backend(self.backend.spec().name.clone());
         match seat.list_call(order.call()).map_err(named)? {
             ListCall::Next(message, epoch) => {
@@ -63,21 +70,21 @@ where
                     Some(epoch) => Order::only_for(call, seat, epoch),
                     None => Order::new(call, seat),
                 };
-                self.ask(order).await.map(|page| page.answer)
+                self.ask(order).await.map(read)
             }
             // Progress of a request goes to one agent: it is not merged with others.
             ListCall::First if !order.call().is_plain_list || order.call().message.has_token() => {
-                self.ask(order).await.map(|page| page.answer)
+                self.ask(order).await.map(read)
             }
             ListCall::First => match seat.cached_list(order.call()) {
                 Some(known) => Ok(known),
-                None => self.share(order).await,
+                None => self.share(order).await.map(read),
             },
         }
     }
 
     /// The first page, asked for by whoever of those who want it now came first.
-    async fn share(&mut self, order: Order) -> Result<Answer, CallError> {
+    async fn share(&mut self, order: Order) -> Result<Page, CallError> {
         let seat = order.seat().clone();
         let until = order.call().trace.started + self.backend.spec().times.call_idle;
         loop {
@@ -85,10 +92,10 @@ where
             match flight.await {
                 Ok(page) if is_own || seat.can_follow(&page) => {
                     order.call().trace.mark_answered(now());
-                    return Ok(page.answer);
+                    return Ok(page);
                 }
                 // The next page is on a session this agent does not keep to.
-                Ok(_) => return self.ask(order).await.map(|page| page.answer),
+                Ok(_) => return self.ask(order).await,
                 Err(error) if !is_own && Seat::should_rejoin(&error) && now() < until => {}
                 Err(error) => return Err(error),
             }

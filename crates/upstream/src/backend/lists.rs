@@ -4,6 +4,7 @@
 use mcpool_wire::{Answer, Call, CallError, ErrorKind, Message, Method, Reply};
 
 use crate::{
+    backend::lock,
     clock,
     merged::{ListFlight, Page, cursor, ran_out_of_time},
     observe::Mode,
@@ -47,10 +48,10 @@ impl Seat {
         message.map(next).ok_or_else(unknown_cursor)
     }
 
-    /// A list that is known to be current.
+    /// A list that is known to be current, as this agent reads it.
     #[must_use]
     pub fn cached_list(&self, call: &Call) -> Option<Answer> {
-        let page = self.pool.catalog.list(&call.method, clock::now())?;
+        let page = self.pool.catalog.list(&call.method, *lock(&self.revision), clock::now())?;
         self.can_follow(&page).then_some(page.answer)
     }
 

@@ -2,9 +2,10 @@
 //! of calls, and the call on a leased slot.
 
 use bytes::Bytes;
-use mcpool_wire::{Answer, Call, CallTrace, Message, Revision, ServerHello};
+use mcpool_wire::{Answer, Call, CallTrace, Message, Method, Revision, ServerHello};
 
 use crate::{
+    backend::lock,
     clock,
     error::SendError,
     observe::Mode,
@@ -18,9 +19,10 @@ impl Seat {
         self.pool.mode()
     }
 
-    /// What the agent is told about the server.
+    /// What the agent is told about the server at this revision, which holds for it from now on.
     #[must_use]
     pub fn initialize_result(&self, revision: Revision) -> Bytes {
+        *lock(&self.revision) = revision;
         let Some(hello) = self.pool.catalog.hello() else {
             return ServerHello::unknown().to_agent(revision, &[]);
         };
@@ -37,6 +39,20 @@ impl Seat {
     #[must_use]
     pub fn is_safe(&self, call: &Call) -> bool {
         self.pool.catalog.is_safe(&call.method, call.name.as_deref())
+    }
+
+    /// The backend's answer as this agent reads it: only lists are ever changed, results of calls never.
+    #[must_use]
+    pub fn for_agent(&self, call: &Call, answer: Answer) -> Answer {
+        match call.method {
+            Method::ToolsList
+            | Method::PromptsList
+            | Method::ResourcesList
+            | Method::ResourcesTemplatesList => {
+                self.pool.catalog.for_agent(&call.method, *lock(&self.revision), answer)
+            }
+            _ => answer,
+        }
     }
 
     /// Passes on a notification of the agent, on a session of its own only.

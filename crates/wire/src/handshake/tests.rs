@@ -121,7 +121,7 @@ fn a_server_is_read_and_passed_on_at_the_agents_revision() {
                 "tools": {"listChanged": true}, "prompts": {"listChanged": false}, "resources": {"subscribe": true},
                 "logging": {},
             },
-            "serverInfo": {"name": "s", "version": "1", "title": "S"},
+            "serverInfo": {"name": "s", "version": "1"},
             "instructions": "be kind",
         })
     );
@@ -174,4 +174,39 @@ fn a_server_that_makes_no_sense_is_refused_with_the_reason() {
         assert_eq!(ServerHello::parse(answer.to_string().as_bytes()).unwrap_err(), reason);
     }
     assert!(ServerHello::parse(b"<html>").unwrap_err().starts_with("not valid JSON: "));
+}
+
+#[test]
+fn an_older_agent_is_not_told_what_its_revision_does_not_know() {
+    let hello = |revision: Revision| {
+        server(&json!({
+            "protocolVersion": revision.as_str(),
+            "capabilities": {"tools": {}, "completions": {}, "tasks": {"list": {}}, "x": {"completions": 1}},
+            "serverInfo": {
+                "name": "s", "version": "1", "title": "S", "icons": [], "websiteUrl": "u", "description": "d", "x": 1,
+            },
+        }))
+        .unwrap()
+    };
+    let keys = |tree: &Value| tree.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    for (agent, capabilities, info) in [
+        (Revision::V2024_11_05, "tools x", "name version x"),
+        (Revision::V2025_03_26, "completions tools x", "name version x"),
+        (Revision::V2025_06_18, "completions tools x", "name title version x"),
+        (
+            Revision::V2025_11_25,
+            "completions tasks tools x",
+            "description icons name title version websiteUrl x",
+        ),
+    ] {
+        let result: Value =
+            serde_json::from_slice(&hello(Revision::V2025_11_25).to_agent(agent, &[])).unwrap();
+        assert_eq!(
+            (keys(&result["capabilities"]), keys(&result["serverInfo"])),
+            (capabilities.into(), info.into())
+        );
+        // What a server of the agent's own revision says beside it is between the two.
+        let same: Value = serde_json::from_slice(&hello(agent).to_agent(agent, &[])).unwrap();
+        assert_eq!(keys(&same["serverInfo"]), "description icons name title version websiteUrl x");
+    }
 }
