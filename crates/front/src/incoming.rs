@@ -39,14 +39,9 @@ pub(crate) struct Request {
     pub(crate) name: Option<Arc<str>>,
     pub(crate) is_plain_list: bool,
     pub(crate) wants_task: bool,
-    /// What of its parameters is refused, in a sentence for its sender.
-    pub(crate) flaw: Option<&'static str>,
+    /// Why it is too much for anybody to be called with.
+    pub(crate) beyond: Option<&'static str>,
 }
-
-/// Longest name of a tool or prompt, in characters (SEMANTICS.md 12).
-const MAX_NAME: usize = 128;
-/// Longest URI of a resource, in bytes.
-const MAX_URI: usize = 8 << 10;
 
 impl Parcel {
     pub(crate) fn parse(bytes: Bytes) -> Result<Self, DecodeError> {
@@ -83,7 +78,7 @@ impl Seen {
 
 impl Incoming {
     pub(crate) fn parse(bytes: Bytes) -> Result<Self, DecodeError> {
-        let envelope = Envelope::parse(&bytes)?;
+        let envelope = Envelope::parse_strict(&bytes)?;
         let message = Message::new(bytes.clone(), &envelope);
         let is_modern = envelope.params.is_modern || envelope.method == Some(Method::ServerDiscover);
         Ok(Self { body: Body::of(envelope), message, is_modern })
@@ -127,6 +122,7 @@ impl Body {
 
 impl Request {
     fn of(id: RpcId, envelope: Envelope<'_>) -> Self {
+        let beyond = envelope.beyond_limits();
         let is_plain_list = !envelope.params.has_cursor
             && matches!(
                 envelope.method,
@@ -137,27 +133,12 @@ impl Request {
                         | Method::ResourcesTemplatesList
                 )
             );
-        let flaw = flaw(&envelope.params);
         let wants_task = envelope.params.has_task;
         let method = envelope.method.unwrap_or_else(|| Method::parse(""));
         let name = match &method {
             Method::ToolsCall | Method::PromptsGet => envelope.params.name,
             _ => envelope.params.uri,
         };
-        Self { id, method, name: name.map(Arc::from), is_plain_list, wants_task, flaw }
+        Self { id, method, name: name.map(Arc::from), is_plain_list, wants_task, beyond }
     }
-}
-
-fn flaw(params: &Params<'_>) -> Option<&'static str> {
-    if params.name.as_ref().is_some_and(|name| name.len() > MAX_NAME && name.chars().count() > MAX_NAME) {
-        return Some("the name is longer than 128 characters");
-    }
-    if params.uri.as_ref().is_some_and(|uri| uri.len() > MAX_URI) {
-        return Some("the uri is longer than 8 KiB");
-    }
-    // The same rules as for ids: it is compared and handed back like one.
-    let token = params.meta_progress_token?;
-    IdValue::parse(token)
-        .is_err()
-        .then_some("a progressToken must be a string of at most 256 bytes or an integer")
 }

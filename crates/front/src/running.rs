@@ -59,8 +59,8 @@ impl Running {
         let request_id = core.common.request_id();
         let started = Instant::now().into_std();
         let trace = Arc::new(CallTrace::new(started));
-        if let Some(flaw) = request.flaw {
-            let error = CallError::not_sent(ErrorKind::InvalidParams, flaw);
+        if let Some(why) = request.beyond {
+            let error = CallError::not_sent(ErrorKind::InvalidParams, why);
             return Err(reject(core, &request.id, &request.method, request_id, &trace, &error));
         }
         let slot = match core.begin(request.id.value()) {

@@ -16,6 +16,7 @@ use crate::{
 
 mod batch;
 mod scan;
+mod strict;
 
 pub use batch::{MAX_BATCH, is_batch, split_batch};
 
@@ -34,6 +35,8 @@ pub struct Envelope<'a> {
     /// What the gateway reads of a result.
     pub result: ResultView,
     id: Option<&'a RawValue>,
+    /// What another parser could read differently.
+    doubt: Option<String>,
     text: &'a str,
 }
 
@@ -75,6 +78,10 @@ pub struct Params<'a> {
     pub has_task: bool,
     /// Whether `params._meta` carries the 2026-07-28 protocol version key.
     pub is_modern: bool,
+    /// What another parser could read differently.
+    doubt: Option<String>,
+    /// A string that is read here is none that Unicode knows.
+    unreadable: bool,
 }
 
 /// What the gateway reads of a result: only whether a tool said it failed.
@@ -210,6 +217,7 @@ struct RawEnvelope<'a> {
     params: Option<Params<'a>>,
     result: Option<ResultView>,
     error: bool,
+    doubt: Option<String>,
 }
 
 impl<'a> RawEnvelope<'a> {
@@ -237,6 +245,7 @@ impl<'a> RawEnvelope<'a> {
             params: self.params.unwrap_or_default(),
             result: self.result.unwrap_or_default(),
             id: self.id,
+            doubt: self.doubt,
             text,
         })
     }

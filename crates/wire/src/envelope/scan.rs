@@ -11,7 +11,22 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Params, RawEnvelope, ResultView};
+use super::{Params, RawEnvelope, ResultView, strict::Unread};
+
+const ENVELOPE: &[&str] = &["jsonrpc", "id", "method", "params", "result", "error"];
+const PARAMS: &[&str] = &[
+    "name",
+    "uri",
+    "protocolVersion",
+    "requestId",
+    "progressToken",
+    "cursor",
+    "level",
+    "task",
+    "_meta",
+    "arguments",
+];
+const META: &[&str] = &["progressToken", "io.modelcontextprotocol/protocolVersion"];
 
 /// A key, borrowed where it has no escapes.
 #[derive(Deserialize)]
@@ -51,6 +66,7 @@ impl<'de> Deserialize<'de> for RawEnvelope<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut out = RawEnvelope::default();
                 let mut error: Option<IgnoredAny> = None;
+                let mut unread = Unread::new("the message", ENVELOPE);
                 while let Some(Key(key)) = map.next_key()? {
                     match key.as_ref() {
                         "jsonrpc" => once_str(&mut out.jsonrpc, "jsonrpc", &mut map)?,
@@ -64,11 +80,13 @@ impl<'de> Deserialize<'de> for RawEnvelope<'de> {
                         "result" => once(&mut out.result, "result", &mut map)?,
                         "error" => once(&mut error, "error", &mut map)?,
                         _ => {
+                            unread.see(key);
                             map.next_value::<IgnoredAny>()?;
                         }
                     }
                 }
                 out.error = error.is_some();
+                out.doubt = unread.doubt;
                 Ok(out)
             }
         }
@@ -88,7 +106,10 @@ impl<'de> Deserialize<'de> for Params<'de> {
                 let mut out = Params::default();
                 let mut meta: Option<Meta<'de>> = None;
                 let mut task: Option<Option<IgnoredAny>> = None;
-                let (mut name, mut uri, mut version, mut level) = (None, None, None, None);
+                let (mut name, mut uri, mut version) = (Text::Absent, Text::Absent, Text::Absent);
+                let mut level = Text::Absent;
+                let mut arguments: Option<IgnoredAny> = None;
+                let mut unread = Unread::new("params", PARAMS);
                 while let Some(Key(key)) = map.next_key()? {
                     match key.as_ref() {
                         "name" => lenient_str(&mut name, "name", &mut map)?,
@@ -102,14 +123,18 @@ impl<'de> Deserialize<'de> for Params<'de> {
                         "level" => lenient_str(&mut level, "level", &mut map)?,
                         "task" => once(&mut task, "task", &mut map)?,
                         "_meta" => once(&mut meta, "_meta", &mut map)?,
+                        // Not read, but what was authorised is for these.
+                        "arguments" if arguments.is_none() => arguments = Some(map.next_value()?),
                         _ => {
+                            unread.see(key);
                             map.next_value::<IgnoredAny>()?;
                         }
                     }
                 }
-                (out.name, out.uri, out.protocol_version) =
-                    (name.flatten(), uri.flatten(), version.flatten());
-                out.level = level.flatten();
+                out.unreadable = [&name, &uri, &version].into_iter().any(|text| *text == Text::Unreadable);
+                (out.name, out.uri, out.protocol_version) = (name.read(), uri.read(), version.read());
+                out.level = level.read();
+                out.doubt = unread.doubt;
                 out.progress_token = token(out.progress_token);
                 out.cursor = out.cursor.filter(|raw| raw.get() != "null");
                 out.has_cursor = out.cursor.is_some();
@@ -117,6 +142,7 @@ impl<'de> Deserialize<'de> for Params<'de> {
                 if let Some(meta) = meta {
                     out.meta_progress_token = token(meta.progress_token);
                     out.is_modern = meta.is_modern;
+                    out.doubt = out.doubt.or(meta.doubt);
                 }
                 Ok(out)
             }
@@ -125,24 +151,38 @@ impl<'de> Deserialize<'de> for Params<'de> {
     }
 }
 
-/// A string the gateway reads if it is one; another type is the backend's to refuse. Either way it comes once. A string
-/// that no text stands for (half a surrogate pair) is refused: the gateway would decide on something else than others.
-fn lenient_str<'de, A>(
-    slot: &mut Option<Option<Cow<'de, str>>>,
-    key: &'static str,
-    map: &mut A,
-) -> Result<(), A::Error>
+/// A string the gateway reads if it is one; another type is the backend's to refuse. Either way it comes once.
+#[derive(PartialEq)]
+enum Text<'a> {
+    Absent,
+    Read(Cow<'a, str>),
+    Other,
+    /// A string with half a surrogate pair.
+    Unreadable,
+}
+
+impl<'a> Text<'a> {
+    fn read(self) -> Option<Cow<'a, str>> {
+        match self {
+            Self::Read(text) => Some(text),
+            Self::Absent | Self::Other | Self::Unreadable => None,
+        }
+    }
+}
+
+fn lenient_str<'de, A>(slot: &mut Text<'de>, key: &'static str, map: &mut A) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
 {
-    let mut raw: Option<&'de RawValue> = slot.as_ref().map(|_| RawValue::NULL);
-    once(&mut raw, key, map)?;
-    let Some(raw) = raw else { return Ok(()) };
-    let read = serde_json::from_str(raw.get()).ok().map(|Key(text)| text);
-    if read.is_none() && raw.get().starts_with('"') {
-        return Err(A::Error::custom(format_args!("{key} is not a valid string")));
+    if *slot != Text::Absent {
+        return Err(A::Error::duplicate_field(key));
     }
-    *slot = Some(read);
+    let raw: &'de RawValue = map.next_value()?;
+    *slot = match serde_json::from_str(raw.get()) {
+        Ok(Key(text)) => Text::Read(text),
+        Err(_) if raw.get().starts_with('"') => Text::Unreadable,
+        Err(_) => Text::Other,
+    };
     Ok(())
 }
 
@@ -155,6 +195,7 @@ fn token(raw: Option<&RawValue>) -> Option<&RawValue> {
 struct Meta<'a> {
     progress_token: Option<&'a RawValue>,
     is_modern: bool,
+    doubt: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for Meta<'de> {
@@ -170,18 +211,21 @@ impl<'de> Deserialize<'de> for Meta<'de> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut out = Meta::default();
+                let mut unread = Unread::new("_meta", META);
                 while let Some(Key(key)) = map.next_key()? {
                     match key.as_ref() {
                         "progressToken" => once(&mut out.progress_token, "progressToken", &mut map)?,
-                        "io.modelcontextprotocol/protocolVersion" => {
+                        "io.modelcontextprotocol/protocolVersion" if !out.is_modern => {
                             map.next_value::<IgnoredAny>()?;
                             out.is_modern = true;
                         }
                         _ => {
+                            unread.see(key);
                             map.next_value::<IgnoredAny>()?;
                         }
                     }
                 }
+                out.doubt = unread.doubt;
                 Ok(out)
             }
         }

@@ -151,10 +151,10 @@ fn a_duplicate_of_a_key_that_is_read_is_refused() {
 }
 
 #[test]
-fn duplicates_of_what_is_not_read_pass() {
-    for params in [r#"{"arguments":{"a":1,"a":2},"arguments":3}"#, r#"{"Name":"a","name":"b"}"#] {
-        assert!(parse(&request(params)).is_ok(), "{params}");
-    }
+fn duplicates_inside_what_is_not_read_pass() {
+    let text = request(r#"{"arguments":{"a":1,"a":2,"name":1,"Name":2}}"#);
+    assert!(Envelope::parse_strict(text.as_bytes()).is_ok());
+    // Of backends more is borne: what they send is theirs.
     assert_eq!(parse(&request(r#"{"Name":"a","name":"b"}"#)).unwrap().params.name.as_deref(), Some("b"));
 }
 
