@@ -62,6 +62,47 @@ async fn broken_messages_are_400_and_never_forwarded() {
 }
 
 #[tokio::test]
+async fn a_call_beyond_the_limits_is_told_so_and_its_session_lives_on() {
+    let front = start().await;
+    let session = front.session("/mcp").await;
+    let deep = format!("{}{}", "[".repeat(70), "]".repeat(70));
+    for (params, why) in [
+        (format!(r#"{{"name":"{}"}}"#, "x".repeat(129)), "params.name is longer than 128 characters"),
+        (format!(r#"{{"name":"a","uri":"{}"}}"#, "x".repeat(8193)), "params.uri is longer than 8 KiB"),
+        (format!(r#"{{"name":"a","arguments":{deep}}}"#), "the message nests deeper than 64 levels"),
+        (
+            r#"{"name":"\ud800"}"#.to_owned(),
+            "params.name, uri and protocolVersion must be valid Unicode",
+        ),
+        (
+            r#"{"name":"a","_meta":{"progressToken":[]}}"#.to_owned(),
+            "a progress token must be a string of at most 256 bytes or an integer",
+        ),
+    ] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":"k","method":"tools/call","params":{params}}}"#);
+        let got = raw(&front, &[("mcp-session-id", &session)], body.clone()).await;
+        // A 4xx would end the connection of some agents for good.
+        assert_eq!((got.status.as_u16(), got.code(), got.json()["id"].clone()), (200, -32600, json!("k")));
+        assert_eq!(got.json()["error"]["message"], why);
+        assert_eq!(got.json()["error"]["data"]["executed"], "no");
+    }
+    assert!(front.script.calls.lock().unwrap().is_empty());
+    assert_eq!(front.post("/mcp", &[("mcp-session-id", &session)], &tool(1, "echo")).await.status, 200);
+}
+
+#[tokio::test]
+async fn keys_that_only_look_like_ours_are_400() {
+    let front = start().await;
+    let session = front.session("/mcp").await;
+    for params in [r#"{"name":"echo","Name":"x"}"#, r#"{"name":"echo","arguments":{},"arguments":{}}"#] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{params}}}"#);
+        let got = raw(&front, &[("mcp-session-id", &session)], body).await;
+        assert_eq!((got.status.as_u16(), got.code(), got.json()["id"].clone()), (400, -32600, json!(5)));
+    }
+    assert!(front.script.calls.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn content_types_are_checked() {
     let front = start().await;
     let session = front.session("/mcp").await;
