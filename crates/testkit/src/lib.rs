@@ -12,4 +12,4 @@ pub use agent::{Agent, AgentConfig, AgentError, Ids, RawAnswer, Started, Transpo
 pub use script::{
     Answer, CancelAnswer, Fault, FaultKind, IdDialect, Lane, Lost, PingKiller, Prime, Script, Stage,
 };
-pub use server::{Server, StatsSnapshot};
+pub use server::{Recorded, Server, StatsSnapshot};

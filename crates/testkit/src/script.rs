@@ -90,6 +90,10 @@ pub struct Script {
 
     /// Version answered to `initialize`; `None` echoes a known one, else `2025-11-25`. Default none.
     pub protocol_version: Option<String>,
+    /// Refuse (400) an `MCP-Protocol-Version` header other than `protocol_version`. Default false.
+    pub strict_version: bool,
+    /// How many of the last requests to remember; see [`crate::Server::take_recorded`]. Default 0.
+    pub record: usize,
     /// `serverInfo.name`. Default `mcpool-testkit`.
     pub server_name: String,
     /// `serverInfo.version`. Default this package's version.
@@ -143,6 +147,8 @@ impl Default for Script {
             roots_wait: Duration::ZERO,
             only_host: None,
             protocol_version: None,
+            strict_version: false,
+            record: 0,
             server_name: "mcpool-testkit".into(),
             server_version: env!("CARGO_PKG_VERSION").into(),
             extra_capabilities: serde_json::Map::new(),

@@ -45,6 +45,8 @@ pub enum Cause {
     Credential(Refusal),
     /// "received before initialization": refused, the handshake is not through on its side.
     NotInitialized(Refusal),
+    /// The server does not take the version that was agreed (any more): to be agreed anew.
+    WrongVersion(Refusal),
     /// The server does not speak this transport here (404, 405, 406, 415 without a session).
     WrongTransport(Refusal),
     /// Any other status.
@@ -103,6 +105,7 @@ impl Cause {
             | Self::Pressure(_)
             | Self::Credential(_)
             | Self::NotInitialized(_)
+            | Self::WrongVersion(_)
             | Self::WrongTransport(_)
             | Self::Status(_)
             | Self::TooLarge(_)
@@ -113,7 +116,10 @@ impl Cause {
     /// Whether the session can carry nothing more.
     #[must_use]
     pub fn ends_session(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Tls(_) | Self::SessionLost(_) | Self::Closed(_))
+        matches!(
+            self,
+            Self::Connect(_) | Self::Tls(_) | Self::SessionLost(_) | Self::WrongVersion(_) | Self::Closed(_)
+        )
     }
 }
 
@@ -137,6 +143,7 @@ impl fmt::Display for Cause {
             Self::Gateway(r) => write!(f, "backend unreachable behind its proxy: {r}"),
             Self::Credential(r) => write!(f, "credential refused: {r}"),
             Self::NotInitialized(r) => write!(f, "handshake not finished on the backend's side: {r}"),
+            Self::WrongVersion(r) => write!(f, "the agreed version is refused: {r}"),
             Self::WrongTransport(r) => write!(f, "not this transport: {r}"),
             Self::Status(r) => write!(f, "unexpected answer: {r}"),
             Self::TooLarge(limit) => write!(f, "message larger than {limit} bytes"),

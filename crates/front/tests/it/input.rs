@@ -70,10 +70,7 @@ async fn a_call_beyond_the_limits_is_told_so_and_its_session_lives_on() {
         (format!(r#"{{"name":"{}"}}"#, "x".repeat(129)), "params.name is longer than 128 characters"),
         (format!(r#"{{"name":"a","uri":"{}"}}"#, "x".repeat(8193)), "params.uri is longer than 8 KiB"),
         (format!(r#"{{"name":"a","arguments":{deep}}}"#), "the message nests deeper than 64 levels"),
-        (
-            r#"{"name":"\ud800"}"#.to_owned(),
-            "params.name, uri and protocolVersion must be valid Unicode",
-        ),
+        (r#"{"name":"\ud800"}"#.to_owned(), "params.name, uri and protocolVersion must be valid Unicode"),
         (
             r#"{"name":"a","_meta":{"progressToken":[]}}"#.to_owned(),
             "a progress token must be a string of at most 256 bytes or an integer",

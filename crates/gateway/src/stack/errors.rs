@@ -35,7 +35,9 @@ pub(super) fn failed(error: &SendError, backend: &Arc<str>) -> CallError {
         Cause::Timeout(_) => ErrorKind::Deadline,
         Cause::Pressure(_) => ErrorKind::Overloaded,
         Cause::Credential(_) => ErrorKind::Denied,
-        Cause::WrongTransport(_) | Cause::Status(_) | Cause::Protocol(_) => ErrorKind::ProtocolViolation,
+        Cause::WrongVersion(_) | Cause::WrongTransport(_) | Cause::Status(_) | Cause::Protocol(_) => {
+            ErrorKind::ProtocolViolation
+        }
         Cause::TooLarge(_) => ErrorKind::TooLarge,
     };
     let executed = match error.phase {

@@ -84,6 +84,8 @@ impl<S> Retry<S> {
                     Cause::Pressure(refusal) | Cause::Gateway(refusal) => (times < MAX_HARMLESS).then(|| {
                         refusal.retry_after.unwrap_or_else(|| self.backoff(times)).min(self.settings.cap)
                     }),
+                    // Its session is given up for one that agrees anew.
+                    Cause::WrongVersion(_) => (times <= self.settings.attempts).then_some(Duration::ZERO),
                     Cause::NotInitialized(_) => {
                         (times <= self.settings.attempts).then(|| self.backoff(times))
                     }
@@ -126,6 +128,7 @@ fn is_passing(cause: &Cause) -> bool {
         | Cause::NotInitialized(_)
         | Cause::Closed(_) => true,
         Cause::Credential(_)
+        | Cause::WrongVersion(_)
         | Cause::WrongTransport(_)
         | Cause::Status(_)
         | Cause::TooLarge(_)

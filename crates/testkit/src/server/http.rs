@@ -45,6 +45,9 @@ impl Conn {
     pub(crate) async fn serve(&self, request: Request<Incoming>) -> Answer {
         let script = self.shared.script();
         self.shared.world.unblocked().await;
+        if request.method() != Method::POST {
+            self.shared.records.keep(script.record, &request, Bytes::new());
+        }
         let answer = self.route(request, &script).await;
         if let Ok(response) = &answer
             && !response.status().is_success()
@@ -182,10 +185,9 @@ pub(crate) fn accepts(headers: &HeaderMap, types: &[&str]) -> bool {
 }
 
 /// Reads a bounded body. `Err` holds the answer to give instead.
-pub(crate) async fn read_body(request: Request<Incoming>) -> Result<Bytes, Answer> {
-    let declared = request.headers().get(CONTENT_LENGTH).is_some();
-    let mut body = request.into_body();
-    if declared && body.size_hint().lower() > BODY as u64 {
+pub(crate) async fn read_body(mut body: Incoming) -> Result<Bytes, Answer> {
+    // Exact where the length was declared, else zero.
+    if body.size_hint().lower() > BODY as u64 {
         return Err(text(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large"));
     }
     let all = async {

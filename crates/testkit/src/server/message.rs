@@ -134,6 +134,8 @@ pub(crate) enum Framing {
 pub(crate) enum Reply {
     /// A result, as JSON text.
     Result(Cow<'static, str>),
+    /// A result that may hold line breaks between its tokens; a stream gets spaces in their place.
+    Lines(String),
     /// An error, with `data` as JSON text.
     Error { code: i64, message: Cow<'static, str>, data: Option<&'static str> },
 }
@@ -154,6 +156,13 @@ impl Reply {
         match self {
             Self::Result(result) => {
                 frame(framing, &["{\"jsonrpc\":\"2.0\",\"id\":", id, ",\"result\":", result, "}"])
+            }
+            Self::Lines(result) => {
+                let flat = match framing {
+                    Framing::Json => Cow::Borrowed(result.as_str()),
+                    Framing::Sse => Cow::Owned(result.replace(['\n', '\r'], " ")),
+                };
+                Self::Result(Cow::Owned(flat.into_owned())).frame(id, framing)
             }
             Self::Error { code, message, data } => {
                 let message = quote(message);

@@ -11,6 +11,7 @@ mod faults;
 mod http;
 mod job;
 mod message;
+mod records;
 mod residue;
 mod session;
 mod sse;
@@ -29,6 +30,8 @@ use tokio_util::task::TaskTracker;
 use self::body::Piece;
 use self::faults::Faults;
 use self::message::{Framing, outgoing};
+pub use self::records::Recorded;
+use self::records::Records;
 use self::residue::World;
 use self::session::{Session, Sessions};
 use self::stats::Stats;
@@ -50,6 +53,7 @@ pub(crate) struct Shared {
     script: RwLock<Arc<Script>>,
     pub(crate) sessions: Sessions,
     faults: Faults,
+    pub(crate) records: Records,
     pub(crate) stats: Arc<Stats>,
     pub(crate) world: World,
 }
@@ -96,6 +100,7 @@ impl Server {
         let shared = Arc::new(Shared {
             faults: Faults::default(),
             sessions: Sessions::default(),
+            records: Records::default(),
             stats: Arc::default(),
             world: World::default(),
             script: RwLock::new(Arc::new(script)),
@@ -129,6 +134,12 @@ impl Server {
     #[must_use]
     pub fn stats(&self) -> StatsSnapshot {
         self.shared.stats.snapshot()
+    }
+
+    /// Takes the requests recorded so far (see [`Script::record`]), oldest first.
+    #[must_use]
+    pub fn take_recorded(&self) -> Vec<Recorded> {
+        self.shared.records.take()
     }
 
     /// How often `add` was executed for this nonce.

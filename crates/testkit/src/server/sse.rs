@@ -83,10 +83,12 @@ impl Conn {
         if !is_json(request.headers()) {
             return text(StatusCode::BAD_REQUEST, "Invalid Content-Type header");
         }
-        let body = match read_body(request).await {
+        let (parts, body) = request.into_parts();
+        let body = match read_body(body).await {
             Ok(body) => body,
             Err(answer) => return answer,
         };
+        self.shared.records.keep(script.record, &Request::from_parts(parts, ()), body.clone());
         self.sse_take(&session, script, stream, &body).await
     }
 

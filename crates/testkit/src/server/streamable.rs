@@ -25,6 +25,12 @@ use super::sse::StreamGuard;
 use super::tools::Work;
 use crate::script::{Answer, FaultKind, IdDialect, Lost, Script, Stage};
 
+/// Whether the version a request names is one this server speaks.
+fn takes_version(script: &Script, version: &str) -> bool {
+    let agreed = script.protocol_version.as_deref().filter(|_| script.strict_version);
+    is_known_version(version) && agreed.is_none_or(|agreed| agreed == version)
+}
+
 const SESSION: &str = "mcp-session-id";
 const VERSION: &str = "mcp-protocol-version";
 const JSON: &str = "application/json";
@@ -41,11 +47,14 @@ impl Conn {
             let text = "Unsupported Media Type: Content-Type must be application/json";
             return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, -32600, text, None);
         }
-        let headers = request.headers().clone();
-        let body = match read_body(request).await {
+        let (parts, body) = request.into_parts();
+        let body = match read_body(body).await {
             Ok(body) => body,
             Err(answer) => return answer,
         };
+        let request = Request::from_parts(parts, ());
+        self.shared.records.keep(script.record, &request, body.clone());
+        let headers = request.into_parts().0.headers;
         let message = match read(&body) {
             Ok(message) => message,
             Err(BadMessage::Json) => return refused(StatusCode::BAD_REQUEST, -32700, "Parse error", None),
@@ -75,7 +84,7 @@ impl Conn {
     ) -> Result<Arc<Session>, Box<HttpAnswer>> {
         let id = message.id.map(|id| id.get());
         if let Some(version) = headers.get(VERSION)
-            && !version.to_str().is_ok_and(is_known_version)
+            && !version.to_str().is_ok_and(|version| takes_version(script, version))
         {
             let text = "Bad Request: Unsupported protocol version";
             return Err(Box::new(refused(StatusCode::BAD_REQUEST, -32600, text, id)));

@@ -101,6 +101,11 @@ pub(crate) fn plan(message: &Message<'_>, session: &Session, script: &Script, sh
 }
 
 fn call(params: &Params<'_>, session: &Session, script: &Script, shared: &Shared) -> Work {
+    if params.name.as_deref() == Some("raw") {
+        // Not listed: for tests of bytes, which come back unread.
+        let raw = params.arguments.map_or("null", |a| a.get());
+        return Work::Ready(Reply::Lines(format!("{{\"content\":[],\"structuredContent\":{raw}}}")));
+    }
     let args = match params.arguments.map_or("{}", |a| a.get()) {
         "{}" | "null" => Args::default(),
         raw if !raw.starts_with('{') => {

@@ -194,7 +194,7 @@ impl Driver {
 
     fn lost(&mut self, error: SendError) -> Option<CloseReason> {
         let input = match error.cause {
-            Cause::SessionLost(_) => Input::SessionLost,
+            Cause::SessionLost(_) | Cause::WrongVersion(_) => Input::SessionLost,
             _ => Input::StreamLost,
         };
         self.last_error = Some(error);

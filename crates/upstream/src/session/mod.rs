@@ -411,7 +411,10 @@ fn status_class(cause: &Cause) -> Option<&'static str> {
         Cause::SessionLost(_) => Some("lost"),
         Cause::Pressure(_) => Some("429"),
         Cause::Gateway(_) => Some("5xx"),
-        Cause::Credential(_) | Cause::NotInitialized(_) | Cause::WrongTransport(_) => Some("4xx"),
+        Cause::Credential(_)
+        | Cause::NotInitialized(_)
+        | Cause::WrongVersion(_)
+        | Cause::WrongTransport(_) => Some("4xx"),
         Cause::Status(r) => Some(if r.status >= 500 { "5xx" } else { "4xx" }),
         _ => None,
     }

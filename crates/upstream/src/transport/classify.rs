@@ -66,6 +66,8 @@ const SESSION: &[&str] = &[
 
 const NOT_INITIALIZED: &[&str] = &["before initialization"];
 
+const VERSION: &[&str] = &["unsupported protocol version", "unsupported mcp-protocol-version"];
+
 const AT_LIMIT: &[&str] = &["too many", "session", "capacity", "limit", "overload", "busy", "try again"];
 
 /// The transport of a session whose streams are gone already: it may have taken the message before.
@@ -73,6 +75,7 @@ const HALF_GONE: &[&str] = &["error handling post request", "closedresourceerror
 
 const RULES: &[Rule] = &[
     rule(&[401, 403], &[], any, Cause::Credential, SendPhase::Refused),
+    rule(&[400], VERSION, agreed, Cause::WrongVersion, SendPhase::Refused),
     rule(&[429], &[], any, Cause::Pressure, SendPhase::Refused),
     rule(&[400, 404, 409, 410, 500], SESSION, any, Cause::SessionLost, SendPhase::Refused),
     rule(&[400], NOT_INITIALIZED, any, Cause::NotInitialized, SendPhase::Refused),
@@ -100,6 +103,11 @@ fn any(_: Asked) -> bool {
 
 fn opening(asked: Asked) -> bool {
     asked == Asked::Open
+}
+
+/// `initialize` itself names no version in its headers.
+fn agreed(asked: Asked) -> bool {
+    asked != Asked::Open
 }
 
 fn of_session(asked: Asked) -> bool {

@@ -168,6 +168,7 @@ fn may_pass(cause: &Cause) -> bool {
         | Cause::Tls(_)
         | Cause::SessionLost(_)
         | Cause::Credential(_)
+        | Cause::WrongVersion(_)
         | Cause::WrongTransport(_)
         | Cause::TooLarge(_)
         | Cause::Protocol(_)

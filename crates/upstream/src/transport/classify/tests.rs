@@ -23,6 +23,7 @@ fn name(cause: &Cause) -> &'static str {
         Cause::Gateway(_) => "gateway",
         Cause::Credential(_) => "credential",
         Cause::NotInitialized(_) => "not_initialized",
+        Cause::WrongVersion(_) => "wrong_version",
         Cause::WrongTransport(_) => "wrong_transport",
         Cause::Status(_) => "status",
         other => panic!("no refusal: {other:?}"),
@@ -31,6 +32,20 @@ fn name(cause: &Cause) -> &'static str {
 
 fn rpc(id: &str, code: i32, message: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":"{message}"}}}}"#)
+}
+
+#[test]
+fn a_refused_version_is_recognised_but_for_initialize() {
+    for body in [
+        rpc(r#""server-error""#, -32600, "Bad Request: Unsupported protocol version: 2025-11-25"),
+        rpc("null", -32000, "Bad Request: Unsupported protocol version (supported versions: 2025-06-18)"),
+        "Bad Request: Unsupported MCP-Protocol-Version: 2025-11-25".to_owned(),
+    ] {
+        for asked in [CALL, STATELESS, Asked::Listen] {
+            assert_eq!(verdict(asked, 400, &body), ("wrong_version", Before), "{body}");
+        }
+        assert_eq!(verdict(OPEN, 400, &body), ("wrong_transport", Before), "{body}");
+    }
 }
 
 #[test]
