@@ -4,7 +4,7 @@
 //! refused; and a message may not be built to be expensive. What backends send is not measured: it passes unread,
 //! and its size is bounded by the transport.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::borrow::Cow;
 
 use super::{DecodeError, DecodeKind, Envelope, Kind};
 use crate::{id::IdValue, method::Method};
@@ -17,21 +17,20 @@ const MAX_VALUES: usize = 100_000;
 const MAX_NAME: usize = 128;
 /// Bytes of a URI.
 const MAX_URI: usize = 8 * 1024;
-/// Unread keys of one object that are compared one by one; more go into a set.
-const FEW: usize = 16;
+/// Unread keys of one object that the gateway reads: they are compared with each other.
+const MAX_KEYS: usize = 256;
 
 /// The keys of one object that the gateway passes unread, so that it notices what others may read differently.
 pub(super) struct Unread<'a> {
     object: &'static str,
     read: &'static [&'static str],
-    few: Vec<Cow<'a, str>>,
-    many: HashSet<Cow<'a, str>>,
+    seen: Vec<Cow<'a, str>>,
     pub(super) doubt: Option<String>,
 }
 
 impl<'a> Unread<'a> {
     pub(super) fn new(object: &'static str, read: &'static [&'static str]) -> Self {
-        Self { object, read, few: Vec::new(), many: HashSet::new(), doubt: None }
+        Self { object, read, seen: Vec::new(), doubt: None }
     }
 
     pub(super) fn see(&mut self, key: Cow<'a, str>) {
@@ -39,15 +38,15 @@ impl<'a> Unread<'a> {
             return;
         }
         let like = self.read.iter().find(|ours| folds_to(&key, ours));
-        if like.is_some_and(|ours| *ours == key) || self.few.contains(&key) || self.many.contains(&key) {
+        if like.is_some_and(|ours| *ours == key) || self.seen.contains(&key) {
             let shown: String = key.chars().take(64).collect();
             self.doubt = Some(format!("duplicate key {shown:?} in {}", self.object));
         } else if let Some(ours) = like {
             self.doubt = Some(format!("the key {key:?} of {} is not {ours:?}: keys are exact", self.object));
-        } else if self.few.len() < FEW {
-            self.few.push(key);
+        } else if self.seen.len() == MAX_KEYS {
+            self.doubt = Some(format!("more than {MAX_KEYS} keys in {}", self.object));
         } else {
-            self.many.insert(key);
+            self.seen.push(key);
         }
     }
 }

@@ -82,6 +82,10 @@ fn a_duplicate_in_an_object_that_is_read_is_refused_wherever_it_is() {
         assert_eq!((error.kind.code(), error.id.is_some()), (-32600, true));
     }
     assert!(strict(&request(&format!("{{{many}\"k\":2}}"))).is_ok());
+    let keys = |n: usize| (0..n).map(|n| format!("\"k{n}\":1,")).collect::<String>();
+    assert!(strict(&request(&format!("{{{}\"name\":\"n\"}}", keys(256)))).is_ok());
+    let error = strict(&request(&format!("{{{}\"name\":\"n\"}}", keys(257)))).unwrap_err();
+    assert_eq!(error, "more than 256 keys in params");
 }
 
 #[test]
@@ -272,7 +276,7 @@ fn what_is_decided_on_is_what_is_forwarded() {
         for _ in 0..1 + round % 3 {
             // A whole member where one may stand, or any piece anywhere.
             let members: Vec<usize> = text.match_indices(['{', ',']).map(|(at, _)| at + 1).collect();
-            if next(&mut state) % 4 > 0 && !members.is_empty() {
+            if !next(&mut state).is_multiple_of(4) && !members.is_empty() {
                 let at = members[next(&mut state) % members.len()];
                 text.insert_str(at, MEMBERS[next(&mut state) % MEMBERS.len()]);
                 continue;
