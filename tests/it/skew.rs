@@ -188,7 +188,7 @@ async fn a_call_beyond_the_limits_is_refused_on_both_fronts_and_nothing_else_is(
     for transport in [Transport::Http, Transport::Sse] {
         let (agent, _) = agent(&rig, transport, "2025-11-25").await;
         let refused = agent.call_tool(&"x".repeat(129), json!({})).await.expect_err("too long a name");
-        assert!(matches!(refused, AgentError::Rpc { code: -32600, .. }), "{refused:?}");
+        assert!(matches!(refused, AgentError::Rpc { code: -32602, .. }), "{refused:?}");
         agent.call_tool("echo", json!({ "nonce": "n" })).await.expect("its session lives on");
         assert_eq!(agent.refused(), 0);
         agent.close().await;

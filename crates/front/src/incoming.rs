@@ -3,9 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
-use mcpool_wire::{
-    DecodeError, Envelope, IdValue, Kind, Message, Method, RpcId, is_batch, split_batch,
-};
+use mcpool_wire::{DecodeError, Envelope, IdValue, Kind, Message, Method, RpcId, is_batch, split_batch};
 use serde_json::value::RawValue;
 
 pub(crate) struct Incoming {

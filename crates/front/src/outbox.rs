@@ -1,3 +1,9 @@
+//! What waits for one agent stream to read it: a bounded queue with one reader that may change.
+//!
+//! Nobody ever waits to push. In a full queue logs make room first, progress and news of changes are merged; answers
+//! and server requests are kept, so a queue that grows beyond its hard limit closes the stream instead. The queue
+//! outlives its reader: an agent that reconnects finds what it missed.
+
 mod reader;
 
 use std::{

@@ -45,13 +45,6 @@ async fn broken_messages_are_400_and_never_forwarded() {
         (Bytes::from(call("99999999999999999999")), -32600, Value::Null),
         (Bytes::from(call(&format!("\"{}\"", "x".repeat(257)))), -32600, Value::Null),
         (Bytes::from(call("\"\\ud800\"")), -32600, Value::Null),
-        (
-            Bytes::from_static(
-                b"{\"jsonrpc\":\"2.0\",\"id\":3,\"method\":\"tools/call\",\"params\":{\"name\":\"\\udc00\"}}",
-            ),
-            -32600,
-            json!(3),
-        ),
     ];
     for (body, code, id) in rows {
         let got = raw(&front, &[("mcp-session-id", &session)], body.clone()).await;
@@ -73,13 +66,13 @@ async fn a_call_beyond_the_limits_is_told_so_and_its_session_lives_on() {
         (r#"{"name":"\ud800"}"#.to_owned(), "params.name, uri and protocolVersion must be valid Unicode"),
         (
             r#"{"name":"a","_meta":{"progressToken":[]}}"#.to_owned(),
-            "a progress token must be a string of at most 256 bytes or an integer",
+            "a progressToken must be a string of at most 256 bytes or an integer",
         ),
     ] {
         let body = format!(r#"{{"jsonrpc":"2.0","id":"k","method":"tools/call","params":{params}}}"#);
         let got = raw(&front, &[("mcp-session-id", &session)], body.clone()).await;
         // A 4xx would end the connection of some agents for good.
-        assert_eq!((got.status.as_u16(), got.code(), got.json()["id"].clone()), (200, -32600, json!("k")));
+        assert_eq!((got.status.as_u16(), got.code(), got.json()["id"].clone()), (200, -32602, json!("k")));
         assert_eq!(got.json()["error"]["message"], why);
         assert_eq!(got.json()["error"]["data"]["executed"], "no");
     }

@@ -44,7 +44,8 @@ impl Seat {
         };
         let known = cursor.filter(|cursor| cursor.pool == self.pool.number && self.keeps_to(cursor.epoch));
         let message = known.and_then(|c| Some((cursor::unwrapped(&call.message, &c.inner)?, c.epoch)));
-        let next = |(message, epoch)| ListCall::Next(message, Some(epoch).filter(|epoch| *epoch != ANY_SESSION));
+        let next =
+            |(message, epoch)| ListCall::Next(message, Some(epoch).filter(|epoch| *epoch != ANY_SESSION));
         message.map(next).ok_or_else(unknown_cursor)
     }
 

@@ -102,7 +102,7 @@ impl<'a> Envelope<'a> {
         }
         let mut tokens = params.meta_progress_token.iter().chain(&params.progress_token);
         if tokens.any(|token| IdValue::parse(token).is_err()) {
-            return Some("a progress token must be a string of at most 256 bytes or an integer");
+            return Some("a progressToken must be a string of at most 256 bytes or an integer");
         }
         // First the most it could be, which costs next to nothing; a look inside only if that is too much.
         Shape::at_most(self.text).too_much().and_then(|_| Shape::of(self.text).too_much())

@@ -113,7 +113,7 @@ fn half_a_surrogate_pair_names_nothing_and_passes_in_arguments() {
         let token = request(&format!(r#"{{"_meta":{{"progressToken":"{half}"}}}}"#));
         assert_eq!(
             beyond(&token),
-            Some("a progress token must be a string of at most 256 bytes or an integer")
+            Some("a progressToken must be a string of at most 256 bytes or an integer")
         );
         let id = request("{}").replace(":1,", &format!(":\"{half}\","));
         assert!(strict(&id).unwrap().id().unwrap().is_err());
