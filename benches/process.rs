@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -113,6 +114,28 @@ fn parse_cpu(stat: &str) -> Option<f64> {
 
 fn parse_rss(status: &str) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
+}
+
+/// Lets the calling thread run only when nobody else wants the core; false where the system has no way to say so.
+#[must_use]
+pub fn step_back() -> bool {
+    let own = fs::read_link("/proc/thread-self").ok();
+    let Some(thread) = own.as_deref().and_then(|path| path.file_name()) else { return false };
+    // A system call, but not one that can be made without `unsafe`.
+    let told = Command::new("chrt").args(["--idle", "--pid", "0"]).arg(thread).status();
+    told.is_ok_and(|status| status.success())
+}
+
+/// The same for a program that is about to be started, where the system can.
+#[must_use]
+pub fn stepping_back(program: &Path) -> Command {
+    let able = Command::new("chrt").args(["--idle", "0", "true"]).status();
+    if !able.is_ok_and(|status| status.success()) {
+        return Command::new(program);
+    }
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "0"]).arg(program);
+    command
 }
 
 /// Established connections that this port has accepted.

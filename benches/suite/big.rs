@@ -3,7 +3,8 @@
 //!
 //! The direct way is the control: what the machine's cores and the backend alone make of it. The bar is for others
 //! that call another backend through the same gateway; of one backend, and over HTTP+SSE of one stream, small answers
-//! stand behind the large one before any gateway sees them.
+//! stand behind the large one before any gateway sees them. Who asks for the large results and the other backend run
+//! with idle scheduling where the system has it (`chrt`), so that what is left is what the gateway does to the others.
 
 use std::{
     sync::{
@@ -22,6 +23,7 @@ use super::{
 };
 use crate::{
     load::{self, Agent, Drive, Front, Histogram, Target, Work},
+    process,
     report::{Limit, Report, Table, median},
 };
 
@@ -124,6 +126,8 @@ impl Asker {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = stop.clone();
         let thread = thread::spawn(move || {
+            // Without it the measure is harder on the gateway, not easier.
+            let _ = process::step_back();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(ask(&target, &seen))
         });

@@ -87,7 +87,9 @@ impl Rig {
 
     /// Two backends of a kind behind one mcpool.
     pub(super) async fn with_two_backends(settings: &Settings, backend: Backend) -> anyhow::Result<Self> {
-        let (main, second) = (start_backend(backend)?, start_backend(backend)?);
+        let main = start_backend(backend)?;
+        // On few cores the second backend's own work would delay everybody, whatever the gateway does.
+        let second = start_backend_by(process::stepping_back(&beside("backend")?), backend)?;
         let mcpool =
             start_mcpool(settings, &[(Which::Main, main.addr), (Which::Second, second.addr)]).await?;
         let rig = Self { mcpool, passthrough: None, splice: None, second: Some(second), backend: main };
@@ -168,7 +170,10 @@ fn backend_name(which: Which, back: Front) -> String {
 }
 
 fn start_backend(options: Backend) -> anyhow::Result<Program> {
-    let mut command = Command::new(beside("backend")?);
+    start_backend_by(Command::new(beside("backend")?), options)
+}
+
+fn start_backend_by(mut command: Command, options: Backend) -> anyhow::Result<Program> {
     command.args(["--handshake-ms", &options.handshake_ms.to_string()]);
     if options.events {
         command.arg("--events");

@@ -187,6 +187,26 @@ fn changes_are_remembered_in_a_bounded_number() {
 }
 
 #[test]
+fn the_page_on_modes_names_every_mode_reason_and_sign() {
+    let page = include_str!("../../../../config/MODES.md");
+    let reasons = [
+        ModeReason::Tool,
+        ModeReason::Configured,
+        ModeReason::NoSession,
+        ModeReason::Profile,
+        ModeReason::StateNone,
+        ModeReason::Interactive,
+        ModeReason::Probation,
+        ModeReason::Demoted,
+    ];
+    let words = reasons.map(ModeReason::as_str).into_iter();
+    let words = words.chain(Mode::ALL.map(Mode::as_str)).chain(Evidence::ALL.map(Evidence::as_str));
+    for word in words {
+        assert!(page.contains(&format!("`{word}`")), "{word} is not explained");
+    }
+}
+
+#[test]
 fn patterns_fit_whole_texts() {
     for (pattern, text, fits) in [
         ("memory", "memory", true),
