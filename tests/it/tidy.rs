@@ -31,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "hyper",
             "hyper-util",
             "memchr",
+            "process-wrap",
             "rand",
             "reqwest",
             "serde",
@@ -86,6 +87,7 @@ const FENCES: &[(&str, &str)] = &[
     ("failsafe::", "crates/breaker/src/policy.rs"),
     ("eventsource_stream::", "crates/upstream/src/transport/sse_reader.rs"),
     ("reqwest::", "crates/upstream/src/transport/"),
+    ("process_wrap::", "crates/upstream/src/transport/stdio/process.rs"),
     ("dashmap::", "crates/front/src/"),
 ];
 

@@ -1,6 +1,6 @@
 //! What a backend is configured to be: plain, checked values. Reading files is the gateway's business.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use mcpool_wire::BackendId;
@@ -20,8 +20,8 @@ pub struct BackendSpec {
     /// Grows with every change of this backend's configuration.
     pub generation: u64,
     /// Where and how it is reached.
-    pub endpoint: HttpEndpoint,
-    /// Which transport it speaks.
+    pub endpoint: Endpoint,
+    /// Which transport it speaks; a process speaks stdio whatever stands here.
     pub transport: TransportChoice,
     /// Who may use one of its sessions at a time.
     pub mode: ModeChoice,
@@ -47,6 +47,29 @@ pub enum Origin {
     Demo,
 }
 
+/// Where and how a backend is reached.
+#[derive(Clone, Debug)]
+pub enum Endpoint {
+    /// Over the network.
+    Http(HttpEndpoint),
+    /// By starting a process and talking over its standard input and output. From the configuration file only:
+    /// whoever may set this may run anything.
+    Stdio(StdioEndpoint),
+}
+
+/// A server that is a program of this machine.
+#[derive(Clone)]
+pub struct StdioEndpoint {
+    /// The program: a path, or a name looked up in `PATH`.
+    pub command: OsString,
+    /// Its arguments; no shell reads them.
+    pub args: Vec<String>,
+    /// Variables set besides the few that are inherited.
+    pub env: BTreeMap<String, String>,
+    /// The folder it starts in; without it the gateway's own.
+    pub cwd: Option<PathBuf>,
+}
+
 /// Where an HTTP backend is reached.
 #[derive(Clone, Debug)]
 pub struct HttpEndpoint {
@@ -67,6 +90,8 @@ pub enum TransportChoice {
     Sse,
     /// Streamable HTTP.
     Http,
+    /// Lines over the standard input and output of a process.
+    Stdio,
 }
 
 /// Who may use one session at a time.
@@ -151,6 +176,9 @@ pub struct Limits {
     pub queue: usize,
     /// Largest message of a backend, bytes, 16 MiB.
     pub max_message: usize,
+    /// Calls that may change something run one at a time on a shared session, in order of arrival; off. Meant for
+    /// servers written for one caller (SEMANTICS.md 2, E15).
+    pub serial_writes: bool,
 }
 
 impl Default for Times {
@@ -181,6 +209,36 @@ impl Default for Limits {
             max_creating: 2,
             queue: 1024,
             max_message: 16 * 1024 * 1024,
+            serial_writes: false,
         }
+    }
+}
+
+impl Times {
+    /// The defaults for a process: its first start may have to fetch a package, so the handshake has 60 s.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self { handshake: Duration::from_secs(60), ..Self::default() }
+    }
+}
+
+impl Limits {
+    /// The defaults for a process: one, 8 calls at a time, writes one after another. Such servers keep their state
+    /// in files, and were written for a single caller.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self { shared_sessions: 1, calls_per_session: 8, serial_writes: true, ..Self::default() }
+    }
+}
+
+impl fmt::Debug for StdioEndpoint {
+    // Values of variables are secrets, and arguments may hold some.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StdioEndpoint")
+            .field("command", &self.command)
+            .field("args", &self.args.len())
+            .field("env", &self.env.keys())
+            .field("cwd", &self.cwd)
+            .finish()
     }
 }

@@ -21,7 +21,8 @@ pub mod transport;
 
 pub use backend::{Backend, BackendStatus, Gate, ListCall, Opening, SessionStatus, Trouble, unknown_cursor};
 pub use config::{
-    BackendSpec, HttpEndpoint, Limits, ModeChoice, Origin, Sharing, StateChoice, Times, TransportChoice,
+    BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, Sharing, StateChoice, StdioEndpoint,
+    Times, TransportChoice,
 };
 pub use error::{Cause, Refusal, SendError, SendPhase};
 pub use merged::{ListFlight, Page};

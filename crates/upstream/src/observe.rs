@@ -77,7 +77,7 @@ pub enum Event<'a> {
         reason: OpenReason,
         /// When the handshake began.
         started: Instant,
-        /// `sse`, `http`.
+        /// `sse`, `http`, `stdio`.
         transport: &'static str,
     },
     /// A handshake failed.
@@ -281,5 +281,6 @@ pub const DROPPED_KINDS: [&str; 10] = [
     "updated",
     "mangled_id",
     "malformed",
+    "too_large",
     "abandoned",
 ];

@@ -22,7 +22,7 @@ use crate::{
     config::Times,
     error::{Cause, SendError, SendPhase},
     observe::{CloseReason, Event},
-    transport::{Exchange, Heard, Inbound, Received, TransportKind},
+    transport::{Exchange, FAREWELL, Heard, Inbound, Received, TransportKind},
 };
 
 /// Errands waiting for the driver; beyond it they are dropped and only courtesy is lost.
@@ -105,8 +105,11 @@ impl Driver {
         match wake {
             Wake::Heard(Some(Ok(heard))) => {
                 self.session.heard();
-                if let Heard::Message(bytes) = heard {
-                    self.session.route(bytes, Origin::Stream);
+                match heard {
+                    Heard::Message(bytes) => drop(self.session.route(bytes, Origin::Stream)),
+                    Heard::Alive => {}
+                    Heard::Noise => self.session.dropped("malformed"),
+                    Heard::TooLarge { answers, limit } => self.session.route_too_large(answers, limit),
                 }
                 self.input(Input::Heard)
             }
@@ -302,7 +305,8 @@ impl Driver {
         self.session.room.session_gone(self.session.lane);
         // Politeness has a limit: a backend that is gone must not hold up the end of its session.
         if !matches!(reason, CloseReason::Broken | CloseReason::Lost) {
-            let _ = tokio::time::timeout(self.times.connect, self.session.outbound.close()).await;
+            let limit = if self.session.kind == TransportKind::Stdio { FAREWELL } else { self.times.connect };
+            let _ = tokio::time::timeout(limit, self.session.outbound.close()).await;
         }
         self.session.leave_budget();
     }

@@ -309,6 +309,7 @@ impl Session {
         match self.kind {
             TransportKind::Sse => "sse",
             TransportKind::Http => "http",
+            TransportKind::Stdio => "stdio",
             TransportKind::Memory => "memory",
         }
     }

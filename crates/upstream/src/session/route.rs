@@ -12,6 +12,7 @@ use mcpool_wire::{
 use super::{Session, lock, pending::Delivery};
 use crate::{
     clock,
+    error::{Cause, SendError},
     mode::Evidence,
     observe::{CloseReason, Event, Mode},
 };
@@ -65,6 +66,17 @@ impl Session {
             Delivery::Unknown => self.dropped("unknown_id"),
         }
         None
+    }
+
+    /// A message that was not kept: whoever waits for it is told.
+    pub(super) fn route_too_large(&self, answers: Option<u64>, limit: usize) {
+        let told = answers.is_some_and(|id| {
+            let too_large = SendError::maybe_sent(Cause::TooLarge(limit));
+            self.pending.complete(id, Err(too_large)) == Delivery::Delivered
+        });
+        if !told {
+            self.dropped("too_large");
+        }
     }
 
     fn route_notification(&self, message: Message, envelope: &Envelope<'_>, origin: &Origin<'_>) {
@@ -196,7 +208,7 @@ impl Session {
         lock(&self.owner).as_ref()?.upgrade()
     }
 
-    fn dropped(&self, kind: &'static str) {
+    pub(super) fn dropped(&self, kind: &'static str) {
         self.reporter.on(Event::Dropped { kind });
     }
 }

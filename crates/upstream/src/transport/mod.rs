@@ -1,6 +1,6 @@
-//! How one backend session talks over the wire (DESIGN.md 3.8): HTTP+SSE, Streamable HTTP, or memory.
+//! How one backend session talks over the wire (DESIGN.md 3.8): HTTP+SSE, Streamable HTTP, stdio, or memory.
 //!
-//! A transport knows one HTTP shape and nothing of pools, ids, retries or breakers. Connecting gives an
+//! A transport knows one HTTP or pipe shape and nothing of pools, ids, retries or breakers. Connecting gives an
 //! [`Outbound`] that many callers use at once through `&self`; [`Outbound::listen`] gives the one stream of what
 //! the backend says by itself, which only the session's driver reads.
 
@@ -13,6 +13,7 @@ pub mod memory;
 mod resume;
 mod sse;
 mod sse_reader;
+mod stdio;
 mod streamable;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -23,11 +24,12 @@ use mcpool_wire::{Forwarded, Revision};
 
 #[allow(unused_imports, reason = "the readiness ladder asks this about the answers it sees")]
 pub(crate) use self::classify::says_before_initialized;
+pub(crate) use self::stdio::FAREWELL;
 // For the benchmark that guards its linear time.
 #[doc(hidden)]
 pub use self::sse_reader::{SseError, SseEvent, SseItem, SseReader};
 use crate::{
-    config::{HttpEndpoint, Limits, Times, TransportChoice},
+    config::{BackendSpec, Endpoint, HttpEndpoint, Limits, Times, TransportChoice},
     error::SendError,
 };
 
@@ -54,6 +56,15 @@ pub enum Heard {
     Message(Bytes),
     /// A sign of life without a message (a comment, a keep-alive).
     Alive,
+    /// Something that is no message, where only messages belong.
+    Noise,
+    /// A message larger than the limit was skipped.
+    TooLarge {
+        /// The request it answered, if it was an answer.
+        answers: Option<u64>,
+        /// The limit, bytes.
+        limit: usize,
+    },
 }
 
 /// The shape of a connected transport.
@@ -63,6 +74,8 @@ pub enum TransportKind {
     Sse,
     /// Streamable HTTP: the answer comes in the body of its own POST.
     Http,
+    /// A process: every answer comes over its standard output.
+    Stdio,
     /// In memory, for tests: answers come through the one stream.
     Memory,
 }
@@ -126,6 +139,22 @@ pub trait Outbound: Send + Sync + 'static {
     fn close(&self) -> BoxFuture<'static, ()>;
 }
 
+/// The transport of a backend.
+///
+/// # Errors
+/// A sentence for the operator when the endpoint cannot be used.
+pub fn transport(spec: &BackendSpec) -> Result<Arc<dyn Transport>, String> {
+    match &spec.endpoint {
+        Endpoint::Http(endpoint) => http_transport(endpoint, spec.transport, &spec.times, &spec.limits),
+        Endpoint::Stdio(endpoint) => Ok(Arc::new(stdio::Stdio::new(
+            spec.name.clone(),
+            endpoint.clone(),
+            spec.limits.max_message,
+            spec.times.handshake,
+        ))),
+    }
+}
+
 /// The transport of an HTTP backend. One per backend: its connections and what it learned are shared by all sessions.
 ///
 /// # Errors
@@ -148,6 +177,7 @@ pub fn http_transport(
         TransportChoice::Http => streamable(),
         TransportChoice::Sse => sse(),
         TransportChoice::Auto => Arc::new(auto::Auto::new(streamable(), sse())),
+        TransportChoice::Stdio => return Err("a URL cannot be spoken to over stdio".to_owned()),
     })
 }
 

@@ -7,6 +7,7 @@ mod dialects;
 mod http;
 mod memory;
 mod sse;
+mod stdio;
 mod streamable;
 
 use std::{
@@ -230,7 +231,7 @@ pub(super) async fn messages(exchange: Exchange) -> Vec<Bytes> {
 pub(super) async fn hear(inbound: &mut Inbound) -> Option<Result<Bytes, SendError>> {
     loop {
         match within(inbound.next()).await {
-            Some(Ok(Heard::Alive)) => {}
+            Some(Ok(Heard::Alive | Heard::Noise | Heard::TooLarge { .. })) => {}
             Some(Ok(Heard::Message(message))) => return Some(Ok(message)),
             Some(Err(error)) => return Some(Err(error)),
             None => return None,

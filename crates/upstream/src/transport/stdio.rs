@@ -1,0 +1,252 @@
+//! A backend that is a program of this machine: one process is one session, one line is one message.
+//!
+//! Standard output is protocol, standard error goes to the log, and both are always read, because a full pipe stops
+//! the server. The session is the process: it lives as long as somebody holds its [`Streaming`], and its end ends the
+//! session, with the exit status as the reason. A process that dies young is not started again at once.
+
+mod diagnostics;
+mod id_finder;
+mod lines;
+mod process;
+mod queue;
+mod respawn;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture, stream};
+use mcpool_wire::Revision;
+use tokio::process::ChildStdout;
+
+use self::{
+    lines::{Line, Lines},
+    process::Process,
+    respawn::Respawn,
+};
+use super::{
+    Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
+    streamable::{MAX_EARLY, is_response, protocol},
+};
+use crate::{
+    clock,
+    config::StdioEndpoint,
+    error::{Cause, SendError},
+    tasks::Tasks,
+};
+
+/// Time for a process to end when it is asked to, and to be ended when it does not: a little more than
+/// [`process::POLITE`] and [`process::TERMINATE`] together.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(8);
+/// Lines in a row that are no messages, before the process counts as speaking something else.
+const MAX_NOISE: usize = 100;
+/// Output that is still in the pipe when the process ends is read for this long.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Starts processes of one command.
+pub(super) struct Stdio(Arc<Shared>);
+
+struct Shared {
+    backend: Arc<str>,
+    endpoint: StdioEndpoint,
+    max_line: usize,
+    respawn: Arc<Respawn>,
+    /// The tasks that look after the processes; each ends with its process.
+    tasks: Tasks,
+}
+
+struct Sender {
+    process: Arc<Process>,
+    /// Until `listen` takes it.
+    stream: Mutex<Option<Streaming>>,
+}
+
+/// The reading half. Dropping it ends the process.
+struct Streaming {
+    lines: Lines<ChildStdout>,
+    early: VecDeque<Bytes>,
+    noise: usize,
+    over: bool,
+    process: Arc<Process>,
+    respawn: Arc<Respawn>,
+}
+
+impl Stdio {
+    /// For this command; the handshake's limit also limits how long a start is put off.
+    pub(super) fn new(
+        backend: Arc<str>,
+        endpoint: StdioEndpoint,
+        max_line: usize,
+        handshake: Duration,
+    ) -> Self {
+        let respawn = Arc::new(Respawn::new(handshake / 2));
+        Self(Arc::new(Shared { backend, endpoint, max_line, respawn, tasks: Tasks::default() }))
+    }
+}
+
+impl Transport for Stdio {
+    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
+        open(Arc::clone(&self.0), hail.initialize).boxed()
+    }
+}
+
+async fn open(shared: Arc<Shared>, initialize: Bytes) -> Result<Opened, SendError> {
+    let pause = shared.respawn.pause();
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
+    let started = clock::now();
+    let (process, stdout) =
+        process::start(&shared.endpoint, &shared.backend, &shared.tasks, &shared.respawn)?;
+    let connect_took = Some(clock::now().saturating_duration_since(started));
+    let mut stream = Streaming {
+        lines: Lines::new(stdout, shared.max_line),
+        early: VecDeque::new(),
+        noise: 0,
+        over: false,
+        process: Arc::clone(&process),
+        respawn: Arc::clone(&shared.respawn),
+    };
+    queue::send(process.queue.clone(), initialize).await?;
+    let answer = stream.first_answer().await?;
+    let stream = Mutex::new(Some(stream));
+    Ok(Opened {
+        kind: TransportKind::Stdio,
+        has_session: true,
+        answer,
+        connect_took,
+        outbound: Arc::new(Sender { process, stream }),
+    })
+}
+
+impl Outbound for Sender {
+    fn agreed(&self, _: Revision) {}
+
+    fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        async move {
+            let Some(stream) = stream else {
+                return Err(SendError::not_sent(Cause::Closed("its output was taken already")));
+            };
+            Ok(stream.into_inbound())
+        }
+        .boxed()
+    }
+
+    fn send(&self, message: Bytes) -> Exchange {
+        let sent = queue::send(self.process.queue.clone(), message);
+        Box::pin(stream::once(async move { sent.await.map(|()| Received::Accepted) }))
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        drop(self.stream.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let process = Arc::clone(&self.process);
+        async move {
+            process.stop();
+            process.ended().await;
+        }
+        .boxed()
+    }
+}
+
+impl Streaming {
+    fn into_inbound(self) -> Inbound {
+        Box::pin(stream::unfold(self, |mut streaming| async move {
+            if streaming.over {
+                return None;
+            }
+            let heard = streaming.next().await;
+            streaming.over = heard.is_err();
+            Some((heard, streaming))
+        }))
+    }
+
+    /// The answer to `initialize`; what comes before it is kept.
+    async fn first_answer(&mut self) -> Result<Bytes, SendError> {
+        let mut early = VecDeque::new();
+        loop {
+            match self.next().await? {
+                Heard::Message(message) if is_response(&message) => {
+                    self.early = early;
+                    return Ok(message);
+                }
+                Heard::Message(_) if early.len() == MAX_EARLY => {
+                    return Err(protocol("too many messages before the answer to initialize"));
+                }
+                Heard::Message(message) => early.push_back(message),
+                Heard::TooLarge { answers: Some(_), limit } => {
+                    return Err(SendError::maybe_sent(Cause::TooLarge(limit)));
+                }
+                Heard::Alive | Heard::Noise | Heard::TooLarge { answers: None, .. } => {}
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Heard, SendError> {
+        if let Some(message) = self.early.pop_front() {
+            return Ok(Heard::Message(message));
+        }
+        let process = Arc::clone(&self.process);
+        tokio::select! {
+            line = self.lines.next() => match line {
+                Ok(Some(line)) => self.judge(line),
+                // The end of its output is the end of the session; the exit status, if it comes soon, is the reason.
+                Ok(None) => {
+                    let why = tokio::time::timeout(LAST_WORDS, process.ended()).await.map(|ended| ended.why);
+                    Err(broken(why.unwrap_or_else(|_| "it closed its output".to_owned())))
+                }
+                Err(error) => Err(broken(format!("its output cannot be read: {error}"))),
+            },
+            why = last_words(&process) => Err(broken(why)),
+        }
+    }
+
+    fn judge(&mut self, line: Line) -> Result<Heard, SendError> {
+        match line {
+            Line::Message(message) => {
+                self.noise = 0;
+                Ok(Heard::Message(message))
+            }
+            Line::Noise(text) => {
+                self.noise += 1;
+                tracing::debug!(target: "mcpool::backend", pid = self.process.pid, text, "output that is no message");
+                if self.noise < MAX_NOISE {
+                    return Ok(Heard::Noise);
+                }
+                self.respawn.failed();
+                Err(protocol("it printed 100 lines in a row that are no messages"))
+            }
+            Line::TooLarge(seen) => {
+                let limit = self.lines.limit();
+                tracing::warn!(target: "mcpool::backend", pid = self.process.pid, limit, "a message above the limit was skipped");
+                match seen.answers() {
+                    // Nobody waits for what is no answer.
+                    None if seen.has_method() => Ok(Heard::TooLarge { answers: None, limit }),
+                    None => Err(SendError::maybe_sent(Cause::TooLarge(limit))),
+                    answers => Ok(Heard::TooLarge { answers, limit }),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.process.stop();
+    }
+}
+
+/// Resolves a moment after the process ended: children of it that escaped may keep its output open for ever.
+async fn last_words(process: &Process) -> String {
+    let ended = process.ended().await;
+    let until: Instant = ended.at + LAST_WORDS;
+    tokio::time::sleep_until(clock::at(until)).await;
+    ended.why
+}
+
+fn broken(why: String) -> SendError {
+    SendError::maybe_sent(Cause::Broken(why))
+}

@@ -1,0 +1,215 @@
+//! One process of a backend, with its group: started with almost nothing of our environment, looked after by one
+//! task, and ended with everything it started.
+//!
+//! It is asked to end by closing its input, then by SIGTERM, then killed; whenever it has ended, by itself too, the
+//! rest of its group is killed. If the gateway is dropped meanwhile, the group is killed at once. Who leaves the group
+//! (`setsid`) has left our reach.
+
+use std::{
+    io,
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessGroup};
+use tokio::{
+    process::{ChildStderr, ChildStdin, ChildStdout, Command},
+    signal::unix::SignalKind,
+    sync::{mpsc, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    diagnostics,
+    queue::{self, Outgoing},
+    respawn::Respawn,
+};
+use crate::{
+    clock,
+    config::StdioEndpoint,
+    error::{Cause, SendError},
+    tasks::Tasks,
+};
+
+/// Time to end after its input was closed.
+pub(super) const POLITE: Duration = Duration::from_secs(2);
+/// Time to end after SIGTERM.
+pub(super) const TERMINATE: Duration = Duration::from_secs(5);
+/// What stderr still holds when the process ended is read for this long.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// What a process inherits: what programs need to find themselves, and no secrets.
+const INHERITED: [&str; 11] = [
+    "PATH",
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "LOGNAME",
+    "SHELL",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "XDG_RUNTIME_DIR",
+];
+
+/// A process that was started.
+pub(super) struct Process {
+    pub(super) pid: u32,
+    /// The way into it.
+    pub(super) queue: mpsc::Sender<Outgoing>,
+    stop: CancellationToken,
+    ended: watch::Receiver<Option<Ended>>,
+}
+
+/// How it ended.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub(super) at: Instant,
+    pub(super) why: String,
+}
+
+/// Starts one, and the task that looks after it.
+pub(super) fn start(
+    endpoint: &StdioEndpoint,
+    backend: &Arc<str>,
+    tasks: &Tasks,
+    respawn: &Arc<Respawn>,
+) -> Result<(Arc<Process>, ChildStdout), SendError> {
+    let started = spawn(endpoint).inspect_err(|_| respawn.failed());
+    // Its path is nothing for agents, who see this text.
+    let (group, pipes) = started
+        .map_err(|why| SendError::not_sent(Cause::Connect(format!("its program does not start: {why}"))))?;
+    let pid = group.child.id().unwrap_or_default();
+    let (queue, inbox) = mpsc::channel(queue::LENGTH);
+    let (tell, ended) = watch::channel(None);
+    let stop = CancellationToken::new();
+    let (backend, respawn) = (Arc::clone(backend), Arc::clone(respawn));
+    let log = diagnostics::drain(pipes.stderr, backend, pid);
+    let writing = {
+        let (stop, stdin) = (stop.clone(), pipes.stdin);
+        // An error means that nobody reads, which the end of the process explains.
+        async move { drop(stop.run_until_cancelled(queue::write(stdin, inbox)).await) }
+    };
+    let life = look_after(group, stop.clone(), respawn, tell);
+    tasks.spawn("process", async move {
+        let mut log = Box::pin(log);
+        let mut life = Box::pin(async { futures::join!(writing, life) });
+        tokio::select! {
+            _ = &mut life => drop(tokio::time::timeout(LAST_WORDS, log).await),
+            () = &mut log => drop(life.await),
+        }
+    });
+    Ok((Arc::new(Process { pid, queue, stop, ended }), pipes.stdout))
+}
+
+/// Waits for the end, or brings it about when that is wanted.
+async fn look_after(
+    mut group: Group,
+    stop: CancellationToken,
+    respawn: Arc<Respawn>,
+    tell: watch::Sender<Option<Ended>>,
+) {
+    let started = clock::now();
+    let by_itself = stop.run_until_cancelled(group.wait()).await;
+    let asked = by_itself.is_none();
+    let status = match by_itself {
+        Some(status) => status,
+        None => group.end().await,
+    };
+    group.kill();
+    group.is_over = true;
+    let at = clock::now();
+    respawn.ended(at.saturating_duration_since(started), asked);
+    // Nothing can be written any more.
+    stop.cancel();
+    let why = match status {
+        Ok(status) => format!("the process ended ({status})"),
+        Err(why) => format!("the process is lost: {why}"),
+    };
+    tell.send_replace(Some(Ended { at, why }));
+}
+
+impl Process {
+    /// Wants it to end.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Resolves when it has ended, and everything in its group was killed.
+    pub(super) async fn ended(&self) -> Ended {
+        let lost = || Ended { at: clock::now(), why: "the gateway ends".to_owned() };
+        let mut ended = self.ended.clone();
+        // An error means that its task was dropped, and the process with it.
+        ended.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone()).unwrap_or_else(lost)
+    }
+}
+
+struct Pipes {
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    stderr: ChildStderr,
+}
+
+fn spawn(endpoint: &StdioEndpoint) -> io::Result<(Group, Pipes)> {
+    let mut command = Command::new(&endpoint.command);
+    let passed = |name: &str| INHERITED.contains(&name) || name.starts_with("LC_");
+    let inherited = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(passed));
+    command.args(&endpoint.args).env_clear().envs(inherited).envs(&endpoint.env);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(folder) = &endpoint.cwd {
+        command.current_dir(folder);
+    }
+    let child = CommandWrap::from(command).wrap(ProcessGroup::leader()).spawn()?;
+    let mut group = Group { child, is_over: false };
+    let missing = || io::Error::other("a pipe is missing");
+    let pipes = Pipes {
+        stdin: group.child.stdin().take().ok_or_else(missing)?,
+        stdout: group.child.stdout().take().ok_or_else(missing)?,
+        stderr: group.child.stderr().take().ok_or_else(missing)?,
+    };
+    Ok((group, pipes))
+}
+
+/// The process and all it started, unless they left the group. Killed when dropped.
+struct Group {
+    child: Box<dyn ChildWrapper>,
+    /// Killed and waited for: its number may be somebody else's.
+    is_over: bool,
+}
+
+impl Group {
+    /// Waits for the leader alone: the wrapper's own wait would block a thread for as long as any other of the group
+    /// lives that has become our child.
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.inner_mut().wait().await
+    }
+
+    /// Its input is closed already. Then SIGTERM, then SIGKILL.
+    async fn end(&mut self) -> io::Result<ExitStatus> {
+        if let Ok(status) = tokio::time::timeout(POLITE, self.wait()).await {
+            return status;
+        }
+        // Gone between the two: then it is waited for below.
+        let _ = self.child.signal(SignalKind::terminate().as_raw_value());
+        if let Ok(status) = tokio::time::timeout(TERMINATE, self.wait()).await {
+            return status;
+        }
+        self.kill();
+        self.wait().await
+    }
+
+    fn kill(&mut self) {
+        // The only error is that nobody is left.
+        let _ = self.child.start_kill();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.kill();
+        }
+    }
+}
