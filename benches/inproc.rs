@@ -10,8 +10,8 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use mcpool_upstream::{
-    Backend, BackendSpec, Event, Gate, HttpEndpoint, Lease, Limits, ModeChoice, NoLease, Observe, Opening,
-    Origin, Seat, Sharing, Source, Times, TransportChoice, transport,
+    Backend, BackendSpec, CallKind, Endpoint, Event, Gate, HttpEndpoint, Lease, Limits, ModeChoice, NoLease,
+    Observe, Opening, Origin, Seat, Sharing, Source, Times, TransportChoice, transport,
 };
 use mcpool_wire::{
     AgentKey, BackendId, Call, CallTrace, Caller, ClientHello, Envelope, Hello, Kind, LinkEvent, Message,
@@ -47,7 +47,11 @@ pub fn backend(shape: Shape, limits: Limits) -> anyhow::Result<Arc<Backend>> {
         name: "inproc".into(),
         origin: Origin::File,
         generation: 0,
-        endpoint: HttpEndpoint { url: "http://localhost/".parse()?, headers: Vec::new(), ca_pem: None },
+        endpoint: Endpoint::Http(HttpEndpoint {
+            url: "http://localhost/".parse()?,
+            headers: Vec::new(),
+            ca_pem: None,
+        }),
         transport: TransportChoice::Http,
         mode: ModeChoice::Shared,
         sharing: Sharing::default(),
@@ -77,12 +81,13 @@ pub async fn seat(backend: &Arc<Backend>, agent: u64) -> anyhow::Result<Seat> {
 /// # Errors
 /// When the room is full, or the seat's own session is over.
 pub async fn lease(backend: &Backend, seat: &Seat) -> anyhow::Result<Lease> {
-    if let Ok(lease) = backend.try_lease(seat) {
+    if let Ok(lease) = backend.try_lease(seat, CallKind::Free) {
         return Ok(lease);
     }
-    let mut waiter = backend.wait(seat).map_err(|full| anyhow::anyhow!("{} wait already", full.limit))?;
+    let mut waiter =
+        backend.wait(seat, CallKind::Free).map_err(|full| anyhow::anyhow!("{} wait already", full.limit))?;
     loop {
-        match backend.try_lease(seat) {
+        match backend.try_lease(seat, CallKind::Free) {
             Ok(lease) => {
                 waiter.served();
                 return Ok(lease);

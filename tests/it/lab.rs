@@ -14,8 +14,8 @@ use mcpool::{
 };
 use mcpool_breaker::{Settings, Transition};
 use mcpool_upstream::{
-    BackendSpec, Cause, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Refusal, SendError,
-    SendPhase, Sharing, Source, Times, TransportChoice,
+    BackendSpec, Cause, Endpoint, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Refusal,
+    SendError, SendPhase, Sharing, Source, Times, TransportChoice,
     transport::memory::{Memory, Turn},
 };
 use mcpool_wire::{
@@ -94,11 +94,11 @@ impl Lab {
             name: "lab".into(),
             origin: Origin::Demo,
             generation: 1,
-            endpoint: HttpEndpoint {
+            endpoint: Endpoint::Http(HttpEndpoint {
                 url: "http://lab/".parse().expect("a URL"),
                 headers: Vec::new(),
                 ca_pem: None,
-            },
+            }),
             transport: TransportChoice::Auto,
             mode: wish.mode,
             sharing: wish.sharing,

@@ -1,6 +1,7 @@
 //! One registered server: its session budget, its pools by key, its waiting room, and the opener that feeds them.
 
 mod here;
+mod leasing;
 mod lists;
 mod seat;
 
@@ -25,8 +26,8 @@ use crate::{
     mode::{Decision, Demotion, ModeBook},
     observe::{Mode, Observe, Reporter, Source},
     opener::{OpenRequest, Opener},
-    pool::{Budget, Counted, Lease, NoLease, Pool, PoolKey, Seat},
-    room::{Room, RoomFull, Waiter},
+    pool::{Budget, Counted, Pool, PoolKey, Seat},
+    room::Room,
     session::Session,
     tasks::Tasks,
     transport::Transport,
@@ -259,28 +260,6 @@ impl Backend {
         error.of_backend(self.spec.name.clone())
     }
 
-    /// A slot on the agent's session, if there is one now.
-    ///
-    /// # Errors
-    /// [`NoLease`] says where to wait, or that waiting is of no use.
-    pub fn try_lease(&self, seat: &Seat) -> Result<Lease, NoLease> {
-        seat.try_lease()
-    }
-
-    /// Whether nobody waits for a session of this backend.
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        self.room.is_empty()
-    }
-
-    /// A place in the waiting room.
-    ///
-    /// # Errors
-    /// [`RoomFull`] at the limit.
-    pub fn wait(&self, seat: &Seat) -> Result<Waiter, RoomFull> {
-        self.room.enter(seat.lane(), seat.caller.agent, clock::now())
-    }
-
     /// Something changed that those who wait should know: the circuit opened or closed.
     pub fn reconsider(&self) {
         self.room.wake_all();
@@ -311,7 +290,7 @@ impl Backend {
             trouble: self.trouble(),
             mode: self.modes.decide(false),
             demotion: self.modes.demotion(),
-            transport: sessions.first().map(|s| s.transport_name()),
+            transport: sessions.first().map(|s| s.kind.as_str()),
             server: pools.iter().find_map(|p| p.catalog.hello()).map(|h| h.server_info.clone()),
             sessions: sessions.iter().map(|s| s.status(now)).collect(),
         }

@@ -176,9 +176,21 @@ pub struct Limits {
     pub queue: usize,
     /// Largest message of a backend, bytes, 16 MiB.
     pub max_message: usize,
-    /// Calls that may change something run one at a time on a shared session, in order of arrival; off. Meant for
-    /// servers written for one caller (SEMANTICS.md 2, E15).
-    pub serial_writes: bool,
+    /// Whether calls that may change something run one at a time on a shared session, in order of arrival.
+    pub serial_writes: SerialWrites,
+}
+
+/// Whether calls that may change something run one at a time on a shared session. Meant for servers written for one
+/// caller (SEMANTICS.md 2, E15).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SerialWrites {
+    /// As the profile of the server says; without one, on for a process, off over the network.
+    #[default]
+    Auto,
+    /// They do.
+    On,
+    /// They do not.
+    Off,
 }
 
 impl Default for Times {
@@ -209,25 +221,27 @@ impl Default for Limits {
             max_creating: 2,
             queue: 1024,
             max_message: 16 * 1024 * 1024,
-            serial_writes: false,
+            serial_writes: SerialWrites::Auto,
         }
     }
 }
 
 impl Times {
-    /// The defaults for a process: its first start may have to fetch a package, so the handshake has 60 s.
+    /// The defaults for a process: its first start may have to fetch a package, so the handshake has 60 s; and it is
+    /// not replaced for its age, because it may be its own state, and two at once could work on one file.
     #[must_use]
     pub fn of_process() -> Self {
-        Self { handshake: Duration::from_secs(60), ..Self::default() }
+        let max_age = Duration::from_secs(365 * 24 * 3600);
+        Self { handshake: Duration::from_secs(60), max_age, ..Self::default() }
     }
 }
 
 impl Limits {
-    /// The defaults for a process: one, 8 calls at a time, writes one after another. Such servers keep their state
-    /// in files, and were written for a single caller.
+    /// The defaults for a process: one, 8 calls at a time. Such servers keep their state in files, and were written
+    /// for a single caller.
     #[must_use]
     pub fn of_process() -> Self {
-        Self { shared_sessions: 1, calls_per_session: 8, serial_writes: true, ..Self::default() }
+        Self { shared_sessions: 1, calls_per_session: 8, ..Self::default() }
     }
 }
 

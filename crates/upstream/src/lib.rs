@@ -21,13 +21,13 @@ pub mod transport;
 
 pub use backend::{Backend, BackendStatus, Gate, ListCall, Opening, SessionStatus, Trouble, unknown_cursor};
 pub use config::{
-    BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, Sharing, StateChoice, StdioEndpoint,
-    Times, TransportChoice,
+    BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, SerialWrites, Sharing, StateChoice,
+    StdioEndpoint, Times, TransportChoice,
 };
 pub use error::{Cause, Refusal, SendError, SendPhase};
 pub use merged::{ListFlight, Page};
 pub use mode::{Decision, Demotion, Evidence, ModeReason, Profile};
 pub use observe::{CloseReason, DROPPED_KINDS, Event, Mode, Observe, OpenReason, Reporter, Source};
-pub use pool::{Lease, NoLease, Seat};
+pub use pool::{CallKind, Lease, NoLease, Seat};
 pub use room::{Lane, Room, RoomFull, Waiter};
 pub use tasks::Tasks;

@@ -5,14 +5,17 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use mcpool_wire::{Method, ServerHello};
 
 use crate::{
-    config::{BackendSpec, ModeChoice, StateChoice},
+    config::{BackendSpec, Endpoint, ModeChoice, SerialWrites, StateChoice},
     observe::{Event, Mode, Reporter},
     transport::TransportKind,
 };
@@ -125,6 +128,8 @@ pub(crate) struct ModeBook {
     spec: Arc<BackendSpec>,
     reporter: Reporter,
     inner: Mutex<Inner>,
+    /// Asked by every call, so apart from the lock.
+    writes_in_turn: AtomicBool,
 }
 
 #[derive(Default)]
@@ -146,7 +151,13 @@ struct Change {
 
 impl ModeBook {
     pub(crate) fn new(spec: Arc<BackendSpec>, reporter: Reporter) -> Self {
-        Self { spec, reporter, inner: Mutex::default() }
+        let writes_in_turn = AtomicBool::new(writes_in_turn(&spec, None));
+        Self { spec, reporter, inner: Mutex::default(), writes_in_turn }
+    }
+
+    /// Whether calls that may change something run one at a time on a shared session.
+    pub(crate) fn writes_in_turn(&self) -> bool {
+        self.writes_in_turn.load(Ordering::Relaxed)
     }
 
     /// The mode of the next agent; nothing while it depends on a server that was never reached.
@@ -160,6 +171,8 @@ impl ModeBook {
         let mut inner = self.lock();
         let of = |inner: &Inner| decide(&self.spec, inner.known.as_ref(), inner.demoted.is_some(), false);
         let before = inner.known.is_some().then(|| of(&inner)).flatten();
+        self.writes_in_turn
+            .store(writes_in_turn(&self.spec, profile_of(&self.spec, &known)), Ordering::Relaxed);
         inner.known = Some(known);
         let now = of(&inner);
         drop(inner);
@@ -271,6 +284,18 @@ fn decide(spec: &BackendSpec, known: Option<&Known>, demoted: bool, interactive:
         (true, _) => decision(Mode::Pinned, ModeReason::Interactive),
         (false, false) if demoted => decision(Mode::Pinned, ModeReason::Demoted),
         (false, false) => decision(Mode::Shared, ModeReason::Probation),
+    }
+}
+
+/// The operator's word, else the profile's, else what its transport suggests.
+fn writes_in_turn(spec: &BackendSpec, profile: Option<&Profile>) -> bool {
+    match spec.limits.serial_writes {
+        SerialWrites::On => true,
+        SerialWrites::Off => false,
+        SerialWrites::Auto => {
+            let is_process = matches!(spec.endpoint, Endpoint::Stdio(_));
+            profile.and_then(|profile| profile.serialize_writes).unwrap_or(is_process)
+        }
     }
 }
 

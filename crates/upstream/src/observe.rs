@@ -271,7 +271,7 @@ impl Mode {
 }
 
 /// Every kind of [`Event::Dropped`].
-pub const DROPPED_KINDS: [&str; 10] = [
+pub const DROPPED_KINDS: [&str; 11] = [
     "progress",
     "log",
     "unknown_id",

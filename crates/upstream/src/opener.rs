@@ -190,7 +190,7 @@ impl Opener {
             return Some(Wanted { pool, reason: OpenReason::Pinned, request: Some(request) });
         }
         let warm = self.backend.default_pool();
-        let there = warm.live() + warm.opening.load(Ordering::Acquire);
+        let there = self.there(&warm) + warm.opening.load(Ordering::Acquire);
         if warm.mode() != Mode::Pinned && there < limits.min_idle.min(self.backend.sessions_of(&warm)) {
             return Some(Wanted { pool: warm, reason: OpenReason::Warm, request: None });
         }
@@ -208,7 +208,7 @@ impl Opener {
             return false;
         }
         let opening = pool.opening.load(Ordering::Acquire);
-        let live = pool.live();
+        let live = self.there(pool);
         let most = self.backend.sessions_of(pool);
         let unasked = pool.greeting.load(Ordering::Acquire) > 0 || pool.merged.wants_session();
         let greeting = unasked && live + opening == 0;
@@ -217,6 +217,16 @@ impl Opener {
         let waiting = self.backend.room.waiting_in(pool.lane());
         let served = opening * self.backend.calls_per_session(pool.mode()) + pool.free_slots();
         live + opening < most && (greeting || waiting > served)
+    }
+
+    /// Sessions that stand in the way of another one. Where writes run one at a time, one that ends still counts: its
+    /// last write must be through before the next session takes one.
+    fn there(&self, pool: &Pool) -> usize {
+        if !self.backend.modes.writes_in_turn() || pool.mode() != Mode::Shared {
+            return pool.live();
+        }
+        // Those whose ladder is being climbed count as opening.
+        pool.sessions().iter().filter(|session| session.standing() != Standing::Initializing).count()
     }
 
     fn settle(&mut self, attempt: Attempt) {

@@ -21,7 +21,7 @@ use crate::{
     loan::{Loan, Loans},
     merged::Merged,
     observe::Mode,
-    room::Lane,
+    room::{Lane, Room},
     session::{Session, state::Standing},
 };
 
@@ -71,7 +71,7 @@ impl Pool {
     }
 
     pub(crate) fn lane(&self) -> Lane {
-        Lane { pool: self.number, session: None }
+        Lane { pool: self.number, session: None, write_turn: false }
     }
 
     pub(crate) fn add(&self, session: Arc<Session>) {
@@ -103,12 +103,21 @@ impl Pool {
         self.lock().is_empty()
     }
 
-    /// The session an agent should keep to: the highest-ranked one that has a slot now.
-    fn choose(&self, caller: &Caller) -> Option<(Arc<Session>, Slot)> {
+    /// The session an agent should keep to: the highest-ranked one that has what the call needs now, else one where
+    /// it can wait for the turn to write.
+    fn choose(&self, caller: &Caller, kind: CallKind) -> Option<(Arc<Session>, Result<Slot, NoSlot>)> {
         let sessions = self.lock();
         let mut ranked: Vec<_> = sessions.iter().map(|s| (rank(caller.agent.0, s.epoch), s)).collect();
         ranked.sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
-        ranked.into_iter().find_map(|(_, session)| Some((session.clone(), session.try_slot()?)))
+        let mut writing = None;
+        for (_, session) in ranked {
+            match session.try_slot(kind) {
+                Ok(slot) => return Some((session.clone(), Ok(slot))),
+                Err(NoSlot::Full) => {}
+                Err(NoSlot::OthersWrite) => writing = writing.or(Some(session)),
+            }
+        }
+        Some((writing?.clone(), Err(NoSlot::OthersWrite)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
@@ -124,16 +133,45 @@ fn rank(agent: u64, epoch: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// The right to one call in flight on one session; given back by drop.
+/// What a call needs of its session besides a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallKind {
+    /// Nothing.
+    Free,
+    /// The turn to write: it may change something, and such calls run one at a time here.
+    Write,
+}
+
+/// Why there is no slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoSlot {
+    /// All are taken, or the session cannot be lent now.
+    Full,
+    /// Another call has the turn to write.
+    OthersWrite,
+}
+
+impl NoSlot {
+    /// Where to wait for it.
+    fn at(self, session: &Session) -> NoLease {
+        NoLease::Wait(match self {
+            Self::Full => session.lane,
+            Self::OthersWrite => session.lane.for_writes(),
+        })
+    }
+}
+
+/// The right to one call in flight on one session, for a write with the turn to write; given back by drop.
 pub(crate) struct Slot {
     session: Arc<Session>,
+    kind: CallKind,
     /// Where the session is one agent's alone for as long as the slot is.
     loan: Option<Loan>,
 }
 
 impl Slot {
-    pub(crate) fn new(session: Arc<Session>) -> Self {
-        Self { session, loan: None }
+    pub(crate) fn new(session: Arc<Session>, kind: CallKind) -> Self {
+        Self { session, kind, loan: None }
     }
 
     fn with_loan(mut self, loan: Loan) -> Self {
@@ -146,7 +184,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         // The session must be nobody's before the next one can take it.
         drop(self.loan.take());
-        self.session.release_slot();
+        self.session.release_slot(self.kind);
     }
 }
 
@@ -217,7 +255,7 @@ impl Seat {
     }
 
     /// Takes a slot on the agent's session, binding it to one if it has none.
-    pub(crate) fn try_lease(&self) -> Result<Lease, NoLease> {
+    pub(crate) fn try_lease(&self, kind: CallKind) -> Result<Lease, NoLease> {
         let bound = match &self.tie {
             Tie::Pinned { session } => return Self::lease_pinned(session),
             Tie::Exclusive { loans, reset } => return self.lease_exclusive(loans, *reset),
@@ -228,19 +266,22 @@ impl Seat {
             match session.standing() {
                 Standing::Draining | Standing::Closed => {}
                 Standing::Initializing | Standing::Ready | Standing::Suspect => {
-                    let slot = session.try_slot().ok_or(NoLease::Wait(session.lane))?;
+                    let slot = session.try_slot(kind).map_err(|none| none.at(session))?;
                     return Ok(Lease { session: session.clone(), slot });
                 }
             }
         }
-        let chosen = self.pool.choose(&self.caller);
+        let chosen = self.pool.choose(&self.caller, kind);
         *bound = chosen.as_ref().map(|(session, _)| session.clone());
         let (session, slot) = chosen.ok_or(NoLease::Wait(self.pool.lane()))?;
+        let slot = slot.map_err(|none| none.at(&session))?;
         Ok(Lease { session, slot })
     }
 
     fn lease_exclusive(&self, loans: &Arc<Loans>, reset: bool) -> Result<Lease, NoLease> {
-        let (session, slot) = self.pool.choose(&self.caller).ok_or(NoLease::Wait(self.pool.lane()))?;
+        // Its session is the call's alone: there is nobody to take turns with.
+        let chosen = self.pool.choose(&self.caller, CallKind::Free).ok_or(NoLease::Wait(self.pool.lane()))?;
+        let (session, slot) = (chosen.0, chosen.1.map_err(|_| NoLease::Wait(self.pool.lane()))?);
         let slot = slot.with_loan(loans.lend(&session, reset));
         Ok(Lease { session, slot })
     }
@@ -249,14 +290,16 @@ impl Seat {
         match session.standing() {
             Standing::Draining | Standing::Closed => Err(NoLease::Gone),
             Standing::Initializing | Standing::Ready | Standing::Suspect => {
-                let slot = session.try_slot().ok_or(NoLease::Wait(session.lane))?;
+                // Its one agent orders its writes itself.
+                let slot = session.try_slot(CallKind::Free).map_err(|none| none.at(session))?;
                 Ok(Lease { session: session.clone(), slot })
             }
         }
     }
 
-    /// Where this agent waits: for the session it keeps to, or for any of its pool.
-    pub(crate) fn lane(&self) -> Lane {
+    /// Where this agent waits: for the session it keeps to, or for any of its pool. A write goes behind the others
+    /// that wait for the turn.
+    pub(crate) fn lane(&self, kind: CallKind, room: &Room) -> Lane {
         let bound = match &self.tie {
             Tie::Pinned { session } => return session.lane,
             Tie::Exclusive { .. } => return self.pool.lane(),
@@ -264,7 +307,9 @@ impl Seat {
         };
         match bound.as_ref() {
             Some(session) if !matches!(session.standing(), Standing::Draining | Standing::Closed) => {
-                session.lane
+                let turn = session.lane.for_writes();
+                let in_line = || session.is_writing() || room.waiting_in(turn) > 0;
+                if kind == CallKind::Write && in_line() { turn } else { session.lane }
             }
             _ => self.pool.lane(),
         }

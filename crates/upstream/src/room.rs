@@ -1,10 +1,11 @@
 //! The waiting room of one backend: bounded, fair over agents, left by dropping.
 //!
-//! Callers wait in lanes: one per session for agents that keep to a session, one per pool for the others. A free
-//! slot wakes one waiter of its session's lane or of the pool's lane, whoever's turn is earlier; agents take turns,
-//! so an agent with a thousand calls does not starve one with a single call. A wake-up is permission to try, not a
-//! slot: who finds nothing goes back to its old turn, and who leaves (the room or the lane) with an unused wake-up
-//! passes it on, because the slot it stands for is still free.
+//! Callers wait in lanes: one per session for agents that keep to a session, one per pool for the others, and, where
+//! writes run one at a time, one per session for the turn to write. A free slot wakes one waiter of its session's lane
+//! or of the pool's lane, whoever's turn is earlier; agents take turns, so an agent with a thousand calls does not
+//! starve one with a single call. A wake-up is permission to try, not a slot: who finds nothing goes back to its old
+//! turn, and who leaves (the room or the lane) with an unused wake-up passes it on, because the slot it stands for is
+//! still free.
 
 mod lanes;
 
@@ -25,6 +26,8 @@ pub struct Lane {
     pub pool: u64,
     /// The session the agent keeps to, by its epoch.
     pub session: Option<u64>,
+    /// For the turn to write on that session, where writes run one at a time.
+    pub write_turn: bool,
 }
 
 /// The room is full.
@@ -102,9 +105,16 @@ impl Room {
         self.lock().call_up(lane);
     }
 
+    /// The turn to write on this session is free, and the slot its holder had: whoever waits for the turn is first,
+    /// because it can use both.
+    pub fn write_turn_freed(&self, lane: Lane) {
+        self.lock().call_up(lane.for_writes());
+    }
+
     /// A session with this many slots is ready: as many waiters may try, those who keep to it first.
     pub fn session_ready(&self, lane: Lane, slots: usize) {
         let mut inner = self.lock();
+        let _ = inner.wake_one(lane.for_writes(), lane.for_writes());
         for _ in 0..slots {
             if !inner.wake_one(lane, lane) && !inner.wake_one(lane.of_pool(), lane) {
                 return;
@@ -115,7 +125,9 @@ impl Room {
     /// A session takes no more calls: who kept to it waits for any session of the pool, and may look around at once.
     pub fn session_gone(&self, lane: Lane) {
         let mut inner = self.lock();
-        while inner.wake_one(lane, lane) {}
+        for lane in [lane, lane.for_writes()] {
+            while inner.wake_one(lane, lane) {}
+        }
     }
 
     /// Everyone may try: the circuit changed.

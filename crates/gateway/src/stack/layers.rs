@@ -146,7 +146,8 @@ impl Service<Order> for Pool {
     }
 
     fn call(&mut self, order: Order) -> Self::Future {
-        let lease = match self.backend.try_lease(order.seat()) {
+        let kind = self.backend.kind_of(order.seat(), order.call());
+        let lease = match self.backend.try_lease(order.seat(), kind) {
             // What only one session knows is of no use on another.
             Ok(lease) if order.only_on().is_some_and(|epoch| epoch != lease.epoch()) => {
                 return futures::future::ready(Err(StackError::Ended(unknown_cursor()))).boxed();

@@ -140,7 +140,8 @@ impl Desk {
     }
 
     fn enter(&self, order: &Order) -> Result<Waiter, StackError> {
-        self.backend.wait(order.seat()).map_err(|full| {
+        let kind = self.backend.kind_of(order.seat(), order.call());
+        self.backend.wait(order.seat(), kind).map_err(|full| {
             self.observe.rejected("full");
             let message =
                 format!("{} calls already wait for backend {:?}", full.limit, self.backend.spec().name);

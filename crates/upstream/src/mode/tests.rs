@@ -1,12 +1,12 @@
 //! The rules in their order, patterns, and what counts as a sign.
 
-use std::sync::Mutex as StdMutex;
+use std::{collections::BTreeMap, sync::Mutex as StdMutex};
 
 use mcpool_wire::BackendId;
 
 use super::*;
 use crate::{
-    config::{HttpEndpoint, Limits, Origin, Sharing, Times, TransportChoice},
+    config::{Endpoint, HttpEndpoint, Limits, Origin, Sharing, StdioEndpoint, Times, TransportChoice},
     observe::{Observe, Source},
 };
 
@@ -30,7 +30,11 @@ fn spec(mode: ModeChoice, sharing: Sharing) -> Arc<BackendSpec> {
         name: "b".into(),
         origin: Origin::File,
         generation: 1,
-        endpoint: HttpEndpoint { url: "http://b/".parse().unwrap(), headers: Vec::new(), ca_pem: None },
+        endpoint: Endpoint::Http(HttpEndpoint {
+            url: "http://b/".parse().unwrap(),
+            headers: Vec::new(),
+            ca_pem: None,
+        }),
         transport: TransportChoice::Auto,
         mode,
         sharing,
@@ -225,4 +229,35 @@ fn patterns_fit_whole_texts() {
     }
     let long = "a".repeat(50_000);
     assert!(!matches(&"*a".repeat(1_000), &format!("{long}b")), "and in linear time");
+}
+
+#[test]
+fn writes_take_turns_if_the_operator_the_profile_or_else_the_transport_says_so() {
+    let known = |serialize_writes| Profile {
+        server: "mem*".to_owned(),
+        version: "*".to_owned(),
+        mode: Mode::Shared,
+        shared_sessions: None,
+        serialize_writes,
+    };
+    for (choice, profile, expect) in [
+        (SerialWrites::Auto, None, false),
+        (SerialWrites::Auto, Some(true), true),
+        (SerialWrites::Off, Some(true), false),
+        (SerialWrites::On, Some(false), true),
+    ] {
+        let sharing = Sharing { profiles: [known(profile)].into(), ..Sharing::default() };
+        let mut spec = BackendSpec::clone(&spec(ModeChoice::Auto, sharing));
+        spec.limits.serial_writes = choice;
+        let program = StdioEndpoint { command: "x".into(), args: vec![], env: BTreeMap::new(), cwd: None };
+        let process = BackendSpec { endpoint: Endpoint::Stdio(program), ..spec.clone() };
+        for (spec, expect) in
+            [(spec, expect), (process, expect || (choice, profile) == (SerialWrites::Auto, None))]
+        {
+            let source = Source { id: BackendId(0), name: "b".into() };
+            let book = ModeBook::new(Arc::new(spec), Reporter::new(source, Arc::new(Seen::default())));
+            book.learn(server("memory"));
+            assert_eq!(book.writes_in_turn(), expect, "{choice:?} {profile:?}");
+        }
+    }
 }

@@ -61,7 +61,7 @@ pub(super) async fn attempt(
                 mode: session.mode,
                 reason,
                 started,
-                transport: session.transport_name(),
+                transport: session.kind.as_str(),
             });
             compare_later(&backend, &wanted.pool, session);
         }
@@ -93,7 +93,7 @@ async fn climb(
     let (errands, inbox) = mpsc::channel(MAX_ERRANDS);
     let session = Session::new(SessionParts {
         epoch,
-        lane: crate::room::Lane { pool: pool.number, session: Some(epoch) },
+        lane: crate::room::Lane { pool: pool.number, session: Some(epoch), write_turn: false },
         mode,
         kind,
         outbound: greeted.opened.outbound.clone(),

@@ -48,7 +48,12 @@ pub(super) struct Turn {
 
 impl Lane {
     pub(super) fn of_pool(self) -> Self {
-        Self { session: None, ..self }
+        Self { session: None, write_turn: false, ..self }
+    }
+
+    /// Where calls wait that may have a slot of this session, but not yet its turn to write.
+    pub(crate) fn for_writes(self) -> Self {
+        Self { write_turn: true, ..self }
     }
 }
 
@@ -96,6 +101,10 @@ impl Inner {
 
     /// Lets one waiter try whom a slot of this session can serve.
     pub(super) fn call_up(&mut self, freed: Lane) {
+        if freed.write_turn && self.wake_one(freed, freed) {
+            return;
+        }
+        let freed = Lane { write_turn: false, ..freed };
         let next = |lane| self.lanes.get(&lane).and_then(Queue::next_turn);
         let pool = freed.of_pool();
         let (first, second) = match (next(freed), next(pool)) {

@@ -8,16 +8,18 @@ use proptest::prelude::*;
 
 use super::*;
 
-const POOL: Lane = Lane { pool: 1, session: None };
+const POOL: Lane = Lane { pool: 1, session: None, write_turn: false };
 const LIMIT: usize = 12;
 
 fn lane_of(epoch: u64) -> Lane {
-    Lane { pool: 1, session: Some(epoch) }
+    Lane { pool: 1, session: Some(epoch), write_turn: false }
 }
 
 #[derive(Clone, Debug)]
 enum Op {
     Enter(u8),
+    /// As [`Op::Enter`], for the turn to write as well.
+    Write(u8),
     Poll(u8),
     Leave(u8),
     Finish(u8),
@@ -28,6 +30,7 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (0..5_u8).prop_map(Op::Enter),
+        4 => (0..5_u8).prop_map(Op::Write),
         6 => any::<u8>().prop_map(Op::Poll),
         2 => any::<u8>().prop_map(Op::Leave),
         5 => any::<u8>().prop_map(Op::Finish),
@@ -44,9 +47,15 @@ struct World {
     epochs: u64,
     /// The session each agent keeps to.
     bound: HashMap<u64, u64>,
-    waiters: Vec<(u64, Waiter)>,
-    /// Agent and epoch of each call in flight.
-    leases: Vec<(u64, u64)>,
+    waiters: Vec<(Caller, Waiter)>,
+    /// Who calls, and the epoch, of each call in flight.
+    leases: Vec<(Caller, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Caller {
+    agent: u64,
+    writes: bool,
 }
 
 impl World {
@@ -65,27 +74,36 @@ impl World {
     }
 
     /// What a seat does: a slot on the agent's session, or on any if it keeps to none.
-    fn lease(&mut self, agent: u64) -> Result<u64, Lane> {
+    fn lease(&mut self, caller: Caller) -> Result<u64, Lane> {
+        let Caller { agent, writes } = caller;
         let epoch = match self.bound.get(&agent) {
             Some(epoch) => *epoch,
-            // Agents prefer different sessions.
+            // Agents prefer different sessions; a writer the one it can write on now.
             None => {
                 let free = self.sessions.iter().filter(|(_, free)| *free > 0).map(|(epoch, _)| *epoch);
-                free.max_by_key(|epoch| (agent ^ epoch) % 3).ok_or(POOL)?
+                let taken = |epoch: &u64| writes && self.is_writing(*epoch);
+                free.max_by_key(|epoch| (!taken(epoch), (agent ^ epoch) % 3)).ok_or(POOL)?
             }
         };
+        self.bound.insert(agent, epoch);
+        if writes && self.is_writing(epoch) {
+            return Err(lane_of(epoch).for_writes());
+        }
         let slots = self.sessions.iter_mut().find(|(e, free)| *e == epoch && *free > 0);
         slots.ok_or(lane_of(epoch))?.1 -= 1;
-        self.bound.insert(agent, epoch);
-        self.leases.push((agent, epoch));
+        self.leases.push((caller, epoch));
         Ok(epoch)
     }
 
-    fn enter(&mut self, agent: u64) {
-        let lane = self.bound.get(&agent).map_or(POOL, |epoch| lane_of(*epoch));
-        match self.room.enter(lane, AgentKey(agent), self.now) {
-            Ok(waiter) if waiter.is_first() => self.attempt(agent, waiter),
-            Ok(waiter) => self.waiters.push((agent, waiter)),
+    fn is_writing(&self, epoch: u64) -> bool {
+        self.leases.iter().any(|(caller, e)| caller.writes && *e == epoch)
+    }
+
+    fn enter(&mut self, caller: Caller) {
+        let lane = self.bound.get(&caller.agent).map_or(POOL, |epoch| lane_of(*epoch));
+        match self.room.enter(lane, AgentKey(caller.agent), self.now) {
+            Ok(waiter) if waiter.is_first() => self.attempt(caller, waiter),
+            Ok(waiter) => self.waiters.push((caller, waiter)),
             Err(full) => {
                 assert_eq!(full.limit, LIMIT);
                 assert_eq!(self.waiters.len(), LIMIT, "refused although there was room");
@@ -93,11 +111,11 @@ impl World {
         }
     }
 
-    fn attempt(&mut self, agent: u64, mut waiter: Waiter) {
+    fn attempt(&mut self, caller: Caller, mut waiter: Waiter) {
         loop {
-            match self.lease(agent) {
+            match self.lease(caller) {
                 Ok(_) => return waiter.served(),
-                Err(lane) if lane == waiter.lane() => return self.waiters.push((agent, waiter)),
+                Err(lane) if lane == waiter.lane() => return self.waiters.push((caller, waiter)),
                 Err(lane) => waiter.back_to(lane),
             }
         }
@@ -105,22 +123,26 @@ impl World {
 
     /// Lets one waiter look whether it was woken; true if it was.
     fn poll(&mut self, index: usize) -> bool {
-        let (agent, mut waiter) = self.waiters.remove(index);
+        let (caller, mut waiter) = self.waiters.remove(index);
         if waiter.woken().now_or_never().is_none() {
-            self.waiters.insert(index, (agent, waiter));
+            self.waiters.insert(index, (caller, waiter));
             return false;
         }
         let lane = waiter.lane();
         waiter.back_to(lane);
-        self.attempt(agent, waiter);
+        self.attempt(caller, waiter);
         true
     }
 
     fn finish(&mut self, index: usize) {
-        let (_, epoch) = self.leases.remove(index);
+        let (caller, epoch) = self.leases.remove(index);
         if let Some((_, free)) = self.sessions.iter_mut().find(|(e, _)| *e == epoch) {
             *free += 1;
-            self.room.slot_freed(lane_of(epoch));
+            if caller.writes {
+                self.room.write_turn_freed(lane_of(epoch));
+            } else {
+                self.room.slot_freed(lane_of(epoch));
+            }
         }
     }
 
@@ -136,7 +158,8 @@ impl World {
     fn run(&mut self, op: &Op) {
         let pick = |n: u8, len: usize| usize::from(n).checked_rem(len);
         match *op {
-            Op::Enter(agent) => self.enter(u64::from(agent)),
+            Op::Enter(agent) => self.enter(Caller { agent: u64::from(agent), writes: false }),
+            Op::Write(agent) => self.enter(Caller { agent: u64::from(agent), writes: true }),
             Op::Poll(n) => drop(pick(n, self.waiters.len()).map(|i| self.poll(i))),
             Op::Leave(n) => drop(pick(n, self.waiters.len()).map(|i| self.waiters.remove(i))),
             Op::Finish(n) => drop(pick(n, self.leases.len()).map(|i| self.finish(i))),
@@ -156,10 +179,13 @@ impl World {
     }
 
     fn assert_nobody_waits_in_vain(&self) {
-        for (agent, waiter) in &self.waiters {
-            let usable = |epoch: u64| self.bound.get(agent).is_none_or(|bound| *bound == epoch);
+        for (caller, waiter) in &self.waiters {
+            let usable = |epoch: u64| {
+                let bound = self.bound.get(&caller.agent).is_none_or(|bound| *bound == epoch);
+                bound && !(caller.writes && self.is_writing(epoch))
+            };
             let free = self.sessions.iter().find(|(epoch, free)| *free > 0 && usable(*epoch));
-            assert!(free.is_none(), "agent {agent} waits in {:?} although {free:?} is free", waiter.lane());
+            assert!(free.is_none(), "{caller:?} waits in {:?} although {free:?} is free", waiter.lane());
         }
     }
 }
@@ -191,6 +217,21 @@ fn enter(world: &World, lane: Lane, agent: u64) -> Waiter {
 
 fn is_woken(waiter: &mut Waiter) -> bool {
     waiter.woken().now_or_never().is_some()
+}
+
+#[test]
+fn who_waits_to_write_has_the_freed_turn_before_who_waits_for_a_slot() {
+    let world = World::new();
+    let turn = lane_of(1).for_writes();
+    let mut reading = enter(&world, lane_of(1), 1);
+    let mut writing = [enter(&world, turn, 2), enter(&world, turn, 3)];
+    world.room.write_turn_freed(lane_of(1));
+    assert!(is_woken(&mut writing[0]) && !is_woken(&mut reading) && !is_woken(&mut writing[1]));
+    let [first, mut second] = writing;
+    drop(first);
+    assert!(is_woken(&mut second), "the turn of one who leaves is the next one's");
+    drop(second);
+    assert!(is_woken(&mut reading), "the slot is still free");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod inflight;
 pub(crate) mod ladder;
 pub(crate) mod pending;
 mod route;
+mod slots;
 pub(crate) mod state;
 
 use std::{
@@ -56,6 +57,8 @@ pub(crate) struct Session {
     in_flight: AtomicUsize,
     /// Nobody may take a slot any more: it serves its last request.
     spent: AtomicBool,
+    /// A call that may change something is in flight, where such calls run one at a time.
+    is_writing: AtomicBool,
     standing: AtomicU8,
     /// Every rung of its ladder was reached.
     proven: AtomicBool,
@@ -131,6 +134,7 @@ impl Session {
             limit: parts.limit,
             in_flight: AtomicUsize::new(0),
             spent: AtomicBool::new(false),
+            is_writing: AtomicBool::new(false),
             standing: AtomicU8::new(Standing::Initializing as u8),
             proven: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
@@ -151,30 +155,6 @@ impl Session {
         })
     }
 
-    /// Takes a slot if the session may be lent and has one free.
-    pub(crate) fn try_slot(self: &Arc<Self>) -> Option<Slot> {
-        if self.standing() != Standing::Ready || self.spent.load(Ordering::SeqCst) {
-            return None;
-        }
-        self.in_flight
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < self.limit).then_some(n + 1))
-            .ok()?;
-        self.touch();
-        Some(Slot::new(self.clone()))
-    }
-
-    /// Gives a slot back: somebody may be waiting for it.
-    pub(crate) fn release_slot(&self) {
-        self.touch();
-        let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        match self.standing() {
-            Standing::Ready => self.room.slot_freed(self.lane),
-            // The driver waits for the last call.
-            _ if before == 1 => self.nudge.notify_one(),
-            _ => {}
-        }
-    }
-
     pub(crate) fn standing(&self) -> Standing {
         // Sequentially consistent with `in_flight`: whoever ends the last call sees that the session drains, or the
         // driver sees that there is no call left.
@@ -187,16 +167,6 @@ impl Session {
 
     pub(crate) fn limit(&self) -> usize {
         self.limit
-    }
-
-    /// Slots that could be taken now, were it ready.
-    pub(crate) fn free_slots(&self) -> usize {
-        if self.spent.load(Ordering::SeqCst) { 0 } else { self.limit.saturating_sub(self.in_flight()) }
-    }
-
-    /// Nobody but the holder of the slot that was just taken uses it any more.
-    pub(crate) fn spend(&self) {
-        self.spent.store(true, Ordering::SeqCst);
     }
 
     /// What the server asks goes to this agent from now on.
@@ -302,15 +272,6 @@ impl Session {
     pub(crate) fn send_later(&self, message: Bytes) {
         if self.errands.try_send(Errand::Send(message)).is_err() {
             self.reporter.on(Event::Dropped { kind: "notification" });
-        }
-    }
-
-    pub(crate) fn transport_name(&self) -> &'static str {
-        match self.kind {
-            TransportKind::Sse => "sse",
-            TransportKind::Http => "http",
-            TransportKind::Stdio => "stdio",
-            TransportKind::Memory => "memory",
         }
     }
 

@@ -80,6 +80,18 @@ pub enum TransportKind {
     Memory,
 }
 
+impl TransportKind {
+    /// The word in logs and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Sse => "sse",
+            Self::Http => "http",
+            Self::Stdio => "stdio",
+            Self::Memory => "memory",
+        }
+    }
+}
+
 /// A way to reach one backend.
 pub trait Transport: Send + Sync + 'static {
     /// Connects and sends the `initialize` request; done when its answer is there.
