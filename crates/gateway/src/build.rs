@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use mcpool_breaker::{Breaker, Transition};
 use mcpool_upstream::{
     Backend, BackendSpec, Event, Gate, Observe, OpenReason, Opening, Source,
-    transport::{Transport, http_transport},
+    transport::{Transport, transport},
 };
 
 use crate::{
@@ -102,8 +102,7 @@ impl Gateway {
 
 fn register<O: GatewayObserve>(settings: BackendSettings, observe: &Arc<O>) -> Result<Registered, String> {
     let spec = settings.spec;
-    let transport = http_transport(&spec.endpoint, spec.transport, &spec.times, &spec.limits)
-        .map_err(|why| format!("backend {:?}: {why}", spec.name))?;
+    let transport = transport(&spec).map_err(|why| format!("backend {:?}: {why}", spec.name))?;
     register_with(spec, transport, &settings.breaker, settings.retry, observe)
 }
 

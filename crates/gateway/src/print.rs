@@ -10,7 +10,7 @@ use std::{
 use mcpool_upstream::Origin;
 use serde_json::json;
 
-use crate::config::{Config, masked_url};
+use crate::config::{Config, reached_at};
 
 /// Says how to reach the gateway, once it serves.
 ///
@@ -34,7 +34,7 @@ pub fn ready(out: &mut dyn Write, config: &Config, agents: SocketAddr, admin: So
     let mut servers = serde_json::Map::new();
     for backend in &config.backends {
         let name = &backend.spec.name;
-        writeln!(out, "\n{name}  ->  {}", masked_url(&backend.spec.endpoint.url))?;
+        writeln!(out, "\n{name}  ->  {}", reached_at(&backend.spec.endpoint))?;
         writeln!(out, "  Streamable HTTP  {agents}/{name}/mcp")?;
         writeln!(out, "  HTTP+SSE         {agents}/{name}/sse")?;
         servers.insert(name.to_string(), json!({ "url": format!("{agents}/{name}/mcp") }));

@@ -6,13 +6,16 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, State};
-use mcpool_upstream::{Backend, BackendStatus, Mode, ModeChoice, Seat, TransportChoice};
+use mcpool_upstream::{Backend, BackendStatus, Mode, ModeChoice, Seat};
 use mcpool_wire::{
     Answer, Backends, Call, CallError, ErrorKind, Hello, Link, Message, Reply, Revision, ServerEntry, Target,
 };
 use tower::Service as _;
 
-use crate::stack::{BackendStack, Order, now};
+use crate::{
+    config::transport_word,
+    stack::{BackendStack, Order, now},
+};
 
 /// One backend with everything that stands in front of it.
 pub struct Registered {
@@ -133,11 +136,7 @@ fn entry(registered: &Registered) -> ServerEntry {
     let spec = registered.backend.spec();
     let status = registered.backend.status();
     let (state, reason) = describe(&status, registered.breaker.snapshot(now()).state);
-    let configured = match spec.transport {
-        TransportChoice::Auto => "auto",
-        TransportChoice::Sse => "sse",
-        TransportChoice::Http => "http",
-    };
+    let configured = transport_word(spec.transport);
     ServerEntry {
         name: registered.name.to_string(),
         transport: status.transport.unwrap_or(configured).to_owned(),

@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use mcpool_upstream::{
-    BackendSpec, HttpEndpoint, Limits, ModeChoice, Origin, Profile, Sharing, Times, TransportChoice,
-    transport::http_transport,
+    BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, Profile, SerialWrites, Sharing, Times,
+    TransportChoice, transport,
 };
 use mcpool_wire::BackendId;
 use toml::Spanned;
@@ -14,6 +14,7 @@ use url::Url;
 use super::{
     BackendFlag,
     check::{Checker, Words},
+    process,
     raw::{RawBackend, RawBreaker, RawRetry, Text},
     sharing,
 };
@@ -43,7 +44,7 @@ pub(super) fn plain(
             name: name.into(),
             origin,
             generation: 1,
-            endpoint: HttpEndpoint { url, headers: Vec::new(), ca_pem: None },
+            endpoint: Endpoint::Http(HttpEndpoint { url, headers: Vec::new(), ca_pem: None }),
             transport: TransportChoice::Auto,
             mode,
             sharing: Sharing { profiles: profiles.clone(), ..Sharing::default() },
@@ -69,39 +70,86 @@ pub(super) fn read(
         checker.problem(name.get_ref(), Some(&name.span()), reason);
     }
     checker.section(format!("backends.{}.", name.get_ref()));
-    if raw.url.is_none() {
-        checker.problem("url", Some(&name.span()), "missing; a backend needs the URL of its MCP server");
+    if raw.url.is_none() && raw.command.is_none() {
+        let reason = "missing; a backend needs the URL of its MCP server, or the command that starts it";
+        checker.problem("url", Some(&name.span()), reason);
+    }
+    let is_process = raw.command.is_some();
+    let endpoint = endpoint(checker, raw, common);
+    let transport = transport(checker, raw, is_process);
+    let mode = checker.word("mode", &raw.mode, modes(), common.default_mode);
+    let (times, limits) = (times(checker, raw, is_process), limits(checker, raw, is_process));
+    let breaker = breaker(checker, name.get_ref(), &raw.breaker, &times);
+    let retry = retry(checker, name.get_ref(), &raw.retry);
+    checker.section(format!("backends.{}.", name.get_ref()));
+    let headers = endpoint.as_ref().map_or(&[][..], headers_of);
+    let sharing = sharing::read(checker, raw, common.profiles, headers);
+    let spec = BackendSpec {
+        id,
+        name: name.get_ref().as_str().into(),
+        origin: Origin::File,
+        generation: 1,
+        endpoint: endpoint?,
+        transport,
+        mode,
+        sharing,
+        fan_out_logs: Checker::switch(&raw.fan_out_logs, false),
+        times,
+        limits,
+    };
+    usable(checker, &spec, &raw.tls.ca_file);
+    Some(BackendSettings { spec, breaker, retry })
+}
+
+fn endpoint(checker: &mut Checker<'_>, raw: &RawBackend, common: &Common<'_>) -> Option<Endpoint> {
+    process::keep_apart(checker, raw);
+    if let Some(command) = &raw.command {
+        return process::read(checker, command, raw, common.folder).map(Endpoint::Stdio);
     }
     let url = checker.parsed("url", &raw.url, parse_url);
     let headers = headers(checker, raw);
+    let ca_pem = roots(checker, &raw.tls.ca_file, common.folder);
+    Some(Endpoint::Http(HttpEndpoint { url: url?, headers, ca_pem }))
+}
+
+fn headers_of(endpoint: &Endpoint) -> &[(HeaderName, HeaderValue)] {
+    match endpoint {
+        Endpoint::Http(http) => &http.headers,
+        Endpoint::Stdio(_) => &[],
+    }
+}
+
+fn transport(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> TransportChoice {
+    let default = if is_process { TransportChoice::Stdio } else { TransportChoice::Auto };
     let transports = Words {
         known: &[
             ("auto", TransportChoice::Auto),
             ("sse", TransportChoice::Sse),
             ("http", TransportChoice::Http),
+            ("stdio", TransportChoice::Stdio),
         ],
-        later: &["stdio"],
+        later: &[],
     };
-    let transport = checker.word("transport", &raw.transport, transports, TransportChoice::Auto);
-    let mode = checker.word("mode", &raw.mode, modes(), common.default_mode);
-    let (times, limits) = (times(checker, raw), limits(checker, raw));
-    let breaker = breaker(checker, name.get_ref(), &raw.breaker, &times);
-    let retry = retry(checker, name.get_ref(), &raw.retry);
-    checker.section(format!("backends.{}.", name.get_ref()));
-    let ca_pem = roots(checker, &raw.tls.ca_file, common.folder);
-    let sharing = sharing::read(checker, raw, common.profiles, &headers);
-    let mut settings = plain(id, name.get_ref(), url?, Origin::File, mode, common.profiles);
-    settings.spec.sharing = sharing;
-    settings.spec.endpoint.headers = headers;
-    settings.spec.endpoint.ca_pem = ca_pem;
-    settings.spec.transport = transport;
-    settings.spec.fan_out_logs = Checker::switch(&raw.fan_out_logs, false);
-    settings.spec.times = times;
-    settings.spec.limits = limits;
-    settings.breaker = breaker;
-    settings.retry = retry;
-    usable(checker, &settings.spec, &raw.tls.ca_file);
-    Some(settings)
+    let chosen = checker.word("transport", &raw.transport, transports, default);
+    let span = raw.transport.as_ref().map(Spanned::span);
+    match (chosen, is_process) {
+        (TransportChoice::Sse | TransportChoice::Http, true) => {
+            checker.problem("transport", span.as_ref(), "a command is spoken to over stdio");
+            default
+        }
+        (TransportChoice::Stdio, false) => {
+            checker.problem("transport", span.as_ref(), "\"stdio\" needs a command, not a URL");
+            default
+        }
+        (TransportChoice::Auto, true) => default,
+        (chosen, _) => chosen,
+    }
+}
+
+/// The words for writes one at a time.
+fn serial<'a>() -> Words<'a, SerialWrites> {
+    let known = &[("auto", SerialWrites::Auto), ("on", SerialWrites::On), ("off", SerialWrites::Off)];
+    Words { known, later: &[] }
 }
 
 /// The words for modes.
@@ -171,8 +219,8 @@ fn headers(checker: &mut Checker<'_>, raw: &RawBackend) -> Vec<(HeaderName, Head
     headers
 }
 
-fn times(checker: &mut Checker<'_>, raw: &RawBackend) -> Times {
-    let default = Times::default();
+fn times(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> Times {
+    let default = if is_process { Times::of_process() } else { Times::default() };
     let mut time = |key, raw, default| checker.duration(key, raw, default, SHORTEST);
     Times {
         connect: time("connect_timeout", &raw.connect_timeout, default.connect),
@@ -189,8 +237,8 @@ fn times(checker: &mut Checker<'_>, raw: &RawBackend) -> Times {
     }
 }
 
-fn limits(checker: &mut Checker<'_>, raw: &RawBackend) -> Limits {
-    let default = Limits::default();
+fn limits(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> Limits {
+    let default = if is_process { Limits::of_process() } else { Limits::default() };
     let mut count = |key, raw, default, least| checker.count(key, raw, default, least..=MOST);
     let max_sessions = count("max_sessions", &raw.max_sessions, default.max_sessions, 1);
     let shared_sessions =
@@ -204,6 +252,12 @@ fn limits(checker: &mut Checker<'_>, raw: &RawBackend) -> Limits {
         max_creating: count("max_creating", &raw.max_creating, default.max_creating, 1),
         queue: count("queue", &raw.queue, default.queue, 1),
         max_message: checker.size("max_message", &raw.max_message, default.max_message, 1 << 10..=1 << 30),
+        serial_writes: checker.word(
+            "serialize_writes",
+            &raw.serialize_writes,
+            serial(),
+            default.serial_writes,
+        ),
     };
     let span = |raw: &Option<Spanned<_>>| raw.as_ref().map(Spanned::span);
     if shared_sessions > max_sessions {
@@ -265,18 +319,19 @@ fn roots(checker: &mut Checker<'_>, raw: &Text, folder: &Path) -> Option<Vec<u8>
 
 /// Whether the transport can be built: certificates are understood only there.
 fn usable(checker: &mut Checker<'_>, spec: &BackendSpec, ca_file: &Text) {
-    let Some(ca_file) = ca_file.as_ref().filter(|_| spec.endpoint.ca_pem.is_some()) else { return };
-    if let Err(why) = http_transport(&spec.endpoint, spec.transport, &spec.times, &spec.limits) {
+    let Some(ca_file) = ca_file else { return };
+    if let Err(why) = transport::transport(spec) {
         checker.problem("tls.ca_file", Some(&ca_file.span()), why);
     }
 }
 
 /// The words of the choices, for printing.
-pub(super) fn transport_word(choice: TransportChoice) -> &'static str {
+pub(crate) fn transport_word(choice: TransportChoice) -> &'static str {
     match choice {
         TransportChoice::Auto => "auto",
         TransportChoice::Sse => "sse",
         TransportChoice::Http => "http",
+        TransportChoice::Stdio => "stdio",
     }
 }
 

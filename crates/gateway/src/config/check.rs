@@ -218,5 +218,4 @@ impl<T: Copy> Words<'_, T> {
 
 const NOT_YET: &str = "not supported by this version";
 const LATER_TOP: [&str; 3] = ["virtual", "auth", "tenants"];
-const LATER_BACKEND: [&str; 7] =
-    ["command", "args", "env", "cwd", "share_across", "on_state_loss", "retry_idempotent_tools"];
+const LATER_BACKEND: [&str; 3] = ["share_across", "on_state_loss", "retry_idempotent_tools"];

@@ -6,6 +6,7 @@
 mod backend;
 mod check;
 mod problem;
+mod process;
 mod raw;
 mod sharing;
 mod shown;
@@ -25,9 +26,9 @@ use mcpool_wire::BackendId;
 use toml::Spanned;
 use url::Url;
 
-pub(crate) use self::backend::{check_name, parse_url};
+pub(crate) use self::backend::{check_name, parse_url, transport_word};
 pub use self::problem::{Place, Problem, Problems};
-pub(crate) use self::shown::masked_url;
+pub(crate) use self::shown::reached_at;
 use self::{
     check::{Checker, Environment, Words},
     problem::line_of,
@@ -63,6 +64,8 @@ pub struct Config {
     pub backends: Vec<BackendSettings>,
     /// The files of extra roots to trust, by backend, as they were named.
     pub ca_files: BTreeMap<Arc<str>, String>,
+    /// The arguments of programs, by backend, as they were written: variables put in may be secret.
+    pub args: BTreeMap<Arc<str>, Vec<String>>,
     /// The environment variables the file asks for, and whether they were set.
     pub variables: BTreeMap<String, bool>,
 }
@@ -124,6 +127,7 @@ impl Default for Config {
             profiles: Vec::new(),
             backends: Vec::new(),
             ca_files: BTreeMap::new(),
+            args: BTreeMap::new(),
             variables: BTreeMap::new(),
         }
     }
@@ -235,6 +239,10 @@ impl Config {
             self.backends.extend(backend::read(checker, BackendId(id), name, raw, common));
             if let Some(path) = &raw.tls.ca_file {
                 self.ca_files.insert(name.get_ref().as_str().into(), path.get_ref().clone());
+            }
+            if !raw.args.is_empty() {
+                let args = raw.args.iter().map(|arg| arg.get_ref().clone()).collect();
+                self.args.insert(name.get_ref().as_str().into(), args);
             }
         }
         checker.section("");

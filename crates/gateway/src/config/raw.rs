@@ -103,6 +103,10 @@ pub(super) struct RawShutdown {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawBackend {
     pub(super) url: Text,
+    pub(super) command: Text,
+    pub(super) args: Vec<Spanned<String>>,
+    pub(super) env: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub(super) cwd: Text,
     pub(super) transport: Text,
     pub(super) mode: Text,
     pub(super) state: Text,
@@ -130,6 +134,7 @@ pub(super) struct RawBackend {
     pub(super) probe_timeout: Span,
     pub(super) cancel_grace: Span,
     pub(super) max_message: Amount,
+    pub(super) serialize_writes: Text,
     pub(super) breaker: RawBreaker,
     pub(super) retry: RawRetry,
 }

@@ -1,9 +1,10 @@
 //! The effective configuration as it is printed: a file that could be read again, but for what is masked.
 //!
-//! Values of headers and everything in the query of a URL are never shown: both hold credentials.
+//! Values of headers and of a program's variables and everything in the query of a URL are never shown: they hold
+//! credentials.
 
 use mcpool_front::{FrontLimits, FrontTimes, Unauthenticated};
-use mcpool_upstream::{Profile, Sharing, StateChoice};
+use mcpool_upstream::{Endpoint, Profile, SerialWrites, Sharing, StateChoice};
 use toml::{Table, Value};
 use url::Url;
 
@@ -60,7 +61,8 @@ impl Config {
         if !self.backends.is_empty() {
             let named = self.backends.iter().map(|one| {
                 let ca_file = self.ca_files.get(&one.spec.name).map(String::as_str);
-                (one.spec.name.to_string(), Value::Table(backend(one, ca_file)))
+                let args = self.args.get(&one.spec.name).cloned().unwrap_or_default();
+                (one.spec.name.to_string(), Value::Table(backend(one, ca_file, args)))
             });
             put(&mut top, "backends", named.collect::<Table>());
         }
@@ -104,18 +106,28 @@ fn times(times: &FrontTimes) -> Table {
     table
 }
 
-fn backend(settings: &BackendSettings, ca_file: Option<&str>) -> Table {
+fn backend(settings: &BackendSettings, ca_file: Option<&str>, args: Vec<String>) -> Table {
     let spec = &settings.spec;
     let mut table = Table::new();
-    put(&mut table, "url", masked_url(&spec.endpoint.url));
+    match &spec.endpoint {
+        Endpoint::Http(http) => {
+            put(&mut table, "url", masked_url(&http.url));
+            let names = http.headers.iter().map(|(name, _)| name.to_string());
+            put_masked(&mut table, "headers", names);
+        }
+        Endpoint::Stdio(program) => {
+            put(&mut table, "command", program.command.to_string_lossy().into_owned());
+            put(&mut table, "args", args);
+            put_masked(&mut table, "env", program.env.keys().cloned());
+            if let Some(folder) = &program.cwd {
+                put(&mut table, "cwd", folder.display().to_string());
+            }
+        }
+    }
     put(&mut table, "transport", transport_word(spec.transport));
     put(&mut table, "mode", mode_word(spec.mode));
     sharing_of(&mut table, &spec.sharing);
     put(&mut table, "fan_out_logs", spec.fan_out_logs);
-    if !spec.endpoint.headers.is_empty() {
-        let names = spec.endpoint.headers.iter().map(|(name, _)| (name.to_string(), MASK.into()));
-        put(&mut table, "headers", names.collect::<Table>());
-    }
     if let Some(path) = ca_file {
         let mut tls = Table::new();
         put(&mut tls, "ca_file", path);
@@ -196,6 +208,31 @@ fn limits_of(table: &mut Table, settings: &BackendSettings) {
         put(table, key, number(count));
     }
     put(table, "max_message", show_size(limits.max_message as u64));
+    put(
+        table,
+        "serialize_writes",
+        match limits.serial_writes {
+            SerialWrites::Auto => "auto",
+            SerialWrites::On => "on",
+            SerialWrites::Off => "off",
+        },
+    );
+}
+
+/// Names whose values are nobody's business; nothing where there are none.
+fn put_masked(table: &mut Table, key: &str, names: impl Iterator<Item = String>) {
+    let masked: Table = names.map(|name| (name, MASK.into())).collect();
+    if !masked.is_empty() {
+        put(table, key, masked);
+    }
+}
+
+/// Where a backend is reached, in a word, for people. Arguments of a program may be secret.
+pub(crate) fn reached_at(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Http(http) => masked_url(&http.url),
+        Endpoint::Stdio(program) => program.command.to_string_lossy().into_owned(),
+    }
 }
 
 /// A URL without what may be secret in it.

@@ -1,6 +1,9 @@
 //! What a wrong file is answered with, word for word, and the tie between `config/mcpool.toml` and the code.
 
 mod file;
+mod process;
+
+use mcpool_upstream::{Endpoint, HttpEndpoint};
 
 use super::*;
 
@@ -49,19 +52,15 @@ fn unknown_keys_are_refused_with_their_line() {
 
 #[test]
 fn keys_and_words_of_later_versions_are_refused_as_such() {
-    for key in ["command = \"npx\"", "args = []", "share_across = \"everyone\"", "env = {}"] {
+    for key in ["share_across = \"everyone\"", "on_state_loss = \"error\""] {
         let name = key.split(' ').next().unwrap();
         check_backend(key, &format!("backends.a.{name}: not supported by this version"));
     }
     check_backend("retry.budget = 0.2", "backends.a.retry.budget: not supported by this version");
-    check_backend(
-        "transport = \"stdio\"",
-        "backends.a.transport: \"stdio\" is not supported by this version",
-    );
     // Even where the table would be incomplete for other reasons.
     check(
-        "[backends.a]\ncommand = \"npx\"",
-        "file.toml:2: backends.a.command: not supported by this version",
+        "[backends.a]\nshare_across = \"everyone\"",
+        "file.toml:2: backends.a.share_across: not supported by this version",
     );
 }
 
@@ -176,10 +175,18 @@ fn urls_are_checked() {
     check("http://h/#x", "a URL must not end in a \"#\" part; it is never sent");
     self::check(
         "[backends.a]\nmode = \"shared\"",
-        "file.toml:1: backends.a.url: missing; a backend needs the URL of its MCP server",
+        "file.toml:1: backends.a.url: missing; a backend needs the URL of its MCP server, or the command that starts \
+         it",
     );
     let config = parse("[backends.a]\nurl = \"http://h/sse/\"").unwrap();
-    assert_eq!(config.backends[0].spec.endpoint.url.as_str(), "http://h/sse/");
+    assert_eq!(http(&config).url.as_str(), "http://h/sse/");
+}
+
+fn http(config: &Config) -> &HttpEndpoint {
+    match &config.backends[0].spec.endpoint {
+        Endpoint::Http(http) => http,
+        Endpoint::Stdio(program) => panic!("a program: {program:?}"),
+    }
 }
 
 #[test]
@@ -222,7 +229,7 @@ fn words_and_addresses_are_checked() {
     );
     check_backend(
         "transport = \"ws\"",
-        "backends.a.transport: \"ws\" is unknown; write one of \"auto\", \"sse\", \"http\"",
+        "backends.a.transport: \"ws\" is unknown; write one of \"auto\", \"sse\", \"http\", \"stdio\"",
     );
     check(
         "[log]\nformat = \"xml\"",
@@ -264,8 +271,8 @@ fn headers_are_checked_and_never_shown() {
     let text =
         "[backends.a]\nurl = \"http://h/?key=${TOKEN}\"\nheaders = { Authorization = \"Bearer ${TOKEN}\" }";
     let config = parse_with(text, &|_| Some("hunter2".to_owned())).unwrap();
-    assert_eq!(config.backends[0].spec.endpoint.headers[0].1, "Bearer hunter2");
-    for shown in [config.shown().to_string(), format!("{:?}", config.backends[0].spec.endpoint.headers)] {
+    assert_eq!(http(&config).headers[0].1, "Bearer hunter2");
+    for shown in [config.shown().to_string(), format!("{:?}", http(&config).headers)] {
         assert!(!shown.contains("hunter2"), "{shown}");
     }
     assert!(config.shown().to_string().contains("authorization = \"***\""));

@@ -194,6 +194,7 @@ const DROPPED: &[&str] = &[
     "updated",
     "mangled_id",
     "malformed",
+    "too_large",
     "abandoned",
     "agent_response",
 ];

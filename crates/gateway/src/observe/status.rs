@@ -9,12 +9,12 @@ use std::{
 };
 
 use mcpool_front::{Health, Readiness};
-use mcpool_upstream::{Mode, Origin};
+use mcpool_upstream::{Endpoint, Mode, Origin};
 use serde_json::{Map, Value, json};
 
 use crate::{
     build::Gateway,
-    config::masked_url,
+    config::reached_at,
     route::{Registered, mode_word},
     stack::now,
 };
@@ -134,6 +134,10 @@ fn picture(registered: &Registered) -> Map<String, Value> {
             "seconds_ago": seconds(now().saturating_duration_since(demotion.at)),
         })
     });
+    let (url, command) = match &spec.endpoint {
+        Endpoint::Http(_) => (Some(reached_at(&spec.endpoint)), None),
+        Endpoint::Stdio(_) => (None, Some(reached_at(&spec.endpoint))),
+    };
     let picture = json!({
         "name": registered.name,
         "id": spec.id.0,
@@ -143,7 +147,8 @@ fn picture(registered: &Registered) -> Map<String, Value> {
             Origin::Cli => "cli",
             Origin::Demo => "demo",
         },
-        "url": masked_url(&spec.endpoint.url),
+        "url": url,
+        "command": command,
         "state": state,
         "reason": reason,
         "transport": status.transport,

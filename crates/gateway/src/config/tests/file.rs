@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use mcpool_upstream::{Limits, Times};
+use mcpool_upstream::{Endpoint, Limits, Times, TransportChoice};
 use serde::{
     Deserialize,
     de::{Deserializer, Visitor, value::Error as Plain},
@@ -49,10 +49,25 @@ fn the_example_in_the_file_is_the_defaults_of_a_backend() {
 }
 
 #[test]
+fn the_program_in_the_file_has_the_defaults_of_a_program() {
+    let config = read(&with_example());
+    let program = &config.backends[1].spec;
+    assert_eq!(format!("{:?}", program.times), format!("{:?}", Times::of_process()));
+    assert_eq!(format!("{:?}", program.limits), format!("{:?}", Limits::of_process()));
+    assert_eq!(program.transport, TransportChoice::Stdio);
+}
+
+/// The URL and the program, as one table of all keys a backend can have.
+fn both(table: &Table) -> toml::Value {
+    let of = |name: &str| table["backends"][name].as_table().unwrap().clone();
+    toml::Value::Table(of("example-program").into_iter().chain(of("example")).collect())
+}
+
+#[test]
 fn the_file_and_the_code_name_the_same_keys() {
     let whole = format!("{}\ntls.ca_file = \"x\"", with_example());
     let table: Table = whole.parse().unwrap();
-    let example = &table["backends"]["example"];
+    let example = &both(&table);
     let mut expect = fields::<raw::RawConfig>();
     assert_eq!(keys(&table), std::mem::take(&mut expect));
     for (section, fields) in [
@@ -74,7 +89,7 @@ fn what_is_printed_names_the_same_keys_and_reads_the_same() {
     let mut config = read(&with_example());
     config.ca_files.insert("example".into(), "x".to_owned());
     let shown = config.shown();
-    let example = &shown["backends"]["example"];
+    let example = &both(&shown);
     assert_eq!(keys(&shown), fields::<raw::RawConfig>());
     for (section, fields) in [
         (&shown["limits"], fields::<raw::RawLimits>()),
@@ -152,7 +167,8 @@ fn the_file_for_compose_names_the_services_of_the_compose_file() {
     let config = read(include_str!("../../../../../config/compose.toml"));
     let compose = include_str!("../../../../../docker-compose.yml");
     for backend in &config.backends {
-        let host = backend.spec.endpoint.url.host_str().unwrap();
+        let Endpoint::Http(http) = &backend.spec.endpoint else { panic!("a program") };
+        let host = http.url.host_str().unwrap();
         assert!(compose.contains(&format!("\n  {host}:\n")), "{host} is no service");
     }
     assert_eq!(config.backends.len(), 2);
