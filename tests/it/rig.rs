@@ -17,8 +17,8 @@ use mcpool::{
 };
 use mcpool_front::{FrontConfig, FrontEvent, FrontObserve, FrontTimes, Health, Outcome, Readiness, Server};
 use mcpool_upstream::{
-    BackendSpec, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Sharing, Source, Times,
-    TransportChoice,
+    BackendSpec, Endpoint, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Sharing, Source,
+    StdioEndpoint, Times, TransportChoice,
 };
 use mcpool_wire::BackendId;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -46,7 +46,7 @@ pub(crate) struct Seen {
 
 /// What a test wants of one backend.
 pub(crate) struct Wanted {
-    pub(crate) url: String,
+    pub(crate) endpoint: Endpoint,
     pub(crate) mode: ModeChoice,
     pub(crate) sharing: Sharing,
     pub(crate) transport: TransportChoice,
@@ -60,8 +60,9 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     pub(crate) fn shared(url: String) -> Self {
+        let url = url.parse().expect("a URL");
         Self {
-            url,
+            endpoint: Endpoint::Http(HttpEndpoint { url, headers: Vec::new(), ca_pem: None }),
             mode: ModeChoice::Shared,
             sharing: Sharing::default(),
             transport: TransportChoice::Auto,
@@ -73,11 +74,27 @@ impl Wanted {
         }
     }
 
+    /// A program, everything at its default.
+    pub(crate) fn program(endpoint: StdioEndpoint) -> Self {
+        Self {
+            endpoint: Endpoint::Stdio(endpoint),
+            transport: TransportChoice::Stdio,
+            times: Times::of_process(),
+            limits: Limits::of_process(),
+            ..Self::shared("http://unused/".to_owned())
+        }
+    }
+
     fn settings(self) -> BackendSettings {
         let header =
             |(name, value): (&str, &str)| (name.parse().expect("a name"), value.parse().expect("a value"));
-        let headers = self.headers.into_iter().map(header).collect();
-        let endpoint = HttpEndpoint { url: self.url.parse().expect("a URL"), headers, ca_pem: None };
+        let endpoint = match self.endpoint {
+            Endpoint::Http(http) => {
+                let headers = self.headers.into_iter().map(header).collect();
+                Endpoint::Http(HttpEndpoint { headers, ..http })
+            }
+            program @ Endpoint::Stdio(_) => program,
+        };
         let spec = BackendSpec {
             id: BackendId(0),
             name: "demo".into(),

@@ -67,7 +67,8 @@ async fn writes_run_one_at_a_time_in_order_of_arrival_and_reads_beside_them() {
 
 #[tokio::test(start_paused = true)]
 async fn without_the_switch_writes_run_together() {
-    let wish = Wish { limits: Limits { serial_writes: SerialWrites::Off, ..serial(8).limits }, ..Wish::default() };
+    let wish =
+        Wish { limits: Limits { serial_writes: SerialWrites::Off, ..serial(8).limits }, ..Wish::default() };
     let (_lab, agents) = ready(wish, 8).await;
     let start = now();
     join_all(

@@ -1,4 +1,5 @@
-//! The real backends: each a process on loopback that says `ready PORT`, ended when dropped.
+//! The real backends: each a process on loopback that says `ready PORT`, ended when dropped, or a program that the
+//! gateway starts itself.
 //!
 //! The subtle thing: FastMCP's streamable server stands at `/sse/`, as users mount it; a GET without a session
 //! is answered 400 there, which is the very complaint this project began with.
@@ -41,16 +42,17 @@ pub(crate) struct Spec {
     pub(crate) name: &'static str,
     /// Its tools.
     pub(crate) kind: Kind,
-    /// `sse` or `http`.
+    /// `sse`, `http` or `stdio`.
     pub(crate) transport: &'static str,
     venv: &'static str,
     path: &'static str,
 }
 
 /// Every backend of the matrix.
-pub(crate) const ALL: [Spec; 7] = [
+pub(crate) const ALL: [Spec; 8] = [
     Spec { name: "everything-sse", kind: Kind::Everything, transport: "sse", venv: "", path: "/sse" },
     Spec { name: "everything-http", kind: Kind::Everything, transport: "http", venv: "", path: "/mcp" },
+    Spec { name: "everything-stdio", kind: Kind::Everything, transport: "stdio", venv: "", path: "" },
     Spec { name: "fastmcp4-sse", kind: Kind::FastMcp, transport: "sse", venv: "fastmcp4", path: "/sse/" },
     Spec { name: "fastmcp4-http", kind: Kind::FastMcp, transport: "http", venv: "fastmcp4", path: "/sse/" },
     Spec { name: "fastmcp2-sse", kind: Kind::FastMcp, transport: "sse", venv: "fastmcp2", path: "/sse/" },
@@ -64,7 +66,7 @@ pub(crate) const PINGING: Spec =
 
 /// The FastMCP backend of the scenario and the restarts, over one transport.
 pub(crate) fn fastmcp(transport: &str) -> Spec {
-    if transport == "sse" { ALL[2] } else { ALL[3] }
+    if transport == "sse" { ALL[3] } else { ALL[4] }
 }
 
 /// Program and arguments of our FastMCP server, without a port.
@@ -82,7 +84,8 @@ pub(crate) struct Backend {
     pub(crate) spec: Spec,
     /// Where it listens.
     pub(crate) port: u16,
-    service: Service,
+    /// None for a program of the gateway's.
+    service: Option<Service>,
 }
 
 impl Spec {
@@ -91,6 +94,9 @@ impl Spec {
     /// # Errors
     /// When it is not ready within a minute.
     pub(crate) fn start(self) -> Result<Backend> {
+        if self.transport == "stdio" {
+            return Ok(Backend { spec: self, port: 0, service: None });
+        }
         let job = match self.kind {
             Kind::FastMcp => {
                 let command = fastmcp_command(self.venv, self.transport);
@@ -104,7 +110,7 @@ impl Spec {
         };
         let service = job.service(&format!("backend-{}", self.name))?;
         let port = service.ready()?;
-        Ok(Backend { spec: self, port, service })
+        Ok(Backend { spec: self, port, service: Some(service) })
     }
 }
 
@@ -119,9 +125,17 @@ impl Backend {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// Whether it still runs.
+    /// Its table in the configuration of the gateway.
+    pub(crate) fn table(&self) -> String {
+        match self.service {
+            Some(_) => format!("url = \"{}\"\nmode = \"shared\"\n", self.url()),
+            None => program("server-everything", &["stdio"]),
+        }
+    }
+
+    /// Whether it still runs, as far as that is ours to know.
     pub(crate) fn alive(&mut self) -> bool {
-        self.service.alive()
+        self.service.as_mut().is_none_or(Service::alive)
     }
 
     /// What a server of ours counted of something, `None` for other backends.
@@ -136,6 +150,14 @@ impl Backend {
         let stats: serde_json::Value = serde_json::from_str(&body)?;
         Ok(Some(stats["seen"][what].as_u64().unwrap_or(0)))
     }
+}
+
+/// The table of one of the reference servers, started by the gateway.
+pub(crate) fn program(server: &str, args: &[&str]) -> String {
+    let path = format!("node_modules/@modelcontextprotocol/{server}/dist/index.js");
+    let path = paths::deps().join("node").join(path).display().to_string();
+    let args: Vec<String> = [path.as_str()].iter().chain(args).map(|arg| format!("{arg:?}")).collect();
+    format!("command = \"node\"\nargs = [{}]\nmode = \"shared\"\n", args.join(", "))
 }
 
 fn everything(transport: &str) -> Job {

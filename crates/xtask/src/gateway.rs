@@ -53,10 +53,21 @@ impl Gateway {
     /// # Errors
     /// When it is not ready within half a minute.
     pub(crate) fn with(name: &str, backends: &[Entry]) -> Result<Self> {
+        let tables = backends.iter().map(|Entry { name, url, mode }| {
+            (name.as_str(), format!("url = \"{url}\"\nmode = \"{mode}\"\n"))
+        });
+        Self::tables(name, &tables.collect::<Vec<_>>())
+    }
+
+    /// Starts the gateway in front of backends, each with the lines of its table.
+    ///
+    /// # Errors
+    /// When it is not ready within half a minute.
+    pub(crate) fn tables(name: &str, backends: &[(&str, String)]) -> Result<Self> {
         let (port, admin) = (http::free_port()?, http::free_port()?);
         let mut config = format!("listen = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:{admin}\"\n");
-        for Entry { name, url, mode } in backends {
-            write!(config, "\n[backends.{name}]\nurl = \"{url}\"\nmode = \"{mode}\"\n")?;
+        for (backend, lines) in backends {
+            write!(config, "\n[backends.{backend}]\n{lines}")?;
         }
         fs::create_dir_all(paths::logs())?;
         let file = paths::logs().join(format!("{name}.toml"));
@@ -128,7 +139,7 @@ impl Gateway {
     }
 }
 
-/// Name and URL of each backend, as the gateway is told.
-pub(crate) fn urls(backends: &[Backend]) -> Vec<(&str, String)> {
-    backends.iter().map(|backend| (backend.spec.name, backend.url())).collect()
+/// Name and table of each backend, as the gateway is told.
+pub(crate) fn tables(backends: &[Backend]) -> Vec<(&str, String)> {
+    backends.iter().map(|backend| (backend.spec.name, backend.table())).collect()
 }

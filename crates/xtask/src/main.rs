@@ -20,6 +20,7 @@ mod run;
 mod scenario;
 mod setup;
 mod state;
+mod stdio;
 mod steps;
 
 use std::process::ExitCode;
@@ -62,6 +63,8 @@ enum Task {
     Conformance(conformance::Options),
     /// Parallel executors, a new agent session each round, against a real FastMCP backend.
     Scenario(scenario::Options),
+    /// Real stdio servers: what many agents write at once is all there afterwards.
+    Stdio(stdio::Options),
     /// `kill -9` and restart of a real backend under many agents.
     Restarts(restarts::Options),
     /// The load comparison; arguments go to the bench program.
@@ -106,6 +109,7 @@ fn perform(task: Task) -> Result<bool> {
             real(|report| report.step("conformance", || conformance::run(&options)))
         }
         Task::Scenario(options) => real(|report| report.step("scenario", || scenario::run(&options))),
+        Task::Stdio(options) => real(|report| report.step("stdio", || stdio::run(&options))),
         Task::Restarts(options) => real(|report| report.step("restarts", || restarts::run(&options))),
         Task::Bench { args } => bench(&args),
     }

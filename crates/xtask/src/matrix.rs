@@ -88,7 +88,7 @@ fn real(options: &Options, wanted: &[Spec]) -> Result<Tally> {
     if options.direct {
         return Ok(direct(options, &running));
     }
-    let gateway = Gateway::start("gateway-matrix", &gateway::urls(&running))?;
+    let gateway = Gateway::tables("gateway-matrix", &gateway::tables(&running))?;
     let mut tally = Tally::default();
     for backend in &mut running {
         let cells = options.cells(backend.spec.name, backend.spec.kind);

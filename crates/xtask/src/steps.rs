@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::report::{Report, Tally};
 use crate::run::{Ended, Job};
-use crate::{asked, conformance, matrix, restarts, scenario, setup, state};
+use crate::{asked, conformance, matrix, restarts, scenario, setup, state, stdio};
 
 /// One step of the gate.
 #[derive(Debug)]
@@ -46,6 +46,9 @@ pub(crate) fn all() -> Vec<Step> {
         }),
         step("scenario", "parallel executors, a new session each round (short form)", || {
             scenario::run(&scenario::Options::short())
+        }),
+        step("stdio", "real stdio servers: 50 agents write and read at once", || {
+            stdio::run(&stdio::Options::short())
         }),
         step("restarts", "kill -9 of real backends under 100 agents (short form)", || {
             restarts::run(&restarts::Options::short())

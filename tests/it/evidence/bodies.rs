@@ -9,7 +9,7 @@ use mcpool_testkit::{
     Script,
     agent::{Agent, AgentError, Transport},
 };
-use mcpool_upstream::{ModeChoice, TransportChoice};
+use mcpool_upstream::{Endpoint, ModeChoice, TransportChoice};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -158,7 +158,9 @@ async fn the_host_is_the_one_that_was_configured() {
     server.tune(|s| s.only_host = Some(format!("localhost:{port}")));
     for back in WIRES {
         let mut right = wanted(&server, back, ModeChoice::Shared);
-        right.url = right.url.replace("127.0.0.1", "localhost");
+        if let Endpoint::Http(http) = &mut right.endpoint {
+            http.url.set_host(Some("localhost")).expect("a host");
+        }
         let rig = Rig::start(right).await;
         echoes(&agent(&rig, Transport::Http).await, "served").await;
         over(rig).await;
