@@ -15,7 +15,7 @@ use crate::gateway::{Entry, Gateway};
 use crate::report::Tally;
 
 /// A mode of the gateway, and what an agent that can be asked finds there.
-const MODES: [(&str, &str); 2] = [("auto", "answered"), ("shared", "refused")];
+const MODES: [(&str, &str); 3] = [("auto", "answered"), ("exclusive", "answered"), ("shared", "refused")];
 /// What the drivers report of a cell.
 const CHECKS: [&str; 6] = ["handshake", "sampling", "elicitation", "url", "roots", "close"];
 /// One driver with all its cells; a step of a cell has its own, shorter limit there.
@@ -42,9 +42,11 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
     let mut entries = Vec::new();
     let mut cells = Vec::new();
     for backend in &running {
-        for (mode, expect) in MODES {
+        // A fresh process for each request takes longer than the clients wait.
+        let is_process = backend.spec.transport == "stdio";
+        for (mode, expect) in MODES.into_iter().filter(|(mode, _)| !is_process || *mode != "exclusive") {
             let name = format!("{}-{mode}", backend.spec.name);
-            entries.push(Entry { name: name.clone(), url: backend.url(), mode });
+            entries.push(Entry { name: name.clone(), reached: backend.reached(), mode });
             cells.push(Cell { backend: name, kind: backend.spec.kind.name(), expect });
         }
     }

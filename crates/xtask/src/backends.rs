@@ -125,11 +125,17 @@ impl Backend {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// Its table in the configuration of the gateway.
+    /// Its table in the configuration of the gateway, as a shared one.
     pub(crate) fn table(&self) -> String {
+        format!("{}mode = \"shared\"\n", self.reached())
+    }
+
+    /// The lines of that table that say where it is.
+    pub(crate) fn reached(&self) -> String {
         match self.service {
-            Some(_) => format!("url = \"{}\"\nmode = \"shared\"\n", self.url()),
-            None => program("server-everything", &["stdio"]),
+            Some(_) => reached_at(&self.url()),
+            // It never answers a cancelled call, which has the turn to write until the grace is over.
+            None => format!("{}cancel_grace = \"1s\"\n", program("server-everything", &["stdio"])),
         }
     }
 
@@ -157,7 +163,12 @@ pub(crate) fn program(server: &str, args: &[&str]) -> String {
     let path = format!("node_modules/@modelcontextprotocol/{server}/dist/index.js");
     let path = paths::deps().join("node").join(path).display().to_string();
     let args: Vec<String> = [path.as_str()].iter().chain(args).map(|arg| format!("{arg:?}")).collect();
-    format!("command = \"node\"\nargs = [{}]\nmode = \"shared\"\n", args.join(", "))
+    format!("command = \"node\"\nargs = [{}]\n", args.join(", "))
+}
+
+/// The line for a server at this URL.
+pub(crate) fn reached_at(url: &str) -> String {
+    format!("url = \"{url}\"\n")
 }
 
 fn everything(transport: &str) -> Job {

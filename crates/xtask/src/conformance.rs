@@ -61,7 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
     let expected = expectations()?;
     let spec = backends::ALL.into_iter().find(|spec| spec.name == SERVER).context("the server's name")?;
     let server = spec.start()?;
-    let entry = Entry { name: "everything".to_owned(), url: server.url(), mode: "pinned" };
+    let entry = Entry { name: "everything".to_owned(), reached: server.reached(), mode: "pinned" };
     let gateway = Gateway::with("gateway-conformance", &[entry])?;
     let through = format!("http://127.0.0.1:{}/mcp", gateway.port);
     let mut tally = Tally::default();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::backends::Backend;
+use crate::backends::{self, Backend};
 use crate::http;
 use crate::paths;
 use crate::run::{Job, Service};
@@ -28,9 +28,9 @@ pub(crate) struct Gateway {
 pub(crate) struct Entry {
     /// Its name there.
     pub(crate) name: String,
-    /// Where it is.
-    pub(crate) url: String,
-    /// Its `mode`.
+    /// The lines that say where it is.
+    pub(crate) reached: String,
+    /// Its `mode`, without another agent's traces where it is lent.
     pub(crate) mode: &'static str,
 }
 
@@ -42,7 +42,7 @@ impl Gateway {
     pub(crate) fn start(name: &str, backends: &[(&str, String)]) -> Result<Self> {
         let entry = |(name, url): &(&str, String)| Entry {
             name: (*name).to_owned(),
-            url: url.clone(),
+            reached: backends::reached_at(url),
             mode: "shared",
         };
         Self::with(name, &backends.iter().map(entry).collect::<Vec<_>>())
@@ -53,8 +53,9 @@ impl Gateway {
     /// # Errors
     /// When it is not ready within half a minute.
     pub(crate) fn with(name: &str, backends: &[Entry]) -> Result<Self> {
-        let tables = backends.iter().map(|Entry { name, url, mode }| {
-            (name.as_str(), format!("url = \"{url}\"\nmode = \"{mode}\"\n"))
+        let tables = backends.iter().map(|Entry { name, reached, mode }| {
+            let reset = mode == &"exclusive";
+            (name.as_str(), format!("{reached}mode = \"{mode}\"\nreset_on_release = {reset}\n"))
         });
         Self::tables(name, &tables.collect::<Vec<_>>())
     }

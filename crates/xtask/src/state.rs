@@ -16,8 +16,6 @@ use crate::report::Tally;
 
 /// Clients that leave state; the TypeScript clients add nothing here, the state is the server's.
 const CLIENTS: [&str; 3] = ["py-mcp-1", "py-mcp-2", "py-fastmcp-4"];
-/// Whether the gate asks for demotion: the gateway still shares a session after it has shown state.
-const DEMOTES: bool = false;
 /// One driver with all its cells.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Pings that a session has answered within the silence, at one every 3 s.
@@ -36,7 +34,7 @@ pub(crate) struct Options {
 /// # Errors
 /// When a backend or the gateway does not start.
 pub(crate) fn run(options: &Options) -> Result<Tally> {
-    let wants = |part| options.part.as_deref().map_or(part != "demotion" || DEMOTES, |only| only == part);
+    let wants = |part| options.part.as_deref().is_none_or(|only| only == part);
     let mut tally = Tally::default();
     std::thread::scope(|scope| {
         // The pings are twenty seconds of waiting, which the other part fills.
@@ -67,7 +65,7 @@ fn states(mode: &'static str, expect: &'static str) -> Result<Tally> {
     };
     let entry = |(backend, (client, agents)): (&Backend, &(&Client, &str))| Entry {
         name: name(backend, client, agents),
-        url: backend.url(),
+        reached: backend.reached(),
         mode,
     };
     let every = running.iter().flat_map(|backend| drives.iter().map(move |drive| (backend, drive)));
@@ -106,7 +104,11 @@ fn pings() -> Result<Tally> {
             for mode in ["pinned", "shared"] {
                 // One entry per agent: a shared session would be kept awake by the other agent's calls.
                 let name = format!("pinging-{agents}-{transport}-{mode}");
-                entries.push(Entry { name: name.clone(), url: backend.at(path), mode });
+                entries.push(Entry {
+                    name: name.clone(),
+                    reached: backends::reached_at(&backend.at(path)),
+                    mode,
+                });
                 cells.push((agents, Cell { backend: name, kind: Kind::Pinging.name(), expect: "awake" }));
             }
         }

@@ -52,8 +52,9 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
         let writes =
             if options.without { "serialize_writes = \"off\"\ncalls_per_session = 64\n" } else { "" };
         let store = format!("env = {{ MEMORY_FILE_PATH = \"{folder}/memory.jsonl\" }}\n");
-        let memory = format!("{}{store}{writes}", backends::program("server-memory", &[]));
-        let files = backends::program("server-filesystem", &[&folder]);
+        let shared = "mode = \"shared\"\n";
+        let memory = format!("{}{shared}{store}{writes}", backends::program("server-memory", &[]));
+        let files = format!("{}{shared}", backends::program("server-filesystem", &[&folder]));
         let gateway = Gateway::tables(
             &format!("gateway-stdio-{transport}"),
             &[("memory", memory), ("filesystem", files)],

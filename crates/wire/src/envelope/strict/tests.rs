@@ -133,7 +133,7 @@ fn a_progress_token_is_what_an_id_is() {
         assert!(token(bad).is_some(), "{bad}");
     }
     let notice = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":[1]}}"#;
-    assert!(strict(notice).unwrap_err().starts_with("a progress token"), "nobody else would tell it");
+    assert!(strict(notice).unwrap_err().starts_with("a progressToken"), "nobody else would tell it");
 }
 
 #[test]
