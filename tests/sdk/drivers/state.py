@@ -78,7 +78,8 @@ class Cell:
             limit = time.monotonic() + self.options.patience / 2
             while True:
                 try:
-                    await self.isolated()
+                    # In a task of its own: what is cancelled there must not reach the early agent's scopes.
+                    await asyncio.create_task(self.isolated())
                     return
                 except BaseException:
                     if time.monotonic() > limit:
