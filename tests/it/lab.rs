@@ -186,9 +186,13 @@ impl Agent {
     }
 
     pub(crate) fn request(&self, method: &str, params: &Value) -> Call {
-        let bytes = Bytes::from(
-            json!({"jsonrpc": "2.0", "id": "agents-own", "method": method, "params": params}).to_string(),
-        );
+        self.request_as(&json!("agents-own"), method, params)
+    }
+
+    /// The same under an id of the agent's choice.
+    pub(crate) fn request_as(&self, id: &Value, method: &str, params: &Value) -> Call {
+        let bytes =
+            Bytes::from(json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string());
         let envelope = Envelope::parse(&bytes).expect("a request");
         let message = Message::new(bytes.clone(), &envelope);
         Call {

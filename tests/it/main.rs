@@ -10,6 +10,7 @@ mod herd;
 mod isolation;
 mod lab;
 mod liveness;
+mod model;
 mod modes;
 mod pinned;
 mod pools;

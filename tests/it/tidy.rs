@@ -36,6 +36,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "reqwest",
             "serde",
             "serde_json",
+            // Optional: the locks of the test that runs all orders.
+            "shuttle",
             "tokio",
             "tokio-util",
             "tracing",

@@ -151,6 +151,9 @@ impl Catalog {
 
     /// Whether running this twice is known to change nothing (SEMANTICS.md 9.1).
     pub(crate) fn is_safe(&self, method: &Method, name: Option<&str>) -> bool {
+        if seeded!(UnsafeRepeated) {
+            return true;
+        }
         match method {
             Method::ToolsCall => name.is_some_and(|name| self.lock().read_only.contains(name)),
             other => other.is_safe(),
@@ -215,6 +218,9 @@ impl Catalog {
 
     /// A list changed: what is kept of it is no longer true.
     pub(crate) fn invalidate(&self, changed: &Method, now: Instant) {
+        if seeded!(StaleList) {
+            return;
+        }
         let mut inner = self.lock();
         for method in lists_of(changed) {
             inner.lists.remove(method.label());

@@ -3,11 +3,17 @@
 //! Reading order: `config`, [`transport`], `session` (one conversation), `pool` and `room` (who gets which
 //! session when), `merged` (what the agents of a pool share), [`Backend`] (all of it for one server).
 
+#[macro_use]
+mod seeded;
+
 mod backend;
 mod catalog;
 mod clock;
 mod config;
 mod error;
+#[cfg(feature = "interleave")]
+#[doc(hidden)]
+pub mod interleave;
 mod loan;
 mod merged;
 mod mode;
@@ -16,6 +22,7 @@ mod opener;
 mod pool;
 mod room;
 mod session;
+mod sync;
 mod tasks;
 pub mod transport;
 
@@ -30,4 +37,7 @@ pub use mode::{Decision, Demotion, Evidence, ModeReason, Profile};
 pub use observe::{CloseReason, DROPPED_KINDS, Event, Mode, Observe, OpenReason, Reporter, Source};
 pub use pool::{CallKind, Lease, NoLease, Seat};
 pub use room::{Lane, Room, RoomFull, Waiter};
+#[cfg(feature = "seeded-bugs")]
+#[doc(hidden)]
+pub use seeded::{Bug, Planted};
 pub use tasks::Tasks;

@@ -7,7 +7,7 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -23,6 +23,7 @@ use crate::{
     observe::Mode,
     room::{Lane, Room},
     session::{Session, state::Standing},
+    sync::{Mutex, MutexGuard},
 };
 
 /// What sessions must agree in to be interchangeable (SEMANTICS.md 3). Credential and transport are fixed per backend
@@ -182,6 +183,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        if seeded!(LoanEndsAfterSlot) {
+            return self.session.release_slot(self.kind);
+        }
         // The session must be nobody's before the next one can take it.
         drop(self.loan.take());
         self.session.release_slot(self.kind);

@@ -9,15 +9,13 @@
 
 mod lanes;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use mcpool_wire::AgentKey;
 use tokio::sync::{Notify, oneshot};
 
 use self::lanes::{Inner, Turn};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Where a caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,6 +100,9 @@ impl Room {
 
     /// A slot of this session is free: one waiter may try.
     pub fn slot_freed(&self, lane: Lane) {
+        if seeded!(FreedSlotWakesNobody) {
+            return;
+        }
         self.lock().call_up(lane);
     }
 
@@ -284,7 +285,7 @@ impl Drop for Waiter {
         let unused = self.leave_queue(&mut inner);
         inner.depart(self.lane);
         // Woken and gone before it could try: the turn is somebody else's.
-        if let Some(turn) = unused {
+        if let Some(turn) = unused.filter(|_| !seeded!(TurnNotPassedOn)) {
             inner.call_up(turn.freed);
         }
     }

@@ -69,7 +69,7 @@ impl Levels {
 
     /// Whether this agent wants a message of this level; what has no level it does.
     pub(super) fn admits(&self, agent: AgentKey, level: Option<Level>) -> bool {
-        let asked = self.asked.get(&agent).map(|(_, level)| *level);
+        let asked = self.asked.get(&agent).map(|(_, level)| *level).filter(|_| !seeded!(LevelIgnored));
         asked.zip(level).is_none_or(|(asked, level)| level >= asked)
     }
 

@@ -141,6 +141,9 @@ impl Subscriptions {
         let uri = uri.clone();
         if let Some(topic) = self.topics.get_mut(&uri) {
             topic.subscribers.remove(&agent);
+            if seeded!(UnsubscribeForAll) {
+                topic.subscribers.clear();
+            }
         }
         self.part(agent, &uri, now);
     }

@@ -15,8 +15,8 @@ pub(crate) mod state;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -41,6 +41,7 @@ use crate::{
     observe::{CloseReason, Event, Mode, Reporter},
     pool::{Place, Slot},
     room::{Lane, Room},
+    sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, MutexGuard},
     transport::{Exchange, Outbound, TransportKind},
 };
 

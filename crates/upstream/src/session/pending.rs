@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::{
     error::{Cause, SendError, SendPhase},
     pool::Slot,
+    sync::{Mutex, MutexGuard},
 };
 
 pub(crate) type Outcome = Result<Answer, SendError>;
@@ -109,6 +110,7 @@ impl Pending {
 
     /// Delivers an answer to whoever asked.
     pub(crate) fn complete(&self, id: u64, outcome: Outcome) -> Delivery {
+        let id = if seeded!(AnswerToAnother) { self.another_than(id) } else { id };
         let entry = match &mut *self.lock() {
             Book::Open { calls, .. } => calls.remove(&id),
             Book::Closed(_) => None,
@@ -118,6 +120,10 @@ impl Pending {
             EntryState::Waiting { answer, .. } => answer.send(outcome).is_ok(),
             EntryState::Zombie { .. } => false,
         };
+        if seeded!(SlotKeptByCancelled) && !delivered {
+            std::mem::forget(entry.slot);
+            return Delivery::Late;
+        }
         let delivery = if delivered { Delivery::Delivered } else { Delivery::Late };
         drop(entry.slot);
         delivery
@@ -134,6 +140,7 @@ impl Pending {
 
     /// Passes progress on to the owner of this token, under the owner's own token.
     pub(crate) fn progress(&self, token: u64, message: &Message, now: Instant) -> bool {
+        let token = if seeded!(ProgressToAnother) { self.another_than(token) } else { token };
         let owner = match &*self.lock() {
             Book::Open { calls, .. } => match calls.get(&token).map(|entry| &entry.state) {
                 Some(EntryState::Waiting { owner: Some(owner), .. }) => owner.clone(),
@@ -187,6 +194,10 @@ impl Pending {
     /// The caller is gone: the entry stays, with its slot, until the answer or the grace.
     pub(crate) fn abandon(&self, id: u64, now: Instant) -> bool {
         let left = match &mut *self.lock() {
+            Book::Open { calls, next } if seeded!(IdUsedAgain) => {
+                *next = id;
+                calls.remove(&id).map(|entry| entry.state)
+            }
             Book::Open { calls, .. } => calls
                 .get_mut(&id)
                 .map(|entry| std::mem::replace(&mut entry.state, EntryState::Zombie { since: now })),
@@ -235,6 +246,14 @@ impl Pending {
 
     /// Ends everything: each waiting call is told once whether it may have run.
     pub(crate) fn close(&self, cause: &Cause) {
+        if seeded!(WaitersForgotten) {
+            return;
+        }
+        if seeded!(ClosedInTwoSteps)
+            && let Book::Open { calls, .. } = &mut *self.lock()
+        {
+            calls.clear();
+        }
         let closed = Book::Closed(SendError::not_sent(cause.clone()));
         let before = std::mem::replace(&mut *self.lock(), closed);
         let Book::Open { calls, .. } = before else {
@@ -248,6 +267,18 @@ impl Pending {
             let phase = if sent { SendPhase::MaybeSent } else { SendPhase::NotSent };
             let _ = answer.send(Err(SendError { phase, cause: cause.clone() }));
         }
+    }
+
+    /// A waiting call other than this one, if this one waits.
+    fn another_than(&self, id: u64) -> u64 {
+        let Book::Open { calls, .. } = &*self.lock() else { return id };
+        let waits = |entry: &Entry| matches!(entry.state, EntryState::Waiting { owner: Some(_), .. });
+        let other = calls
+            .iter()
+            .filter(|(other, entry)| **other != id && waits(entry))
+            .map(|(other, _)| *other)
+            .min();
+        other.filter(|_| calls.get(&id).is_some_and(waits)).unwrap_or(id)
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {

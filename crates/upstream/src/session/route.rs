@@ -55,6 +55,9 @@ impl Session {
         };
         if mangled {
             self.dropped("mangled_id");
+            if seeded!(StringIdRefused) {
+                return None;
+            }
         }
         let answer = answer_of(message, envelope);
         if matches!(origin, Origin::Exchange { call, .. } if *call == id) {

@@ -14,6 +14,11 @@ impl Session {
         if kind == CallKind::Write && self.is_writing() {
             return Err(NoSlot::OthersWrite);
         }
+        if seeded!(SlotsCountedInTwoSteps) {
+            let taken = self.in_flight();
+            (taken < self.limit).then(|| self.in_flight.store(taken + 1, Ordering::SeqCst)).ok_or(NoSlot::Full)?;
+            return Ok(Slot::new(self.clone(), kind));
+        }
         self.in_flight
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < self.limit).then_some(n + 1))
             .map_err(|_| NoSlot::Full)?;
@@ -37,14 +42,23 @@ impl Session {
         if kind == CallKind::Write {
             self.is_writing.store(false, Ordering::SeqCst);
         }
+        let early = self.seen_too_early();
         let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        match (self.standing(), kind) {
+        if seeded!(SlotReturnedTwice) {
+            self.in_flight.fetch_max(1, Ordering::SeqCst);
+            self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        }
+        match (early.unwrap_or_else(|| self.standing()), kind) {
             (Standing::Ready, CallKind::Free) => self.room.slot_freed(self.lane),
             (Standing::Ready, CallKind::Write) => self.room.write_turn_freed(self.lane),
             // The driver waits for the last call.
             _ if before == 1 => self.nudge.notify_one(),
             _ => {}
         }
+    }
+
+    fn seen_too_early(&self) -> Option<Standing> {
+        if seeded!(StandingReadTooEarly) { Some(self.standing()) } else { None }
     }
 
     /// Slots that could be taken now, were it ready.
