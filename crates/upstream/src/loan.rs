@@ -5,17 +5,18 @@
 
 use std::sync::{Arc, PoisonError, Weak};
 
-use mcpool_wire::Outlet;
+use mcpool_wire::{AgentKey, Outlet};
 
 use crate::{
     observe::CloseReason,
-    session::Session,
+    session::{Holder, Session},
     sync::{Mutex, MutexGuard},
 };
 
 /// The sessions lent to one agent now: as many as it has calls in flight.
 pub(crate) struct Loans {
     holder: Weak<dyn Outlet>,
+    agent: AgentKey,
     lent: Mutex<Vec<Arc<Session>>>,
 }
 
@@ -27,8 +28,8 @@ pub(crate) struct Loan {
 }
 
 impl Loans {
-    pub(crate) fn new(holder: &Arc<dyn Outlet>) -> Arc<Self> {
-        Arc::new(Self { holder: Arc::downgrade(holder), lent: Mutex::default() })
+    pub(crate) fn new(agent: AgentKey, holder: &Arc<dyn Outlet>) -> Arc<Self> {
+        Arc::new(Self { holder: Arc::downgrade(holder), agent, lent: Mutex::default() })
     }
 
     /// Lends a session of which the holder has just taken the only slot.
@@ -36,7 +37,7 @@ impl Loans {
         if reset {
             session.spend();
         }
-        session.lend_to(self.holder.clone());
+        session.lend_to(Holder { outlet: self.holder.clone(), borrower: Some(self.agent) });
         self.lock().push(session.clone());
         Loan { loans: self.clone(), session: session.clone(), reset }
     }

@@ -244,7 +244,8 @@ impl Seat {
 
     /// A seat whose calls have a session to themselves, one after the other; with `reset` each has a fresh one.
     pub(crate) fn exclusive(hello: &Hello, pool: Arc<Pool>, reset: bool) -> Self {
-        Self::new(hello, pool, Tie::Exclusive { loans: Loans::new(&hello.outlet), reset })
+        let loans = Loans::new(hello.caller.agent, &hello.outlet);
+        Self::new(hello, pool, Tie::Exclusive { loans, reset })
     }
 
     pub(crate) fn pinned(hello: &Hello, pool: Arc<Pool>, session: Arc<Session>) -> Self {

@@ -4,7 +4,7 @@ use mcpool_wire::{Answer, CallError, ErrorKind, Executed, LinkEvent};
 use serde_json::Value;
 
 use super::{
-    program::{Fate, LEVELS, Plan, Program},
+    program::{Fate, LEVELS, Plan},
     world::{Member, Violation, World, tagged},
 };
 
@@ -49,12 +49,11 @@ pub(super) fn outcome(
     world: &World<'_>,
     number: usize,
     outcome: &Result<Answer, CallError>,
-    program: &Program,
 ) -> Result<bool, Violation> {
     let request = &world.requests[number];
     match outcome {
         Ok(answer) => self::answer(world, number, request, answer),
-        Err(error) => refusal(world, number, request, error, program).map(|()| false),
+        Err(error) => refusal(world, number, request, error).map(|()| false),
     }
 }
 
@@ -92,13 +91,8 @@ fn answer(world: &World<'_>, number: usize, request: &Request, answer: &Answer) 
     Ok(!answer.is_rpc_error)
 }
 
-fn refusal(
-    world: &World<'_>,
-    number: usize,
-    request: &Request,
-    error: &CallError,
-    program: &Program,
-) -> Result<(), Violation> {
+fn refusal(world: &World<'_>, number: usize, request: &Request, error: &CallError) -> Result<(), Violation> {
+    let program = world.program;
     let may_be = match error.kind {
         // Nobody waits longer than for an answer that does not come, or behind one.
         ErrorKind::Deadline | ErrorKind::QueueTimeout => program.silences,
@@ -142,12 +136,22 @@ pub(super) fn event(world: &World<'_>, member: &Member, event: &LinkEvent) -> Re
     if request.owner != member.name {
         return Err(format!("agent {} heard what is of agent {}: {text}", member.name, request.owner));
     }
-    // Who drops a request may still find what came before.
-    if request.ended.is_some_and(|ended| ended + 1 < world.looks) {
+    // Who drops a request may still find what came before; and a session that was lent for it is the agent's until
+    // the backend is done with it, so its log lines are.
+    let is_lent = world.program.exclusive && !request.answered && params["level"].is_string();
+    if !is_lent && request.ended.is_some_and(|ended| ended + 1 < world.looks) {
         return Err(format!("request {number} was over when this came: {text}"));
     }
     part(member, request, params).map_err(|why| format!("{why}: {text}"))?;
     Ok(heard)
+}
+
+/// Whether it only says that a list or a resource changed.
+pub(super) fn is_change(event: &LinkEvent) -> bool {
+    let LinkEvent::Notification(bytes) = event else { return false };
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let method = value["method"].as_str().unwrap_or_default();
+    method.ends_with("/list_changed") || method.ends_with("/updated")
 }
 
 /// The token of progress is the agent's own, and a log line is not below the level it asked for all the time.

@@ -22,7 +22,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mcpool_wire::{Call, Method, Outlet};
+use mcpool_wire::{AgentKey, Call, Method, Outlet};
 use tokio::sync::{Notify, mpsc};
 
 use self::{
@@ -77,12 +77,19 @@ pub(crate) struct Session {
     pub(crate) level: LevelTold,
     reporter: Reporter,
     /// The agent a pinned session belongs to, or that an exclusive one is lent to.
-    owner: Mutex<Option<Weak<dyn Outlet>>>,
+    owner: Mutex<Option<Holder>>,
     modes: Arc<ModeBook>,
     asked: Mutex<Asked>,
     /// Its place in the budget. Given back when the session is over, not when the last handle of it is gone: agents
     /// keep handles of sessions they used.
     place: Mutex<Option<Place>>,
+}
+
+/// Who a session belongs to.
+pub(crate) struct Holder {
+    pub(crate) outlet: Weak<dyn Outlet>,
+    /// Where the session serves others before and after: they may have asked for more of its log.
+    pub(crate) borrower: Option<AgentKey>,
 }
 
 /// What callers want the driver to know. Coalesced, so that it is bounded and never lost.
@@ -149,7 +156,7 @@ impl Session {
             merged: parts.merged,
             level: LevelTold::default(),
             reporter: parts.reporter,
-            owner: Mutex::new(parts.owner),
+            owner: Mutex::new(parts.owner.map(|outlet| Holder { outlet, borrower: None })),
             modes: parts.modes,
             asked: Mutex::default(),
             place: Mutex::new(Some(parts.place)),
@@ -171,7 +178,7 @@ impl Session {
     }
 
     /// What the server asks goes to this agent from now on.
-    pub(crate) fn lend_to(&self, holder: Weak<dyn Outlet>) {
+    pub(crate) fn lend_to(&self, holder: Holder) {
         *lock(&self.owner) = Some(holder);
     }
 

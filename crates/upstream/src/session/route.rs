@@ -138,7 +138,12 @@ impl Session {
             }
         }
         if self.mode.is_private() {
-            return self.to_owner(message, "log");
+            let borrower = lock(&self.owner).as_ref().and_then(|holder| holder.borrower);
+            let level = envelope.params.level.as_deref();
+            if borrower.is_none_or(|agent| self.merged.admits(agent, level)) {
+                self.to_owner(message, "log");
+            }
+            return;
         }
         if !self.merged.uncorrelated_log(message.bytes(), envelope.params.level.as_deref()) {
             tracing::debug!(session = self.epoch, "a log line of the backend belongs to no call");
@@ -208,7 +213,7 @@ impl Session {
     }
 
     pub(super) fn owner(&self) -> Option<Arc<dyn mcpool_wire::Outlet>> {
-        lock(&self.owner).as_ref()?.upgrade()
+        lock(&self.owner).as_ref()?.outlet.upgrade()
     }
 
     pub(super) fn dropped(&self, kind: &'static str) {
