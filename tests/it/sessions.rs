@@ -3,8 +3,12 @@
 
 use std::time::Duration;
 
-use mcpool_upstream::{Cause, Limits, SendError, Times};
-use mcpool_wire::{Executed, Link as _, LinkEvent};
+use bytes::Bytes;
+use mcpool_upstream::{
+    Cause, Limits, ModeChoice, SendError, Times,
+    transport::memory::{Memory, Turn},
+};
+use mcpool_wire::{Executed, Link as _, LinkEvent, Method};
 use serde_json::{Value, json};
 
 use crate::lab::{Agent, Lab, Wish, broken, connect_refused, now, text};
@@ -264,3 +268,62 @@ trait NowOrDrop: Future + Sized {
 }
 
 impl<F: Future> NowOrDrop for F {}
+
+/// Lists what the number of its session says; the tool `hang` never answers.
+fn lists_by_session(turn: Turn) -> impl Future<Output = Vec<Bytes>> + Send {
+    async move {
+        if parsed(&turn.message)["params"]["name"] == "hang" {
+            std::future::pending::<()>().await;
+        }
+        if turn.method() != Some(Method::ToolsList) {
+            return turn.reply().into_iter().collect();
+        }
+        let tools = json!({"tools": [{"name": format!("of-{}", turn.session.index())}]});
+        let response = json!({"jsonrpc": "2.0", "id": parsed(&turn.message)["id"], "result": tools});
+        vec![response.to_string().into()]
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_not_kept_over_a_time_in_which_no_session_listened() {
+    let lab = Lab::start(Memory::new(lists_by_session).answering_in_exchange(), one_session());
+    let agent = lab.agent(1).await;
+    let list = async || {
+        let answer = agent.link.call(agent.request("tools/list", &json!({}))).await.expect("a list");
+        parsed(answer.message.bytes())["result"]["tools"][0]["name"].clone()
+    };
+    assert_eq!((list().await, list().await), (json!("of-0"), json!("of-0")));
+    // A call in flight keeps the session from closing when its stream breaks.
+    let hangs = tokio::spawn(agent.link.call(agent.tool("hang", &json!({}))));
+    lab.until("the call is there", |lab| lab.held().in_flight == 1).await;
+    lab.memory.last().fail(broken());
+    lab.until("it drains", |lab| lab.standings().contains(&"draining")).await;
+    assert_eq!(list().await, "of-1");
+    assert!(lab.standings().contains(&"draining"), "the time of the gap");
+    hangs.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_of_a_borrowed_session_is_filtered_by_its_borrowers_level() {
+    let wish = Wish { mode: ModeChoice::Exclusive, ..one_session() };
+    let lab = Lab::scripted(wish);
+    let (loud, quiet) = (lab.agent(1).await, lab.agent(2).await);
+    for (agent, level) in [(&loud, "debug"), (&quiet, "error")] {
+        let call = agent.request("logging/setLevel", &json!({ "level": level }));
+        agent.link.call(call).await.expect("set");
+    }
+    for (agent, lines) in [(&loud, 2), (&quiet, 1)] {
+        let arguments = json!({"ms": 100});
+        let said = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            for level in ["info", "error"] {
+                let params = json!({"level": level, "data": "x"});
+                let line = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": params});
+                lab.memory.last().say(line.to_string());
+            }
+        };
+        let (answer, ()) = tokio::join!(agent.run("echo", &arguments), said);
+        answer.expect("an answer");
+        assert_eq!((agent.inbox.taken().len(), agent.link_mode()), (lines, "exclusive"));
+    }
+}

@@ -92,6 +92,11 @@ impl Pool {
         self.lock().iter().filter(|session| session.is_live()).count()
     }
 
+    /// Whether this session lives, so that changes announced on it are heard.
+    pub(crate) fn listens(&self, epoch: u64) -> bool {
+        self.lock().iter().any(|session| session.epoch == epoch && session.is_live())
+    }
+
     /// Slots that could be leased now.
     pub(crate) fn free_slots(&self) -> usize {
         let sessions = self.lock();

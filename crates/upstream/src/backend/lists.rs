@@ -52,6 +52,10 @@ impl Seat {
     /// A list that is known to be current, as this agent reads it.
     #[must_use]
     pub fn cached_list(&self, call: &Call) -> Option<Answer> {
+        // While no session listens, a change would not be heard of.
+        if self.pool.live() == 0 {
+            return None;
+        }
         let page = self.pool.catalog.list(&call.method, *lock(&self.revision), clock::now())?;
         self.can_follow(&page).then_some(page.answer)
     }
@@ -73,11 +77,13 @@ impl Seat {
         ran_out_of_time(error)
     }
 
-    /// The answer of the session `epoch` to a list request, as agents get it. A first page is remembered.
+    /// The answer of the session `epoch` to a list request, as agents get it. A first page is remembered, if
+    /// the session would hear of a change.
     ///
     /// # Errors
     /// Where the page's cursor is longer than agents can be given.
     pub fn page(&self, call: &Call, answer: Answer, epoch: u64) -> Result<Page, CallError> {
+        let listens = call.is_plain_list && self.pool.listens(epoch);
         // Who has another session for each call follows a cursor wherever it leads.
         let epoch = if self.mode() == Mode::Exclusive { ANY_SESSION } else { epoch };
         let page = match cursor::seal_page(&answer, &call.method, self.pool.number, epoch) {
@@ -88,7 +94,7 @@ impl Seat {
                 return Err(CallError::not_sent(ErrorKind::TooLarge, message));
             }
         };
-        if call.is_plain_list {
+        if listens {
             self.pool.catalog.keep_list(&call.method, &page, call.trace.started, clock::now());
         }
         Ok(page)

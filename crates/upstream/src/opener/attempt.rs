@@ -120,6 +120,10 @@ async fn climb(
     // First the modes, then the hello: whoever waits for the hello decides on a mode next.
     backend.modes.learn(Known::of(&greeted.hello, has_session, kind, has_pinned_tool));
     pool.catalog.learn_hello(greeted.hello);
+    if pool.live() == 0 {
+        // Nobody listened until now: a change may have been announced and not heard.
+        pool.catalog.forget_lists();
+    }
     Ok(session)
 }
 
