@@ -270,18 +270,16 @@ trait NowOrDrop: Future + Sized {
 impl<F: Future> NowOrDrop for F {}
 
 /// Lists what the number of its session says; the tool `hang` never answers.
-fn lists_by_session(turn: Turn) -> impl Future<Output = Vec<Bytes>> + Send {
-    async move {
-        if parsed(&turn.message)["params"]["name"] == "hang" {
-            std::future::pending::<()>().await;
-        }
-        if turn.method() != Some(Method::ToolsList) {
-            return turn.reply().into_iter().collect();
-        }
-        let tools = json!({"tools": [{"name": format!("of-{}", turn.session.index())}]});
-        let response = json!({"jsonrpc": "2.0", "id": parsed(&turn.message)["id"], "result": tools});
-        vec![response.to_string().into()]
+async fn lists_by_session(turn: Turn) -> Vec<Bytes> {
+    if parsed(&turn.message)["params"]["name"] == "hang" {
+        std::future::pending::<()>().await;
     }
+    if turn.method() != Some(Method::ToolsList) {
+        return turn.reply().into_iter().collect();
+    }
+    let tools = json!({"tools": [{"name": format!("of-{}", turn.session.index())}]});
+    let response = json!({"jsonrpc": "2.0", "id": parsed(&turn.message)["id"], "result": tools});
+    vec![response.to_string().into()]
 }
 
 #[tokio::test(start_paused = true)]

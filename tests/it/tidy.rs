@@ -221,3 +221,35 @@ fn every_source_file_says_what_it_is_for() {
         }
     }
 }
+
+/// Features for tests, and the only manifests that may name them outside of the crate that has them.
+const TEST_FEATURES: &[(&str, &[&str])] = &[("seeded-bugs", &["tests/Cargo.toml"]), ("interleave", &[])];
+
+#[test]
+fn nothing_but_a_test_switches_a_test_feature_on() {
+    let own = "crates/upstream/Cargo.toml";
+    let mut manifests =
+        vec!["Cargo.toml".to_owned(), "tests/Cargo.toml".to_owned(), "benches/Cargo.toml".to_owned()];
+    for entry in fs::read_dir(root().join("crates")).expect("the crates").flatten() {
+        manifests.push(format!("crates/{}/Cargo.toml", entry.file_name().to_string_lossy()));
+    }
+    for manifest in manifests {
+        let text = fs::read_to_string(root().join(&manifest)).unwrap_or_default();
+        let parsed: toml::Table = toml::from_str(&text).unwrap_or_else(|e| panic!("{manifest}: {e}"));
+        assert!(
+            parsed.get("features").is_none_or(|features| features.get("default").is_none()),
+            "{manifest}"
+        );
+        // A development dependency is built for tests only.
+        let shipped: toml::Table = parsed.into_iter().filter(|(key, _)| key != "dev-dependencies").collect();
+        let shipped = toml::to_string(&shipped).expect("TOML");
+        for (feature, allowed) in TEST_FEATURES {
+            let is_named = if allowed.contains(&manifest.as_str()) {
+                shipped.contains(feature)
+            } else {
+                text.contains(feature)
+            };
+            assert!(manifest == own || !is_named, "{manifest} names the feature {feature}");
+        }
+    }
+}

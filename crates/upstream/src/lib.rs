@@ -11,9 +11,6 @@ mod catalog;
 mod clock;
 mod config;
 mod error;
-#[cfg(feature = "interleave")]
-#[doc(hidden)]
-pub mod interleave;
 mod loan;
 mod merged;
 mod mode;
@@ -40,4 +37,7 @@ pub use room::{Lane, Room, RoomFull, Waiter};
 #[cfg(feature = "seeded-bugs")]
 #[doc(hidden)]
 pub use seeded::{Bug, Planted};
+#[cfg(feature = "interleave")]
+#[doc(hidden)]
+pub use session::interleave;
 pub use tasks::Tasks;

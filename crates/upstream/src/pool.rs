@@ -229,7 +229,7 @@ pub struct Seat {
     pub(crate) pool: Arc<Pool>,
     tie: Tie,
     /// What was last agreed with the agent: it may initialise again.
-    pub(crate) revision: Mutex<Revision>,
+    pub(crate) revision: std::sync::Mutex<Revision>,
     /// Its name among the agents of the pool.
     pub(crate) number: u64,
     /// Keeps the agent's outlet alive for as long as the pool may want to tell it something.
@@ -260,7 +260,7 @@ impl Seat {
     fn new(hello: &Hello, pool: Arc<Pool>, tie: Tie) -> Self {
         let outlet = hello.outlet.clone();
         let number = pool.merged.add_agent(hello.caller.agent, &outlet);
-        let revision = Mutex::new(hello.client.revision);
+        let revision = std::sync::Mutex::new(hello.client.revision);
         Self { caller: hello.caller.clone(), pool, tie, revision, number, _outlet: outlet }
     }
 

@@ -67,6 +67,8 @@ enum Task {
     Stdio(stdio::Options),
     /// `kill -9` and restart of a real backend under many agents.
     Restarts(restarts::Options),
+    /// The hand-overs between threads in every order of their steps, and further than the gate goes.
+    Interleave,
     /// The load comparison; arguments go to the bench program.
     #[command(disable_help_flag = true)]
     Bench {
@@ -111,6 +113,7 @@ fn perform(task: Task) -> Result<bool> {
         Task::Scenario(options) => real(|report| report.step("scenario", || scenario::run(&options))),
         Task::Stdio(options) => real(|report| report.step("stdio", || stdio::run(&options))),
         Task::Restarts(options) => real(|report| report.step("restarts", || restarts::run(&options))),
+        Task::Interleave => alone(|report| report.step("interleave", || steps::interleave(true))),
         Task::Bench { args } => bench(&args),
     }
 }

@@ -29,6 +29,7 @@ pub(crate) fn all() -> Vec<Step> {
         step("fmt", "cargo fmt --check", fmt),
         step("clippy", "every target of the workspace, warnings denied", clippy),
         step("unit", "unit and integration tests, and the examples in the documentation", unit),
+        step("interleave", "hand-overs between threads, in every order of their steps", || interleave(false)),
         step("doc", "documentation, broken links denied", doc),
         step("compose", "docker-compose.yml is valid", compose),
         step("build", "the gateway that the next steps start", build),
@@ -113,6 +114,18 @@ fn unit() -> Result<Tally> {
         libtest_counts,
     )?);
     Ok(tally)
+}
+
+/// The hand-overs of the sessions under a scheduler that runs every order of their steps.
+///
+/// # Errors
+/// When cargo cannot be started or its numbers cannot be read.
+pub(crate) fn interleave(long: bool) -> Result<Tally> {
+    // Of the whole workspace, so that the dependencies have the features they were built with before.
+    let args = ["test", "--workspace", "--features", "mcpool-upstream/interleave", "--test", "interleave"];
+    let job = Job::new("cargo").args(args).env("CARGO_TERM_COLOR", "never").within(LONG);
+    let job = if long { job.env("MCPOOL_LONG", "1") } else { job };
+    counted(&job.logged("interleave")?, libtest_counts)
 }
 
 /// Compiling everything on a cold machine with two cores comes first in any of these.

@@ -7,6 +7,8 @@
 mod asks;
 pub(crate) mod driver;
 mod inflight;
+#[cfg(feature = "interleave")]
+pub mod interleave;
 pub(crate) mod ladder;
 pub(crate) mod pending;
 mod route;

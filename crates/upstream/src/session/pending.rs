@@ -5,7 +5,6 @@
 //! comes or the grace is over, because until then the backend is still working on it.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::{
     error::{Cause, SendError, SendPhase},
     pool::Slot,
-    sync::{Mutex, MutexGuard},
+    sync::{HashMap, Mutex, MutexGuard},
 };
 
 pub(crate) type Outcome = Result<Answer, SendError>;
@@ -69,7 +68,7 @@ pub(crate) enum Delivery {
 impl Pending {
     /// Ids start anywhere in 32 bits: an answer of another epoch then hits nothing.
     pub(crate) fn new(first_id: u32) -> Self {
-        Self { book: Mutex::new(Book::Open { next: u64::from(first_id) + 1, calls: HashMap::new() }) }
+        Self { book: Mutex::new(Book::Open { next: u64::from(first_id) + 1, calls: HashMap::default() }) }
     }
 
     /// Registers a call, which gives its slot to the entry.

@@ -16,7 +16,9 @@ impl Session {
         }
         if seeded!(SlotsCountedInTwoSteps) {
             let taken = self.in_flight();
-            (taken < self.limit).then(|| self.in_flight.store(taken + 1, Ordering::SeqCst)).ok_or(NoSlot::Full)?;
+            (taken < self.limit)
+                .then(|| self.in_flight.store(taken + 1, Ordering::SeqCst))
+                .ok_or(NoSlot::Full)?;
             return Ok(Slot::new(self.clone(), kind));
         }
         self.in_flight

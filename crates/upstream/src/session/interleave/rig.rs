@@ -1,0 +1,249 @@
+//! Sessions, seats and callers without a backend.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{FutureExt as _, future::BoxFuture};
+use mcpool_wire::{
+    AgentKey, BackendId, Call, CallTrace, Caller, CapabilityClass, ClientHello, Envelope, Hello, LinkEvent,
+    Message, Method, Outlet, OutletFull, Principal, RequestId, Revision, Target,
+};
+use shuttle::thread;
+use tokio::sync::mpsc;
+
+use crate::{
+    clock,
+    config::{
+        BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, Sharing, Times, TransportChoice,
+    },
+    error::SendError,
+    merged::Merged,
+    mode::ModeBook,
+    observe::{Event, Mode, Observe, Reporter, Source},
+    pool::{Budget, CallKind, Lease, NoLease, Pool, PoolKey, Seat},
+    room::{Lane, Room, Waiter},
+    session::{Session, SessionParts},
+    transport::{Exchange, Inbound, Outbound, TransportKind},
+};
+
+/// A pool and its room.
+#[derive(Clone)]
+pub(super) struct Rig {
+    pub(super) room: Arc<Room>,
+    pool: Arc<Pool>,
+    budget: Arc<Budget>,
+    limit: usize,
+}
+
+/// An agent in its seat.
+pub(super) struct Seated {
+    pub(super) seat: Seat,
+    pub(super) outlet: Arc<Inbox>,
+    room: Arc<Room>,
+}
+
+/// Where an agent hears.
+pub(super) struct Inbox;
+
+impl Rig {
+    /// Sessions with so many slots each.
+    pub(super) fn new(limit: usize) -> Self {
+        let room = Room::new(8);
+        let key = PoolKey {
+            generation: 1,
+            principal: "anonymous".into(),
+            affinity: None,
+            class: CapabilityClass::neutral(),
+            headers: Arc::default(),
+            mode: Mode::Shared,
+        };
+        let merged = Merged::new(room.clone(), reporter(), false);
+        let Ok(budget) = Budget::new(4) else { panic!("a budget") };
+        Self { room, pool: Arc::new(Pool::new(1, key, merged)), budget: Arc::new(budget), limit }
+    }
+
+    /// One more session, ready.
+    pub(super) fn open(&self, epoch: u64) -> Arc<Session> {
+        let Some(place) = self.budget.take().now_or_never().flatten() else { panic!("a place") };
+        let session = Session::new(SessionParts {
+            epoch,
+            lane: Lane { pool: 1, session: Some(epoch), write_turn: false },
+            mode: Mode::Shared,
+            kind: TransportKind::Memory,
+            outbound: Arc::new(Mute),
+            limit: self.limit,
+            first_id: 1,
+            errands: mpsc::channel(1).0,
+            room: self.room.clone(),
+            catalog: self.pool.catalog.clone(),
+            merged: self.pool.merged.clone(),
+            reporter: reporter(),
+            owner: None,
+            modes: Arc::new(ModeBook::new(Arc::new(spec()), reporter())),
+            place,
+        });
+        self.pool.add(session.clone());
+        session.handshaken();
+        session
+    }
+
+    pub(super) fn seat(&self, agent: u64) -> Seated {
+        self.seated(agent, Seat::shared)
+    }
+
+    pub(super) fn exclusive(&self, agent: u64) -> Seated {
+        self.seated(agent, |hello, pool| Seat::exclusive(hello, pool, false))
+    }
+
+    fn seated(&self, agent: u64, seat: impl FnOnce(&Hello, Arc<Pool>) -> Seat) -> Seated {
+        let outlet = Arc::new(Inbox);
+        let hello = Hello {
+            caller: caller(agent),
+            target: Target { name: "rig".into() },
+            client: ClientHello::neutral(),
+            outlet: outlet.clone(),
+        };
+        Seated { seat: seat(&hello, self.pool.clone()), outlet, room: self.room.clone() }
+    }
+}
+
+impl Seated {
+    /// Lets the agent keep to a session, whether or not that has a slot for it.
+    pub(super) fn keep(&self) {
+        self.seat.keeps_to(1);
+    }
+
+    pub(super) fn enter(&self, kind: CallKind) -> Waiter {
+        let Ok(waiter) =
+            self.room.enter(self.seat.lane(kind, &self.room), self.seat.caller.agent, clock::now())
+        else {
+            panic!("the room is full")
+        };
+        waiter
+    }
+
+    /// A slot, waited for as the layers of a call do it.
+    pub(super) async fn lease(&self, kind: CallKind) -> Lease {
+        if self.room.is_empty()
+            && let Ok(lease) = self.seat.try_lease(kind)
+        {
+            return lease;
+        }
+        let mut waiter = self.enter(kind);
+        let mut may_try = waiter.is_first();
+        loop {
+            if may_try {
+                match self.seat.try_lease(kind) {
+                    Ok(lease) => {
+                        waiter.served();
+                        return lease;
+                    }
+                    Err(NoLease::Wait(lane)) if lane != waiter.lane() => {
+                        waiter.back_to(lane);
+                        continue;
+                    }
+                    Err(_) => {}
+                }
+            }
+            waiter.woken().await;
+            let lane = waiter.lane();
+            waiter.back_to(lane);
+            may_try = true;
+        }
+    }
+}
+
+/// Runs everybody at once, to the end.
+pub(super) fn all<F: FnOnce() + Send + 'static>(bodies: impl Iterator<Item = F>) {
+    all_and(bodies, || {});
+}
+
+/// The same beside something that this thread does.
+pub(super) fn all_and<F: FnOnce() + Send + 'static>(bodies: impl Iterator<Item = F>, own: impl FnOnce()) {
+    let threads: Vec<_> = bodies.map(thread::spawn).collect();
+    own();
+    for thread in threads {
+        assert!(thread.join().is_ok(), "a thread panicked");
+    }
+}
+
+/// A call of this agent.
+pub(super) fn call(agent: u64) -> Call {
+    let bytes =
+        Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t"}}"#);
+    let Ok(envelope) = Envelope::parse(&bytes) else { panic!("a message") };
+    Call {
+        caller: caller(agent),
+        request_id: RequestId(1),
+        method: Method::ToolsCall,
+        message: Message::new(bytes.clone(), &envelope),
+        name: None,
+        is_plain_list: false,
+        wants_task: false,
+        outlet: None,
+        hard_deadline: clock::now(),
+        trace: Arc::new(CallTrace::new(clock::now())),
+    }
+}
+
+fn caller(agent: u64) -> Arc<Caller> {
+    Arc::new(Caller {
+        principal: Principal::Anonymous,
+        tenant: None,
+        agent: AgentKey(agent),
+        affinity: None,
+        forwarded: Arc::default(),
+    })
+}
+
+fn reporter() -> Reporter {
+    Reporter::new(Source { id: BackendId(0), name: "rig".into() }, Arc::new(Blind))
+}
+
+fn spec() -> BackendSpec {
+    let Ok(url) = "http://rig/".parse() else { panic!("a URL") };
+    BackendSpec {
+        id: BackendId(0),
+        name: "rig".into(),
+        origin: Origin::Demo,
+        generation: 1,
+        endpoint: Endpoint::Http(HttpEndpoint { url, headers: Vec::new(), ca_pem: None }),
+        transport: TransportChoice::Auto,
+        mode: ModeChoice::Shared,
+        sharing: Sharing::default(),
+        fan_out_logs: false,
+        times: Times::default(),
+        limits: Limits::default(),
+    }
+}
+
+struct Blind;
+
+impl Observe for Blind {
+    fn on(&self, _: &Source, _: Event<'_>) {}
+}
+
+impl Outlet for Inbox {
+    fn push(&self, _: LinkEvent) -> Result<(), OutletFull> {
+        Ok(())
+    }
+}
+
+/// A backend to which nothing is sent.
+struct Mute;
+
+impl Outbound for Mute {
+    fn agreed(&self, _: Revision) {}
+
+    fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {
+        std::future::pending().boxed()
+    }
+
+    fn send(&self, _: Bytes) -> Exchange {
+        Box::pin(futures::stream::pending())
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
