@@ -46,7 +46,7 @@ pub const SCENARIOS: [Scenario; 8] = [
     Scenario { name: "room", run: room, changes: 2, bugs: &[Bug::FreedSlotWakesNobody] },
     Scenario { name: "writers", run: writers, changes: 2, bugs: &[Bug::FreedSlotWakesNobody] },
     Scenario { name: "leaver", run: leaver, changes: 4, bugs: &[Bug::TurnNotPassedOn] },
-    Scenario { name: "successor", run: successor, changes: 3, bugs: &[] },
+    Scenario { name: "successor", run: successor, changes: 2, bugs: &[] },
     Scenario { name: "loan", run: loan, changes: 3, bugs: &[Bug::LoanEndsAfterSlot] },
 ];
 
