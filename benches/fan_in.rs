@@ -1,5 +1,5 @@
 //! Many agents on few sessions: 1,024 calls by 1, 64 and 256 agents over 8 sessions with 4 slots each, so that most
-//! agents wait in the room most of the time.
+//! agents wait in the room most of the time. And what a call costs beside 10 to 9,000 agents that only have a seat.
 
 use std::sync::Arc;
 
@@ -62,5 +62,35 @@ fn benches_of(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, benches_of);
+/// One agent calls; the others are there.
+fn beside_idle_agents(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime can be built");
+    let mut group = criterion.benchmark_group("fan_in/one call beside idle agents");
+    for agents in [10, 100, 1_000, 9_000] {
+        let ready = runtime.block_on(async {
+            let backend = inproc::backend(Shape::Exchange, Limits::default())?;
+            let seats = seats(&backend, agents).await?;
+            // Every agent has called once, so that it keeps to its session.
+            for (agent, seat) in (0..).zip(&seats) {
+                let lease = inproc::lease(&backend, seat).await?;
+                lease.call(&inproc::call(agent)).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+            }
+            anyhow::Ok((backend, seats))
+        });
+        let (backend, seats) = ready.expect("a backend in memory answers");
+        let (caller, call) = (seats.first().expect("an agent"), inproc::call(0));
+        group.bench_function(BenchmarkId::from_parameter(agents), |bencher| {
+            bencher.iter(|| {
+                runtime.block_on(async {
+                    let lease = inproc::lease(&backend, caller).await.expect("a slot");
+                    lease.call(&call).await.expect("an answer")
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, benches_of, beside_idle_agents);
 criterion_main!(benches);

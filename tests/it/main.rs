@@ -9,6 +9,7 @@ mod fidelity;
 mod herd;
 mod isolation;
 mod lab;
+mod large;
 mod liveness;
 mod model;
 mod modes;

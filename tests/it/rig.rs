@@ -41,6 +41,8 @@ pub(crate) struct Seen {
     pub(crate) failures: Mutex<Vec<String>>,
     pub(crate) retried: AtomicUsize,
     pub(crate) rejected: AtomicUsize,
+    /// Streams that were closed because their agent did not read.
+    pub(crate) slow: AtomicUsize,
     pub(crate) transitions: Mutex<Vec<String>>,
 }
 
@@ -239,6 +241,9 @@ impl FrontObserve for Eyes {
         match event {
             FrontEvent::Responded { code, .. } => {
                 *self.0.statuses.lock().expect("not poisoned").entry(*code).or_default() += 1;
+            }
+            FrontEvent::SlowAgentClosed => {
+                self.0.slow.fetch_add(1, Ordering::Relaxed);
             }
             FrontEvent::CallEnded(end)
                 if !matches!(end.outcome, Outcome::Ok | Outcome::ToolError | Outcome::Cancelled) =>
