@@ -12,6 +12,7 @@ mod conformance;
 mod driver;
 mod gateway;
 mod http;
+mod large;
 mod matrix;
 mod paths;
 mod report;
@@ -63,6 +64,8 @@ enum Task {
     Conformance(conformance::Options),
     /// Parallel executors, a new agent session each round, against a real FastMCP backend.
     Scenario(scenario::Options),
+    /// Large results over one stream of a real server, with the real TypeScript clients.
+    Large(large::Options),
     /// Real stdio servers: what many agents write at once is all there afterwards.
     Stdio(stdio::Options),
     /// `kill -9` and restart of a real backend under many agents.
@@ -111,6 +114,7 @@ fn perform(task: Task) -> Result<bool> {
             real(|report| report.step("conformance", || conformance::run(&options)))
         }
         Task::Scenario(options) => real(|report| report.step("scenario", || scenario::run(&options))),
+        Task::Large(options) => real(|report| report.step("large", || large::run(&options))),
         Task::Stdio(options) => real(|report| report.step("stdio", || stdio::run(&options))),
         Task::Restarts(options) => real(|report| report.step("restarts", || restarts::run(&options))),
         Task::Interleave => alone(|report| report.step("interleave", || steps::interleave(true))),

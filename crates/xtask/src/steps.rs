@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::report::{Report, Tally};
 use crate::run::{Ended, Job};
-use crate::{asked, conformance, matrix, restarts, scenario, setup, state, stdio};
+use crate::{asked, conformance, large, matrix, restarts, scenario, setup, state, stdio};
 
 /// One step of the gate.
 #[derive(Debug)]
@@ -47,6 +47,9 @@ pub(crate) fn all() -> Vec<Step> {
         }),
         step("scenario", "parallel executors, a new session each round (short form)", || {
             scenario::run(&scenario::Options::short())
+        }),
+        step("large", "1 and 16 MiB results beside 100 agents, real TypeScript clients", || {
+            large::run(&large::Options::default())
         }),
         step("stdio", "real stdio servers: 50 agents write and read at once", || {
             stdio::run(&stdio::Options::short())

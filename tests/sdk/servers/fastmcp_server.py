@@ -51,6 +51,12 @@ async def progress(steps: int, ctx: Context, nonce: str = "done", interval_ms: i
     return nonce
 
 
+@server.tool(annotations=READ_ONLY)
+async def big(bytes: int) -> str:
+    """Answers a text of so many bytes."""
+    return "x" * min(bytes, 16 << 20)
+
+
 @server.tool(annotations=WRITES)
 async def add(nonce: str) -> str:
     """Counts its executions by nonce; not safe to repeat."""
