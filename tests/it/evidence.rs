@@ -67,7 +67,7 @@ const ROWS: &[Row] = &[
     ),
     row(24, &["handshake_delay"], Tests(&["fifty_cold_callers_open_few_sessions_and_few_at_once"])),
     row(25, &["idle_expiry"], Tests(&["a_session_the_backend_forgot_while_nobody_called_is_replaced"])),
-    row(26, &["instances"], Tests(&["a_balancer_without_affinity_costs_no_agent_its_session"])),
+    row(26, &["instances"], Tests(&["behind_a_balancer_without_affinity_agents_are_told_and_never_cut_off"])),
     row(
         27,
         &["strict_init", "handover_delay"],

@@ -99,7 +99,7 @@ struct Came {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_balancer_without_affinity_costs_no_agent_its_session() {
+async fn behind_a_balancer_without_affinity_agents_are_told_and_never_cut_off() {
     for lost in [Lost::NotFound, Lost::BadRequest] {
         let server = serve(Script { instances: 3, lost, ..Script::default() }).await;
         let rig = Rig::start(wanted(&server, Transport::Http, ModeChoice::Shared)).await;
