@@ -1,5 +1,7 @@
 //! The names and labels of DESIGN.md are a contract: each is looked for in what is really rendered.
 
+mod monitoring;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
