@@ -103,6 +103,11 @@ impl Gateway {
         bail!("the gateway was not ready within 30 s; {}", gateway.service.last_words())
     }
 
+    /// Where operators reach it.
+    pub(crate) fn admin(&self) -> u16 {
+        self.admin
+    }
+
     /// The URL of one backend for an agent: `path` is `sse` or `mcp`.
     pub(crate) fn url(&self, backend: &str, path: &str) -> String {
         format!("http://127.0.0.1:{}/{backend}/{path}", self.port)

@@ -1,7 +1,6 @@
 //! A GET over loopback and the few readings of a metrics page the gate needs.
 //!
-//! The subtle thing: it asks for the connection to be closed and reads to its end; all servers it talks to
-//! (the gateway's admin listener, uvicorn, and ours on Node) answer with a length, so no chunk is ever decoded.
+//! The subtle thing: it speaks HTTP/1.0 and reads to the end of the connection, so no answer comes in chunks.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -18,7 +17,7 @@ pub(crate) fn get(port: u16, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(limit)?;
     stream.set_write_timeout(limit)?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

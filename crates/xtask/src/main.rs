@@ -4,6 +4,7 @@
 //! versions pinned in `tests/sdk`, so that a fresh machine and a developer's run the very same clients.
 #![allow(clippy::print_stdout, reason = "this is a program for a terminal; its report is its output")]
 
+mod alerts;
 mod asked;
 mod backends;
 mod cell;
@@ -54,6 +55,8 @@ enum Task {
     },
     /// Installs what the gate needs, and nothing else.
     Setup,
+    /// The shipped alerts: promtool's tests, and a real Prometheus over a real gateway.
+    Alerts(alerts::Options),
     /// Real clients against real backends through the gateway.
     Matrix(matrix::Options),
     /// Servers that ask: sampling, elicitation and roots with real clients against real backends.
@@ -103,6 +106,7 @@ fn perform(task: Task) -> Result<bool> {
         }
         Task::Test { only, .. } => steps::gate(&only),
         Task::Setup => alone(|report| report.step("setup", setup::all)),
+        Task::Alerts(options) => real(|report| report.step("alerts", || alerts::run(&options))),
         Task::Matrix(options) if options.list => {
             matrix::names(&options).iter().for_each(|name| println!("{name}"));
             Ok(true)

@@ -1,4 +1,4 @@
-//! Installs what the gate needs: virtual environments, node modules and docker-compose.
+//! Installs what the gate needs: virtual environments, node modules, docker-compose and Prometheus.
 //!
 //! The subtle thing: a stamp holds the pinned versions it was installed from, so a changed pin installs anew
 //! and an unchanged one costs no network.
@@ -18,6 +18,9 @@ const VENVS: [&str; 4] = ["mcp1", "mcp2", "fastmcp4", "fastmcp2"];
 /// Node modules, each with its pins in the lock file of `tests/sdk/NAME`.
 const MODULES: [&str; 2] = ["node", "conformance"];
 
+/// Debian's packages, each with a program it brings.
+const PACKAGES: [(&str, &str); 2] = [("docker-compose", "docker-compose"), ("prometheus", "promtool")];
+
 /// Installs everything that is missing; one check per part.
 ///
 /// # Errors
@@ -30,7 +33,9 @@ pub(crate) fn all() -> Result<Tally> {
     for name in MODULES {
         tally.add(part(name, modules(name)));
     }
-    tally.add(part("docker-compose", compose()));
+    for (name, program) in PACKAGES {
+        tally.add(part(name, package(name, program)));
+    }
     Ok(tally)
 }
 
@@ -77,16 +82,19 @@ fn modules(name: &str) -> Result<()> {
     stamp(&to, &wanted)
 }
 
-fn compose() -> Result<()> {
-    if Job::new("sh").args(["-c", "command -v docker-compose"]).logged("setup-compose-look")?.success {
+/// A package of Debian, unless its program is there.
+fn package(name: &str, program: &str) -> Result<()> {
+    let look = format!("command -v {program}");
+    if Job::new("sh").args(["-c", look.as_str()]).logged(&format!("setup-{name}-look"))?.success {
         return Ok(());
     }
     let apt = |args: &[&str], log: &str| -> Result<()> {
         let job = Job::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive");
-        job.logged(log)?.ok()
+        // What is installed for a check must not start as a service.
+        job.env("RUNLEVEL", "1").logged(log)?.ok()
     };
     apt(&["update"], "setup-apt-update")?;
-    apt(&["install", "-y", "--no-install-recommends", "docker-compose"], "setup-apt-install")
+    apt(&["install", "-y", "--no-install-recommends", name], &format!("setup-{name}"))
 }
 
 fn stamped(folder: &Path, wanted: &str) -> bool {

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::report::{Report, Tally};
 use crate::run::{Ended, Job};
-use crate::{asked, conformance, large, matrix, restarts, scenario, setup, state, stdio};
+use crate::{alerts, asked, conformance, large, matrix, restarts, scenario, setup, state, stdio};
 
 /// One step of the gate.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct Step {
 pub(crate) fn all() -> Vec<Step> {
     let step = |name, what, run| Step { name, what, run };
     vec![
-        step("setup", "virtual environments, node modules and docker-compose", setup::all),
+        step("setup", "virtual environments, node modules, docker-compose and Prometheus", setup::all),
         step("fmt", "cargo fmt --check", fmt),
         step("clippy", "every target of the workspace, warnings denied", clippy),
         step("unit", "unit and integration tests, and the examples in the documentation", unit),
@@ -33,6 +33,9 @@ pub(crate) fn all() -> Vec<Step> {
         step("doc", "documentation, broken links denied", doc),
         step("compose", "docker-compose.yml is valid", compose),
         step("build", "the gateway that the next steps start", build),
+        step("alerts", "the shipped alerts by promtool, and a real Prometheus over the gateway", || {
+            alerts::run(&alerts::Options::default())
+        }),
         step("matrix", "real clients against real backends through the gateway", || {
             matrix::run(&matrix::Options::default())
         }),
