@@ -1,9 +1,13 @@
 //! The command line. Bare `mcpool` is `mcpool serve`, so the arguments of `serve` stand at the top as well.
 
+mod examine;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use self::examine::{DOCTOR_EXAMPLES, REHEARSE_EXAMPLES};
+pub use self::examine::{DoctorArgs, RehearseArgs};
 use crate::config::{BackendFlag, LogFormat, Overrides, check_name, parse_url};
 
 /// A session-pooling gateway for the Model Context Protocol.
@@ -27,6 +31,12 @@ pub enum Command {
     /// Validate a configuration and print what is in force, secrets masked
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
+    /// Walk the way to a ready session with one server, and say what is wrong and what to do
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+    /// Run parallel executors against a server, directly and through a pool, in the orders that break servers
+    #[command(after_help = REHEARSE_EXAMPLES)]
+    Rehearse(RehearseArgs),
 }
 
 /// The arguments of `serve`.
@@ -136,7 +146,7 @@ mod tests {
     fn serve(args: &[&str]) -> ServeArgs {
         match parse(args).unwrap() {
             Command::Serve(args) => args,
-            other @ Command::Check(_) => panic!("{other:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -170,7 +180,13 @@ mod tests {
 
     #[test]
     fn the_help_teaches_with_examples() {
-        for args in [&["--help"][..], &["serve", "--help"], &["check", "--help"]] {
+        for args in [
+            &["--help"][..],
+            &["serve", "--help"],
+            &["check", "--help"],
+            &["doctor", "--help"],
+            &["rehearse", "--help"],
+        ] {
             let help = parse(args).unwrap_err().to_string();
             assert!(help.contains("Examples:\n  mcpool"), "{help}");
         }

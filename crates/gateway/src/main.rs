@@ -14,7 +14,7 @@ use clap::Parser as _;
 use mcpool::{
     admin::Admin,
     build::Gateway,
-    cli::{CheckArgs, Cli, Command, ServeArgs},
+    cli::{CheckArgs, Cli, Command, DoctorArgs, RehearseArgs, ServeArgs},
     config::{Config, Problems},
     logging,
     observe::{Metrics, Observer, Phase, Status, walk},
@@ -35,6 +35,8 @@ async fn main() -> ExitCode {
     match Cli::parse().command() {
         Command::Serve(args) => serve(args).await,
         Command::Check(args) => check(args).await,
+        Command::Doctor(args) => doctor(&args).await,
+        Command::Rehearse(args) => rehearse(&args).await,
     }
 }
 
@@ -87,7 +89,26 @@ async fn check(args: CheckArgs) -> ExitCode {
     if !args.connect {
         return ExitCode::SUCCESS;
     }
-    match walk(&config, &mut io::stdout()).await {
+    told(walk(&config, &mut io::stdout()).await)
+}
+
+async fn doctor(args: &DoctorArgs) -> ExitCode {
+    match args.backend() {
+        Ok(backend) => told(mcpool::doctor::examine(backend, &mut io::stdout()).await),
+        Err(why) => {
+            say(&format!("mcpool: {why}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn rehearse(args: &RehearseArgs) -> ExitCode {
+    told(mcpool::rehearse::rehearse(&args.rehearsal(), args.json, &mut io::stdout()).await)
+}
+
+/// Exit status of a command that says yes or no.
+fn told(outcome: Result<bool, String>) -> ExitCode {
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => fail(&why),

@@ -272,6 +272,13 @@ impl Backend {
         lock(&self.trouble).clone()
     }
 
+    /// The mode of the next agent that can be asked things, or cannot; nothing while the server was never reached and
+    /// it depends on it.
+    #[must_use]
+    pub fn mode_of(&self, interactive: bool) -> Option<Decision> {
+        self.modes.decide(interactive)
+    }
+
     /// What it looks like now.
     #[must_use]
     pub fn status(&self) -> BackendStatus {

@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration, time::Instant};
 
 use mcpool_wire::BackendId;
 
-use crate::mode::{Evidence, ModeReason};
+use crate::{
+    error::Cause,
+    mode::{Evidence, ModeReason},
+};
 
 /// Takes events. Called from the call path: cheap, never blocking.
 pub trait Observe: Send + Sync + 'static {
@@ -88,7 +91,9 @@ pub enum Event<'a> {
         reason: OpenReason,
         /// `Some(kind)` where the breaker counts it.
         incident: Option<&'static str>,
-        /// What happened, for a human.
+        /// What happened.
+        cause: &'a Cause,
+        /// The same for a human.
         why: &'a str,
     },
     /// A session is over.

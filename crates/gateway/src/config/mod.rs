@@ -280,6 +280,12 @@ impl Config {
         Ok(())
     }
 
+    /// A backend with nothing configured but where it is.
+    #[must_use]
+    pub fn backend_at(name: &str, url: Url) -> BackendSettings {
+        backend::plain(BackendId(0), name, url, Origin::Cli, ModeChoice::Auto, &sharing::with_built_in(&[]))
+    }
+
     /// The backend that stands in where none is configured: the bundled server at this address.
     pub fn serve_demo(&mut self, url: Url) {
         let profiles = sharing::with_built_in(&self.profiles);

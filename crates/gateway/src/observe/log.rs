@@ -83,7 +83,7 @@ impl Log {
             Event::Demoted { evidence, why } => {
                 warn!(target: BACKEND, backend, evidence = evidence.as_str(), why, "sharing withdrawn: new agents get sessions of their own");
             }
-            Event::OpenFailed { epoch, reason, incident, why } => {
+            Event::OpenFailed { epoch, reason, incident, why, .. } => {
                 let (reason, incident) = (reason.as_str(), incident.unwrap_or("none"));
                 match self.trouble(&source.name, why) {
                     Some(unsaid) => {

@@ -18,6 +18,7 @@ use mcpool_front::{FrontEvent, FrontObserve};
 use mcpool_upstream::{Event, Observe, Source};
 
 use self::log::Log;
+pub(crate) use self::walk::{Climbed, Failed, Rung, climb};
 pub use self::{
     metrics::Metrics,
     status::{Phase, Status},

@@ -1,4 +1,5 @@
 //! `check --connect`: opens one session with every backend, as the gateway would, and says what was seen on the way.
+//! [`climb`] is what `doctor` shows in full.
 
 use std::{
     io::{self, Write},
@@ -7,7 +8,7 @@ use std::{
 };
 
 use mcpool_breaker::Transition;
-use mcpool_upstream::{Event, ModeChoice, Observe, Source};
+use mcpool_upstream::{Cause, Event, ModeChoice, Observe, Source};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -28,38 +29,84 @@ pub async fn walk(config: &Config, out: &mut dyn Write) -> Result<bool, String> 
     Ok(all_ready)
 }
 
-async fn walk_one(mut backend: BackendSettings, out: &mut dyn Write) -> Result<bool, String> {
+async fn walk_one(backend: BackendSettings, out: &mut dyn Write) -> Result<bool, String> {
     let name = backend.spec.name.clone();
-    // One neutral session is opened by itself, whatever the backend is configured to keep.
-    backend.spec.mode = ModeChoice::Shared;
-    backend.spec.limits.min_idle = 1;
-    let patience = backend.spec.times.handshake + MARGIN;
-    let (tell, mut told) = mpsc::channel(MOST_EVENTS);
-    let gateway = Gateway::start(vec![backend], None, &Arc::new(Walker(tell)))?;
     let mut steps = Vec::new();
-    let outcome = tokio::time::timeout(patience, async {
-        loop {
-            match told.recv().await {
-                Some(Seen::Step(step)) => steps.push(step),
-                Some(Seen::Ready(transport)) => break Ok(transport),
-                Some(Seen::Failed(why)) => break Err(why),
-                None => break Err("it was given up".to_owned()),
-            }
-        }
+    let climbed = climb(backend, &mut |rung| {
+        let verdict = if rung.ok { "" } else { " failed" };
+        steps.push(format!("{}{verdict} {:.1} ms", rung.step, rung.took.as_secs_f64() * 1e3));
     })
-    .await
-    .unwrap_or_else(|_| Err(format!("nothing happened within {patience:?}")));
-    let server = gateway.backends().first().and_then(|b| b.backend.status().server);
-    gateway.shutdown(MARGIN).await;
+    .await?;
+    let server = climbed.gateway.backends().first().and_then(|b| b.backend.status().server);
+    climbed.gateway.shutdown(MARGIN).await;
     let steps = if steps.is_empty() { "nothing was reached".to_owned() } else { steps.join(", ") };
-    match &outcome {
+    match &climbed.outcome {
         Ok(transport) => {
             let server = server.map(|server| format!(", {server}")).unwrap_or_default();
             say(out, &format!("{name}: ready over {transport}{server} ({steps})"))?;
         }
-        Err(why) => say(out, &format!("{name}: not ready: {why} ({steps})"))?,
+        Err(failed) => say(out, &format!("{name}: not ready: {} ({steps})", failed.why))?,
     }
-    Ok(outcome.is_ok())
+    Ok(climbed.outcome.is_ok())
+}
+
+/// How the way to a ready session ended, and the gateway that went it.
+pub(crate) struct Climbed {
+    /// The transport of the session, or why there is none.
+    pub(crate) outcome: Result<&'static str, Failed>,
+    /// Still running, with the session if there is one.
+    pub(crate) gateway: Gateway,
+}
+
+/// Why there is no session.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    /// As the transport says it, where it got that far.
+    pub(crate) cause: Option<Cause>,
+    /// For a human.
+    pub(crate) why: String,
+}
+
+/// A rung of the readiness ladder that was reached or not.
+#[derive(Debug)]
+pub(crate) struct Rung {
+    /// `connect`, `initialize`, `initialized`, `listen`, `ping`, `list`.
+    pub(crate) step: &'static str,
+    /// Whether it was reached.
+    pub(crate) ok: bool,
+    /// How long it took.
+    pub(crate) took: Duration,
+}
+
+/// Opens one neutral session with a backend, whatever mode it is configured to have.
+///
+/// # Errors
+/// A sentence when the backend cannot even be set up.
+pub(crate) async fn climb(
+    mut backend: BackendSettings,
+    seen: &mut dyn FnMut(Rung),
+) -> Result<Climbed, String> {
+    // One neutral session is opened by itself, whatever the backend is configured to keep.
+    if backend.spec.mode != ModeChoice::Auto {
+        backend.spec.mode = ModeChoice::Shared;
+    }
+    backend.spec.limits.min_idle = 1;
+    let patience = backend.spec.times.handshake + MARGIN;
+    let (tell, mut told) = mpsc::channel(MOST_EVENTS);
+    let gateway = Gateway::start(vec![backend], None, &Arc::new(Walker(tell)))?;
+    let failed = |why| Err(Failed { cause: None, why });
+    let outcome = tokio::time::timeout(patience, async {
+        loop {
+            match told.recv().await {
+                Some(Seen::Rung(rung)) => seen(rung),
+                Some(Seen::Ended(outcome)) => break outcome,
+                None => break failed("it was given up".to_owned()),
+            }
+        }
+    })
+    .await
+    .unwrap_or_else(|_| failed(format!("nothing happened within {patience:?}")));
+    Ok(Climbed { outcome, gateway })
 }
 
 fn say(out: &mut dyn Write, line: &str) -> Result<(), String> {
@@ -69,9 +116,8 @@ fn say(out: &mut dyn Write, line: &str) -> Result<(), String> {
 
 /// What is of interest on the way.
 enum Seen {
-    Step(String),
-    Ready(&'static str),
-    Failed(String),
+    Rung(Rung),
+    Ended(Result<&'static str, Failed>),
 }
 
 struct Walker(mpsc::Sender<Seen>);
@@ -79,12 +125,11 @@ struct Walker(mpsc::Sender<Seen>);
 impl Observe for Walker {
     fn on(&self, _: &Source, event: Event<'_>) {
         let seen = match event {
-            Event::Rung { step, ok, took } => {
-                let verdict = if ok { "" } else { " failed" };
-                Seen::Step(format!("{step}{verdict} {:.1} ms", took.as_secs_f64() * 1e3))
+            Event::Rung { step, ok, took } => Seen::Rung(Rung { step, ok, took }),
+            Event::Opened { transport, .. } => Seen::Ended(Ok(transport)),
+            Event::OpenFailed { cause, why, .. } => {
+                Seen::Ended(Err(Failed { cause: Some(cause.clone()), why: why.to_owned() }))
             }
-            Event::Opened { transport, .. } => Seen::Ready(transport),
-            Event::OpenFailed { why, .. } => Seen::Failed(why.to_owned()),
             Event::Opening { .. }
             | Event::Closed { .. }
             | Event::Answered { .. }

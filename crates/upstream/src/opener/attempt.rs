@@ -69,6 +69,7 @@ pub(super) async fn attempt(
             epoch,
             reason,
             incident: error.cause.incident(),
+            cause: &error.cause,
             why: &error.to_string(),
         }),
     }

@@ -40,10 +40,14 @@ pub(crate) async fn greet(
     hail: Hail,
     reporter: &Reporter,
 ) -> Result<Greeted, SendError> {
-    let opened = rung(reporter, "initialize", transport.connect(hail)).await?;
-    if let Some(took) = opened.connect_took {
-        reporter.on(Event::Rung { step: "connect", ok: true, took });
-    }
+    let opened = rung(reporter, "initialize", async {
+        let opened = transport.connect(hail).await;
+        if let Some(took) = opened.as_ref().ok().and_then(|opened| opened.connect_took) {
+            reporter.on(Event::Rung { step: "connect", ok: true, took });
+        }
+        opened
+    })
+    .await?;
     let hello = ServerHello::parse(&opened.answer).map_err(|why| SendError::refused(Cause::Protocol(why)))?;
     if hello.revision.era() != Era::Legacy {
         let why = format!("negotiated {}, which has no handshake", hello.revision);

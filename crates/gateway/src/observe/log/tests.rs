@@ -133,6 +133,7 @@ fn the_same_failed_handshake_is_said_once_and_another_at_once() {
         epoch: 1,
         reason: mcpool_upstream::OpenReason::Warm,
         incident: None,
+        cause: &mcpool_upstream::Cause::Closed("for a test"),
         why,
     };
     let lines = logged("info", |log| {

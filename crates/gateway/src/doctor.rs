@@ -1,0 +1,211 @@
+//! `mcpool doctor`: the way to a ready session, rung by rung, with the cause of what is wrong and what to do about it.
+
+use std::{
+    io::{self, Write},
+    time::{Duration, Instant},
+};
+
+use mcpool_testkit::{Agent, agent::AgentConfig};
+use mcpool_upstream::{Cause, Decision};
+use serde_json::{Value, json};
+
+use crate::{
+    build::BackendSettings,
+    config::reached_at,
+    inside::Inside,
+    observe::{Climbed, Failed, Rung, climb},
+};
+
+/// Examines one backend; whether it is ready.
+///
+/// # Errors
+/// A sentence when it cannot even be set up, or nobody reads.
+pub async fn examine(backend: BackendSettings, out: &mut dyn Write) -> Result<bool, String> {
+    let patience = backend.spec.times.handshake;
+    say(out, &format!("{}  {}\n", backend.spec.name, reached_at(&backend.spec.endpoint)))?;
+    let began = Instant::now();
+    let (mut written, mut last) = (Ok(()), None);
+    let climbed = climb(backend, &mut |rung| {
+        if rung.ok && written.is_ok() {
+            written = say(out, &line_of(&rung));
+        } else if !rung.ok {
+            last = Some(rung);
+        }
+    })
+    .await?;
+    written?;
+    let took = began.elapsed();
+    let Climbed { outcome, gateway } = climbed;
+    match outcome {
+        Err(failed) => {
+            gateway.shutdown(GOODBYE).await;
+            say(out, &diagnosis(last.as_ref(), &failed, patience))?;
+            Ok(false)
+        }
+        Ok(transport) => {
+            say(out, &format!("\nready after {}, over {}", millis(took), spoken(transport)))?;
+            let inside = Inside::serve(gateway).await?;
+            let told = describe(&inside, out).await;
+            inside.end(GOODBYE).await;
+            told.map(|()| true)
+        }
+    }
+}
+
+fn line_of(rung: &Rung) -> String {
+    format!("  {:<12} {:>9}   {}", rung.step, millis(rung.took), meaning(rung.step))
+}
+
+/// What a rung shows, once it is reached.
+fn meaning(step: &str) -> &'static str {
+    match step {
+        "connect" => "it accepts connections",
+        "initialize" => "it is an MCP server and agrees on a revision",
+        "initialized" => "it took note that the handshake is over",
+        "listen" => "the session's own stream is open, or it offers none",
+        "ping" => "the session answers",
+        "list" => "it serves a real request: nothing can be too early any more",
+        _ => "",
+    }
+}
+
+/// Which rung broke, why, and what to do.
+fn diagnosis(last: Option<&Rung>, failed: &Failed, patience: Duration) -> String {
+    let rung = match (&failed.cause, last) {
+        (Some(Cause::Connect(_) | Cause::Tls(_)), _) => "connect",
+        (_, Some(rung)) => rung.step,
+        (_, None) => "handshake",
+    };
+    let after = last.map(|rung| millis(rung.took)).unwrap_or_default();
+    let remedy = failed.cause.as_ref().map_or_else(
+        || format!("it neither refuses nor answers; a slower start needs a longer handshake_timeout (now {patience:?})"),
+        remedy,
+    );
+    format!("  {rung:<12} {after:>9}   FAILED: {}\n\nnot ready\n  what to do: {remedy}", failed.why)
+}
+
+/// What to do about a cause.
+fn remedy(cause: &Cause) -> String {
+    let refused = |r: &mcpool_upstream::Refusal| r.status;
+    match cause {
+        Cause::Connect(_) => {
+            "start the server, or correct host and port; inside a container, localhost is the \
+             container itself, and the server may listen on loopback only"
+                .to_owned()
+        }
+        Cause::Tls(_) => {
+            "a private CA goes into tls.ca_file; a certificate for another name, or one that has expired, \
+             must be replaced; a plain server needs http://"
+                .to_owned()
+        }
+        Cause::Broken(_) => "it took the connection and closed it: its own log says why".to_owned(),
+        Cause::Timeout(what) => format!(
+            "it took the connection and then kept silent ({what}): it is still starting, or blocked by a tool that runs \
+             in its event loop; a slow start needs a longer handshake_timeout"
+        ),
+        Cause::SessionLost(_) => {
+            "it forgot the session it had just given: several instances behind one address need \
+             session affinity"
+                .to_owned()
+        }
+        Cause::Pressure(_) => {
+            "it is at a limit of its own: lower max_sessions here, or raise the limit there".to_owned()
+        }
+        Cause::Gateway(r) => {
+            format!(
+                "a proxy before it answers {}: the server behind that proxy is down or unreachable",
+                refused(r)
+            )
+        }
+        Cause::Credential(_) => {
+            "it wants a credential: headers = { Authorization = \"Bearer ${TOKEN}\" } in its table".to_owned()
+        }
+        Cause::NotInitialized(_) => {
+            "it still takes requests for too early after 2 s: is it one of several instances \
+             without session affinity?"
+                .to_owned()
+        }
+        Cause::WrongVersion(_) => "it refuses the revision it agreed on: a defect of the server".to_owned(),
+        Cause::WrongTransport(_) => {
+            "no MCP is spoken at this path: servers mostly serve /mcp (Streamable HTTP) or /sse \
+             (HTTP+SSE), with or without a slash at the end; `transport` must fit, or be left out"
+                .to_owned()
+        }
+        Cause::Status(r) if refused(r) == 421 => {
+            "it does not answer to this host name: it has a list of allowed hosts of its own".to_owned()
+        }
+        Cause::Status(_) => "the answer above is the server's own: its log says more".to_owned(),
+        Cause::TooLarge(limit) => format!("its answer is larger than max_message ({limit} bytes)"),
+        Cause::Protocol(_) => {
+            "what answers there is no MCP server, or a broken one: is it the right URL?".to_owned()
+        }
+        Cause::Closed(_) => "the session was closed on this side while it was opened: try again".to_owned(),
+    }
+}
+
+/// What a ready server turned out to be, and what that means for its agents.
+async fn describe(inside: &Inside, out: &mut dyn Write) -> Result<(), String> {
+    let backends = inside.gateway().backends();
+    let Some(registered) = backends.first() else { return Ok(()) };
+    let agent = Agent::ready(AgentConfig::http(inside.url("mcp"))).await.map_err(|why| why.to_string())?;
+    let status = registered.backend.status();
+    if let Some(server) = status.server {
+        let text = |key: &str| server[key].as_str().unwrap_or("?").to_owned();
+        say(out, &format!("  server      {} {}", text("name"), text("version")))?;
+    }
+    let listed = agent.request("tools/list", json!({})).await;
+    say(out, &format!("  tools       {}", listed.as_ref().map_or_else(ToString::to_string, tools)))?;
+    let [neutral, interactive] = [false, true].map(|can_be_asked| registered.backend.mode_of(can_be_asked));
+    say(out, &format!("  agents      {}", chosen(neutral)))?;
+    if interactive != neutral {
+        say(out, &format!("              those that can be asked things: {}", chosen(interactive)))?;
+    }
+    agent.close().await;
+    Ok(())
+}
+
+/// How many tools there are, and what that means after a lost session.
+fn tools(list: &Value) -> String {
+    let Some(tools) = list["tools"].as_array() else { return "none".to_owned() };
+    let safe = tools.iter().filter(|tool| tool["annotations"]["readOnlyHint"] == true).count();
+    let rest = tools.len() - safe;
+    match (safe, rest) {
+        (0, 0) => "none".to_owned(),
+        (_, 0) => format!("{safe}, all marked readOnlyHint: their calls survive a lost session"),
+        (0, _) => format!(
+            "{rest}, none marked readOnlyHint: a call in flight when a session is lost fails (executed: maybe)"
+        ),
+        _ => format!(
+            "{}, {safe} of them marked readOnlyHint: calls of these survive a lost session, others fail (executed: maybe)",
+            tools.len()
+        ),
+    }
+}
+
+fn chosen(decision: Option<Decision>) -> String {
+    let Some(Decision { mode, reason }) = decision else { return "not decided yet".to_owned() };
+    format!("{}, because {}", mode.as_str(), reason.sentence())
+}
+
+fn spoken(transport: &str) -> &str {
+    match transport {
+        "sse" => "HTTP+SSE",
+        "http" => "Streamable HTTP",
+        other => other,
+    }
+}
+
+fn millis(took: Duration) -> String {
+    format!("{:.1} ms", took.as_secs_f64() * 1e3)
+}
+
+fn say(out: &mut dyn Write, line: &str) -> Result<(), String> {
+    let written: io::Result<()> = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|why| why.to_string())
+}
+
+/// For sessions that are told that they end.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+use mcpool_testkit::{Fault, FaultKind, Script, Server, Stage};
+
+use super::*;
+use crate::config::Config;
+
+async fn examined(url: &str, more: &str) -> (bool, String) {
+    let text = format!("[backends.a]\nurl = \"{url}\"\nhandshake_timeout = \"2s\"\n{more}");
+    let config = Config::parse("file.toml", &text, std::path::Path::new(""), &|_| None).unwrap();
+    let mut out = Vec::new();
+    let ready = examine(config.backends[0].clone(), &mut out).await.unwrap();
+    (ready, String::from_utf8(out).unwrap())
+}
+
+#[tokio::test]
+async fn a_server_that_works_is_shown_rung_by_rung_with_its_mode() {
+    let server = Server::start(Script::default()).await.unwrap();
+    for (url, spoken) in [(server.url_http(), "Streamable HTTP"), (server.url_sse(), "HTTP+SSE")] {
+        let (ready, said) = examined(&url, "").await;
+        assert!(ready, "{said}");
+        let rungs = ["\n  initialize ", "\n  initialized ", "\n  listen ", "\n  ping ", "\n  list "];
+        let at: Vec<_> =
+            rungs.iter().map(|rung| said.find(rung).unwrap_or_else(|| panic!("{rung}: {said}"))).collect();
+        assert!(at.is_sorted(), "{said}");
+        assert!(said.contains(&format!("over {spoken}")), "{said}");
+        assert!(said.contains("agents      shared, because nothing was seen"), "{said}");
+        assert!(said.contains("those that can be asked things: pinned, because"), "{said}");
+        assert!(said.contains("marked readOnlyHint"), "{said}");
+    }
+    let (_, said) = examined(&server.url_http(), "state = \"none\"").await;
+    assert!(said.contains("agents      shared, because the configuration says"), "{said}");
+    assert_eq!(server.stats().sessions_open, 0, "the doctor leaves nothing behind");
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named_with_the_rung_and_what_to_do() {
+    let server = Server::start(Script::default()).await.unwrap();
+    let status = |code, text: &str| FaultKind::Status(code, text.to_owned());
+    for (fault, rung, remedy) in [
+        (Fault::always(Stage::Initialize, status(401, "no token")), "initialize", "Authorization"),
+        (Fault::always(Stage::Initialize, status(502, "bad gateway")), "initialize", "behind that proxy"),
+        (Fault::always(Stage::Initialize, FaultKind::Hang), "handshake", "handshake_timeout"),
+    ] {
+        server.set_fault(fault);
+        let (ready, said) = examined(&server.url_http(), "transport = \"http\"").await;
+        let broke = said.lines().find(|line| line.contains("FAILED")).unwrap_or_default();
+        assert!(!ready && broke.trim_start().starts_with(rung), "{said}");
+        assert!(said.contains("not ready\n  what to do: ") && said.contains(remedy), "{said}");
+    }
+    let url = server.url_http();
+    drop(server);
+    let (ready, said) = examined(&url, "").await;
+    assert!(!ready && said.contains("\n  connect ") && said.contains("start the server"), "{said}");
+}
+
+#[tokio::test]
+async fn a_path_that_speaks_no_mcp_is_told_from_a_server_that_is_down() {
+    let server = Server::start(Script::default()).await.unwrap();
+    let url = server.url_http().replace("/mcp", "/elsewhere");
+    let (ready, said) = examined(&url, "").await;
+    assert!(!ready && said.contains("no MCP is spoken at this path"), "{said}");
+}

@@ -1,0 +1,72 @@
+//! A gateway inside this process, on a port of its own: what `doctor` and `rehearse` put in front of a backend.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use mcpool_front::{FrontConfig, FrontEvent, FrontObserve, Server};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    build::Gateway,
+    observe::{Phase, Status},
+};
+
+/// A running gateway; dropped, it ends at once.
+pub(crate) struct Inside {
+    gateway: Arc<Gateway>,
+    addr: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Inside {
+    /// Serves these backends on a free port of loopback.
+    ///
+    /// # Errors
+    /// A sentence when there is no port.
+    pub(crate) async fn serve(gateway: Gateway) -> Result<Self, String> {
+        let listener =
+            TcpListener::bind("127.0.0.1:0").await.map_err(|why| format!("no free port: {why}"))?;
+        let addr = listener.local_addr().map_err(|why| why.to_string())?;
+        let gateway = Arc::new(gateway);
+        let status = Arc::new(Status::new(gateway.clone()));
+        status.enter(Phase::Serving);
+        let router = Arc::new(gateway.router());
+        let server = Server::new(FrontConfig::default(), router, Arc::new(Unheard), status);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let serving = tokio::spawn(async move {
+            server.run(listener, stopped).await;
+        });
+        Ok(Self { gateway, addr, stop, serving })
+    }
+
+    /// Where agents reach the only backend.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.addr)
+    }
+
+    /// What runs here.
+    pub(crate) fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// Ends its sessions as it should be done.
+    pub(crate) async fn end(self, within: std::time::Duration) {
+        self.stop.cancel();
+        self.gateway.shutdown(within).await;
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// What happens here is judged by its agents.
+struct Unheard;
+
+impl FrontObserve for Unheard {
+    fn on(&self, _: &FrontEvent<'_>) {}
+}

@@ -1,0 +1,192 @@
+//! `mcpool rehearse`: the race lab for users. Parallel executors share one session of a server in the orders that break
+//! servers, first directly, then through a pool inside this process; a table of what failed, and a verdict.
+//!
+//! The subtle thing: both halves do the same work in the same orders at the same moments. What differs is who shares the
+//! session: directly the executors themselves, as programs do that hand one connection to several workers; through
+//! the pool each has a conversation of its own, and the pool shares.
+
+mod orders;
+mod outcome;
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use self::{
+    orders::{ORDERS, Order, Stage},
+    outcome::Outcome,
+};
+use crate::{
+    build::{BackendSettings, Gateway},
+    inside::Inside,
+    observe::climb,
+};
+
+/// What is rehearsed, and how hard.
+#[derive(Clone, Debug)]
+pub struct Rehearsal {
+    /// The server.
+    pub backend: BackendSettings,
+    /// Its URL, as agents that go there directly need it.
+    pub url: String,
+    /// Headers these agents send.
+    pub headers: Vec<(String, String)>,
+    /// Parallel executors.
+    pub agents: usize,
+    /// How often each order is gone through.
+    pub rounds: usize,
+    /// How long an answer may take before it counts as none.
+    pub patience: Duration,
+    /// What executors call; it must be harmless.
+    pub call: Errand,
+    /// A shell command that restarts the server.
+    pub restart: Option<String>,
+}
+
+/// What executors ask for.
+#[derive(Clone, Debug)]
+pub struct Errand {
+    /// The method.
+    pub method: String,
+    /// Its parameters.
+    pub params: Value,
+}
+
+impl Errand {
+    /// What every server can be asked without harm.
+    #[must_use]
+    pub fn listing() -> Self {
+        Self { method: "tools/list".to_owned(), params: json!({}) }
+    }
+
+    /// A call of one tool.
+    #[must_use]
+    pub fn tool(name: &str, arguments: &Value) -> Self {
+        Self { method: "tools/call".to_owned(), params: json!({ "name": name, "arguments": arguments }) }
+    }
+}
+
+/// One order, both ways.
+struct Row {
+    order: &'static Order,
+    direct: Outcome,
+    pooled: Outcome,
+}
+
+/// Rehearses; whether nothing failed through the pool.
+///
+/// # Errors
+/// A sentence when the server is not ready in the first place, or nobody reads.
+pub async fn rehearse(rehearsal: &Rehearsal, json: bool, out: &mut dyn Write) -> Result<bool, String> {
+    let transport = first_the_ladder(rehearsal).await?;
+    let Rehearsal { agents, rounds, call, .. } = rehearsal;
+    if !json {
+        let what = call.params.get("name").map_or_else(|| call.method.clone(), |name| format!("tool {name}"));
+        let title = format!("{}  {agents} executors, {rounds} rounds, {what}\n", rehearsal.url);
+        say(out, &title)?;
+        say(out, &format!("  {:<34} {:>14} {:>14}", "order", "directly", "pooled"))?;
+    }
+    let mut rows = Vec::new();
+    for order in ORDERS.iter().filter(|order| order.fits(transport, rehearsal)) {
+        let row = both_ways(rehearsal, order, transport).await?;
+        if !json {
+            show(&row, out)?;
+        }
+        rows.push(row);
+    }
+    if rows.is_empty() {
+        return Err(format!("there is no order to rehearse over {transport}"));
+    }
+    let safe = rows.iter().all(|row| row.pooled.failed() == 0);
+    say(out, &if json { report(rehearsal, &rows, safe) } else { verdict(&rows, safe) })?;
+    Ok(safe)
+}
+
+/// A server that cannot be reached in peace needs a doctor, not a rehearsal.
+async fn first_the_ladder(rehearsal: &Rehearsal) -> Result<&'static str, String> {
+    let climbed = climb(rehearsal.backend.clone(), &mut |_| {}).await?;
+    climbed.gateway.shutdown(GOODBYE).await;
+    climbed.outcome.map_err(|failed| {
+        format!("the server is not ready: {}; `mcpool doctor {}` says more", failed.why, rehearsal.url)
+    })
+}
+
+async fn both_ways(
+    rehearsal: &Rehearsal,
+    order: &'static Order,
+    transport: &'static str,
+) -> Result<Row, String> {
+    let (mut direct, mut pooled) = (Outcome::default(), Outcome::default());
+    let stage = Stage::direct(rehearsal, transport);
+    for _ in 0..rehearsal.rounds {
+        (order.direct)(&stage, &mut direct).await;
+    }
+    let observe = std::sync::Arc::new(orders::Quiet);
+    // A pool that is cold, as in the first moment after a start.
+    let gateway = Gateway::start(vec![rehearsal.backend.clone()], None, &observe)?;
+    let inside = Inside::serve(gateway).await?;
+    let stage = Stage::pooled(rehearsal, transport, &inside);
+    for _ in 0..rehearsal.rounds {
+        (order.pooled)(&stage, &mut pooled).await;
+    }
+    inside.end(GOODBYE).await;
+    Ok(Row { order, direct, pooled })
+}
+
+fn show(row: &Row, out: &mut dyn Write) -> Result<(), String> {
+    let failed = |outcome: &Outcome| match outcome.failed() {
+        0 => format!("0 of {}", outcome.total()),
+        n => format!("{n} of {} failed", outcome.total()),
+    };
+    say(out, &format!("  {:<34} {:>14} {:>14}", row.order.title, failed(&row.direct), failed(&row.pooled)))?;
+    for (way, outcome) in [("directly", &row.direct), ("pooled", &row.pooled)] {
+        for (cause, times) in outcome.causes() {
+            say(out, &format!("      {way}, {times} times: {cause}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn verdict(rows: &[Row], safe: bool) -> String {
+    let sum = |of: fn(&Row) -> (u64, u64)| rows.iter().map(of).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+    let (direct, steps) = sum(|row| (row.direct.failed(), row.direct.total()));
+    let (pooled, calls) = sum(|row| (row.pooled.failed(), row.pooled.total()));
+    let races = rows.iter().filter(|row| row.direct.failed() > 0).count();
+    let direct = match races {
+        0 => format!("directly nothing failed in {steps} steps: this server can be shared as it is"),
+        n => format!("directly {direct} of {steps} steps failed, in {n} of {} orders", rows.len()),
+    };
+    let pooled = if safe {
+        format!("through the pool 0 of {calls} failed: safe behind mcpool")
+    } else {
+        format!("through the pool {pooled} of {calls} failed: NOT safe, see the causes above")
+    };
+    format!("\nverdict: {direct};\n         {pooled}")
+}
+
+fn report(rehearsal: &Rehearsal, rows: &[Row], safe: bool) -> String {
+    let orders: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            json!({ "order": row.order.name, "direct": row.direct.shown(), "pooled": row.pooled.shown() })
+        })
+        .collect();
+    json!({
+        "url": rehearsal.url, "agents": rehearsal.agents, "rounds": rehearsal.rounds, "orders": orders, "safe": safe,
+    })
+    .to_string()
+}
+
+fn say(out: &mut dyn Write, line: &str) -> Result<(), String> {
+    let written: io::Result<()> = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|why| why.to_string())
+}
+
+/// For sessions that are told that they end.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! What became of the steps of one order: how many, and why the failed ones failed.
+
+use std::collections::BTreeMap;
+
+use mcpool_testkit::agent::AgentError;
+use serde_json::{Value, json};
+
+/// Steps and failures by cause.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    total: u64,
+    causes: BTreeMap<String, u64>,
+}
+
+impl Outcome {
+    /// Counts one step.
+    pub(super) fn count<T>(&mut self, step: Result<T, AgentError>) {
+        self.total += 1;
+        if let Err(error) = step {
+            let cause = cause_of(&error);
+            // A server that puts ids or times into its messages would fill the table with itself.
+            let known = self.causes.len() < MOST_CAUSES || self.causes.contains_key(&cause);
+            *self.causes.entry(if known { cause } else { "other".to_owned() }).or_default() += 1;
+        }
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    pub(super) fn failed(&self) -> u64 {
+        self.causes.values().sum()
+    }
+
+    /// Causes and how often, most frequent first.
+    pub(super) fn causes(&self) -> Vec<(&str, u64)> {
+        let mut causes: Vec<_> = self.causes.iter().map(|(cause, n)| (cause.as_str(), *n)).collect();
+        causes.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        causes
+    }
+
+    pub(super) fn shown(&self) -> Value {
+        json!({ "steps": self.total, "failed": self.failed(), "causes": self.causes })
+    }
+}
+
+fn cause_of(error: &AgentError) -> String {
+    match error {
+        AgentError::Http { status, body } => format!("{status} {}", message_in(body)),
+        AgentError::Rpc { code, message, .. } => format!("error {code} {}", cut(message)),
+        AgentError::Timeout => "no answer".to_owned(),
+        AgentError::Closed(why) => format!("cut off: {}", cut(why)),
+    }
+}
+
+/// The message of a JSON-RPC error in a body, or the body.
+fn message_in(body: &str) -> String {
+    let value: Value = serde_json::from_str(body).unwrap_or_default();
+    cut(value["error"]["message"].as_str().unwrap_or(body))
+}
+
+fn cut(text: &str) -> String {
+    let line: String = text.chars().take_while(|c| *c != '\n').take(MOST_CHARS).collect();
+    line.trim().to_owned()
+}
+
+/// Different causes per order; more are counted together.
+const MOST_CAUSES: usize = 16;
+const MOST_CHARS: usize = 90;
