@@ -16,6 +16,7 @@ mod http;
 mod large;
 mod matrix;
 mod paths;
+mod rehearse;
 mod report;
 mod restarts;
 mod run;
@@ -71,6 +72,8 @@ enum Task {
     Large(large::Options),
     /// Real stdio servers: what many agents write at once is all there afterwards.
     Stdio(stdio::Options),
+    /// `mcpool rehearse` and `mcpool doctor` against real servers.
+    Rehearse(rehearse::Options),
     /// `kill -9` and restart of a real backend under many agents.
     Restarts(restarts::Options),
     /// The hand-overs between threads in every order of their steps, and further than the gate goes.
@@ -120,6 +123,7 @@ fn perform(task: Task) -> Result<bool> {
         Task::Scenario(options) => real(|report| report.step("scenario", || scenario::run(&options))),
         Task::Large(options) => real(|report| report.step("large", || large::run(&options))),
         Task::Stdio(options) => real(|report| report.step("stdio", || stdio::run(&options))),
+        Task::Rehearse(options) => real(|report| report.step("rehearse", || rehearse::run(&options))),
         Task::Restarts(options) => real(|report| report.step("restarts", || restarts::run(&options))),
         Task::Interleave => alone(|report| report.step("interleave", || steps::interleave(true))),
         Task::Bench { args } => bench(&args),

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::report::{Report, Tally};
 use crate::run::{Ended, Job};
-use crate::{alerts, asked, conformance, large, matrix, restarts, scenario, setup, state, stdio};
+use crate::{alerts, asked, conformance, large, matrix, rehearse, restarts, scenario, setup, state, stdio};
 
 /// One step of the gate.
 #[derive(Debug)]
@@ -56,6 +56,9 @@ pub(crate) fn all() -> Vec<Step> {
         }),
         step("stdio", "real stdio servers: 50 agents write and read at once", || {
             stdio::run(&stdio::Options::short())
+        }),
+        step("rehearse", "mcpool rehearse and doctor against real servers (short form)", || {
+            rehearse::run(&rehearse::Options::short())
         }),
         step("restarts", "kill -9 of real backends under 100 agents (short form)", || {
             restarts::run(&restarts::Options::short())
