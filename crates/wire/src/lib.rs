@@ -14,6 +14,7 @@ mod link;
 mod method;
 mod rewrite;
 mod skew;
+mod skim;
 #[cfg(test)]
 mod testing;
 
@@ -30,3 +31,4 @@ pub use id::{IdValue, RpcId};
 pub use link::{Backends, Hello, Link, LinkEvent, Outlet, OutletFull, Reply, ServerEntry, Target};
 pub use method::{Method, Scope};
 pub use rewrite::{Message, error_response, result_response};
+pub use skim::Skim;

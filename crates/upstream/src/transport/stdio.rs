@@ -5,7 +5,6 @@
 //! session, with the exit status as the reason. A process that dies young is not started again at once.
 
 mod diagnostics;
-mod id_finder;
 mod lines;
 mod process;
 mod queue;
@@ -222,7 +221,7 @@ impl Streaming {
             Line::TooLarge(seen) => {
                 let limit = self.lines.limit();
                 tracing::warn!(target: "mcpool::backend", pid = self.process.pid, limit, "a message above the limit was skipped");
-                match seen.answers() {
+                match lines::answers(&seen) {
                     // Nobody waits for what is no answer.
                     None if seen.has_method() => Ok(Heard::TooLarge { answers: None, limit }),
                     None => Err(SendError::maybe_sent(Cause::TooLarge(limit))),

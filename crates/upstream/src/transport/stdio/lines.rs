@@ -6,10 +6,9 @@
 use std::io;
 
 use bytes::{Bytes, BytesMut};
+use mcpool_wire::Skim;
 use serde::de::IgnoredAny;
 use tokio::io::{AsyncRead, AsyncReadExt};
-
-use super::id_finder::IdFinder;
 
 /// Room made for each read, bytes.
 const CHUNK: usize = 64 * 1024;
@@ -26,7 +25,7 @@ pub(super) enum Line {
     /// Is none: this is what it begins with.
     Noise(String),
     /// Was above the limit.
-    TooLarge(IdFinder),
+    TooLarge(Skim),
 }
 
 /// Cuts what it reads.
@@ -36,7 +35,7 @@ pub(super) struct Lines<R> {
     buffer: BytesMut,
     /// Bytes of the buffer that hold no line break.
     scanned: usize,
-    skipping: Option<IdFinder>,
+    skipping: Option<Skim>,
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
@@ -78,7 +77,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         let line = self.buffer.split_to(self.scanned + at + 1).freeze();
         self.scanned = 0;
         if self.skipping.is_none() && line.len() > self.limit {
-            self.skipping = Some(IdFinder::default());
+            self.skipping = Some(Skim::default());
         }
         Some(match self.skipping.take() {
             Some(mut seen) => {
@@ -105,6 +104,13 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     pub(super) fn held(&self) -> usize {
         self.buffer.capacity()
     }
+}
+
+/// The request it answers, if it is an answer with an id of ours. Some servers send the number back as a string.
+pub(super) fn answers(seen: &Skim) -> Option<u64> {
+    let id = seen.id().filter(|_| !seen.has_method())?;
+    let (number, _) = id.value().as_number_lenient()?;
+    u64::try_from(number).ok()
 }
 
 fn judge(line: &Bytes) -> Option<Line> {
@@ -139,7 +145,7 @@ mod tests {
             seen.push(match line {
                 Line::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
                 Line::Noise(text) => format!("noise {text}"),
-                Line::TooLarge(seen) => format!("too large {:?}", seen.answers()),
+                Line::TooLarge(seen) => format!("too large {:?}", answers(&seen)),
             });
         }
         seen
