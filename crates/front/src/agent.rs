@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     common::Common,
+    door::PeerSeat,
     incoming::Parcel,
     observe::{FrontEvent, Gauges, Transport},
     outbox::{Outbox, Reader, Refused, Stream},
@@ -45,6 +46,8 @@ pub(crate) struct AgentCore {
     asked: Mutex<Asked>,
     pub(crate) last_seen: AtomicU64,
     ended: AtomicBool,
+    /// Its peer has only so many.
+    _seat: PeerSeat,
 }
 
 /// One agent session.
@@ -107,12 +110,13 @@ impl AgentCore {
         caller: Arc<Caller>,
         target: Target,
         transport: Transport,
+        seat: PeerSeat,
         common: Arc<Common>,
     ) -> Self {
         let replay = (transport == Transport::Http).then(|| Arc::new(Replay::new(&common)));
         let listening =
             replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number: LISTENING });
-        let outbox = Outbox::new(&common.config.limits, Arc::clone(&common.gauges), listening);
+        let outbox = Outbox::new(&common.config.limits, Arc::clone(&common.budget), listening);
         Self {
             id,
             caller,
@@ -125,6 +129,7 @@ impl AgentCore {
             revision: Mutex::default(),
             last_seen: AtomicU64::new(common.millis()),
             ended: AtomicBool::new(false),
+            _seat: seat,
             common,
         }
     }
@@ -175,7 +180,7 @@ impl AgentCore {
     /// The stream of a POST.
     pub(crate) fn call_outbox(&self) -> Arc<Outbox> {
         let made = |stream| {
-            Arc::new(Outbox::new(&self.common.config.limits, Arc::clone(&self.common.gauges), stream))
+            Arc::new(Outbox::new(&self.common.config.limits, Arc::clone(&self.common.budget), stream))
         };
         match &self.replay {
             Some(replay) => replay.open(|number| made(Some(Stream { replay: Arc::clone(replay), number }))),
@@ -203,8 +208,8 @@ impl AgentCore {
             return Resume::Over;
         }
         let stream = Stream { replay: Arc::clone(replay), number: id.stream };
-        let gauges = Arc::clone(&self.common.gauges);
-        let over = Arc::new(Outbox::new(&self.common.config.limits, gauges, Some(stream)));
+        let budget = Arc::clone(&self.common.budget);
+        let over = Arc::new(Outbox::new(&self.common.config.limits, budget, Some(stream)));
         Resume::Stream(over.past(left, id.seq))
     }
 
@@ -223,6 +228,18 @@ impl AgentCore {
             replay.sweep();
             self.outbox.sweep();
         }
+    }
+
+    /// Its streams: its own, and those of its calls.
+    pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        let mut all = self.replay.as_ref().map(|replay| replay.streams()).unwrap_or_default();
+        all.push(Arc::clone(&self.outbox));
+        all
+    }
+
+    /// Gives up what is kept for a resume; whether there was anything.
+    pub(crate) fn forget_replay(&self) -> bool {
+        self.replay.as_ref().is_some_and(|replay| replay.forget())
     }
 
     pub(crate) fn has_ended(&self) -> bool {

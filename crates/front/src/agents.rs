@@ -13,7 +13,7 @@ use crate::{
     agent::{Agent, AgentCore},
     common::Common,
     observe::{AgentEnd, FrontEvent, Gauges, Transport},
-    outbox::Presence,
+    outbox::{Outbox, Presence},
     session_id::AgentSessionId,
 };
 
@@ -137,6 +137,16 @@ impl<L: Link> Agents<L> {
                 Transport::Http | Transport::Other => {}
             }
         }
+    }
+
+    /// The streams of everybody.
+    pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        self.snapshot().into_iter().flat_map(|(_, core)| core.outboxes()).collect()
+    }
+
+    /// Gives up what is kept for a resume; whether there was anything.
+    pub(crate) fn forget_replays(&self) -> bool {
+        self.snapshot().into_iter().filter(|(_, core)| core.forget_replay()).count() > 0
     }
 
     pub(crate) fn remove_all(&self) {

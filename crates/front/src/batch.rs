@@ -15,6 +15,7 @@ use mcpool_wire::{
 
 use crate::{
     agent::{Agent, AgentCore, Side},
+    budget::Charge,
     call_stream::CallStream,
     dispatch::{agent_of, as_stream, stream, take},
     front::Front,
@@ -94,7 +95,7 @@ impl Batch {
                 }
             };
             let is_repeated = seen.is_repeated(&message);
-            let Incoming { body, message, is_modern } = message;
+            let Incoming { body, message, is_modern, charge } = message;
             match body {
                 Body::Request(request) => {
                     wants_answer = true;
@@ -104,7 +105,7 @@ impl Batch {
                         let text = "this server speaks the revisions with a handshake";
                         self.answers.push(error_response(Some(&request.id), -32601, text, None));
                     } else {
-                        self.call(&agent.core, link, request, message);
+                        self.call(&agent.core, link, request, (message, charge));
                     }
                 }
                 Body::BadId(why) => {
@@ -117,7 +118,13 @@ impl Batch {
         wants_answer
     }
 
-    fn call<L: Link>(&mut self, core: &Arc<AgentCore>, link: &L, request: Request, message: Message) {
+    fn call<L: Link>(
+        &mut self,
+        core: &Arc<AgentCore>,
+        link: &L,
+        request: Request,
+        message: (Message, Charge),
+    ) {
         if request.method == Method::Ping {
             return self.answers.push(result_response(&request.id, b"{}"));
         }

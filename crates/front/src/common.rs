@@ -5,20 +5,26 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use dashmap::DashMap;
 use mcpool_wire::{AgentKey, CallError, CallTrace, ErrorKind, Executed, Method, RequestId};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     adopter::Adopted,
+    budget::Budget,
     config::FrontConfig,
     observe::{CallEnd, FrontEvent, FrontObserve, Gauges, Outcome},
+    pulse::Pulse,
 };
 
 pub(crate) struct Common {
     pub(crate) config: FrontConfig,
     pub(crate) observe: Arc<dyn FrontObserve>,
     pub(crate) gauges: Arc<Gauges>,
+    pub(crate) budget: Arc<Budget>,
+    /// The open connections, by their numbers: looked through when memory is short.
+    pub(crate) connections: DashMap<u64, Arc<Pulse>>,
     /// Calls whose handler is gone or answers as a stream go here.
     pub(crate) adopt: mpsc::Sender<Box<Adopted>>,
     /// Everything ends now.
@@ -27,6 +33,7 @@ pub(crate) struct Common {
     warned: AtomicBool,
     requests: AtomicU64,
     agents: AtomicU64,
+    accepted: AtomicU64,
     epoch: Instant,
 }
 
@@ -37,10 +44,13 @@ impl Common {
         gauges: Arc<Gauges>,
         adopt: mpsc::Sender<Box<Adopted>>,
     ) -> Self {
+        let budget = Budget::new(config.limits.buffered_bytes, Arc::clone(&gauges), Arc::clone(&observe));
         Self {
             config,
             observe,
             gauges,
+            budget,
+            connections: DashMap::new(),
             adopt,
             kill: CancellationToken::new(),
             draining: AtomicBool::new(false),
@@ -48,6 +58,7 @@ impl Common {
             // A random start keeps request ids of two lives of the process apart in one log.
             requests: AtomicU64::new(u64::from(rand::random::<u32>()) << 32),
             agents: AtomicU64::new(1),
+            accepted: AtomicU64::new(0),
             epoch: Instant::now(),
         }
     }
@@ -58,6 +69,10 @@ impl Common {
 
     pub(crate) fn agent_key(&self) -> AgentKey {
         AgentKey(self.agents.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn connection_number(&self) -> u64 {
+        self.accepted.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn emit(&self, event: &FrontEvent<'_>) {

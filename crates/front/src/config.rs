@@ -37,12 +37,22 @@ pub enum Unauthenticated {
 pub struct FrontLimits {
     /// Open connections.
     pub connections: usize,
+    /// Connections of one peer that is not on this machine.
+    pub connections_per_peer: usize,
+    /// Most descriptors of this process; a quarter of them is not for agents.
+    pub descriptors: usize,
     /// Agent sessions.
     pub agent_sessions: usize,
+    /// Agent sessions of one peer that is not on this machine.
+    pub sessions_per_peer: usize,
     /// Calls of one agent session at a time.
     pub calls_per_agent: usize,
     /// Bytes of a request body.
     pub body_bytes: usize,
+    /// Bytes per second at which a request body must come, after it was late for `body_idle`.
+    pub body_rate: usize,
+    /// Bytes kept for agents in all: bodies, calls, what waits to be read, what is kept for a resume.
+    pub buffered_bytes: usize,
     /// Bytes of a header block; 8 KiB is the least.
     pub header_bytes: usize,
     /// Messages waiting for one agent before droppable ones are merged or dropped.
@@ -53,7 +63,7 @@ pub struct FrontLimits {
     pub replay_events: usize,
     /// Bytes of such events of one agent session; a larger event is not kept.
     pub replay_bytes: usize,
-    /// Bytes of such events of all agent sessions; beyond, nothing more is kept.
+    /// Bytes of such events of all agent sessions, at most a quarter of `buffered_bytes`; beyond, nothing more is kept.
     pub replay_total_bytes: usize,
     /// Calls that run on although their agent's connection is gone, or that answer as a stream.
     pub adopted_calls: usize,
@@ -68,6 +78,8 @@ pub struct FrontTimes {
     pub keep_alive: Duration,
     /// A request body may stand still this long.
     pub body_idle: Duration,
+    /// A body or a new agent session waits this long for memory before it is refused.
+    pub overload_wait: Duration,
     /// An agent may refuse to read this long.
     pub write_stall: Duration,
     /// Latest end of a call.
@@ -125,9 +137,14 @@ impl Default for FrontLimits {
     fn default() -> Self {
         Self {
             connections: 20_000,
+            connections_per_peer: 64,
+            descriptors: usize::MAX,
             agent_sessions: 20_000,
+            sessions_per_peer: 1_000,
             calls_per_agent: 64,
             body_bytes: 4 << 20,
+            body_rate: 1 << 10,
+            buffered_bytes: 256 << 20,
             header_bytes: 32 << 10,
             outbound_messages: 256,
             outbound_bytes: 4 << 20,
@@ -145,6 +162,7 @@ impl Default for FrontTimes {
             header: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             body_idle: Duration::from_secs(30),
+            overload_wait: Duration::from_secs(5),
             write_stall: Duration::from_secs(30),
             call: Duration::from_secs(3_600),
             open: Duration::from_secs(60),

@@ -7,6 +7,7 @@
 
 use std::{
     future::poll_fn,
+    net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -20,6 +21,7 @@ use mcpool_wire::{
 
 use crate::{
     agent::{Agent, AgentCore, Resume, Side},
+    budget::Charge,
     call_stream::CallStream,
     front::Front,
     http::{accepts, text, unknown_backend},
@@ -38,6 +40,7 @@ const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 /// A POST that is no message of an HTTP+SSE session.
 pub(crate) async fn message<B: Backends>(
     front: &Arc<Front<B>>,
+    peer: IpAddr,
     headers: &HeaderMap,
     name: Option<&str>,
     incoming: Incoming,
@@ -56,7 +59,7 @@ pub(crate) async fn message<B: Backends>(
         && let Body::Request(request) = &incoming.body
         && request.method == Method::Initialize
     {
-        return initialize(front, headers, name, request.clone(), &incoming.message).await;
+        return initialize(front, peer, headers, name, request.clone(), &incoming.message).await;
     }
     let agent = match agent_of(front, headers, name, incoming.id()) {
         Ok(agent) => agent,
@@ -65,7 +68,8 @@ pub(crate) async fn message<B: Backends>(
     let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(incoming.id()) };
     match incoming.body {
         Body::Request(request) => {
-            answer(&agent.core, link.as_ref(), *interactive, headers, request, incoming.message).await
+            let message = (incoming.message, incoming.charge);
+            answer(&agent.core, link.as_ref(), *interactive, headers, request, message).await
         }
         body => {
             take(&agent, link.as_ref(), body, incoming.message);
@@ -130,6 +134,7 @@ pub(crate) fn delete<B: Backends>(front: &Front<B>, headers: &HeaderMap) -> Serv
 
 async fn initialize<B: Backends>(
     front: &Arc<Front<B>>,
+    peer: IpAddr,
     headers: &HeaderMap,
     name: Option<&str>,
     request: Request,
@@ -140,15 +145,15 @@ async fn initialize<B: Backends>(
         Err(why) => return unknown_backend(front, Some(&request.id), &why),
     };
     let common = &front.common;
-    if common.is_draining() || front.agents.is_full() {
-        let request_id = common.request_id().to_string();
-        return Served::no_place(Some(&request.id), &request_id, common.is_draining());
-    }
+    let seat = match front.place(peer).await {
+        Ok(seat) => seat,
+        Err(why) => return Served::no_place(Some(&request.id), &common.request_id().to_string(), why),
+    };
     let client = match ClientHello::parse(message.bytes()) {
         Ok(client) => client,
         Err(why) => return Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
     };
-    let Some(core) = front.new_agent(target, Transport::Http, headers) else {
+    let Some(core) = front.new_agent(target, Transport::Http, headers, seat) else {
         return Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);
     };
     let (revision, interactive) = (client.revision, client.is_interactive());
@@ -179,7 +184,7 @@ async fn answer<L: Link>(
     interactive: bool,
     headers: &HeaderMap,
     request: Request,
-    message: Message,
+    (message, charge): (Message, Charge),
 ) -> Served {
     match request.method {
         Method::Ping => {
@@ -192,7 +197,7 @@ async fn answer<L: Link>(
     let takes_json = accepts(headers, "application/json") || !takes_events;
     let said = takes_events.then(|| CallStream::new(core, interactive));
     let outlet = said.clone().map(|said| said as Arc<dyn Outlet>);
-    let running = match Running::start(core, link, request, message, outlet) {
+    let running = match Running::start(core, link, request, (message, charge), outlet) {
         Ok(running) => running,
         Err(refusal) => return Served::json(StatusCode::OK, Cause::Gateway, refusal),
     };

@@ -1,6 +1,6 @@
 //! One front: the agents it holds and what lies behind them.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::HeaderMap;
 use mcpool_wire::{Backends, Caller, Principal, Target};
@@ -10,8 +10,9 @@ use crate::{
     agent::AgentCore,
     agents::Agents,
     common::Common,
+    door::{PeerSeat, Peers},
     hosts::HostPolicy,
-    observe::{Health, Transport},
+    observe::{FrontEvent, Health, Transport},
     session_id::AgentSessionId,
 };
 
@@ -24,17 +25,55 @@ pub(crate) struct Front<B: Backends> {
     pub(crate) common: Arc<Common>,
     pub(crate) hosts: HostPolicy,
     pub(crate) health: Arc<dyn Health>,
+    /// Who holds how many agent sessions.
+    pub(crate) peers: Arc<Peers>,
     /// Owns connections, agent streams and the adopter.
     pub(crate) tasks: TaskTracker,
 }
 
+/// Why there is no place for another agent session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    /// The gateway stops.
+    Draining,
+    /// There are as many as there may be.
+    Full,
+    /// Its peer has as many as it may.
+    Peer,
+    /// Too much is kept in memory.
+    Overloaded,
+}
+
 impl<B: Backends> Front<B> {
+    /// A place for one more agent session; it waits a little while memory is short.
+    pub(crate) async fn place(&self, peer: IpAddr) -> Result<PeerSeat, NoPlace> {
+        let common = &self.common;
+        if common.is_draining() {
+            return Err(NoPlace::Draining);
+        }
+        if !common.budget.is_calm() {
+            common.budget.shed("session_held");
+            if !common.budget.calm_within(common.config.times.overload_wait).await {
+                common.budget.shed("session_refused");
+                return Err(NoPlace::Overloaded);
+            }
+        }
+        if self.agents.is_full() {
+            return Err(NoPlace::Full);
+        }
+        self.peers.enter(peer).ok_or_else(|| {
+            common.emit(&FrontEvent::Refused { kind: "peer_sessions" });
+            NoPlace::Peer
+        })
+    }
+
     /// An agent session that nobody knows yet; `None` when the system has no randomness for its id.
     pub(crate) fn new_agent(
         &self,
         target: Target,
         transport: Transport,
         headers: &HeaderMap,
+        seat: PeerSeat,
     ) -> Option<Arc<AgentCore>> {
         let affinity =
             headers.get("mcpool-affinity").and_then(|value| value.to_str().ok()).map(Arc::<str>::from);
@@ -46,6 +85,7 @@ impl<B: Backends> Front<B> {
             forwarded: self.common.config.forwarded(headers),
         };
         let id = AgentSessionId::mint(OWNER)?;
-        Some(Arc::new(AgentCore::new(id, Arc::new(caller), target, transport, Arc::clone(&self.common))))
+        let common = Arc::clone(&self.common);
+        Some(Arc::new(AgentCore::new(id, Arc::new(caller), target, transport, seat, common)))
     }
 }

@@ -1,21 +1,26 @@
-//! From an HTTP request to what it means: checks, route, body. One endpoint per connection.
+//! From an HTTP request to what it means: checks, route, message. One endpoint per connection.
 //!
 //! The request decides, not the path: a POST that names an HTTP+SSE session is a message of it, any other POST is
 //! Streamable HTTP; a GET with a session is its stream, one without opens an HTTP+SSE session.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+};
 
-use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
-use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use hyper::{body::Incoming as Payload, service::Service};
-use mcpool_wire::{Backends, Era, error_response};
+use mcpool_wire::{Backends, Era, Skim, error_response};
 use serde_json::json;
 
 use crate::{
-    batch, dispatch,
-    front::Front,
+    batch,
+    body::{self, Received},
+    dispatch,
+    front::{Front, NoPlace},
     hosts::TurnedAway,
     incoming::Parcel,
     info, legacy,
@@ -23,14 +28,12 @@ use crate::{
     pulse::Pulse,
     rescue::Served,
     route::{Route, session_of},
+    running::overloaded,
     sse_body::AgentBody,
 };
 
 /// Headers of which two would leave it open which one counts, besides all that begin with `mcp-`.
 const SINGLE: [&str; 5] = ["host", "authorization", "content-type", "last-event-id", "origin"];
-
-/// How long the rest of a body that is too large is read and thrown away.
-const DISCARD: Duration = Duration::from_secs(2);
 
 /// The service of one connection.
 pub(crate) struct Endpoint<B: Backends> {
@@ -66,8 +69,8 @@ async fn serve<B: Backends>(front: &Arc<Front<B>>, peer: SocketAddr, request: Re
     }
     match route {
         Route::Agent(name) => match parts.method {
-            Method::POST => post(front, &parts, name, payload).await,
-            Method::GET => get(front, &parts, name),
+            Method::POST => post(front, peer.ip(), &parts, name, payload).await,
+            Method::GET => get(front, peer.ip(), &parts, name).await,
             Method::DELETE => dispatch::delete(front, &parts.headers),
             _ => Served::method_not_allowed("GET, POST, DELETE"),
         },
@@ -119,6 +122,7 @@ fn admit<B: Backends>(
 
 async fn post<B: Backends>(
     front: &Arc<Front<B>>,
+    peer: IpAddr,
     parts: &Parts,
     name: Option<&str>,
     payload: Payload,
@@ -129,21 +133,24 @@ async fn post<B: Backends>(
         let message = "Content-Type must be application/json";
         return Served::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, -32600, message).over(transport);
     }
-    let bytes = match read(front, payload).await {
-        Ok(bytes) => bytes,
+    let (bytes, charge) = match body::receive(&front.common, payload).await {
+        Ok(Received::Whole(bytes, charge)) => (bytes, charge),
+        Ok(Received::Unkept(seen)) => return unkept(front, &parts.headers, session, &seen).over(transport),
         Err(refused) => return refused.over(transport),
     };
-    match (session, Parcel::parse(bytes)) {
+    match (session, Parcel::parse(bytes, charge)) {
         (Some(session), Err(error)) => legacy::undecodable(front, session, &error),
         (None, Err(error)) => Served::undecodable(&error),
         (Some(session), Ok(parcel)) => legacy::parcel(front, session, parcel).await,
-        (None, Ok(Parcel::One(incoming))) => dispatch::message(front, &parts.headers, name, incoming).await,
+        (None, Ok(Parcel::One(incoming))) => {
+            dispatch::message(front, peer, &parts.headers, name, incoming).await
+        }
         (None, Ok(Parcel::Many(messages))) => batch::answer(front, &parts.headers, name, messages).await,
     }
     .over(transport)
 }
 
-fn get<B: Backends>(front: &Arc<Front<B>>, parts: &Parts, name: Option<&str>) -> Served {
+async fn get<B: Backends>(front: &Arc<Front<B>>, peer: IpAddr, parts: &Parts, name: Option<&str>) -> Served {
     let headers = &parts.headers;
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
         return Served::method_not_allowed("POST").over(Transport::Http);
@@ -156,55 +163,39 @@ fn get<B: Backends>(front: &Arc<Front<B>>, parts: &Parts, name: Option<&str>) ->
         Some(session) => {
             dispatch::listen(front, session, text(headers, "last-event-id")).over(Transport::Http)
         }
-        None => legacy::open(front, headers, name).over(Transport::Sse),
+        None => legacy::open(front, peer, headers, name).await.over(Transport::Sse),
     }
 }
 
-/// Reads the body: bounded in size, and in the time it may stand still.
-async fn read<B: Backends>(front: &Front<B>, mut payload: Payload) -> Result<Bytes, Served> {
-    let limit = front.common.config.limits.body_bytes;
-    if payload.size_hint().lower() > limit as u64 {
-        return Err(too_large(payload, limit).await);
+/// A message that was not kept: refused like any call, as far as its id was seen.
+fn unkept<B: Backends>(front: &Front<B>, headers: &HeaderMap, session: Option<&str>, seen: &Skim) -> Served {
+    let common = &front.common;
+    common.budget.shed("body_refused");
+    let id = seen.id().filter(|_| seen.has_method());
+    let request_id = common.request_id().to_string();
+    let refusal = || overloaded(&common.budget).to_response(id, &request_id);
+    // A notification, or the answer to a request: nobody waits for a word about it.
+    let is_silent = id.is_none() && (seen.has_method() || seen.id().is_some());
+    if is_silent {
+        common.dropped(if seen.has_method() { "notification" } else { "agent_response" });
+    } else {
+        tracing::info!(request_id, "a request was not read: too much is kept in memory");
     }
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
-    loop {
-        let frame = tokio::time::timeout(front.common.config.times.body_idle, payload.frame()).await;
-        let data = match frame {
-            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-            Ok(None) => break,
-            Ok(Some(Err(_))) | Err(_) => {
-                let message = "the body did not arrive";
-                return Err(Served::refused(StatusCode::REQUEST_TIMEOUT, None, -32700, message));
-            }
+    if let Some(session) = session {
+        let Some(agent) = front.agents.find(session, Transport::Sse) else {
+            return Served::unknown_session(id);
         };
-        if first.len() + all.len() + data.len() > limit {
-            return Err(too_large(payload, limit).await);
+        if !is_silent {
+            agent.core.answer(refusal());
         }
-        // Nearly every message is one frame: it is used where it lies.
-        if first.is_empty() && all.is_empty() {
-            first = data;
-        } else {
-            all.extend_from_slice(&std::mem::take(&mut first));
-            all.extend_from_slice(&data);
-        }
+        return Served::accepted();
     }
-    Ok(if all.is_empty() { first } else { all.freeze() })
-}
-
-/// 413, after reading a little more: a peer that is cut off while it writes may never see the answer.
-async fn too_large(mut payload: Payload, limit: usize) -> Served {
-    let rest = async {
-        let mut left = limit.saturating_mul(2);
-        while let Some(Ok(frame)) = payload.frame().await {
-            let read = frame.data_ref().map_or(0, Bytes::len);
-            let Some(less) = left.checked_sub(read) else { break };
-            left = less;
-        }
-    };
-    let _ = tokio::time::timeout(DISCARD, rest).await;
-    let message = format!("the body is larger than {limit} bytes");
-    Served::refused(StatusCode::PAYLOAD_TOO_LARGE, None, -32600, &message)
+    match text(headers, "mcp-session-id") {
+        Some(session) if front.agents.find(session, Transport::Http).is_none() => Served::unknown_session(id),
+        Some(_) if is_silent => Served::accepted(),
+        Some(_) => Served::json(StatusCode::OK, Cause::Gateway, refusal()),
+        None => Served::no_place(id, &request_id, NoPlace::Overloaded),
+    }
 }
 
 /// Whether the client can take this media type; who does not say takes everything.

@@ -6,11 +6,15 @@ use bytes::Bytes;
 use mcpool_wire::{DecodeError, Envelope, IdValue, Kind, Message, Method, RpcId, is_batch, split_batch};
 use serde_json::value::RawValue;
 
+use crate::budget::Charge;
+
 pub(crate) struct Incoming {
     pub(crate) body: Body,
     pub(crate) message: Message,
     /// Carries the marks of the era without sessions.
     pub(crate) is_modern: bool,
+    /// Its bytes, for as long as they are kept.
+    pub(crate) charge: Charge,
 }
 
 /// What one POST carries.
@@ -42,11 +46,15 @@ pub(crate) struct Request {
 }
 
 impl Parcel {
-    pub(crate) fn parse(bytes: Bytes) -> Result<Self, DecodeError> {
+    pub(crate) fn parse(bytes: Bytes, mut charge: Charge) -> Result<Self, DecodeError> {
         if !is_batch(&bytes) {
-            return Incoming::parse(bytes).map(Self::One);
+            return Incoming::parse(bytes, charge).map(Self::One);
         }
-        let messages: Vec<_> = split_batch(&bytes)?.into_iter().map(Incoming::parse).collect();
+        let one = |bytes: Bytes| {
+            let charge = charge.split(bytes.len());
+            Incoming::parse(bytes, charge)
+        };
+        let messages: Vec<_> = split_batch(&bytes)?.into_iter().map(one).collect();
         let greets = |one: &Result<Incoming, DecodeError>| one.as_ref().is_ok_and(Incoming::is_greeting);
         if messages.iter().any(greets) {
             return Err(DecodeError::of_batch("initialize must be sent alone, not in a batch"));
@@ -75,11 +83,11 @@ impl Seen {
 }
 
 impl Incoming {
-    pub(crate) fn parse(bytes: Bytes) -> Result<Self, DecodeError> {
+    pub(crate) fn parse(bytes: Bytes, charge: Charge) -> Result<Self, DecodeError> {
         let envelope = Envelope::parse_strict(&bytes)?;
         let message = Message::new(bytes.clone(), &envelope);
         let is_modern = envelope.params.is_modern || envelope.method == Some(Method::ServerDiscover);
-        Ok(Self { body: Body::of(envelope), message, is_modern })
+        Ok(Self { body: Body::of(envelope), message, is_modern, charge })
     }
 
     /// Whether this is the call with this id (`initialize` cannot be cancelled).

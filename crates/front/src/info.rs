@@ -40,13 +40,20 @@ pub(crate) fn livez() -> Served {
 pub(crate) fn readyz<B: Backends>(front: &Front<B>) -> Served {
     let readiness = readiness(front);
     let mut body = front.health.details();
+    if let Some(overload) = front.common.gauges.overload() {
+        body.insert("overload".to_owned(), overload);
+    }
     body.insert("status".to_owned(), readiness.as_str().into());
     let status = if readiness.serves() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Served::value(status, Cause::Gateway, &Value::Object(body))
 }
 
 fn readiness<B: Backends>(front: &Front<B>) -> Readiness {
-    if front.common.is_draining() { Readiness::Draining } else { front.health.readiness() }
+    match front.health.readiness() {
+        _ if front.common.is_draining() => Readiness::Draining,
+        Readiness::Ok if !front.common.budget.is_calm() => Readiness::Degraded,
+        readiness => readiness,
+    }
 }
 
 fn with_urls(entry: ServerEntry, base: &str) -> Value {

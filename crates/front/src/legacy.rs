@@ -3,7 +3,7 @@
 //! Every well-formed message of a known session is 202, whatever becomes of it: one other status ends the whole
 //! client (PROTOCOL.md 0.2).
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, StatusCode};
 use mcpool_wire::{Backends, DecodeError, DecodeKind, error_response};
@@ -24,7 +24,12 @@ use crate::{
 const WORK: usize = 16;
 
 /// A GET without session: a new agent, or one that lost its connection and comes back.
-pub(crate) fn open<B: Backends>(front: &Arc<Front<B>>, headers: &HeaderMap, name: Option<&str>) -> Served {
+pub(crate) async fn open<B: Backends>(
+    front: &Arc<Front<B>>,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    name: Option<&str>,
+) -> Served {
     let target = match front.backends.target(name) {
         Ok(target) => target,
         Err(why) => return unknown_backend(front, None, &why),
@@ -35,11 +40,11 @@ pub(crate) fn open<B: Backends>(front: &Arc<Front<B>>, headers: &HeaderMap, name
     {
         return served;
     }
-    let common = &front.common;
-    if common.is_draining() || front.agents.is_full() {
-        return Served::no_place(None, &common.request_id().to_string(), common.is_draining());
-    }
-    let Some(core) = front.new_agent(target, Transport::Sse, headers) else {
+    let seat = match front.place(peer).await {
+        Ok(seat) => seat,
+        Err(why) => return Served::no_place(None, &front.common.request_id().to_string(), why),
+    };
+    let Some(core) = front.new_agent(target, Transport::Sse, headers, seat) else {
         return Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);
     };
     let (work, inbox) = mpsc::channel(WORK);

@@ -15,10 +15,13 @@ mod adopter;
 mod agent;
 mod agents;
 mod batch;
+mod body;
+mod budget;
 mod call_stream;
 mod common;
 mod config;
 mod dispatch;
+mod door;
 mod front;
 mod hosts;
 mod http;
@@ -29,9 +32,11 @@ mod observe;
 mod opening;
 mod outbox;
 mod pulse;
+mod relief;
 mod replay;
 mod rescue;
 mod route;
+mod rung;
 mod running;
 mod server;
 mod session_id;
@@ -42,8 +47,10 @@ mod weight;
 pub use config::{FrontConfig, FrontLimits, FrontTimes, Unauthenticated};
 pub use hosts::{HostPolicy, TurnedAway};
 pub use observe::{
-    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, Readiness, Transport,
+    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, REFUSALS, Readiness, SHED,
+    Transport,
 };
 pub use route::RESERVED;
+pub use rung::Rung;
 pub use server::{Drained, Server};
 pub use session_id::AgentSessionId;

@@ -3,11 +3,13 @@
 //! Observers are called inline on the call path: they must neither block nor call back.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU8, AtomicUsize, Ordering},
     time::Duration,
 };
 
 use mcpool_wire::{AgentKey, CallError, CallTrace, Executed, Method, RequestId};
+
+use crate::rung::Rung;
 
 /// Takes events.
 pub trait FrontObserve: Send + Sync + 'static {
@@ -57,12 +59,43 @@ pub enum FrontEvent<'a> {
     SlowAgentClosed,
     /// An agent sent an `Authorization` header, which goes nowhere.
     AuthorizationIgnored,
-    /// A connection was refused or a peer turned away: `limit`, `peer`, `host`, `origin`.
+    /// A connection was refused or a peer turned away: one of [`REFUSALS`].
     Refused {
         /// What was wrong.
         kind: &'static str,
     },
+    /// What is kept for agents came near the ceiling, or away from it.
+    Overload {
+        /// The rung before.
+        from: Rung,
+        /// The rung from now on.
+        to: Rung,
+        /// Bytes that are kept.
+        held: usize,
+        /// The ceiling.
+        limit: usize,
+    },
+    /// Something was held back, refused or let go for the ceiling's sake: one of [`SHED`].
+    Shed {
+        /// What was done.
+        action: &'static str,
+    },
 }
+
+/// What is turned away at the door, and why.
+pub const REFUSALS: [&str; 7] =
+    ["limit", "peer", "host", "origin", "peer_connections", "peer_sessions", "descriptors"];
+
+/// What is done for the ceiling's sake.
+pub const SHED: [&str; 7] = [
+    "body_held",
+    "session_held",
+    "body_refused",
+    "call_refused",
+    "session_refused",
+    "replay_forgotten",
+    "agent_closed",
+];
 
 /// How a request of an agent ended.
 #[derive(Clone, Debug)]
@@ -152,10 +185,18 @@ pub struct Gauges {
     pub calls: AtomicUsize,
     /// Calls owned by the adopter.
     pub adopted: AtomicUsize,
-    /// Bytes waiting for agents to read them.
+    /// Bytes kept for agents in all; the three below are its parts.
     pub buffered_bytes: AtomicUsize,
+    /// Most bytes that may be kept.
+    pub buffered_limit: AtomicUsize,
+    /// Bytes of bodies that are read, and of messages whose calls have not ended.
+    pub request_bytes: AtomicUsize,
+    /// Bytes waiting for agents to read them.
+    pub outbound_bytes: AtomicUsize,
     /// Bytes sent and kept for agents that resume a stream.
     pub replay_bytes: AtomicUsize,
+    /// How near the ceiling that is.
+    rung: AtomicU8,
 }
 
 /// What only the gateway as a whole knows about its health.
@@ -275,6 +316,31 @@ impl AgentEnd {
 }
 
 impl Gauges {
+    /// How near the ceiling what is kept for agents has come.
+    #[must_use]
+    pub fn rung(&self) -> Rung {
+        let rung = self.rung.load(Ordering::Acquire);
+        Rung::ALL.into_iter().find(|known| *known as u8 == rung).unwrap_or_default()
+    }
+
+    pub(crate) fn set_rung(&self, rung: Rung) {
+        self.rung.store(rung as u8, Ordering::Release);
+    }
+
+    /// What `/readyz` says while not everything is taken as usual.
+    #[must_use]
+    pub fn overload(&self) -> Option<serde_json::Value> {
+        let rung = self.rung();
+        (rung != Rung::Calm).then(|| {
+            serde_json::json!({
+                "state": rung.as_str(),
+                "reason": "what is kept for agents is near the limit `limits.buffered`",
+                "buffered_bytes": self.buffered_bytes.load(Ordering::Relaxed),
+                "limit_bytes": self.buffered_limit.load(Ordering::Relaxed),
+            })
+        })
+    }
+
     pub(crate) fn agents(&self, transport: Transport) -> &AtomicUsize {
         match transport {
             Transport::Sse => &self.sse_agents,

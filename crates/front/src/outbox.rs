@@ -10,6 +10,7 @@ use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,8 +18,9 @@ use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
 use crate::{
+    budget::{Budget, Kept},
     config::FrontLimits,
-    observe::Gauges,
+    pulse::Pulse,
     replay::{Event, EventId, LISTENING, Replay},
     weight::Weight,
 };
@@ -28,7 +30,7 @@ pub(crate) use reader::Reader;
 pub(crate) struct Outbox {
     state: Mutex<State>,
     owner: AtomicWaker,
-    gauges: Arc<Gauges>,
+    budget: Arc<Budget>,
     messages: usize,
     bytes: usize,
     stream: Option<Stream>,
@@ -77,6 +79,8 @@ struct State {
     /// When the last reader left.
     left: Option<Instant>,
     waker: Option<Waker>,
+    /// The connection of who reads.
+    connection: Option<Arc<Pulse>>,
 }
 
 struct Entry {
@@ -85,7 +89,7 @@ struct Entry {
 }
 
 impl Outbox {
-    pub(crate) fn new(limits: &FrontLimits, gauges: Arc<Gauges>, stream: Option<Stream>) -> Self {
+    pub(crate) fn new(limits: &FrontLimits, budget: Arc<Budget>, stream: Option<Stream>) -> Self {
         let state = State {
             queue: VecDeque::new(),
             bytes: 0,
@@ -95,9 +99,10 @@ impl Outbox {
             seq: 0,
             left: None,
             waker: None,
+            connection: None,
         };
         let (messages, bytes) = (limits.outbound_messages, limits.outbound_bytes);
-        Self { state: Mutex::new(state), owner: AtomicWaker::new(), gauges, messages, bytes, stream }
+        Self { state: Mutex::new(state), owner: AtomicWaker::new(), budget, messages, bytes, stream }
     }
 
     /// The newest reader reads; an older one is at its end. `None` when the stream is closed.
@@ -141,6 +146,7 @@ impl Outbox {
 
     fn take_over(self: &Arc<Self>, state: &mut State, again: VecDeque<Event>, after: u64) -> Reader {
         state.readers += 1;
+        state.connection = None;
         if state.presence != Presence::Closed {
             state.presence = Presence::Attached(state.readers);
         }
@@ -218,6 +224,24 @@ impl Outbox {
         }
     }
 
+    /// Bytes that wait.
+    pub(crate) fn owes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Whether what waits is read by nobody, or by somebody who has taken in nothing for this long.
+    pub(crate) fn is_stuck(&self, since: Duration) -> bool {
+        self.lock().connection.as_ref().is_none_or(|connection| connection.is_stuck(since))
+    }
+
+    /// Ends the stream with what waits in it, and the connection of who reads it: memory is short.
+    pub(crate) fn let_go(&self) {
+        let mut state = self.lock();
+        let waker = self.shed(&mut state);
+        drop(state);
+        self.wake(waker);
+    }
+
     pub(crate) fn presence(&self) -> Presence {
         self.lock().presence
     }
@@ -288,6 +312,10 @@ impl Outbox {
     /// Ends the stream of an agent that does not read. The one for what belongs to no call can be opened again.
     fn shed(&self, state: &mut State) -> Option<Waker> {
         self.clear(state);
+        // What was handed to the connection already is as much as one answer.
+        if let Some(connection) = state.connection.take() {
+            connection.cut();
+        }
         if self.stream.as_ref().is_some_and(|stream| stream.number == LISTENING) {
             // Whoever reads now is at its end.
             state.readers += 1;
@@ -325,8 +353,8 @@ impl Outbox {
 
     fn count(&self, state: &mut State, more: usize, less: usize) {
         state.bytes = state.bytes + more - less;
-        Gauges::up(&self.gauges.buffered_bytes, more);
-        Gauges::down(&self.gauges.buffered_bytes, less);
+        self.budget.take(Kept::Outbound, more);
+        self.budget.give(Kept::Outbound, less);
     }
 
     fn wake(&self, reader: Option<Waker>) {
@@ -344,7 +372,7 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        Gauges::down(&self.gauges.buffered_bytes, self.lock().bytes);
+        self.budget.give(Kept::Outbound, self.lock().bytes);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::config::FrontConfig;
+use crate::{budget::tests::boundless, config::FrontConfig, observe::Gauges};
 
 fn outbox(messages: usize, bytes: usize) -> (Arc<Outbox>, Arc<Gauges>) {
     stream_of(messages, bytes, None)
@@ -16,9 +16,10 @@ fn outbox(messages: usize, bytes: usize) -> (Arc<Outbox>, Arc<Gauges>) {
 fn stream_of(messages: usize, bytes: usize, number: Option<u32>) -> (Arc<Outbox>, Arc<Gauges>) {
     let gauges = Arc::new(Gauges::default());
     let limits = FrontLimits { outbound_messages: messages, outbound_bytes: bytes, ..FrontLimits::default() };
-    let replay = Arc::new(Replay::with(&FrontConfig::default(), Arc::clone(&gauges)));
+    let budget = boundless(&gauges);
+    let replay = Arc::new(Replay::with(&FrontConfig::default(), Arc::clone(&budget)));
     let stream = number.map(|number| Stream { replay, number });
-    (Arc::new(Outbox::new(&limits, Arc::clone(&gauges), stream)), gauges)
+    (Arc::new(Outbox::new(&limits, budget, stream)), gauges)
 }
 
 fn read(reader: &mut Reader) -> Option<String> {
@@ -52,11 +53,11 @@ fn a_full_outbox_drops_logs_first_merges_and_keeps_answers() {
     // At twice the size only what must arrive could still matter, and it closes the stream.
     assert_eq!(outbox.push(Weight::Note, text("n2")), Err(Refused::Dropped));
     assert_eq!(outbox.push(Weight::Change(3), text("c3")), Err(Refused::Dropped));
-    assert_eq!(gauges.buffered_bytes.load(Ordering::Relaxed), 18);
+    assert_eq!(gauges.outbound_bytes.load(Ordering::Relaxed), 18);
     for expected in ["p1 later", "c1", "p2", "c2", "n1", "a1", "pending"] {
         assert_eq!(read(&mut reader).as_deref(), Some(expected));
     }
-    assert_eq!(gauges.buffered_bytes.load(Ordering::Relaxed), 0);
+    assert_eq!(gauges.outbound_bytes.load(Ordering::Relaxed), 0);
 }
 
 #[test]
@@ -84,7 +85,7 @@ fn answers_beyond_twice_the_size_close_the_stream() {
         assert_eq!(outbox.push(Weight::Must, text("aa")), Err(Refused::Closed));
         assert_eq!(outbox.presence(), Presence::Closed);
         assert_eq!(read(&mut reader), None);
-        assert_eq!(gauges.buffered_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(gauges.outbound_bytes.load(Ordering::Relaxed), 0);
     }
 }
 
@@ -121,7 +122,7 @@ fn closing_lets_the_reader_finish() {
     outbox.close();
     drop(reader);
     assert_eq!(outbox.presence(), Presence::Closed);
-    assert_eq!(gauges.buffered_bytes.load(Ordering::Relaxed), 0);
+    assert_eq!(gauges.outbound_bytes.load(Ordering::Relaxed), 0);
 }
 
 #[test]
@@ -129,7 +130,7 @@ fn what_is_queued_when_an_outbox_goes_is_no_longer_counted() {
     let (outbox, gauges) = outbox(10, 1_000);
     outbox.push(Weight::Must, text("never read")).unwrap();
     drop(outbox);
-    assert_eq!(gauges.buffered_bytes.load(Ordering::Relaxed), 0);
+    assert_eq!(gauges.outbound_bytes.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +145,7 @@ async fn a_call_stream_is_taken_up_behind_any_event_and_after_its_end() {
     outbox.push(Weight::Must, text("4")).unwrap();
     outbox.close();
     assert_eq!(
-        (gauges.buffered_bytes.load(Ordering::Relaxed), gauges.replay_bytes.load(Ordering::Relaxed)),
+        (gauges.outbound_bytes.load(Ordering::Relaxed), gauges.replay_bytes.load(Ordering::Relaxed)),
         (0, 4)
     );
     assert!(outbox.attach_after(5).is_none());
@@ -174,7 +175,7 @@ async fn what_belongs_to_no_call_waits_for_its_reader_as_long_as_it_may_resume()
     outbox.push(Weight::Note, text("2")).unwrap();
     tokio::time::advance(std::time::Duration::from_secs(60)).await;
     outbox.sweep();
-    assert_eq!(gauges.buffered_bytes.load(Ordering::Relaxed), 0);
+    assert_eq!(gauges.outbound_bytes.load(Ordering::Relaxed), 0);
     assert_eq!(outbox.push(Weight::Note, text("3")), Err(Refused::Dropped));
 }
 
@@ -192,5 +193,5 @@ fn an_agent_that_does_not_read_loses_its_stream_but_may_listen_again() {
     let (outbox, _) = stream_of(10, 1_000, Some(1));
     outbox.attach().unwrap().give_up();
     assert_eq!(outbox.presence(), Presence::Closed);
-    assert_eq!(gauges.buffered_bytes.load(Ordering::Relaxed), 0);
+    assert_eq!(gauges.outbound_bytes.load(Ordering::Relaxed), 0);
 }

@@ -11,24 +11,30 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
+use futures::task::AtomicWaker;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::time::{Instant, Sleep};
 
-use crate::config::FrontTimes;
+use crate::{
+    budget::{Budget, Kept},
+    config::FrontTimes,
+};
 
 const FRESH: u8 = 0;
 const HEADER: u8 = 1;
 const BUSY: u8 = 2;
 const IDLE: u8 = 3;
 
+/// What is written at once is not counted below this: it is less than the buffer of the connection.
+const COUNTED: usize = 4 << 10;
+
 /// What the connection is waiting for, shared by its IO and its service.
-#[derive(Debug)]
 pub(crate) struct Pulse {
     phase: AtomicU8,
     begun: Instant,
@@ -36,6 +42,19 @@ pub(crate) struct Pulse {
     idle_since: AtomicU64,
     /// The peer was cut off because it does not read.
     stalled: AtomicBool,
+    /// Milliseconds after `begun`, and one, at which a write had to wait; 0 while none does.
+    stuck_since: AtomicU64,
+    /// Bytes handed over to be written and not taken in yet.
+    unwritten: AtomicUsize,
+    budget: Arc<Budget>,
+    /// Waits for the peer to read.
+    writer: AtomicWaker,
+}
+
+/// Bytes on their way into the socket. Small ones are not worth the counting.
+pub(crate) struct Unwritten {
+    pulse: Arc<Pulse>,
+    bytes: usize,
 }
 
 /// A request is being served. Dropped with the response body.
@@ -53,13 +72,38 @@ pub(crate) struct TimedIo<T> {
 }
 
 impl Pulse {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
         Self {
             phase: AtomicU8::new(FRESH),
             begun: Instant::now(),
             idle_since: AtomicU64::new(0),
             stalled: AtomicBool::new(false),
+            stuck_since: AtomicU64::new(0),
+            unwritten: AtomicUsize::new(0),
+            budget,
+            writer: AtomicWaker::new(),
         }
+    }
+
+    /// Bytes its peer has not taken in.
+    pub(crate) fn owes(&self) -> usize {
+        self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// Whether its peer has taken in nothing for this long although there was something.
+    pub(crate) fn is_stuck(&self, since: Duration) -> bool {
+        let stuck = self.stuck_since.load(Ordering::Acquire);
+        stuck > 0 && self.millis().saturating_sub(stuck - 1) >= millis(since)
+    }
+
+    /// Ends the connection at its next write, or the one that waits.
+    pub(crate) fn cut(&self) {
+        self.stalled.store(true, Ordering::Release);
+        self.writer.wake();
+    }
+
+    fn millis(&self) -> u64 {
+        millis(self.begun.elapsed())
     }
 
     pub(crate) fn busy(self: &Arc<Self>) -> Busy {
@@ -77,13 +121,34 @@ impl Busy {
     pub(crate) fn has_stalled(&self) -> bool {
         self.0.stalled.load(Ordering::Acquire)
     }
+
+    /// The connection it is served on.
+    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
+        &self.0
+    }
+
+    /// Counts bytes until they are written.
+    pub(crate) fn writing(&self, bytes: usize) -> Option<Unwritten> {
+        if bytes < COUNTED {
+            return None;
+        }
+        self.0.unwritten.fetch_add(bytes, Ordering::Relaxed);
+        self.0.budget.take(Kept::Outbound, bytes);
+        Some(Unwritten { pulse: Arc::clone(&self.0), bytes })
+    }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let at = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.idle_since.store(at, Ordering::Release);
+        self.0.idle_since.store(self.0.millis(), Ordering::Release);
         self.0.phase.store(IDLE, Ordering::Release);
+    }
+}
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        self.pulse.unwritten.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.pulse.budget.give(Kept::Outbound, self.bytes);
     }
 }
 
@@ -117,7 +182,16 @@ impl<T> TimedIo<T> {
     }
 
     fn write_expired(&mut self, cx: &mut Context<'_>) -> bool {
-        let since = *self.stalled.get_or_insert_with(Instant::now);
+        let pulse = Arc::clone(&self.pulse);
+        let since = *self.stalled.get_or_insert_with(|| {
+            pulse.stuck_since.store(pulse.millis() + 1, Ordering::Release);
+            Instant::now()
+        });
+        // Registered before it is looked at, so that a cut in between is not missed.
+        pulse.writer.register(cx.waker());
+        if pulse.stalled.load(Ordering::Acquire) {
+            return true;
+        }
         let expired = self.is_past(cx, since + self.times.write_stall);
         if expired {
             self.pulse.stalled.store(true, Ordering::Release);
@@ -142,7 +216,9 @@ impl<T> TimedIo<T> {
 
     fn written(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if done.is_ready() {
-            self.stalled = None;
+            if self.stalled.take().is_some() {
+                self.pulse.stuck_since.store(0, Ordering::Release);
+            }
             return done;
         }
         if self.write_expired(cx) {
@@ -205,6 +281,10 @@ impl<T: Write + Unpin> Write for TimedIo<T> {
         let done = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         this.written(cx, done)
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn timed_out(what: &'static str) -> io::Error {

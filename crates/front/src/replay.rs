@@ -8,14 +8,19 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::{common::Common, config::FrontConfig, observe::Gauges, outbox::Outbox};
+use crate::{
+    budget::{Budget, Kept as Held},
+    common::Common,
+    config::FrontConfig,
+    outbox::Outbox,
+};
 
 /// The stream for what belongs to no call.
 pub(crate) const LISTENING: u32 = 0;
@@ -40,7 +45,7 @@ pub(crate) struct Event {
 pub(crate) struct Replay {
     inner: Mutex<Inner>,
     limits: Limits,
-    gauges: Arc<Gauges>,
+    budget: Arc<Budget>,
 }
 
 /// Where a call's stream is.
@@ -97,17 +102,18 @@ impl fmt::Display for EventId {
 
 impl Replay {
     pub(crate) fn new(common: &Common) -> Self {
-        Self::with(&common.config, Arc::clone(&common.gauges))
+        Self::with(&common.config, Arc::clone(&common.budget))
     }
 
-    pub(crate) fn with(config: &FrontConfig, gauges: Arc<Gauges>) -> Self {
+    pub(crate) fn with(config: &FrontConfig, budget: Arc<Budget>) -> Self {
         let limits = Limits {
             events: config.limits.replay_events,
             bytes: config.limits.replay_bytes,
-            total: config.limits.replay_total_bytes,
+            // What is only kept for convenience must leave room for work.
+            total: config.limits.replay_total_bytes.min(config.limits.buffered_bytes / 4),
             window: config.times.orphan,
         };
-        Self { inner: Mutex::default(), limits, gauges }
+        Self { inner: Mutex::default(), limits, budget }
     }
 
     /// How long after its connection died a stream can be taken up again.
@@ -145,9 +151,10 @@ impl Replay {
     pub(crate) fn keep(&self, id: EventId, bytes: Bytes) {
         let size = bytes.len();
         let mut inner = self.lock();
-        inner.expire(&self.limits, &self.gauges);
-        let total = self.gauges.replay_bytes.load(Ordering::Relaxed);
+        inner.expire(&self.limits, &self.budget);
+        let total = self.budget.kept_for_resume();
         if inner.ended
+            || !self.budget.is_calm()
             || size > self.limits.bytes
             || self.limits.events == 0
             || total + size > self.limits.total
@@ -155,34 +162,49 @@ impl Replay {
             return;
         }
         while inner.ring.len() >= self.limits.events || inner.bytes + size > self.limits.bytes {
-            inner.drop_oldest(&self.gauges);
+            inner.drop_oldest(&self.budget);
         }
         inner.bytes += size;
-        Gauges::up(&self.gauges.replay_bytes, size);
+        self.budget.take(Held::Replay, size);
         inner.ring.push_back(Kept { at: Instant::now(), id, bytes });
     }
 
     /// What came after this event on its stream and is still there, oldest first.
     pub(crate) fn after(&self, id: EventId) -> VecDeque<Event> {
         let mut inner = self.lock();
-        inner.expire(&self.limits, &self.gauges);
+        inner.expire(&self.limits, &self.budget);
         let later = inner.ring.iter().filter(|kept| kept.id.stream == id.stream && kept.id.seq > id.seq);
         later.map(|kept| Event { id: Some(kept.id), bytes: kept.bytes.clone() }).collect()
     }
 
     /// Lets go of everything, for good.
     pub(crate) fn end(&self) {
+        self.lock().ended = true;
+        self.forget();
+    }
+
+    /// Lets go of everything; whether there was anything.
+    pub(crate) fn forget(&self) -> bool {
         let mut inner = self.lock();
-        inner.ended = true;
+        let had_any = !inner.ring.is_empty();
         while !inner.ring.is_empty() {
-            inner.drop_oldest(&self.gauges);
+            inner.drop_oldest(&self.budget);
         }
+        inner.ring = VecDeque::new();
+        had_any
+    }
+
+    /// The streams of calls that are still there.
+    pub(crate) fn streams(&self) -> Vec<Arc<Outbox>> {
+        // Upgraded outside the lock: the last handle of an outbox must not be dropped under it.
+        let live: Vec<_> = self.lock().live.iter().map(|(_, outbox)| outbox.clone()).collect();
+        live.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Lets go of what is too old.
     pub(crate) fn sweep(&self) {
         let mut inner = self.lock();
-        inner.expire(&self.limits, &self.gauges);
+        inner.expire(&self.limits, &self.budget);
         inner.live.retain(|(_, outbox)| outbox.strong_count() > 0);
         if inner.live.is_empty() {
             inner.live = Vec::new();
@@ -196,9 +218,9 @@ impl Replay {
 }
 
 impl Inner {
-    fn expire(&mut self, limits: &Limits, gauges: &Gauges) {
+    fn expire(&mut self, limits: &Limits, budget: &Budget) {
         while self.ring.front().is_some_and(|kept| kept.at.elapsed() >= limits.window) {
-            self.drop_oldest(gauges);
+            self.drop_oldest(budget);
         }
         if self.ring.is_empty() {
             // An idle agent must not keep the memory of its busiest moment.
@@ -206,16 +228,16 @@ impl Inner {
         }
     }
 
-    fn drop_oldest(&mut self, gauges: &Gauges) {
+    fn drop_oldest(&mut self, budget: &Budget) {
         let Some(kept) = self.ring.pop_front() else { return };
         self.bytes -= kept.bytes.len();
-        Gauges::down(&gauges.replay_bytes, kept.bytes.len());
+        budget.give(Held::Replay, kept.bytes.len());
     }
 }
 
 impl Drop for Replay {
     fn drop(&mut self) {
-        Gauges::down(&self.gauges.replay_bytes, self.lock().bytes);
+        self.budget.give(Held::Replay, self.lock().bytes);
     }
 }
 

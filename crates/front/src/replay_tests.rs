@@ -1,13 +1,19 @@
 //! What is kept, for how long, and how ids are read.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
-use crate::config::{FrontLimits, FrontTimes};
+use crate::{
+    budget::tests::boundless,
+    config::{FrontLimits, FrontTimes},
+    observe::Gauges,
+};
 
 fn replay(limits: FrontLimits) -> (Replay, Arc<Gauges>) {
     let gauges = Arc::new(Gauges::default());
     let times = FrontTimes { orphan: Duration::from_secs(60), ..FrontTimes::default() };
     let config = FrontConfig { limits, times, ..FrontConfig::default() };
-    (Replay::with(&config, Arc::clone(&gauges)), gauges)
+    (Replay::with(&config, boundless(&gauges)), gauges)
 }
 
 fn small(events: usize, bytes: usize, total: usize) -> FrontLimits {

@@ -9,6 +9,7 @@ use mcpool_wire::{CallError, DecodeError, ErrorKind, RpcId, error_response};
 use serde_json::{Value, json};
 
 use crate::{
+    front::NoPlace,
     observe::{Cause, Transport},
     outbox::Reader,
     sse_body::AgentBody,
@@ -82,17 +83,31 @@ impl Served {
     }
 
     /// The gateway itself has no place for another agent.
-    pub(crate) fn no_place(id: Option<&RpcId>, request_id: &str, draining: bool) -> Self {
-        let (kind, message) = if draining {
-            (ErrorKind::Draining, "the gateway is shutting down")
-        } else {
-            (ErrorKind::Overloaded, "the gateway has no place for another agent session")
+    pub(crate) fn no_place(id: Option<&RpcId>, request_id: &str, why: NoPlace) -> Self {
+        let (status, kind, message) = match why {
+            NoPlace::Draining => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Draining, "the gateway is shutting down")
+            }
+            NoPlace::Full => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorKind::Overloaded,
+                "the gateway has no place for another agent session",
+            ),
+            NoPlace::Peer => (
+                StatusCode::TOO_MANY_REQUESTS,
+                ErrorKind::Overloaded,
+                "this address has too many agent sessions",
+            ),
+            NoPlace::Overloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorKind::Overloaded,
+                "the gateway has no memory for another agent session now",
+            ),
         };
         let after = std::time::Duration::from_secs(2);
         let error = CallError::not_sent(kind, message).retry_after(after);
         let body = error.to_response(id, request_id);
-        Self::json(StatusCode::SERVICE_UNAVAILABLE, Cause::Gateway, body)
-            .with(header::RETRY_AFTER, HeaderValue::from_static("2"))
+        Self::json(status, Cause::Gateway, body).with(header::RETRY_AFTER, HeaderValue::from_static("2"))
     }
 
     pub(crate) fn unknown_session(id: Option<&RpcId>) -> Self {

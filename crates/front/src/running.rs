@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use crate::{
     adopter::Adopted,
     agent::{AgentCore, Busy, InFlight},
+    budget::{Budget, Charge},
     call_stream::CallStream,
     common::{Ending, outcome_of},
     incoming::Request,
@@ -31,6 +33,8 @@ pub(crate) struct Running {
     method: Method,
     request_id: RequestId,
     trace: Arc<CallTrace>,
+    /// The message lives as long as its call.
+    _charge: Charge,
 }
 
 /// The end of a call. Holds the request id until the answer is on its way.
@@ -53,7 +57,7 @@ impl Running {
         core: &Arc<AgentCore>,
         link: &L,
         request: Request,
-        message: Message,
+        (message, charge): (Message, Charge),
         outlet: Option<Arc<dyn Outlet>>,
     ) -> Result<Self, Bytes> {
         let request_id = core.common.request_id();
@@ -61,6 +65,12 @@ impl Running {
         let trace = Arc::new(CallTrace::new(started));
         if let Some(why) = request.beyond {
             let error = CallError::not_sent(ErrorKind::InvalidParams, why);
+            return Err(reject(core, &request.id, &request.method, request_id, &trace, &error));
+        }
+        let budget = &core.common.budget;
+        if budget.refuses() {
+            budget.shed("call_refused");
+            let error = overloaded(budget);
             return Err(reject(core, &request.id, &request.method, request_id, &trace, &error));
         }
         let slot = match core.begin(request.id.value()) {
@@ -80,7 +90,8 @@ impl Running {
             trace: Arc::clone(&trace),
         };
         let reply = link.call(call);
-        Ok(Self { reply, slot: Some(slot), id: request.id, method: request.method, request_id, trace })
+        let (id, method) = (request.id, request.method);
+        Ok(Self { reply, slot: Some(slot), id, method, request_id, trace, _charge: charge })
     }
 
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
@@ -218,6 +229,16 @@ fn refuse(
         ),
     };
     reject(core, &request.id, &request.method, request_id, trace, &error)
+}
+
+/// Why no work is taken now.
+pub(crate) fn overloaded(budget: &Budget) -> CallError {
+    let message = format!(
+        "the gateway keeps {} of at most {} bytes in memory and takes no new calls until that is less",
+        budget.held(),
+        budget.limit()
+    );
+    CallError::not_sent(ErrorKind::Overloaded, message).retry_after(Duration::from_secs(1))
 }
 
 /// The error body of a call that was refused here, reported like any other end.

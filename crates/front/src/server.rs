@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use mcpool_wire::Backends;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,11 +26,13 @@ use crate::{
     agents::Agents,
     common::Common,
     config::FrontConfig,
+    door::{Away, Door, Pass, Peers},
     front::Front,
     hosts::HostPolicy,
     http::Endpoint,
-    observe::{FrontEvent, FrontObserve, Gauges, Health},
+    observe::{Cause, FrontEvent, FrontObserve, Gauges, Health, Transport},
     pulse::{Pulse, TimedIo},
+    relief,
 };
 
 /// Between two looks at what a drain still waits for.
@@ -43,7 +45,7 @@ const ADOPT: usize = 1_024;
 /// The server agents talk to.
 pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
-    permits: Arc<Semaphore>,
+    door: Door,
     adopted: mpsc::Receiver<Box<adopter::Adopted>>,
 }
 
@@ -66,11 +68,13 @@ impl<B: Backends> Server<B> {
     ) -> Self {
         let (adopt, adopted) = mpsc::channel(ADOPT);
         let hosts = HostPolicy::new(&config);
-        let permits = Arc::new(Semaphore::new(config.limits.connections.min(Semaphore::MAX_PERMITS)));
+        let door = Door::new(&config.limits);
+        let peers = Peers::new(config.limits.sessions_per_peer);
         let common = Arc::new(Common::new(config, observe, Arc::default(), adopt));
         let agents = Agents::new(Arc::clone(&common));
-        let front = Front { backends, agents, common, hosts, health, tasks: TaskTracker::new() };
-        Self { front: Arc::new(front), permits, adopted }
+        let tasks = TaskTracker::new();
+        let front = Front { backends, agents, common, hosts, health, peers, tasks };
+        Self { front: Arc::new(front), door, adopted }
     }
 
     /// Numbers to read when somebody looks.
@@ -84,13 +88,14 @@ impl<B: Backends> Server<B> {
     /// # Cancel safety
     /// Dropping the future stops accepting and ends every connection and agent session at once.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Drained {
-        let Self { front, permits, adopted } = self;
+        let Self { front, door, adopted } = self;
         let _kill = front.common.kill.clone().drop_guard();
         let stop = CancellationToken::new();
         front.tasks.spawn(adopter::run(Arc::clone(&front.common), adopted));
         tokio::select! {
-            () = accept(&front, &permits, &listener, &stop) => {}
+            () = accept(&front, &door, &listener, &stop) => {}
             () = sweep(&front) => {}
+            () = relief::run(&front) => {}
             () = shutdown => {}
         }
         drop(listener);
@@ -100,18 +105,23 @@ impl<B: Backends> Server<B> {
 
 async fn accept<B: Backends>(
     front: &Arc<Front<B>>,
-    permits: &Arc<Semaphore>,
+    door: &Door,
     listener: &TcpListener,
     stop: &CancellationToken,
 ) {
     let mut backoff = Duration::ZERO;
     loop {
-        // The permit first: above the limit, connections wait in the listen queue instead of in our memory.
-        let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
+        let place = door.place().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
                 backoff = Duration::ZERO;
-                front.tasks.spawn(serve_connection(Arc::clone(front), stream, peer, permit, stop.clone()));
+                match door.admit(place, peer.ip()) {
+                    Ok(pass) => {
+                        let front_of_it = Arc::clone(front);
+                        front.tasks.spawn(serve_connection(front_of_it, stream, peer, pass, stop.clone()));
+                    }
+                    Err(away) => turn_away(front, door, stream, away),
+                }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -124,18 +134,29 @@ async fn accept<B: Backends>(
     }
 }
 
+/// A connection that may not stay is told so, as long as there are not too many of them.
+fn turn_away<B: Backends>(front: &Front<B>, door: &Door, stream: TcpStream, away: Away) {
+    let common = &front.common;
+    common.emit(&FrontEvent::Refused { kind: away.kind() });
+    if let Some(telling) = door.tell(stream, away) {
+        let (transport, cause) = (Transport::Other, Cause::Gateway);
+        common.emit(&FrontEvent::Responded { transport, code: away.code(), cause });
+        front.tasks.spawn(telling);
+    }
+}
+
 async fn serve_connection<B: Backends>(
     front: Arc<Front<B>>,
     stream: TcpStream,
     peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
+    pass: Pass,
     stop: CancellationToken,
 ) {
-    let _counted = Connected::new(Arc::clone(&front.common), permit);
+    let pulse = Arc::new(Pulse::new(Arc::clone(&front.common.budget)));
+    let _counted = Connected::new(Arc::clone(&front.common), &pulse, pass);
     // Answers are small and waited for.
     let _ = stream.set_nodelay(true);
     let common = Arc::clone(&front.common);
-    let pulse = Arc::new(Pulse::new());
     let stalled = Arc::clone(&common);
     let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));
     let io = TimedIo::new(TokioIo::new(stream), Arc::clone(&pulse), common.config.times, on_stall);
@@ -202,18 +223,22 @@ async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drain
 /// An open connection, counted for as long as it lives.
 struct Connected {
     common: Arc<Common>,
-    _permit: OwnedSemaphorePermit,
+    number: u64,
+    _pass: Pass,
 }
 
 impl Connected {
-    fn new(common: Arc<Common>, permit: OwnedSemaphorePermit) -> Self {
+    fn new(common: Arc<Common>, pulse: &Arc<Pulse>, pass: Pass) -> Self {
         Gauges::up(&common.gauges.connections, 1);
-        Self { common, _permit: permit }
+        let number = common.connection_number();
+        common.connections.insert(number, Arc::clone(pulse));
+        Self { common, number, _pass: pass }
     }
 }
 
 impl Drop for Connected {
     fn drop(&mut self) {
+        self.common.connections.remove(&self.number);
         Gauges::down(&self.common.gauges.connections, 1);
     }
 }

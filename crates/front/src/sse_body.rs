@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::{
     outbox::Reader,
-    pulse::Busy,
+    pulse::{Busy, Unwritten},
     replay::{Event, EventId},
 };
 
@@ -26,7 +26,6 @@ use crate::{
 const HEAD: usize = 64;
 
 /// Bytes between a short head and a fixed tail.
-#[derive(Debug)]
 pub(crate) struct Piece {
     head: [u8; HEAD],
     /// What is left of the head.
@@ -34,6 +33,8 @@ pub(crate) struct Piece {
     to: u8,
     body: Bytes,
     tail: &'static [u8],
+    /// Counts it until it is written.
+    unwritten: Option<Unwritten>,
 }
 
 /// The body of any response, which also keeps its connection counted as busy.
@@ -87,6 +88,9 @@ impl AgentBody {
     }
 
     pub(crate) fn holding(mut self, busy: Busy) -> Self {
+        if let Kind::Stream(stream) = &self.kind {
+            stream.reader.over(busy.pulse());
+        }
         self.busy = Some(busy);
         self
     }
@@ -158,7 +162,11 @@ impl Body for AgentBody {
                 }
             },
         };
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+        let busy = this.busy.as_ref();
+        Poll::Ready(piece.map(|mut piece| {
+            piece.unwritten = busy.and_then(|busy| busy.writing(piece.body.len()));
+            Ok(Frame::data(piece))
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -177,7 +185,7 @@ impl Body for AgentBody {
 
 impl Piece {
     fn raw(body: Bytes) -> Self {
-        Self { head: [0; HEAD], from: 0, to: 0, body, tail: b"" }
+        Self { head: [0; HEAD], from: 0, to: 0, body, tail: b"", unwritten: None }
     }
 
     /// One `message` event. The payload must be one line ([`one_line`]).
@@ -190,7 +198,7 @@ impl Piece {
             None => rest.write_all(b"event: message\ndata: "),
         };
         let to = u8::try_from(HEAD - rest.len()).unwrap_or_default();
-        Self { head, from: 0, to, body: event.bytes.clone(), tail: b"\n\n" }
+        Self { head, from: 0, to, body: event.bytes.clone(), tail: b"\n\n", unwritten: None }
     }
 
     fn parts(&self) -> [&[u8]; 3] {

@@ -20,6 +20,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use crate::{
     agent::{AgentCore, InFlight},
     batch,
+    budget::Charge,
     common::Common,
     front::Front,
     incoming::{Body, Incoming, Parcel, Request, Seen},
@@ -186,7 +187,7 @@ impl<B: Backends> AgentStream<B> {
     }
 
     fn handle(&mut self, message: Incoming) {
-        let Incoming { body, message, is_modern } = message;
+        let Incoming { body, message, is_modern, charge } = message;
         match body {
             Body::Request(request) if is_modern => {
                 let text = "this server speaks the revisions with a handshake: send initialize";
@@ -195,7 +196,7 @@ impl<B: Backends> AgentStream<B> {
             Body::Request(request) => match request.method {
                 Method::Ping => self.core.answer(result_response(&request.id, b"{}")),
                 Method::Initialize => self.greet(request, &message),
-                _ => self.call(request, message),
+                _ => self.call(request, message, charge),
             },
             Body::Notification(Method::Initialized, _) => {}
             Body::Notification(Method::Cancelled, target) => {
@@ -239,16 +240,16 @@ impl<B: Backends> AgentStream<B> {
             Tie::Opening(reply, Why::Greeting(Box::new(Greeting { request, revision, end, _slot: slot })));
     }
 
-    fn call(&mut self, request: Request, message: Message) {
+    fn call(&mut self, request: Request, message: Message, charge: Charge) {
         let Some(link) = self.tie.link().cloned() else {
             let reply = self.open(ClientHello::neutral());
             self.tie = Tie::Opening(reply, Why::Early);
-            let early = Incoming { body: Body::Request(request), message, is_modern: false };
+            let early = Incoming { body: Body::Request(request), message, is_modern: false, charge };
             self.early.push_back(Box::new(early));
             return;
         };
         let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
-        match Running::start(&self.core, link.as_ref(), request, message, Some(outlet)) {
+        match Running::start(&self.core, link.as_ref(), request, (message, charge), Some(outlet)) {
             Ok(running) => self.calls.push(running),
             Err(refusal) => self.core.answer(refusal),
         }

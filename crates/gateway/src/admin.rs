@@ -24,7 +24,7 @@ use axum::{
     routing::get,
     serve::{IncomingStream, Listener},
 };
-use mcpool_front::{Gauges, Health as _, HostPolicy, TurnedAway};
+use mcpool_front::{Gauges, Health as _, HostPolicy, Readiness, TurnedAway};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -132,8 +132,12 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let readiness = shared.admin.status.readiness();
+    let mut readiness = shared.admin.status.readiness();
     let mut body = shared.admin.status.details();
+    if let Some(overload) = shared.admin.gauges.overload() {
+        body.insert("overload".to_owned(), overload);
+        readiness = if readiness == Readiness::Ok { Readiness::Degraded } else { readiness };
+    }
     body.insert("status".to_owned(), readiness.as_str().into());
     let status = if readiness.serves() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Value::Object(body))).into_response()

@@ -17,7 +17,7 @@ use mcpool::{
     cli::{CheckArgs, Cli, Command, DoctorArgs, RehearseArgs, ServeArgs},
     config::{Config, Problems},
     logging,
-    observe::{Metrics, Observer, Phase, Status, walk},
+    observe::{Metrics, Observer, Phase, Status, max_descriptors, walk},
     print,
     route::Router,
     signal::Signals,
@@ -169,6 +169,7 @@ impl Serving {
         let gateway = Arc::new(Gateway::start(config.backends.clone(), default, &observer)?);
         let status = Arc::new(Status::new(gateway.clone()));
         let router = Arc::new(gateway.router());
+        config.front.limits.descriptors = max_descriptors().unwrap_or(usize::MAX);
         let server = Server::new(config.front.clone(), router, observer, status.clone());
         Ok(Self { config, gateway, status, metrics, server, demo })
     }

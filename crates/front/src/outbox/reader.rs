@@ -9,7 +9,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Outbox, Presence};
-use crate::replay::{Event, EventId};
+use crate::{
+    pulse::Pulse,
+    replay::{Event, EventId},
+};
 
 pub(crate) struct Reader {
     pub(super) outbox: Arc<Outbox>,
@@ -25,6 +28,14 @@ impl Reader {
     pub(crate) fn begins_after(&self) -> Option<EventId> {
         let stream = self.outbox.stream.as_ref()?;
         Some(EventId { stream: stream.number, seq: self.after })
+    }
+
+    /// Says over which connection it reads.
+    pub(crate) fn over(&self, connection: &Arc<Pulse>) {
+        let mut state = self.outbox.lock();
+        if state.readers == self.generation {
+            state.connection = Some(Arc::clone(connection));
+        }
     }
 
     /// The next event; `None` at the end of the stream, or when a newer reader took over.
@@ -70,6 +81,7 @@ impl Drop for Reader {
         if state.readers != self.generation {
             return;
         }
+        state.connection = None;
         match state.presence {
             Presence::Attached(_) => {
                 state.presence = Presence::Absent;

@@ -47,13 +47,13 @@ async fn the_stream_of_a_call_that_is_not_read_is_closed_and_its_call_cancelled(
         let begun = Instant::now();
         assert_eq!(front.call(&quick, &tool(step, "echo")).await.json()["id"], step);
         assert!(begun.elapsed() < Duration::from_secs(5));
-        assert!(front.gauges.buffered_bytes.load(Ordering::SeqCst) <= 9 << 20);
+        assert!(front.gauges.outbound_bytes.load(Ordering::SeqCst) <= 9 << 20);
         assert!(step < 2_000, "never closed");
     }
     assert!(front.script.saw("SlowAgentClosed") >= 1);
     // Only that stream: the session goes on.
     assert_eq!(front.call(&slow, &tool("s", "echo")).await.json()["id"], "s");
-    until("nothing waits", || front.gauges.buffered_bytes.load(Ordering::SeqCst) == 0).await;
+    until("nothing waits", || front.gauges.outbound_bytes.load(Ordering::SeqCst) == 0).await;
     drop(stream);
 }
 
@@ -142,7 +142,7 @@ async fn many_that_do_not_read_hold_up_none_that_does() {
     }
     until("all slow ones are gone", || front.gauges.sse_agents.load(Ordering::SeqCst) == 1).await;
     assert_eq!(front.script.saw("closed slow"), 10);
-    assert_eq!(front.gauges.buffered_bytes.load(Ordering::SeqCst), 0);
+    until("nothing waits", || front.gauges.outbound_bytes.load(Ordering::SeqCst) == 0).await;
 }
 
 /// An HTTP+SSE agent that reads its endpoint and then nothing more.

@@ -146,6 +146,19 @@ impl<'a> Checker<'a> {
         self.amount(key, raw, default, range, parse_size, show_size)
     }
 
+    /// A size, or `auto` for what is found to fit.
+    pub(super) fn size_or_auto(
+        &mut self,
+        key: &str,
+        raw: &Amount,
+        auto: usize,
+        range: RangeInclusive<usize>,
+    ) -> usize {
+        let is_auto =
+            raw.as_ref().is_some_and(|raw| matches!(raw.get_ref(), Number::Text(text) if text == "auto"));
+        if is_auto { auto } else { self.size(key, raw, auto, range) }
+    }
+
     fn amount(
         &mut self,
         key: &str,

@@ -5,6 +5,7 @@
 
 mod backend;
 mod check;
+mod memory;
 mod problem;
 mod process;
 mod raw;
@@ -15,6 +16,7 @@ mod value;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -121,7 +123,7 @@ impl Default for Config {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 8801)),
             default_mode: ModeChoice::Auto,
             default_backend: None,
-            front: FrontConfig::default(),
+            front: FrontConfig { limits: default_limits(), ..FrontConfig::default() },
             log: LogConfig { format: LogFormat::Text, level: "info".to_owned() },
             grace: FrontTimes::default().drain,
             profiles: Vec::new(),
@@ -294,25 +296,43 @@ impl Config {
     }
 }
 
+/// What is in force where the file says nothing: the ceiling is a part of the memory there is.
+fn default_limits() -> FrontLimits {
+    FrontLimits { buffered_bytes: memory::buffered(), ..FrontLimits::default() }
+}
+
+/// Room for a few messages, and what fits any machine.
+const BUFFERED: RangeInclusive<usize> = 1 << 20..=1 << 40;
+
 fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
-    let default = FrontLimits::default();
+    let default = default_limits();
     checker.section("limits.");
     let mut count = |key, raw, default| checker.count(key, raw, default, 1..=10_000_000);
     let (connections, agent_sessions) = (
         count("connections", &raw.connections, default.connections),
         count("agent_sessions", &raw.agent_sessions, default.agent_sessions),
     );
+    let (connections_per_peer, sessions_per_peer) = (
+        count("connections_per_peer", &raw.connections_per_peer, default.connections_per_peer),
+        count("sessions_per_peer", &raw.sessions_per_peer, default.sessions_per_peer),
+    );
     let calls_per_agent = count("calls_per_agent", &raw.calls_per_agent, default.calls_per_agent);
     let outbound_messages = count("agent_messages", &raw.agent_messages, default.outbound_messages);
     let adopted_calls = count("adopted_calls", &raw.adopted_calls, default.adopted_calls);
     let replay_events =
         checker.count("replay_events", &raw.replay_events, default.replay_events, 0..=10_000_000);
+    let buffered_bytes = checker.size_or_auto("buffered", &raw.buffered, default.buffered_bytes, BUFFERED);
     let mut size = |key, raw, default, least| checker.size(key, raw, default, least..=1 << 30);
     let limits = FrontLimits {
         connections,
+        connections_per_peer,
+        descriptors: default.descriptors,
         agent_sessions,
+        sessions_per_peer,
         calls_per_agent,
         body_bytes: size("body", &raw.body, default.body_bytes, 1 << 10),
+        body_rate: size("body_rate", &raw.body_rate, default.body_rate, 1),
+        buffered_bytes,
         header_bytes: size("header", &raw.header, default.header_bytes, 8 << 10),
         outbound_messages,
         outbound_bytes: size("agent_buffer", &raw.agent_buffer, default.outbound_bytes, 1 << 10),
@@ -333,6 +353,7 @@ fn front_times(checker: &mut Checker<'_>, raw: &RawTimes) -> FrontTimes {
         header: time("header", &raw.header, default.header),
         keep_alive: time("keep_alive", &raw.keep_alive, default.keep_alive),
         body_idle: time("body_idle", &raw.body_idle, default.body_idle),
+        overload_wait: time("overload_wait", &raw.overload_wait, default.overload_wait),
         write_stall: time("write_stall", &raw.write_stall, default.write_stall),
         call: time("call", &raw.call, default.call),
         open: time("open", &raw.open, default.open),

@@ -54,9 +54,13 @@ pub(crate) struct RawProfile {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawLimits {
     pub(super) connections: Amount,
+    pub(super) connections_per_peer: Amount,
     pub(super) agent_sessions: Amount,
+    pub(super) sessions_per_peer: Amount,
     pub(super) calls_per_agent: Amount,
     pub(super) body: Amount,
+    pub(super) body_rate: Amount,
+    pub(super) buffered: Amount,
     pub(super) header: Amount,
     pub(super) agent_messages: Amount,
     pub(super) agent_buffer: Amount,
@@ -73,6 +77,7 @@ pub(super) struct RawTimes {
     pub(super) header: Span,
     pub(super) keep_alive: Span,
     pub(super) body_idle: Span,
+    pub(super) overload_wait: Span,
     pub(super) write_stall: Span,
     pub(super) call: Span,
     pub(super) open: Span,

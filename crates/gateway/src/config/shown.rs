@@ -73,9 +73,13 @@ impl Config {
 fn limits(limits: &FrontLimits) -> Table {
     let mut table = Table::new();
     put(&mut table, "connections", number(limits.connections));
+    put(&mut table, "connections_per_peer", number(limits.connections_per_peer));
     put(&mut table, "agent_sessions", number(limits.agent_sessions));
+    put(&mut table, "sessions_per_peer", number(limits.sessions_per_peer));
     put(&mut table, "calls_per_agent", number(limits.calls_per_agent));
     put(&mut table, "body", show_size(limits.body_bytes as u64));
+    put(&mut table, "body_rate", show_size(limits.body_rate as u64));
+    put(&mut table, "buffered", show_size(limits.buffered_bytes as u64));
     put(&mut table, "header", show_size(limits.header_bytes as u64));
     put(&mut table, "agent_messages", number(limits.outbound_messages));
     put(&mut table, "agent_buffer", show_size(limits.outbound_bytes as u64));
@@ -92,6 +96,7 @@ fn times(times: &FrontTimes) -> Table {
         ("header", times.header),
         ("keep_alive", times.keep_alive),
         ("body_idle", times.body_idle),
+        ("overload_wait", times.overload_wait),
         ("write_stall", times.write_stall),
         ("call", times.call),
         ("open", times.open),

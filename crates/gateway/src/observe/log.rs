@@ -11,7 +11,7 @@ use std::{
 };
 
 use mcpool_breaker::{State, Transition};
-use mcpool_front::{CallEnd, FrontEvent, Outcome};
+use mcpool_front::{CallEnd, FrontEvent, Outcome, Rung};
 use mcpool_upstream::{CloseReason, Event, Mode, Source};
 use tracing::{debug, info, warn};
 
@@ -46,6 +46,10 @@ impl Log {
             FrontEvent::Refused { kind } => {
                 debug!(target: AGENT, kind, "connection or request of an agent refused")
             }
+            FrontEvent::Overload { from, to, held, limit } => {
+                warn!(target: AGENT, from = from.as_str(), state = to.as_str(), buffered_bytes = held, limit_bytes = limit, "memory for agents: {}", advice(*to));
+            }
+            FrontEvent::Shed { action } => debug!(target: AGENT, action, "memory is short"),
             FrontEvent::Responded { .. } | FrontEvent::Dropped { .. } | FrontEvent::AuthorizationIgnored => {}
         }
     }
@@ -165,6 +169,16 @@ impl Log {
 
     fn troubles(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Trouble>> {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a rung means, for whoever reads the line.
+fn advice(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Calm => "everything is taken again",
+        Rung::Holding => "large bodies and new agent sessions wait; limits.buffered says how much there is",
+        Rung::Refusing => "new work is refused, and agents that do not read are closed",
+        Rung::Shedding => "the limit is reached: the most expensive agents are closed",
     }
 }
 

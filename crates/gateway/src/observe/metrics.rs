@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mcpool_front::{Cause, FrontEvent, Gauges, Readiness, Transport};
+use mcpool_front::{Cause, FrontEvent, Gauges, REFUSALS, Readiness, Rung, SHED, Transport};
 use mcpool_upstream::DROPPED_KINDS;
 use metrics::{Counter, Gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -33,6 +33,10 @@ pub struct Metrics {
     slow_agents_closed: Counter,
     agent_sessions: [Gauge; 2],
     buffered_bytes: Gauge,
+    buffered_limit: Gauge,
+    rungs: [Gauge; 4],
+    climbs: [Counter; 4],
+    shed: PerValue<Counter>,
     replay_bytes: Gauge,
     draining: Gauge,
     process: Process,
@@ -56,7 +60,7 @@ impl Metrics {
             handle: recorder.handle(),
             backends: ArcSwap::default(),
             responses: responses(&recorder),
-            refused: PerValue::new(REFUSALS, |kind| {
+            refused: PerValue::new(&REFUSALS, |kind| {
                 counter(&recorder, "mcpool_agent_refused_total", &[("kind", kind)])
             }),
             authorization_ignored: counter(&recorder, "mcpool_authorization_ignored_total", &[]),
@@ -66,6 +70,15 @@ impl Metrics {
             slow_agents_closed: counter(&recorder, "mcpool_slow_agents_closed_total", &[]),
             agent_sessions: [sessions(Transport::Sse), sessions(Transport::Http)],
             buffered_bytes: gauge(&recorder, "mcpool_buffered_bytes", &[]),
+            buffered_limit: gauge(&recorder, "mcpool_buffered_limit_bytes", &[]),
+            rungs: Rung::ALL
+                .map(|rung| gauge(&recorder, "mcpool_overload_state", &[("state", rung.as_str())])),
+            climbs: Rung::ALL.map(|rung| {
+                counter(&recorder, "mcpool_overload_transitions_total", &[("to", rung.as_str())])
+            }),
+            shed: PerValue::new(&SHED, |action| {
+                counter(&recorder, "mcpool_shed_total", &[("action", action)])
+            }),
             replay_bytes: gauge(&recorder, "mcpool_replay_bytes", &[]),
             draining: gauge(&recorder, "mcpool_draining", &[]),
             process: Process::new(&recorder),
@@ -116,6 +129,12 @@ impl Metrics {
                     counter.increment(1);
                 }
             }
+            FrontEvent::Overload { to, .. } => self.climbs[*to as usize].increment(1),
+            FrontEvent::Shed { action } => {
+                if let Some(counter) = self.shed.of(action) {
+                    counter.increment(1);
+                }
+            }
             FrontEvent::AgentOpened { .. } | FrontEvent::AgentClosed { .. } => {}
         }
     }
@@ -131,6 +150,10 @@ impl Metrics {
             gauge.set(number(agents.load(Ordering::Relaxed)));
         }
         self.buffered_bytes.set(number(gauges.buffered_bytes.load(Ordering::Relaxed)));
+        self.buffered_limit.set(number(gauges.buffered_limit.load(Ordering::Relaxed)));
+        for (gauge, rung) in self.rungs.iter().zip(Rung::ALL) {
+            gauge.set(f64::from(rung == gauges.rung()));
+        }
         self.replay_bytes.set(number(gauges.replay_bytes.load(Ordering::Relaxed)));
         self.draining.set(f64::from(readiness == Readiness::Draining));
         self.process.scrape();
@@ -182,7 +205,6 @@ const CODES: &[u16] = &[
     200, 202, 204, 400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 421, 429, 431, 500, 502, 503, 504,
     0,
 ];
-const REFUSALS: &[&str] = &["limit", "peer", "host", "origin"];
 /// Those of [`DROPPED_KINDS`], and what only the front drops.
 const DROPPED: &[&str] = &[
     "progress",

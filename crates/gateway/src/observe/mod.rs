@@ -21,6 +21,7 @@ use self::log::Log;
 pub(crate) use self::walk::{Climbed, Failed, Rung, climb};
 pub use self::{
     metrics::Metrics,
+    process::max_descriptors,
     status::{Phase, Status},
     walk::walk,
 };

@@ -58,6 +58,14 @@ impl Process {
     }
 }
 
+/// The most descriptors this process may have, where that is known and limited.
+#[must_use]
+pub fn max_descriptors() -> Option<usize> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let most = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    most.split_whitespace().next()?.parse().ok()
+}
+
 /// Seconds since 1970.
 pub(super) fn seconds_now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()

@@ -51,6 +51,11 @@ const CONTRACT: &[&str] = &[
     "mcpool_messages_dropped_total{kind}",
     "mcpool_slow_agents_closed_total{}",
     "mcpool_buffered_bytes{}",
+    "mcpool_buffered_limit_bytes{}",
+    "mcpool_overload_state{state}",
+    "mcpool_overload_transitions_total{to}",
+    "mcpool_shed_total{action}",
+    "mcpool_agent_refused_total{kind}",
     "mcpool_replay_bytes{}",
     "mcpool_build_info{revision,version}",
     "mcpool_backend_info{backend,era,mode,mode_reason,transport}",
@@ -172,6 +177,11 @@ async fn every_value_of_an_enum_label_is_there_before_anything_happens() {
     let reasons: Vec<_> = CloseReason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(values("mcpool_sessions_closed_total", "reason"), expect(&reasons));
     assert_eq!(values("mcpool_messages_dropped_total", "kind"), expect(DROPPED));
+    let rungs = expect(&["calm", "holding", "refusing", "shedding"]);
+    assert_eq!(values("mcpool_overload_state", "state"), rungs);
+    assert_eq!(values("mcpool_overload_transitions_total", "to"), rungs);
+    assert_eq!(values("mcpool_shed_total", "action"), expect(&SHED));
+    assert_eq!(values("mcpool_agent_refused_total", "kind"), expect(&REFUSALS));
     for kind in DROPPED_KINDS {
         assert!(DROPPED.contains(&kind), "{kind}");
     }

@@ -1,0 +1,250 @@
+//! Who comes in: connections and agent sessions are counted for each peer, and who finds no place is told so.
+//!
+//! Peers on this machine are not counted apart: they are one address however many they are. A peer of IPv6 is its /64,
+//! because one machine has all of it.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use mcpool_wire::{CallError, ErrorKind};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+use crate::config::FrontLimits;
+
+/// Of what one peer may have so many.
+pub(crate) struct Peers {
+    limit: usize,
+    held: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One of them; given back when it is dropped.
+pub(crate) struct PeerSeat {
+    peers: Arc<Peers>,
+    /// None for a peer that is not counted.
+    peer: Option<IpAddr>,
+}
+
+impl Peers {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, held: Mutex::default() })
+    }
+
+    /// A seat, unless this peer has as many as it may.
+    pub(crate) fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<PeerSeat> {
+        let peer = counted(peer);
+        if let Some(peer) = peer {
+            let mut held = self.lock();
+            let seats = held.entry(peer).or_default();
+            if *seats >= self.limit {
+                return None;
+            }
+            *seats += 1;
+        }
+        Some(PeerSeat { peers: Arc::clone(self), peer })
+    }
+
+    // Nothing under this lock can panic halfway.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for PeerSeat {
+    fn drop(&mut self) {
+        let Some(peer) = self.peer else { return };
+        let mut held = self.peers.lock();
+        if let Some(seats) = held.get_mut(&peer) {
+            *seats -= 1;
+            if *seats == 0 {
+                held.remove(&peer);
+            }
+        }
+    }
+}
+
+/// What a peer is counted as.
+fn counted(peer: IpAddr) -> Option<IpAddr> {
+    let peer = peer.to_canonical();
+    match peer {
+        _ if peer.is_loopback() => None,
+        IpAddr::V4(_) => Some(peer),
+        IpAddr::V6(peer) => {
+            let [a, b, c, d, ..] = peer.segments();
+            Some(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into())
+        }
+    }
+}
+
+/// The connections there may be.
+pub(crate) struct Door {
+    places: Arc<Semaphore>,
+    /// Too few descriptors are the reason for so few places: who finds none does not wait, but is told.
+    scarce: bool,
+    peers: Arc<Peers>,
+    /// Connections that are being told to go away.
+    porch: Arc<Semaphore>,
+}
+
+/// A connection's right to be.
+pub(crate) struct Pass {
+    _place: OwnedSemaphorePermit,
+    _seat: PeerSeat,
+}
+
+/// Why a connection is turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Away {
+    /// Its peer has too many.
+    Peer,
+    /// There are too few descriptors.
+    Descriptors,
+}
+
+impl Door {
+    pub(crate) fn new(limits: &FrontLimits) -> Self {
+        // What is left is for backends, and for telling those who are turned away.
+        let affordable = limits.descriptors - limits.descriptors / 4;
+        let places = limits.connections.min(affordable);
+        Self {
+            places: Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS))),
+            scarce: affordable < limits.connections,
+            peers: Peers::new(limits.connections_per_peer),
+            porch: Arc::new(Semaphore::new((limits.descriptors / 16).clamp(1, PORCH))),
+        }
+    }
+
+    /// Waits until a connection may be accepted. Above the configured limit they wait in the listen queue instead of in
+    /// our memory.
+    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let places = Arc::clone(&self.places);
+        if self.scarce { places.try_acquire_owned().ok() } else { places.acquire_owned().await.ok() }
+    }
+
+    /// Whether this connection may stay.
+    pub(crate) fn admit(&self, place: Option<OwnedSemaphorePermit>, peer: IpAddr) -> Result<Pass, Away> {
+        let place = place.ok_or(Away::Descriptors)?;
+        let seat = self.peers.enter(peer).ok_or(Away::Peer)?;
+        Ok(Pass { _place: place, _seat: seat })
+    }
+
+    /// What tells a connection to go away; none when there are too many to tell.
+    pub(crate) fn tell(&self, stream: TcpStream, away: Away) -> Option<impl Future<Output = ()> + use<>> {
+        let room = Arc::clone(&self.porch).try_acquire_owned().ok()?;
+        Some(async move {
+            let _room = room;
+            // A peer that does not listen is not waited for.
+            let _ = tokio::time::timeout(LINGER, turn_away(stream, away)).await;
+        })
+    }
+}
+
+impl Away {
+    /// What it is counted as.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::Peer => "peer_connections",
+            Self::Descriptors => "descriptors",
+        }
+    }
+
+    /// The status it is told.
+    pub(crate) fn code(self) -> u16 {
+        match self {
+            Self::Peer => 429,
+            Self::Descriptors => 503,
+        }
+    }
+
+    fn answer(self) -> String {
+        let (reason, message) = match self {
+            Self::Peer => ("Too Many Requests", "this address has too many connections to the gateway"),
+            Self::Descriptors => {
+                ("Service Unavailable", "the gateway has no descriptor for another connection")
+            }
+        };
+        let error = CallError::not_sent(ErrorKind::Overloaded, message).retry_after(RETRY);
+        let body = String::from_utf8_lossy(&error.to_response(None, "none")).into_owned();
+        format!(
+            "HTTP/1.1 {} {reason}\r\nretry-after: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+             connection: close\r\n\r\n{body}",
+            self.code(),
+            RETRY.as_secs(),
+            body.len()
+        )
+    }
+}
+
+/// Answers whatever is asked, and reads on a little: a peer that is cut off while it writes may never see the answer.
+async fn turn_away(mut stream: TcpStream, away: Away) {
+    let told = async {
+        stream.write_all(away.answer().as_bytes()).await?;
+        stream.shutdown().await?;
+        let mut unread = [0; 1_024];
+        while stream.read(&mut unread).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // It is gone either way.
+    let _ = told.await;
+}
+
+/// Connections that are told to go away at a time.
+const PORCH: usize = 64;
+/// How long each of them takes at most.
+const LINGER: Duration = Duration::from_secs(1);
+/// When to come again.
+const RETRY: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_peer_is_its_address_or_its_network_and_this_machine_is_not_counted() {
+        for (peer, as_what) in [
+            ("127.0.0.1", None),
+            ("127.9.9.9", None),
+            ("::1", None),
+            ("::ffff:127.0.0.1", None),
+            ("192.0.2.7", Some("192.0.2.7")),
+            ("::ffff:192.0.2.7", Some("192.0.2.7")),
+            ("2001:db8:1:2:3:4:5:6", Some("2001:db8:1:2::")),
+        ] {
+            assert_eq!(counted(ip(peer)), as_what.map(ip), "{peer}");
+        }
+    }
+
+    #[test]
+    fn a_seat_comes_back_and_nothing_is_remembered_of_a_peer_that_left() {
+        let peers = Peers::new(2);
+        let seats = [peers.enter(ip("192.0.2.7")), peers.enter(ip("192.0.2.7"))];
+        assert!(seats.iter().all(Option::is_some));
+        assert!(peers.enter(ip("192.0.2.7")).is_none());
+        let other = peers.enter(ip("192.0.2.8"));
+        assert!(other.is_some() && peers.enter(ip("127.0.0.1")).is_some());
+        drop(seats);
+        assert!(peers.enter(ip("192.0.2.7")).is_some());
+        drop(other);
+        assert!(peers.lock().is_empty());
+    }
+
+    #[test]
+    fn few_descriptors_leave_a_quarter_to_the_backends() {
+        let limits = FrontLimits { descriptors: 100, connections: 90, ..FrontLimits::default() };
+        let door = Door::new(&limits);
+        assert_eq!((door.places.available_permits(), door.scarce), (75, true));
+        let door = Door::new(&FrontLimits { descriptors: 200, ..limits });
+        assert_eq!((door.places.available_permits(), door.scarce), (90, false));
+    }
+}
