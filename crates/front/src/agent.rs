@@ -46,8 +46,8 @@ pub(crate) struct AgentCore {
     asked: Mutex<Asked>,
     pub(crate) last_seen: AtomicU64,
     ended: AtomicBool,
-    /// Its peer has only so many.
-    _seat: PeerSeat,
+    /// Its peer has only so many; given back when the session ends, whoever still holds it.
+    seat: Mutex<Option<PeerSeat>>,
 }
 
 /// One agent session.
@@ -129,7 +129,7 @@ impl AgentCore {
             revision: Mutex::default(),
             last_seen: AtomicU64::new(common.millis()),
             ended: AtomicBool::new(false),
-            _seat: seat,
+            seat: Mutex::new(Some(seat)),
             common,
         }
     }
@@ -215,6 +215,7 @@ impl AgentCore {
 
     /// Ends its stream and its calls, and forgets what it was sent.
     pub(crate) fn end(&self) {
+        drop(lock(&self.seat).take());
         self.outbox.close();
         self.cancel_all();
         if let Some(replay) = &self.replay {

@@ -95,7 +95,8 @@ impl Reading<'_> {
 
     /// Waits while memory is short; if that does not help, no more of it is kept.
     async fn hold_back(&mut self) {
-        if self.skim.is_some() || self.budget().is_calm() || !self.is_large() {
+        let is_complete = self.payload.is_end_stream();
+        if is_complete || self.skim.is_some() || self.budget().is_calm() || !self.is_large() {
             return;
         }
         let began = Instant::now();

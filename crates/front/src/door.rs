@@ -15,6 +15,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
 
 use crate::config::FrontLimits;
@@ -88,6 +89,8 @@ pub(crate) struct Door {
     places: Arc<Semaphore>,
     /// Too few descriptors are the reason for so few places: who finds none does not wait, but is told.
     scarce: bool,
+    /// Since when there has been none.
+    full_since: Option<Instant>,
     peers: Arc<Peers>,
     /// Connections that are being told to go away.
     porch: Arc<Semaphore>,
@@ -116,21 +119,31 @@ impl Door {
         Self {
             places: Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS))),
             scarce: affordable < limits.connections,
+            full_since: None,
             peers: Peers::new(limits.connections_per_peer),
             porch: Arc::new(Semaphore::new((limits.descriptors / 16).clamp(1, PORCH))),
         }
     }
 
     /// Waits until a connection may be accepted. Above the configured limit they wait in the listen queue instead of in
-    /// our memory.
-    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        let places = Arc::clone(&self.places);
-        if self.scarce { places.try_acquire_owned().ok() } else { places.acquire_owned().await.ok() }
+    /// our memory. Where descriptors are scarce a short burst waits there, too; then whoever comes is told.
+    pub(crate) async fn place(&mut self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.places).acquire_owned();
+        if !self.scarce {
+            return place.await.ok();
+        }
+        let until = *self.full_since.get_or_insert_with(Instant::now) + BURST;
+        let place = tokio::time::timeout_at(until, place).await.ok()?.ok();
+        self.full_since = None;
+        place
     }
 
     /// Whether this connection may stay.
-    pub(crate) fn admit(&self, place: Option<OwnedSemaphorePermit>, peer: IpAddr) -> Result<Pass, Away> {
+    pub(crate) fn admit(&mut self, place: Option<OwnedSemaphorePermit>, peer: IpAddr) -> Result<Pass, Away> {
+        // One may have become free while nobody came.
+        let place = place.or_else(|| Arc::clone(&self.places).try_acquire_owned().ok());
         let place = place.ok_or(Away::Descriptors)?;
+        self.full_since = None;
         let seat = self.peers.enter(peer).ok_or(Away::Peer)?;
         Ok(Pass { _place: place, _seat: seat })
     }
@@ -195,6 +208,8 @@ async fn turn_away(mut stream: TcpStream, away: Away) {
     let _ = told.await;
 }
 
+/// A burst may last this long.
+const BURST: Duration = Duration::from_secs(1);
 /// Connections that are told to go away at a time.
 const PORCH: usize = 64;
 /// How long each of them takes at most.

@@ -1,10 +1,11 @@
 //! How agents reach the gateway: a hyper server that speaks HTTP+SSE and Streamable HTTP on every agent URL, over
 //! any [`mcpool_wire::Backends`].
 //!
-//! Reading order: `server` (connections), `http` (what a request means), `dispatch` and `batch` (Streamable HTTP),
-//! `legacy` and `stream` (HTTP+SSE), `running` and `adopter` (who owns a call), `call_stream`, `outbox` and `sse_body`
-//! (what an agent reads), `weight` (what it may miss), `replay` (what it can fetch again), `rescue` (errors as
-//! responses). The subtle thing: no response body ever runs a call, so an agent that does not read holds up nobody.
+//! Reading order: `server` and `door` (connections), `http` and `body` (what a request means), `dispatch` and `batch`
+//! (Streamable HTTP), `legacy` and `stream` (HTTP+SSE), `running` and `adopter` (who owns a call), `call_stream`,
+//! `outbox` and `sse_body` (what an agent reads), `weight` (what it may miss), `replay` (what it can fetch again),
+//! `rescue` (errors as responses), `budget`, `rung` and `relief` (what happens when memory is short). The subtle thing:
+//! no response body ever runs a call, so an agent that does not read holds up nobody.
 //!
 //! An agent that does not keep up loses logs first, then all but the latest progress; changes are told once. When twice
 //! `outbound_bytes` or `outbound_messages` wait, the next answer closes that stream, as does a connection that takes in

@@ -96,10 +96,11 @@ impl Pulse {
         stuck > 0 && self.millis().saturating_sub(stuck - 1) >= millis(since)
     }
 
-    /// Ends the connection at its next write, or the one that waits.
-    pub(crate) fn cut(&self) {
-        self.stalled.store(true, Ordering::Release);
+    /// Ends the connection at its next write, or the one that waits; whether it was not ending already.
+    pub(crate) fn cut(&self) -> bool {
+        let is_first = !self.stalled.swap(true, Ordering::AcqRel);
         self.writer.wake();
+        is_first
     }
 
     fn millis(&self) -> u64 {
@@ -256,6 +257,9 @@ impl<T: Read + Unpin> Read for TimedIo<T> {
 impl<T: Write + Unpin> Write for TimedIo<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.pulse.stalled.load(Ordering::Acquire) {
+            return Poll::Ready(Err(timed_out("the peer does not read")));
+        }
         let done = Pin::new(&mut this.io).poll_write(cx, buf);
         this.written(cx, done)
     }
@@ -278,6 +282,9 @@ impl<T: Write + Unpin> Write for TimedIo<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.pulse.stalled.load(Ordering::Acquire) {
+            return Poll::Ready(Err(timed_out("the peer does not read")));
+        }
         let done = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         this.written(cx, done)
     }

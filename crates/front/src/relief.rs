@@ -64,8 +64,10 @@ fn relieve<B: Backends>(front: &Front<B>, rung: Rung, on_it: Duration) {
         if held < rung.left_at(common.budget.limit()) {
             return;
         }
+        if !debtor.let_go() {
+            continue;
+        }
         held = held.saturating_sub(owes);
-        debtor.let_go();
         common.emit(&FrontEvent::SlowAgentClosed);
         common.budget.shed("agent_closed");
     }
@@ -92,9 +94,13 @@ impl Debtor {
         }
     }
 
-    fn let_go(self) {
+    /// False for a connection that ends already, with a stream that was let go before it.
+    fn let_go(self) -> bool {
         match self {
-            Self::Stream(outbox) => outbox.let_go(),
+            Self::Stream(outbox) => {
+                outbox.let_go();
+                true
+            }
             Self::Connection(pulse) => pulse.cut(),
         }
     }

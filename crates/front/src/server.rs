@@ -88,12 +88,12 @@ impl<B: Backends> Server<B> {
     /// # Cancel safety
     /// Dropping the future stops accepting and ends every connection and agent session at once.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Drained {
-        let Self { front, door, adopted } = self;
+        let Self { front, mut door, adopted } = self;
         let _kill = front.common.kill.clone().drop_guard();
         let stop = CancellationToken::new();
         front.tasks.spawn(adopter::run(Arc::clone(&front.common), adopted));
         tokio::select! {
-            () = accept(&front, &door, &listener, &stop) => {}
+            () = accept(&front, &mut door, &listener, &stop) => {}
             () = sweep(&front) => {}
             () = relief::run(&front) => {}
             () = shutdown => {}
@@ -105,7 +105,7 @@ impl<B: Backends> Server<B> {
 
 async fn accept<B: Backends>(
     front: &Arc<Front<B>>,
-    door: &Door,
+    door: &mut Door,
     listener: &TcpListener,
     stop: &CancellationToken,
 ) {

@@ -169,7 +169,16 @@ impl Serving {
         let gateway = Arc::new(Gateway::start(config.backends.clone(), default, &observer)?);
         let status = Arc::new(Status::new(gateway.clone()));
         let router = Arc::new(gateway.router());
-        config.front.limits.descriptors = max_descriptors().unwrap_or(usize::MAX);
+        let descriptors = max_descriptors().unwrap_or(usize::MAX);
+        config.front.limits.descriptors = descriptors;
+        let fit = descriptors - descriptors / 4;
+        if fit < config.front.limits.connections {
+            tracing::info!(
+                descriptors,
+                connections = fit,
+                "the limit of descriptors allows this many connections of agents; more need `ulimit -n`"
+            );
+        }
         let server = Server::new(config.front.clone(), router, observer, status.clone());
         Ok(Self { config, gateway, status, metrics, server, demo })
     }
