@@ -4,9 +4,11 @@
 mod batch;
 mod client;
 mod events;
+mod flood;
 mod input;
 mod lifecycle;
 mod limits;
+mod overload;
 mod pages;
 mod resume;
 mod script;
