@@ -13,7 +13,7 @@ use mcpool_testkit::{
     Script, Server, StatsSnapshot,
     agent::{Agent, AgentConfig, AgentError, Transport},
 };
-use mcpool_upstream::TransportChoice;
+use mcpool_upstream::{Limits, ModeChoice, TransportChoice};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -247,5 +247,81 @@ async fn restarts(back: Transport) {
 async fn a_restarted_backend_costs_no_call_that_is_safe_to_repeat() {
     for back in WIRES {
         restarts(back).await;
+    }
+}
+
+/// Many agents that each need a session of their own, for few places: a place is waited for, and who gets none in time
+/// is told so long before it gives up by itself (RELIABILITY.md R2).
+async fn pinned_herd(front: Transport, leave: bool) {
+    let server = Server::start(Script::default()).await.expect("a backend");
+    let (url, transport) = backend_url(&server, Transport::Http);
+    let places = 64;
+    let mut wanted = Wanted { transport, mode: ModeChoice::Pinned, ..Wanted::shared(url) };
+    wanted.limits = Limits { max_sessions: places, min_idle: 0, ..Limits::default() };
+    // An HTTP+SSE agent that left keeps its place for so long.
+    wanted.front.reconnect_grace = Duration::from_millis(200);
+    wanted.times.queue = if leave { Duration::from_secs(30) } else { Duration::from_secs(2) };
+    let rig = Rig::start(wanted).await;
+    let agents = if long() { 1_000_u32 } else { 250 };
+    let patience = Duration::from_secs(60);
+    let mut set = JoinSet::new();
+    for n in 0..agents {
+        let config = AgentConfig { timeout: patience, ..agent_config(&rig, front) };
+        set.spawn(async move {
+            tokio::time::sleep(Duration::from_secs(1) * n / agents).await;
+            let started = Instant::now();
+            let agent = Agent::connect(config).await.expect("a connection");
+            let served = async {
+                agent.initialize().await?;
+                agent.call_tool("echo", json!({ "nonce": n.to_string() })).await
+            };
+            let served = served.await.map(|answer| assert_eq!(text_of(&answer), n.to_string()));
+            let (took, refused) = (started.elapsed(), agent.refused());
+            if leave {
+                agent.close().await;
+                return (served, took, refused, None);
+            }
+            (served, took, refused, Some(agent))
+        });
+    }
+    let (mut served, mut times, mut kept) = (0, Vec::new(), Vec::new());
+    while let Some(done) = set.join_next().await {
+        let (outcome, took, refused, agent) = done.expect("no agent panics");
+        assert_eq!(refused, 0, "a bare status");
+        assert!(took < patience, "{took:?}");
+        match outcome {
+            Ok(()) => served += 1,
+            Err(error) => assert!(error.to_string().contains("-31902"), "{error}"),
+        }
+        times.push(took);
+        kept.push(agent);
+    }
+    let stats = server.stats();
+    println!(
+        "pinned herd over {front:?} (leaving: {leave}): {served} of {agents} served, {} sessions opened, p99 {:?}",
+        stats.sessions_opened,
+        percentile(&mut times, 0.99)
+    );
+    assert_eq!(stats.sessions_refused, 0);
+    if leave {
+        assert_eq!(served, agents, "a place became free for everybody");
+    } else {
+        assert_eq!((served as usize, server.session_ids().len()), (places, places));
+    }
+    drop(kept);
+    over(rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_herd_of_pinned_agents_that_leave_is_served_place_by_place() {
+    for front in WIRES {
+        pinned_herd(front, true).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_herd_of_pinned_agents_that_stay_fills_the_places_and_the_rest_is_told_in_time() {
+    for front in WIRES {
+        pinned_herd(front, false).await;
     }
 }

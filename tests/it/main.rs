@@ -20,6 +20,7 @@ mod serial;
 mod sessions;
 mod shared;
 mod skew;
+mod slow_readers;
 mod stdio;
 mod subscriptions;
 mod tidy;

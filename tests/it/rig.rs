@@ -15,7 +15,10 @@ use mcpool::{
     build::{BackendSettings, Gateway, GatewayObserve},
     stack::{RetrySettings, StackObserve},
 };
-use mcpool_front::{FrontConfig, FrontEvent, FrontObserve, FrontTimes, Health, Outcome, Readiness, Server};
+use mcpool_front::{
+    FrontConfig, FrontEvent, FrontLimits, FrontObserve, FrontTimes, Gauges, Health, Outcome, Readiness,
+    Server,
+};
 use mcpool_upstream::{
     BackendSpec, Endpoint, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Sharing, Source,
     StdioEndpoint, Times, TransportChoice,
@@ -28,6 +31,7 @@ pub(crate) struct Rig {
     pub(crate) gateway: Gateway,
     pub(crate) addr: SocketAddr,
     pub(crate) seen: Arc<Seen>,
+    pub(crate) gauges: Arc<Gauges>,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<()>,
 }
@@ -58,6 +62,8 @@ pub(crate) struct Wanted {
     /// Sent to the backend with every request.
     pub(crate) headers: Vec<(&'static str, &'static str)>,
     pub(crate) front: FrontTimes,
+    pub(crate) front_limits: FrontLimits,
+    pub(crate) fan_out_logs: bool,
 }
 
 impl Wanted {
@@ -73,6 +79,8 @@ impl Wanted {
             breaker: mcpool_breaker::Settings::default(),
             headers: Vec::new(),
             front: FrontTimes { drain: Duration::from_secs(2), ..FrontTimes::default() },
+            front_limits: FrontLimits::default(),
+            fan_out_logs: false,
         }
     }
 
@@ -106,7 +114,7 @@ impl Wanted {
             transport: self.transport,
             mode: self.mode,
             sharing: self.sharing,
-            fan_out_logs: false,
+            fan_out_logs: self.fan_out_logs,
             times: self.times,
             limits: self.limits,
         };
@@ -119,11 +127,13 @@ impl Rig {
     pub(crate) async fn start(wanted: Wanted) -> Self {
         let seen = Arc::new(Seen::default());
         let forward_headers = wanted.sharing.forward_headers.clone();
-        let config = FrontConfig { times: wanted.front, forward_headers, ..FrontConfig::default() };
+        let (times, limits) = (wanted.front, wanted.front_limits);
+        let config = FrontConfig { times, limits, forward_headers, ..FrontConfig::default() };
         let gateway =
             Gateway::start(vec![wanted.settings()], None, &Arc::new(Eyes(seen.clone()))).expect("a gateway");
         let router = Arc::new(gateway.router());
         let server = Server::new(config, router, Arc::new(Eyes(seen.clone())), Arc::new(Fine));
+        let gauges = server.gauges();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel();
@@ -133,7 +143,7 @@ impl Rig {
             };
             server.run(listener, shutdown).await;
         });
-        Self { gateway, addr, seen, stop: Some(stop), serving }
+        Self { gateway, addr, seen, gauges, stop: Some(stop), serving }
     }
 
     pub(crate) fn url_http(&self) -> String {

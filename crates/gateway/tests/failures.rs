@@ -15,6 +15,7 @@ use mcpool_testkit::{
     agent::{Agent, AgentConfig, AgentError},
 };
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 
 /// A gateway process; ended with the test.
 struct Process {
@@ -30,12 +31,25 @@ fn free() -> SocketAddr {
 
 impl Process {
     async fn start(name: &str, backends: &str) -> Self {
+        Self::limited(name, backends, None).await
+    }
+
+    /// A process that may have so many descriptors.
+    async fn limited(name: &str, backends: &str, descriptors: Option<usize>) -> Self {
         let folder = std::env::temp_dir().join(format!("mcpool-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let (listen, admin) = (free(), free());
         fs::write(folder.join("mcpool.toml"), backends).expect("a file");
         let log = fs::File::create(folder.join("log")).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mcpool"));
+        let mut command = match descriptors {
+            Some(most) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &script, env!("CARGO_BIN_EXE_mcpool")]);
+                shell
+            }
+            None => Command::new(env!("CARGO_BIN_EXE_mcpool")),
+        };
         command.args(["serve", "--log-format", "json", "--config"]).arg(folder.join("mcpool.toml"));
         command.args(["--listen", &listen.to_string(), "--admin-listen", &admin.to_string()]);
         let child = command
@@ -197,4 +211,48 @@ async fn an_outage_is_seen_in_the_series_of_the_three_states() {
         metrics.contains("mcpool_breaker_probes_total{backend=\"b\",outcome=\"success\"} 1"),
         "{metrics}"
     );
+}
+
+/// Connections that say nothing take every descriptor there is for agents: new ones are told 503, who is in is served,
+/// and it passes by itself (RELIABILITY.md F17).
+#[tokio::test]
+async fn without_descriptors_new_connections_are_told_503_and_known_agents_go_on() {
+    let server = Server::start(Script::default()).await.expect("a backend");
+    let process = Process::limited("descriptors", &config("b", &server.url_http(), ""), Some(256)).await;
+    let agent = process.agent("b").await;
+    agent.call_tool("echo", json!({ "nonce": "before" })).await.expect("served");
+    let mut idle = Vec::new();
+    for _ in 0..220 {
+        idle.push(tokio::net::TcpStream::connect(process.listen).await.expect("the system accepts"));
+    }
+    let refused = async {
+        loop {
+            let mut one = tokio::net::TcpStream::connect(process.listen).await.expect("the system accepts");
+            let mut start = [0; 12];
+            let told = tokio::time::timeout(Duration::from_secs(1), one.read_exact(&mut start)).await;
+            match told {
+                Ok(Ok(_)) => break String::from_utf8_lossy(&start).into_owned(),
+                // Closed for its silence; not what this is about.
+                Ok(Err(_)) => {}
+                Err(_) => idle.push(one),
+            }
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(30), refused).await.expect("the descriptors end");
+    assert_eq!(refused, "HTTP/1.1 503");
+    for n in 0..20 {
+        agent.call_tool("echo", json!({ "nonce": n.to_string() })).await.expect("known agents are served");
+    }
+    let metrics = process.metrics().await;
+    let count = |name: &str| -> f64 {
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{metrics}"));
+        line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+    };
+    assert!(count("mcpool_agent_refused_total{kind=\"descriptors\"}") >= 1.0);
+    drop(idle);
+    let until = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = Agent::ready(AgentConfig::http(process.url("b"))).await {
+        assert!(Instant::now() < until, "it never passed: {error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
