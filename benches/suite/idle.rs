@@ -127,6 +127,10 @@ fn bars(report: &mut Report, front: Front, agents: usize, seen: &Seen) {
         seen.per_agent(agents),
         Limit::AtMost(24.0),
     );
+    if agents >= 9_000 {
+        let after = seen.after as f64 / 1024.0;
+        report.bar(format!("{wire}: MiB with {agents} idle agents"), after, Limit::AtMost(230.0));
+    }
     // A pool may open a few more shared sessions under the herd; an idle agent must not cost one.
     let per_agent = grown as f64 / agents as f64;
     report.bar(
