@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::client::{PATIENCE, Running, Sse, initialize, start_with, tool, until};
+use crate::client::{Got, PATIENCE, Running, Sse, initialize, start_with, tool, until};
 
 const LIMIT: usize = 4 << 20;
 const MIB: usize = 1 << 20;
@@ -33,18 +33,18 @@ fn padded(id: impl Into<Value>, name: &str, bytes: usize) -> Value {
 
 /// Calls that do not end until the gate opens, until so many bytes are kept: a large one, which may not reach the first
 /// rung, and then as many small ones as it takes.
-async fn fill<'f>(front: &'f Running, session: &str, bytes: usize) -> impl Future<Output = Vec<Value>> + 'f {
+async fn fill<'f>(front: &'f Running, session: &str, bytes: usize) -> impl Future<Output = Vec<Got>> + 'f {
     let held = || front.gauges.buffered_bytes.load(Ordering::SeqCst);
     let mut running = FuturesUnordered::new();
     let mut size = bytes.min(LIMIT / 8 * 6).saturating_sub(held() + (64 << 10));
     while held() < bytes && front.gauges.rung() < Rung::Refusing {
         let before = front.gauges.calls.load(Ordering::SeqCst);
         let (session, call) = (session.to_owned(), padded(format!("fill-{before}"), "gated", size));
-        running.push(Box::pin(async move { front.call(&session, &call).await.json() }));
+        running.push(Box::pin(async move { front.call(&session, &call).await }));
         tokio::select! {
             // The one that reaches the rung of refusal is the first to be refused.
             answer = running.next() => {
-                assert_eq!((answer.unwrap()["error"]["code"].as_i64(), bytes), (Some(-31903), REFUSING));
+                assert_eq!((answer.unwrap().code(), bytes), (-31903, REFUSING));
                 break;
             }
             () = until("it runs", || front.gauges.calls.load(Ordering::SeqCst) > before) => {}
