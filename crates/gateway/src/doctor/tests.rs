@@ -1,3 +1,5 @@
+//! What the doctor says of servers that work, and of each way in which they do not.
+
 use mcpool_testkit::{Fault, FaultKind, Script, Server, Stage};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The races of scripted servers, reproduced directly and gone through the pool.
+
 use mcpool_testkit::{IdDialect, Script, Server};
 
 use super::*;
