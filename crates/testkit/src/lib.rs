@@ -1,14 +1,17 @@
-//! A scriptable MCP backend and a scriptable agent: bytes in, bytes out, over loopback sockets.
+//! A scriptable MCP backend, a scriptable agent, and a bad network to put between: bytes in, bytes out, over loopback
+//! sockets.
 //!
 //! The subtle thing: [`Server`] is also the product's bundled demo backend and the fast backend of the
 //! benchmarks, so it is bounded and must survive hostile input like any product code. It depends on no
 //! other crate of the workspace, so that a fault in our codec cannot hide itself in its own tests.
 
 pub mod agent;
+pub mod fault_proxy;
 pub mod script;
 pub mod server;
 
 pub use agent::{Agent, AgentConfig, AgentError, Ids, RawAnswer, Started, Transport};
+pub use fault_proxy::FaultProxy;
 pub use script::{
     Answer, CancelAnswer, Fault, FaultKind, IdDialect, Lane, Lost, PingKiller, Prime, Script, Stage,
 };

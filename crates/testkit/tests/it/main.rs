@@ -10,6 +10,7 @@ mod dialects;
 mod faults;
 mod hostile;
 mod lifecycle;
+mod network;
 mod residue;
 mod talk;
 
