@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`load`] (who calls, how it is measured), [`proxy`] (the bare pass-through and the id splice),
 //! [`process`] (each program is its own process, so that its CPU and memory can be read), [`suite`] (what is
-//! measured, in which order) and [`report`]. The subtle thing: everything shares the machine's cores, so a ratio
+//! measured, in which order) and [`report`]; [`soak`] runs the gateway for long under faults. The subtle thing: everything shares the machine's cores, so a ratio
 //! between programs is meaningful only within one run. [`inproc`] is for the micro-benchmarks beside it.
 
 pub mod inproc;
@@ -11,4 +11,5 @@ pub mod machine;
 pub mod process;
 pub mod proxy;
 pub mod report;
+pub mod soak;
 pub mod suite;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write as _},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
@@ -55,6 +55,16 @@ impl Program {
     pub fn start_at(mut command: Command, addr: SocketAddr) -> anyhow::Result<Self> {
         let child = command.stdin(Stdio::null()).spawn();
         Ok(Self { child: child.with_context(|| format!("cannot start {command:?}"))?, addr })
+    }
+
+    /// Tells it something on its standard input.
+    ///
+    /// # Errors
+    /// When it has ended, or listens to nobody.
+    pub fn tell(&mut self, line: &str) -> anyhow::Result<()> {
+        let input = self.child.stdin.as_mut().context("the program has no input")?;
+        writeln!(input, "{line}")?;
+        Ok(input.flush()?)
     }
 
     /// Its exit status, if it has ended.
@@ -138,6 +148,39 @@ pub fn stepping_back(program: &Path) -> Command {
     command
 }
 
+/// Processes that this one has started and that bear this name.
+///
+/// # Errors
+/// When the processes cannot be listed.
+pub fn children_of(parent: u32, name: &str) -> anyhow::Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse().ok()) else { continue };
+        // Whoever has ended meanwhile is no child any more.
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        if parse_parent(&stat) == Some((parent, name)) {
+            children.push(pid);
+        }
+    }
+    Ok(children)
+}
+
+fn parse_parent(stat: &str) -> Option<(u32, &str)> {
+    let (head, numbers) = stat.rsplit_once(')')?;
+    let (_, name) = head.split_once('(')?;
+    Some((numbers.split_whitespace().nth(1)?.parse().ok()?, name))
+}
+
+/// Ends a process at once, by its id.
+///
+/// # Errors
+/// When it cannot be ended, for instance because it has.
+pub fn kill(pid: u32) -> anyhow::Result<()> {
+    let killed = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status()?;
+    anyhow::ensure!(killed.success(), "process {pid} cannot be killed");
+    Ok(())
+}
+
 /// Established connections that this port has accepted.
 ///
 /// # Errors
@@ -192,6 +235,7 @@ mod tests {
     fn cpu_time_is_found_behind_a_hostile_name() {
         let stat = "12 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0";
         assert_eq!(parse_cpu(stat), Some(3.0));
+        assert_eq!(parse_parent(stat), Some((1, "a) b (c")));
     }
 
     #[test]

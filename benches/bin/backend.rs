@@ -1,6 +1,7 @@
-//! The `backend` program: the test kit's server alone in a process; says where it listens.
+//! The `backend` program: the test kit's server alone in a process; says where it listens. Told `forget`, `forget-all`
+//! or `close-streams` on its standard input, it loses its sessions, them and their streams, or the streams alone.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
 use mcpool_benches::proxy;
@@ -13,6 +14,12 @@ const MANY: usize = 18_000;
 
 #[derive(Parser)]
 struct Options {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// The habits of the reference server: a session it does not know is 400, a cancelled call is never answered.
+    #[arg(long)]
+    everything: bool,
     /// How long a handshake takes, in milliseconds.
     #[arg(long, default_value_t = 0)]
     handshake_ms: u64,
@@ -26,18 +33,28 @@ struct Options {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
+    let habits = if options.everything { Script::everything() } else { Script::default() };
     let script = Script {
+        addr: options.listen,
         handshake_delay: Duration::from_millis(options.handshake_ms),
-        answer: if options.events { Answer::Sse } else { Answer::Auto },
+        answer: if options.events { Answer::Sse } else { habits.answer },
         chunk: Some(CHUNK),
         session_cap: MANY,
         connection_cap: MANY,
-        ..Script::default()
+        ..habits
     };
-    proxy::run_program(options.threads, async {
+    proxy::run_told(options.threads, |mut told| async move {
         let server = Server::start(script).await?;
         proxy::announce(server.addr())?;
         // The closed standard input ends the process.
-        std::future::pending().await
+        while let Some(line) = told.recv().await {
+            match line.as_str() {
+                "forget" => server.forget_sessions(true),
+                "forget-all" => server.forget_sessions(false),
+                "close-streams" => server.close_streams(),
+                other => anyhow::bail!("told {other:?}, which is nothing it knows"),
+            }
+        }
+        Ok(())
     })
 }

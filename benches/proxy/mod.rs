@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body::Body;
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 
 /// Connections served at once; more wait in the accept queue.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -32,6 +32,9 @@ pub struct Options {
     pub threads: usize,
 }
 
+/// Lines that may wait for a program that is told something.
+const LINES: usize = 16;
+
 /// Runs a program on so many worker threads; it ends when its standard input is closed.
 ///
 /// # Errors
@@ -40,13 +43,28 @@ pub fn run_program<F>(threads: usize, program: F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
+    run_told(threads, |_| program)
+}
+
+/// The same for a program that is told something, line by line, on its standard input.
+///
+/// # Errors
+/// When the runtime cannot be built, or what the program says.
+pub fn run_told<F>(threads: usize, program: impl FnOnce(mpsc::Receiver<String>) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let (lines, told) = mpsc::channel(LINES);
     // Whoever started us holds the other end: a benchmark that was killed leaves no process behind.
-    std::thread::spawn(|| {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            // A program that is told nothing has dropped its end.
+            let _ = lines.blocking_send(line);
+        }
         std::process::exit(0);
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    runtime.block_on(program)
+    runtime.block_on(program(told))
 }
 
 /// Says where it listens, which is what [`crate::process::Program::start`] waits for.
