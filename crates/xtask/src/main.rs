@@ -22,6 +22,7 @@ mod restarts;
 mod run;
 mod scenario;
 mod setup;
+mod soak;
 mod state;
 mod stdio;
 mod steps;
@@ -76,6 +77,8 @@ enum Task {
     Rehearse(rehearse::Options),
     /// `kill -9` and restart of a real backend under many agents.
     Restarts(restarts::Options),
+    /// The gateway for long, under load and under faults, and whether it is afterwards as it was before.
+    Soak(soak::Options),
     /// The hand-overs between threads in every order of their steps, and further than the gate goes.
     Interleave,
     /// The load comparison; arguments go to the bench program.
@@ -125,6 +128,7 @@ fn perform(task: Task) -> Result<bool> {
         Task::Stdio(options) => real(|report| report.step("stdio", || stdio::run(&options))),
         Task::Rehearse(options) => real(|report| report.step("rehearse", || rehearse::run(&options))),
         Task::Restarts(options) => real(|report| report.step("restarts", || restarts::run(&options))),
+        Task::Soak(options) => alone(|report| report.step("soak", || soak::run(&options))),
         Task::Interleave => alone(|report| report.step("interleave", || steps::interleave(true))),
         Task::Bench { args } => bench(&args),
     }
