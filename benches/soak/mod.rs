@@ -100,9 +100,6 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     };
     let checks = verdict::judge(&evidence);
     say(&format!("troubles: {troubles:?}\n{}\n", after.line()))?;
-    for failure in &sums.failures {
-        say(&format!("  {failure}\n"))?;
-    }
     write(
         options,
         &samples,
@@ -179,7 +176,7 @@ impl<'a> Run<'a> {
     async fn look(&self, pid: u32, admin: std::net::SocketAddr) -> anyhow::Result<Vec<Sample>> {
         let lasts = Duration::try_from_secs_f64(self.options.minutes * 60.0).context("--minutes")?;
         let every = (lasts / 30).clamp(Duration::from_secs(1), Duration::from_secs(10));
-        let mut said = Instant::now();
+        let (mut said, mut told) = (Instant::now(), 0);
         let mut samples = Vec::new();
         let mut ticks = tokio::time::interval(every);
         ticks.tick().await;
@@ -190,7 +187,13 @@ impl<'a> Run<'a> {
             let sample = Sample::take(at, pid, admin, &self.ledger.take_interval()).await?;
             if said.elapsed() >= Duration::from_secs(60).min(lasts / 4) {
                 said = Instant::now();
-                say(&format!("{}  failed {}\n", sample.line(), self.ledger.sums().failed))?;
+                let sums = self.ledger.sums();
+                say(&format!("{}  failed {}\n", sample.line(), sums.failed))?;
+                // Early, because a long run may be ended before its report.
+                for failure in sums.failures.iter().skip(told) {
+                    say(&format!("  {failure}\n"))?;
+                }
+                told = sums.failures.len();
             }
             samples.push(sample);
         }

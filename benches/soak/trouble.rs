@@ -52,12 +52,6 @@ impl History {
         past.spans.push_back((Instant::now(), None));
     }
 
-    /// Something that is no excuse for a lost call.
-    fn count(&self, kind: &'static str) {
-        let mut past = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *past.counts.entry(kind).or_default() += 1;
-    }
-
     fn end(&self) {
         let mut past = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = past.spans.back_mut() {
@@ -121,9 +115,8 @@ async fn restart_or_expire(
         }
         return kill_program(world, history);
     }
-    // No call in flight is lost by this.
-    history.count("sessions forgotten");
-    pick(world, dice)?.tell("forget")
+    // Over Streamable HTTP no call is lost by this; over HTTP+SSE those in flight are lost with their session.
+    at_once("sessions forgotten", history, || pick(world, dice)?.tell("forget"))
 }
 
 async fn anything(world: &mut World, dice: &mut Dice, history: &History) -> anyhow::Result<()> {
