@@ -67,6 +67,17 @@ impl Options {
         }
     }
 
+    /// The other short form: a backend is restarted every five seconds, and forgets its sessions in between.
+    pub(crate) fn short_zero_400() -> Self {
+        Self {
+            minutes: 0.4,
+            trouble: 0.8,
+            zero_400: true,
+            folder: "soak-zero-400".to_owned(),
+            ..Self::short()
+        }
+    }
+
     fn limit(&self) -> Result<Duration> {
         let time = Duration::try_from_secs_f64(self.minutes * 60.0).context("--minutes")?;
         Ok(if self.calls.is_some() { FOR_CALLS } else { time + BESIDES })

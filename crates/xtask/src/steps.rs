@@ -68,6 +68,9 @@ pub(crate) fn all() -> Vec<Step> {
         step("soak", "load, faults, sessions born and dying, then quiet (short form)", || {
             soak::run(&soak::Options::short())
         }),
+        step("zero-400", "restarts, and sessions that expire, under 200 agents (short form)", || {
+            soak::run(&soak::Options::short_zero_400())
+        }),
     ]
 }
 
