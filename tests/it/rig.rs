@@ -95,7 +95,7 @@ impl Wanted {
         }
     }
 
-    fn settings(self) -> BackendSettings {
+    fn settings(self, id: u32, name: &str) -> BackendSettings {
         let header =
             |(name, value): (&str, &str)| (name.parse().expect("a name"), value.parse().expect("a value"));
         let endpoint = match self.endpoint {
@@ -106,8 +106,8 @@ impl Wanted {
             program @ Endpoint::Stdio(_) => program,
         };
         let spec = BackendSpec {
-            id: BackendId(0),
-            name: "demo".into(),
+            id: BackendId(id),
+            name: name.into(),
             origin: Origin::Cli,
             generation: 1,
             endpoint,
@@ -125,12 +125,19 @@ impl Wanted {
 impl Rig {
     /// Starts a gateway in front of one backend.
     pub(crate) async fn start(wanted: Wanted) -> Self {
+        Self::start_all(vec![("demo", wanted)]).await
+    }
+
+    /// Starts a gateway in front of several backends; its front is what the first of them wants.
+    pub(crate) async fn start_all(all: Vec<(&str, Wanted)>) -> Self {
         let seen = Arc::new(Seen::default());
-        let forward_headers = wanted.sharing.forward_headers.clone();
-        let (times, limits) = (wanted.front, wanted.front_limits);
+        let (_, first) = all.first().expect("a backend");
+        let forward_headers = first.sharing.forward_headers.clone();
+        let (times, limits) = (first.front, first.front_limits);
         let config = FrontConfig { times, limits, forward_headers, ..FrontConfig::default() };
-        let gateway =
-            Gateway::start(vec![wanted.settings()], None, &Arc::new(Eyes(seen.clone()))).expect("a gateway");
+        let settings =
+            all.into_iter().zip(0..).map(|((name, wanted), id)| wanted.settings(id, name)).collect();
+        let gateway = Gateway::start(settings, None, &Arc::new(Eyes(seen.clone()))).expect("a gateway");
         let router = Arc::new(gateway.router());
         let server = Server::new(config, router, Arc::new(Eyes(seen.clone())), Arc::new(Fine));
         let gauges = server.gauges();
@@ -152,6 +159,11 @@ impl Rig {
 
     pub(crate) fn url_sse(&self) -> String {
         format!("http://{}/sse", self.addr)
+    }
+
+    /// The URL of one of several backends: `path` is `sse` or `mcp`.
+    pub(crate) fn url_of(&self, backend: &str, path: &str) -> String {
+        format!("http://{}/{backend}/{path}", self.addr)
     }
 
     /// What is held at the backend: calls in flight, book entries, callers waiting.
