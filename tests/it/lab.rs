@@ -216,6 +216,15 @@ impl Agent {
     pub(crate) async fn run(&self, name: &str, arguments: &Value) -> Result<Answer, CallError> {
         self.link.call(self.tool(name, arguments)).await
     }
+
+    /// The same, on its own.
+    pub(crate) fn start(
+        &self,
+        name: &str,
+        arguments: &Value,
+    ) -> tokio::task::JoinHandle<Result<Answer, CallError>> {
+        tokio::spawn(self.link.call(self.tool(name, arguments)))
+    }
 }
 
 impl Inbox {
@@ -261,6 +270,7 @@ impl Observe for Eyes {
             Event::Answered { .. } => "answered".to_owned(),
             Event::Demoted { .. } => "demoted".to_owned(),
             Event::ModeChosen { .. } => "mode_chosen".to_owned(),
+            Event::Panicked { task, .. } => format!("panicked_{task}"),
             Event::Rung { .. } | Event::Status { .. } => return,
         };
         self.0.note(what, format!("{event:?}"));

@@ -14,6 +14,7 @@ mod large;
 mod liveness;
 mod model;
 mod modes;
+mod panics;
 mod pinned;
 mod pools;
 mod rig;

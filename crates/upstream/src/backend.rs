@@ -145,12 +145,12 @@ impl Backend {
         let reporter = Reporter::new(source, observe);
         let backend = Arc::new(Self {
             modes: Arc::new(ModeBook::new(spec.clone(), reporter.clone())),
+            tasks: Tasks::reporting(reporter.clone()),
             reporter,
             gate,
             transport,
             budget: Budget::new(spec.limits.max_sessions)?,
             room: Room::new(spec.limits.queue),
-            tasks: Tasks::default(),
             pools: Mutex::default(),
             next_pool: AtomicU64::new(1),
             requests,

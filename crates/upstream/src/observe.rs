@@ -146,6 +146,13 @@ pub enum Event<'a> {
         /// One of [`DROPPED_KINDS`].
         kind: &'static str,
     },
+    /// A task panicked. What it looked after has ended; nothing else has.
+    Panicked {
+        /// The task's name.
+        task: &'static str,
+        /// What it said, for the log.
+        why: &'a str,
+    },
     /// A backend answered with a status outside 2xx; the class is `4xx`, `429`, `5xx`, `lost`.
     Status {
         /// The class.
@@ -189,6 +196,8 @@ pub enum CloseReason {
     Shutdown,
     /// The backend broke the protocol, or too many cancelled calls burn on it.
     Violation,
+    /// The gateway failed on it: its task panicked.
+    Fault,
 }
 
 /// Who may use a session at a time (SEMANTICS.md 1).
@@ -235,11 +244,12 @@ impl CloseReason {
             Self::Reset => "reset",
             Self::Shutdown => "shutdown",
             Self::Violation => "violation",
+            Self::Fault => "fault",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Broken,
         Self::Lost,
         Self::Unresponsive,
@@ -250,6 +260,7 @@ impl CloseReason {
         Self::Reset,
         Self::Shutdown,
         Self::Violation,
+        Self::Fault,
     ];
 }
 

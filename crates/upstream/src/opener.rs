@@ -30,9 +30,10 @@ use crate::{
     error::{Cause, SendError},
     merged::clerk::Clerk,
     mode::Evidence,
-    observe::{CloseReason, Mode, OpenReason},
+    observe::{CloseReason, Event, Mode, OpenReason},
     pool::{Counted, Place, Pool},
     session::{Session, state::Standing},
+    tasks::caught,
 };
 
 /// Longest pause between handshakes while somebody waits, and while nobody does.
@@ -41,6 +42,8 @@ const PAUSE_IDLE: Duration = Duration::from_secs(5);
 /// Pause after the backend said it is at its limit, where it named none.
 const PAUSE_PRESSURE: Duration = Duration::from_secs(1);
 const MAX_PRESSURE: Duration = Duration::from_secs(60);
+/// Rest after the first panic; doubles up to [`PAUSE_IDLE`].
+const FIRST_REST: Duration = Duration::from_millis(50);
 /// How often idle and old sessions are looked for.
 const UPKEEP: Duration = Duration::from_secs(1);
 
@@ -111,7 +114,27 @@ impl Opener {
         }
     }
 
+    /// Works until the backend ends. After a panic it goes on with what it had, after a pause: a fault that comes
+    /// again at once must not take a processor.
     pub(crate) async fn run(mut self) {
+        let stop = self.backend.tasks.stopping();
+        let mut faults = 0_u32;
+        while let Err(why) = caught(self.work()).await {
+            self.backend.reporter.on(Event::Panicked { task: "opener", why: &why });
+            faults = faults.saturating_add(1);
+            let pause = (FIRST_REST * 2_u32.saturating_pow(faults.min(16) - 1)).min(PAUSE_IDLE);
+            if tokio::time::timeout(pause, stop.cancelled()).await.is_ok() {
+                break;
+            }
+        }
+        for pool in self.backend.pools() {
+            for session in pool.sessions() {
+                session.drain(CloseReason::Shutdown);
+            }
+        }
+    }
+
+    async fn work(&mut self) {
         let stop = self.backend.tasks.stopping();
         let mut upkeep = tokio::time::interval(UPKEEP);
         upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -130,11 +153,6 @@ impl Opener {
                 () = self.clerk.settled() => {}
                 Some(()) = timer => {}
                 _ = upkeep.tick() => self.upkeep(),
-            }
-        }
-        for pool in self.backend.pools() {
-            for session in pool.sessions() {
-                session.drain(CloseReason::Shutdown);
             }
         }
     }

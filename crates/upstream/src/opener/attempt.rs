@@ -20,9 +20,10 @@ use crate::{
     pool::{Counted, Place, Pool},
     session::{
         Session, SessionParts,
-        driver::{Driver, MAX_ERRANDS},
+        driver::{self, Driver, MAX_ERRANDS},
         ladder,
     },
+    tasks::caught,
     transport::Hail,
 };
 
@@ -48,10 +49,14 @@ pub(super) async fn attempt(
     backend.reporter.on(Event::Opening { epoch, reason });
     let owner = wanted.request.as_ref().map(|request| request.owner.clone());
     let climb = climb(&backend, &wanted.pool, epoch, owner, place);
-    let outcome = match tokio::time::timeout(backend.spec.times.handshake, climb).await {
-        Ok(Ok(session)) if session.handshaken() => Ok(session),
-        Ok(Ok(_)) => Err(SendError::maybe_sent(Cause::Broken("it broke as it became ready".to_owned()))),
-        Ok(Err(error)) => Err(error),
+    let outcome = match tokio::time::timeout(backend.spec.times.handshake, caught(climb)).await {
+        Ok(Ok(Ok(session))) if session.handshaken() => Ok(session),
+        Ok(Ok(Ok(_))) => Err(SendError::maybe_sent(Cause::Broken("it broke as it became ready".to_owned()))),
+        Ok(Ok(Err(error))) => Err(error),
+        Ok(Err(why)) => {
+            backend.reporter.on(Event::Panicked { task: "opener", why: &why });
+            Err(SendError::maybe_sent(Cause::Broken(FAULT.to_owned())))
+        }
         Err(_) => Err(SendError::maybe_sent(Cause::Timeout("the handshake"))),
     };
     match &outcome {
@@ -146,7 +151,13 @@ impl Drop for CloseUnlessReady {
 
 /// A session's life after its handshake.
 async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, driver: Driver) {
-    let (reason, error) = driver.run().await;
+    let (reason, error) = match caught(driver.run()).await {
+        Ok(end) => end,
+        Err(why) => {
+            backend.reporter.on(Event::Panicked { task: "session", why: &why });
+            (CloseReason::Fault, Some(repair(&backend, &session).await))
+        }
+    };
     pool.remove(session.epoch);
     if pool.live() == 0 {
         pool.catalog.forget_lists();
@@ -171,3 +182,16 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
     });
     session.tell_owner_it_ended(reason, &why, &backend.spec.name);
 }
+
+/// Does for a session whose driver panicked what the driver did not come to: its calls are told whether they may have
+/// run, and its place is given back.
+async fn repair(backend: &Backend, session: &Session) -> SendError {
+    let cause = Cause::Broken(FAULT.to_owned());
+    if caught(driver::end(session, &cause, Some(backend.spec.times.connect))).await.is_err() {
+        session.leave_budget();
+    }
+    SendError::maybe_sent(cause)
+}
+
+/// What agents are told: where it failed is in the log.
+const FAULT: &str = "the gateway failed on this session";

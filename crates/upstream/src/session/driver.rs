@@ -296,20 +296,26 @@ impl Driver {
     }
 
     async fn finish(&mut self, reason: CloseReason) {
-        self.session.publish(Standing::Closed);
         let cause = match (&self.last_error, reason) {
             (Some(error), CloseReason::Broken | CloseReason::Lost) => error.cause.clone(),
             (_, reason) => Cause::Closed(reason.as_str()),
         };
-        self.session.pending.close(&cause);
-        self.session.room.session_gone(self.session.lane);
-        // Politeness has a limit: a backend that is gone must not hold up the end of its session.
-        if !matches!(reason, CloseReason::Broken | CloseReason::Lost) {
-            let limit = if self.session.kind == TransportKind::Stdio { FAREWELL } else { self.times.connect };
-            let _ = tokio::time::timeout(limit, self.session.outbound.close()).await;
-        }
-        self.session.leave_budget();
+        let is_gone = matches!(reason, CloseReason::Broken | CloseReason::Lost);
+        end(&self.session, &cause, (!is_gone).then_some(self.times.connect)).await;
     }
+}
+
+/// Ends a session: whoever waits is told once, and its place is free again. Also for one whose driver failed.
+pub(crate) async fn end(session: &Session, cause: &Cause, farewell: Option<std::time::Duration>) {
+    session.publish(Standing::Closed);
+    session.pending.close(cause);
+    session.room.session_gone(session.lane);
+    // Politeness has a limit: a backend that is gone must not hold up the end of its session.
+    if let Some(limit) = farewell {
+        let limit = if session.kind == TransportKind::Stdio { FAREWELL } else { limit };
+        let _ = tokio::time::timeout(limit, session.outbound.close()).await;
+    }
+    session.leave_budget();
 }
 
 /// Reads an exchange nobody waits for to its end, bounded, still delivering what it says.
