@@ -2,6 +2,7 @@
 
 mod here;
 mod leasing;
+mod leaving;
 mod lists;
 mod seat;
 
@@ -9,16 +10,19 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use http::{HeaderName, HeaderValue};
 use mcpool_wire::{CallError, Caller, CapabilityClass, ErrorKind, Hello};
-use tokio::sync::{mpsc, mpsc::error::TrySendError, oneshot};
+use tokio::sync::{Notify, mpsc, mpsc::error::TrySendError, oneshot};
 
-pub use self::lists::{ListCall, unknown_cursor};
+pub use self::{
+    leaving::Leaving,
+    lists::{ListCall, unknown_cursor},
+};
 use crate::{
     clock,
     config::BackendSpec,
@@ -67,6 +71,10 @@ pub struct Backend {
     next_pool: AtomicU64,
     requests: mpsc::Sender<OpenRequest>,
     pub(crate) trouble: Mutex<Option<Trouble>>,
+    /// Whether and how its registration ends.
+    leaving: AtomicU8,
+    /// A session or a handshake may have ended: told to who waits for the last one.
+    pub(crate) left: Notify,
 }
 
 /// Why the last handshake failed.
@@ -155,6 +163,8 @@ impl Backend {
             next_pool: AtomicU64::new(1),
             requests,
             trouble: Mutex::new(None),
+            leaving: AtomicU8::new(leaving::STAYS),
+            left: Notify::new(),
             spec,
         });
         let opener = Opener::new(backend.clone(), inbox);
@@ -177,6 +187,17 @@ impl Backend {
     /// # Cancel safety
     /// Dropping the future gives everything back; a shared handshake goes on for the others.
     pub async fn seat(self: &Arc<Self>, hello: &Hello) -> Result<Seat, CallError> {
+        self.seat_within(hello, self.spec.times.first_open).await
+    }
+
+    /// Ties an agent to this backend, with this much patience for its first handshake.
+    ///
+    /// # Errors
+    /// As [`Backend::seat`].
+    ///
+    /// # Cancel safety
+    /// As [`Backend::seat`].
+    pub async fn seat_within(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Seat, CallError> {
         let interactive = hello.client.is_interactive();
         let mode = match self.modes.decide(interactive) {
             Some(decision) => decision.mode,
@@ -186,7 +207,7 @@ impl Backend {
                     true => self.default_pool(),
                     false => self.pool(self.key(&hello.caller, CapabilityClass::neutral(), Mode::Shared)),
                 };
-                self.greeted(&first).await?;
+                self.greeted(&first, patience).await?;
                 self.modes.decide(interactive).map_or(Mode::Pinned, |decision| decision.mode)
             }
         };
@@ -195,7 +216,7 @@ impl Backend {
         if mode == Mode::Pinned {
             return self.seat_pinned(hello, pool).await;
         }
-        self.greeted(&pool).await?;
+        self.greeted(&pool, patience).await?;
         Ok(match mode {
             Mode::Exclusive => Seat::exclusive(hello, pool, self.spec.sharing.reset_on_release),
             _ => Seat::shared(hello, pool),
@@ -203,13 +224,12 @@ impl Backend {
     }
 
     /// Waits, for a bounded time, for the first handshake of a pool.
-    async fn greeted(&self, pool: &Arc<Pool>) -> Result<(), CallError> {
+    async fn greeted(&self, pool: &Arc<Pool>, patience: Duration) -> Result<(), CallError> {
         if pool.catalog.hello().is_some() {
             return Ok(());
         }
         let _greeting = Counted::new(pool, |pool| &pool.greeting);
         self.room.demand.notify_one();
-        let patience = self.spec.times.first_open;
         match tokio::time::timeout(patience, pool.catalog.wait_hello()).await {
             Ok(_) => Ok(()),
             Err(_) => Err(self.unavailable("answered its handshake", patience)),

@@ -9,7 +9,7 @@ use url::Url;
 use crate::mode::Profile;
 
 /// One registered backend.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BackendSpec {
     /// Stable index, apart from the name.
     pub id: BackendId,
@@ -48,7 +48,7 @@ pub enum Origin {
 }
 
 /// Where and how a backend is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Endpoint {
     /// Over the network.
     Http(HttpEndpoint),
@@ -58,7 +58,7 @@ pub enum Endpoint {
 }
 
 /// A server that is a program of this machine.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct StdioEndpoint {
     /// The program: a path, or a name looked up in `PATH`.
     pub command: OsString,
@@ -71,7 +71,7 @@ pub struct StdioEndpoint {
 }
 
 /// Where an HTTP backend is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HttpEndpoint {
     /// The URL exactly as configured (a trailing slash is kept).
     pub url: Url,
@@ -118,7 +118,7 @@ pub enum StateChoice {
 }
 
 /// Who shares what, beside the mode.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sharing {
     /// What the operator knows of the server's state.
     pub state: StateChoice,
@@ -133,7 +133,7 @@ pub struct Sharing {
 }
 
 /// How long things may take. Defaults are those of SEMANTICS.md 7, 8 and 10.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Times {
     /// TCP and TLS connect, 5 s.
     pub connect: Duration,
@@ -160,7 +160,7 @@ pub struct Times {
 }
 
 /// How many of each there may be. Defaults are those of SEMANTICS.md 10.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Sessions over all keys, 64.
     pub max_sessions: usize,

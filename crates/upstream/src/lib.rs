@@ -23,7 +23,9 @@ mod sync;
 mod tasks;
 pub mod transport;
 
-pub use backend::{Backend, BackendStatus, Gate, ListCall, Opening, SessionStatus, Trouble, unknown_cursor};
+pub use backend::{
+    Backend, BackendStatus, Gate, Leaving, ListCall, Opening, SessionStatus, Trouble, unknown_cursor,
+};
 pub use config::{
     BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, SerialWrites, Sharing, StateChoice,
     StdioEndpoint, Times, TransportChoice,

@@ -196,6 +196,8 @@ pub enum CloseReason {
     Shutdown,
     /// The backend broke the protocol, or too many cancelled calls burn on it.
     Violation,
+    /// The configuration of its backend changed: calls go to sessions of the new one.
+    Replaced,
     /// The gateway failed on it: its task panicked.
     Fault,
 }
@@ -244,12 +246,13 @@ impl CloseReason {
             Self::Reset => "reset",
             Self::Shutdown => "shutdown",
             Self::Violation => "violation",
+            Self::Replaced => "replaced",
             Self::Fault => "fault",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Broken,
         Self::Lost,
         Self::Unresponsive,
@@ -260,6 +263,7 @@ impl CloseReason {
         Self::Reset,
         Self::Shutdown,
         Self::Violation,
+        Self::Replaced,
         Self::Fault,
     ];
 }

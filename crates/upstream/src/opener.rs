@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::attempt::{Attempt, attempt};
 use crate::{
-    backend::{Backend, Opening, Trouble, lock},
+    backend::{Backend, Leaving, Opening, Trouble, lock},
     clock,
     error::{Cause, SendError},
     merged::clerk::Clerk,
@@ -139,7 +139,10 @@ impl Opener {
         let mut upkeep = tokio::time::interval(UPKEEP);
         upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.open_what_is_wanted().await;
+            match self.backend.leaving() {
+                None => self.open_what_is_wanted().await,
+                Some(why) => self.let_go(why),
+            }
             let due = self.clerk.look(&self.backend.pools()).into_iter().chain(self.next_try).min();
             let timer = OptionFuture::from(due.map(|at| tokio::time::sleep_until(clock::at(at))));
             // The inbox is the bound on who may wait for a session of its own.
@@ -155,6 +158,26 @@ impl Opener {
                 _ = upkeep.tick() => self.upkeep(),
             }
         }
+    }
+
+    /// The registration is over: sessions end with their calls, but those that are one agent's own, where it may keep
+    /// them, and nobody gets another.
+    fn let_go(&mut self, why: Leaving) {
+        self.next_try = None;
+        self.waiting.clear();
+        for pool in self.backend.pools() {
+            let reason = match why {
+                Leaving::Replaced if pool.mode() == Mode::Pinned => continue,
+                Leaving::Replaced => CloseReason::Replaced,
+                Leaving::Removed => CloseReason::Shutdown,
+            };
+            for session in pool.sessions() {
+                if session.is_live() {
+                    session.drain(reason);
+                }
+            }
+        }
+        self.backend.left.notify_waiters();
     }
 
     async fn open_what_is_wanted(&mut self) {

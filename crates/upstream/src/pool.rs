@@ -233,7 +233,7 @@ pub struct Seat {
     /// Its name among the agents of the pool.
     pub(crate) number: u64,
     /// Keeps the agent's outlet alive for as long as the pool may want to tell it something.
-    _outlet: Arc<dyn Outlet>,
+    pub(crate) outlet: Arc<dyn Outlet>,
 }
 
 enum Tie {
@@ -261,7 +261,7 @@ impl Seat {
         let outlet = hello.outlet.clone();
         let number = pool.merged.add_agent(hello.caller.agent, &outlet);
         let revision = std::sync::Mutex::new(hello.client.revision);
-        Self { caller: hello.caller.clone(), pool, tie, revision, number, _outlet: outlet }
+        Self { caller: hello.caller.clone(), pool, tie, revision, number, outlet }
     }
 
     /// Takes a slot on the agent's session, binding it to one if it has none.

@@ -60,6 +60,11 @@ impl Levels {
         self.asked.insert(agent, (seat, level));
     }
 
+    /// What this seat asked for.
+    pub(super) fn asked_by(&self, agent: AgentKey, seat: u64) -> Option<Level> {
+        self.asked.get(&agent).filter(|(of, _)| *of == seat).map(|(_, level)| *level)
+    }
+
     /// A seat is gone; a newer seat of the same agent keeps its word.
     pub(super) fn leave(&mut self, agent: AgentKey, seat: u64) {
         if self.asked.get(&agent).is_some_and(|(of, _)| *of == seat) {

@@ -65,6 +65,12 @@ struct Member {
     outlet: Weak<dyn Outlet>,
 }
 
+/// What one agent asked for that lasts.
+pub(crate) struct Wishes {
+    subscribed: Vec<Arc<str>>,
+    level: Option<Level>,
+}
+
 /// What the backend said to a subscription: nothing to add, or its error.
 type Told = Result<(), Answer>;
 
@@ -110,6 +116,31 @@ impl Merged {
             }
             state.levels.leave(member.key, seat);
             state.subscriptions.leave_all(seat, clock::now());
+        }
+        self.wake();
+    }
+
+    /// What the agent of this seat is subscribed to, and how much of the log it wants.
+    pub(crate) fn wishes_of(&self, seat: u64) -> Wishes {
+        let state = self.lock();
+        let level = state.agents.get(&seat).and_then(|member| state.levels.asked_by(member.key, seat));
+        Wishes { subscribed: state.subscriptions.topics_of(seat), level }
+    }
+
+    /// An agent comes from another pool with what it had there. It is subscribed at once, and told of each resource
+    /// that it may have changed meanwhile.
+    pub(crate) fn adopt(&self, seat: u64, agent: AgentKey, wishes: Wishes) {
+        let (held, outlets) = {
+            let mut state = self.lock();
+            if let Some(level) = wishes.level {
+                state.levels.ask(agent, seat, level);
+            }
+            let held: Vec<_> =
+                wishes.subscribed.into_iter().filter(|uri| state.subscriptions.adopt(seat, uri)).collect();
+            (held, state.outlets(&[seat]))
+        };
+        for uri in held {
+            self.push_all(&outlets, &updated(&uri), "updated");
         }
         self.wake();
     }
@@ -300,7 +331,7 @@ fn updated(uri: &str) -> Bytes {
     ))
 }
 
-fn list_changed(kind: &Method) -> Bytes {
+pub(crate) fn list_changed(kind: &Method) -> Bytes {
     Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{}\"}}", kind.as_str()))
 }
 

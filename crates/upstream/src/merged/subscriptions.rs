@@ -135,6 +135,28 @@ impl Subscriptions {
         Joined::Waits(ticket)
     }
 
+    /// The topics an agent is subscribed to.
+    pub(super) fn topics_of(&self, agent: u64) -> Vec<Arc<str>> {
+        let has = |uri: &&Arc<str>| self.topics.get(*uri).is_some_and(|t| t.subscribers.contains_key(&agent));
+        self.agents.get(&agent).into_iter().flatten().filter(has).cloned().collect()
+    }
+
+    /// An agent that was subscribed elsewhere is so here, as far as the limits go. Whether the topic is held upstream
+    /// already, so that nobody will tell the agent of it by itself.
+    pub(super) fn adopt(&mut self, agent: u64, uri: &str) -> bool {
+        match self.join(agent, uri) {
+            Joined::Now => true,
+            Joined::Full(..) => false,
+            Joined::Waits(ticket) => {
+                if let Some(topic) = self.topics.get_mut(uri) {
+                    topic.waiting.retain(|(waits, _)| *waits != ticket);
+                    topic.subscribers.insert(agent, None);
+                }
+                false
+            }
+        }
+    }
+
     /// An agent wants a topic no more.
     pub(super) fn leave(&mut self, agent: u64, uri: &str, now: Instant) {
         let Some((uri, _)) = self.topics.get_key_value(uri) else { return };

@@ -163,6 +163,7 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
         pool.catalog.forget_lists();
     }
     backend.room.demand.notify_one();
+    backend.left.notify_waiters();
     if !session.was_proven() {
         // A ladder that was not climbed is reported as a failed opening, not as a second incident.
         return;
