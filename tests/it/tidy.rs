@@ -48,6 +48,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "front",
         &[
             "mcpool-wire",
+            "arc-swap",
             "base64",
             "bytes",
             "dashmap",

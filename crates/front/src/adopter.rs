@@ -17,6 +17,7 @@ use crate::{
     observe::Gauges,
     outbox::{Outbox, Presence},
     running::Running,
+    unharmed::unharmed,
 };
 
 /// The calls of one POST without handler.
@@ -87,11 +88,12 @@ impl Future for Adopted {
     }
 }
 
-/// Runs adopted calls until the front ends. Ends early, once draining, when nothing is left.
+/// Runs adopted calls until the front ends. A panic ends the calls of one POST: their stream is closed, and the others
+/// go on.
 pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Box<Adopted>>) {
     let mut running = FuturesUnordered::new();
     loop {
-        let room = running.len() < common.config.limits.adopted_calls;
+        let room = running.len() < common.limits().adopted_calls;
         let woken = tokio::select! {
             biased;
             () = common.kill.cancelled() => Woken::Kill,
@@ -101,11 +103,20 @@ pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Box<Adopt
         match woken {
             Woken::New(Some(call)) => {
                 Gauges::up(&common.gauges.adopted, 1);
-                running.push(call);
+                running.push(to_its_end(&common, call));
             }
             Woken::Ended => Gauges::down(&common.gauges.adopted, 1),
             Woken::New(None) | Woken::Kill => break,
         }
     }
     Gauges::down(&common.gauges.adopted, running.len());
+}
+
+async fn to_its_end(common: &Common, call: Box<Adopted>) {
+    let sink = call.sink.clone();
+    if unharmed(common, "adopter", call).await.is_none()
+        && let Some(sink) = sink
+    {
+        sink.close();
+    }
 }

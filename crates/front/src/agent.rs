@@ -116,7 +116,7 @@ impl AgentCore {
         let replay = (transport == Transport::Http).then(|| Arc::new(Replay::new(&common)));
         let listening =
             replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number: LISTENING });
-        let outbox = Outbox::new(&common.config.limits, Arc::clone(&common.budget), listening);
+        let outbox = Outbox::new(&common.limits(), Arc::clone(&common.budget), listening);
         Self {
             id,
             caller,
@@ -136,7 +136,7 @@ impl AgentCore {
 
     /// Takes a request id for as long as its call runs.
     pub(crate) fn begin(self: &Arc<Self>, id: &IdValue) -> Result<InFlight, Busy> {
-        let limit = self.common.config.limits.calls_per_agent;
+        let limit = self.common.limits().calls_per_agent;
         let mut inflight = lock(&self.inflight);
         if inflight.contains_key(id) {
             return Err(Busy::Duplicate);
@@ -179,9 +179,8 @@ impl AgentCore {
 
     /// The stream of a POST.
     pub(crate) fn call_outbox(&self) -> Arc<Outbox> {
-        let made = |stream| {
-            Arc::new(Outbox::new(&self.common.config.limits, Arc::clone(&self.common.budget), stream))
-        };
+        let made =
+            |stream| Arc::new(Outbox::new(&self.common.limits(), Arc::clone(&self.common.budget), stream));
         match &self.replay {
             Some(replay) => replay.open(|number| made(Some(Stream { replay: Arc::clone(replay), number }))),
             None => made(None),
@@ -209,7 +208,7 @@ impl AgentCore {
         }
         let stream = Stream { replay: Arc::clone(replay), number: id.stream };
         let budget = Arc::clone(&self.common.budget);
-        let over = Arc::new(Outbox::new(&self.common.config.limits, budget, Some(stream)));
+        let over = Arc::new(Outbox::new(&self.common.limits(), budget, Some(stream)));
         Resume::Stream(over.past(left, id.seq))
     }
 

@@ -31,7 +31,7 @@ impl<L: Link> Agents<L> {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.table.len() >= self.common.config.limits.agent_sessions
+        self.table.len() >= self.common.limits().agent_sessions
     }
 
     pub(crate) fn insert(&self, agent: Agent<L>) -> Arc<Agent<L>> {
@@ -68,7 +68,7 @@ impl<L: Link> Agents<L> {
     /// An HTTP+SSE agent lost its stream and may come back. Executors that open a session per call leave thousands
     /// behind within the grace: beyond a quarter of the limit the longest absent one is not waited for.
     pub(crate) fn went_away(&self, id: AgentSessionId) {
-        let most = (self.common.config.limits.agent_sessions / 4).max(1);
+        let most = (self.common.limits().agent_sessions / 4).max(1);
         let mut given_up = Vec::new();
         {
             let mut away = lock(&self.away);

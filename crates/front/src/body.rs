@@ -67,13 +67,13 @@ pub(crate) async fn receive(common: &Common, payload: Payload) -> Result<Receive
         skim: None,
         payload,
     };
-    if reading.payload.size_hint().lower() > common.config.limits.body_bytes as u64 {
+    if reading.payload.size_hint().lower() > common.limits().body_bytes as u64 {
         return Err(reading.too_large().await);
     }
     loop {
         reading.hold_back().await;
         match reading.next().await? {
-            Next::Data(data) if reading.read + data.len() > common.config.limits.body_bytes => {
+            Next::Data(data) if reading.read + data.len() > common.limits().body_bytes => {
                 return Err(reading.too_large().await);
             }
             Next::Data(data) => reading.add(data),
@@ -101,7 +101,7 @@ impl Reading<'_> {
         }
         let began = Instant::now();
         self.budget().shed("body_held");
-        if !self.budget().calm_within(self.common.config.times.overload_wait).await {
+        if !self.budget().calm_within(self.common.times().overload_wait).await {
             let mut skim = Skim::default();
             skim.feed(&std::mem::take(&mut self.first));
             skim.feed(&std::mem::take(&mut self.rest));
@@ -133,9 +133,8 @@ impl Reading<'_> {
 
     /// How long to wait for more: it may stand still for a while, but not come by drops for ever.
     fn patience(&self) -> Duration {
-        let config = &self.common.config;
-        let idle = config.times.body_idle;
-        let rate = config.limits.body_rate.max(1);
+        let idle = self.common.times().body_idle;
+        let rate = self.common.limits().body_rate.max(1);
         let earned = Duration::from_millis((self.read as u64).saturating_mul(1_000) / rate as u64);
         (idle + earned).saturating_sub(self.begun.elapsed()).min(idle)
     }
@@ -165,7 +164,7 @@ impl Reading<'_> {
 
     /// 413, after reading a little more: a peer that is cut off while it writes may never see the answer.
     async fn too_large(self) -> Served {
-        let limit = self.common.config.limits.body_bytes;
+        let limit = self.common.limits().body_bytes;
         let mut payload = self.payload;
         drop((self.first, self.rest, self.charge));
         let discard = async {

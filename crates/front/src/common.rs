@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use arc_swap::{ArcSwap, Guard};
 use dashmap::DashMap;
 use mcpool_wire::{AgentKey, CallError, CallTrace, ErrorKind, Executed, Method, RequestId};
 use tokio::{sync::mpsc, time::Instant};
@@ -13,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     adopter::Adopted,
     budget::Budget,
-    config::FrontConfig,
+    config::{FrontConfig, FrontLimits, FrontTimes},
+    hosts::HostPolicy,
     observe::{CallEnd, FrontEvent, FrontObserve, Gauges, Outcome},
     pulse::Pulse,
 };
 
 pub(crate) struct Common {
-    pub(crate) config: FrontConfig,
+    in_force: ArcSwap<InForce>,
     pub(crate) observe: Arc<dyn FrontObserve>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) budget: Arc<Budget>,
@@ -37,6 +39,19 @@ pub(crate) struct Common {
     epoch: Instant,
 }
 
+/// What is allowed now. It can be replaced while the front runs: what exists keeps what it began with where it has
+/// copied it, and whatever begins later goes by the new one.
+pub(crate) struct InForce {
+    pub(crate) config: FrontConfig,
+    pub(crate) hosts: HostPolicy,
+}
+
+impl InForce {
+    fn new(config: FrontConfig) -> Self {
+        Self { hosts: HostPolicy::new(&config), config }
+    }
+}
+
 impl Common {
     pub(crate) fn new(
         config: FrontConfig,
@@ -46,7 +61,7 @@ impl Common {
     ) -> Self {
         let budget = Budget::new(config.limits.buffered_bytes, Arc::clone(&gauges), Arc::clone(&observe));
         Self {
-            config,
+            in_force: ArcSwap::from_pointee(InForce::new(config)),
             observe,
             gauges,
             budget,
@@ -61,6 +76,23 @@ impl Common {
             accepted: AtomicU64::new(0),
             epoch: Instant::now(),
         }
+    }
+
+    /// What is allowed now. Not to be kept: a guard holds up the next change.
+    pub(crate) fn in_force(&self) -> Guard<Arc<InForce>> {
+        self.in_force.load()
+    }
+
+    pub(crate) fn limits(&self) -> FrontLimits {
+        self.in_force.load().config.limits
+    }
+
+    pub(crate) fn times(&self) -> FrontTimes {
+        self.in_force.load().config.times
+    }
+
+    pub(crate) fn apply(&self, config: FrontConfig) {
+        self.in_force.store(Arc::new(InForce::new(config)));
     }
 
     pub(crate) fn request_id(&self) -> RequestId {

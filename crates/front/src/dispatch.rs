@@ -160,7 +160,7 @@ async fn initialize<B: Backends>(
     let end = OpenEnd::new(&core);
     let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&core);
     let hello = Hello { caller: Arc::clone(&core.caller), target: core.target.clone(), client, outlet };
-    match opening::bounded(front.backends.open(hello), common.config.times.open).await {
+    match opening::bounded(front.backends.open(hello), common.times().open).await {
         Ok(link) => {
             core.agreed_on(revision);
             end.ok(&core, &request);
@@ -264,7 +264,7 @@ pub(crate) fn as_stream(
 
 /// A stream as its agent's revision knows it.
 pub(crate) fn stream(core: &AgentCore, reader: Reader) -> Served {
-    let times = &core.common.config.times;
+    let times = core.common.times();
     let knows_priming = core.revision() == Some(Revision::V2025_11_25);
     let priming = reader.begins_after().filter(|_| knows_priming).map(|id| priming_event(id, times.retry));
     Served::stream(reader, priming, times.stream_ping)

@@ -11,7 +11,6 @@ use crate::{
     agents::Agents,
     common::Common,
     door::{PeerSeat, Peers},
-    hosts::HostPolicy,
     observe::{FrontEvent, Health, Transport},
     session_id::AgentSessionId,
 };
@@ -23,7 +22,6 @@ pub(crate) struct Front<B: Backends> {
     pub(crate) backends: Arc<B>,
     pub(crate) agents: Agents<B::Link>,
     pub(crate) common: Arc<Common>,
-    pub(crate) hosts: HostPolicy,
     pub(crate) health: Arc<dyn Health>,
     /// Who holds how many agent sessions.
     pub(crate) peers: Arc<Peers>,
@@ -53,7 +51,7 @@ impl<B: Backends> Front<B> {
         }
         if !common.budget.is_calm() {
             common.budget.shed("session_held");
-            if !common.budget.calm_within(common.config.times.overload_wait).await {
+            if !common.budget.calm_within(common.times().overload_wait).await {
                 common.budget.shed("session_refused");
                 return Err(NoPlace::Overloaded);
             }
@@ -82,7 +80,7 @@ impl<B: Backends> Front<B> {
             tenant: None,
             agent: self.common.agent_key(),
             affinity,
-            forwarded: self.common.config.forwarded(headers),
+            forwarded: self.common.in_force().config.forwarded(headers),
         };
         let id = AgentSessionId::mint(OWNER)?;
         let common = Arc::clone(&self.common);

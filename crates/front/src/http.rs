@@ -93,7 +93,8 @@ fn admit<B: Backends>(
     route: &Route<'_>,
     parts: &Parts,
 ) -> Result<(), Box<Served>> {
-    let hosts = &front.hosts;
+    let in_force = front.common.in_force();
+    let hosts = &in_force.hosts;
     let checked = hosts
         .check_peer(peer)
         .and_then(|()| if route.is_health() { Ok(()) } else { hosts.check_host(&parts.uri, &parts.headers) })
@@ -113,7 +114,7 @@ fn admit<B: Backends>(
         let message = format!("the header {name} must not be sent twice");
         return Err(Box::new(Served::refused(StatusCode::BAD_REQUEST, None, -32600, &message)));
     }
-    let forwarded = &front.common.config.forward_headers;
+    let forwarded = &in_force.config.forward_headers;
     if parts.headers.contains_key(header::AUTHORIZATION) && !forwarded.contains(&header::AUTHORIZATION) {
         front.common.authorization_ignored();
     }

@@ -14,10 +14,11 @@ use crate::{
     front::Front,
     http::{text, unknown_backend},
     incoming::Parcel,
-    observe::{Cause, Transport},
+    observe::{AgentEnd, Cause, Transport},
     rescue::Served,
     sse_body::endpoint_event,
     stream::AgentStream,
+    unharmed::unharmed,
 };
 
 /// Messages between the POST handlers and the task of one agent; handlers wait for room.
@@ -51,8 +52,16 @@ pub(crate) async fn open<B: Backends>(
     let agent = front.agents.insert(Agent { core: Arc::clone(&core), side: Side::Sse { work } });
     // Attached before its task runs, so that the task never sees it absent without reason.
     let served = attach(front, &agent);
-    front.tasks.spawn(AgentStream::new(Arc::clone(front), core, inbox).run());
+    front.tasks.spawn(run(AgentStream::new(Arc::clone(front), core, inbox)));
     served.unwrap_or_else(|| Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway))
+}
+
+/// The life of an agent's stream; the agent session ends with it, however it ends.
+async fn run<B: Backends>(stream: AgentStream<B>) {
+    let (front, id) = stream.whose();
+    if unharmed(&front.common, "stream", stream.run()).await.is_none() {
+        front.agents.remove(id, AgentEnd::Fault);
+    }
 }
 
 /// A POST that names a session.
@@ -81,5 +90,5 @@ pub(crate) fn undecodable<B: Backends>(front: &Front<B>, session: &str, error: &
 fn attach<B: Backends>(front: &Front<B>, agent: &Agent<B::Link>) -> Option<Served> {
     let reader = agent.core.outbox.attach()?;
     let first = endpoint_event(&agent.core.id.to_text());
-    Some(Served::stream(reader, Some(first), front.common.config.times.stream_ping))
+    Some(Served::stream(reader, Some(first), front.common.times().stream_ping))
 }

@@ -43,6 +43,7 @@ mod server;
 mod session_id;
 mod sse_body;
 mod stream;
+mod unharmed;
 mod weight;
 
 pub use config::{FrontConfig, FrontLimits, FrontTimes, Unauthenticated};
@@ -53,5 +54,5 @@ pub use observe::{
 };
 pub use route::RESERVED;
 pub use rung::Rung;
-pub use server::{Drained, Server};
+pub use server::{Drained, FrontSettings, Server};
 pub use session_id::AgentSessionId;

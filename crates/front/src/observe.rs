@@ -55,6 +55,13 @@ pub enum FrontEvent<'a> {
         /// What kind.
         kind: &'static str,
     },
+    /// A task panicked, or a call on one: `call`, `connection`, `stream`, `adopter`, `sweep`. What it looked after has ended; nothing else has.
+    Panicked {
+        /// The task's name.
+        task: &'static str,
+        /// What it said.
+        why: &'a str,
+    },
     /// A stream was closed because its agent does not read.
     SlowAgentClosed,
     /// An agent sent an `Authorization` header, which goes nowhere.
@@ -166,6 +173,8 @@ pub enum AgentEnd {
     Idle,
     /// What it was tied to is over.
     LinkEnded,
+    /// The gateway failed on it.
+    Fault,
     /// It does not read.
     Slow,
     /// The gateway stops.
@@ -309,6 +318,7 @@ impl AgentEnd {
             Self::Gone => "gone",
             Self::Idle => "idle",
             Self::LinkEnded => "link_ended",
+            Self::Fault => "fault",
             Self::Slow => "slow",
             Self::Shutdown => "shutdown",
         }

@@ -102,7 +102,7 @@ impl fmt::Display for EventId {
 
 impl Replay {
     pub(crate) fn new(common: &Common) -> Self {
-        Self::with(&common.config, Arc::clone(&common.budget))
+        Self::with(&common.in_force().config, Arc::clone(&common.budget))
     }
 
     pub(crate) fn with(config: &FrontConfig, budget: Arc<Budget>) -> Self {

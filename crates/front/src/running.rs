@@ -1,6 +1,8 @@
 //! A call on its way: it can be cancelled, moved to another owner, and it reports its end exactly once.
 
 use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,10 +21,11 @@ use crate::{
     agent::{AgentCore, Busy, InFlight},
     budget::{Budget, Charge},
     call_stream::CallStream,
-    common::{Ending, outcome_of},
+    common::{Common, Ending, outcome_of},
     incoming::Request,
-    observe::{Cause, Outcome},
+    observe::{Cause, FrontEvent, Outcome},
     outbox::Outbox,
+    unharmed::said,
 };
 
 /// A call whose answer somebody waits for. Dropping it cancels it.
@@ -86,10 +89,13 @@ impl Running {
             is_plain_list: request.is_plain_list,
             wants_task: request.wants_task,
             outlet,
-            hard_deadline: started + core.common.config.times.call,
+            hard_deadline: started + core.common.times().call,
             trace: Arc::clone(&trace),
         };
-        let reply = link.call(call);
+        let reply = catch_unwind(AssertUnwindSafe(|| link.call(call))).unwrap_or_else(|payload| {
+            let error = failed(Some(&core.common), payload.as_ref());
+            Box::pin(std::future::ready(Err(error)))
+        });
         let (id, method) = (request.id, request.method);
         Ok(Self { reply, slot: Some(slot), id, method, request_id, trace, _charge: charge })
     }
@@ -104,7 +110,18 @@ impl Running {
             self.reply = Box::pin(std::future::pending());
             return Poll::Ready(Finished { body: None, cause: Cause::Agent, slot: self.slot.take() });
         }
-        let Poll::Ready(result) = self.reply.as_mut().poll(cx) else { return Poll::Pending };
+        let polled = catch_unwind(AssertUnwindSafe(|| self.reply.as_mut().poll(cx)));
+        let result = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(result)) => result,
+            Err(payload) => {
+                let executed = self.trace.executed();
+                let common = self.slot.as_ref().map(|slot| Arc::clone(&slot.core.common));
+                // What is left of it is dropped now: it must not be polled again.
+                self.reply = Box::pin(std::future::pending());
+                Err(failed(common.as_deref(), payload.as_ref()).executed(executed))
+            }
+        };
         Poll::Ready(self.finish(result))
     }
 
@@ -204,11 +221,19 @@ pub(crate) fn hand_over(calls: Vec<Running>, sink: Option<&Arc<Outbox>>) -> Resu
     };
     match common.adopt.try_reserve() {
         Ok(permit) => {
-            permit.send(Box::new(Adopted::new(calls, sink.cloned(), common.config.times.orphan)));
+            permit.send(Box::new(Adopted::new(calls, sink.cloned(), common.times().orphan)));
             Ok(())
         }
         Err(_) => Err(calls),
     }
+}
+
+/// A panic ends its own call, with an answer, and nothing else that runs on the same task.
+fn failed(common: Option<&Common>, payload: &(dyn Any + Send)) -> CallError {
+    if let Some(common) = common {
+        common.emit(&FrontEvent::Panicked { task: "call", why: said(payload) });
+    }
+    CallError::not_sent(ErrorKind::Lost, "the gateway failed on this call")
 }
 
 fn refuse(

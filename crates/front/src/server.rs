@@ -17,7 +17,7 @@ use mcpool_wire::Backends;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
-    time::{Instant, MissedTickBehavior},
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -28,11 +28,11 @@ use crate::{
     config::FrontConfig,
     door::{Away, Door, Pass, Peers},
     front::Front,
-    hosts::HostPolicy,
     http::Endpoint,
     observe::{Cause, FrontEvent, FrontObserve, Gauges, Health, Transport},
     pulse::{Pulse, TimedIo},
     relief,
+    unharmed::unharmed,
 };
 
 /// Between two looks at what a drain still waits for.
@@ -47,6 +47,18 @@ pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
     door: Door,
     adopted: mpsc::Receiver<Box<adopter::Adopted>>,
+}
+
+/// Changes what the front allows while it runs.
+#[derive(Clone)]
+pub struct FrontSettings(Arc<Common>);
+
+impl FrontSettings {
+    /// Puts another configuration in force: for whatever begins from now on. The number of connections stays what it
+    /// was when the front began.
+    pub fn apply(&self, config: FrontConfig) {
+        self.0.apply(config);
+    }
 }
 
 /// What had not finished when the drain time was over.
@@ -67,13 +79,12 @@ impl<B: Backends> Server<B> {
         health: Arc<dyn Health>,
     ) -> Self {
         let (adopt, adopted) = mpsc::channel(ADOPT);
-        let hosts = HostPolicy::new(&config);
         let door = Door::new(&config.limits);
         let peers = Peers::new(config.limits.sessions_per_peer);
         let common = Arc::new(Common::new(config, observe, Arc::default(), adopt));
         let agents = Agents::new(Arc::clone(&common));
         let tasks = TaskTracker::new();
-        let front = Front { backends, agents, common, hosts, health, peers, tasks };
+        let front = Front { backends, agents, common, health, peers, tasks };
         Self { front: Arc::new(front), door, adopted }
     }
 
@@ -81,6 +92,12 @@ impl<B: Backends> Server<B> {
     #[must_use]
     pub fn gauges(&self) -> Arc<Gauges> {
         Arc::clone(&self.front.common.gauges)
+    }
+
+    /// The way to change the configuration of a front that runs.
+    #[must_use]
+    pub fn settings(&self) -> FrontSettings {
+        FrontSettings(Arc::clone(&self.front.common))
     }
 
     /// Serves until `shutdown` completes, then drains.
@@ -92,10 +109,17 @@ impl<B: Backends> Server<B> {
         let _kill = front.common.kill.clone().drop_guard();
         let stop = CancellationToken::new();
         front.tasks.spawn(adopter::run(Arc::clone(&front.common), adopted));
+        let sweeping = async {
+            // Said, and then the next round.
+            while unharmed(&front.common, "sweep", sweep(&front)).await.is_none() {}
+        };
+        let relieving = async {
+            while unharmed(&front.common, "relief", relief::run(&front)).await.is_none() {}
+        };
         tokio::select! {
             () = accept(&front, &mut door, &listener, &stop) => {}
-            () = sweep(&front) => {}
-            () = relief::run(&front) => {}
+            () = sweeping => {}
+            () = relieving => {}
             () = shutdown => {}
         }
         drop(listener);
@@ -117,8 +141,11 @@ async fn accept<B: Backends>(
                 backoff = Duration::ZERO;
                 match door.admit(place, peer.ip()) {
                     Ok(pass) => {
-                        let front_of_it = Arc::clone(front);
-                        front.tasks.spawn(serve_connection(front_of_it, stream, peer, pass, stop.clone()));
+                        let serving = serve_connection(Arc::clone(front), stream, peer, pass, stop.clone());
+                        let common = Arc::clone(&front.common);
+                        front.tasks.spawn(async move {
+                            unharmed(&common, "connection", serving).await;
+                        });
                     }
                     Err(away) => turn_away(front, door, stream, away),
                 }
@@ -159,10 +186,10 @@ async fn serve_connection<B: Backends>(
     let common = Arc::clone(&front.common);
     let stalled = Arc::clone(&common);
     let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));
-    let io = TimedIo::new(TokioIo::new(stream), Arc::clone(&pulse), common.config.times, on_stall);
+    let io = TimedIo::new(TokioIo::new(stream), Arc::clone(&pulse), common.times(), on_stall);
     let connection = http1::Builder::new()
         .header_read_timeout(None)
-        .max_buf_size(common.config.limits.header_bytes.max(8 << 10))
+        .max_buf_size(common.limits().header_bytes.max(8 << 10))
         .serve_connection(io, Endpoint { front, peer, pulse });
     let mut connection = std::pin::pin!(connection);
     let mut stopping = false;
@@ -186,13 +213,11 @@ async fn serve_connection<B: Backends>(
 
 /// Ends agent sessions nobody uses.
 async fn sweep<B: Backends>(front: &Front<B>) {
-    let idle = front.common.config.times.agent_idle;
-    let period = (idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(30));
-    let mut ticks = tokio::time::interval(period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        front.agents.sweep(idle);
+        let idle = front.common.times().agent_idle;
+        let period = (idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(30));
+        tokio::time::sleep(period).await;
+        front.agents.sweep(front.common.times().agent_idle);
     }
 }
 
@@ -200,7 +225,7 @@ async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drain
     let common = &front.common;
     common.start_draining();
     stop.cancel();
-    let deadline = Instant::now() + common.config.times.drain;
+    let deadline = Instant::now() + common.times().drain;
     let gauges = &common.gauges;
     let open = || {
         let calls = gauges.calls.load(Ordering::Relaxed);

@@ -28,6 +28,7 @@ use crate::{
     opening::{self, OpenEnd},
     outbox::{Presence, Watch},
     running::{Finished, Running, reject},
+    session_id::AgentSessionId,
 };
 
 /// Messages that wait for a link.
@@ -80,9 +81,14 @@ impl<B: Backends> AgentStream<B> {
         Self { front, core, work, calls: FuturesUnordered::new(), early: VecDeque::new(), tie: Tie::None }
     }
 
+    /// Where its agent session is to be found.
+    pub(crate) fn whose(&self) -> (Arc<Front<B>>, AgentSessionId) {
+        (Arc::clone(&self.front), self.core.id)
+    }
+
     /// Runs until the agent is gone, its link is over, or the front ends.
     pub(crate) async fn run(mut self) {
-        let grace = self.common().config.times.reconnect_grace;
+        let grace = self.common().times().reconnect_grace;
         let mut away = std::pin::pin!(tokio::time::sleep(grace));
         // Kept over all turns: registering with the one token of all tasks costs a lock.
         let mut kill = std::pin::pin!(self.common().kill.clone().cancelled_owned());
@@ -259,7 +265,7 @@ impl<B: Backends> AgentStream<B> {
         let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
         let hello =
             Hello { caller: Arc::clone(&self.core.caller), target: self.core.target.clone(), client, outlet };
-        opening::bounded(self.front.backends.open(hello), self.common().config.times.open)
+        opening::bounded(self.front.backends.open(hello), self.common().times().open)
     }
 
     fn opened(&mut self, opened: Result<Arc<B::Link>, CallError>) {

@@ -7,7 +7,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use mcpool_front::{Drained, FrontConfig, Gauges, Readiness, Server};
+use mcpool_front::{Drained, FrontConfig, FrontSettings, Gauges, Readiness, Server};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -24,6 +24,7 @@ pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
     pub(crate) script: Arc<Script>,
     pub(crate) gauges: Arc<Gauges>,
+    pub(crate) settings: FrontSettings,
     stop: Option<oneshot::Sender<()>>,
     done: JoinHandle<Drained>,
 }
@@ -52,7 +53,7 @@ async fn start_fully(config: FrontConfig, readiness: Readiness, at: SocketAddr) 
     let backends = Arc::new(Scripted(Arc::clone(&script)));
     let observe = Arc::new(Watcher(Arc::clone(&script)));
     let server = Server::new(config, backends, observe, Arc::new(Healthy(readiness)));
-    let gauges = server.gauges();
+    let (gauges, settings) = (server.gauges(), server.settings());
     let (stop, stopped) = oneshot::channel::<()>();
     let done = tokio::spawn(async move {
         server
@@ -61,7 +62,7 @@ async fn start_fully(config: FrontConfig, readiness: Readiness, at: SocketAddr) 
             })
             .await
     });
-    Running { addr, script, gauges, stop: Some(stop), done }
+    Running { addr, script, gauges, settings, stop: Some(stop), done }
 }
 
 impl Running {
@@ -80,6 +81,17 @@ impl Running {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Response<Incoming> {
+        self.try_send(method, path, headers, body).await.unwrap()
+    }
+
+    /// The same, where the connection may end before the answer.
+    pub(crate) async fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> hyper::Result<Response<Incoming>> {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -92,7 +104,7 @@ impl Running {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body.into())).unwrap();
-        tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap()
+        tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap()
     }
 
     pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Got {

@@ -159,3 +159,25 @@ async fn an_idle_agent_expires_unless_it_listens() {
     assert_eq!(front.script.saw("closed idle"), 1);
     drop(stream);
 }
+
+#[tokio::test]
+async fn what_is_allowed_can_change_while_agents_are_served() {
+    let front = start_with(FrontConfig::default()).await;
+    let session = front.session("/mcp").await;
+    let from = |host: &'static str| [("host", host)];
+    assert_eq!(front.get("/api/mcp/servers", &from("gateway.example")).await.status, 421);
+    let limits = FrontLimits { body_bytes: 1 << 10, agent_sessions: 1, ..FrontLimits::default() };
+    let times = FrontTimes { agent_idle: SHORT, ..FrontTimes::default() };
+    let hosts = vec!["gateway.example".to_owned()];
+    let changed = FrontConfig { allowed_hosts: hosts, limits, times, ..FrontConfig::default() };
+    front.settings.apply(changed);
+    assert_eq!(front.get("/api/mcp/servers", &from("gateway.example")).await.status, 200);
+    assert_eq!(front.post("/mcp", &[], &initialize(1)).await.status, 503, "there is an agent already");
+    let large = json!({"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x".repeat(2 << 10)}});
+    assert_eq!(front.post("/mcp", &[("mcp-session-id", &session)], &large).await.status, 413);
+    assert_eq!(front.call(&session, &tool(2, "echo")).await.json()["id"], 2, "who is there goes on");
+    // The look for idle agents keeps the pace it had until its next round; the limit holds by then.
+    front.settings.apply(FrontConfig::default());
+    assert_eq!(front.get("/api/mcp/servers", &from("gateway.example")).await.status, 421);
+    assert_eq!(front.post("/mcp", &[("mcp-session-id", &session)], &large).await.status, 200);
+}

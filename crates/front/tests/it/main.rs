@@ -10,6 +10,7 @@ mod lifecycle;
 mod limits;
 mod overload;
 mod pages;
+mod panics;
 mod resume;
 mod script;
 mod slow;

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -26,6 +26,8 @@ pub(crate) struct Script {
     pub(crate) calls: Mutex<Vec<Call>>,
     /// `Some`: `open` waits for a permit.
     pub(crate) open_gate: Mutex<Option<Arc<Semaphore>>>,
+    /// The next `open` panics.
+    pub(crate) open_panics: AtomicBool,
     pub(crate) open_error: Mutex<Option<CallError>>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) events: Mutex<Vec<String>>,
@@ -73,6 +75,7 @@ impl Backends for Scripted {
         Box::pin(async move {
             script.opened.fetch_add(1, Ordering::SeqCst);
             script.hellos.lock().unwrap().push(hello.clone());
+            assert!(!script.open_panics.swap(false, Ordering::SeqCst), "as the test wants it");
             let gate = script.open_gate.lock().unwrap().clone();
             if let Some(gate) = gate {
                 gate.acquire().await.unwrap().forget();
@@ -163,6 +166,12 @@ async fn act(
     let arguments = message["params"]["arguments"].clone();
     match call.name.as_deref().unwrap_or(call.method.as_str()) {
         "hang" => std::future::pending().await,
+        "boom" => panic!("as the test wants it"),
+        "boom-later" => {
+            progress(call, &message, 1);
+            script.gate.wait().await;
+            panic!("as the test wants it");
+        }
         "gated" => script.gate.wait().await,
         "lines" => return Ok(raw("{\"jsonrpc\":\"2.0\",\n\"id\":0,\r\n\"result\":{}}".to_owned())),
         "big" => {
