@@ -6,12 +6,14 @@
 use std::{
     io,
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use axum::{
     Json, Router,
     extract::{
@@ -24,6 +26,7 @@ use axum::{
     routing::get,
     serve::{IncomingStream, Listener},
 };
+use futures::FutureExt as _;
 use mcpool_front::{Gauges, Health as _, HostPolicy, Readiness, TurnedAway};
 use serde_json::{Value, json};
 use tokio::{
@@ -47,12 +50,11 @@ pub struct Admin {
     /// Numbers of the agent listener.
     pub gauges: Arc<Gauges>,
     /// What is in force.
-    pub config: Config,
+    pub config: Arc<ArcSwap<Config>>,
 }
 
 struct Shared {
     admin: Admin,
-    hosts: HostPolicy,
 }
 
 impl Admin {
@@ -61,8 +63,7 @@ impl Admin {
     /// # Cancel safety
     /// Dropping the future stops accepting; connections end with what they are answering.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let hosts = HostPolicy::new(&self.config.front);
-        let shared = Arc::new(Shared { admin: self, hosts });
+        let shared = Arc::new(Shared { admin: self });
         let routes = routes(&shared).into_make_service_with_connect_info::<Peer>();
         let listener = Capped { listener, permits: Arc::new(Semaphore::new(MOST_CONNECTIONS)) };
         let serving = axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
@@ -113,14 +114,24 @@ async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    let hosts = &shared.hosts;
+    // Operators are few: the rules are read anew each time, so that they are those in force.
+    let hosts = HostPolicy::new(&shared.admin.config.load().front);
     let exempt = matches!(request.uri().path(), "/metrics" | "/livez" | "/readyz");
     let checked = hosts
         .check_peer(peer)
         .and_then(|()| if exempt { Ok(()) } else { hosts.check_host(request.uri(), request.headers()) })
         .and_then(|()| hosts.check_origin(request.headers()));
     match checked {
-        Ok(()) => next.run(request).await,
+        Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => {
+                shared.admin.metrics.panicked("admin");
+                problem(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the gateway failed on this request; the log says where",
+                )
+            }
+        },
         Err(TurnedAway { status, message, .. }) => problem(status, &message),
     }
 }
@@ -155,8 +166,13 @@ async fn backend(State(shared): State<Arc<Shared>>, Path(name): Path<String>) ->
 }
 
 async fn config(State(shared): State<Arc<Shared>>) -> Response {
-    let config = &shared.admin.config;
-    let body = json!({ "file": config.file, "environment": config.variables, "config": config.shown() });
+    let config = shared.admin.config.load();
+    let body = json!({
+        "file": config.file,
+        "generation": config.generation,
+        "environment": config.variables,
+        "config": config.shown(),
+    });
     Json(body).into_response()
 }
 

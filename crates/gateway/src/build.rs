@@ -1,28 +1,36 @@
 //! Putting it together: for each configured backend its circuit, its sessions and its stack, and what feeds what.
 //!
 //! The breaker hears of incidents and successes through the backend's events; the opener asks it before each
-//! handshake; and every transition makes those who wait look again.
+//! handshake; and every transition makes those who wait look again. A change of the configuration replaces the set as
+//! one snapshot; what it leaves behind is seen off in [`crate::departures`].
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use mcpool_breaker::{Breaker, Transition};
 use mcpool_upstream::{
-    Backend, BackendSpec, Event, Gate, Observe, OpenReason, Opening, Source,
+    Backend, BackendSpec, Endpoint, Event, Gate, Leaving, Observe, OpenReason, Opening, Source,
     transport::{Transport, transport},
 };
+use mcpool_wire::BackendId;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    departures::Departures,
+    link::Links,
     route::{Registered, Registry, Router},
     stack::{RetrySettings, StackObserve, backend_stack, now},
 };
 
 /// Everything one backend is configured to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BackendSettings {
     /// Where, how, how many.
     pub spec: BackendSpec,
@@ -39,11 +47,35 @@ pub trait GatewayObserve: Observe {
 
     /// A circuit changed.
     fn transition(&self, backend: &Source, transition: &Transition);
+
+    /// A registration ended; it finishes what it has.
+    fn leaves(&self, _old: &Registered) {}
+
+    /// The last registration of this name is over.
+    fn gone(&self, _name: &str) {}
 }
 
 /// The running backends.
 pub struct Gateway {
     registry: Arc<ArcSwap<Registry>>,
+    links: Arc<Links>,
+    departures: Departures,
+    observe: Arc<dyn GatewayObserve>,
+    /// The id of the next backend of a new name.
+    next_id: AtomicU32,
+}
+
+/// What a new configuration changed, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New names.
+    pub added: Vec<Arc<str>>,
+    /// Names with another configuration.
+    pub changed: Vec<Arc<str>>,
+    /// Names that are gone.
+    pub removed: Vec<Arc<str>>,
+    /// Names that go on as they were.
+    pub kept: usize,
 }
 
 impl Gateway {
@@ -56,29 +88,95 @@ impl Gateway {
         default_backend: Option<&str>,
         observe: &Arc<O>,
     ) -> Result<Self, String> {
+        let observe: Arc<dyn GatewayObserve> = observe.clone();
+        let next_id = settings.iter().map(|one| one.spec.id.0.saturating_add(1)).max().unwrap_or(0);
         let mut backends = BTreeMap::new();
         for one in settings {
-            let registered = register(one, observe)?;
+            let registered = register(one, None, &observe)?;
             backends.insert(registered.name.clone(), Arc::new(registered));
         }
-        let default = match default_backend {
-            Some(name) => backends.get_key_value(name).map(|(name, _)| name.clone()),
-            None if backends.len() == 1 => backends.keys().next().cloned(),
-            None => None,
-        };
-        Ok(Self { registry: Arc::new(ArcSwap::from_pointee(Registry { backends, default })) })
+        let default = default_of(&backends, default_backend);
+        let registry = Arc::new(ArcSwap::from_pointee(Registry { backends, default }));
+        let links = Arc::new(Links::default());
+        let departures = Departures::start(registry.clone(), links.clone(), observe.clone());
+        Ok(Self { registry, links, departures, observe, next_id: AtomicU32::new(next_id) })
+    }
+
+    /// Puts another set of backends in force, without a failed call: those that are configured as before go on, the
+    /// others start or are seen off. To be called by one at a time.
+    ///
+    /// # Errors
+    /// A sentence for the operator when a backend cannot be set up at all; then nothing has changed.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, the change is in force.
+    pub async fn apply(
+        &self,
+        settings: Vec<BackendSettings>,
+        default_backend: Option<&str>,
+    ) -> Result<Changes, String> {
+        let before = self.registry.load_full();
+        let (mut backends, mut changes) = (BTreeMap::new(), Changes::default());
+        let mut started: Vec<Arc<Registered>> = Vec::new();
+        for mut one in settings {
+            let name = one.spec.name.clone();
+            let known = before.backends.get(&name);
+            if let Some(known) = known {
+                (one.spec.id, one.spec.generation) = (known.settings.spec.id, known.settings.spec.generation);
+                if one == known.settings {
+                    changes.kept += 1;
+                    backends.insert(name, known.clone());
+                    continue;
+                }
+                one.spec.generation += 1;
+                changes.changed.push(name.clone());
+            } else {
+                one.spec.id = BackendId(self.next_id.fetch_add(1, Ordering::Relaxed));
+                changes.added.push(name.clone());
+            }
+            match register(one, known, &self.observe) {
+                Ok(registered) => {
+                    let registered = Arc::new(registered);
+                    started.push(registered.clone());
+                    backends.insert(name, registered);
+                }
+                Err(why) => {
+                    for one in started {
+                        one.backend.shutdown(Duration::ZERO).await;
+                    }
+                    return Err(why);
+                }
+            }
+        }
+        let default = default_of(&backends, default_backend);
+        changes.removed =
+            before.backends.keys().filter(|name| !backends.contains_key(*name)).cloned().collect();
+        self.registry.store(Arc::new(Registry { backends, default }));
+        for (names, why) in [(&changes.changed, Leaving::Replaced), (&changes.removed, Leaving::Removed)] {
+            for old in names.iter().filter_map(|name| before.backends.get(name)) {
+                self.observe.leaves(old);
+                self.departures.begin(old.clone(), why).await;
+            }
+        }
+        Ok(changes)
     }
 
     /// The front's way in.
     #[must_use]
     pub fn router(&self) -> Router {
-        Router::new(self.registry.clone())
+        Router::new(self.registry.clone(), self.links.clone())
     }
 
     /// Every backend, by name.
     #[must_use]
     pub fn backends(&self) -> Vec<Arc<Registered>> {
         self.registry.load().backends.values().cloned().collect()
+    }
+
+    /// Registrations that ended and still have sessions, oldest first.
+    #[must_use]
+    pub fn leaving(&self) -> Vec<Arc<Registered>> {
+        self.departures.under_way()
     }
 
     /// The backend meant by `/mcp` and `/sse`.
@@ -92,18 +190,33 @@ impl Gateway {
     /// # Cancel safety
     /// Dropping the future leaves the sessions ending by themselves.
     pub async fn shutdown(&self, deadline: Duration) -> Vec<String> {
-        let ends = self.backends().into_iter().map(|registered| async move {
+        let all = self.backends().into_iter().chain(self.leaving());
+        let ends = all.map(|registered| async move {
             let left = registered.backend.shutdown(deadline).await;
             left.into_iter().map(|(task, n)| format!("{n} {task} of {}", registered.name)).collect::<Vec<_>>()
         });
-        futures::future::join_all(ends).await.into_iter().flatten().collect()
+        let (left, ()) = futures::join!(futures::future::join_all(ends), self.departures.stop(deadline));
+        left.into_iter().flatten().collect()
     }
 }
 
-fn register<O: GatewayObserve>(settings: BackendSettings, observe: &Arc<O>) -> Result<Registered, String> {
-    let spec = settings.spec;
-    let transport = transport(&spec).map_err(|why| format!("backend {:?}: {why}", spec.name))?;
-    register_with(spec, transport, &settings.breaker, settings.retry, observe)
+/// What `/mcp` and `/sse` mean: what the operator says, else the only backend there is.
+fn default_of(backends: &BTreeMap<Arc<str>, Arc<Registered>>, named: Option<&str>) -> Option<Arc<str>> {
+    match named {
+        Some(name) => backends.get_key_value(name).map(|(name, _)| name.clone()),
+        None if backends.len() == 1 => backends.keys().next().cloned(),
+        None => None,
+    }
+}
+
+fn register(
+    settings: BackendSettings,
+    before: Option<&Arc<Registered>>,
+    observe: &Arc<dyn GatewayObserve>,
+) -> Result<Registered, String> {
+    let spec = &settings.spec;
+    let transport = transport(spec).map_err(|why| format!("backend {:?}: {why}", spec.name))?;
+    assemble(settings, transport, before, observe)
 }
 
 /// Registers a backend over a given transport.
@@ -117,11 +230,22 @@ pub fn register_with<O: GatewayObserve>(
     retry: RetrySettings,
     observe: &Arc<O>,
 ) -> Result<Registered, String> {
+    let observe: Arc<dyn GatewayObserve> = observe.clone();
+    assemble(BackendSettings { spec, breaker: breaker.clone(), retry }, transport, None, &observe)
+}
+
+fn assemble(
+    settings: BackendSettings,
+    transport: Arc<dyn Transport>,
+    before: Option<&Arc<Registered>>,
+    observe: &Arc<dyn GatewayObserve>,
+) -> Result<Registered, String> {
+    let spec = settings.spec.clone();
     let source = Source { id: spec.id, name: spec.name.clone() };
     // The circuit must know the backend to wake its waiters, and the backend asks the circuit: the cell ties the
     // knot, weakly, so that a removed backend goes away.
     let woken: Arc<OnceLock<Weak<Backend>>> = Arc::default();
-    let breaker = Breaker::with_listener(breaker, now(), {
+    let breaker = Breaker::with_listener(&settings.breaker, now(), {
         let (woken, observe, source) = (woken.clone(), observe.clone(), source.clone());
         move |transition| {
             observe.transition(&source, &transition);
@@ -130,22 +254,38 @@ pub fn register_with<O: GatewayObserve>(
             }
         }
     });
-    let feed = Arc::new(Feed { breaker: breaker.clone(), next: observe.clone() as Arc<dyn Observe> });
+    let feed = Arc::new(Feed { breaker: breaker.clone(), next: observe.clone() });
     let name = spec.name.clone();
-    let gate = Arc::new(BreakerGate(breaker.clone()));
+    // Two processes at once could work on one file: the one before must have let go of it.
+    let waits_for = before.filter(|old| {
+        let is_process = |spec: &BackendSpec| matches!(spec.endpoint, Endpoint::Stdio(_));
+        is_process(&spec) && is_process(old.backend.spec())
+    });
+    let after = waits_for.map(|old| Arc::downgrade(&old.backend));
+    let gate = Arc::new(BreakerGate { breaker: breaker.clone(), after });
+    // Before the first event.
+    let observed = observe.stack(&source);
     let backend =
         Backend::start(spec, transport, gate, feed).map_err(|why| format!("backend {name:?}: {why}"))?;
     let _ = woken.set(Arc::downgrade(&backend));
-    let stack = backend_stack(&backend, &breaker, retry, &observe.stack(&source));
-    Ok(Registered { name, backend, breaker, stack })
+    let stack = backend_stack(&backend, &breaker, settings.retry, &observed);
+    let left = CancellationToken::new();
+    Ok(Registered { name, backend, breaker, stack, settings, succeeds: before.is_some(), left })
 }
 
 /// Asks the circuit before each handshake.
-struct BreakerGate(Breaker);
+struct BreakerGate {
+    breaker: Breaker,
+    /// Whose sessions must be over first.
+    after: Option<Weak<Backend>>,
+}
 
 impl Gate for BreakerGate {
     fn may_open(&self, now: Instant) -> Opening {
-        match self.0.may_open(now) {
+        if self.after.as_ref().and_then(Weak::upgrade).is_some_and(|old| old.has_shared()) {
+            return Opening::Wait(now + LOOK_AGAIN);
+        }
+        match self.breaker.may_open(now) {
             mcpool_breaker::Opening::Free => Opening::Free,
             mcpool_breaker::Opening::Probe => Opening::Probe,
             mcpool_breaker::Opening::Wait(at) => Opening::Wait(at),
@@ -153,14 +293,14 @@ impl Gate for BreakerGate {
     }
 
     fn wants_probe(&self, now: Instant) -> bool {
-        self.0.would_admit(now).is_err()
+        self.breaker.would_admit(now).is_err()
     }
 }
 
 /// Feeds the circuit with what happens to sessions, and passes everything on.
 struct Feed {
     breaker: Breaker,
-    next: Arc<dyn Observe>,
+    next: Arc<dyn GatewayObserve>,
 }
 
 impl Observe for Feed {
@@ -187,3 +327,6 @@ impl Observe for Feed {
         self.next.on(backend, event);
     }
 }
+
+/// How often a process that waits for the one before it looks whether that is over.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);

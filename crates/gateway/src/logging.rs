@@ -22,6 +22,15 @@ pub fn init(config: &LogConfig) -> Result<(), String> {
     started.map_err(|why| why.to_string())
 }
 
+/// Says where a panic happened as one line of the log; whoever catches it says what ended by it.
+pub fn tell_of_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let why = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(target: "mcpool::panic", place, why, "panic");
+    }));
+}
+
 /// Reads a level, or a filter such as `info,mcpool=debug`.
 pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, String> {
     // A misspelt level would be taken for the name of a target, and nothing be logged.

@@ -5,22 +5,26 @@
 use std::{
     io::{self, Write as _},
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     process::ExitCode,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use clap::Parser as _;
+use futures::FutureExt as _;
 use mcpool::{
     admin::Admin,
     build::Gateway,
     cli::{CheckArgs, Cli, Command, DoctorArgs, RehearseArgs, ServeArgs},
-    config::{Config, Problems},
+    config::{Config, Overrides, Problems},
     logging,
     observe::{Metrics, Observer, Phase, Status, max_descriptors, walk},
     print,
+    reload::{Parts, Reloader},
     route::Router,
-    signal::Signals,
+    signal::{Hangups, Signals},
 };
 use mcpool_front::Server;
 use tokio::net::{TcpListener, TcpSocket};
@@ -30,14 +34,24 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match Cli::parse().command() {
-        Command::Serve(args) => serve(args).await,
-        Command::Check(args) => check(args).await,
-        Command::Doctor(args) => doctor(&args).await,
-        Command::Rehearse(args) => rehearse(&args).await,
-    }
+fn main() -> ExitCode {
+    let command = Cli::parse().command();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(why) => return fail(&format!("cannot start: {why}")),
+    };
+    let code = runtime.block_on(async {
+        match command {
+            Command::Serve(args) => serve(args).await,
+            Command::Check(args) => check(args).await,
+            Command::Doctor(args) => doctor(&args).await,
+            Command::Rehearse(args) => rehearse(&args).await,
+        }
+    });
+    // Whatever still runs is dropped, which kills the processes of backends; a thread that looks up a name is not
+    // waited for.
+    runtime.shutdown_timeout(ABANDON);
+    code
 }
 
 async fn serve(args: ServeArgs) -> ExitCode {
@@ -47,34 +61,41 @@ async fn serve(args: ServeArgs) -> ExitCode {
     };
     let served = async {
         logging::init(&config.log)?;
-        serve_until_signalled(config).await
+        logging::tell_of_panics();
+        serve_until_signalled(config, args.overrides()).await
     };
     served.await.unwrap_or_else(|why: String| fail(&why))
 }
 
-async fn serve_until_signalled(config: Config) -> Result<ExitCode, String> {
-    let mut signals = Signals::new().map_err(|why| format!("cannot listen for signals: {why}"))?;
+async fn serve_until_signalled(config: Config, overrides: Overrides) -> Result<ExitCode, String> {
+    let deaf = |why: io::Error| format!("cannot listen for signals: {why}");
+    let (mut signals, hangups) = (Signals::new().map_err(deaf)?, Hangups::new().map_err(deaf)?);
     let listeners = Listeners::bind(&config)?;
     let (agents, admin) = listeners.addresses().map_err(|why| why.to_string())?;
     let serving = Serving::start(config).await?;
     // Whether anybody reads it is not a condition for serving.
-    let _ = print::ready(&mut io::stdout(), &serving.config, agents, admin);
+    let _ = print::ready(&mut io::stdout(), &serving.config.load(), agents, admin);
     let stop = CancellationToken::new();
+    let reloader = serving.reloader(overrides);
     let signalled = async {
         let name = signals.next().await;
         tracing::info!(signal = name, "draining; a second signal ends at once");
         stop.cancel();
         signals.next().await
     };
+    let running = async {
+        let (unfinished, ()) =
+            tokio::join!(serving.run(listeners, stop.clone()), reloader.run(hangups, stop.clone()));
+        unfinished
+    };
     tokio::select! {
-        unfinished = serving.run(listeners, stop.clone()) => {
+        unfinished = running => {
             say(&print::farewell(&unfinished));
             Ok(ExitCode::SUCCESS)
         }
         name = signalled => {
             say(&format!("mcpool: ended at once by a second signal, {name}"));
-            // Returning would wait for what the runtime still runs.
-            std::process::exit(130)
+            Ok(ExitCode::from(130))
         }
     }
 }
@@ -151,7 +172,7 @@ fn listen(addr: SocketAddr, flag: &str, variable: &str, key: &str) -> Result<Tcp
 
 /// The parts of a running gateway.
 struct Serving {
-    config: Config,
+    config: Arc<ArcSwap<Config>>,
     gateway: Arc<Gateway>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
@@ -180,7 +201,20 @@ impl Serving {
             );
         }
         let server = Server::new(config.front.clone(), router, observer, status.clone());
+        let config = Arc::new(ArcSwap::from_pointee(config));
         Ok(Self { config, gateway, status, metrics, server, demo })
+    }
+
+    /// What puts another configuration in force.
+    fn reloader(&self, overrides: Overrides) -> Arc<Reloader> {
+        let parts = Parts {
+            gateway: self.gateway.clone(),
+            front: self.server.settings(),
+            metrics: self.metrics.clone(),
+        };
+        // It parsed when it was put into the configuration.
+        let demo = self.demo.as_ref().and_then(|demo| demo.url_http().parse().ok());
+        Reloader::new(overrides, self.config.clone(), parts, demo)
     }
 
     /// Serves until `stop`, then drains: readiness off, no new agents, calls finish, sessions end. Says what did not.
@@ -189,12 +223,14 @@ impl Serving {
     /// Dropping the future ends everything at once.
     async fn run(self, listeners: Listeners, stop: CancellationToken) -> Vec<String> {
         let Self { config, gateway, status, metrics, server, demo } = self;
-        let (grace, gauges) = (config.grace, server.gauges());
-        let admin = Admin { status: status.clone(), metrics, gauges, config };
+        let admin =
+            Admin { status: status.clone(), metrics, gauges: server.gauges(), config: config.clone() };
         let (end_admin, stopped) = (CancellationToken::new(), OnceLock::new());
         let draining = async {
             stop.cancelled().await;
             status.enter(Phase::Draining);
+            // Balancers must see it before agents are turned away.
+            tokio::time::sleep(config.load().delay).await;
             let _ = stopped.set(Instant::now());
         };
         let serving = async {
@@ -208,13 +244,21 @@ impl Serving {
                 }
             }
             // Sessions that were asked to end at the last moment still say good-bye.
-            unfinished.extend(gateway.shutdown(grace.saturating_sub(spent).max(LAST_MOMENT)).await);
+            let left = config.load().grace.saturating_sub(spent).max(LAST_MOMENT);
+            unfinished.extend(gateway.shutdown(left).await);
             end_admin.cancel();
             unfinished
         };
-        let (unfinished, ()) = tokio::join!(serving, admin.run(listeners.admin, end_admin.clone()));
+        let (unfinished, ()) = tokio::join!(serving, unharmed(admin.run(listeners.admin, end_admin.clone())));
         drop(demo);
         unfinished
+    }
+}
+
+/// Agents are served without operators rather than not at all.
+async fn unharmed(admin: impl Future<Output = ()>) {
+    if AssertUnwindSafe(admin).catch_unwind().await.is_err() {
+        tracing::error!("the admin listener ended by a panic; a restart brings it back");
     }
 }
 
@@ -246,11 +290,11 @@ fn say(line: &str) {
 
 /// A herd of agents arrives within one scheduling pause; the kernel cuts this to its own limit.
 const BACKLOG: u32 = 4_096;
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+const LAST_MOMENT: Duration = Duration::from_millis(500);
+const ABANDON: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
-    use mcpool::config::Overrides;
     use mcpool_testkit::agent::{Agent, AgentConfig};
     use serde_json::{Value, json};
 

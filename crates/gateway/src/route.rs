@@ -3,18 +3,18 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, State};
-use mcpool_upstream::{Backend, BackendStatus, Mode, ModeChoice, Seat};
-use mcpool_wire::{
-    Answer, Backends, Call, CallError, ErrorKind, Hello, Link, Message, Reply, Revision, ServerEntry, Target,
-};
-use tower::Service as _;
+use mcpool_upstream::{Backend, BackendStatus, Leaving, ModeChoice, Seat};
+use mcpool_wire::{Backends, CallError, ErrorKind, Hello, Reply, ServerEntry, Target};
+use tokio_util::sync::CancellationToken;
 
+pub use crate::link::GatewayLink;
 use crate::{
+    build::BackendSettings,
     config::transport_word,
-    stack::{BackendStack, Order, now},
+    link::{Links, MOST_MOVES, Tie, find, seat_unless_left},
+    stack::{BackendStack, left, now},
 };
 
 /// One backend with everything that stands in front of it.
@@ -26,6 +26,12 @@ pub struct Registered {
     /// Its circuit.
     pub breaker: Breaker,
     pub(crate) stack: BackendStack,
+    /// What it was made of.
+    pub(crate) settings: BackendSettings,
+    /// Whether it took the place of another one: then agents are patient with it, because a moment ago they were served.
+    pub(crate) succeeds: bool,
+    /// Its registration ended.
+    pub(crate) left: CancellationToken,
 }
 
 /// All backends at one moment.
@@ -40,12 +46,7 @@ pub struct Registry {
 #[derive(Clone)]
 pub struct Router {
     registry: Arc<ArcSwap<Registry>>,
-}
-
-/// One agent's tie to one backend.
-pub struct GatewayLink {
-    seat: Arc<Seat>,
-    stack: BackendStack,
+    links: Arc<Links>,
 }
 
 impl Registered {
@@ -57,8 +58,20 @@ impl Registered {
     /// # Cancel safety
     /// Dropping the future gives everything back; a handshake others wait for goes on.
     pub async fn open(&self, hello: &Hello) -> Result<GatewayLink, CallError> {
-        let seat = self.backend.seat(hello).await?;
-        Ok(GatewayLink { seat: Arc::new(seat), stack: self.stack.clone() })
+        let tie = Tie::new(self, self.seat(hello).await?);
+        Ok(GatewayLink::new(hello.clone(), Arc::default(), tie, &Arc::default()))
+    }
+
+    pub(crate) async fn seat(&self, hello: &Hello) -> Result<Seat, CallError> {
+        let times = &self.backend.spec().times;
+        let patience = if self.succeeds { times.queue.max(times.first_open) } else { times.first_open };
+        self.backend.seat_within(hello, patience).await
+    }
+
+    /// Ends its registration: those who wait for it look for what follows.
+    pub(crate) fn leave(&self, why: Leaving) {
+        self.backend.leave(why);
+        self.left.cancel();
     }
 
     /// State and reason as shown to agents and operators.
@@ -89,12 +102,23 @@ pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str,
 }
 
 impl Router {
-    pub(crate) fn new(registry: Arc<ArcSwap<Registry>>) -> Self {
-        Self { registry }
+    pub(crate) fn new(registry: Arc<ArcSwap<Registry>>, links: Arc<Links>) -> Self {
+        Self { registry, links }
     }
 
-    fn find(&self, name: &str) -> Option<Arc<Registered>> {
-        self.registry.load().backends.get(name).cloned()
+    async fn tie(&self, hello: Hello) -> Result<Arc<GatewayLink>, CallError> {
+        let name = &hello.target.name;
+        for _ in 0..MOST_MOVES {
+            let Some(registered) = find(&self.registry, name) else {
+                let message = format!("backend {name:?} is no longer configured");
+                return Err(CallError::not_sent(ErrorKind::Unavailable, message));
+            };
+            if let Some(seat) = seat_unless_left(&registered, &hello).await? {
+                let tie = Tie::new(&registered, seat);
+                return Ok(Arc::new(GatewayLink::new(hello, self.registry.clone(), tie, &self.links)));
+            }
+        }
+        Err(left(name))
     }
 }
 
@@ -120,11 +144,8 @@ impl Backends for Router {
     }
 
     fn open(&self, hello: Hello) -> Reply<Arc<GatewayLink>> {
-        let Some(registered) = self.find(&hello.target.name) else {
-            let message = format!("backend {:?} is no longer configured", hello.target.name);
-            return futures::future::ready(Err(CallError::not_sent(ErrorKind::Unavailable, message))).boxed();
-        };
-        async move { registered.open(&hello).await.map(Arc::new) }.boxed()
+        let router = self.clone();
+        async move { router.tie(hello).await }.boxed()
     }
 
     fn servers(&self) -> Vec<ServerEntry> {
@@ -153,31 +174,5 @@ pub(crate) fn mode_word(mode: ModeChoice) -> &'static str {
         ModeChoice::Shared => "shared",
         ModeChoice::Exclusive => "exclusive",
         ModeChoice::Pinned => "pinned",
-    }
-}
-
-impl GatewayLink {
-    /// Who may use the sessions of this agent.
-    #[must_use]
-    pub fn mode(&self) -> Mode {
-        self.seat.mode()
-    }
-}
-
-impl Link for GatewayLink {
-    fn initialize_result(&self, revision: Revision) -> Bytes {
-        self.seat.initialize_result(revision)
-    }
-
-    fn call(&self, call: Call) -> Reply<Answer> {
-        self.stack.clone().call(Order::new(call, self.seat.clone()))
-    }
-
-    fn notify(&self, notification: Bytes) {
-        self.seat.notify(notification);
-    }
-
-    fn respond(&self, id: u64, response: Message) {
-        self.seat.respond(id, &response);
     }
 }

@@ -29,6 +29,7 @@ use mcpool_wire::{Answer, Call, CallError};
 use tower::{Layer as _, Service, ServiceBuilder, layer::layer_fn};
 
 pub use self::errors::StackError;
+pub(crate) use self::errors::left;
 use self::{
     catalog::Catalog,
     deadline::Deadline,
@@ -73,7 +74,7 @@ enum Doubt {
 const ONE_OUTAGE: Duration = Duration::from_secs(1);
 
 /// How calls are repeated.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetrySettings {
     /// Most times a call that may have run is sent, in all, where repeating it is safe.
     pub attempts: u32,

@@ -33,7 +33,12 @@ impl Rig {
         let observer = Arc::new(Observer::new(metrics.clone()));
         let gateway = Arc::new(Gateway::start(config.backends.clone(), None, &observer).unwrap());
         let status = Arc::new(Status::new(gateway));
-        let admin = Admin { status: status.clone(), metrics, gauges: Arc::default(), config };
+        let admin = Admin {
+            status: status.clone(),
+            metrics,
+            gauges: Arc::default(),
+            config: Arc::new(ArcSwap::from_pointee(config)),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = CancellationToken::new();

@@ -17,7 +17,7 @@ pub(super) fn buffered() -> usize {
 }
 
 fn quarter(limit: u64) -> usize {
-    let mebibytes = (limit / 4 >> 20).clamp(LEAST, MOST);
+    let mebibytes = (limit >> 22).clamp(LEAST, MOST);
     usize::try_from(mebibytes << 20).unwrap_or(usize::MAX / 2)
 }
 

@@ -5,6 +5,7 @@
 
 mod backend;
 mod check;
+mod fixed;
 mod memory;
 mod problem;
 mod process;
@@ -15,6 +16,7 @@ mod value;
 
 use std::{
     collections::BTreeMap,
+    hash::{DefaultHasher, Hasher as _},
     net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -58,7 +60,11 @@ pub struct Config {
     pub front: FrontConfig,
     /// What is logged, and how.
     pub log: LogConfig,
-    /// How long a shutdown may take, 30 s.
+    /// Whether a change of the file is noticed by itself, true.
+    pub watch: bool,
+    /// How long agents are still served after a shutdown was asked for, 0 s.
+    pub delay: Duration,
+    /// How long a shutdown may take then, 30 s.
     pub grace: Duration,
     /// Servers that are known, besides the built-in ones.
     pub profiles: Vec<Profile>,
@@ -70,6 +76,10 @@ pub struct Config {
     pub args: BTreeMap<Arc<str>, Vec<String>>,
     /// The environment variables the file asks for, and whether they were set.
     pub variables: BTreeMap<String, bool>,
+    /// The how-manieth configuration of this process it is, from 1.
+    pub generation: u32,
+    /// Of the bytes of the file, to see whether it is still the same.
+    pub fingerprint: Option<u64>,
 }
 
 /// What is logged, and how.
@@ -125,12 +135,16 @@ impl Default for Config {
             default_backend: None,
             front: FrontConfig { limits: default_limits(), ..FrontConfig::default() },
             log: LogConfig { format: LogFormat::Text, level: "info".to_owned() },
+            watch: true,
+            delay: Duration::ZERO,
             grace: FrontTimes::default().drain,
             profiles: Vec::new(),
             backends: Vec::new(),
             ca_files: BTreeMap::new(),
             args: BTreeMap::new(),
             variables: BTreeMap::new(),
+            generation: 1,
+            fingerprint: None,
         }
     }
 }
@@ -162,6 +176,7 @@ impl Config {
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut config = Self::parse(&name, &text, folder, &environment)?;
         config.file = Some(path.to_owned());
+        config.fingerprint = Some(fingerprint(text.as_bytes()));
         Ok(config)
     }
 
@@ -224,6 +239,8 @@ impl Config {
                 level: checker.parsed("log.level", &raw.log.level, level).unwrap_or(default.log.level),
             },
             profiles: sharing::profiles(checker, &raw.profiles),
+            watch: Checker::switch(&raw.watch, default.watch),
+            delay: checker.duration("shutdown.delay", &raw.shutdown.delay, default.delay, Duration::ZERO),
             grace: checker.duration("shutdown.grace", &raw.shutdown.grace, default.grace, Duration::ZERO),
             ..Self::default()
         };
@@ -376,6 +393,13 @@ fn level(text: &str) -> Result<String, String> {
             Err(format!("{text:?} is not a log level ({why}); write error, warn, info, debug or trace"))
         }
     }
+}
+
+/// What tells the contents of two files apart.
+pub(crate) fn fingerprint(text: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text);
+    hasher.finish()
 }
 
 fn at(file: &str, line: Option<usize>, reason: String) -> Problems {

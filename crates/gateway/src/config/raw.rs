@@ -30,6 +30,7 @@ pub(super) struct RawConfig {
     pub(super) allowed_hosts: Vec<Spanned<String>>,
     pub(super) allowed_origins: Vec<Spanned<String>>,
     pub(super) unauthenticated: Text,
+    pub(super) watch: Switch,
     pub(super) limits: RawLimits,
     pub(super) times: RawTimes,
     pub(super) log: RawLog,
@@ -100,6 +101,7 @@ pub(super) struct RawLog {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawShutdown {
+    pub(super) delay: Span,
     pub(super) grace: Span,
 }
 

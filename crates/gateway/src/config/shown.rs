@@ -40,6 +40,7 @@ impl Config {
                 Unauthenticated::Allow => "allow",
             },
         );
+        put(&mut top, "watch", self.watch);
         put(&mut top, "limits", limits(&front.limits));
         put(&mut top, "times", times(&front.times));
         let mut log = Table::new();
@@ -54,6 +55,7 @@ impl Config {
         put(&mut log, "level", self.log.level.clone());
         put(&mut top, "log", log);
         let mut shutdown = Table::new();
+        put(&mut shutdown, "delay", show_duration(self.delay));
         put(&mut shutdown, "grace", show_duration(self.grace));
         put(&mut top, "shutdown", shutdown);
         let profiles = self.profiles.iter().map(|profile| Value::Table(show_profile(profile)));

@@ -11,7 +11,7 @@ use mcpool_front::Outcome;
 use mcpool_upstream::{BackendStatus, CloseReason, Event, Evidence, Mode, OpenReason};
 use mcpool_wire::Executed;
 use metrics::{Counter, Gauge, Histogram};
-use metrics_exporter_prometheus::PrometheusRecorder;
+use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
 use super::families::{Labels, PerValue, counter, gauge, histogram};
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
 pub(super) struct BackendMetrics {
     name: Arc<str>,
     recorder: Arc<PrometheusRecorder>,
+    handle: PrometheusHandle,
     requests: Vec<Counter>,
     durations: Vec<OnceLock<Histogram>>,
     upstream: Vec<OnceLock<Histogram>>,
@@ -57,6 +58,8 @@ struct BackendGauges {
     queue_limit: Gauge,
     up: Gauge,
     ready: Gauge,
+    /// What the circuits of earlier registrations of the name counted.
+    carried: Mutex<Vec<u64>>,
     /// The series of `backend_info` that is 1, and its labels.
     info: Mutex<Option<([&'static str; 4], Gauge)>>,
 }
@@ -68,6 +71,7 @@ impl BackendMetrics {
         let metrics = Self {
             name: name.clone(),
             recorder: recorder.clone(),
+            handle: recorder.handle(),
             requests: requests(recorder, name),
             durations: (0..METHODS.len() * Outcome::ALL.len()).map(|_| OnceLock::new()).collect(),
             upstream: METHODS.iter().map(|_| OnceLock::new()).collect(),
@@ -159,16 +163,20 @@ impl BackendMetrics {
             Event::Opening { .. }
             | Event::OpenFailed { .. }
             | Event::ModeChosen { .. }
-            | Event::Dropped { .. } => {}
+            | Event::Dropped { .. }
+            | Event::Panicked { .. } => {}
         }
     }
 
     /// Sets what is read from snapshots.
-    pub(super) fn scrape(&self, registered: &Registered) {
+    pub(super) fn scrape<'a>(
+        &self,
+        registered: &Registered,
+        leaving: impl Iterator<Item = &'a Arc<Registered>>,
+    ) {
         let circuit = registered.breaker.snapshot(now());
-        let status = registered.backend.status();
+        let mut status = registered.backend.status();
         self.gauges.circuit(&circuit);
-        self.gauges.status(&status);
         let ready = status.sessions.iter().any(|session| session.standing == "ready");
         self.gauges.ready.set(f64::from(ready));
         self.gauges.up.set(f64::from(circuit.state == State::Closed && status.trouble.is_none()));
@@ -178,6 +186,30 @@ impl BackendMetrics {
         };
         let era = if status.server.is_some() { "legacy" } else { "unknown" };
         self.info([status.transport.unwrap_or("unknown"), era, mode, chosen]);
+        for old in leaving.map(|old| old.backend.status()) {
+            status.leases = (status.leases.0 + old.leases.0, status.leases.1 + old.leases.1);
+            status.waiting.0 += old.waiting.0;
+            status.waiting.2 = status.waiting.2.max(old.waiting.2);
+            status.subscriptions += old.subscriptions;
+            status.sessions.extend(old.sessions);
+        }
+        self.gauges.status(&status);
+    }
+
+    /// A registration of the name ended: what its circuit counted stays counted.
+    pub(super) fn carry(&self, old: &Registered) {
+        let last = totals(&old.breaker.snapshot(now()));
+        let mut carried = self.gauges.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        carried.resize(last.len(), 0);
+        carried.iter_mut().zip(last).for_each(|(sum, last)| *sum += last);
+    }
+
+    pub(super) fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    pub(super) fn upkeep(&self) {
+        self.handle.run_upkeep();
     }
 
     fn info(&self, labels: [&'static str; 4]) {
@@ -233,6 +265,7 @@ impl BackendGauges {
             queue_limit: level("mcpool_queue_limit", &[]),
             up: level("mcpool_backend_up", &[]),
             ready: level("mcpool_backend_ready", &[]),
+            carried: Mutex::default(),
             info: Mutex::new(None),
         }
     }
@@ -241,24 +274,23 @@ impl BackendGauges {
         for (gauge, state) in self.breaker_state.iter().zip(State::ALL) {
             gauge.set(f64::from(circuit.state == state));
         }
-        for (counter, (_, time)) in self.breaker_seconds.iter().zip(circuit.time_in) {
-            counter.absolute(time.as_secs());
+        let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = carried.iter().copied().chain(std::iter::repeat(0));
+        let counted = totals(circuit).into_iter().zip(before);
+        for (counter, (now, before)) in self.counters().zip(counted) {
+            counter.absolute(before + now);
         }
-        for (counter, (_, times)) in self.breaker_transitions.iter().zip(circuit.transitions) {
-            counter.absolute(times);
-        }
-        for (counter, (_, times)) in self.breaker_probes.iter().zip(circuit.probes) {
-            counter.absolute(times);
-        }
-        self.breaker_rejected.absolute(circuit.rejected);
-        let of = |kind: &str| -> u64 {
-            let is = |known: &&'static str| *known == kind;
-            let other = |known: &&'static str| kind == "other" && !INCIDENTS.contains(known);
-            circuit.incidents.iter().filter(|(known, _)| is(known) || other(known)).map(|(_, n)| n).sum()
-        };
-        for (kind, counter) in self.incidents.iter() {
-            counter.absolute(of(kind));
-        }
+    }
+
+    /// In the order of [`totals`].
+    fn counters(&self) -> impl Iterator<Item = &Counter> {
+        let incidents = self.incidents.iter().map(|(_, counter)| counter);
+        self.breaker_seconds
+            .iter()
+            .chain(&self.breaker_transitions)
+            .chain(&self.breaker_probes)
+            .chain([&self.breaker_rejected])
+            .chain(incidents)
     }
 
     fn status(&self, status: &BackendStatus) {
@@ -295,6 +327,20 @@ impl StackObserve for BackendMetrics {
             reason.increment(1);
         }
     }
+}
+
+/// What a circuit has counted so far: seconds by state, transitions, probes, refusals, incidents by kind.
+fn totals(circuit: &mcpool_breaker::Snapshot) -> Vec<u64> {
+    let of = |kind: &str| -> u64 {
+        let is = |known: &&'static str| *known == kind;
+        let other = |known: &&'static str| kind == "other" && !INCIDENTS.contains(known);
+        circuit.incidents.iter().filter(|(known, _)| is(known) || other(known)).map(|(_, n)| n).sum()
+    };
+    let seconds = circuit.time_in.iter().map(|(_, time)| time.as_secs());
+    let transitions = circuit.transitions.iter().map(|(_, times)| *times);
+    let probes = circuit.probes.iter().map(|(_, times)| *times);
+    let incidents = INCIDENTS.iter().map(|kind| of(kind));
+    seconds.chain(transitions).chain(probes).chain([circuit.rejected]).chain(incidents).collect()
 }
 
 fn requests(recorder: &PrometheusRecorder, name: &Arc<str>) -> Vec<Counter> {

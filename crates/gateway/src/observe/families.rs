@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Gauge, Histogram};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder as _, Unit};
-use metrics_exporter_prometheus::PrometheusRecorder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 /// What a family is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub(super) const FAMILIES: &[(&str, Kind, &str)] = &[
     ("mcpool_draining", G, "1 while the gateway shuts down"),
     ("mcpool_config_last_reload_successful", G, "1 if the configuration in the file is in force"),
     ("mcpool_config_last_reload_success_timestamp_seconds", G, "When the configuration was last taken"),
+    ("mcpool_config_generation", G, "Configurations that were taken, the first one included"),
+    ("mcpool_panics_total", C, "Panics that were caught, by task; each is a fault of the gateway"),
     ("process_cpu_seconds_total", G, "CPU time used"),
     ("process_resident_memory_bytes", G, "Memory in use"),
     ("process_virtual_memory_bytes", G, "Address space in use"),
@@ -88,8 +90,16 @@ pub(super) type Labels<'a> = &'a [(&'static str, &'a str)];
 
 const META: Metadata<'static> = Metadata::new("mcpool", Level::INFO, None);
 
+/// A recorder that knows every family.
+pub(super) fn recorder() -> Result<PrometheusRecorder, String> {
+    let builder = PrometheusBuilder::new().set_buckets(BUCKETS).map_err(|why| why.to_string())?;
+    let recorder = builder.build_recorder();
+    describe(&recorder);
+    Ok(recorder)
+}
+
 /// Describes every family.
-pub(super) fn describe(recorder: &PrometheusRecorder) {
+fn describe(recorder: &PrometheusRecorder) {
     for (name, kind, help) in FAMILIES {
         let unit = name.ends_with("_seconds").then_some(Unit::Seconds);
         let name = KeyName::from_const_str(name);

@@ -13,7 +13,7 @@ use std::{
 use mcpool_breaker::{State, Transition};
 use mcpool_front::{CallEnd, FrontEvent, Outcome, Rung};
 use mcpool_upstream::{CloseReason, Event, Mode, Source};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::stack::now;
 
@@ -39,6 +39,9 @@ impl Log {
             }
             FrontEvent::AgentClosed { agent, transport, reason } => {
                 debug!(target: AGENT, %agent, transport = transport.as_str(), reason = reason.as_str(), "agent session closed");
+            }
+            FrontEvent::Panicked { task, why } => {
+                error!(target: PANIC, task, why, "a task panicked; what it looked after has ended")
             }
             FrontEvent::SlowAgentClosed => {
                 warn!(target: AGENT, "stream of an agent closed: it does not read")
@@ -105,7 +108,8 @@ impl Log {
                     CloseReason::Broken
                     | CloseReason::Lost
                     | CloseReason::Unresponsive
-                    | CloseReason::Violation => {
+                    | CloseReason::Violation
+                    | CloseReason::Fault => {
                         warn!(target: BACKEND, backend, session = epoch, mode, reason = word, incident, why, "session closed");
                     }
                     CloseReason::AgentGone | CloseReason::Reset => {
@@ -114,6 +118,7 @@ impl Log {
                     CloseReason::Idle
                     | CloseReason::MaxAge
                     | CloseReason::Evicted
+                    | CloseReason::Replaced
                     | CloseReason::Shutdown => {
                         info!(target: BACKEND, backend, session = epoch, mode, reason = word, why, "session closed");
                     }
@@ -121,6 +126,9 @@ impl Log {
             }
             Event::Probed { ok: false, took } => {
                 info!(target: BACKEND, backend, took_ms = millis(*took), "a silent session did not answer a probe");
+            }
+            Event::Panicked { task, why } => {
+                error!(target: PANIC, backend, task, why, "a task panicked; what it looked after has ended")
             }
             Event::Dropped { kind } => debug!(target: BACKEND, backend, kind, "message of a backend dropped"),
             Event::Opening { .. }
@@ -165,6 +173,11 @@ impl Log {
                 Some(unsaid)
             }
         }
+    }
+
+    /// There is no backend of this name any more.
+    pub(super) fn forget(&self, backend: &str) {
+        self.troubles().remove(backend);
     }
 
     fn troubles(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Trouble>> {
@@ -230,6 +243,7 @@ fn rounded(ms: f64) -> f64 {
 const CALL: &str = "mcpool::call";
 const AGENT: &str = "mcpool::agent";
 const BACKEND: &str = "mcpool::backend";
+const PANIC: &str = "mcpool::panic";
 const AGAIN: Duration = Duration::from_secs(60);
 const MAX_METHOD: usize = 64;
 

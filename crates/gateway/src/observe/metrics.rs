@@ -1,7 +1,8 @@
 //! All series of the gateway, rendered in Prometheus' text format on our own listener.
 //!
-//! The subtle thing: histograms keep every sample until they are drained, so somebody has to call
-//! [`Metrics::upkeep`] now and then even if nobody scrapes.
+//! The subtle things: histograms keep every sample until they are drained, so somebody has to call
+//! [`Metrics::upkeep`] now and then even if nobody scrapes. And a recorder forgets no series, so each backend has one
+//! of its own, which goes with it; what they render is put together by family.
 
 use std::{
     collections::HashMap,
@@ -12,18 +13,18 @@ use arc_swap::ArcSwap;
 use mcpool_front::{Cause, FrontEvent, Gauges, REFUSALS, Readiness, Rung, SHED, Transport};
 use mcpool_upstream::DROPPED_KINDS;
 use metrics::{Counter, Gauge};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
 use super::{
     backend::{BackendMetrics, number},
-    families::{BUCKETS, PerValue, counter, describe, gauge},
+    families::{PerValue, counter, gauge, recorder},
     process::{Process, seconds_now},
+    text::by_family,
 };
-use crate::build::Gateway;
+use crate::{build::Gateway, route::Registered};
 
 /// Every series there is.
 pub struct Metrics {
-    recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
     backends: ArcSwap<HashMap<Arc<str>, Arc<BackendMetrics>>>,
     responses: Vec<Counter>,
@@ -39,7 +40,16 @@ pub struct Metrics {
     shed: PerValue<Counter>,
     replay_bytes: Gauge,
     draining: Gauge,
+    panics: PerValue<Counter>,
+    config: ConfigSeries,
     process: Process,
+}
+
+/// What is known of the configuration in force.
+struct ConfigSeries {
+    successful: Gauge,
+    taken_at: Gauge,
+    generation: Gauge,
 }
 
 impl Metrics {
@@ -48,9 +58,7 @@ impl Metrics {
     /// # Errors
     /// A sentence when the buckets are refused, which they are not.
     pub fn new() -> Result<Self, String> {
-        let builder = PrometheusBuilder::new().set_buckets(BUCKETS).map_err(|why| why.to_string())?;
-        let recorder = Arc::new(builder.build_recorder());
-        describe(&recorder);
+        let recorder = recorder()?;
         constants(&recorder);
         let sessions = |transport: Transport| {
             let labels = [("transport", transport.as_str()), ("era", "legacy")];
@@ -81,8 +89,9 @@ impl Metrics {
             }),
             replay_bytes: gauge(&recorder, "mcpool_replay_bytes", &[]),
             draining: gauge(&recorder, "mcpool_draining", &[]),
+            panics: PerValue::new(TASKS, |task| counter(&recorder, "mcpool_panics_total", &[("task", task)])),
+            config: ConfigSeries::new(&recorder),
             process: Process::new(&recorder),
-            recorder,
         })
     }
 
@@ -91,14 +100,43 @@ impl Metrics {
         if let Some(known) = self.backend(name) {
             return known;
         }
-        let made = Arc::new(BackendMetrics::new(&self.recorder, name));
+        let recorder = recorder().expect("the buckets were good enough for the first recorder");
+        let made = Arc::new(BackendMetrics::new(&Arc::new(recorder), name));
         self.backends.rcu(|known| {
             let mut all = HashMap::clone(known);
             all.entry(name.clone()).or_insert_with(|| made.clone());
             all
         });
-        // Another thread may have been first; its handles lead to the same series.
+        // Another thread may have been first; then its series are the ones that are shown.
         self.backend(name).unwrap_or(made)
+    }
+
+    /// The series of a backend that is gone go too.
+    pub(super) fn forget(&self, name: &str) {
+        self.backends.rcu(|known| {
+            let mut all = HashMap::clone(known);
+            all.remove(name);
+            all
+        });
+    }
+
+    /// A configuration was taken: the how-manieth.
+    pub fn configured(&self, generation: u32) {
+        self.config.successful.set(1.0);
+        self.config.taken_at.set(seconds_now());
+        self.config.generation.set(f64::from(generation));
+    }
+
+    /// A configuration was refused; the old one stays.
+    pub fn misconfigured(&self) {
+        self.config.successful.set(0.0);
+    }
+
+    /// A task panicked.
+    pub(crate) fn panicked(&self, task: &str) {
+        if let Some(counter) = self.panics.of(task).or_else(|| self.panics.of("other")) {
+            counter.increment(1);
+        }
     }
 
     pub(super) fn backend(&self, name: &str) -> Option<Arc<BackendMetrics>> {
@@ -135,6 +173,7 @@ impl Metrics {
                     counter.increment(1);
                 }
             }
+            FrontEvent::Panicked { task, .. } => self.panicked(task),
             FrontEvent::AgentOpened { .. } | FrontEvent::AgentClosed { .. } => {}
         }
     }
@@ -142,8 +181,15 @@ impl Metrics {
     /// Everything as text, snapshots taken now.
     #[must_use]
     pub fn render(&self, gateway: &Gateway, gauges: &Gauges, readiness: Readiness) -> String {
+        let leaving = gateway.leaving();
         for registered in gateway.backends() {
-            self.register(&registered.name).scrape(&registered);
+            let same = |old: &&Arc<Registered>| old.name == registered.name;
+            self.register(&registered.name).scrape(&registered, leaving.iter().filter(same));
+        }
+        for old in leaving.iter().filter(|old| gateway.backends().iter().all(|now| now.name != old.name)) {
+            if let Some(metrics) = self.backend(&old.name) {
+                metrics.scrape(old, std::iter::empty());
+            }
         }
         let agents = [&gauges.sse_agents, &gauges.http_agents];
         for (gauge, agents) in self.agent_sessions.iter().zip(agents) {
@@ -157,12 +203,18 @@ impl Metrics {
         self.replay_bytes.set(number(gauges.replay_bytes.load(Ordering::Relaxed)));
         self.draining.set(f64::from(readiness == Readiness::Draining));
         self.process.scrape();
-        self.handle.render()
+        let backends = self.backends.load();
+        by_family(
+            &std::iter::once(self.handle.render())
+                .chain(backends.values().map(|b| b.render()))
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// Drains the samples of histograms into their buckets.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
+        self.backends.load().values().for_each(|backend| backend.upkeep());
     }
 }
 
@@ -171,12 +223,24 @@ fn constants(recorder: &PrometheusRecorder) {
     let revision = option_env!("MCPOOL_REVISION").unwrap_or("unknown");
     let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", revision)];
     gauge(recorder, "mcpool_build_info", &build).set(1.0);
-    gauge(recorder, "mcpool_config_last_reload_successful", &[]).set(1.0);
-    gauge(recorder, "mcpool_config_last_reload_success_timestamp_seconds", &[]).set(seconds_now());
     for transport in [Transport::Sse, Transport::Http] {
         // No agent of the modern era is served yet, and the series says so.
         let labels = [("transport", transport.as_str()), ("era", "modern")];
         gauge(recorder, "mcpool_agent_sessions", &labels).set(0.0);
+    }
+}
+
+impl ConfigSeries {
+    fn new(recorder: &PrometheusRecorder) -> Self {
+        let series = Self {
+            successful: gauge(recorder, "mcpool_config_last_reload_successful", &[]),
+            taken_at: gauge(recorder, "mcpool_config_last_reload_success_timestamp_seconds", &[]),
+            generation: gauge(recorder, "mcpool_config_generation", &[]),
+        };
+        series.successful.set(1.0);
+        series.taken_at.set(seconds_now());
+        series.generation.set(1.0);
+        series
     }
 }
 
@@ -204,6 +268,22 @@ fn response_index(transport: Transport, code: u16, cause: Cause) -> usize {
 const CODES: &[u16] = &[
     200, 202, 204, 400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 421, 429, 431, 500, 502, 503, 504,
     0,
+];
+/// Tasks that are looked after, `other` last.
+const TASKS: &[&str] = &[
+    "session",
+    "opener",
+    "compare",
+    "process",
+    "departures",
+    "call",
+    "connection",
+    "stream",
+    "adopter",
+    "sweep",
+    "relief",
+    "admin",
+    "other",
 ];
 /// Those of [`DROPPED_KINDS`], and what only the front drops.
 const DROPPED: &[&str] = &[

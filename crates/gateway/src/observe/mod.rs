@@ -9,6 +9,7 @@ mod log;
 mod metrics;
 mod process;
 mod status;
+mod text;
 mod walk;
 
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub use self::{
     status::{Phase, Status},
     walk::walk,
 };
-use crate::{build::GatewayObserve, stack::StackObserve};
+use crate::{build::GatewayObserve, route::Registered, stack::StackObserve};
 
 /// Counts and logs.
 pub struct Observer {
@@ -46,7 +47,13 @@ impl Observe for Observer {
         match &event {
             // Counted for all backends together.
             Event::Dropped { kind } => self.metrics.dropped(kind),
-            other => self.metrics.register(&backend.name).event(other),
+            Event::Panicked { task, .. } => self.metrics.panicked(task),
+            // Its series are there from before it began until after it ended.
+            other => {
+                if let Some(metrics) = self.metrics.backend(&backend.name) {
+                    metrics.event(other);
+                }
+            }
         }
         self.log.backend(backend, &event);
     }
@@ -59,6 +66,17 @@ impl GatewayObserve for Observer {
 
     fn transition(&self, backend: &Source, transition: &Transition) {
         Log::transition(backend, transition);
+    }
+
+    fn leaves(&self, old: &Registered) {
+        if let Some(metrics) = self.metrics.backend(&old.name) {
+            metrics.carry(old);
+        }
+    }
+
+    fn gone(&self, name: &str) {
+        self.metrics.forget(name);
+        self.log.forget(name);
     }
 }
 

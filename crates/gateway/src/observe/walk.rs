@@ -137,6 +137,7 @@ impl Observe for Walker {
             | Event::ModeChosen { .. }
             | Event::Demoted { .. }
             | Event::Dropped { .. }
+            | Event::Panicked { .. }
             | Event::Status { .. } => return,
         };
         // More than fits is more than one handshake has to say.

@@ -11,7 +11,11 @@ use mcpool_upstream::{Backend, ListCall, Page, Seat};
 use mcpool_wire::{Answer, Call, CallError, ErrorKind, Executed};
 use tower::Service;
 
-use super::{Order, StackError, always_ready, errors::failed, now};
+use super::{
+    Order, StackError, always_ready,
+    errors::{failed, left},
+    now,
+};
 
 /// Answers what needs no session of its own, and hands down the rest.
 #[derive(Clone)]
@@ -117,6 +121,7 @@ fn finish(error: StackError, order: &Order, backend: &Arc<str>) -> CallError {
     let mut error = match error {
         StackError::Ended(error) => error,
         StackError::Failed(error) => failed(&error, backend),
+        StackError::Left => left(backend),
         // The room does not let these through; if it did, nothing was sent.
         StackError::Full(_) | StackError::Shut(_) => CallError::not_sent(
             ErrorKind::Overloaded,

@@ -15,6 +15,8 @@ pub enum StackError {
     Shut(Rejected),
     /// An attempt failed.
     Failed(SendError),
+    /// The registration of the backend ended while the call waited: it can be sent to the one that follows.
+    Left,
     /// It is over.
     Ended(CallError),
 }
@@ -51,6 +53,12 @@ pub(super) fn failed(error: &SendError, backend: &Arc<str>) -> CallError {
         failed.retry_after = refusal.retry_after;
     }
     failed
+}
+
+/// Tells the agent's link that the call waits for nothing here. An agent sees it only if nothing follows the backend.
+pub(crate) fn left(backend: &Arc<str>) -> CallError {
+    let message = format!("backend {backend:?} is no longer configured");
+    CallError::not_sent(ErrorKind::Draining, message).of_backend(backend.clone())
 }
 
 /// The word for what is known of a failed attempt.

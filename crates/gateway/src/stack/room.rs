@@ -11,7 +11,7 @@ use std::{
 
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, Rejected};
-use mcpool_upstream::{Backend, Waiter};
+use mcpool_upstream::{Backend, Mode, Waiter};
 use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
@@ -76,6 +76,7 @@ where
             Some(StackError::Shut(rejected)) => Some(rejected),
             _ => self.desk.breaker.would_admit(now()).err(),
         };
+        self.desk.still_here(&order)?;
         if let Some(rejected) = shut {
             self.desk.still_held(rejected)?;
         }
@@ -92,6 +93,7 @@ where
                         Some(*lane)
                     }
                     Err(StackError::Shut(rejected)) => {
+                        self.desk.still_here(&order)?;
                         self.desk.still_held(*rejected)?;
                         shut = Some(*rejected);
                         None
@@ -111,7 +113,9 @@ where
                     continue;
                 }
             }
+            self.desk.still_here(&order)?;
             self.desk.rest(&mut waiter, until, shut, &order).await?;
+            self.desk.still_here(&order)?;
             may_try = true;
         }
     }
@@ -149,6 +153,14 @@ impl Desk {
                 CallError::not_sent(ErrorKind::Overloaded, message).retry_after(Duration::from_secs(1)),
             )
         })
+    }
+
+    /// Nobody waits for a registration that ended, but agents with a session of their own, which may keep it.
+    fn still_here(&self, order: &Order) -> Result<(), StackError> {
+        match self.backend.leaving() {
+            Some(_) if order.seat().mode() != Mode::Pinned => Err(StackError::Left),
+            _ => Ok(()),
+        }
     }
 
     fn still_held(&self, rejected: Rejected) -> Result<(), StackError> {

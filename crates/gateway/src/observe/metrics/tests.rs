@@ -12,7 +12,10 @@ use mcpool_upstream::{CloseReason, Event, Mode, Observe as _, OpenReason, Source
 use mcpool_wire::{AgentKey, BackendId, CallTrace, Executed, Method, RequestId};
 
 use super::{
-    super::{Observer, families::FAMILIES},
+    super::{
+        Observer,
+        families::{BUCKETS, FAMILIES},
+    },
     *,
 };
 use crate::{
@@ -64,6 +67,8 @@ const CONTRACT: &[&str] = &[
     "mcpool_draining{}",
     "mcpool_config_last_reload_successful{}",
     "mcpool_config_last_reload_success_timestamp_seconds{}",
+    "mcpool_config_generation{}",
+    "mcpool_panics_total{task}",
     "process_cpu_seconds_total{}",
     "process_resident_memory_bytes{}",
     "process_open_fds{}",
@@ -306,4 +311,71 @@ async fn a_backend_that_is_down_shows_in_the_three_states_and_in_up() {
     assert_eq!(state("closed"), 0.0);
     let refused = rig.value("mcpool_breaker_incidents_total", &[backend, ("kind", "connect")]);
     assert!(refused >= Some(5.0), "{refused:?}");
+}
+
+/// Backends that are not there, by name.
+fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<crate::build::BackendSettings> {
+    let one = |name: &str| format!("[backends.{name}]\nurl = \"http://127.0.0.1:9/mcp\"\nmin_idle = 0\n");
+    let text: String = names.into_iter().map(one).collect();
+    Config::parse("file.toml", &text, std::path::Path::new(""), &|_| None).unwrap().backends
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_configurations_leave_no_series_behind() {
+    let rig = Rig::new();
+    rig.gateway.apply(named(["stays"]), None).await.unwrap();
+    let left = async {
+        while !rig.gateway.leaving().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), left).await.expect("the first one leaves");
+    let before: BTreeSet<_> = series(&rig.text()).into_keys().collect();
+    for n in 0..1_000 {
+        let guest = format!("guest-{n}");
+        let changes = rig.gateway.apply(named(["stays", &guest]), None).await.unwrap();
+        assert_eq!((changes.kept, changes.added.len(), changes.removed.len()), (1, 1, usize::from(n > 0)));
+        // An agent's call of it is counted.
+        let trace = CallTrace::new(Instant::now());
+        rig.metrics.front(&FrontEvent::CallEnded(end(&Method::Ping, Outcome::Lost, &trace, &guest)));
+        assert!(rig.gateway.leaving().len() <= 64 + 2, "{}", rig.gateway.leaving().len());
+    }
+    rig.gateway.apply(named(["stays"]), None).await.unwrap();
+    let left = async {
+        while !rig.gateway.leaving().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), left).await.expect("the last one leaves");
+    let after: BTreeSet<_> = series(&rig.text()).into_keys().collect();
+    assert_eq!(after.difference(&before).collect::<Vec<_>>(), Vec::<&(String, _)>::new());
+    assert_eq!(after.len(), before.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_circuit_counted_is_not_forgotten_with_its_registration() {
+    let rig = Rig::new();
+    let backend = ("backend", "a");
+    let refused = |rig: &Rig| rig.value("mcpool_breaker_incidents_total", &[backend, ("kind", "connect")]);
+    let with = |queue: usize| {
+        let mut all = named(["a"]);
+        all[0].spec.limits.queue = queue;
+        all[0].spec.limits.min_idle = 1;
+        all
+    };
+    rig.gateway.apply(with(10), None).await.unwrap();
+    let mut last = 0.0;
+    for round in 0..3 {
+        let counted = async {
+            while refused(&rig) < Some(last + 2.0) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(600), counted).await.expect("nobody listens there");
+        last = refused(&rig).unwrap();
+        let changes = rig.gateway.apply(with(11 + round), None).await.unwrap();
+        assert_eq!(changes.changed.len(), 1);
+        assert!(refused(&rig) >= Some(last), "a counter never falls");
+    }
+    assert_eq!(rig.gateway.backends()[0].backend.spec().generation, 4);
 }

@@ -1,0 +1,48 @@
+//! What cannot change while the gateway runs.
+
+use super::Config;
+
+impl Config {
+    /// Keeps what is in force of what cannot change at run time; names the keys a restart would change.
+    #[must_use]
+    pub fn keep_fixed(&mut self, running: &Self) -> Vec<&'static str> {
+        let mut kept = Vec::new();
+        keep("listen", &mut self.listen, &running.listen, &mut kept);
+        keep("admin_listen", &mut self.admin_listen, &running.admin_listen, &mut kept);
+        keep("watch", &mut self.watch, &running.watch, &mut kept);
+        keep("log.format", &mut self.log.format, &running.log.format, &mut kept);
+        keep("log.level", &mut self.log.level, &running.log.level, &mut kept);
+        let (new, old) = (&mut self.front.limits, &running.front.limits);
+        keep("limits.connections", &mut new.connections, &old.connections, &mut kept);
+        keep("limits.connections_per_peer", &mut new.connections_per_peer, &old.connections_per_peer, &mut kept);
+        keep("limits.sessions_per_peer", &mut new.sessions_per_peer, &old.sessions_per_peer, &mut kept);
+        keep("limits.buffered", &mut new.buffered_bytes, &old.buffered_bytes, &mut kept);
+        // The process has what it had at its start.
+        new.descriptors = old.descriptors;
+        kept
+    }
+}
+
+fn keep<T: Clone + PartialEq>(key: &'static str, new: &mut T, running: &T, kept: &mut Vec<&'static str>) {
+    if new != running {
+        new.clone_from(running);
+        kept.push(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_differs_and_cannot_change_is_named() {
+        let running = Config::default();
+        let mut new = Config::default();
+        new.listen.set_port(1);
+        new.log.level = "debug".to_owned();
+        new.front.limits.body_bytes = 7;
+        assert_eq!(new.keep_fixed(&running), ["listen", "log.level"]);
+        assert_eq!((new.listen, new.log), (running.listen, running.log));
+        assert_eq!(new.front.limits.body_bytes, 7);
+    }
+}

@@ -1,0 +1,143 @@
+//! Registrations that ended while the gateway runs on: their agents are moved, their calls finish, their sessions end,
+//! and then nothing is left of them, the series included.
+//!
+//! One task sees all of them off. Each has its `drain_timeout`; when too many are under way, the oldest has to hurry,
+//! so that a configuration that changes every second does not pile up servers.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use mcpool_upstream::{Leaving, Tasks};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    build::GatewayObserve,
+    link::Links,
+    route::{Registered, Registry},
+};
+
+/// Registrations that take their time; beyond, the oldest is ended at once.
+const MOST_UNDER_WAY: usize = 32;
+/// Those that are ended at once and not yet over: more are waited for.
+const MOST_HURRIED: usize = 32;
+/// Sessions that were told to end at once may take this long to say good-bye.
+const GOOD_BYE: Duration = Duration::from_secs(10);
+
+/// The registrations that are seen off.
+pub(crate) struct Departures {
+    task: Tasks,
+    inbox: mpsc::Sender<Arc<Departure>>,
+    under_way: UnderWay,
+}
+
+type UnderWay = Arc<Mutex<Vec<Arc<Departure>>>>;
+
+struct Departure {
+    registered: Arc<Registered>,
+    hurry: CancellationToken,
+}
+
+/// What the task needs to know.
+struct Clerk {
+    registry: Arc<ArcSwap<Registry>>,
+    links: Arc<Links>,
+    observe: Arc<dyn GatewayObserve>,
+    under_way: UnderWay,
+}
+
+impl Departures {
+    pub(crate) fn start(
+        registry: Arc<ArcSwap<Registry>>,
+        links: Arc<Links>,
+        observe: Arc<dyn GatewayObserve>,
+    ) -> Self {
+        let (inbox, departures) = mpsc::channel(1);
+        let (task, under_way) = (Tasks::default(), UnderWay::default());
+        let clerk = Arc::new(Clerk { registry, links, observe, under_way: under_way.clone() });
+        task.spawn("departures", clerk.run(departures, task.stopping()));
+        Self { task, inbox, under_way }
+    }
+
+    /// Ends a registration. Waits when too many are under way.
+    pub(crate) async fn begin(&self, registered: Arc<Registered>, why: Leaving) {
+        registered.leave(why);
+        let departure = Arc::new(Departure { registered, hurry: CancellationToken::new() });
+        {
+            let mut under_way = lock(&self.under_way);
+            under_way.push(departure.clone());
+            let late = under_way.len().saturating_sub(MOST_UNDER_WAY);
+            under_way.iter().take(late).for_each(|one| one.hurry.cancel());
+        }
+        // An error means that the gateway ends, which ends it too.
+        let _ = self.inbox.send(departure).await;
+    }
+
+    pub(crate) fn under_way(&self) -> Vec<Arc<Registered>> {
+        lock(&self.under_way).iter().map(|one| one.registered.clone()).collect()
+    }
+
+    pub(crate) async fn stop(&self, deadline: Duration) {
+        self.task.shutdown(deadline).await;
+    }
+}
+
+impl Clerk {
+    async fn run(self: Arc<Self>, mut inbox: mpsc::Receiver<Arc<Departure>>, stop: CancellationToken) {
+        let mut going: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+        loop {
+            let has_room = going.len() < MOST_UNDER_WAY + MOST_HURRIED;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(departure) = inbox.recv(), if has_room => {
+                    let clerk = self.clone();
+                    going.push(async move { clerk.see_off(&departure).await }.boxed());
+                }
+                Some(()) = going.next(), if !going.is_empty() => {}
+            }
+        }
+    }
+
+    async fn see_off(&self, departure: &Arc<Departure>) {
+        let Departure { registered, hurry } = &**departure;
+        let backend = &registered.backend;
+        let in_peace = async {
+            futures::join!(self.links.move_from(backend), backend.vacated());
+        };
+        let time = backend.spec().times.drain;
+        let is_empty = tokio::select! {
+            () = in_peace => true,
+            () = tokio::time::sleep(time) => false,
+            () = hurry.cancelled() => false,
+        };
+        let name = &registered.name;
+        if !is_empty {
+            tracing::info!(target: "mcpool::backend", backend = %name, "its former sessions have to end now");
+        }
+        let left = backend.shutdown(GOOD_BYE).await;
+        if !left.is_empty() {
+            tracing::warn!(target: "mcpool::backend", backend = %name, ?left, "of its former registration is left");
+        }
+        self.forget(departure);
+    }
+
+    fn forget(&self, departure: &Arc<Departure>) {
+        let name = &departure.registered.name;
+        let is_last = {
+            let mut under_way = lock(&self.under_way);
+            under_way.retain(|one| !Arc::ptr_eq(one, departure));
+            !under_way.iter().any(|one| one.registered.name == *name)
+        };
+        if is_last && !self.registry.load().backends.contains_key(name) {
+            self.observe.gone(name);
+        }
+    }
+}
+
+fn lock(under_way: &UnderWay) -> MutexGuard<'_, Vec<Arc<Departure>>> {
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
+}

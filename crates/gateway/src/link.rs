@@ -1,0 +1,270 @@
+//! One agent's tie to the backend its URL means, across changes of the configuration.
+//!
+//! When another registration takes the backend's name, an agent without a session of its own is moved there: at once
+//! where it can be, so that what it is subscribed to goes on, else with its next call. What was asked of the old one
+//! and not sent follows it; what was sent is answered by the old one. An agent with a session of its own keeps it until
+//! one of the two ends.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _};
+use mcpool_upstream::{Backend, Endpoint, Leaving, Mode, Seat};
+use mcpool_wire::{
+    Answer, Call, CallError, ErrorKind, Executed, Hello, Link, Message, Method, Reply, Revision,
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::Service as _;
+
+use crate::{
+    route::{Registered, Registry},
+    stack::{BackendStack, Order, left},
+};
+
+/// One agent's tie to one backend.
+pub struct GatewayLink {
+    ties: Arc<Ties>,
+    links: Arc<Links>,
+    number: u64,
+}
+
+/// The agent, and where it is tied now.
+pub(crate) struct Ties {
+    hello: Hello,
+    registry: Arc<ArcSwap<Registry>>,
+    tie: ArcSwap<Tie>,
+    /// One move at a time: all calls of the agent share it.
+    turn: Semaphore,
+}
+
+/// A seat at one registration of the backend.
+pub(crate) struct Tie {
+    seat: Arc<Seat>,
+    backend: Arc<Backend>,
+    stack: BackendStack,
+    left: CancellationToken,
+}
+
+/// All links there are, so that they can be moved. An entry lives as long as its link.
+#[derive(Default)]
+pub(crate) struct Links {
+    next: AtomicU64,
+    all: Mutex<HashMap<u64, Weak<Ties>>>,
+}
+
+/// Registrations one call or one agent follows before it gives up: as many changes within one wait are a mistake.
+pub(crate) const MOST_MOVES: usize = 8;
+
+/// Agents that are moved at the same time.
+const MOVED_AT_ONCE: usize = 64;
+
+impl Tie {
+    pub(crate) fn new(registered: &Registered, seat: Seat) -> Self {
+        Self {
+            seat: Arc::new(seat),
+            backend: registered.backend.clone(),
+            stack: registered.stack.clone(),
+            left: registered.left.clone(),
+        }
+    }
+
+    /// Whether the agent has to go elsewhere.
+    fn is_left(&self) -> bool {
+        match self.backend.leaving() {
+            None => false,
+            Some(Leaving::Replaced) => self.seat.mode() != Mode::Pinned,
+            Some(Leaving::Removed) => true,
+        }
+    }
+}
+
+impl GatewayLink {
+    pub(crate) fn new(hello: Hello, registry: Arc<ArcSwap<Registry>>, tie: Tie, links: &Arc<Links>) -> Self {
+        let ties = Ties { hello, registry, tie: ArcSwap::from_pointee(tie), turn: Semaphore::new(1) };
+        let ties = Arc::new(ties);
+        Self { number: links.enter(&ties), links: links.clone(), ties }
+    }
+
+    /// Who may use the sessions of this agent.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.seat().mode()
+    }
+
+    fn seat(&self) -> Arc<Seat> {
+        self.ties.tie.load().seat.clone()
+    }
+}
+
+impl Link for GatewayLink {
+    fn initialize_result(&self, revision: Revision) -> Bytes {
+        self.seat().initialize_result(revision)
+    }
+
+    fn call(&self, call: Call) -> Reply<Answer> {
+        let tie = self.ties.tie.load_full();
+        let ties = self.ties.clone();
+        if tie.is_left() {
+            return async move { ties.follow(call).await }.boxed();
+        }
+        let order = Order::new(call, tie.seat.clone());
+        let answer = tie.ask(order.clone());
+        async move {
+            match answer.await {
+                Err(error) if tie.should_follow(&error) => {
+                    let followed = ties.follow(order.call().clone()).await;
+                    // What may have run there may have run, whatever becomes of it here.
+                    followed.map_err(|last| match (error.executed, last.executed) {
+                        (Executed::Maybe, Executed::No) => last.executed(Executed::Maybe),
+                        _ => last,
+                    })
+                }
+                settled => settled,
+            }
+        }
+        .boxed()
+    }
+
+    fn notify(&self, notification: Bytes) {
+        self.seat().notify(notification);
+    }
+
+    fn respond(&self, id: u64, response: Message) {
+        self.seat().respond(id, &response);
+    }
+}
+
+impl Drop for GatewayLink {
+    fn drop(&mut self) {
+        self.links.lock().remove(&self.number);
+    }
+}
+
+impl Tie {
+    fn ask(&self, order: Order) -> Reply<Answer> {
+        let is_subscription = order.call().method == Method::ResourcesSubscribe;
+        let answer = self.stack.clone().call(order);
+        if !is_subscription || self.seat.mode() == Mode::Pinned {
+            return answer;
+        }
+        // It waits outside the room, where nobody would tell it.
+        let (gone, name) = (self.left.clone(), self.backend.spec().name.clone());
+        async move {
+            tokio::select! {
+                biased;
+                settled = answer => settled,
+                () = gone.cancelled() => Err(left(&name)),
+            }
+        }
+        .boxed()
+    }
+
+    fn should_follow(&self, error: &CallError) -> bool {
+        error.kind == ErrorKind::Draining && self.is_left()
+    }
+}
+
+impl Ties {
+    /// Makes a call wherever the backend's name leads now.
+    async fn follow(&self, call: Call) -> Result<Answer, CallError> {
+        for _ in 0..MOST_MOVES {
+            let tie = self.current().await?;
+            match tie.ask(Order::new(call.clone(), tie.seat.clone())).await {
+                Err(error) if tie.should_follow(&error) => {}
+                settled => return settled,
+            }
+        }
+        Err(left(&self.hello.target.name))
+    }
+
+    /// The agent's tie, moved if it has to be.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the agent where it was.
+    async fn current(&self) -> Result<Arc<Tie>, CallError> {
+        let name = &self.hello.target.name;
+        let _turn = self.turn.acquire().await;
+        for _ in 0..MOST_MOVES {
+            let tie = self.tie.load_full();
+            if !tie.is_left() {
+                return Ok(tie);
+            }
+            // What the agent's own session knew is lost: it has to begin anew.
+            let next = if tie.seat.mode() == Mode::Pinned { None } else { find(&self.registry, name) };
+            let Some(next) = next else { return Err(left(name)) };
+            if let Some(seat) = seat_unless_left(&next, &self.hello).await? {
+                seat.follow(&tie.seat, is_elsewhere(&tie.backend, &next.backend));
+                self.tie.store(Arc::new(Tie::new(&next, seat)));
+            }
+        }
+        Err(left(name))
+    }
+}
+
+impl Links {
+    fn enter(&self, ties: &Arc<Ties>) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(number, Arc::downgrade(ties));
+        number
+    }
+
+    /// Moves every agent that is tied to a registration that ended. Who cannot be moved now is with its next call.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the rest where they are.
+    pub(crate) async fn move_from(&self, backend: &Arc<Backend>) {
+        let all: Vec<Weak<Ties>> = self.lock().values().cloned().collect();
+        let moves = all.into_iter().map(|ties| async move {
+            let Some(ties) = ties.upgrade() else { return };
+            let tie = ties.tie.load_full();
+            if Arc::ptr_eq(&tie.backend, backend) && tie.is_left() && tie.seat.mode() != Mode::Pinned {
+                drop(tie);
+                let _ = ties.current().await;
+            }
+        });
+        futures::stream::iter(moves).buffer_unordered(MOVED_AT_ONCE).for_each(|()| async {}).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Ties>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The registration that has this name now.
+pub(crate) fn find(registry: &ArcSwap<Registry>, name: &str) -> Option<Arc<Registered>> {
+    registry.load().backends.get(name).cloned()
+}
+
+/// A seat, or nothing if the registration ended meanwhile.
+///
+/// # Cancel safety
+/// Dropping the future gives everything back.
+pub(crate) async fn seat_unless_left(
+    registered: &Registered,
+    hello: &Hello,
+) -> Result<Option<Seat>, CallError> {
+    tokio::select! {
+        biased;
+        seat = registered.seat(hello) => match seat {
+            Err(_) if registered.left.is_cancelled() => Ok(None),
+            settled => settled.map(Some),
+        },
+        () = registered.left.cancelled() => Ok(None),
+    }
+}
+
+/// Whether what was known of the server says nothing of the other one.
+fn is_elsewhere(old: &Backend, new: &Backend) -> bool {
+    match (&old.spec().endpoint, &new.spec().endpoint) {
+        (Endpoint::Http(old), Endpoint::Http(new)) => old.url != new.url,
+        (old, new) => old != new,
+    }
+}
