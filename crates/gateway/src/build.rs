@@ -116,38 +116,14 @@ impl Gateway {
         default_backend: Option<&str>,
     ) -> Result<Changes, String> {
         let before = self.registry.load_full();
-        let (mut backends, mut changes) = (BTreeMap::new(), Changes::default());
-        let mut started: Vec<Arc<Registered>> = Vec::new();
-        for mut one in settings {
-            let name = one.spec.name.clone();
-            let known = before.backends.get(&name);
-            if let Some(known) = known {
-                (one.spec.id, one.spec.generation) = (known.settings.spec.id, known.settings.spec.generation);
-                if one == known.settings {
-                    changes.kept += 1;
-                    backends.insert(name, known.clone());
-                    continue;
-                }
-                one.spec.generation += 1;
-                changes.changed.push(name.clone());
-            } else {
-                one.spec.id = BackendId(self.next_id.fetch_add(1, Ordering::Relaxed));
-                changes.added.push(name.clone());
-            }
-            match register(one, known, &self.observe) {
-                Ok(registered) => {
-                    let registered = Arc::new(registered);
-                    started.push(registered.clone());
-                    backends.insert(name, registered);
-                }
-                Err(why) => {
-                    for one in started {
-                        one.backend.shutdown(Duration::ZERO).await;
-                    }
-                    return Err(why);
-                }
+        let mut next = Next::default();
+        for one in settings {
+            if let Err(why) = next.take(one, &before, self) {
+                next.give_up().await;
+                return Err(why);
             }
         }
+        let Next { backends, mut changes, .. } = next;
         let default = default_of(&backends, default_backend);
         changes.removed =
             before.backends.keys().filter(|name| !backends.contains_key(*name)).cloned().collect();
@@ -197,6 +173,46 @@ impl Gateway {
         });
         let (left, ()) = futures::join!(futures::future::join_all(ends), self.departures.stop(deadline));
         left.into_iter().flatten().collect()
+    }
+}
+
+/// The set of backends that is about to be put in force.
+#[derive(Default)]
+struct Next {
+    backends: BTreeMap<Arc<str>, Arc<Registered>>,
+    changes: Changes,
+    started: Vec<Arc<Registered>>,
+}
+
+impl Next {
+    /// Keeps the registration of this name if it is configured as before, else starts another one.
+    fn take(&mut self, mut one: BackendSettings, before: &Registry, gateway: &Gateway) -> Result<(), String> {
+        let name = one.spec.name.clone();
+        let known = before.backends.get(&name);
+        if let Some(known) = known {
+            (one.spec.id, one.spec.generation) = (known.settings.spec.id, known.settings.spec.generation);
+            if one == known.settings {
+                self.changes.kept += 1;
+                self.backends.insert(name, known.clone());
+                return Ok(());
+            }
+            one.spec.generation += 1;
+            self.changes.changed.push(name.clone());
+        } else {
+            one.spec.id = BackendId(gateway.next_id.fetch_add(1, Ordering::Relaxed));
+            self.changes.added.push(name.clone());
+        }
+        let registered = Arc::new(register(one, known, &gateway.observe)?);
+        self.started.push(registered.clone());
+        self.backends.insert(name, registered);
+        Ok(())
+    }
+
+    /// Another one could not be started: nothing changes, so these are for nobody.
+    async fn give_up(self) {
+        for one in self.started {
+            one.backend.shutdown(Duration::ZERO).await;
+        }
     }
 }
 

@@ -274,8 +274,6 @@ const TASKS: &[&str] = &[
     "session",
     "opener",
     "compare",
-    "process",
-    "departures",
     "call",
     "connection",
     "stream",

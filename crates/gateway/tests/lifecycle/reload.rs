@@ -86,7 +86,7 @@ async fn without_watching_a_hangup_is_what_takes_the_file() {
 #[tokio::test]
 async fn agents_of_a_changed_backend_move_over_and_those_with_a_session_of_their_own_keep_it() {
     let (old, new) = (server().await, server().await);
-    let process = Process::start("changed", &backend("a", &old.url_http(), "")).await;
+    let process = Process::start("changed", &backend("a", &old.url_http(), "drain_timeout = \"5s\"")).await;
     let shared = process.agent("a").await;
     let interactive = json!({ "roots": {}, "sampling": {} });
     let config = AgentConfig::http(process.url("a/mcp")).with_capabilities(interactive);
@@ -99,7 +99,7 @@ async fn agents_of_a_changed_backend_move_over_and_those_with_a_session_of_their
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 
-    process.configure(&backend("a", &new.url_http(), "drain_timeout = \"5s\""));
+    process.configure(&backend("a", &new.url_http(), ""));
     process.until_generation(2).await;
     let moved = session(&shared).await;
     assert!(new.session_ids().contains(&moved), "{moved}");
