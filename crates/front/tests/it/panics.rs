@@ -60,7 +60,7 @@ async fn a_stream_or_a_connection_that_panics_ends_alone() {
 
     front.script.open_panics.store(true, Ordering::SeqCst);
     let body = initialize(1).to_string();
-    let broken = front.try_send("POST", "/mcp", &[("content-type", "application/json")], &body).await;
+    let broken = front.try_send("POST", "/mcp", &[("content-type", "application/json")], body).await;
     assert!(broken.is_err(), "its connection has ended");
     until("it is told", || front.script.saw("Panicked { task: \"connection\"") == 1).await;
 

@@ -55,7 +55,7 @@ impl Backend {
         loop {
             let mut told = std::pin::pin!(self.left.notified());
             told.as_mut().enable();
-            if !self.pools().iter().any(|pool| holds(pool)) {
+            if !self.pools().iter().any(holds) {
                 return;
             }
             told.await;
