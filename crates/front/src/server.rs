@@ -113,9 +113,8 @@ impl<B: Backends> Server<B> {
             // Said, and then the next round.
             while unharmed(&front.common, "sweep", sweep(&front)).await.is_none() {}
         };
-        let relieving = async {
-            while unharmed(&front.common, "relief", relief::run(&front)).await.is_none() {}
-        };
+        let relieving =
+            async { while unharmed(&front.common, "relief", relief::run(&front)).await.is_none() {} };
         tokio::select! {
             () = accept(&front, &mut door, &listener, &stop) => {}
             () = sweeping => {}

@@ -14,7 +14,12 @@ impl Config {
         keep("log.level", &mut self.log.level, &running.log.level, &mut kept);
         let (new, old) = (&mut self.front.limits, &running.front.limits);
         keep("limits.connections", &mut new.connections, &old.connections, &mut kept);
-        keep("limits.connections_per_peer", &mut new.connections_per_peer, &old.connections_per_peer, &mut kept);
+        keep(
+            "limits.connections_per_peer",
+            &mut new.connections_per_peer,
+            &old.connections_per_peer,
+            &mut kept,
+        );
         keep("limits.sessions_per_peer", &mut new.sessions_per_peer, &old.sessions_per_peer, &mut kept);
         keep("limits.buffered", &mut new.buffered_bytes, &old.buffered_bytes, &mut kept);
         // The process has what it had at its start.
