@@ -48,6 +48,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "front",
         &[
             "mcpool-wire",
+            // Seals the ids of agent sessions.
+            "aws-lc-rs",
             "base64",
             "bytes",
             "dashmap",

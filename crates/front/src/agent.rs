@@ -21,6 +21,7 @@ use crate::{
     observe::{FrontEvent, Gauges, Transport},
     outbox::{Outbox, Reader, Refused, Stream},
     replay::{EventId, Found, LISTENING, Replay},
+    seal::Presented,
     session_id::AgentSessionId,
     sse_body::one_line,
     weight::Weight,
@@ -31,7 +32,6 @@ const MAX_ASKED: usize = 64;
 
 /// The part of an agent session that does not know what lies behind.
 pub(crate) struct AgentCore {
-    pub(crate) id: AgentSessionId,
     pub(crate) caller: Arc<Caller>,
     pub(crate) target: Target,
     pub(crate) transport: Transport,
@@ -49,6 +49,8 @@ pub(crate) struct AgentCore {
 
 /// One agent session.
 pub(crate) struct Agent<L> {
+    /// Made when it is known what it must say: the core is there before.
+    pub(crate) id: AgentSessionId,
     pub(crate) core: Arc<AgentCore>,
     pub(crate) side: Side<L>,
 }
@@ -103,7 +105,6 @@ struct Asked {
 
 impl AgentCore {
     pub(crate) fn new(
-        id: AgentSessionId,
         caller: Arc<Caller>,
         target: Target,
         transport: Transport,
@@ -114,7 +115,6 @@ impl AgentCore {
             replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number: LISTENING });
         let outbox = Outbox::new(&common.config.limits, Arc::clone(&common.gauges), listening);
         Self {
-            id,
             caller,
             target,
             transport,
@@ -127,6 +127,11 @@ impl AgentCore {
             ended: AtomicBool::new(false),
             common,
         }
+    }
+
+    /// What its id is bound to.
+    pub(crate) fn presented(&self) -> Presented<'_> {
+        Presented { transport: self.transport, principal: &self.caller.principal, target: &self.target }
     }
 
     /// Takes a request id for as long as its call runs.

@@ -13,6 +13,11 @@ use crate::{
     adopter::Adopted,
     config::FrontConfig,
     observe::{CallEnd, FrontEvent, FrontObserve, Gauges, Outcome},
+    seal::{Facts, Presented, print_of},
+    session_id::AgentSessionId,
+    tombstone_file::Keeper,
+    tombstones::{Tombstone, Tombstones},
+    wall::Age,
 };
 
 pub(crate) struct Common {
@@ -23,6 +28,9 @@ pub(crate) struct Common {
     pub(crate) adopt: mpsc::Sender<Box<Adopted>>,
     /// Everything ends now.
     pub(crate) kill: CancellationToken,
+    /// Which ids are too old, and when this life began.
+    pub(crate) age: Age,
+    pub(crate) tombstones: Tombstones,
     draining: AtomicBool,
     warned: AtomicBool,
     requests: AtomicU64,
@@ -36,8 +44,13 @@ impl Common {
         observe: Arc<dyn FrontObserve>,
         gauges: Arc<Gauges>,
         adopt: mpsc::Sender<Box<Adopted>>,
-    ) -> Self {
-        Self {
+    ) -> (Self, Option<Keeper>) {
+        let age = Age::new(config.sessions.clock.clone(), config.times.session_lifetime);
+        let (deleted, limit) = (config.sessions.deleted.as_deref(), config.limits.deleted_sessions);
+        let (tombstones, keeper) = Tombstones::open(deleted, limit, age.now());
+        let common = Self {
+            age,
+            tombstones,
             config,
             observe,
             gauges,
@@ -49,7 +62,8 @@ impl Common {
             requests: AtomicU64::new(u64::from(rand::random::<u32>()) << 32),
             agents: AtomicU64::new(1),
             epoch: Instant::now(),
-        }
+        };
+        (common, keeper)
     }
 
     pub(crate) fn request_id(&self) -> RequestId {
@@ -82,6 +96,14 @@ impl Common {
 
     pub(crate) fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Sees to it that this id is never restored, where it could be; what is needed to wait until that is written down.
+    pub(crate) fn bury(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Tombstone> {
+        let facts = self.config.sessions.keys.open(id, presented).filter(Facts::is_restorable)?;
+        let one = Tombstone { issued: facts.issued, print: print_of(id) };
+        self.tombstones.bury(one, self.age.expired());
+        Some(one)
     }
 
     /// Milliseconds since this front began: a clock that fits an atomic.

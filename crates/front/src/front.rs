@@ -12,6 +12,7 @@ use crate::{
     common::Common,
     hosts::HostPolicy,
     observe::{Health, Transport},
+    seal::Facts,
     session_id::AgentSessionId,
 };
 
@@ -29,23 +30,35 @@ pub(crate) struct Front<B: Backends> {
 }
 
 impl<B: Backends> Front<B> {
-    /// An agent session that nobody knows yet; `None` when the system has no randomness for its id.
+    /// Whom a request is from.
+    #[expect(clippy::unused_self, reason = "nobody is asked who they are yet")]
+    pub(crate) fn principal(&self, _: &HeaderMap) -> Principal {
+        Principal::Anonymous
+    }
+
+    /// An agent session that nobody knows yet.
     pub(crate) fn new_agent(
         &self,
         target: Target,
         transport: Transport,
         headers: &HeaderMap,
-    ) -> Option<Arc<AgentCore>> {
+    ) -> Arc<AgentCore> {
         let affinity =
             headers.get("mcpool-affinity").and_then(|value| value.to_str().ok()).map(Arc::<str>::from);
         let caller = Caller {
-            principal: Principal::Anonymous,
+            principal: self.principal(headers),
             tenant: None,
             agent: self.common.agent_key(),
             affinity,
             forwarded: self.common.config.forwarded(headers),
         };
-        let id = AgentSessionId::mint(OWNER)?;
-        Some(Arc::new(AgentCore::new(id, Arc::new(caller), target, transport, Arc::clone(&self.common))))
+        Arc::new(AgentCore::new(Arc::new(caller), target, transport, Arc::clone(&self.common)))
+    }
+
+    /// An id for this agent session; `None` when the system has no randomness for it. `own`: a session of the backend is
+    /// its alone; `interactive`: it can be asked things.
+    pub(crate) fn mint(&self, core: &AgentCore, own: bool, interactive: bool) -> Option<AgentSessionId> {
+        let facts = Facts { issued: self.common.age.now(), revision: core.revision(), own, interactive };
+        self.common.config.sessions.keys.seal(OWNER, &facts, &core.presented())
     }
 }

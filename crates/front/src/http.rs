@@ -67,8 +67,8 @@ async fn serve<B: Backends>(front: &Arc<Front<B>>, peer: SocketAddr, request: Re
     match route {
         Route::Agent(name) => match parts.method {
             Method::POST => post(front, &parts, name, payload).await,
-            Method::GET => get(front, &parts, name),
-            Method::DELETE => dispatch::delete(front, &parts.headers),
+            Method::GET => get(front, &parts, name).await,
+            Method::DELETE => dispatch::delete(front, &parts.headers, name).await,
             _ => Served::method_not_allowed("GET, POST, DELETE"),
         },
         Route::Unknown => unknown_path(),
@@ -134,16 +134,16 @@ async fn post<B: Backends>(
         Err(refused) => return refused.over(transport),
     };
     match (session, Parcel::parse(bytes)) {
-        (Some(session), Err(error)) => legacy::undecodable(front, session, &error),
+        (Some(session), Err(error)) => legacy::undecodable(front, &parts.headers, name, session, &error),
         (None, Err(error)) => Served::undecodable(&error),
-        (Some(session), Ok(parcel)) => legacy::parcel(front, session, parcel).await,
+        (Some(session), Ok(parcel)) => legacy::parcel(front, &parts.headers, name, session, parcel).await,
         (None, Ok(Parcel::One(incoming))) => dispatch::message(front, &parts.headers, name, incoming).await,
         (None, Ok(Parcel::Many(messages))) => batch::answer(front, &parts.headers, name, messages).await,
     }
     .over(transport)
 }
 
-fn get<B: Backends>(front: &Arc<Front<B>>, parts: &Parts, name: Option<&str>) -> Served {
+async fn get<B: Backends>(front: &Arc<Front<B>>, parts: &Parts, name: Option<&str>) -> Served {
     let headers = &parts.headers;
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
         return Served::method_not_allowed("POST").over(Transport::Http);
@@ -153,9 +153,7 @@ fn get<B: Backends>(front: &Arc<Front<B>>, parts: &Parts, name: Option<&str>) ->
         return Served::refused(StatusCode::NOT_ACCEPTABLE, None, -32600, message);
     }
     match text(headers, "mcp-session-id") {
-        Some(session) => {
-            dispatch::listen(front, session, text(headers, "last-event-id")).over(Transport::Http)
-        }
+        Some(session) => dispatch::listen(front, headers, name, session).await.over(Transport::Http),
         None => legacy::open(front, headers, name).over(Transport::Sse),
     }
 }

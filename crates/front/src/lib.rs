@@ -3,8 +3,8 @@
 //!
 //! Reading order: `server` (connections), `http` (what a request means), `dispatch` and `batch` (Streamable HTTP),
 //! `legacy` and `stream` (HTTP+SSE), `running` and `adopter` (who owns a call), `call_stream`, `outbox` and `sse_body`
-//! (what an agent reads), `weight` (what it may miss), `replay` (what it can fetch again), `rescue` (errors as
-//! responses). The subtle thing: no response body ever runs a call, so an agent that does not read holds up nobody.
+//! (what an agent reads), `weight` (what it may miss), `replay` (what it can fetch again), `seal`, `restore` and
+//! `tombstones` (sessions that outlive a restart), `rescue` (errors as responses). The subtle thing: no response body ever runs a call, so an agent that does not read holds up nobody.
 //!
 //! An agent that does not keep up loses logs first, then all but the latest progress; changes are told once. When twice
 //! `outbound_bytes` or `outbound_messages` wait, the next answer closes that stream, as does a connection that takes in
@@ -31,19 +31,27 @@ mod outbox;
 mod pulse;
 mod replay;
 mod rescue;
+mod restore;
 mod route;
 mod running;
+mod seal;
 mod server;
 mod session_id;
 mod sse_body;
 mod stream;
+mod tombstone_file;
+mod tombstones;
+mod wall;
 mod weight;
 
-pub use config::{FrontConfig, FrontLimits, FrontTimes, Unauthenticated};
+pub use config::{FrontConfig, FrontLimits, FrontTimes, SessionsConfig, Unauthenticated};
 pub use hosts::{HostPolicy, TurnedAway};
 pub use observe::{
-    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, Readiness, Transport,
+    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, Readiness, Restore,
+    Transport,
 };
 pub use route::RESERVED;
+pub use seal::{SessionKey, SessionKeys};
 pub use server::{Drained, Server};
 pub use session_id::AgentSessionId;
+pub use wall::WallClock;

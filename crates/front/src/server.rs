@@ -31,6 +31,7 @@ use crate::{
     http::Endpoint,
     observe::{FrontEvent, FrontObserve, Gauges, Health},
     pulse::{Pulse, TimedIo},
+    tombstone_file::Keeper,
 };
 
 /// Between two looks at what a drain still waits for.
@@ -45,6 +46,7 @@ pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
     permits: Arc<Semaphore>,
     adopted: mpsc::Receiver<Box<adopter::Adopted>>,
+    keeper: Option<Keeper>,
 }
 
 /// What had not finished when the drain time was over.
@@ -67,10 +69,11 @@ impl<B: Backends> Server<B> {
         let (adopt, adopted) = mpsc::channel(ADOPT);
         let hosts = HostPolicy::new(&config);
         let permits = Arc::new(Semaphore::new(config.limits.connections.min(Semaphore::MAX_PERMITS)));
-        let common = Arc::new(Common::new(config, observe, Arc::default(), adopt));
+        let (common, keeper) = Common::new(config, observe, Arc::default(), adopt);
+        let common = Arc::new(common);
         let agents = Agents::new(Arc::clone(&common));
         let front = Front { backends, agents, common, hosts, health, tasks: TaskTracker::new() };
-        Self { front: Arc::new(front), permits, adopted }
+        Self { front: Arc::new(front), permits, adopted, keeper }
     }
 
     /// Numbers to read when somebody looks.
@@ -84,10 +87,13 @@ impl<B: Backends> Server<B> {
     /// # Cancel safety
     /// Dropping the future stops accepting and ends every connection and agent session at once.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Drained {
-        let Self { front, permits, adopted } = self;
+        let Self { front, permits, adopted, keeper } = self;
         let _kill = front.common.kill.clone().drop_guard();
         let stop = CancellationToken::new();
         front.tasks.spawn(adopter::run(Arc::clone(&front.common), adopted));
+        if let Some(keeper) = keeper {
+            front.tasks.spawn(keeper.run(front.common.kill.clone()));
+        }
         tokio::select! {
             () = accept(&front, &permits, &listener, &stop) => {}
             () = sweep(&front) => {}

@@ -27,6 +27,7 @@ use crate::{
     opening::{self, OpenEnd},
     outbox::{Presence, Watch},
     running::{Finished, Running, reject},
+    session_id::AgentSessionId,
 };
 
 /// Messages that wait for a link.
@@ -34,6 +35,7 @@ const MAX_EARLY: usize = 64;
 
 pub(crate) struct AgentStream<B: Backends> {
     front: Arc<Front<B>>,
+    id: AgentSessionId,
     core: Arc<AgentCore>,
     work: mpsc::Receiver<Box<Parcel>>,
     calls: FuturesUnordered<Running>,
@@ -75,8 +77,13 @@ enum Woken<L> {
 }
 
 impl<B: Backends> AgentStream<B> {
-    pub(crate) fn new(front: Arc<Front<B>>, core: Arc<AgentCore>, work: mpsc::Receiver<Box<Parcel>>) -> Self {
-        Self { front, core, work, calls: FuturesUnordered::new(), early: VecDeque::new(), tie: Tie::None }
+    pub(crate) fn new(
+        front: Arc<Front<B>>,
+        id: AgentSessionId,
+        core: Arc<AgentCore>,
+        work: mpsc::Receiver<Box<Parcel>>,
+    ) -> Self {
+        Self { front, id, core, work, calls: FuturesUnordered::new(), early: VecDeque::new(), tie: Tie::None }
     }
 
     /// Runs until the agent is gone, its link is over, or the front ends.
@@ -94,7 +101,7 @@ impl<B: Backends> AgentStream<B> {
                 Woken::Watch(now) => {
                     if now.presence == Presence::Absent {
                         away.as_mut().reset(Instant::now() + grace);
-                        self.front.agents.went_away(self.core.id);
+                        self.front.agents.went_away(self.id);
                     }
                     watch = now;
                 }
@@ -109,7 +116,7 @@ impl<B: Backends> AgentStream<B> {
             }
         };
         // Removing closes the outbox behind what is queued, so the last answers are still read.
-        self.front.agents.remove(self.core.id, end);
+        self.front.agents.remove(self.id, &self.core, end);
     }
 
     /// Whether everything that was accepted has been answered.

@@ -13,3 +13,4 @@ pub mod rehearse;
 pub mod route;
 pub mod signal;
 pub mod stack;
+pub mod state;

@@ -21,6 +21,7 @@ use mcpool::{
     print,
     route::Router,
     signal::Signals,
+    state::State,
 };
 use mcpool_front::Server;
 use tokio::net::{TcpListener, TcpSocket};
@@ -156,6 +157,8 @@ struct Serving {
     status: Arc<Status>,
     metrics: Arc<Metrics>,
     server: Server<Router>,
+    /// What outlives us; ours alone for as long as we live.
+    state: State,
     /// The server behind the demo backend: it lives as long as we do.
     demo: Option<mcpool_testkit::Server>,
 }
@@ -169,8 +172,10 @@ impl Serving {
         let gateway = Arc::new(Gateway::start(config.backends.clone(), default, &observer)?);
         let status = Arc::new(Status::new(gateway.clone()));
         let router = Arc::new(gateway.router());
+        let state = State::open(&config);
+        config.front.sessions = state.sessions.clone();
         let server = Server::new(config.front.clone(), router, observer, status.clone());
-        Ok(Self { config, gateway, status, metrics, server, demo })
+        Ok(Self { config, gateway, status, metrics, server, state, demo })
     }
 
     /// Serves until `stop`, then drains: readiness off, no new agents, calls finish, sessions end. Says what did not.
@@ -178,7 +183,7 @@ impl Serving {
     /// # Cancel safety
     /// Dropping the future ends everything at once.
     async fn run(self, listeners: Listeners, stop: CancellationToken) -> Vec<String> {
-        let Self { config, gateway, status, metrics, server, demo } = self;
+        let Self { config, gateway, status, metrics, server, state, demo } = self;
         let (grace, gauges) = (config.grace, server.gauges());
         let admin = Admin { status: status.clone(), metrics, gauges, config };
         let (end_admin, stopped) = (CancellationToken::new(), OnceLock::new());
@@ -203,7 +208,7 @@ impl Serving {
             unfinished
         };
         let (unfinished, ()) = tokio::join!(serving, admin.run(listeners.admin, end_admin.clone()));
-        drop(demo);
+        drop((demo, state));
         unfinished
     }
 }
@@ -354,7 +359,8 @@ mod tests {
             url: "http://127.0.0.1:9/mcp".parse().unwrap(),
         };
         let overrides = Overrides { backends: vec![backend], ..Overrides::default() };
-        let config = Config::load(None, overrides).unwrap();
+        let mut config = Config::load(None, overrides).unwrap();
+        config.listen.set_port(0);
         let serving = Serving::start(config).await.unwrap();
         assert!(serving.demo.is_none());
         assert_eq!(serving.gateway.backends().len(), 1);

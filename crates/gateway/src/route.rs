@@ -169,6 +169,10 @@ impl Link for GatewayLink {
         self.seat.initialize_result(revision)
     }
 
+    fn is_own(&self) -> bool {
+        self.mode() == Mode::Pinned
+    }
+
     fn call(&self, call: Call) -> Reply<Answer> {
         self.stack.clone().call(Order::new(call, self.seat.clone()))
     }

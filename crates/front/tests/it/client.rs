@@ -56,6 +56,12 @@ pub(crate) async fn start_ready(config: FrontConfig, readiness: Readiness) -> Ru
 }
 
 impl Running {
+    /// Ends at once, as if killed.
+    pub(crate) async fn killed(self) {
+        self.done.abort();
+        let _ = self.done.await;
+    }
+
     pub(crate) fn shut_down(&mut self) {
         let _ = self.stop.take().unwrap().send(());
     }

@@ -8,6 +8,7 @@ mod input;
 mod lifecycle;
 mod limits;
 mod pages;
+mod restore;
 mod resume;
 mod script;
 mod slow;

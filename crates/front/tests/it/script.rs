@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -27,6 +27,8 @@ pub(crate) struct Script {
     /// `Some`: `open` waits for a permit.
     pub(crate) open_gate: Mutex<Option<Arc<Semaphore>>>,
     pub(crate) open_error: Mutex<Option<CallError>>,
+    /// Whether each agent gets a session of its own.
+    pub(crate) own: AtomicBool,
     pub(crate) gate: Arc<Gate>,
     pub(crate) events: Mutex<Vec<String>>,
 }
@@ -127,6 +129,10 @@ impl Link for ScriptedLink {
                    "serverInfo": {"name": &**name, "version": "1"}})
             .to_string(),
         )
+    }
+
+    fn is_own(&self) -> bool {
+        self.script.own.load(Ordering::SeqCst)
     }
 
     fn call(&self, call: Call) -> Reply<Answer> {

@@ -8,6 +8,7 @@ mod check;
 mod problem;
 mod process;
 mod raw;
+mod sessions;
 mod sharing;
 mod shown;
 mod value;
@@ -28,6 +29,8 @@ use url::Url;
 
 pub(crate) use self::backend::{check_name, parse_url, transport_word};
 pub use self::problem::{Place, Problem, Problems};
+pub use self::sessions::SessionSettings;
+pub(crate) use self::sessions::keys_of;
 pub(crate) use self::shown::reached_at;
 use self::{
     check::{Checker, Environment, Words},
@@ -54,6 +57,8 @@ pub struct Config {
     pub default_backend: Option<Arc<str>>,
     /// The agent listener.
     pub front: FrontConfig,
+    /// What seals the ids of agent sessions, and where what must outlive a restart is kept.
+    pub sessions: SessionSettings,
     /// What is logged, and how.
     pub log: LogConfig,
     /// How long a shutdown may take, 30 s.
@@ -122,6 +127,7 @@ impl Default for Config {
             default_mode: ModeChoice::Auto,
             default_backend: None,
             front: FrontConfig::default(),
+            sessions: SessionSettings::default(),
             log: LogConfig { format: LogFormat::Text, level: "info".to_owned() },
             grace: FrontTimes::default().drain,
             profiles: Vec::new(),
@@ -216,7 +222,9 @@ impl Config {
                 forward_headers: Vec::new(),
                 limits: front_limits(checker, &raw.limits),
                 times: front_times(checker, &raw.times),
+                ..default.front
             },
+            sessions: sessions::read(checker, &raw.sessions, folder),
             log: LogConfig {
                 format: checker.word("log.format", &raw.log.format, formats, default.log.format),
                 level: checker.parsed("log.level", &raw.log.level, level).unwrap_or(default.log.level),
@@ -302,6 +310,7 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
         count("connections", &raw.connections, default.connections),
         count("agent_sessions", &raw.agent_sessions, default.agent_sessions),
     );
+    let deleted_sessions = count("deleted_sessions", &raw.deleted_sessions, default.deleted_sessions);
     let calls_per_agent = count("calls_per_agent", &raw.calls_per_agent, default.calls_per_agent);
     let outbound_messages = count("agent_messages", &raw.agent_messages, default.outbound_messages);
     let adopted_calls = count("adopted_calls", &raw.adopted_calls, default.adopted_calls);
@@ -311,6 +320,7 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
     let limits = FrontLimits {
         connections,
         agent_sessions,
+        deleted_sessions,
         calls_per_agent,
         body_bytes: size("body", &raw.body, default.body_bytes, 1 << 10),
         header_bytes: size("header", &raw.header, default.header_bytes, 8 << 10),
@@ -339,6 +349,7 @@ fn front_times(checker: &mut Checker<'_>, raw: &RawTimes) -> FrontTimes {
         reconnect_grace: time("reconnect_grace", &raw.reconnect_grace, default.reconnect_grace),
         orphan: time("orphan", &raw.orphan, default.orphan),
         agent_idle: time("agent_idle", &raw.agent_idle, default.agent_idle),
+        session_lifetime: time("session_lifetime", &raw.session_lifetime, default.session_lifetime),
         stream_ping: time("stream_ping", &raw.stream_ping, default.stream_ping),
         retry: time("retry", &raw.retry, default.retry),
         drain: default.drain,

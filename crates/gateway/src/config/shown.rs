@@ -40,6 +40,7 @@ impl Config {
                 Unauthenticated::Allow => "allow",
             },
         );
+        put(&mut top, "sessions", self.shown_sessions());
         put(&mut top, "limits", limits(&front.limits));
         put(&mut top, "times", times(&front.times));
         let mut log = Table::new();
@@ -70,10 +71,25 @@ impl Config {
     }
 }
 
+impl Config {
+    fn shown_sessions(&self) -> Table {
+        let mut table = Table::new();
+        let keys = self.sessions.keys.iter().map(|_| Value::from(MASK));
+        put(&mut table, "keys", keys.collect::<Vec<_>>());
+        if let Some((path, _)) = &self.sessions.key_file {
+            put(&mut table, "key_file", path.clone());
+        }
+        let folder = self.state_dir().map_or_else(String::new, |folder| folder.display().to_string());
+        put(&mut table, "state_dir", folder);
+        table
+    }
+}
+
 fn limits(limits: &FrontLimits) -> Table {
     let mut table = Table::new();
     put(&mut table, "connections", number(limits.connections));
     put(&mut table, "agent_sessions", number(limits.agent_sessions));
+    put(&mut table, "deleted_sessions", number(limits.deleted_sessions));
     put(&mut table, "calls_per_agent", number(limits.calls_per_agent));
     put(&mut table, "body", show_size(limits.body_bytes as u64));
     put(&mut table, "header", show_size(limits.header_bytes as u64));
@@ -98,6 +114,7 @@ fn times(times: &FrontTimes) -> Table {
         ("reconnect_grace", times.reconnect_grace),
         ("orphan", times.orphan),
         ("agent_idle", times.agent_idle),
+        ("session_lifetime", times.session_lifetime),
         ("stream_ping", times.stream_ping),
         ("retry", times.retry),
     ] {

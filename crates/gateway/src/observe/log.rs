@@ -46,6 +46,9 @@ impl Log {
             FrontEvent::Refused { kind } => {
                 debug!(target: AGENT, kind, "connection or request of an agent refused")
             }
+            FrontEvent::Restore { outcome } => {
+                debug!(target: AGENT, outcome = outcome.as_str(), "agent session that is not held");
+            }
             FrontEvent::Responded { .. } | FrontEvent::Dropped { .. } | FrontEvent::AuthorizationIgnored => {}
         }
     }

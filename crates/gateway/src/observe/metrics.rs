@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mcpool_front::{Cause, FrontEvent, Gauges, Readiness, Transport};
+use mcpool_front::{Cause, FrontEvent, Gauges, Readiness, Restore, Transport};
 use mcpool_upstream::DROPPED_KINDS;
 use metrics::{Counter, Gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -29,6 +29,7 @@ pub struct Metrics {
     responses: Vec<Counter>,
     refused: PerValue<Counter>,
     authorization_ignored: Counter,
+    restores: PerValue<Counter>,
     dropped: PerValue<Counter>,
     slow_agents_closed: Counter,
     agent_sessions: [Gauge; 2],
@@ -60,6 +61,9 @@ impl Metrics {
                 counter(&recorder, "mcpool_agent_refused_total", &[("kind", kind)])
             }),
             authorization_ignored: counter(&recorder, "mcpool_authorization_ignored_total", &[]),
+            restores: PerValue::new(RESTORES, |outcome| {
+                counter(&recorder, "mcpool_agent_restores_total", &[("outcome", outcome)])
+            }),
             dropped: PerValue::new(DROPPED, |kind| {
                 counter(&recorder, "mcpool_messages_dropped_total", &[("kind", kind)])
             }),
@@ -113,6 +117,11 @@ impl Metrics {
             FrontEvent::AuthorizationIgnored => self.authorization_ignored.increment(1),
             FrontEvent::Refused { kind } => {
                 if let Some(counter) = self.refused.of(kind) {
+                    counter.increment(1);
+                }
+            }
+            FrontEvent::Restore { outcome } => {
+                if let Some(counter) = self.restores.of(outcome.as_str()) {
                     counter.increment(1);
                 }
             }
@@ -183,6 +192,16 @@ const CODES: &[u16] = &[
     0,
 ];
 const REFUSALS: &[&str] = &["limit", "peer", "host", "origin"];
+/// Every [`Restore`] as its label.
+const RESTORES: &[&str] = &[
+    Restore::Restored.as_str(),
+    Restore::Deleted.as_str(),
+    Restore::Expired.as_str(),
+    Restore::Forgotten.as_str(),
+    Restore::Own.as_str(),
+    Restore::Full.as_str(),
+    Restore::Failed.as_str(),
+];
 /// Those of [`DROPPED_KINDS`], and what only the front drops.
 const DROPPED: &[&str] = &[
     "progress",
