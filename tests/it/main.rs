@@ -23,4 +23,5 @@ mod skew;
 mod stdio;
 mod subscriptions;
 mod tidy;
+mod tls;
 mod wires;
