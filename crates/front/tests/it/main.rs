@@ -7,6 +7,7 @@ mod events;
 mod input;
 mod lifecycle;
 mod limits;
+mod lives;
 mod pages;
 mod restore;
 mod resume;

@@ -1,71 +1,19 @@
 //! Agent sessions that outlive the gateway: what comes back, for whom, and what never does.
 
 use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU32, Ordering},
-    },
-    time::{Duration, SystemTime},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use http::StatusCode;
-use mcpool_front::{FrontConfig, FrontLimits, FrontTimes, SessionKeys, SessionsConfig, WallClock};
 use mcpool_wire::{CallError, ErrorKind, LinkEvent, Revision};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::client::{Got, Running, initialize, initialize_as, start_with, tool, until};
-
-/// What outlives a gateway here: its key, its clock, and the file of the deleted.
-struct Lives {
-    keys: SessionKeys,
-    folder: PathBuf,
-    /// How far the wall clock is off, in seconds.
-    off: Arc<AtomicI64>,
-    limits: FrontLimits,
-    times: FrontTimes,
-}
-
-impl Lives {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("mcpool-lives-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&folder).unwrap();
-        Self {
-            keys: SessionKeys::default(),
-            folder,
-            off: Arc::default(),
-            limits: FrontLimits::default(),
-            times: FrontTimes::default(),
-        }
-    }
-
-    async fn begin(&self) -> Running {
-        let off = Arc::clone(&self.off);
-        let clock = WallClock::new(move || {
-            let off = off.load(Ordering::SeqCst);
-            let by = Duration::from_secs(off.unsigned_abs());
-            if off < 0 { SystemTime::now() - by } else { SystemTime::now() + by }
-        });
-        let deleted = Some(self.folder.join("deleted"));
-        let sessions = SessionsConfig { keys: self.keys.clone(), deleted, clock };
-        let (limits, times) = (self.limits, self.times);
-        start_with(FrontConfig { sessions, limits, times, ..FrontConfig::default() }).await
-    }
-
-    async fn again(&self, before: Running) -> Running {
-        before.killed().await;
-        self.begin().await
-    }
-}
-
-impl Drop for Lives {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
+use crate::{
+    client::{Got, Running, initialize, initialize_as, tool, until},
+    lives::Lives,
+};
 
 const DAY: i64 = 24 * 60 * 60;
 
@@ -231,23 +179,6 @@ async fn whatever_is_wrong_with_an_id_it_is_answered_like_an_unknown_one() {
     }
 }
 
-impl Lives {
-    /// Another life at the same time, with a file of its own that says the same.
-    async fn begin_beside(&self) -> Running {
-        let copy = self.folder.join("copy");
-        std::fs::create_dir_all(&copy).unwrap();
-        std::fs::copy(self.folder.join("deleted"), copy.join("deleted")).unwrap();
-        let beside = Self {
-            keys: self.keys.clone(),
-            folder: copy,
-            off: Arc::default(),
-            limits: self.limits,
-            times: self.times,
-        };
-        beside.begin().await
-    }
-}
-
 #[tokio::test]
 async fn a_deleted_session_stays_deleted_held_or_not_in_every_life() {
     let lives = Lives::new();
@@ -302,31 +233,15 @@ async fn a_clock_set_by_a_day_ends_nothing_and_an_old_id_is_worth_nothing() {
         lives.off.store(off, Ordering::SeqCst);
         // Held in this life, whatever the clock says, and restored in the next.
         assert_eq!(status(&front, &held).await, 200);
-        let next = lives.begin_beside_with_clock().await;
+        let next = lives.begin_beside().await;
         assert_eq!(status(&next, session).await, 200, "{off}");
     }
     for off in [DAY + 120, -DAY - 120] {
         lives.off.store(off, Ordering::SeqCst);
         assert_eq!(status(&front, &held).await, 200, "a session that is held has no age");
-        let next = lives.begin_beside_with_clock().await;
+        let next = lives.begin_beside().await;
         assert_eq!(status(&next, &sessions[2]).await, 404, "{off}");
         assert_eq!(next.script.saw("Expired"), 1);
-    }
-}
-
-impl Lives {
-    /// Another life at the same time, by the same clock.
-    async fn begin_beside_with_clock(&self) -> Running {
-        let copy = self.folder.join("copy");
-        std::fs::create_dir_all(&copy).unwrap();
-        let beside = Self {
-            keys: self.keys.clone(),
-            folder: copy,
-            off: Arc::clone(&self.off),
-            limits: self.limits,
-            times: self.times,
-        };
-        beside.begin().await
     }
 }
 
