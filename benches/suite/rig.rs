@@ -210,6 +210,8 @@ async fn start_mcpool(
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MCPOOL_")) {
         command.env_remove(name);
     }
+    // A key of its own, which is not left behind.
+    command.env("XDG_STATE_HOME", folder);
     command.stdout(log.try_clone()?).stderr(log);
     let mut program = Program::start_at(command, listen)?;
     process::wait_for_listener(&mut program)

@@ -49,6 +49,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "mcpool-wire",
             "arc-swap",
+            // Seals the ids of agent sessions.
+            "aws-lc-rs",
             "base64",
             "bytes",
             "dashmap",

@@ -22,6 +22,7 @@ use crate::{
     observe::{FrontEvent, Gauges, Transport},
     outbox::{Outbox, Reader, Refused, Stream},
     replay::{EventId, Found, LISTENING, Replay},
+    seal::Presented,
     session_id::AgentSessionId,
     sse_body::one_line,
     weight::Weight,
@@ -32,7 +33,6 @@ const MAX_ASKED: usize = 64;
 
 /// The part of an agent session that does not know what lies behind.
 pub(crate) struct AgentCore {
-    pub(crate) id: AgentSessionId,
     pub(crate) caller: Arc<Caller>,
     pub(crate) target: Target,
     pub(crate) transport: Transport,
@@ -52,6 +52,8 @@ pub(crate) struct AgentCore {
 
 /// One agent session.
 pub(crate) struct Agent<L> {
+    /// Made when it is known what it must say: the core is there before.
+    pub(crate) id: AgentSessionId,
     pub(crate) core: Arc<AgentCore>,
     pub(crate) side: Side<L>,
 }
@@ -106,11 +108,10 @@ struct Asked {
 
 impl AgentCore {
     pub(crate) fn new(
-        id: AgentSessionId,
         caller: Arc<Caller>,
         target: Target,
         transport: Transport,
-        seat: PeerSeat,
+        seat: Option<PeerSeat>,
         common: Arc<Common>,
     ) -> Self {
         let replay = (transport == Transport::Http).then(|| Arc::new(Replay::new(&common)));
@@ -118,7 +119,6 @@ impl AgentCore {
             replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number: LISTENING });
         let outbox = Outbox::new(&common.limits(), Arc::clone(&common.budget), listening);
         Self {
-            id,
             caller,
             target,
             transport,
@@ -129,9 +129,14 @@ impl AgentCore {
             revision: Mutex::default(),
             last_seen: AtomicU64::new(common.millis()),
             ended: AtomicBool::new(false),
-            seat: Mutex::new(Some(seat)),
+            seat: Mutex::new(seat),
             common,
         }
+    }
+
+    /// What its id is bound to.
+    pub(crate) fn presented(&self) -> Presented<'_> {
+        Presented { transport: self.transport, principal: &self.caller.principal, target: &self.target }
     }
 
     /// Takes a request id for as long as its call runs.

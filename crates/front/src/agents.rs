@@ -14,6 +14,8 @@ use crate::{
     common::Common,
     observe::{AgentEnd, FrontEvent, Gauges, Transport},
     outbox::{Outbox, Presence},
+    restore::Flights,
+    seal::Presented,
     session_id::AgentSessionId,
 };
 
@@ -22,42 +24,56 @@ pub(crate) struct Agents<L> {
     table: DashMap<AgentSessionId, Arc<Agent<L>>>,
     /// HTTP+SSE agents whose stream is gone and who may come back, oldest first.
     away: Mutex<VecDeque<AgentSessionId>>,
+    /// Sessions that are on their way back into the table.
+    pub(crate) flights: Flights<L>,
     common: Arc<Common>,
 }
 
 impl<L: Link> Agents<L> {
     pub(crate) fn new(common: Arc<Common>) -> Self {
-        Self { table: DashMap::new(), away: Mutex::default(), common }
+        Self { table: DashMap::new(), away: Mutex::default(), flights: Flights::default(), common }
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.table.len() >= self.common.limits().agent_sessions
+        self.has_no_place(0)
     }
 
-    pub(crate) fn insert(&self, agent: Agent<L>) -> Arc<Agent<L>> {
+    /// Whether the limit is reached with so many more on their way.
+    pub(crate) fn has_no_place(&self, coming: usize) -> bool {
+        self.table.len() + coming >= self.common.limits().agent_sessions
+    }
+
+    /// The agent session of this id from now on, and whether it is this one: the first stays.
+    pub(crate) fn insert(&self, agent: Agent<L>) -> (Arc<Agent<L>>, bool) {
         let agent = Arc::new(agent);
+        let held = Arc::clone(self.table.entry(agent.id).or_insert_with(|| Arc::clone(&agent)).value());
+        if !Arc::ptr_eq(&held, &agent) {
+            return (held, false);
+        }
         let core = &agent.core;
-        self.table.insert(core.id, Arc::clone(&agent));
         Gauges::up(self.common.gauges.agents(core.transport), 1);
         self.common.emit(&FrontEvent::AgentOpened {
             agent: core.caller.agent,
             transport: core.transport,
             backend: &core.target.name,
         });
-        agent
+        (agent, true)
     }
 
-    /// The agent session of this id, if it lives and speaks this transport.
-    pub(crate) fn find(&self, id: &str, transport: Transport) -> Option<Arc<Agent<L>>> {
-        let id = AgentSessionId::parse(id)?;
+    /// The agent session of this id, if it lives and is presented as what it is.
+    pub(crate) fn find(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Arc<Agent<L>>> {
         let agent = Arc::clone(self.table.get(&id)?.value());
-        if agent.core.transport != transport {
+        let core = &agent.core;
+        let is_this = core.transport == presented.transport
+            && core.target == *presented.target
+            && core.caller.principal == *presented.principal;
+        if !is_this {
             return None;
         }
-        if agent.core.has_ended() {
+        if core.has_ended() {
             // An SSE agent's own task removes it, once its calls have told their end.
-            if transport == Transport::Http {
-                self.remove(id, AgentEnd::LinkEnded);
+            if core.transport == Transport::Http {
+                self.remove(id, core, AgentEnd::LinkEnded);
             }
             return None;
         }
@@ -89,7 +105,10 @@ impl<L: Link> Agents<L> {
             }
         }
         for oldest in given_up {
-            self.remove(oldest, AgentEnd::Gone);
+            let core = self.table.get(&oldest).map(|entry| Arc::clone(&entry.value().core));
+            if let Some(core) = core {
+                self.remove(oldest, &core, AgentEnd::Gone);
+            }
         }
     }
 
@@ -98,10 +117,17 @@ impl<L: Link> Agents<L> {
         agent.core.outbox.presence() == Presence::Absent && agent.core.is_idle()
     }
 
-    /// Ends an agent session: its stream, its calls, and with the last handle its link.
-    pub(crate) fn remove(&self, id: AgentSessionId, reason: AgentEnd) -> bool {
-        let Some((_, agent)) = self.table.remove(&id) else { return false };
-        let core = &agent.core;
+    /// Ends an agent session: its stream, its calls, and with the last handle its link. One that was restored under the
+    /// same id is another.
+    pub(crate) fn remove(&self, id: AgentSessionId, core: &Arc<AgentCore>, reason: AgentEnd) -> bool {
+        let is_this = |_: &AgentSessionId, agent: &Arc<Agent<L>>| Arc::ptr_eq(&agent.core, core);
+        if self.table.remove_if(&id, is_this).is_none() {
+            return false;
+        }
+        if reason == AgentEnd::LinkEnded {
+            // It is told to begin again, so it must not come back. Nothing of it outlives this life.
+            self.common.bury(id, &core.presented());
+        }
         core.end();
         Gauges::down(self.common.gauges.agents(core.transport), 1);
         self.common.emit(&FrontEvent::AgentClosed {
@@ -121,9 +147,9 @@ impl<L: Link> Agents<L> {
             let since = now.saturating_sub(core.last_seen.load(Ordering::Relaxed));
             let attached = matches!(core.outbox.presence(), Presence::Attached(_));
             if core.transport == Transport::Http && core.has_ended() {
-                self.remove(id, AgentEnd::LinkEnded);
+                self.remove(id, &core, AgentEnd::LinkEnded);
             } else if core.transport == Transport::Http && since >= limit && !attached && core.is_idle() {
-                self.remove(id, AgentEnd::Idle);
+                self.remove(id, &core, AgentEnd::Idle);
             }
         }
     }
@@ -150,8 +176,8 @@ impl<L: Link> Agents<L> {
     }
 
     pub(crate) fn remove_all(&self) {
-        for (id, _) in self.snapshot() {
-            self.remove(id, AgentEnd::Shutdown);
+        for (id, core) in self.snapshot() {
+            self.remove(id, &core, AgentEnd::Shutdown);
         }
     }
 

@@ -17,12 +17,13 @@ use crate::{
     agent::{Agent, AgentCore, Side},
     budget::Charge,
     call_stream::CallStream,
-    dispatch::{agent_of, as_stream, stream, take},
+    dispatch::{NoAgent, agent_of, as_stream, stream, take},
     front::Front,
     http::{accepts, text},
     incoming::{Body, Incoming, Request, Seen},
     outbox::Outbox,
     rescue::Served,
+    restore::Missing,
     running::{Running, hand_over},
     sse_body::AgentBody,
 };
@@ -56,9 +57,10 @@ pub(crate) async fn answer<B: Backends>(
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
         return Served::not_modern(None);
     }
-    let agent = match agent_of(front, headers, name, None) {
+    let agent = match agent_of(front, headers, name, None).await {
         Ok(agent) => agent,
-        Err(refused) => return *refused,
+        Err(NoAgent::Unopened(error, _)) => return front.missing(&Missing::Unopened(error), None),
+        Err(NoAgent::Refused(refused)) => return *refused,
     };
     if let Err(why) = allowed(&agent.core) {
         return Served::refused(StatusCode::BAD_REQUEST, None, -32600, &why);

@@ -18,6 +18,11 @@ use crate::{
     hosts::HostPolicy,
     observe::{CallEnd, FrontEvent, FrontObserve, Gauges, Outcome},
     pulse::Pulse,
+    seal::{Facts, Presented, print_of},
+    session_id::AgentSessionId,
+    tombstone_file::Keeper,
+    tombstones::{Tombstone, Tombstones},
+    wall::Age,
 };
 
 pub(crate) struct Common {
@@ -31,6 +36,9 @@ pub(crate) struct Common {
     pub(crate) adopt: mpsc::Sender<Box<Adopted>>,
     /// Everything ends now.
     pub(crate) kill: CancellationToken,
+    /// Which ids are too old, and when this life began.
+    pub(crate) age: Age,
+    pub(crate) tombstones: Tombstones,
     draining: AtomicBool,
     warned: AtomicBool,
     requests: AtomicU64,
@@ -58,9 +66,14 @@ impl Common {
         observe: Arc<dyn FrontObserve>,
         gauges: Arc<Gauges>,
         adopt: mpsc::Sender<Box<Adopted>>,
-    ) -> Self {
+    ) -> (Self, Option<Keeper>) {
+        let age = Age::new(config.sessions.clock.clone(), config.times.session_lifetime);
+        let (deleted, limit) = (config.sessions.deleted.as_deref(), config.limits.deleted_sessions);
+        let (tombstones, keeper) = Tombstones::open(deleted, limit, age.now());
         let budget = Budget::new(config.limits.buffered_bytes, Arc::clone(&gauges), Arc::clone(&observe));
-        Self {
+        let common = Self {
+            age,
+            tombstones,
             in_force: ArcSwap::from_pointee(InForce::new(config)),
             observe,
             gauges,
@@ -75,7 +88,8 @@ impl Common {
             agents: AtomicU64::new(1),
             accepted: AtomicU64::new(0),
             epoch: Instant::now(),
-        }
+        };
+        (common, keeper)
     }
 
     /// What is allowed now. Not to be kept: a guard holds up the next change.
@@ -129,6 +143,14 @@ impl Common {
 
     pub(crate) fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Sees to it that this id is never restored, where it could be; what is needed to wait until that is written down.
+    pub(crate) fn bury(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Tombstone> {
+        let facts = self.in_force().config.sessions.keys.open(id, presented).filter(Facts::is_restorable)?;
+        let one = Tombstone { issued: facts.issued, print: print_of(id) };
+        self.tombstones.bury(one, self.age.expired());
+        Some(one)
     }
 
     /// Milliseconds since this front began: a clock that fits an atomic.

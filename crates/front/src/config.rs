@@ -1,9 +1,11 @@
 //! What the front may be told: limits, times and who may reach it. Plain data, checked by whoever reads the file.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use http::{HeaderMap, HeaderName};
 use mcpool_wire::Forwarded;
+
+use crate::{seal::SessionKeys, wall::WallClock};
 
 /// Settings of one agent listener.
 #[derive(Clone, Debug)]
@@ -20,6 +22,19 @@ pub struct FrontConfig {
     pub limits: FrontLimits,
     /// Times.
     pub times: FrontTimes,
+    /// What lets agent sessions outlive a restart.
+    pub sessions: SessionsConfig,
+}
+
+/// What lets agent sessions outlive a restart.
+#[derive(Clone, Debug, Default)]
+pub struct SessionsConfig {
+    /// What seals their ids; by default a key of this life, so that none does.
+    pub keys: SessionKeys,
+    /// The file of those that were deleted.
+    pub deleted: Option<PathBuf>,
+    /// Where the time of day comes from.
+    pub clock: WallClock,
 }
 
 /// Who is served without authentication.
@@ -45,6 +60,8 @@ pub struct FrontLimits {
     pub agent_sessions: usize,
     /// Agent sessions of one peer that is not on this machine.
     pub sessions_per_peer: usize,
+    /// Deleted agent sessions that are remembered one by one; ids older than the oldest of them are not restored.
+    pub deleted_sessions: usize,
     /// Calls of one agent session at a time.
     pub calls_per_agent: usize,
     /// Bytes of a request body.
@@ -90,8 +107,11 @@ pub struct FrontTimes {
     pub reconnect_grace: Duration,
     /// How long a call goes on after its agent's connection is gone, and how long a stream can be resumed.
     pub orphan: Duration,
-    /// An agent session without stream and calls ends after this.
+    /// An agent session without stream and calls is put away after this; one that can be restored comes back with its
+    /// next request.
     pub agent_idle: Duration,
+    /// How long after it was given out the id of a session that is not held is worth restoring it.
+    pub session_lifetime: Duration,
     /// A silent stream gets a comment this often.
     pub stream_ping: Duration,
     /// How soon an agent is told to come back to a stream that broke (2025-11-25).
@@ -129,6 +149,7 @@ impl Default for FrontConfig {
             forward_headers: Vec::new(),
             limits: FrontLimits::default(),
             times: FrontTimes::default(),
+            sessions: SessionsConfig::default(),
         }
     }
 }
@@ -141,6 +162,7 @@ impl Default for FrontLimits {
             descriptors: usize::MAX,
             agent_sessions: 20_000,
             sessions_per_peer: 1_000,
+            deleted_sessions: 100_000,
             calls_per_agent: 64,
             body_bytes: 4 << 20,
             body_rate: 1 << 10,
@@ -169,6 +191,7 @@ impl Default for FrontTimes {
             reconnect_grace: Duration::from_secs(10),
             orphan: Duration::from_secs(60),
             agent_idle: Duration::from_secs(30 * 60),
+            session_lifetime: Duration::from_secs(7 * 24 * 3_600),
             stream_ping: Duration::from_secs(15),
             retry: Duration::from_secs(3),
             drain: Duration::from_secs(30),

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use mcpool_wire::{
-    Backends, CallError, ClientHello, Era, Hello, Link, Message, Method, Outlet, Revision, RpcId,
+    Backends, CallError, ClientHello, Era, Hello, Link, Message, Method, Outlet, Revision, RpcId, Target,
     result_response,
 };
 
@@ -31,7 +31,10 @@ use crate::{
     outbox::{Outbox, Reader},
     replay::EventId,
     rescue::Served,
+    restore::Missing,
     running::{Finished, Handled, Running},
+    seal::Presented,
+    session_id::AgentSessionId,
     sse_body::{AgentBody, priming_event},
 };
 
@@ -61,9 +64,10 @@ pub(crate) async fn message<B: Backends>(
     {
         return initialize(front, peer, headers, name, request.clone(), &incoming.message).await;
     }
-    let agent = match agent_of(front, headers, name, incoming.id()) {
+    let agent = match agent_of(front, headers, name, incoming.id()).await {
         Ok(agent) => agent,
-        Err(refused) => return *refused,
+        Err(NoAgent::Unopened(error, target)) => return not_opened(front, &error, &target, incoming.body),
+        Err(NoAgent::Refused(refused)) => return *refused,
     };
     let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(incoming.id()) };
     match incoming.body {
@@ -78,37 +82,61 @@ pub(crate) async fn message<B: Backends>(
     }
 }
 
-/// The agent session a POST names; `id` is echoed where there is none.
-pub(crate) fn agent_of<B: Backends>(
-    front: &Front<B>,
+/// Why a request has no agent session.
+pub(crate) enum NoAgent {
+    /// It is answered with this.
+    Refused(Box<Served>),
+    /// Its session could be restored, but for the backend.
+    Unopened(Arc<CallError>, Target),
+}
+
+/// The agent session a POST names, held or restored; `id` is echoed where there is none. A session belongs to the
+/// backend it was opened for: under the URL of another it is unknown.
+pub(crate) async fn agent_of<B: Backends>(
+    front: &Arc<Front<B>>,
     headers: &HeaderMap,
     name: Option<&str>,
     id: Option<&RpcId>,
-) -> Result<Arc<Agent<B::Link>>, Box<Served>> {
-    let Some(session) = text(headers, "mcp-session-id") else {
-        return Err(Box::new(no_session(front, name, id)));
-    };
-    let agent = front.agents.find(session, Transport::Http).filter(|agent| {
-        // A session belongs to the backend it was opened for, under whichever URL.
-        name.is_none_or(|name| {
-            *agent.core.target.name == *name
-                || front.backends.target(Some(name)).is_ok_and(|target| target == agent.core.target)
-        })
-    });
-    agent.ok_or_else(|| {
-        Box::new(match front.backends.target(name) {
-            Ok(_) => Served::unknown_session(id),
-            Err(why) => unknown_backend(front, id, &why),
-        })
-    })
+) -> Result<Arc<Agent<B::Link>>, NoAgent> {
+    let refused = |served| NoAgent::Refused(Box::new(served));
+    let target = front.backends.target(name).map_err(|why| refused(unknown_backend(front, id, &why)))?;
+    let Some(session) = text(headers, "mcp-session-id") else { return Err(refused(no_session(id))) };
+    match front.agent(session, &target, headers).await {
+        Ok(agent) => Ok(agent),
+        Err(Missing::Unopened(error)) => Err(NoAgent::Unopened(error, target)),
+        Err(missing) => Err(refused(front.missing(&missing, id))),
+    }
+}
+
+/// What came for a session whose backend is not there: a call fails like any other, the rest has nobody to go to.
+fn not_opened<B: Backends>(front: &Front<B>, error: &CallError, target: &Target, body: Body) -> Served {
+    match body {
+        Body::Request(request) => front.unopened(error, &request.id, &request.method, target),
+        Body::Notification(..) | Body::BadId(_) => {
+            front.common.dropped("notification");
+            Served::accepted()
+        }
+        Body::Response(_) => {
+            front.common.dropped("agent_response");
+            Served::accepted()
+        }
+    }
 }
 
 /// A GET that names a session: a stream to take up behind its last event, or else the one for what belongs to no call.
 /// The newest one gets it.
-pub(crate) fn listen<B: Backends>(front: &Front<B>, session: &str, last_event: Option<&str>) -> Served {
-    let Some(agent) = front.agents.find(session, Transport::Http) else {
-        return Served::unknown_session(None);
+pub(crate) async fn listen<B: Backends>(
+    front: &Arc<Front<B>>,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    session: &str,
+) -> Served {
+    let Ok(target) = front.backends.target(name) else { return Served::unknown_session(None) };
+    let agent = match front.agent(session, &target, headers).await {
+        Ok(agent) => agent,
+        Err(missing) => return front.missing(&missing, None),
     };
+    let last_event = text(headers, "last-event-id");
     let resumed = last_event.and_then(EventId::parse).map_or(Resume::Unknown, |id| agent.core.resume(id));
     match resumed {
         Resume::Stream(reader) => stream(&agent.core, reader),
@@ -120,16 +148,39 @@ pub(crate) fn listen<B: Backends>(front: &Front<B>, session: &str, last_event: O
     }
 }
 
-/// A DELETE ends this agent's session; what it shared lives on.
-pub(crate) fn delete<B: Backends>(front: &Front<B>, headers: &HeaderMap) -> Served {
+/// A DELETE ends this agent's session for good, held or not; what it shared lives on.
+pub(crate) async fn delete<B: Backends>(front: &Front<B>, headers: &HeaderMap, name: Option<&str>) -> Served {
     let Some(session) = text(headers, "mcp-session-id") else {
         let message = "DELETE needs an Mcp-Session-Id header";
         return Served::refused(StatusCode::BAD_REQUEST, None, -32600, message).over(Transport::Http);
     };
-    let agent = front.agents.find(session, Transport::Http);
-    let removed = agent.is_some_and(|agent| front.agents.remove(agent.core.id, AgentEnd::Deleted));
-    if removed { Served::status(StatusCode::OK, Cause::Gateway) } else { Served::unknown_session(None) }
-        .over(Transport::Http)
+    match AgentSessionId::parse(session).zip(front.backends.target(name).ok()) {
+        Some((id, target)) => end(front, headers, id, &target).await,
+        None => Served::unknown_session(None),
+    }
+    .over(Transport::Http)
+}
+
+async fn end<B: Backends>(
+    front: &Front<B>,
+    headers: &HeaderMap,
+    id: AgentSessionId,
+    target: &Target,
+) -> Served {
+    let principal = front.principal(headers);
+    let presented = Presented { transport: Transport::Http, principal: &principal, target };
+    if front.agents.find(id, &presented).is_none() && front.worth(id, &presented).is_err() {
+        return Served::unknown_session(None);
+    }
+    // Buried before it is looked for: one that is being restored meanwhile sees either the one or the other.
+    let buried = front.common.bury(id, &presented);
+    if let Some(agent) = front.agents.find(id, &presented) {
+        front.agents.remove(id, &agent.core, AgentEnd::Deleted);
+    }
+    if let Some(one) = buried {
+        front.common.tombstones.written(one).await;
+    }
+    Served::status(StatusCode::OK, Cause::Gateway)
 }
 
 async fn initialize<B: Backends>(
@@ -153,9 +204,7 @@ async fn initialize<B: Backends>(
         Ok(client) => client,
         Err(why) => return Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
     };
-    let Some(core) = front.new_agent(target, Transport::Http, headers, seat) else {
-        return Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);
-    };
+    let core = front.new_agent(target, Transport::Http, headers, Some(seat));
     let (revision, interactive) = (client.revision, client.is_interactive());
     let end = OpenEnd::new(&core);
     let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&core);
@@ -164,10 +213,12 @@ async fn initialize<B: Backends>(
         Ok(link) => {
             core.agreed_on(revision);
             end.ok(&core, &request);
+            let Some(id) = front.mint(&core, link.is_own(), interactive) else {
+                return Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);
+            };
             let body = result_response(&request.id, &link.initialize_result(revision));
-            let session = core.id.to_text();
-            front.agents.insert(Agent { core, side: Side::Http { link, interactive } });
-            with_session(Served::json(StatusCode::OK, Cause::Backend, body), &session)
+            front.agents.insert(Agent { id, core, side: Side::Http { link, interactive } });
+            with_session(Served::json(StatusCode::OK, Cause::Backend, body), &id.to_text())
         }
         Err(error) => failed(&end, &core, &request, &error),
     }
@@ -190,7 +241,7 @@ async fn answer<L: Link>(
         Method::Ping => {
             return Served::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, b"{}"));
         }
-        Method::Initialize => return again(core, link, &request, &message),
+        Method::Initialize => return again(core, link, headers, &request, &message),
         _ => {}
     }
     let takes_events = accepts(headers, "text/event-stream");
@@ -271,12 +322,19 @@ pub(crate) fn stream(core: &AgentCore, reader: Reader) -> Served {
 }
 
 /// A repeated `initialize` is answered again: the only choice that never breaks an agent (PROTOCOL.md 11.3).
-fn again<L: Link>(core: &AgentCore, link: &L, request: &Request, message: &Message) -> Served {
+fn again<L: Link>(
+    core: &AgentCore,
+    link: &L,
+    headers: &HeaderMap,
+    request: &Request,
+    message: &Message,
+) -> Served {
     match ClientHello::parse(message.bytes()) {
         Ok(client) => {
             core.agreed_on(client.revision);
             let body = result_response(&request.id, &link.initialize_result(client.revision));
-            with_session(Served::json(StatusCode::OK, Cause::Gateway, body), &core.id.to_text())
+            let session = text(headers, "mcp-session-id").unwrap_or_default();
+            with_session(Served::json(StatusCode::OK, Cause::Gateway, body), session)
         }
         Err(why) => Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
     }
@@ -299,10 +357,7 @@ pub(crate) fn take<L: Link>(agent: &Agent<L>, link: &L, body: Body, message: Mes
     }
 }
 
-fn no_session<B: Backends>(front: &Front<B>, name: Option<&str>, id: Option<&RpcId>) -> Served {
-    if let Err(why) = front.backends.target(name) {
-        return unknown_backend(front, id, &why);
-    }
+fn no_session(id: Option<&RpcId>) -> Served {
     let message =
         "the Mcp-Session-Id header is missing: send initialize first, then its session id with every request";
     Served::refused(StatusCode::BAD_REQUEST, id, -32600, message)

@@ -7,11 +7,12 @@ use mcpool_wire::{Backends, Caller, Principal, Target};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    agent::AgentCore,
+    agent::{Agent, AgentCore},
     agents::Agents,
     common::Common,
     door::{PeerSeat, Peers},
     observe::{FrontEvent, Health, Transport},
+    seal::{Facts, Presented},
     session_id::AgentSessionId,
 };
 
@@ -43,6 +44,25 @@ pub(crate) enum NoPlace {
 }
 
 impl<B: Backends> Front<B> {
+    /// Whom a request is from.
+    #[expect(clippy::unused_self, reason = "nobody is asked who they are yet")]
+    pub(crate) fn principal(&self, _: &HeaderMap) -> Principal {
+        Principal::Anonymous
+    }
+
+    /// The agent session of this id that is held, if it is this caller's.
+    pub(crate) fn known(
+        &self,
+        transport: Transport,
+        headers: &HeaderMap,
+        name: Option<&str>,
+        session: &str,
+    ) -> Option<Arc<Agent<B::Link>>> {
+        let (id, target) = AgentSessionId::parse(session).zip(self.backends.target(name).ok())?;
+        let principal = self.principal(headers);
+        self.agents.find(id, &Presented { transport, principal: &principal, target: &target })
+    }
+
     /// A place for one more agent session; it waits a little while memory is short.
     pub(crate) async fn place(&self, peer: IpAddr) -> Result<PeerSeat, NoPlace> {
         let common = &self.common;
@@ -65,25 +85,31 @@ impl<B: Backends> Front<B> {
         })
     }
 
-    /// An agent session that nobody knows yet; `None` when the system has no randomness for its id.
+    /// An agent session that nobody knows yet. One that is restored has no seat: its peer was counted when the id was
+    /// given out.
     pub(crate) fn new_agent(
         &self,
         target: Target,
         transport: Transport,
         headers: &HeaderMap,
-        seat: PeerSeat,
-    ) -> Option<Arc<AgentCore>> {
+        seat: Option<PeerSeat>,
+    ) -> Arc<AgentCore> {
         let affinity =
             headers.get("mcpool-affinity").and_then(|value| value.to_str().ok()).map(Arc::<str>::from);
         let caller = Caller {
-            principal: Principal::Anonymous,
+            principal: self.principal(headers),
             tenant: None,
             agent: self.common.agent_key(),
             affinity,
             forwarded: self.common.in_force().config.forwarded(headers),
         };
-        let id = AgentSessionId::mint(OWNER)?;
-        let common = Arc::clone(&self.common);
-        Some(Arc::new(AgentCore::new(id, Arc::new(caller), target, transport, seat, common)))
+        Arc::new(AgentCore::new(Arc::new(caller), target, transport, seat, Arc::clone(&self.common)))
+    }
+
+    /// An id for this agent session; `None` when the system has no randomness for it. `own`: a session of the backend is
+    /// its alone; `interactive`: it can be asked things.
+    pub(crate) fn mint(&self, core: &AgentCore, own: bool, interactive: bool) -> Option<AgentSessionId> {
+        let facts = Facts { issued: self.common.age.now(), revision: core.revision(), own, interactive };
+        self.common.in_force().config.sessions.keys.seal(OWNER, &facts, &core.presented())
     }
 }

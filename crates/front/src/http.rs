@@ -71,7 +71,7 @@ async fn serve<B: Backends>(front: &Arc<Front<B>>, peer: SocketAddr, request: Re
         Route::Agent(name) => match parts.method {
             Method::POST => post(front, peer.ip(), &parts, name, payload).await,
             Method::GET => get(front, peer.ip(), &parts, name).await,
-            Method::DELETE => dispatch::delete(front, &parts.headers),
+            Method::DELETE => dispatch::delete(front, &parts.headers, name).await,
             _ => Served::method_not_allowed("GET, POST, DELETE"),
         },
         Route::Unknown => unknown_path(),
@@ -136,13 +136,15 @@ async fn post<B: Backends>(
     }
     let (bytes, charge) = match body::receive(&front.common, payload).await {
         Ok(Received::Whole(bytes, charge)) => (bytes, charge),
-        Ok(Received::Unkept(seen)) => return unkept(front, &parts.headers, session, &seen).over(transport),
+        Ok(Received::Unkept(seen)) => {
+            return unkept(front, &parts.headers, name, session, &seen).over(transport);
+        }
         Err(refused) => return refused.over(transport),
     };
     match (session, Parcel::parse(bytes, charge)) {
-        (Some(session), Err(error)) => legacy::undecodable(front, session, &error),
+        (Some(session), Err(error)) => legacy::undecodable(front, &parts.headers, name, session, &error),
         (None, Err(error)) => Served::undecodable(&error),
-        (Some(session), Ok(parcel)) => legacy::parcel(front, session, parcel).await,
+        (Some(session), Ok(parcel)) => legacy::parcel(front, &parts.headers, name, session, parcel).await,
         (None, Ok(Parcel::One(incoming))) => {
             dispatch::message(front, peer, &parts.headers, name, incoming).await
         }
@@ -161,15 +163,19 @@ async fn get<B: Backends>(front: &Arc<Front<B>>, peer: IpAddr, parts: &Parts, na
         return Served::refused(StatusCode::NOT_ACCEPTABLE, None, -32600, message);
     }
     match text(headers, "mcp-session-id") {
-        Some(session) => {
-            dispatch::listen(front, session, text(headers, "last-event-id")).over(Transport::Http)
-        }
+        Some(session) => dispatch::listen(front, headers, name, session).await.over(Transport::Http),
         None => legacy::open(front, peer, headers, name).await.over(Transport::Sse),
     }
 }
 
 /// A message that was not kept: refused like any call, as far as its id was seen.
-fn unkept<B: Backends>(front: &Front<B>, headers: &HeaderMap, session: Option<&str>, seen: &Skim) -> Served {
+fn unkept<B: Backends>(
+    front: &Front<B>,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    session: Option<&str>,
+    seen: &Skim,
+) -> Served {
     let common = &front.common;
     common.budget.shed("body_refused");
     let id = seen.id().filter(|_| seen.has_method());
@@ -183,7 +189,7 @@ fn unkept<B: Backends>(front: &Front<B>, headers: &HeaderMap, session: Option<&s
         tracing::info!(request_id, "a request was not read: too much is kept in memory");
     }
     if let Some(session) = session {
-        let Some(agent) = front.agents.find(session, Transport::Sse) else {
+        let Some(agent) = front.known(Transport::Sse, headers, name, session) else {
             return Served::unknown_session(id);
         };
         if !is_silent {
@@ -192,7 +198,9 @@ fn unkept<B: Backends>(front: &Front<B>, headers: &HeaderMap, session: Option<&s
         return Served::accepted();
     }
     match text(headers, "mcp-session-id") {
-        Some(session) if front.agents.find(session, Transport::Http).is_none() => Served::unknown_session(id),
+        Some(session) if front.known(Transport::Http, headers, name, session).is_none() => {
+            Served::unknown_session(id)
+        }
         Some(_) if is_silent => Served::accepted(),
         Some(_) => Served::json(StatusCode::OK, Cause::Gateway, refusal()),
         None => Served::no_place(id, &request_id, NoPlace::Overloaded),

@@ -4,8 +4,9 @@
 //! Reading order: `server` and `door` (connections), `http` and `body` (what a request means), `dispatch` and `batch`
 //! (Streamable HTTP), `legacy` and `stream` (HTTP+SSE), `running` and `adopter` (who owns a call), `call_stream`,
 //! `outbox` and `sse_body` (what an agent reads), `weight` (what it may miss), `replay` (what it can fetch again),
-//! `rescue` (errors as responses), `budget`, `rung` and `relief` (what happens when memory is short). The subtle thing:
-//! no response body ever runs a call, so an agent that does not read holds up nobody.
+//! `seal`, `restore` and `tombstones` (sessions that outlive a restart), `rescue` (errors as responses), `budget`, `rung`
+//! and `relief` (what happens when memory is short). The subtle thing: no response body ever runs a call, so an agent
+//! that does not read holds up nobody.
 //!
 //! An agent that does not keep up loses logs first, then all but the latest progress; changes are told once. When twice
 //! `outbound_bytes` or `outbound_messages` wait, the next answer closes that stream, as does a connection that takes in
@@ -36,23 +37,30 @@ mod pulse;
 mod relief;
 mod replay;
 mod rescue;
+mod restore;
 mod route;
 mod rung;
 mod running;
+mod seal;
 mod server;
 mod session_id;
 mod sse_body;
 mod stream;
+mod tombstone_file;
+mod tombstones;
 mod unharmed;
+mod wall;
 mod weight;
 
-pub use config::{FrontConfig, FrontLimits, FrontTimes, Unauthenticated};
+pub use config::{FrontConfig, FrontLimits, FrontTimes, SessionsConfig, Unauthenticated};
 pub use hosts::{HostPolicy, TurnedAway};
 pub use observe::{
-    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, REFUSALS, Readiness, SHED,
-    Transport,
+    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, REFUSALS, Readiness,
+    Restore, SHED, Transport,
 };
 pub use route::RESERVED;
 pub use rung::Rung;
+pub use seal::{SessionKey, SessionKeys};
 pub use server::{Drained, FrontSettings, Server};
 pub use session_id::AgentSessionId;
+pub use wall::WallClock;

@@ -38,6 +38,11 @@ pub enum FrontEvent<'a> {
         /// Why.
         reason: AgentEnd,
     },
+    /// A valid id of a session that is not held was presented.
+    Restore {
+        /// What became of it.
+        outcome: Restore,
+    },
     /// An HTTP response began.
     Responded {
         /// The transport the request belonged to.
@@ -181,6 +186,25 @@ pub enum AgentEnd {
     Shutdown,
 }
 
+/// What became of a valid id of a session that is not held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Restore {
+    /// Its agent is served as before.
+    Restored,
+    /// It was deleted.
+    Deleted,
+    /// It is too old.
+    Expired,
+    /// More was deleted since than is remembered one by one: it may have been deleted.
+    Forgotten,
+    /// Its agent had, or would have now, a session of the backend to itself, and has to begin again.
+    Own,
+    /// There is no place for another agent session.
+    Full,
+    /// Its backend gave it no link.
+    Failed,
+}
+
 /// Numbers that are read when somebody looks.
 #[derive(Debug, Default)]
 pub struct Gauges {
@@ -321,6 +345,22 @@ impl AgentEnd {
             Self::Fault => "fault",
             Self::Slow => "slow",
             Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl Restore {
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Restored => "restored",
+            Self::Deleted => "deleted",
+            Self::Expired => "expired",
+            Self::Forgotten => "forgotten",
+            Self::Own => "own",
+            Self::Full => "full",
+            Self::Failed => "failed",
         }
     }
 }

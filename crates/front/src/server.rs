@@ -32,6 +32,7 @@ use crate::{
     observe::{Cause, FrontEvent, FrontObserve, Gauges, Health, Transport},
     pulse::{Pulse, TimedIo},
     relief,
+    tombstone_file::Keeper,
     unharmed::unharmed,
 };
 
@@ -47,6 +48,7 @@ pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
     door: Door,
     adopted: mpsc::Receiver<Box<adopter::Adopted>>,
+    keeper: Option<Keeper>,
 }
 
 /// Changes what the front allows while it runs.
@@ -81,11 +83,12 @@ impl<B: Backends> Server<B> {
         let (adopt, adopted) = mpsc::channel(ADOPT);
         let door = Door::new(&config.limits);
         let peers = Peers::new(config.limits.sessions_per_peer);
-        let common = Arc::new(Common::new(config, observe, Arc::default(), adopt));
+        let (common, keeper) = Common::new(config, observe, Arc::default(), adopt);
+        let common = Arc::new(common);
         let agents = Agents::new(Arc::clone(&common));
         let tasks = TaskTracker::new();
         let front = Front { backends, agents, common, health, peers, tasks };
-        Self { front: Arc::new(front), door, adopted }
+        Self { front: Arc::new(front), door, adopted, keeper }
     }
 
     /// Numbers to read when somebody looks.
@@ -105,10 +108,13 @@ impl<B: Backends> Server<B> {
     /// # Cancel safety
     /// Dropping the future stops accepting and ends every connection and agent session at once.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Drained {
-        let Self { front, mut door, adopted } = self;
+        let Self { front, mut door, adopted, keeper } = self;
         let _kill = front.common.kill.clone().drop_guard();
         let stop = CancellationToken::new();
         front.tasks.spawn(adopter::run(Arc::clone(&front.common), adopted));
+        if let Some(keeper) = keeper {
+            front.tasks.spawn(keeper.run(front.common.kill.clone()));
+        }
         let sweeping = async {
             // Said, and then the next round.
             while unharmed(&front.common, "sweep", sweep(&front)).await.is_none() {}

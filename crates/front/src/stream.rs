@@ -36,6 +36,7 @@ const MAX_EARLY: usize = 64;
 
 pub(crate) struct AgentStream<B: Backends> {
     front: Arc<Front<B>>,
+    id: AgentSessionId,
     core: Arc<AgentCore>,
     work: mpsc::Receiver<Box<Parcel>>,
     calls: FuturesUnordered<Running>,
@@ -77,13 +78,18 @@ enum Woken<L> {
 }
 
 impl<B: Backends> AgentStream<B> {
-    pub(crate) fn new(front: Arc<Front<B>>, core: Arc<AgentCore>, work: mpsc::Receiver<Box<Parcel>>) -> Self {
-        Self { front, core, work, calls: FuturesUnordered::new(), early: VecDeque::new(), tie: Tie::None }
+    pub(crate) fn new(
+        front: Arc<Front<B>>,
+        id: AgentSessionId,
+        core: Arc<AgentCore>,
+        work: mpsc::Receiver<Box<Parcel>>,
+    ) -> Self {
+        Self { front, id, core, work, calls: FuturesUnordered::new(), early: VecDeque::new(), tie: Tie::None }
     }
 
-    /// Where its agent session is to be found.
-    pub(crate) fn whose(&self) -> (Arc<Front<B>>, AgentSessionId) {
-        (Arc::clone(&self.front), self.core.id)
+    /// Its agent session, and where it is to be found.
+    pub(crate) fn whose(&self) -> (Arc<Front<B>>, AgentSessionId, Arc<AgentCore>) {
+        (Arc::clone(&self.front), self.id, Arc::clone(&self.core))
     }
 
     /// Runs until the agent is gone, its link is over, or the front ends.
@@ -101,7 +107,7 @@ impl<B: Backends> AgentStream<B> {
                 Woken::Watch(now) => {
                     if now.presence == Presence::Absent {
                         away.as_mut().reset(Instant::now() + grace);
-                        self.front.agents.went_away(self.core.id);
+                        self.front.agents.went_away(self.id);
                     }
                     watch = now;
                 }
@@ -116,7 +122,7 @@ impl<B: Backends> AgentStream<B> {
             }
         };
         // Removing closes the outbox behind what is queued, so the last answers are still read.
-        self.front.agents.remove(self.core.id, end);
+        self.front.agents.remove(self.id, &self.core, end);
     }
 
     /// Whether everything that was accepted has been answered.

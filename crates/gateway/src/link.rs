@@ -109,6 +109,10 @@ impl Link for GatewayLink {
         self.seat().initialize_result(revision)
     }
 
+    fn is_own(&self) -> bool {
+        self.mode() == Mode::Pinned
+    }
+
     fn call(&self, call: Call) -> Reply<Answer> {
         let tie = self.ties.tie.load_full();
         let ties = self.ties.clone();

@@ -25,6 +25,7 @@ use mcpool::{
     reload::{Parts, Reloader},
     route::Router,
     signal::{Hangups, Signals},
+    state::State,
 };
 use mcpool_front::Server;
 use tokio::net::{TcpListener, TcpSocket};
@@ -177,6 +178,8 @@ struct Serving {
     status: Arc<Status>,
     metrics: Arc<Metrics>,
     server: Server<Router>,
+    /// What outlives us; ours alone for as long as we live.
+    state: State,
     /// The server behind the demo backend: it lives as long as we do.
     demo: Option<mcpool_testkit::Server>,
 }
@@ -190,6 +193,8 @@ impl Serving {
         let gateway = Arc::new(Gateway::start(config.backends.clone(), default, &observer)?);
         let status = Arc::new(Status::new(gateway.clone()));
         let router = Arc::new(gateway.router());
+        let state = State::open(&config);
+        config.front.sessions = state.sessions.clone();
         let descriptors = max_descriptors().unwrap_or(usize::MAX);
         config.front.limits.descriptors = descriptors;
         let fit = descriptors - descriptors / 4;
@@ -202,7 +207,7 @@ impl Serving {
         }
         let server = Server::new(config.front.clone(), router, observer, status.clone());
         let config = Arc::new(ArcSwap::from_pointee(config));
-        Ok(Self { config, gateway, status, metrics, server, demo })
+        Ok(Self { config, gateway, status, metrics, server, state, demo })
     }
 
     /// What puts another configuration in force.
@@ -222,7 +227,7 @@ impl Serving {
     /// # Cancel safety
     /// Dropping the future ends everything at once.
     async fn run(self, listeners: Listeners, stop: CancellationToken) -> Vec<String> {
-        let Self { config, gateway, status, metrics, server, demo } = self;
+        let Self { config, gateway, status, metrics, server, state, demo } = self;
         let admin =
             Admin { status: status.clone(), metrics, gauges: server.gauges(), config: config.clone() };
         let (end_admin, stopped) = (CancellationToken::new(), OnceLock::new());
@@ -250,7 +255,7 @@ impl Serving {
             unfinished
         };
         let (unfinished, ()) = tokio::join!(serving, unharmed(admin.run(listeners.admin, end_admin.clone())));
-        drop(demo);
+        drop((demo, state));
         unfinished
     }
 }
@@ -408,7 +413,8 @@ mod tests {
             url: "http://127.0.0.1:9/mcp".parse().unwrap(),
         };
         let overrides = Overrides { backends: vec![backend], ..Overrides::default() };
-        let config = Config::load(None, overrides).unwrap();
+        let mut config = Config::load(None, overrides).unwrap();
+        config.listen.set_port(0);
         let serving = Serving::start(config).await.unwrap();
         assert!(serving.demo.is_none());
         assert_eq!(serving.gateway.backends().len(), 1);

@@ -45,6 +45,10 @@ pub trait Link: Send + Sync + 'static {
     /// The `InitializeResult` for this agent, at this revision.
     fn initialize_result(&self, revision: Revision) -> Bytes;
 
+    /// Whether a session of the backend is this agent's alone for its whole life, so that what the agent left there would
+    /// be lost if it were tied anew.
+    fn is_own(&self) -> bool;
+
     /// Makes a call. The future ends exactly once, with the backend's answer or with why there is none.
     ///
     /// # Cancel safety

@@ -20,6 +20,8 @@ pub(crate) struct Gateway {
     /// Where agents reach it.
     pub(crate) port: u16,
     admin: u16,
+    name: String,
+    args: Vec<String>,
     service: Service,
 }
 
@@ -87,20 +89,42 @@ impl Gateway {
     }
 
     fn ready(name: &str, port: u16, admin: u16, args: &[&str]) -> Result<Self> {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let service = Self::process(name, &args)?;
+        let mut gateway = Self { port, admin, name: name.to_owned(), args, service };
+        gateway.wait()?;
+        Ok(gateway)
+    }
+
+    fn process(name: &str, args: &Vec<String>) -> Result<Service> {
         let job = Job::new(paths::built("mcpool")).args(["serve"]).args(args);
-        let service = job.env("MCPOOL_LOG", "info").service(name)?;
-        let mut gateway = Self { port, admin, service };
+        // Its keys and the sessions that were deleted belong to the gate, not to whoever runs it.
+        let state = paths::logs().join("state").display().to_string();
+        job.env("MCPOOL_LOG", "info").env("XDG_STATE_HOME", &state).service(name)
+    }
+
+    /// Ends it without a word and starts it again at the same address.
+    ///
+    /// # Errors
+    /// When it is not ready within half a minute.
+    pub(crate) fn kill_and_restart(&mut self) -> Result<()> {
+        self.service.kill();
+        self.service = Self::process(&self.name, &self.args)?;
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Result<()> {
         let limit = Instant::now() + Duration::from_secs(30);
         while Instant::now() < limit {
-            if matches!(http::get(admin, "/readyz"), Ok((200, _))) {
-                return Ok(gateway);
+            if matches!(http::get(self.admin, "/readyz"), Ok((200, _))) {
+                return Ok(());
             }
-            if !gateway.service.alive() {
-                bail!("the gateway ended at its start; {}", gateway.service.last_words());
+            if !self.service.alive() {
+                bail!("the gateway ended at its start; {}", self.service.last_words());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        bail!("the gateway was not ready within 30 s; {}", gateway.service.last_words())
+        bail!("the gateway was not ready within 30 s; {}", self.service.last_words())
     }
 
     /// Where operators reach it.

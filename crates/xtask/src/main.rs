@@ -16,6 +16,7 @@ mod http;
 mod large;
 mod matrix;
 mod paths;
+mod reborn;
 mod rehearse;
 mod report;
 mod restarts;
@@ -75,7 +76,7 @@ enum Task {
     Stdio(stdio::Options),
     /// `mcpool rehearse` and `mcpool doctor` against real servers.
     Rehearse(rehearse::Options),
-    /// `kill -9` and restart of a real backend under many agents.
+    /// `kill -9` and restart of a real backend, or of the gateway, under many agents.
     Restarts(restarts::Options),
     /// The gateway for long, under load and under faults, and whether it is afterwards as it was before.
     Soak(soak::Options),

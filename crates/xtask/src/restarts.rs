@@ -13,6 +13,7 @@ use crate::backends;
 use crate::driver;
 use crate::gateway::Gateway;
 use crate::http;
+use crate::reborn;
 use crate::report::Tally;
 
 /// How much of it.
@@ -30,6 +31,9 @@ pub(crate) struct Options {
     /// Only this pair of agent and backend transport, for instance `http-sse`.
     #[arg(long)]
     pair: Option<String>,
+    /// Kill the gateway instead of the backend, under this many agents of each real client.
+    #[arg(long, value_name = "AGENTS", num_args = 0..=1, default_missing_value = "40")]
+    gateway: Option<u32>,
     /// Pairs of agent and backend transport that are run.
     #[arg(skip = PAIRS.as_slice())]
     pairs: &'static [(&'static str, &'static str)],
@@ -41,7 +45,7 @@ const PAIRS: [(&str, &str); 4] = [("http", "http"), ("sse", "sse"), ("http", "ss
 impl Options {
     /// The form the gate runs: one kill on each wire.
     pub(crate) fn short() -> Self {
-        Self { seconds: 10, every: 8, agents: 100, pair: None, pairs: &PAIRS[..2] }
+        Self { seconds: 10, every: 8, agents: 100, pair: None, gateway: None, pairs: &PAIRS[..2] }
     }
 }
 
@@ -50,6 +54,9 @@ impl Options {
 /// # Errors
 /// When the gateway does not start.
 pub(crate) fn run(options: &Options) -> Result<Tally> {
+    if let Some(agents) = options.gateway {
+        return reborn::run(agents);
+    }
     let mut tally = Tally::default();
     for (agent, transport) in options.pairs {
         let pair = format!("{agent}-{transport}");

@@ -196,6 +196,11 @@ impl Service {
         bail!("{} ended before it was ready; {}", self.name, self.last_words())
     }
 
+    /// Ends it with its group, by SIGKILL, and waits for that.
+    pub(crate) fn kill(&mut self) {
+        self.group.end();
+    }
+
     /// Whether it still runs.
     pub(crate) fn alive(&mut self) -> bool {
         matches!(self.group.0.try_wait(), Ok(None))
@@ -227,14 +232,20 @@ impl Service {
 #[derive(Debug)]
 struct Group(Child);
 
-impl Drop for Group {
-    fn drop(&mut self) {
+impl Group {
+    fn end(&mut self) {
         // The leader may be gone while its children live, so the group is ended in any case.
         // No `--` before the group: dash, Debian's `sh`, takes it for a number.
         let group = format!("kill -KILL -{} 2>/dev/null", self.0.id());
         let _ = Command::new("sh").args(["-c", &group]).status();
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

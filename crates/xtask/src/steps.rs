@@ -10,7 +10,8 @@ use anyhow::{Result, bail};
 use crate::report::{Report, Tally};
 use crate::run::{Ended, Job};
 use crate::{
-    alerts, asked, conformance, large, matrix, rehearse, restarts, scenario, setup, soak, state, stdio,
+    alerts, asked, conformance, large, matrix, reborn, rehearse, restarts, scenario, setup, soak, state,
+    stdio,
 };
 
 /// One step of the gate.
@@ -64,6 +65,9 @@ pub(crate) fn all() -> Vec<Step> {
         }),
         step("restarts", "kill -9 of real backends under 100 agents (short form)", || {
             restarts::run(&restarts::Options::short())
+        }),
+        step("reborn", "kill -9 of the gateway under real clients that share (short form)", || {
+            reborn::run(10)
         }),
         step("soak", "load, faults, sessions born and dying, then quiet (short form)", || {
             soak::run(&soak::Options::short())

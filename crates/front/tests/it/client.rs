@@ -66,6 +66,12 @@ async fn start_fully(config: FrontConfig, readiness: Readiness, at: SocketAddr) 
 }
 
 impl Running {
+    /// Ends at once, as if killed.
+    pub(crate) async fn killed(self) {
+        self.done.abort();
+        let _ = self.done.await;
+    }
+
     pub(crate) fn shut_down(&mut self) {
         let _ = self.stop.take().unwrap().send(());
     }

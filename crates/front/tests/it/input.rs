@@ -152,14 +152,15 @@ async fn sessions_are_asked_for_and_never_crossed() {
         let listen = front
             .send("GET", path, &[("mcp-session-id", session), ("accept", "text/event-stream")], "")
             .await;
-        assert_eq!(listen.status(), if session == of_b { 200 } else { 404 });
+        assert_eq!(listen.status(), 404, "{path} {session}");
     }
     assert_eq!(front.say(foreign, &tool("q", "echo")).await.status, 404);
     assert_eq!(front.say(&of_b, &tool("q", "echo")).await.status, 404);
     let got = front.post("/zzz/mcp", &[("mcp-session-id", &of_b)], &tool("q", "echo")).await;
     assert_eq!((got.status.as_u16(), got.json()["error"]["data"]["backends"][0].clone()), (404, json!("a")));
-    // Under every URL that means the same backend.
-    for path in ["/b/mcp", "/b/sse/", "/mcp"] {
+    // Under every URL that means the same backend, and the unnamed one means another.
+    assert_eq!(front.post("/mcp", &[("mcp-session-id", &of_b)], &tool(1, "echo")).await.status, 404);
+    for path in ["/b/mcp", "/b/sse/"] {
         assert_eq!(
             front.post(path, &[("mcp-session-id", &of_b)], &tool(1, "echo")).await.status,
             200,

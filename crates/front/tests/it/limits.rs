@@ -147,14 +147,17 @@ async fn calls_above_the_limit_of_an_agent_are_refused_with_200() {
 }
 
 #[tokio::test]
-async fn an_idle_agent_expires_unless_it_listens() {
+async fn an_idle_agent_is_put_away_unless_it_listens() {
     let times = FrontTimes { agent_idle: LONG, ..FrontTimes::default() };
     let front = start_with(FrontConfig { times, ..FrontConfig::default() }).await;
     let (idle, listening) = (front.session("/mcp").await, front.session("/mcp").await);
     let headers = [("mcp-session-id", listening.as_str()), ("accept", "text/event-stream")];
     let stream = Sse::over(front.send("GET", "/mcp", &headers, "").await);
     until("the idle one is gone", || front.gauges.http_agents.load(Ordering::SeqCst) == 1).await;
-    assert_eq!(front.call(&idle, &tool(1, "echo")).await.status, 404);
+    assert_eq!(front.script.links.load(Ordering::SeqCst), 1);
+    // It shares, so it comes back with its next call.
+    assert_eq!(front.call(&idle, &tool(1, "echo")).await.status, 200);
+    assert_eq!(front.script.opened.load(Ordering::SeqCst), 3);
     assert_eq!(front.call(&listening, &tool(1, "echo")).await.status, 200);
     assert_eq!(front.script.saw("closed idle"), 1);
     drop(stream);

@@ -29,6 +29,8 @@ pub(crate) struct Script {
     /// The next `open` panics.
     pub(crate) open_panics: AtomicBool,
     pub(crate) open_error: Mutex<Option<CallError>>,
+    /// Whether each agent gets a session of its own.
+    pub(crate) own: AtomicBool,
     pub(crate) gate: Arc<Gate>,
     pub(crate) events: Mutex<Vec<String>>,
 }
@@ -130,6 +132,10 @@ impl Link for ScriptedLink {
                    "serverInfo": {"name": &**name, "version": "1"}})
             .to_string(),
         )
+    }
+
+    fn is_own(&self) -> bool {
+        self.script.own.load(Ordering::SeqCst)
     }
 
     fn call(&self, call: Call) -> Reply<Answer> {

@@ -22,8 +22,16 @@ impl Config {
         );
         keep("limits.sessions_per_peer", &mut new.sessions_per_peer, &old.sessions_per_peer, &mut kept);
         keep("limits.buffered", &mut new.buffered_bytes, &old.buffered_bytes, &mut kept);
+        keep("limits.deleted_sessions", &mut new.deleted_sessions, &old.deleted_sessions, &mut kept);
+        let lifetime = running.front.times.session_lifetime;
+        keep("times.session_lifetime", &mut self.front.times.session_lifetime, &lifetime, &mut kept);
+        if self.shown_sessions() != running.shown_sessions() {
+            kept.push("sessions");
+        }
+        self.sessions.clone_from(&running.sessions);
+        self.front.sessions.clone_from(&running.front.sessions);
         // The process has what it had at its start.
-        new.descriptors = old.descriptors;
+        self.front.limits.descriptors = running.front.limits.descriptors;
         kept
     }
 }

@@ -10,6 +10,7 @@ mod memory;
 mod problem;
 mod process;
 mod raw;
+mod sessions;
 mod sharing;
 mod shown;
 mod value;
@@ -32,6 +33,8 @@ use url::Url;
 
 pub(crate) use self::backend::{check_name, parse_url, transport_word};
 pub use self::problem::{Place, Problem, Problems};
+pub use self::sessions::SessionSettings;
+pub(crate) use self::sessions::keys_of;
 pub(crate) use self::shown::reached_at;
 use self::{
     check::{Checker, Environment, Words},
@@ -58,6 +61,8 @@ pub struct Config {
     pub default_backend: Option<Arc<str>>,
     /// The agent listener.
     pub front: FrontConfig,
+    /// What seals the ids of agent sessions, and where what must outlive a restart is kept.
+    pub sessions: SessionSettings,
     /// What is logged, and how.
     pub log: LogConfig,
     /// Whether a change of the file is noticed by itself, true.
@@ -134,6 +139,7 @@ impl Default for Config {
             default_mode: ModeChoice::Auto,
             default_backend: None,
             front: FrontConfig { limits: default_limits(), ..FrontConfig::default() },
+            sessions: SessionSettings::default(),
             log: LogConfig { format: LogFormat::Text, level: "info".to_owned() },
             watch: true,
             delay: Duration::ZERO,
@@ -233,7 +239,9 @@ impl Config {
                 forward_headers: Vec::new(),
                 limits: front_limits(checker, &raw.limits),
                 times: front_times(checker, &raw.times),
+                ..default.front
             },
+            sessions: sessions::read(checker, &raw.sessions, folder),
             log: LogConfig {
                 format: checker.word("log.format", &raw.log.format, formats, default.log.format),
                 level: checker.parsed("log.level", &raw.log.level, level).unwrap_or(default.log.level),
@@ -333,6 +341,7 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
         count("connections_per_peer", &raw.connections_per_peer, default.connections_per_peer),
         count("sessions_per_peer", &raw.sessions_per_peer, default.sessions_per_peer),
     );
+    let deleted_sessions = count("deleted_sessions", &raw.deleted_sessions, default.deleted_sessions);
     let calls_per_agent = count("calls_per_agent", &raw.calls_per_agent, default.calls_per_agent);
     let outbound_messages = count("agent_messages", &raw.agent_messages, default.outbound_messages);
     let adopted_calls = count("adopted_calls", &raw.adopted_calls, default.adopted_calls);
@@ -346,6 +355,7 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
         descriptors: default.descriptors,
         agent_sessions,
         sessions_per_peer,
+        deleted_sessions,
         calls_per_agent,
         body_bytes: size("body", &raw.body, default.body_bytes, 1 << 10),
         body_rate: size("body_rate", &raw.body_rate, default.body_rate, 1),
@@ -377,6 +387,7 @@ fn front_times(checker: &mut Checker<'_>, raw: &RawTimes) -> FrontTimes {
         reconnect_grace: time("reconnect_grace", &raw.reconnect_grace, default.reconnect_grace),
         orphan: time("orphan", &raw.orphan, default.orphan),
         agent_idle: time("agent_idle", &raw.agent_idle, default.agent_idle),
+        session_lifetime: time("session_lifetime", &raw.session_lifetime, default.session_lifetime),
         stream_ping: time("stream_ping", &raw.stream_ping, default.stream_ping),
         retry: time("retry", &raw.retry, default.retry),
         drain: default.drain,

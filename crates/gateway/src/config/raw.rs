@@ -31,6 +31,7 @@ pub(super) struct RawConfig {
     pub(super) allowed_origins: Vec<Spanned<String>>,
     pub(super) unauthenticated: Text,
     pub(super) watch: Switch,
+    pub(super) sessions: RawSessions,
     pub(super) limits: RawLimits,
     pub(super) times: RawTimes,
     pub(super) log: RawLog,
@@ -50,6 +51,15 @@ pub(crate) struct RawProfile {
     pub(crate) serialize_writes: Switch,
 }
 
+/// `[sessions]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawSessions {
+    pub(super) keys: Vec<Spanned<String>>,
+    pub(super) key_file: Text,
+    pub(super) state_dir: Text,
+}
+
 /// `[limits]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -58,6 +68,7 @@ pub(super) struct RawLimits {
     pub(super) connections_per_peer: Amount,
     pub(super) agent_sessions: Amount,
     pub(super) sessions_per_peer: Amount,
+    pub(super) deleted_sessions: Amount,
     pub(super) calls_per_agent: Amount,
     pub(super) body: Amount,
     pub(super) body_rate: Amount,
@@ -85,6 +96,7 @@ pub(super) struct RawTimes {
     pub(super) reconnect_grace: Span,
     pub(super) orphan: Span,
     pub(super) agent_idle: Span,
+    pub(super) session_lifetime: Span,
     pub(super) stream_ping: Span,
     pub(super) retry: Span,
 }

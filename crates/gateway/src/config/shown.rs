@@ -41,6 +41,7 @@ impl Config {
             },
         );
         put(&mut top, "watch", self.watch);
+        put(&mut top, "sessions", self.shown_sessions());
         put(&mut top, "limits", limits(&front.limits));
         put(&mut top, "times", times(&front.times));
         let mut log = Table::new();
@@ -72,12 +73,27 @@ impl Config {
     }
 }
 
+impl Config {
+    pub(super) fn shown_sessions(&self) -> Table {
+        let mut table = Table::new();
+        let keys = self.sessions.keys.iter().map(|_| Value::from(MASK));
+        put(&mut table, "keys", keys.collect::<Vec<_>>());
+        if let Some((path, _)) = &self.sessions.key_file {
+            put(&mut table, "key_file", path.clone());
+        }
+        let folder = self.state_dir().map_or_else(String::new, |folder| folder.display().to_string());
+        put(&mut table, "state_dir", folder);
+        table
+    }
+}
+
 fn limits(limits: &FrontLimits) -> Table {
     let mut table = Table::new();
     put(&mut table, "connections", number(limits.connections));
     put(&mut table, "connections_per_peer", number(limits.connections_per_peer));
     put(&mut table, "agent_sessions", number(limits.agent_sessions));
     put(&mut table, "sessions_per_peer", number(limits.sessions_per_peer));
+    put(&mut table, "deleted_sessions", number(limits.deleted_sessions));
     put(&mut table, "calls_per_agent", number(limits.calls_per_agent));
     put(&mut table, "body", show_size(limits.body_bytes as u64));
     put(&mut table, "body_rate", show_size(limits.body_rate as u64));
@@ -105,6 +121,7 @@ fn times(times: &FrontTimes) -> Table {
         ("reconnect_grace", times.reconnect_grace),
         ("orphan", times.orphan),
         ("agent_idle", times.agent_idle),
+        ("session_lifetime", times.session_lifetime),
         ("stream_ping", times.stream_ping),
         ("retry", times.retry),
     ] {

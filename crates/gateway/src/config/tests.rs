@@ -348,6 +348,43 @@ fn the_command_line_wins_and_adds() {
 }
 
 #[test]
+fn session_keys_are_checked_and_never_shown() {
+    let secret = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let text = "[sessions]\nkeys = [\"${NEW}\", \"${OLD:-short}\"]";
+    let environment = |name: &str| (name == "NEW").then(|| secret.to_owned());
+    let error = parse_with(text, &environment).unwrap_err().to_string();
+    let expect = "file.toml:2: sessions.keys: not a key; write 32 random bytes in base64, such as `openssl rand -base64 \
+                  32` prints";
+    assert_eq!(error, expect);
+    let config = parse_with(text, &|_| Some(secret.to_owned())).unwrap();
+    assert_eq!(config.sessions.configured().len(), 2);
+    assert!(config.shown()["sessions"].to_string().contains("keys = [\"***\", \"***\"]"));
+    assert!(!format!("{} {config:?}", config.shown()).contains(secret));
+    check(
+        "[sessions]\nkey_file = \"no-such.keys\"",
+        "file.toml:2: sessions.key_file: cannot read \"no-such.keys\": No such file or directory (os error 2)",
+    );
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let error = Config::parse("file.toml", "[sessions]\nkey_file = \"Cargo.toml\"", folder, &|_| None);
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.starts_with("file.toml:2: sessions.key_file: \"Cargo.toml\": line 1 is not a key"),
+        "{error}"
+    );
+    let state = parse("[sessions]\nstate_dir = \"here\"").unwrap().state_dir().unwrap();
+    assert!(state.is_absolute() && state.ends_with("here"), "{state:?}");
+}
+
+#[test]
+fn keys_of_a_file_come_in_their_order() {
+    let (new, old) =
+        ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "HwECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+    let keys = keys_of(&format!("# since spring\n{new}\n\n{old}\n")).unwrap();
+    assert_eq!(keys.iter().map(mcpool_front::SessionKey::to_secret_text).collect::<Vec<_>>(), [new, old]);
+    assert_eq!(keys_of("# none\n").unwrap_err(), "there is no key in it");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let error = Config::load(Some(Path::new("no-such.toml")), Overrides::default()).unwrap_err().to_string();
     assert!(error.starts_with("no-such.toml: cannot read the configuration: "), "{error}");

@@ -53,6 +53,9 @@ impl Log {
                 warn!(target: AGENT, from = from.as_str(), state = to.as_str(), buffered_bytes = held, limit_bytes = limit, "memory for agents: {}", advice(*to));
             }
             FrontEvent::Shed { action } => debug!(target: AGENT, action, "memory is short"),
+            FrontEvent::Restore { outcome } => {
+                debug!(target: AGENT, outcome = outcome.as_str(), "agent session that is not held");
+            }
             FrontEvent::Responded { .. } | FrontEvent::Dropped { .. } | FrontEvent::AuthorizationIgnored => {}
         }
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mcpool_front::{Cause, FrontEvent, Gauges, REFUSALS, Readiness, Rung, SHED, Transport};
+use mcpool_front::{Cause, FrontEvent, Gauges, REFUSALS, Readiness, Restore, Rung, SHED, Transport};
 use mcpool_upstream::DROPPED_KINDS;
 use metrics::{Counter, Gauge};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
@@ -30,6 +30,7 @@ pub struct Metrics {
     responses: Vec<Counter>,
     refused: PerValue<Counter>,
     authorization_ignored: Counter,
+    restores: PerValue<Counter>,
     dropped: PerValue<Counter>,
     slow_agents_closed: Counter,
     agent_sessions: [Gauge; 2],
@@ -72,6 +73,9 @@ impl Metrics {
                 counter(&recorder, "mcpool_agent_refused_total", &[("kind", kind)])
             }),
             authorization_ignored: counter(&recorder, "mcpool_authorization_ignored_total", &[]),
+            restores: PerValue::new(RESTORES, |outcome| {
+                counter(&recorder, "mcpool_agent_restores_total", &[("outcome", outcome)])
+            }),
             dropped: PerValue::new(DROPPED, |kind| {
                 counter(&recorder, "mcpool_messages_dropped_total", &[("kind", kind)])
             }),
@@ -174,6 +178,11 @@ impl Metrics {
                 }
             }
             FrontEvent::Panicked { task, .. } => self.panicked(task),
+            FrontEvent::Restore { outcome } => {
+                if let Some(counter) = self.restores.of(outcome.as_str()) {
+                    counter.increment(1);
+                }
+            }
             FrontEvent::AgentOpened { .. } | FrontEvent::AgentClosed { .. } => {}
         }
     }
@@ -282,6 +291,16 @@ const TASKS: &[&str] = &[
     "relief",
     "admin",
     "other",
+];
+/// Every [`Restore`] as its label.
+const RESTORES: &[&str] = &[
+    Restore::Restored.as_str(),
+    Restore::Deleted.as_str(),
+    Restore::Expired.as_str(),
+    Restore::Forgotten.as_str(),
+    Restore::Own.as_str(),
+    Restore::Full.as_str(),
+    Restore::Failed.as_str(),
 ];
 /// Those of [`DROPPED_KINDS`], and what only the front drops.
 const DROPPED: &[&str] = &[

@@ -25,8 +25,9 @@ fn with_example() -> String {
         Some(key) if !key.is_empty() && !key.starts_with(' ') => key.to_owned(),
         _ => line.to_owned(),
     };
-    // The one key that names a file which is not there.
-    FILE.lines().map(line).filter(|line| !line.starts_with("tls.ca_file")).collect::<Vec<_>>().join("\n")
+    // The keys that name a file which is not there.
+    let is_there = |line: &String| !line.starts_with("tls.ca_file") && !line.starts_with("key_file");
+    FILE.lines().map(line).filter(is_there).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -65,12 +66,14 @@ fn both(table: &Table) -> toml::Value {
 
 #[test]
 fn the_file_and_the_code_name_the_same_keys() {
-    let whole = format!("{}\ntls.ca_file = \"x\"", with_example());
+    let whole = with_example().replace("[sessions]", "[sessions]\nkey_file = \"x\"");
+    let whole = format!("{whole}\ntls.ca_file = \"x\"");
     let table: Table = whole.parse().unwrap();
     let example = &both(&table);
     let mut expect = fields::<raw::RawConfig>();
     assert_eq!(keys(&table), std::mem::take(&mut expect));
     for (section, fields) in [
+        (&table["sessions"], fields::<raw::RawSessions>()),
         (&table["limits"], fields::<raw::RawLimits>()),
         (&table["times"], fields::<raw::RawTimes>()),
         (&table["log"], fields::<raw::RawLog>()),
@@ -88,10 +91,12 @@ fn the_file_and_the_code_name_the_same_keys() {
 fn what_is_printed_names_the_same_keys_and_reads_the_same() {
     let mut config = read(&with_example());
     config.ca_files.insert("example".into(), "x".to_owned());
+    config.sessions.key_file = Some(("x".to_owned(), Vec::new()));
     let shown = config.shown();
     let example = &both(&shown);
     assert_eq!(keys(&shown), fields::<raw::RawConfig>());
     for (section, fields) in [
+        (&shown["sessions"], fields::<raw::RawSessions>()),
         (&shown["limits"], fields::<raw::RawLimits>()),
         (&shown["times"], fields::<raw::RawTimes>()),
         (&shown["log"], fields::<raw::RawLog>()),
@@ -104,6 +109,7 @@ fn what_is_printed_names_the_same_keys_and_reads_the_same() {
         assert_eq!(keys(section.as_table().unwrap()), fields);
     }
     config.ca_files.clear();
+    config.sessions.key_file = None;
     let again = read(&toml::to_string(&config.shown()).unwrap());
     assert_eq!(again.shown(), config.shown());
     let (again, config) = (&again.backends[0], &config.backends[0]);

@@ -1,0 +1,121 @@
+//! What an id opens for, and that nothing else does.
+
+use std::collections::HashSet;
+
+use super::*;
+
+const TAG_AND_REST: usize = 64;
+
+fn target(name: &str) -> Target {
+    Target { name: name.into() }
+}
+
+fn keys() -> (SessionKey, SessionKeys) {
+    let key = SessionKey::random().unwrap();
+    (key.clone(), SessionKeys::new(&[key]))
+}
+
+const FACTS: Facts =
+    Facts { issued: 1_795_000_000_123, revision: Some(Revision::V2025_06_18), own: false, interactive: true };
+
+#[test]
+fn an_id_says_what_was_sealed_and_only_for_whom_and_where() {
+    let (_, keys) = keys();
+    let (a, b) = (target("a"), target("b"));
+    let here = Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &a };
+    for revision in REVISIONS.map(Some).into_iter().chain([None]) {
+        for (own, interactive) in [(false, false), (true, false), (false, true), (true, true)] {
+            let facts = Facts { revision, own, interactive, ..FACTS };
+            let id = keys.seal(7, &facts, &here).unwrap();
+            assert_eq!(keys.open(id, &here), Some(facts));
+            assert_eq!(facts.is_restorable(), !own && !interactive);
+        }
+    }
+    let id = keys.seal(0, &FACTS, &here).unwrap();
+    assert_eq!(keys.open(id, &Presented { target: &b, ..here }), None);
+    assert_eq!(keys.open(id, &Presented { transport: Transport::Sse, ..here }), None);
+    assert_eq!(self::keys().1.open(id, &here), None);
+}
+
+/// There is one principal so far; that it counts is shown on what is authenticated.
+#[test]
+fn what_an_id_is_bound_to_is_unambiguous() {
+    let (a, b) = (target("a"), target("b"));
+    let here = Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &a };
+    let bound = here.bound_to([2, 0, 0, 0]);
+    let name = Principal::Anonymous.as_str();
+    assert_eq!(&bound[..5], &[2, 0, 0, 0, Transport::Http as u8]);
+    assert_eq!(&bound[5..13], &(name.len() as u64).to_be_bytes());
+    assert_eq!(&bound[13..], format!("{name}a").as_bytes());
+    assert_ne!(bound, Presented { target: &b, ..here }.bound_to([2, 0, 0, 0]));
+    assert_ne!(bound, here.bound_to([2, 0, 0, 1]));
+}
+
+#[test]
+fn a_flipped_bit_opens_nothing_wherever_it_is() {
+    let (_, keys) = keys();
+    let a = target("a");
+    let here = Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &a };
+    let text = keys.seal(0, &FACTS, &here).unwrap().to_text();
+    assert_eq!(text.len(), TAG_AND_REST);
+    let opens = |text: &str| AgentSessionId::parse(text).and_then(|id| keys.open(id, &here)).is_some();
+    assert!(opens(&text));
+    for place in 0..text.len() {
+        for bit in 0..7 {
+            let mut flipped = text.clone().into_bytes();
+            flipped[place] ^= 1 << bit;
+            assert!(!opens(&String::from_utf8(flipped).unwrap()), "bit {bit} of character {place}");
+        }
+    }
+    // The bits of the id itself, and not only those that leave a readable text.
+    let (head, nonce, sealed) = AgentSessionId::parse(&text).unwrap().parts();
+    let bytes = [&head[..], &nonce, &sealed].concat();
+    for bit in 0..bytes.len() * 8 {
+        let mut bytes = bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let head = *bytes.first_chunk().unwrap();
+        let id = AgentSessionId::of_parts(head, bytes[4..16].try_into().unwrap(), &bytes[16..]).unwrap();
+        assert_eq!(keys.open(id, &here), None, "bit {bit}");
+    }
+}
+
+#[test]
+fn a_million_ids_are_all_different_and_in_no_order() {
+    let (_, keys) = keys();
+    let a = target("a");
+    let here = Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &a };
+    let mut seen = HashSet::with_capacity(1_000_000);
+    let (mut prints, mut rising, mut last) = (HashSet::with_capacity(1_000_000), 0, 0);
+    for _ in 0..1_000_000 {
+        // All of one moment: nothing but chance tells them apart.
+        let id = keys.seal(0, &FACTS, &here).unwrap();
+        assert!(seen.insert(id));
+        assert!(prints.insert(print_of(id)), "two ids that would be deleted as one");
+        rising += usize::from(print_of(id) > last);
+        last = print_of(id);
+    }
+    assert!((495_000..505_000).contains(&rising), "{rising} of a million rise");
+}
+
+#[test]
+fn a_key_that_was_replaced_still_opens_and_no_longer_seals() {
+    let ((old, only_old), (new, only_new)) = (keys(), keys());
+    let both = SessionKeys::new(&[new, old]);
+    let a = target("a");
+    let here = Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &a };
+    let before = only_old.seal(0, &FACTS, &here).unwrap();
+    assert_eq!(both.open(before, &here), Some(FACTS));
+    let after = both.seal(0, &FACTS, &here).unwrap();
+    assert_eq!((only_new.open(after, &here), only_old.open(after, &here)), (Some(FACTS), None));
+}
+
+#[test]
+fn keys_are_read_as_they_are_written_and_never_shown() {
+    let (key, keys) = keys();
+    let text = key.to_secret_text();
+    assert_eq!(SessionKey::parse(&format!(" {text}\n")).unwrap(), key);
+    for bad in ["", "hunter2", "AAAA", &text[1..]] {
+        assert!(SessionKey::parse(bad).unwrap_err().starts_with("not a key"), "{bad}");
+    }
+    assert_eq!(format!("{key:?} {keys:?}"), "SessionKey(..) SessionKeys(..)");
+}

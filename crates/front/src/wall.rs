@@ -1,0 +1,107 @@
+//! The wall clock, for the one thing that outlives the process: the age of sealed ids. All timers are monotonic.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// How wrong the wall clock may be: set a day forward or back it neither ends a session nor refuses one.
+const LEEWAY: u64 = 24 * 60 * 60 * 1_000;
+
+/// Where the time of day comes from.
+#[derive(Clone)]
+pub struct WallClock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
+
+/// Tells which ids are still worth something.
+pub(crate) struct Age {
+    clock: WallClock,
+    /// Milliseconds.
+    lifetime: u64,
+    /// When this life of the gateway began.
+    pub(crate) began: u64,
+}
+
+impl WallClock {
+    /// A clock of one's own.
+    #[must_use]
+    pub fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// Milliseconds since 1970.
+    pub(crate) fn now(&self) -> u64 {
+        let since = (self.0)().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for WallClock {
+    fn default() -> Self {
+        Self::new(SystemTime::now)
+    }
+}
+
+impl fmt::Debug for WallClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WallClock(..)")
+    }
+}
+
+impl Age {
+    pub(crate) fn new(clock: WallClock, lifetime: Duration) -> Self {
+        let began = clock.now();
+        Self { clock, lifetime: u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX), began }
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Whether an id given out then is not too old, and not from a future further off than a clock may be wrong.
+    pub(crate) fn is_good(&self, issued: u64) -> bool {
+        issued >= self.expired() && issued <= self.now().saturating_add(LEEWAY)
+    }
+
+    /// Ids given out before this moment are worth nothing any more.
+    pub(crate) fn expired(&self) -> u64 {
+        self.now().saturating_sub(self.lifetime.saturating_add(LEEWAY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    const HOUR: u64 = 60 * 60 * 1_000;
+
+    #[test]
+    fn a_clock_that_is_a_day_off_ends_nothing_and_one_that_is_further_off_does() {
+        let now = Arc::new(AtomicU64::new(1_000 * HOUR));
+        let shown = Arc::clone(&now);
+        let clock = WallClock::new(move || UNIX_EPOCH + Duration::from_millis(shown.load(Ordering::Relaxed)));
+        let age = Age::new(clock, Duration::from_millis(10 * HOUR));
+        let issued = age.now();
+        for (shown, good) in [
+            (1_000 * HOUR, true),
+            (1_000 * HOUR - 24 * HOUR, true),
+            (1_000 * HOUR - 24 * HOUR - 1, false),
+            (1_000 * HOUR + 34 * HOUR, true),
+            (1_000 * HOUR + 34 * HOUR + 1, false),
+            (0, false),
+            (u64::MAX / 1_000_000, false),
+        ] {
+            now.store(shown, Ordering::Relaxed);
+            assert_eq!(age.is_good(issued), good, "{shown}");
+        }
+        assert_eq!(age.began, 1_000 * HOUR);
+    }
+
+    #[test]
+    fn a_clock_before_1970_is_1970() {
+        let clock = WallClock::new(|| UNIX_EPOCH - Duration::from_secs(1));
+        assert_eq!(clock.now(), 0);
+    }
+}

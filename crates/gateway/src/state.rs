@@ -1,0 +1,139 @@
+//! What outlives the process: the key of agent session ids and which of them were deleted, in one folder that is one
+//! gateway's alone.
+//!
+//! Nothing here keeps the gateway from starting. What cannot be kept is said in the log, with what it means: ids that are
+//! worth nothing after a restart, so that agents initialise again.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use mcpool_front::{SessionKey, SessionKeys, SessionsConfig};
+
+use crate::config::{Config, keys_of};
+
+const LOCK: &str = "lock";
+const KEY: &str = "session.key";
+const DELETED: &str = "deleted-sessions";
+
+/// What outlives the process; the folder is ours until this is dropped, or the process ends however it ends.
+pub struct State {
+    /// For the front.
+    pub sessions: SessionsConfig,
+    _lock: Option<File>,
+}
+
+impl State {
+    /// Opens the folder, and makes what is not there yet.
+    #[must_use]
+    pub fn open(config: &Config) -> Self {
+        let configured = config.sessions.configured();
+        let Some(folder) = config.state_dir() else {
+            let state = Self::without_folder(&configured);
+            if config.listen.port() != 0 {
+                warn("there is no folder for it: set sessions.state_dir, or HOME", &configured);
+            }
+            return state;
+        };
+        let opened = own(&folder).and_then(|lock| {
+            let keys = if configured.is_empty() { kept_key(&folder)? } else { configured.clone() };
+            Ok((lock, keys))
+        });
+        match opened {
+            Ok((lock, keys)) => {
+                let sessions = SessionsConfig {
+                    keys: SessionKeys::new(&keys),
+                    deleted: Some(folder.join(DELETED)),
+                    ..SessionsConfig::default()
+                };
+                Self { sessions, _lock: Some(lock) }
+            }
+            Err(why) => {
+                warn(&format!("{}: {why}", folder.display()), &configured);
+                Self::without_folder(&configured)
+            }
+        }
+    }
+
+    fn without_folder(configured: &[SessionKey]) -> Self {
+        let keys = match configured {
+            [] => SessionKeys::default(),
+            keys => SessionKeys::new(keys),
+        };
+        Self { sessions: SessionsConfig { keys, ..SessionsConfig::default() }, _lock: None }
+    }
+}
+
+fn warn(why: &str, configured: &[SessionKey]) {
+    if configured.is_empty() {
+        tracing::warn!(why, "cannot keep the key of agent sessions: after a restart agents initialise again");
+    } else {
+        tracing::warn!(
+            why,
+            "cannot keep which agent sessions were deleted: after a restart they may come back"
+        );
+    }
+}
+
+/// The folder, ours alone: two gateways that write into one would forget each other's deletions.
+fn own(folder: &Path) -> io::Result<File> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(folder.join(LOCK))
+        .map_err(named(LOCK))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            Err(io::Error::other("another gateway uses this folder; give each its own sessions.state_dir"))
+        }
+        Err(TryLockError::Error(why)) => Err(named(LOCK)(why)),
+    }
+}
+
+/// The keys of an earlier life, or a new one.
+fn kept_key(folder: &Path) -> io::Result<Vec<SessionKey>> {
+    let path = folder.join(KEY);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            if fs::metadata(&path).is_ok_and(|known| known.permissions().mode() & 0o077 != 0) {
+                tracing::warn!(file = %path.display(), "others can read the key of agent sessions: chmod 600");
+            }
+            keys_of(&text).map_err(|why| named(KEY)(io::Error::other(why)))
+        }
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {
+            let key = SessionKey::random()
+                .ok_or_else(|| io::Error::other("the system has no randomness to give"))?;
+            write_key(folder, &key).map_err(named(KEY))?;
+            Ok(vec![key])
+        }
+        Err(why) => Err(named(KEY)(why)),
+    }
+}
+
+/// All of it or nothing: a gateway that dies here leaves no half of a key.
+fn write_key(folder: &Path, key: &SessionKey) -> io::Result<()> {
+    let new = folder.join("session.key.new");
+    // What a life that died here left may have other permissions.
+    match fs::remove_file(&new) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
+    writeln!(file, "{}", key.to_secret_text())?;
+    file.sync_all()?;
+    fs::rename(&new, folder.join(KEY))?;
+    File::open(folder)?.sync_all()
+}
+
+fn named(file: &'static str) -> impl Fn(io::Error) -> io::Error {
+    move |why| io::Error::new(why.kind(), format!("{file}: {why}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! What is kept, for whom it can be read, and that nothing of it keeps the gateway from starting.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use super::*;
+
+/// A folder of this test's own, gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mcpool-state-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config::default();
+        config.sessions.state_dir = Some(self.0.join("state"));
+        config
+    }
+
+    fn key(&self) -> String {
+        fs::read_to_string(self.0.join("state").join(KEY)).unwrap()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_key_is_made_once_for_us_alone_and_kept() {
+    let folder = Folder::new();
+    let first = State::open(&folder.config());
+    assert!(first.sessions.deleted.as_ref().unwrap().ends_with(DELETED));
+    let key = folder.key();
+    SessionKey::parse(&key).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let state = folder.0.join("state");
+    assert_eq!((mode(&state), mode(&state.join(KEY))), (0o700, 0o600));
+    assert!(!state.join("session.key.new").exists());
+    drop(first);
+    drop(State::open(&folder.config()));
+    assert_eq!(folder.key(), key);
+}
+
+#[test]
+fn a_folder_that_is_in_use_is_not_shared() {
+    let folder = Folder::new();
+    let first = State::open(&folder.config());
+    assert!(State::open(&folder.config()).sessions.deleted.is_none());
+    drop(first);
+    assert!(State::open(&folder.config()).sessions.deleted.is_some());
+}
+
+#[test]
+fn what_cannot_be_kept_does_not_keep_it_from_starting() {
+    // A file stands where the folder should be.
+    let folder = Folder::new();
+    fs::create_dir_all(&folder.0).unwrap();
+    fs::write(folder.0.join("state"), "").unwrap();
+    assert!(State::open(&folder.config()).sessions.deleted.is_none());
+    // A key that is none.
+    let folder = Folder::new();
+    drop(State::open(&folder.config()));
+    fs::write(folder.0.join("state").join(KEY), "hunter2\n").unwrap();
+    assert!(State::open(&folder.config()).sessions.deleted.is_none());
+    assert_eq!(folder.key(), "hunter2\n", "an operator's file is not overwritten");
+    // No port of its own, no state of its own.
+    let mut config = Config::default();
+    config.listen.set_port(0);
+    assert!(config.state_dir().is_none() && State::open(&config).sessions.deleted.is_none());
+}
+
+#[test]
+fn configured_keys_are_used_and_none_is_made() {
+    let folder = Folder::new();
+    let mut config = folder.config();
+    config.sessions.keys = vec![SessionKey::random().unwrap()];
+    assert!(State::open(&config).sessions.deleted.is_some());
+    assert!(!folder.0.join("state").join(KEY).exists());
+}
+
+#[test]
+fn gateways_on_one_machine_have_folders_of_their_own() {
+    let mut config = Config::default();
+    let before = config.state_dir();
+    config.listen.set_port(9_900);
+    let after = config.state_dir();
+    assert_ne!(before, after);
+    if let Some(folder) = after {
+        assert!(folder.ends_with("mcpool/127.0.0.1-9900"), "{folder:?}");
+    }
+    config.listen = "[::1]:9900".parse().unwrap();
+    if let Some(folder) = config.state_dir() {
+        assert!(folder.ends_with("mcpool/--1-9900"), "{folder:?}");
+    }
+}

@@ -1,0 +1,51 @@
+// Agents that live through a restart of the gateway, with a TypeScript client; the twin of drivers/reborn.py.
+//
+// On HTTP+SSE the calls after the restart are made while the client's EventSource is on its way back to its stream: their
+// answers come with it.
+import { createInterface } from 'node:readline';
+import { randomUUID } from 'node:crypto';
+import { parseArgs } from 'node:util';
+import { load, said } from './sdk.mjs';
+
+const { values: o } = parseArgs({
+  options: {
+    client: { type: 'string' },
+    url: { type: 'string' },
+    transport: { type: 'string' },
+    agents: { type: 'string', default: '10' },
+    patience: { type: 'string', default: '30' },
+  },
+});
+const timeout = Number(o.patience) * 1000;
+const sdk = await load(o.client);
+const noises = [];
+
+async function agent() {
+  const Transport = o.transport === 'sse' ? sdk.SSEClientTransport : sdk.StreamableHTTPClientTransport;
+  const client = new sdk.Client({ name: `mcpool-gate-${o.client}`, version: '1' });
+  client.onerror = (error) => noises.push(said(error));
+  await client.connect(new Transport(new URL(o.url)), { timeout });
+  await echo(client);
+  return client;
+}
+
+async function echo(client) {
+  const nonce = randomUUID();
+  const answer = await sdk.call(client, { name: 'echo', arguments: { nonce } }, { timeout });
+  const text = answer.content?.[0]?.text;
+  if (text !== nonce) throw new Error(`asked with ${nonce}, answered ${JSON.stringify(answer).slice(0, 80)}`);
+}
+
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const agents = await Promise.all(Array.from({ length: Number(o.agents) }, agent));
+console.log(`ready ${agents.length}`);
+await lines.next();
+const ends = await Promise.allSettled(agents.map(echo));
+const failed = {};
+for (const { reason } of ends.filter((end) => end.status === 'rejected')) {
+  failed[said(reason)] = (failed[said(reason)] ?? 0) + 1;
+}
+console.log(JSON.stringify({ ok: ends.filter((end) => end.status === 'fulfilled').length, failed }));
+console.error(noises.slice(0, 20).join('\n'));
+await lines.next();
+process.exit(0);
