@@ -25,8 +25,7 @@ use crate::{
 /// Messages between the POST handlers and the task of one agent; handlers wait for room.
 const WORK: usize = 16;
 
-/// A GET without session: a new agent, or one that lost its connection and comes back. After a restart it gets its old
-/// id again, so that what it posts on its way finds it.
+/// A GET without session: a new agent, or one that lost its connection and comes back; after a restart under its old id.
 pub(crate) fn open<B: Backends>(front: &Arc<Front<B>>, headers: &HeaderMap, name: Option<&str>) -> Served {
     let target = match front.backends.target(name) {
         Ok(target) => target,
@@ -44,25 +43,22 @@ pub(crate) fn open<B: Backends>(front: &Arc<Front<B>>, headers: &HeaderMap, name
         id = front.worth(known, &presented).is_ok().then_some(known);
     }
     loop {
-        match begin(front, headers, target.clone(), id.take(), |agent| attach(front, agent)) {
-            Ok((_, Some(served))) => return served,
+        match begin(front, headers, target.clone(), id.take()) {
+            Ok(Some(served)) => return served,
             Err(refused) => return *refused,
             // Its session of before is just ending: it gets another.
-            Ok((_, None)) => {}
+            Ok(None) => {}
         }
     }
 }
 
-type Begun<L, T> = Result<(Arc<Agent<L>>, T), Box<Served>>;
-
-/// An agent session and its task, under a new id or the one it had; `first` happens before the task runs.
-fn begin<B: Backends, T>(
+/// The stream of an agent session under a new id or the one it had, with its task if it is new.
+fn begin<B: Backends>(
     front: &Arc<Front<B>>,
     headers: &HeaderMap,
     target: Target,
     restored: Option<AgentSessionId>,
-    first: impl FnOnce(&Agent<B::Link>) -> T,
-) -> Begun<B::Link, T> {
+) -> Result<Option<Served>, Box<Served>> {
     let common = &front.common;
     if common.is_draining() || front.agents.is_full() {
         let request_id = common.request_id().to_string();
@@ -76,14 +72,14 @@ fn begin<B: Backends, T>(
     let (agent, is_new) =
         front.agents.insert(Agent { id, core: Arc::clone(&core), side: Side::Sse { work } });
     // Attached before its task runs, so that the task never sees it absent without reason.
-    let first = first(&agent);
+    let served = attach(front, &agent);
     if is_new {
         if restored.is_some() {
             front.told(Restore::Restored);
         }
         front.tasks.spawn(AgentStream::new(Arc::clone(front), id, core, inbox).run());
     }
-    Ok((agent, first))
+    Ok(served)
 }
 
 /// A POST that names a session.
@@ -94,8 +90,11 @@ pub(crate) async fn parcel<B: Backends>(
     session: &str,
     parcel: Parcel,
 ) -> Served {
-    let agent = find(front, headers, name, session).or_else(|| returning(front, headers, name, session));
-    let Some(agent) = agent else { return Served::unknown_session(parcel.id()) };
+    // One of an earlier life is 404 until its stream is back: not every client comes back as the one it was, and an answer
+    // that nobody fetches would be waited for.
+    let Some(agent) = find(front, headers, name, session) else {
+        return Served::unknown_session(parcel.id());
+    };
     let Side::Sse { work } = &agent.side else { return Served::unknown_session(parcel.id()) };
     match work.send(Box::new(parcel)).await {
         Ok(()) => Served::accepted(),
@@ -129,30 +128,6 @@ fn find<B: Backends>(
     let (id, target) = AgentSessionId::parse(session).zip(front.backends.target(name).ok())?;
     let principal = front.principal(headers);
     front.agents.find(id, &Presented { transport: Transport::Sse, principal: &principal, target: &target })
-}
-
-/// An agent of the gateway's last life whose message is here before its stream is: both were on their way when the
-/// gateway came back. Its answers wait for the stream as long as those of any agent that is away.
-fn returning<B: Backends>(
-    front: &Arc<Front<B>>,
-    headers: &HeaderMap,
-    name: Option<&str>,
-    session: &str,
-) -> Option<Arc<Agent<B::Link>>> {
-    let common = &front.common;
-    if u128::from(common.millis()) > common.config.times.reconnect_grace.as_millis() {
-        return None;
-    }
-    let (id, target) = AgentSessionId::parse(session).zip(front.backends.target(name).ok())?;
-    let principal = front.principal(headers);
-    let presented = Presented { transport: Transport::Sse, principal: &principal, target: &target };
-    let facts = front.worth(id, &presented).ok()?;
-    // One of this life is over for a reason.
-    if facts.issued >= common.age.began {
-        return None;
-    }
-    let (agent, ()) = begin(front, headers, target, Some(id), |_| ()).ok()?;
-    (!agent.core.has_ended()).then_some(agent)
 }
 
 fn attach<B: Backends>(front: &Front<B>, agent: &Agent<B::Link>) -> Option<Served> {
