@@ -38,6 +38,7 @@ impl Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mcpool"));
         command.args(["serve", "--log-format", "json", "--config"]).arg(folder.join("mcpool.toml"));
         command.args(["--listen", &listen.to_string(), "--admin-listen", &admin.to_string()]);
+        command.env("XDG_STATE_HOME", &folder);
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
