@@ -8,7 +8,7 @@ use mcpool_testkit::{
     agent::{Agent, AgentConfig},
 };
 use mcpool_upstream::{Endpoint, HttpEndpoint, Times, TransportChoice};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use tokio::{
     io::copy_bidirectional,
@@ -35,6 +35,8 @@ impl Tls {
         let root_key = KeyPair::generate().expect("a key");
         let mut root = CertificateParams::new(Vec::new()).expect("a root");
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Two roots of one name would be one root with a bad signature.
+        root.distinguished_name.push(DnType::CommonName, format!("root of {name}"));
         let root_pem = root.self_signed(&root_key).expect("a root").pem();
         let key = KeyPair::generate().expect("a key");
         let shown = CertificateParams::new(vec![name.to_owned()]).expect("a name");

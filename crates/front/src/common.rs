@@ -36,7 +36,7 @@ pub(crate) struct Common {
     pub(crate) adopt: mpsc::Sender<Box<Adopted>>,
     /// Everything ends now.
     pub(crate) kill: CancellationToken,
-    /// Which ids are too old, and when this life began.
+    /// Which ids are too old.
     pub(crate) age: Age,
     pub(crate) tombstones: Tombstones,
     draining: AtomicBool,

@@ -27,8 +27,7 @@ use crate::{
 /// Messages between the POST handlers and the task of one agent; handlers wait for room.
 const WORK: usize = 16;
 
-/// A GET without session: a new agent, or one that lost its connection and comes back. After a restart it gets its old
-/// id again, so that what it posts on its way finds it.
+/// A GET without session: a new agent, or one that lost its connection and comes back; after a restart under its old id.
 pub(crate) async fn open<B: Backends>(
     front: &Arc<Front<B>>,
     peer: IpAddr,
@@ -55,41 +54,39 @@ pub(crate) async fn open<B: Backends>(
             Ok(seat) => seat,
             Err(why) => return Served::no_place(None, &front.common.request_id().to_string(), why),
         };
-        match begin(front, headers, target.clone(), id.take(), Some(seat), |agent| attach(front, agent)) {
-            Some((_, Some(served))) => return served,
-            None => return Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway),
+        match begin(front, headers, target.clone(), id.take(), seat) {
+            Ok(Some(served)) => return served,
+            Err(refused) => return *refused,
             // Its session of before is just ending: it gets another.
-            Some((_, None)) => {}
+            Ok(None) => {}
         }
     }
 }
 
-type Begun<L, T> = Option<(Arc<Agent<L>>, T)>;
-
-/// An agent session and its task, under a new id or the one it had; `first` happens before the task runs. `None` when
-/// the system has no randomness for an id.
-fn begin<B: Backends, T>(
+/// The stream of an agent session under a new id or the one it had, with its task if it is new.
+fn begin<B: Backends>(
     front: &Arc<Front<B>>,
     headers: &HeaderMap,
     target: Target,
     restored: Option<AgentSessionId>,
-    seat: Option<PeerSeat>,
-    first: impl FnOnce(&Agent<B::Link>) -> T,
-) -> Begun<B::Link, T> {
-    let core = front.new_agent(target, Transport::Sse, headers, seat);
-    let id = restored.or_else(|| front.mint(&core, false, false))?;
+    seat: PeerSeat,
+) -> Result<Option<Served>, Box<Served>> {
+    let core = front.new_agent(target, Transport::Sse, headers, Some(seat));
+    let Some(id) = restored.or_else(|| front.mint(&core, false, false)) else {
+        return Err(Box::new(Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway)));
+    };
     let (work, inbox) = mpsc::channel(WORK);
     let (agent, is_new) =
         front.agents.insert(Agent { id, core: Arc::clone(&core), side: Side::Sse { work } });
     // Attached before its task runs, so that the task never sees it absent without reason.
-    let first = first(&agent);
+    let served = attach(front, &agent);
     if is_new {
         if restored.is_some() {
             front.told(Restore::Restored);
         }
         front.tasks.spawn(run(AgentStream::new(Arc::clone(front), id, core, inbox)));
     }
-    Some((agent, first))
+    Ok(served)
 }
 
 /// The life of an agent's stream; the agent session ends with it, however it ends.
@@ -108,10 +105,11 @@ pub(crate) async fn parcel<B: Backends>(
     session: &str,
     parcel: Parcel,
 ) -> Served {
-    let agent = front
-        .known(Transport::Sse, headers, name, session)
-        .or_else(|| returning(front, headers, name, session));
-    let Some(agent) = agent else { return Served::unknown_session(parcel.id()) };
+    // One of an earlier life is 404 until its stream is back: not every client comes back as the one it was, and an answer
+    // that nobody fetches would be waited for.
+    let Some(agent) = front.known(Transport::Sse, headers, name, session) else {
+        return Served::unknown_session(parcel.id());
+    };
     let Side::Sse { work } = &agent.side else { return Served::unknown_session(parcel.id()) };
     match work.send(Box::new(parcel)).await {
         Ok(()) => Served::accepted(),
@@ -134,33 +132,6 @@ pub(crate) fn undecodable<B: Backends>(
         }
         _ => Served::undecodable(error),
     }
-}
-
-/// An agent of the gateway's last life whose message is here before its stream is: both were on their way when the
-/// gateway came back. Its answers wait for the stream as long as those of any agent that is away.
-fn returning<B: Backends>(
-    front: &Arc<Front<B>>,
-    headers: &HeaderMap,
-    name: Option<&str>,
-    session: &str,
-) -> Option<Arc<Agent<B::Link>>> {
-    let common = &front.common;
-    if u128::from(common.millis()) > common.times().reconnect_grace.as_millis() {
-        return None;
-    }
-    let (id, target) = AgentSessionId::parse(session).zip(front.backends.target(name).ok())?;
-    let principal = front.principal(headers);
-    let presented = Presented { transport: Transport::Sse, principal: &principal, target: &target };
-    let facts = front.worth(id, &presented).ok()?;
-    // One of this life is over for a reason.
-    if facts.issued >= common.age.began {
-        return None;
-    }
-    if common.is_draining() || front.agents.is_full() {
-        return None;
-    }
-    let (agent, ()) = begin(front, headers, target, Some(id), None, |_| ())?;
-    (!agent.core.has_ended()).then_some(agent)
 }
 
 fn attach<B: Backends>(front: &Front<B>, agent: &Agent<B::Link>) -> Option<Served> {

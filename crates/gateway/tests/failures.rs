@@ -52,6 +52,7 @@ impl Process {
         };
         command.args(["serve", "--log-format", "json", "--config"]).arg(folder.join("mcpool.toml"));
         command.args(["--listen", &listen.to_string(), "--admin-listen", &admin.to_string()]);
+        command.env("XDG_STATE_HOME", &folder);
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,9 +1,10 @@
 // Agents that live through a restart of the gateway, with a TypeScript client; the twin of drivers/reborn.py.
 //
-// On HTTP+SSE the calls after the restart are made while the client's EventSource is on its way back to its stream: their
-// answers come with it.
+// On HTTP+SSE the client's EventSource finds back to its stream after some seconds; a call before that is refused at once,
+// and is made again.
 import { createInterface } from 'node:readline';
 import { randomUUID } from 'node:crypto';
+import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { load, said } from './sdk.mjs';
 
@@ -36,11 +37,23 @@ async function echo(client) {
   if (text !== nonce) throw new Error(`asked with ${nonce}, answered ${JSON.stringify(answer).slice(0, 80)}`);
 }
 
+async function again(client) {
+  const until = Date.now() + timeout;
+  for (;;) {
+    try {
+      return await echo(client);
+    } catch (error) {
+      if (Date.now() > until || !`${error?.message}`.includes('404')) throw error;
+      await pause(250);
+    }
+  }
+}
+
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const agents = await Promise.all(Array.from({ length: Number(o.agents) }, agent));
 console.log(`ready ${agents.length}`);
 await lines.next();
-const ends = await Promise.allSettled(agents.map(echo));
+const ends = await Promise.allSettled(agents.map(o.transport === 'sse' ? again : echo));
 const failed = {};
 for (const { reason } of ends.filter((end) => end.status === 'rejected')) {
   failed[said(reason)] = (failed[said(reason)] ?? 0) + 1;

@@ -280,7 +280,7 @@ async fn those_who_come_back_count_against_the_limit() {
 }
 
 #[tokio::test]
-async fn an_sse_agent_finds_its_session_with_what_it_posted_on_its_way() {
+async fn an_sse_agent_that_comes_back_to_its_stream_keeps_its_session() {
     let lives = Lives::new();
     let front = lives.begin().await;
     let mut stream = front.sse("/sse", &[]).await;
@@ -288,36 +288,16 @@ async fn an_sse_agent_finds_its_session_with_what_it_posted_on_its_way() {
     stream.json().await;
     let session = stream.session.clone();
     let front = lives.again(front).await;
-    // Its message is here before its stream is.
-    assert_eq!(front.say(&session, &tool(1, "echo")).await.status, 202);
-    let elsewhere = front.post(&format!("/b/sse?session_id={session}"), &[], &tool(1, "echo")).await;
-    assert_eq!(elsewhere.status, 404);
+    // What is posted before the stream is there has nobody to answer to.
+    assert_eq!(front.say(&session, &tool(1, "echo")).await.status, 404);
+    let elsewhere = front.sse("/b/sse", &[("last-event-id", &session)]).await;
+    assert_ne!(elsewhere.session, session);
+    drop(elsewhere);
     let mut stream = front.sse("/sse", &[("last-event-id", &session)]).await;
     assert_eq!(stream.session, session);
-    assert_eq!(stream.json().await["id"], 1);
     front.say(&session, &tool(2, "echo")).await;
     assert_eq!(stream.json().await["id"], 2);
-    assert_eq!(front.script.opened.load(Ordering::SeqCst), 1);
-    // A stream that is first gets its old id as well.
-    let front = lives.again(front).await;
-    let stream = front.sse("/sse", &[("last-event-id", &session)]).await;
-    assert_eq!(stream.session, session);
-    assert_eq!(front.gauges.sse_agents.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test]
-async fn a_message_for_a_stream_that_never_comes_back_ends_with_the_grace() {
-    let mut lives = Lives::new();
-    let front = lives.begin().await;
-    let session = front.sse("/sse", &[]).await.session;
-    lives.times.reconnect_grace = Duration::from_millis(400);
-    let front = lives.again(front).await;
-    if front.say(&session, &tool(1, "echo")).await.status == 202 {
-        until("it is over", || front.script.saw("closed gone") == 1).await;
-    }
-    tokio::time::sleep(lives.times.reconnect_grace).await;
-    assert_eq!(front.say(&session, &tool(1, "echo")).await.status, 404);
-    assert_eq!(front.gauges.sse_agents.load(Ordering::SeqCst), 0);
+    assert_eq!((front.script.opened.load(Ordering::SeqCst), front.script.saw("Restored")), (1, 1));
 }
 
 #[tokio::test]

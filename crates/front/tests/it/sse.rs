@@ -174,7 +174,9 @@ async fn an_agent_that_comes_back_gets_what_it_missed() {
     for (path, id) in [("/b/sse", session.as_str()), ("/sse", "unknown"), ("/sse", &"A".repeat(32))] {
         let mut other = front.sse(path, &[("last-event-id", id)]).await;
         assert_ne!(other.session, session);
-        front.say(&other.session, &tool(1, "echo")).await;
+        // Where the `endpoint` event leads: a session belongs to its backend.
+        let endpoint = format!("{path}?session_id={}", other.session);
+        assert_eq!(front.post(&endpoint, &[], &tool(1, "echo")).await.status, 202);
         assert_eq!(other.json().await["id"], 1);
     }
 }
