@@ -131,6 +131,7 @@ pub fn call(agent: u64) -> Call {
 fn caller(agent: u64) -> Arc<Caller> {
     Arc::new(Caller {
         principal: Principal::Anonymous,
+        is_local: true,
         tenant: None,
         agent: AgentKey(agent),
         affinity: None,

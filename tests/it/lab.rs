@@ -135,6 +135,7 @@ impl Lab {
     ) -> Result<Agent, CallError> {
         let caller = Arc::new(Caller {
             principal: Principal::Anonymous,
+            is_local: true,
             tenant: None,
             agent: AgentKey(number),
             affinity: affinity.map(Into::into),

@@ -13,12 +13,14 @@ use crate::{
     adopter::Adopted,
     config::FrontConfig,
     observe::{CallEnd, FrontEvent, FrontObserve, Gauges, Outcome},
+    principals::Principals,
 };
 
 pub(crate) struct Common {
     pub(crate) config: FrontConfig,
     pub(crate) observe: Arc<dyn FrontObserve>,
     pub(crate) gauges: Arc<Gauges>,
+    pub(crate) principals: Arc<Principals>,
     /// Calls whose handler is gone or answers as a stream go here.
     pub(crate) adopt: mpsc::Sender<Box<Adopted>>,
     /// Everything ends now.
@@ -38,6 +40,7 @@ impl Common {
         adopt: mpsc::Sender<Box<Adopted>>,
     ) -> Self {
         Self {
+            principals: Principals::new(config.limits.calls_per_principal),
             config,
             observe,
             gauges,

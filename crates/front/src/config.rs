@@ -41,6 +41,8 @@ pub struct FrontLimits {
     pub agent_sessions: usize,
     /// Calls of one agent session at a time.
     pub calls_per_agent: usize,
+    /// Calls of one principal at a time, over all its agent sessions; not of unauthenticated agents of this machine.
+    pub calls_per_principal: usize,
     /// Bytes of a request body.
     pub body_bytes: usize,
     /// Bytes of a header block; 8 KiB is the least.
@@ -127,6 +129,7 @@ impl Default for FrontLimits {
             connections: 20_000,
             agent_sessions: 20_000,
             calls_per_agent: 64,
+            calls_per_principal: 256,
             body_bytes: 4 << 20,
             header_bytes: 32 << 10,
             outbound_messages: 256,

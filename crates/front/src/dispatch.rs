@@ -41,6 +41,7 @@ pub(crate) async fn message<B: Backends>(
     headers: &HeaderMap,
     name: Option<&str>,
     incoming: Incoming,
+    is_local: bool,
 ) -> Served {
     let version = text(headers, "mcp-protocol-version");
     if incoming.is_modern || Era::of_header(version) == Era::Modern {
@@ -56,7 +57,7 @@ pub(crate) async fn message<B: Backends>(
         && let Body::Request(request) = &incoming.body
         && request.method == Method::Initialize
     {
-        return initialize(front, headers, name, request.clone(), &incoming.message).await;
+        return initialize(front, headers, name, request.clone(), &incoming.message, is_local).await;
     }
     let agent = match agent_of(front, headers, name, incoming.id()) {
         Ok(agent) => agent,
@@ -134,6 +135,7 @@ async fn initialize<B: Backends>(
     name: Option<&str>,
     request: Request,
     message: &Message,
+    is_local: bool,
 ) -> Served {
     let target = match front.backends.target(name) {
         Ok(target) => target,
@@ -148,7 +150,7 @@ async fn initialize<B: Backends>(
         Ok(client) => client,
         Err(why) => return Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
     };
-    let Some(core) = front.new_agent(target, Transport::Http, headers) else {
+    let Some(core) = front.new_agent(target, Transport::Http, headers, is_local) else {
         return Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);
     };
     let (revision, interactive) = (client.revision, client.is_interactive());

@@ -35,11 +35,13 @@ impl<B: Backends> Front<B> {
         target: Target,
         transport: Transport,
         headers: &HeaderMap,
+        is_local: bool,
     ) -> Option<Arc<AgentCore>> {
         let affinity =
             headers.get("mcpool-affinity").and_then(|value| value.to_str().ok()).map(Arc::<str>::from);
         let caller = Caller {
             principal: Principal::Anonymous,
+            is_local,
             tenant: None,
             agent: self.common.agent_key(),
             affinity,

@@ -64,10 +64,11 @@ async fn serve<B: Backends>(front: &Arc<Front<B>>, peer: SocketAddr, request: Re
     if let Err(refused) = admit(front, peer, &route, &parts) {
         return *refused;
     }
+    let is_local = peer.ip().to_canonical().is_loopback();
     match route {
         Route::Agent(name) => match parts.method {
-            Method::POST => post(front, &parts, name, payload).await,
-            Method::GET => get(front, &parts, name),
+            Method::POST => post(front, &parts, name, payload, is_local).await,
+            Method::GET => get(front, &parts, name, is_local),
             Method::DELETE => dispatch::delete(front, &parts.headers),
             _ => Served::method_not_allowed("GET, POST, DELETE"),
         },
@@ -122,6 +123,7 @@ async fn post<B: Backends>(
     parts: &Parts,
     name: Option<&str>,
     payload: Payload,
+    is_local: bool,
 ) -> Served {
     let session = session_of(parts.uri.query());
     let transport = if session.is_some() { Transport::Sse } else { Transport::Http };
@@ -137,13 +139,15 @@ async fn post<B: Backends>(
         (Some(session), Err(error)) => legacy::undecodable(front, session, &error),
         (None, Err(error)) => Served::undecodable(&error),
         (Some(session), Ok(parcel)) => legacy::parcel(front, session, parcel).await,
-        (None, Ok(Parcel::One(incoming))) => dispatch::message(front, &parts.headers, name, incoming).await,
+        (None, Ok(Parcel::One(incoming))) => {
+            dispatch::message(front, &parts.headers, name, incoming, is_local).await
+        }
         (None, Ok(Parcel::Many(messages))) => batch::answer(front, &parts.headers, name, messages).await,
     }
     .over(transport)
 }
 
-fn get<B: Backends>(front: &Arc<Front<B>>, parts: &Parts, name: Option<&str>) -> Served {
+fn get<B: Backends>(front: &Arc<Front<B>>, parts: &Parts, name: Option<&str>, is_local: bool) -> Served {
     let headers = &parts.headers;
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
         return Served::method_not_allowed("POST").over(Transport::Http);
@@ -156,7 +160,7 @@ fn get<B: Backends>(front: &Arc<Front<B>>, parts: &Parts, name: Option<&str>) ->
         Some(session) => {
             dispatch::listen(front, session, text(headers, "last-event-id")).over(Transport::Http)
         }
-        None => legacy::open(front, headers, name).over(Transport::Sse),
+        None => legacy::open(front, headers, name, is_local).over(Transport::Sse),
     }
 }
 

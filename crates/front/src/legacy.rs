@@ -24,7 +24,12 @@ use crate::{
 const WORK: usize = 16;
 
 /// A GET without session: a new agent, or one that lost its connection and comes back.
-pub(crate) fn open<B: Backends>(front: &Arc<Front<B>>, headers: &HeaderMap, name: Option<&str>) -> Served {
+pub(crate) fn open<B: Backends>(
+    front: &Arc<Front<B>>,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    is_local: bool,
+) -> Served {
     let target = match front.backends.target(name) {
         Ok(target) => target,
         Err(why) => return unknown_backend(front, None, &why),
@@ -39,7 +44,7 @@ pub(crate) fn open<B: Backends>(front: &Arc<Front<B>>, headers: &HeaderMap, name
     if common.is_draining() || front.agents.is_full() {
         return Served::no_place(None, &common.request_id().to_string(), common.is_draining());
     }
-    let Some(core) = front.new_agent(target, Transport::Sse, headers) else {
+    let Some(core) = front.new_agent(target, Transport::Sse, headers, is_local) else {
         return Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);
     };
     let (work, inbox) = mpsc::channel(WORK);

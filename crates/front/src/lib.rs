@@ -28,6 +28,7 @@ mod legacy;
 mod observe;
 mod opening;
 mod outbox;
+mod principals;
 mod pulse;
 mod replay;
 mod rescue;

@@ -303,6 +303,8 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
         count("agent_sessions", &raw.agent_sessions, default.agent_sessions),
     );
     let calls_per_agent = count("calls_per_agent", &raw.calls_per_agent, default.calls_per_agent);
+    let calls_per_principal =
+        count("calls_per_principal", &raw.calls_per_principal, default.calls_per_principal);
     let outbound_messages = count("agent_messages", &raw.agent_messages, default.outbound_messages);
     let adopted_calls = count("adopted_calls", &raw.adopted_calls, default.adopted_calls);
     let replay_events =
@@ -312,6 +314,7 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
         connections,
         agent_sessions,
         calls_per_agent,
+        calls_per_principal,
         body_bytes: size("body", &raw.body, default.body_bytes, 1 << 10),
         header_bytes: size("header", &raw.header, default.header_bytes, 8 << 10),
         outbound_messages,

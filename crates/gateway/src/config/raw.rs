@@ -56,6 +56,7 @@ pub(super) struct RawLimits {
     pub(super) connections: Amount,
     pub(super) agent_sessions: Amount,
     pub(super) calls_per_agent: Amount,
+    pub(super) calls_per_principal: Amount,
     pub(super) body: Amount,
     pub(super) header: Amount,
     pub(super) agent_messages: Amount,

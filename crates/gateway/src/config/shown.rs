@@ -75,6 +75,7 @@ fn limits(limits: &FrontLimits) -> Table {
     put(&mut table, "connections", number(limits.connections));
     put(&mut table, "agent_sessions", number(limits.agent_sessions));
     put(&mut table, "calls_per_agent", number(limits.calls_per_agent));
+    put(&mut table, "calls_per_principal", number(limits.calls_per_principal));
     put(&mut table, "body", show_size(limits.body_bytes as u64));
     put(&mut table, "header", show_size(limits.header_bytes as u64));
     put(&mut table, "agent_messages", number(limits.outbound_messages));

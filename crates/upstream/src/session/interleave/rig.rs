@@ -189,6 +189,7 @@ pub(super) fn call(agent: u64) -> Call {
 fn caller(agent: u64) -> Arc<Caller> {
     Arc::new(Caller {
         principal: Principal::Anonymous,
+        is_local: true,
         tenant: None,
         agent: AgentKey(agent),
         affinity: None,
