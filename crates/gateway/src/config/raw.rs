@@ -130,6 +130,7 @@ pub(super) struct RawBackend {
     pub(super) min_idle: Amount,
     pub(super) max_creating: Amount,
     pub(super) queue: Amount,
+    pub(super) queue_bytes: Amount,
     pub(super) queue_timeout: Span,
     pub(super) probe_interval: Span,
     pub(super) probe_timeout: Span,

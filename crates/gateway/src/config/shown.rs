@@ -208,6 +208,7 @@ fn limits_of(table: &mut Table, settings: &BackendSettings) {
     ] {
         put(table, key, number(count));
     }
+    put(table, "queue_bytes", show_size(limits.queue_bytes as u64));
     put(table, "max_message", show_size(limits.max_message as u64));
     put(
         table,

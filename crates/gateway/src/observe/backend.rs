@@ -55,6 +55,8 @@ struct BackendGauges {
     waiting_calls: Gauge,
     oldest_wait: Gauge,
     queue_limit: Gauge,
+    waiting_bytes: Gauge,
+    queue_bytes_limit: Gauge,
     up: Gauge,
     ready: Gauge,
     /// The series of `backend_info` that is 1, and its labels.
@@ -231,6 +233,8 @@ impl BackendGauges {
             waiting_calls: level("mcpool_waiting_calls", &[]),
             oldest_wait: level("mcpool_oldest_wait_seconds", &[]),
             queue_limit: level("mcpool_queue_limit", &[]),
+            waiting_bytes: level("mcpool_waiting_bytes", &[]),
+            queue_bytes_limit: level("mcpool_queue_bytes_limit", &[]),
             up: level("mcpool_backend_up", &[]),
             ready: level("mcpool_backend_ready", &[]),
             info: Mutex::new(None),
@@ -273,9 +277,12 @@ impl BackendGauges {
         self.leases_in_use.set(number(status.leases.0));
         self.leases_limit.set(number(status.leases.1));
         self.subscriptions.set(number(status.subscriptions));
-        self.waiting_calls.set(number(status.waiting.0));
-        self.queue_limit.set(number(status.waiting.1));
-        self.oldest_wait.set(status.waiting.2.unwrap_or_default().as_secs_f64());
+        let waiting = &status.waiting;
+        self.waiting_calls.set(number(waiting.calls));
+        self.queue_limit.set(number(waiting.limits.calls));
+        self.waiting_bytes.set(number(waiting.bytes));
+        self.queue_bytes_limit.set(number(waiting.limits.bytes));
+        self.oldest_wait.set(waiting.oldest.unwrap_or_default().as_secs_f64());
     }
 }
 
@@ -366,7 +373,7 @@ const EXECUTED: [Executed; 3] = [Executed::No, Executed::Maybe, Executed::Yes];
 const OUTCOMES: [&str; 2] = ["ok", "failed"];
 const STEPS: &[&str] = &["connect", "initialize", "initialized", "listen", "ping", "list"];
 const STATUS_CLASSES: &[&str] = &["4xx", "429", "5xx", "lost"];
-const REJECTIONS: &[&str] = &["full", "timeout", "circuit_open"];
+const REJECTIONS: &[&str] = &["full", "bytes", "displaced", "timeout", "circuit_open"];
 const PHASES: &[&str] = &["not_sent", "refused", "maybe_sent"];
 const STANDINGS: &[&str] = &["initializing", "ready", "suspect", "draining", "closed"];
 const INCIDENTS: &[&str] = &["connect", "tls", "broken", "timeout", "gateway", "protocol", "other"];
