@@ -76,6 +76,9 @@ pub async fn seat(backend: &Arc<Backend>, agent: u64) -> anyhow::Result<Seat> {
     backend.seat(&hello).await.map_err(|error| anyhow::anyhow!("{}", error.message))
 }
 
+/// Bytes a waiting call counts.
+const MESSAGE: usize = 128;
+
 /// A slot, waited for in the room where none is free.
 ///
 /// # Errors
@@ -84,18 +87,19 @@ pub async fn lease(backend: &Backend, seat: &Seat) -> anyhow::Result<Lease> {
     if let Ok(lease) = backend.try_lease(seat, CallKind::Free) {
         return Ok(lease);
     }
-    let mut waiter =
-        backend.wait(seat, CallKind::Free).map_err(|full| anyhow::anyhow!("{} wait already", full.limit))?;
+    let mut waiter = backend
+        .wait(seat, CallKind::Free, MESSAGE)
+        .map_err(|full| anyhow::anyhow!("the room is full: {:?}", full.of))?;
     loop {
         match backend.try_lease(seat, CallKind::Free) {
             Ok(lease) => {
-                waiter.served();
+                waiter.served(tokio::time::Instant::now().into_std());
                 return Ok(lease);
             }
             Err(NoLease::Gone) => anyhow::bail!("the session is over"),
             Err(NoLease::Wait(lane)) if lane != waiter.lane() => waiter.back_to(lane),
             Err(NoLease::Wait(lane)) => {
-                waiter.woken().await;
+                waiter.woken().await.map_err(|_| anyhow::anyhow!("sent out of the room"))?;
                 // Before the next try, so that a slot that comes back meanwhile is not lost.
                 waiter.back_to(lane);
             }
@@ -131,6 +135,7 @@ pub fn call(agent: u64) -> Call {
 fn caller(agent: u64) -> Arc<Caller> {
     Arc::new(Caller {
         principal: Principal::Anonymous,
+        is_local: true,
         tenant: None,
         agent: AgentKey(agent),
         affinity: None,

@@ -135,6 +135,7 @@ impl Lab {
     ) -> Result<Agent, CallError> {
         let caller = Arc::new(Caller {
             principal: Principal::Anonymous,
+            is_local: true,
             tenant: None,
             agent: AgentKey(number),
             affinity: affinity.map(Into::into),
@@ -153,7 +154,7 @@ impl Lab {
         Held {
             in_flight: status.leases.0,
             pending: status.sessions.iter().map(|s| s.pending).sum(),
-            waiting: status.waiting.0,
+            waiting: status.waiting.calls,
             places: status.places.0,
             tasks: status.tasks,
         }

@@ -5,6 +5,7 @@ mod canary;
 mod dropped;
 mod dropped_agents;
 mod evidence;
+mod fairness;
 mod faults;
 mod fidelity;
 mod herd;

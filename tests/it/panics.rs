@@ -163,6 +163,7 @@ async fn an_opener_that_panics_goes_on_with_who_waits() {
         Backend::start(spec, Arc::new(Memory::echo()), gate.clone(), panics.clone()).expect("a backend");
     let caller = mcpool_wire::Caller {
         principal: Principal::Anonymous,
+        is_local: true,
         tenant: None,
         agent: mcpool_wire::AgentKey(1),
         affinity: None,

@@ -170,7 +170,7 @@ impl Rig {
     pub(crate) fn held(&self) -> (usize, usize, usize) {
         let status = self.gateway.backends()[0].backend.status();
         let pending = status.sessions.iter().map(|s| s.pending).sum();
-        (status.leases.0, pending, status.waiting.0)
+        (status.leases.0, pending, status.waiting.calls)
     }
 
     /// Waits until nothing is held any more.

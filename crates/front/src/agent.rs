@@ -8,12 +8,15 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use mcpool_wire::{Caller, IdValue, LinkEvent, Message, Outlet, OutletFull, Revision, Target};
-use tokio::sync::mpsc;
+use mcpool_wire::{
+    CallError, Caller, ErrorKind, IdValue, LinkEvent, Message, Outlet, OutletFull, Revision, Target,
+};
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     common::Common,
@@ -21,6 +24,7 @@ use crate::{
     incoming::Parcel,
     observe::{FrontEvent, Gauges, Transport},
     outbox::{Outbox, Reader, Refused, Stream},
+    principals::{Share, TooMany},
     replay::{EventId, Found, LISTENING, Replay},
     seal::Presented,
     session_id::AgentSessionId,
@@ -92,12 +96,17 @@ pub(crate) struct InFlight {
     pub(crate) core: Arc<AgentCore>,
     pub(crate) flag: Arc<CancelFlag>,
     id: IdValue,
+    since: Instant,
+    _share: Option<Share>,
 }
 
 /// Why a request id cannot be used.
 pub(crate) enum Busy {
     Duplicate,
-    TooMany(usize),
+    /// The agent has this many in flight, and one will end after about this time.
+    TooMany(usize, Duration),
+    /// Its principal has, over all its agents.
+    TooManyOfPrincipal(usize, Duration),
 }
 
 #[derive(Default)]
@@ -147,12 +156,16 @@ impl AgentCore {
             return Err(Busy::Duplicate);
         }
         if inflight.len() >= limit {
-            return Err(Busy::TooMany(limit));
+            return Err(Busy::TooMany(limit, self.common.principals.next_end(limit)));
         }
+        let share = self.common.principals.take(&self.caller).map_err(|TooMany(limit)| {
+            Busy::TooManyOfPrincipal(limit, self.common.principals.next_end(limit))
+        })?;
         let flag = Arc::new(CancelFlag::default());
         inflight.insert(id.clone(), Arc::clone(&flag));
         Gauges::up(&self.common.gauges.calls, 1);
-        Ok(InFlight { core: Arc::clone(self), flag, id: id.clone() })
+        let since = Instant::now();
+        Ok(InFlight { core: Arc::clone(self), flag, id: id.clone(), since, _share: share })
     }
 
     /// Cancels one call of this agent, if it still runs.
@@ -360,6 +373,28 @@ impl Outlet for AgentCore {
     }
 }
 
+impl Busy {
+    /// What the agent is told.
+    pub(crate) fn error(&self) -> CallError {
+        match self {
+            Self::Duplicate => CallError::not_sent(
+                ErrorKind::InvalidRequest,
+                "a request with this id is already in flight on this session",
+            ),
+            Self::TooMany(limit, after) => CallError::not_sent(
+                ErrorKind::Overloaded,
+                format!("this agent session already has {limit} requests in flight"),
+            )
+            .retry_after(*after),
+            Self::TooManyOfPrincipal(limit, after) => CallError::not_sent(
+                ErrorKind::Overloaded,
+                format!("the agents of this principal already have {limit} requests in flight"),
+            )
+            .retry_after(*after),
+        }
+    }
+}
+
 impl CancelFlag {
     pub(crate) fn is_set(&self, waker: &std::task::Waker) -> bool {
         self.waker.register(waker);
@@ -375,6 +410,7 @@ impl CancelFlag {
 impl Drop for InFlight {
     fn drop(&mut self) {
         lock(&self.core.inflight).remove(&self.id);
+        self.core.common.principals.ended(self.since.elapsed());
         Gauges::down(&self.core.common.gauges.calls, 1);
         self.core.seen();
     }

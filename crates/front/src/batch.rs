@@ -3,6 +3,7 @@
 
 use std::{
     future::poll_fn,
+    net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -50,6 +51,7 @@ pub(crate) fn allowed(core: &AgentCore) -> Result<(), String> {
 /// A POST of several messages.
 pub(crate) async fn answer<B: Backends>(
     front: &Arc<Front<B>>,
+    peer: IpAddr,
     headers: &HeaderMap,
     name: Option<&str>,
     messages: Vec<Result<Incoming, DecodeError>>,
@@ -57,7 +59,7 @@ pub(crate) async fn answer<B: Backends>(
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
         return Served::not_modern(None);
     }
-    let agent = match agent_of(front, headers, name, None).await {
+    let agent = match agent_of(front, peer, headers, name, None).await {
         Ok(agent) => agent,
         Err(NoAgent::Unopened(error, _)) => return front.missing(&Missing::Unopened(error), None),
         Err(NoAgent::Refused(refused)) => return *refused,

@@ -17,6 +17,7 @@ use crate::{
     config::{FrontConfig, FrontLimits, FrontTimes},
     hosts::HostPolicy,
     observe::{CallEnd, FrontEvent, FrontObserve, Gauges, Outcome},
+    principals::Principals,
     pulse::Pulse,
     seal::{Facts, Presented, print_of},
     session_id::AgentSessionId,
@@ -32,6 +33,7 @@ pub(crate) struct Common {
     pub(crate) budget: Arc<Budget>,
     /// The open connections, by their numbers: looked through when memory is short.
     pub(crate) connections: DashMap<u64, Arc<Pulse>>,
+    pub(crate) principals: Arc<Principals>,
     /// Calls whose handler is gone or answers as a stream go here.
     pub(crate) adopt: mpsc::Sender<Box<Adopted>>,
     /// Everything ends now.
@@ -74,6 +76,7 @@ impl Common {
         let common = Self {
             age,
             tombstones,
+            principals: Principals::new(config.limits.calls_per_principal),
             in_force: ArcSwap::from_pointee(InForce::new(config)),
             observe,
             gauges,

@@ -64,6 +64,8 @@ pub struct FrontLimits {
     pub deleted_sessions: usize,
     /// Calls of one agent session at a time.
     pub calls_per_agent: usize,
+    /// Calls of one principal at a time, over all its agent sessions; not of unauthenticated agents of this machine.
+    pub calls_per_principal: usize,
     /// Bytes of a request body.
     pub body_bytes: usize,
     /// Bytes per second at which a request body must come, after it was late for `body_idle`.
@@ -164,6 +166,7 @@ impl Default for FrontLimits {
             sessions_per_peer: 1_000,
             deleted_sessions: 100_000,
             calls_per_agent: 64,
+            calls_per_principal: 256,
             body_bytes: 4 << 20,
             body_rate: 1 << 10,
             buffered_bytes: 256 << 20,

@@ -64,7 +64,7 @@ pub(crate) async fn message<B: Backends>(
     {
         return initialize(front, peer, headers, name, request.clone(), &incoming.message).await;
     }
-    let agent = match agent_of(front, headers, name, incoming.id()).await {
+    let agent = match agent_of(front, peer, headers, name, incoming.id()).await {
         Ok(agent) => agent,
         Err(NoAgent::Unopened(error, target)) => return not_opened(front, &error, &target, incoming.body),
         Err(NoAgent::Refused(refused)) => return *refused,
@@ -94,6 +94,7 @@ pub(crate) enum NoAgent {
 /// backend it was opened for: under the URL of another it is unknown.
 pub(crate) async fn agent_of<B: Backends>(
     front: &Arc<Front<B>>,
+    peer: IpAddr,
     headers: &HeaderMap,
     name: Option<&str>,
     id: Option<&RpcId>,
@@ -101,7 +102,7 @@ pub(crate) async fn agent_of<B: Backends>(
     let refused = |served| NoAgent::Refused(Box::new(served));
     let target = front.backends.target(name).map_err(|why| refused(unknown_backend(front, id, &why)))?;
     let Some(session) = text(headers, "mcp-session-id") else { return Err(refused(no_session(id))) };
-    match front.agent(session, &target, headers).await {
+    match front.agent(session, &target, headers, peer).await {
         Ok(agent) => Ok(agent),
         Err(Missing::Unopened(error)) => Err(NoAgent::Unopened(error, target)),
         Err(missing) => Err(refused(front.missing(&missing, id))),
@@ -127,12 +128,13 @@ fn not_opened<B: Backends>(front: &Front<B>, error: &CallError, target: &Target,
 /// The newest one gets it.
 pub(crate) async fn listen<B: Backends>(
     front: &Arc<Front<B>>,
+    peer: IpAddr,
     headers: &HeaderMap,
     name: Option<&str>,
     session: &str,
 ) -> Served {
     let Ok(target) = front.backends.target(name) else { return Served::unknown_session(None) };
-    let agent = match front.agent(session, &target, headers).await {
+    let agent = match front.agent(session, &target, headers, peer).await {
         Ok(agent) => agent,
         Err(missing) => return front.missing(&missing, None),
     };
@@ -204,7 +206,7 @@ async fn initialize<B: Backends>(
         Ok(client) => client,
         Err(why) => return Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
     };
-    let core = front.new_agent(target, Transport::Http, headers, Some(seat));
+    let core = front.new_agent(target, Transport::Http, headers, peer, Some(seat));
     let (revision, interactive) = (client.revision, client.is_interactive());
     let end = OpenEnd::new(&core);
     let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&core);

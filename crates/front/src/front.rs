@@ -92,12 +92,14 @@ impl<B: Backends> Front<B> {
         target: Target,
         transport: Transport,
         headers: &HeaderMap,
+        peer: IpAddr,
         seat: Option<PeerSeat>,
     ) -> Arc<AgentCore> {
         let affinity =
             headers.get("mcpool-affinity").and_then(|value| value.to_str().ok()).map(Arc::<str>::from);
         let caller = Caller {
             principal: self.principal(headers),
+            is_local: peer.to_canonical().is_loopback(),
             tenant: None,
             agent: self.common.agent_key(),
             affinity,

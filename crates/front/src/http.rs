@@ -148,7 +148,9 @@ async fn post<B: Backends>(
         (None, Ok(Parcel::One(incoming))) => {
             dispatch::message(front, peer, &parts.headers, name, incoming).await
         }
-        (None, Ok(Parcel::Many(messages))) => batch::answer(front, &parts.headers, name, messages).await,
+        (None, Ok(Parcel::Many(messages))) => {
+            batch::answer(front, peer, &parts.headers, name, messages).await
+        }
     }
     .over(transport)
 }
@@ -163,7 +165,7 @@ async fn get<B: Backends>(front: &Arc<Front<B>>, peer: IpAddr, parts: &Parts, na
         return Served::refused(StatusCode::NOT_ACCEPTABLE, None, -32600, message);
     }
     match text(headers, "mcp-session-id") {
-        Some(session) => dispatch::listen(front, headers, name, session).await.over(Transport::Http),
+        Some(session) => dispatch::listen(front, peer, headers, name, session).await.over(Transport::Http),
         None => legacy::open(front, peer, headers, name).await.over(Transport::Sse),
     }
 }

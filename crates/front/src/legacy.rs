@@ -54,7 +54,7 @@ pub(crate) async fn open<B: Backends>(
             Ok(seat) => seat,
             Err(why) => return Served::no_place(None, &front.common.request_id().to_string(), why),
         };
-        match begin(front, headers, target.clone(), id.take(), seat) {
+        match begin(front, headers, target.clone(), id.take(), (peer, seat)) {
             Ok(Some(served)) => return served,
             Err(refused) => return *refused,
             // Its session of before is just ending: it gets another.
@@ -69,9 +69,9 @@ fn begin<B: Backends>(
     headers: &HeaderMap,
     target: Target,
     restored: Option<AgentSessionId>,
-    seat: PeerSeat,
+    (peer, seat): (IpAddr, PeerSeat),
 ) -> Result<Option<Served>, Box<Served>> {
-    let core = front.new_agent(target, Transport::Sse, headers, Some(seat));
+    let core = front.new_agent(target, Transport::Sse, headers, peer, Some(seat));
     let Some(id) = restored.or_else(|| front.mint(&core, false, false)) else {
         return Err(Box::new(Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway)));
     };

@@ -33,6 +33,7 @@ mod legacy;
 mod observe;
 mod opening;
 mod outbox;
+mod principals;
 mod pulse;
 mod relief;
 mod replay;

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -66,6 +67,7 @@ impl<B: Backends> Front<B> {
         session: &str,
         target: &Target,
         headers: &HeaderMap,
+        peer: IpAddr,
     ) -> Found<B::Link> {
         let Some(id) = AgentSessionId::parse(session) else { return Err(Missing::Unknown) };
         let principal = self.principal(headers);
@@ -75,7 +77,7 @@ impl<B: Backends> Front<B> {
         }
         let facts = self.worth(id, &presented).map_err(|()| Missing::Unknown)?;
         // Boxed: hardly any request comes this way.
-        Box::pin(self.restored(id, facts, target, headers)).await
+        Box::pin(self.restored(id, facts, target, headers, peer)).await
     }
 
     /// What a valid id that is not held says; told where it is worth nothing any more.
@@ -110,6 +112,7 @@ impl<B: Backends> Front<B> {
         facts: Facts,
         target: &Target,
         headers: &HeaderMap,
+        peer: IpAddr,
     ) -> Found<B::Link> {
         if self.common.is_draining() {
             return Err(Missing::NoPlace);
@@ -124,7 +127,7 @@ impl<B: Backends> Front<B> {
             if self.agents.has_no_place(flights.len()) {
                 return None;
             }
-            let core = self.new_agent(target.clone(), Transport::Http, headers, None);
+            let core = self.new_agent(target.clone(), Transport::Http, headers, peer, None);
             let restoring: Restoring<B::Link> = Box::pin(Arc::clone(self).restore(id, facts, core));
             let flight: Shared<_> = restoring.shared();
             flights.extend(flight.downgrade().map(|weak| (id, weak)));

@@ -243,17 +243,7 @@ fn refuse(
     trace: &CallTrace,
     busy: &Busy,
 ) -> Bytes {
-    let error = match busy {
-        Busy::Duplicate => CallError::not_sent(
-            ErrorKind::InvalidRequest,
-            "a request with this id is already in flight on this session",
-        ),
-        Busy::TooMany(limit) => CallError::not_sent(
-            ErrorKind::Overloaded,
-            format!("this agent session already has {limit} requests in flight"),
-        ),
-    };
-    reject(core, &request.id, &request.method, request_id, trace, &error)
+    reject(core, &request.id, &request.method, request_id, trace, &busy.error())
 }
 
 /// Why no work is taken now.

@@ -242,10 +242,9 @@ impl<B: Backends> AgentStream<B> {
             return self.core.answer(result_response(&request.id, &result));
         }
         let end = OpenEnd::new(&self.core);
-        let Ok(slot) = self.core.begin(request.id.value()) else {
-            let error =
-                CallError::not_sent(ErrorKind::InvalidRequest, "a request with this id is already in flight");
-            return self.core.answer(end.refused(&self.core, &request, &error));
+        let slot = match self.core.begin(request.id.value()) {
+            Ok(slot) => slot,
+            Err(busy) => return self.core.answer(end.refused(&self.core, &request, &busy.error())),
         };
         let reply = self.open(client);
         self.tie =

@@ -90,7 +90,8 @@ pub trait StackObserve: Send + Sync + 'static {
     fn leased(&self, waited: Duration);
     /// A call is sent again; the phase says what is known of the last attempt: `not_sent`, `refused`, `maybe_sent`.
     fn retried(&self, phase: &'static str);
-    /// A call did not get into the room or out of it: `full`, `timeout`, `circuit_open`.
+    /// A call did not get into the room or out of it: `full` (of calls), `bytes` (full of them), `displaced` (by one
+    /// of an agent that had less in a full room), `timeout`, `circuit_open`.
     fn rejected(&self, reason: &'static str);
 }
 

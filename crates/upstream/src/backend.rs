@@ -16,7 +16,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue};
-use mcpool_wire::{CallError, Caller, CapabilityClass, ErrorKind, Hello};
+use mcpool_wire::{CallError, Caller, CapabilityClass, ErrorKind, Hello, Principal};
 use tokio::sync::{Notify, mpsc, mpsc::error::TrySendError, oneshot};
 
 pub use self::{
@@ -31,7 +31,7 @@ use crate::{
     observe::{Mode, Observe, Reporter, Source},
     opener::{OpenRequest, Opener},
     pool::{Budget, Counted, Pool, PoolKey, Seat},
-    room::Room,
+    room::{Room, RoomLimits, Waiting},
     session::Session,
     tasks::Tasks,
     transport::Transport,
@@ -75,6 +75,8 @@ pub struct Backend {
     leaving: AtomicU8,
     /// A session or a handshake may have ended: told to who waits for the last one.
     pub(crate) left: Notify,
+    /// Nanoseconds the last handshake took that succeeded; 0 while there was none.
+    handshake: AtomicU64,
 }
 
 /// Why the last handshake failed.
@@ -99,8 +101,8 @@ pub struct BackendStatus {
     pub places: (usize, usize),
     /// Calls in flight, and the most there could be on the sessions there are.
     pub leases: (usize, usize),
-    /// Calls waiting, the most that may wait, and how long the oldest waits.
-    pub waiting: (usize, usize, Option<Duration>),
+    /// Calls that wait.
+    pub waiting: Waiting,
     /// Agents that share a pool.
     pub agents: usize,
     /// Resources that are subscribed to for agents, over all pools.
@@ -158,13 +160,14 @@ impl Backend {
             gate,
             transport,
             budget: Budget::new(spec.limits.max_sessions)?,
-            room: Room::new(spec.limits.queue),
+            room: Room::new(RoomLimits { calls: spec.limits.queue, bytes: spec.limits.queue_bytes }),
             pools: Mutex::default(),
             next_pool: AtomicU64::new(1),
             requests,
             trouble: Mutex::new(None),
             leaving: AtomicU8::new(leaving::STAYS),
             left: Notify::new(),
+            handshake: AtomicU64::new(0),
             spec,
         });
         let opener = Opener::new(backend.clone(), inbox);
@@ -299,19 +302,31 @@ impl Backend {
         self.modes.decide(interactive)
     }
 
+    pub(crate) fn handshake_took(&self, took: Duration) {
+        self.handshake.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+    }
+
+    /// How long the next handshake will take, if it is like the last one.
+    #[must_use]
+    pub fn handshake_expected(&self) -> Duration {
+        match self.handshake.load(Ordering::Relaxed) {
+            0 => UNKNOWN_HANDSHAKE,
+            nanos => Duration::from_nanos(nanos),
+        }
+    }
+
     /// What it looks like now.
     #[must_use]
     pub fn status(&self) -> BackendStatus {
         let now = clock::now();
         let pools = self.pools();
         let sessions: Vec<Arc<Session>> = pools.iter().flat_map(|pool| pool.sessions()).collect();
-        let oldest = self.room.oldest().map(|since| now.saturating_duration_since(since));
         BackendStatus {
             tasks: self.tasks.running(),
             opening: pools.iter().map(|p| p.opening.load(Ordering::Relaxed)).sum(),
             places: self.budget.usage(),
             leases: sessions.iter().fold((0, 0), |(used, all), s| (used + s.in_flight(), all + s.limit())),
-            waiting: (self.room.waiting(), self.room.limit(), oldest),
+            waiting: self.room.status(now),
             agents: pools.iter().map(|p| p.merged.agents()).sum(),
             subscriptions: pools.iter().map(|p| p.merged.subscriptions()).sum(),
             trouble: self.trouble(),
@@ -348,7 +363,7 @@ impl Backend {
         let mode = self.modes.decide(false).map_or(Mode::Shared, |decision| decision.mode);
         self.pool(PoolKey {
             generation: self.spec.generation,
-            principal: mcpool_wire::Principal::Anonymous.as_str().into(),
+            principal: Principal::Anonymous,
             affinity: None,
             class: CapabilityClass::neutral(),
             headers: Arc::default(),
@@ -380,7 +395,7 @@ impl Backend {
             |(name, _): &&(HeaderName, HeaderValue)| self.spec.sharing.forward_headers.contains(name);
         PoolKey {
             generation: self.spec.generation,
-            principal: caller.principal.as_str().into(),
+            principal: caller.principal.clone(),
             affinity: caller.affinity.clone(),
             class,
             headers: caller.forwarded.iter().filter(passed).cloned().collect(),
@@ -403,6 +418,9 @@ impl Backend {
 fn keyed(mode: Mode) -> Mode {
     if mode == Mode::Stateless { Mode::Shared } else { mode }
 }
+
+/// Stands in for the time of a handshake while none has succeeded.
+const UNKNOWN_HANDSHAKE: Duration = Duration::from_millis(250);
 
 fn removed() -> CallError {
     CallError::not_sent(ErrorKind::Draining, "the backend is being removed")

@@ -174,6 +174,8 @@ pub struct Limits {
     pub max_creating: usize,
     /// Calls waiting for a session, 1,024.
     pub queue: usize,
+    /// Bytes of their messages, 32 MiB.
+    pub queue_bytes: usize,
     /// Largest message of a backend, bytes, 16 MiB.
     pub max_message: usize,
     /// Whether calls that may change something run one at a time on a shared session, in order of arrival.
@@ -220,6 +222,7 @@ impl Default for Limits {
             min_idle: 1,
             max_creating: 2,
             queue: 1024,
+            queue_bytes: 32 * 1024 * 1024,
             max_message: 16 * 1024 * 1024,
             serial_writes: SerialWrites::Auto,
         }

@@ -19,6 +19,7 @@ mod opener;
 mod pool;
 mod room;
 mod session;
+mod slot;
 mod sync;
 mod tasks;
 pub mod transport;
@@ -34,12 +35,13 @@ pub use error::{Cause, Refusal, SendError, SendPhase};
 pub use merged::{ListFlight, Page};
 pub use mode::{Decision, Demotion, Evidence, ModeReason, Profile};
 pub use observe::{CloseReason, DROPPED_KINDS, Event, Mode, Observe, OpenReason, Reporter, Source};
-pub use pool::{CallKind, Lease, NoLease, Seat};
-pub use room::{Lane, Room, RoomFull, Waiter};
+pub use pool::{Lease, NoLease, Seat};
+pub use room::{Displaced, Guest, Lane, Need, Room, RoomFull, RoomLimit, RoomLimits, Waiter, Waiting};
 #[cfg(feature = "seeded-bugs")]
 #[doc(hidden)]
 pub use seeded::{Bug, Planted};
 #[cfg(feature = "interleave")]
 #[doc(hidden)]
 pub use session::interleave;
+pub use slot::CallKind;
 pub use tasks::Tasks;

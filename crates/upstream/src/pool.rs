@@ -1,4 +1,4 @@
-//! Who may use which sessions: keys, the session budget, slots, and an agent's seat.
+//! Who may use which sessions: keys, the session budget, and an agent's seat.
 //!
 //! A deadpool object is one *place* in the backend's session budget, not a session: deadpool lends an object to one
 //! holder, while a session is shared. A session holds its place for as long as it lives. Nothing else names
@@ -14,15 +14,16 @@ use std::{
 };
 
 use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
-use mcpool_wire::{Caller, CapabilityClass, Forwarded, Hello, Outlet, Revision};
+use mcpool_wire::{Caller, CapabilityClass, Forwarded, Hello, Outlet, Principal, Revision};
 
 use crate::{
     catalog::Catalog,
-    loan::{Loan, Loans},
+    loan::Loans,
     merged::Merged,
     observe::Mode,
-    room::{Lane, Room},
+    room::{Lane, Need, Room},
     session::{Session, state::Standing},
+    slot::{CallKind, Holding, NoSlot, Slot},
     sync::{Mutex, MutexGuard},
 };
 
@@ -31,7 +32,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
     pub(crate) generation: u64,
-    pub(crate) principal: Box<str>,
+    pub(crate) principal: Principal,
     pub(crate) affinity: Option<Arc<str>>,
     pub(crate) class: CapabilityClass,
     /// What agents sent in headers that are passed on.
@@ -72,7 +73,7 @@ impl Pool {
     }
 
     pub(crate) fn lane(&self) -> Lane {
-        Lane { pool: self.number, session: None, write_turn: false }
+        Lane { pool: self.number, session: None, need: Need::Slot }
     }
 
     pub(crate) fn add(&self, session: Arc<Session>) {
@@ -110,16 +111,21 @@ impl Pool {
     }
 
     /// The session an agent should keep to: the highest-ranked one that has what the call needs now, else one where
-    /// it can wait for the turn to write.
-    fn choose(&self, caller: &Caller, kind: CallKind) -> Option<(Arc<Session>, Result<Slot, NoSlot>)> {
+    /// it can wait for the turn to write. `holding` is of an agent that has nothing in flight on any of them.
+    fn choose(
+        &self,
+        caller: &Caller,
+        kind: CallKind,
+        holding: Option<&Arc<Holding>>,
+    ) -> Option<(Arc<Session>, Result<Slot, NoSlot>)> {
         let sessions = self.lock();
         let mut ranked: Vec<_> = sessions.iter().map(|s| (rank(caller.agent.0, s.epoch), s)).collect();
         ranked.sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
         let mut writing = None;
         for (_, session) in ranked {
-            match session.try_slot(kind) {
+            match session.try_slot(kind, holding) {
                 Ok(slot) => return Some((session.clone(), Ok(slot))),
-                Err(NoSlot::Full) => {}
+                Err(NoSlot::Full | NoSlot::Kept) => {}
                 Err(NoSlot::OthersWrite) => writing = writing.or(Some(session)),
             }
         }
@@ -137,64 +143,6 @@ fn rank(agent: u64, epoch: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
-}
-
-/// What a call needs of its session besides a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallKind {
-    /// Nothing.
-    Free,
-    /// The turn to write: it may change something, and such calls run one at a time here.
-    Write,
-}
-
-/// Why there is no slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoSlot {
-    /// All are taken, or the session cannot be lent now.
-    Full,
-    /// Another call has the turn to write.
-    OthersWrite,
-}
-
-impl NoSlot {
-    /// Where to wait for it.
-    fn at(self, session: &Session) -> NoLease {
-        NoLease::Wait(match self {
-            Self::Full => session.lane,
-            Self::OthersWrite => session.lane.for_writes(),
-        })
-    }
-}
-
-/// The right to one call in flight on one session, for a write with the turn to write; given back by drop.
-pub(crate) struct Slot {
-    session: Arc<Session>,
-    kind: CallKind,
-    /// Where the session is one agent's alone for as long as the slot is.
-    loan: Option<Loan>,
-}
-
-impl Slot {
-    pub(crate) fn new(session: Arc<Session>, kind: CallKind) -> Self {
-        Self { session, kind, loan: None }
-    }
-
-    fn with_loan(mut self, loan: Loan) -> Self {
-        self.loan = Some(loan);
-        self
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if seeded!(LoanEndsAfterSlot) {
-            return self.session.release_slot(self.kind);
-        }
-        // The session must be nobody's before the next one can take it.
-        drop(self.loan.take());
-        self.session.release_slot(self.kind);
-    }
 }
 
 /// A slot an agent may use now, and the session it is on.
@@ -237,9 +185,15 @@ pub struct Seat {
 }
 
 enum Tie {
-    Shared { bound: Mutex<Option<Arc<Session>>> },
+    Shared { bound: Mutex<Option<Bound>> },
     Exclusive { loans: Arc<Loans>, reset: bool },
     Pinned { session: Arc<Session> },
+}
+
+/// The session an agent keeps to, and what it has in flight there.
+struct Bound {
+    session: Arc<Session>,
+    holding: Arc<Holding>,
 }
 
 impl Seat {
@@ -272,17 +226,18 @@ impl Seat {
             Tie::Shared { bound } => bound,
         };
         let mut bound = bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(session) = bound.as_ref() {
+        if let Some(Bound { session, holding }) = bound.as_ref() {
             match session.standing() {
                 Standing::Draining | Standing::Closed => {}
                 Standing::Initializing | Standing::Ready | Standing::Suspect => {
-                    let slot = session.try_slot(kind).map_err(|none| none.at(session))?;
+                    let slot = session.try_slot(kind, Some(holding)).map_err(|none| none.at(session))?;
                     return Ok(Lease { session: session.clone(), slot });
                 }
             }
         }
-        let chosen = self.pool.choose(&self.caller, kind);
-        *bound = chosen.as_ref().map(|(session, _)| session.clone());
+        let holding = Holding::new(self.caller.clone());
+        let chosen = self.pool.choose(&self.caller, kind, Some(&holding));
+        *bound = chosen.as_ref().map(|(session, _)| Bound { session: session.clone(), holding });
         let (session, slot) = chosen.ok_or(NoLease::Wait(self.pool.lane()))?;
         let slot = slot.map_err(|none| none.at(&session))?;
         Ok(Lease { session, slot })
@@ -290,7 +245,8 @@ impl Seat {
 
     fn lease_exclusive(&self, loans: &Arc<Loans>, reset: bool) -> Result<Lease, NoLease> {
         // Its session is the call's alone: there is nobody to take turns with.
-        let chosen = self.pool.choose(&self.caller, CallKind::Free).ok_or(NoLease::Wait(self.pool.lane()))?;
+        let chosen =
+            self.pool.choose(&self.caller, CallKind::Free, None).ok_or(NoLease::Wait(self.pool.lane()))?;
         let (session, slot) = (chosen.0, chosen.1.map_err(|_| NoLease::Wait(self.pool.lane()))?);
         let slot = slot.with_loan(loans.lend(&session, reset));
         Ok(Lease { session, slot })
@@ -301,7 +257,7 @@ impl Seat {
             Standing::Draining | Standing::Closed => Err(NoLease::Gone),
             Standing::Initializing | Standing::Ready | Standing::Suspect => {
                 // Its one agent orders its writes itself.
-                let slot = session.try_slot(CallKind::Free).map_err(|none| none.at(session))?;
+                let slot = session.try_slot(CallKind::Free, None).map_err(|none| none.at(session))?;
                 Ok(Lease { session: session.clone(), slot })
             }
         }
@@ -316,10 +272,18 @@ impl Seat {
             Tie::Shared { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
         };
         match bound.as_ref() {
-            Some(session) if !matches!(session.standing(), Standing::Draining | Standing::Closed) => {
-                let turn = session.lane.for_writes();
+            Some(Bound { session, holding })
+                if !matches!(session.standing(), Standing::Draining | Standing::Closed) =>
+            {
+                let turn = session.lane.needing(Need::WriteTurn);
                 let in_line = || session.is_writing() || room.waiting_in(turn) > 0;
-                if kind == CallKind::Write && in_line() { turn } else { session.lane }
+                if kind == CallKind::Write && in_line() {
+                    turn
+                } else if session.is_kept_from(Some(holding)) {
+                    session.lane.needing(Need::OpenSlot)
+                } else {
+                    session.lane
+                }
             }
             _ => self.pool.lane(),
         }
@@ -333,13 +297,14 @@ impl Seat {
             Tie::Exclusive { .. } => return epoch == ANY_SESSION,
             Tie::Shared { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
         };
-        if let Some(session) = bound.as_ref().filter(|session| session.is_live()) {
+        if let Some(Bound { session, .. }) = bound.as_ref().filter(|bound| bound.session.is_live()) {
             return session.epoch == epoch;
         }
         let found =
             self.pool.sessions().into_iter().find(|session| session.epoch == epoch && session.is_live());
         let is_there = found.is_some();
-        *bound = found.or(bound.take());
+        let holding = || Holding::new(self.caller.clone());
+        *bound = found.map(|session| Bound { session, holding: holding() }).or(bound.take());
         is_there
     }
 

@@ -1,20 +1,35 @@
-//! The waiting room of one backend: bounded, fair over agents, left by dropping.
+//! The waiting room of one backend: bounded in calls and bytes, fair over principals and their agents, left by
+//! dropping.
 //!
-//! Callers wait in lanes: one per session for agents that keep to a session, one per pool for the others, and, where
-//! writes run one at a time, one per session for the turn to write. A free slot wakes one waiter of its session's lane
-//! or of the pool's lane, whoever's turn is earlier; agents take turns, so an agent with a thousand calls does not
-//! starve one with a single call. A wake-up is permission to try, not a slot: who finds nothing goes back to its old
-//! turn, and who leaves (the room or the lane) with an unused wake-up passes it on, because the slot it stands for is
-//! still free.
+//! Callers wait in lanes: one per session for agents that keep to a session, one per pool for the others, one per
+//! session for calls of agents that have some in flight there already (the last slots are not for them), and, where
+//! writes run one at a time, one per session for the turn to write. A free slot wakes one waiter whom it can serve,
+//! whoever's turn is earliest; in a lane principals take turns, and the agents of a principal take turns, so neither a
+//! principal with a thousand agents nor an agent with a thousand calls starves the others. A wake-up is permission to
+//! try, not a slot: who finds nothing goes back to its old turn, and who leaves (the room or the lane) with an unused
+//! wake-up passes it on, because the slot it stands for is still free.
+//!
+//! Of the calls of an agent that has nothing in flight on its session, one at least waits in the session's own lane or
+//! was called up: the others may stand where the last slots are not looked for.
+//!
+//! A full room is shared too: who would have less in it than the heaviest takes the place of the heaviest's latest
+//! call.
 
 mod lanes;
+mod ledger;
+mod pace;
+mod waiter;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use mcpool_wire::AgentKey;
-use tokio::sync::{Notify, oneshot};
+use mcpool_wire::{AgentKey, Principal};
+use tokio::sync::Notify;
 
-use self::lanes::{Inner, Turn};
+pub use self::waiter::{Displaced, Waiter};
+use self::{lanes::Inner, ledger::Measure};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Where a caller waits.
@@ -24,103 +39,167 @@ pub struct Lane {
     pub pool: u64,
     /// The session the agent keeps to, by its epoch.
     pub session: Option<u64>,
-    /// For the turn to write on that session, where writes run one at a time.
-    pub write_turn: bool,
+    /// For what.
+    pub need: Need,
 }
 
-/// The room is full.
+/// What a caller waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// A slot.
+    Slot,
+    /// A slot that is not kept for agents with nothing in flight on the session.
+    OpenSlot,
+    /// The turn to write on the session as well, where writes run one at a time.
+    WriteTurn,
+}
+
+/// Who waits, and how much of the room the call takes.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// Whose agent it is.
+    pub principal: Principal,
+    /// The agent.
+    pub agent: AgentKey,
+    /// Of its message.
+    pub bytes: usize,
+}
+
+/// How much fits into a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomLimits {
+    /// Calls that may wait.
+    pub calls: usize,
+    /// Bytes of their messages.
+    pub bytes: usize,
+}
+
+/// The room is full, and nobody in it has more of it than the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoomFull {
-    /// How many wait.
-    pub limit: usize,
+    /// Which limit it would pass.
+    pub of: RoomLimit,
+    /// When a place will be free, at the pace the room empties; each who is told so is told a later one.
+    pub retry_after: Duration,
+}
+
+/// One limit of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoomLimit {
+    /// So many calls wait.
+    Calls(usize),
+    /// The calls that wait may have so many bytes.
+    Bytes(usize),
+}
+
+/// What came free on a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Freed {
+    /// The session's own.
+    pub(crate) lane: Lane,
+    /// The turn to write with the slot.
+    pub(crate) turn: bool,
+    /// More slots are free than are kept for agents with nothing in flight.
+    pub(crate) open: bool,
+}
+
+/// What waits now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Calls, those just woken included.
+    pub calls: usize,
+    /// Bytes of their messages.
+    pub bytes: usize,
+    /// What may wait.
+    pub limits: RoomLimits,
+    /// How long the call that waits longest has waited.
+    pub oldest: Option<Duration>,
 }
 
 /// The waiting room.
 pub struct Room {
     inner: Mutex<Inner>,
-    limit: usize,
+    limits: RoomLimits,
     /// Somebody waits who did not wait there before: a session may have to be opened.
     pub(crate) demand: Notify,
 }
 
-/// A caller's place in the room.
-pub struct Waiter {
-    room: Arc<Room>,
-    lane: Lane,
-    agent: AgentKey,
-    place: u64,
-    since: Instant,
-    seat: Seat,
-    first: bool,
-}
-
-/// Where a waiter stands.
-enum Seat {
-    /// In the queue of its lane.
-    Queued(oneshot::Receiver<Turn>),
-    /// Called up.
-    Called(Turn),
-    /// In the queue again after it was called up, about to try.
-    Trying(oneshot::Receiver<Turn>, Turn),
-    /// The room took it out without a turn, which does not happen while it lives.
-    Out,
-}
-
 impl Room {
-    /// A room for at most `limit` waiting calls.
+    /// A room with these limits.
     #[must_use]
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::new(Inner::default()), limit, demand: Notify::new() })
+    pub fn new(limits: RoomLimits) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::new(Inner::default()), limits, demand: Notify::new() })
     }
 
     /// Takes a place behind the agent's other calls.
     ///
     /// # Errors
-    /// [`RoomFull`] at the limit.
-    pub fn enter(self: &Arc<Self>, lane: Lane, agent: AgentKey, now: Instant) -> Result<Waiter, RoomFull> {
+    /// [`RoomFull`] at a limit.
+    pub fn enter(self: &Arc<Self>, lane: Lane, guest: Guest, now: Instant) -> Result<Waiter, RoomFull> {
         let mut inner = self.lock();
-        if inner.waiting >= self.limit {
-            return Err(RoomFull { limit: self.limit });
+        if let Err(of) = self.make_room(&mut inner, &guest) {
+            let retry_after = inner.pace.book(now, self.limits.calls);
+            return Err(RoomFull { of, retry_after });
         }
-        inner.waiting += 1;
-        let place = inner.next_place;
-        inner.next_place += 1;
-        let first = inner.arrive(lane);
-        let seat = Seat::Queued(inner.seat(lane, agent, (place, now), None));
+        if inner.ledger.all().calls == 0 {
+            inner.pace.begin(now);
+        }
+        inner.ledger.add(&guest);
+        let waiter = Waiter::seated(self.clone(), &mut inner, lane, guest, now);
         drop(inner);
         self.demand.notify_one();
-        Ok(Waiter { room: self.clone(), lane, agent, place, since: now, seat, first })
+        Ok(waiter)
+    }
+
+    /// Sees to it that the guest fits, if need be by sending away calls of who has more in the room.
+    fn make_room(&self, inner: &mut Inner, guest: &Guest) -> Result<(), RoomLimit> {
+        for (measure, limit) in [
+            (Measure::Calls, RoomLimit::Calls(self.limits.calls)),
+            (Measure::Bytes, RoomLimit::Bytes(self.limits.bytes)),
+        ] {
+            let (RoomLimit::Calls(most) | RoomLimit::Bytes(most)) = limit;
+            let more = measure.of_guest(guest);
+            while measure.of(inner.ledger.all()) + more > most {
+                let heaviest = inner.ledger.heavier_than(guest, measure);
+                let is_gone = heaviest.is_some_and(|(principal, agent)| inner.dismiss(&principal, agent));
+                if !is_gone {
+                    return Err(limit);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether nobody waits at all: then a caller may try without a place.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lock().waiting == 0
+        self.lock().ledger.all().calls == 0
     }
 
-    /// A slot of this session is free: one waiter may try.
-    pub fn slot_freed(&self, lane: Lane) {
+    /// A slot is free, perhaps with the turn to write: one waiter whom it can serve may try. Whoever waits for the
+    /// turn is first, because it can use both. `idle` is the agent that gave it back, if it has nothing in flight on
+    /// the session any more: a call of it that did not look for the last slots may do so now.
+    pub(crate) fn slot_freed(&self, freed: Freed, idle: Option<(&Principal, AgentKey)>) {
         if seeded!(FreedSlotWakesNobody) {
             return;
         }
-        self.lock().call_up(lane);
-    }
-
-    /// The turn to write on this session is free, and the slot its holder had: whoever waits for the turn is first,
-    /// because it can use both.
-    pub fn write_turn_freed(&self, lane: Lane) {
-        if seeded!(FreedSlotWakesNobody) {
-            return;
+        let mut inner = self.lock();
+        inner.call_up(freed);
+        if let Some((principal, agent)) = idle.filter(|_| !seeded!(IdleAgentForgotten)) {
+            inner.wake_agent(freed, principal, agent);
         }
-        self.lock().call_up(lane.for_writes());
     }
 
     /// A session with this many slots is ready: as many waiters may try, those who keep to it first.
     pub fn session_ready(&self, lane: Lane, slots: usize) {
+        let freed = Freed { lane, turn: false, open: true };
         let mut inner = self.lock();
-        let _ = inner.wake_one(lane.for_writes(), lane.for_writes());
+        let _ = inner.wake_one(lane.needing(Need::WriteTurn), freed);
         for _ in 0..slots {
-            if !inner.wake_one(lane, lane) && !inner.wake_one(lane.of_pool(), lane) {
+            let woken = [lane, lane.of_pool(), lane.needing(Need::OpenSlot)]
+                .into_iter()
+                .any(|lane| inner.wake_one(lane, freed));
+            if !woken {
                 return;
             }
         }
@@ -129,8 +208,8 @@ impl Room {
     /// A session takes no more calls: who kept to it waits for any session of the pool, and may look around at once.
     pub fn session_gone(&self, lane: Lane) {
         let mut inner = self.lock();
-        for lane in [lane, lane.for_writes()] {
-            while inner.wake_one(lane, lane) {}
+        for need in [Need::Slot, Need::OpenSlot, Need::WriteTurn] {
+            inner.wake_all_in(lane.needing(need));
         }
     }
 
@@ -139,7 +218,7 @@ impl Room {
         let mut inner = self.lock();
         let lanes: Vec<Lane> = inner.lanes.keys().copied().collect();
         for lane in lanes {
-            while inner.wake_one(lane, lane) {}
+            inner.wake_all_in(lane);
         }
     }
 
@@ -152,21 +231,28 @@ impl Room {
     /// How many calls wait, those just woken included.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.lock().waiting
+        self.lock().ledger.all().calls
     }
 
-    /// Since when the longest waiting call waits.
+    /// What waits at this moment.
     #[must_use]
-    pub fn oldest(&self) -> Option<Instant> {
+    pub fn status(&self, now: Instant) -> Waiting {
         let inner = self.lock();
-        let lines = inner.lanes.values().flat_map(|q| q.agents.values());
-        lines.flat_map(|line| line.calls.values()).map(|s| s.since).min()
+        let all = inner.ledger.all();
+        Waiting {
+            calls: all.calls,
+            bytes: all.bytes,
+            limits: self.limits,
+            oldest: inner.oldest().map(|since| now.saturating_duration_since(since)),
+        }
     }
 
-    /// The most that may wait.
+    /// How long a call that takes its place behind everybody now would wait, at the pace the room empties.
     #[must_use]
-    pub fn limit(&self) -> usize {
-        self.limit
+    pub fn turn_after(&self, now: Instant) -> Duration {
+        let mut inner = self.lock();
+        let waiting = inner.ledger.all().calls;
+        inner.pace.time_for(waiting, now)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -175,122 +261,17 @@ impl Room {
     }
 }
 
-impl Waiter {
-    /// Resolves when the caller may try again. Waiting once more means that the last turn found nothing.
-    ///
-    /// # Cancel safety
-    /// Dropping the future keeps the place.
-    pub async fn woken(&mut self) {
-        if matches!(self.seat, Seat::Trying(..)) {
-            // What it was woken for is gone: it is in demand again.
-            self.room.demand.notify_one();
-        }
-        if let Seat::Queued(woken) | Seat::Trying(woken, _) = &mut self.seat {
-            // An error means the sender was dropped without waking, which only happens with the room itself.
-            self.seat = woken.await.map_or(Seat::Out, Seat::Called);
-        }
-    }
-
-    /// Takes the old place again, perhaps in another lane. Do this *before* trying again, so that a slot that
-    /// comes back meanwhile wakes this caller and is not lost.
-    pub fn back_to(&mut self, lane: Lane) {
-        let room = self.room.clone();
-        let mut inner = room.lock();
-        let held = self.leave_queue(&mut inner);
-        let moved = lane != self.lane;
-        if moved {
-            inner.depart(self.lane);
-            // What woke it does not serve the lane it goes to, and those behind it have not looked.
-            if let Some(turn) = held {
-                inner.call_up(turn.freed);
-            }
-            inner.wake_one(self.lane, self.lane);
-            self.first = inner.arrive(lane);
-            self.lane = lane;
-        }
-        let back = held.filter(|_| !moved).map(|turn| turn.number);
-        let woken = inner.seat(lane, self.agent, (self.place, self.since), back);
-        self.seat = match held.filter(|_| !moved) {
-            Some(turn) => Seat::Trying(woken, turn),
-            None => Seat::Queued(woken),
-        };
-        drop(inner);
-        if moved {
-            room.demand.notify_one();
-        }
-    }
-
-    /// Where it waits.
+impl Lane {
+    /// Where agents wait that keep to no session.
     #[must_use]
-    pub fn lane(&self) -> Lane {
-        self.lane
+    pub fn of_pool(self) -> Self {
+        Self { session: None, need: Need::Slot, ..self }
     }
 
-    /// Whether nobody else waited in the lane when it took its place: then nobody is overtaken by trying.
+    /// Where calls wait for something else of the same session.
     #[must_use]
-    pub fn is_first(&self) -> bool {
-        self.first
-    }
-
-    /// Got what it waited for: leaves, and lets the next one in the lane look, because there may be more. So may
-    /// those who keep to the session whose slot woke it: it may have taken another one.
-    pub fn served(mut self) {
-        let room = self.room.clone();
-        let used = match std::mem::replace(&mut self.seat, Seat::Out) {
-            Seat::Trying(woken, turn) => {
-                self.seat = Seat::Queued(woken);
-                Some(turn.freed)
-            }
-            other => {
-                self.seat = other;
-                None
-            }
-        };
-        let lane = self.lane;
-        drop(self);
-        let mut inner = room.lock();
-        inner.wake_one(lane, lane);
-        if let Some(freed) = used.filter(|freed| *freed != lane) {
-            inner.wake_one(freed, freed);
-        }
-    }
-
-    /// Since when this call waits.
-    #[must_use]
-    pub fn since(&self) -> Instant {
-        self.since
-    }
-
-    /// Leaves the queue; gives back a turn that was not used.
-    fn leave_queue(&mut self, inner: &mut Inner) -> Option<Turn> {
-        let (mut woken, held) = match std::mem::replace(&mut self.seat, Seat::Out) {
-            Seat::Queued(woken) => (woken, None),
-            Seat::Trying(woken, turn) => (woken, Some(turn)),
-            Seat::Called(turn) => return Some(turn),
-            Seat::Out => return None,
-        };
-        inner.unseat(self.lane, self.agent, self.place);
-        // At most one of the two is owed: both were sent because of slots this waiter could not use.
-        let again = woken.try_recv().ok();
-        if let (Some(one), Some(other)) = (held, again) {
-            inner.call_up(one.freed);
-            return Some(other);
-        }
-        again.or(held)
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        let room = self.room.clone();
-        let mut inner = room.lock();
-        inner.waiting -= 1;
-        let unused = self.leave_queue(&mut inner);
-        inner.depart(self.lane);
-        // Woken and gone before it could try: the turn is somebody else's.
-        if let Some(turn) = unused.filter(|_| !seeded!(TurnNotPassedOn)) {
-            inner.call_up(turn.freed);
-        }
+    pub fn needing(self, need: Need) -> Self {
+        Self { need, ..self }
     }
 }
 

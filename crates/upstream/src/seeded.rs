@@ -68,6 +68,8 @@ mod planted {
         SlotsCountedInTwoSteps,
         /// Who gives back the last slot looks first whether the session drains.
         StandingReadTooEarly,
+        /// An agent that has nothing in flight any more still may not have the last slots.
+        IdleAgentForgotten,
         /// A waiter that leaves keeps the turn it did not use.
         TurnNotPassedOn,
         /// The book is emptied first and closed afterwards.

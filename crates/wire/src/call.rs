@@ -27,6 +27,9 @@ pub struct AgentKey(pub u64);
 pub enum Principal {
     /// Nobody was asked to say who they are.
     Anonymous,
+    /// The subject of credentials that were verified. No listener verifies any yet; what is shared, counted and
+    /// queued by principal is ready for it.
+    Named(Arc<str>),
 }
 
 /// Who calls: the same for all calls of one agent session.
@@ -34,6 +37,8 @@ pub enum Principal {
 pub struct Caller {
     /// The verified subject.
     pub principal: Principal,
+    /// Whether it connects from this machine.
+    pub is_local: bool,
     /// The tenant the principal belongs to, where tenants exist.
     pub tenant: Option<Arc<str>>,
     /// The agent session.
@@ -134,6 +139,7 @@ impl Principal {
     pub fn as_str(&self) -> &str {
         match self {
             Self::Anonymous => "anonymous",
+            Self::Named(subject) => subject,
         }
     }
 }

@@ -140,6 +140,8 @@ async fn calls_above_the_limit_of_an_agent_are_refused_with_200() {
         until("it runs", || front.script.calls.lock().unwrap().len() == 1).await;
         let got = front.call(&session, &tool(2, "echo")).await;
         assert_eq!((got.status.as_u16(), got.code()), (200, -31903));
+        let after = &got.json()["error"]["data"]["retry_after_ms"];
+        assert!((50..=60_000).contains(&after.as_u64().unwrap_or_default()), "{after}");
         front.script.gate.open();
     };
     let (got, ()) = tokio::join!(front.call(&session, &first), second);

@@ -251,6 +251,7 @@ fn limits(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> Limi
         min_idle,
         max_creating: count("max_creating", &raw.max_creating, default.max_creating, 1),
         queue: count("queue", &raw.queue, default.queue, 1),
+        queue_bytes: checker.size("queue_bytes", &raw.queue_bytes, default.queue_bytes, 1 << 10..=1 << 30),
         max_message: checker.size("max_message", &raw.max_message, default.max_message, 1 << 10..=1 << 30),
         serial_writes: checker.word(
             "serialize_writes",

@@ -343,6 +343,8 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
     );
     let deleted_sessions = count("deleted_sessions", &raw.deleted_sessions, default.deleted_sessions);
     let calls_per_agent = count("calls_per_agent", &raw.calls_per_agent, default.calls_per_agent);
+    let calls_per_principal =
+        count("calls_per_principal", &raw.calls_per_principal, default.calls_per_principal);
     let outbound_messages = count("agent_messages", &raw.agent_messages, default.outbound_messages);
     let adopted_calls = count("adopted_calls", &raw.adopted_calls, default.adopted_calls);
     let replay_events =
@@ -357,6 +359,7 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
         sessions_per_peer,
         deleted_sessions,
         calls_per_agent,
+        calls_per_principal,
         body_bytes: size("body", &raw.body, default.body_bytes, 1 << 10),
         body_rate: size("body_rate", &raw.body_rate, default.body_rate, 1),
         buffered_bytes,

@@ -95,6 +95,7 @@ fn limits(limits: &FrontLimits) -> Table {
     put(&mut table, "sessions_per_peer", number(limits.sessions_per_peer));
     put(&mut table, "deleted_sessions", number(limits.deleted_sessions));
     put(&mut table, "calls_per_agent", number(limits.calls_per_agent));
+    put(&mut table, "calls_per_principal", number(limits.calls_per_principal));
     put(&mut table, "body", show_size(limits.body_bytes as u64));
     put(&mut table, "body_rate", show_size(limits.body_rate as u64));
     put(&mut table, "buffered", show_size(limits.buffered_bytes as u64));
@@ -231,6 +232,7 @@ fn limits_of(table: &mut Table, settings: &BackendSettings) {
     ] {
         put(table, key, number(count));
     }
+    put(table, "queue_bytes", show_size(limits.queue_bytes as u64));
     put(table, "max_message", show_size(limits.max_message as u64));
     put(
         table,

@@ -56,6 +56,8 @@ struct BackendGauges {
     waiting_calls: Gauge,
     oldest_wait: Gauge,
     queue_limit: Gauge,
+    waiting_bytes: Gauge,
+    queue_bytes_limit: Gauge,
     up: Gauge,
     ready: Gauge,
     /// What the circuits of earlier registrations of the name counted.
@@ -188,8 +190,9 @@ impl BackendMetrics {
         self.info([status.transport.unwrap_or("unknown"), era, mode, chosen]);
         for old in leaving.map(|old| old.backend.status()) {
             status.leases = (status.leases.0 + old.leases.0, status.leases.1 + old.leases.1);
-            status.waiting.0 += old.waiting.0;
-            status.waiting.2 = status.waiting.2.max(old.waiting.2);
+            status.waiting.calls += old.waiting.calls;
+            status.waiting.bytes += old.waiting.bytes;
+            status.waiting.oldest = status.waiting.oldest.max(old.waiting.oldest);
             status.subscriptions += old.subscriptions;
             status.sessions.extend(old.sessions);
         }
@@ -263,6 +266,8 @@ impl BackendGauges {
             waiting_calls: level("mcpool_waiting_calls", &[]),
             oldest_wait: level("mcpool_oldest_wait_seconds", &[]),
             queue_limit: level("mcpool_queue_limit", &[]),
+            waiting_bytes: level("mcpool_waiting_bytes", &[]),
+            queue_bytes_limit: level("mcpool_queue_bytes_limit", &[]),
             up: level("mcpool_backend_up", &[]),
             ready: level("mcpool_backend_ready", &[]),
             carried: Mutex::default(),
@@ -305,9 +310,12 @@ impl BackendGauges {
         self.leases_in_use.set(number(status.leases.0));
         self.leases_limit.set(number(status.leases.1));
         self.subscriptions.set(number(status.subscriptions));
-        self.waiting_calls.set(number(status.waiting.0));
-        self.queue_limit.set(number(status.waiting.1));
-        self.oldest_wait.set(status.waiting.2.unwrap_or_default().as_secs_f64());
+        let waiting = &status.waiting;
+        self.waiting_calls.set(number(waiting.calls));
+        self.queue_limit.set(number(waiting.limits.calls));
+        self.waiting_bytes.set(number(waiting.bytes));
+        self.queue_bytes_limit.set(number(waiting.limits.bytes));
+        self.oldest_wait.set(waiting.oldest.unwrap_or_default().as_secs_f64());
     }
 }
 
@@ -412,7 +420,7 @@ const EXECUTED: [Executed; 3] = [Executed::No, Executed::Maybe, Executed::Yes];
 const OUTCOMES: [&str; 2] = ["ok", "failed"];
 const STEPS: &[&str] = &["connect", "initialize", "initialized", "listen", "ping", "list"];
 const STATUS_CLASSES: &[&str] = &["4xx", "429", "5xx", "lost"];
-const REJECTIONS: &[&str] = &["full", "timeout", "circuit_open"];
+const REJECTIONS: &[&str] = &["full", "bytes", "displaced", "timeout", "circuit_open"];
 const PHASES: &[&str] = &["not_sent", "refused", "maybe_sent"];
 const STANDINGS: &[&str] = &["initializing", "ready", "suspect", "draining", "closed"];
 const INCIDENTS: &[&str] = &["connect", "tls", "broken", "timeout", "gateway", "protocol", "other"];

@@ -111,7 +111,7 @@ fn brief(registered: &Registered) -> Value {
         "circuit": registered.breaker.snapshot(now()).state.as_str(),
         "agents": status.agents,
         "sessions": status.sessions.iter().filter(|session| session.standing == "ready").count(),
-        "waiting_calls": status.waiting.0,
+        "waiting_calls": status.waiting.calls,
     })
 }
 
@@ -169,9 +169,11 @@ fn picture(registered: &Registered) -> Map<String, Value> {
         "calls": {
             "in_flight": status.leases.0,
             "limit": status.leases.1,
-            "waiting": status.waiting.0,
-            "waiting_limit": status.waiting.1,
-            "oldest_wait_seconds": status.waiting.2.map(seconds),
+            "waiting": status.waiting.calls,
+            "waiting_limit": status.waiting.limits.calls,
+            "waiting_bytes": status.waiting.bytes,
+            "waiting_bytes_limit": status.waiting.limits.bytes,
+            "oldest_wait_seconds": status.waiting.oldest.map(seconds),
         },
         "circuit": circuit(registered, now()),
         "trouble": trouble,

@@ -70,11 +70,25 @@ pub(super) fn phase_word(phase: SendPhase) -> &'static str {
     }
 }
 
+/// The error of a call for which there is no place to wait, with when there will be one.
+pub(super) fn overloaded(message: String, after: Duration) -> CallError {
+    CallError::not_sent(ErrorKind::Overloaded, message).retry_after(after)
+}
+
 /// The error of a call that was held as long as the circuit allows.
-pub(super) fn circuit_open(rejected: Rejected, backend: &Arc<str>, why: Option<String>) -> CallError {
+pub(super) fn circuit_open(
+    rejected: Rejected,
+    backend: &Arc<str>,
+    why: Option<String>,
+    handshake: Duration,
+) -> CallError {
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let message = format!("the circuit of backend {backend:?} is open{why}");
-    // Zero would invite a busy loop.
-    let after = rejected.retry_after.max(Duration::from_millis(100));
+    // Who comes while the probe is under way is refused once more: its time counts too, and it may be a slow one.
+    let after = (rejected.retry_after + handshake * 2).clamp(SHORTEST, LONGEST);
     CallError::not_sent(ErrorKind::CircuitOpen, message).of_backend(backend.clone()).retry_after(after)
 }
+
+/// What an agent is told to wait: zero would invite a busy loop, and nobody waits for ever.
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(60);

@@ -159,8 +159,9 @@ impl Service<Order> for Pool {
             }
         };
         let waited = order.take_place().map_or(Duration::ZERO, |waiter| {
-            let waited = super::now().saturating_duration_since(waiter.since());
-            waiter.served();
+            let now = super::now();
+            let waited = now.saturating_duration_since(waiter.since());
+            waiter.served(now);
             waited
         });
         self.observe.leased(waited);

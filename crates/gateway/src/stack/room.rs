@@ -11,11 +11,15 @@ use std::{
 
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, Rejected};
-use mcpool_upstream::{Backend, Mode, Waiter};
+use mcpool_upstream::{Backend, Mode, RoomFull, RoomLimit, Waiter};
 use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
-use super::{Order, StackError, StackFuture, StackObserve, always_ready, errors::circuit_open, now};
+use super::{
+    Order, StackError, StackFuture, StackObserve, always_ready,
+    errors::{circuit_open, overloaded},
+    now,
+};
 
 /// The waiting layer.
 #[derive(Clone)]
@@ -132,27 +136,48 @@ impl Desk {
     ) -> Result<(), StackError> {
         let end = shut.map_or(until, |rejected| rejected.hold_until.min(until));
         let timer = tokio::time::Instant::from_std(end);
-        if tokio::time::timeout_at(timer, waiter.woken()).await.is_err() {
-            return Err(match shut {
+        match tokio::time::timeout_at(timer, waiter.woken()).await {
+            Ok(Ok(())) => {
+                let lane = waiter.lane();
+                waiter.back_to(lane);
+                Ok(())
+            }
+            Ok(Err(_displaced)) => Err(self.displaced()),
+            Err(_) => Err(match shut {
                 Some(rejected) if end < until => self.refuse(rejected),
                 _ => self.timed_out(order),
-            });
+            }),
         }
-        let lane = waiter.lane();
-        waiter.back_to(lane);
-        Ok(())
     }
 
     fn enter(&self, order: &Order) -> Result<Waiter, StackError> {
         let kind = self.backend.kind_of(order.seat(), order.call());
-        self.backend.wait(order.seat(), kind).map_err(|full| {
-            self.observe.rejected("full");
-            let message =
-                format!("{} calls already wait for backend {:?}", full.limit, self.backend.spec().name);
-            StackError::Ended(
-                CallError::not_sent(ErrorKind::Overloaded, message).retry_after(Duration::from_secs(1)),
-            )
-        })
+        let bytes = order.call().message.bytes().len();
+        self.backend.wait(order.seat(), kind, bytes).map_err(|full| self.full(full))
+    }
+
+    fn full(&self, full: RoomFull) -> StackError {
+        let name = &self.backend.spec().name;
+        let (reason, message) = match full.of {
+            RoomLimit::Calls(limit) => {
+                ("full", format!("{limit} calls, as many as may, wait for backend {name:?}"))
+            }
+            RoomLimit::Bytes(limit) => {
+                ("bytes", format!("the calls that wait for backend {name:?} may have {limit} bytes"))
+            }
+        };
+        self.observe.rejected(reason);
+        StackError::Ended(overloaded(message, full.retry_after))
+    }
+
+    fn displaced(&self) -> StackError {
+        self.observe.rejected("displaced");
+        let name = &self.backend.spec().name;
+        let message = format!(
+            "too many calls wait for backend {name:?}; this agent had the most, and its latest gave its place to \
+             another agent's"
+        );
+        StackError::Ended(overloaded(message, self.backend.wait_expected()))
     }
 
     /// Nobody waits for a registration that ended, but agents with a session of their own, which may keep it.
@@ -170,7 +195,12 @@ impl Desk {
     fn refuse(&self, rejected: Rejected) -> StackError {
         self.observe.rejected("circuit_open");
         let why = self.backend.trouble().map(|trouble| trouble.why);
-        StackError::Ended(circuit_open(rejected, &self.backend.spec().name, why))
+        StackError::Ended(circuit_open(
+            rejected,
+            &self.backend.spec().name,
+            why,
+            self.backend.handshake_expected(),
+        ))
     }
 
     fn timed_out(&self, order: &Order) -> StackError {
@@ -182,6 +212,7 @@ impl Desk {
             self.backend.spec().name,
             self.queue
         );
-        StackError::Ended(CallError::not_sent(ErrorKind::QueueTimeout, message))
+        let error = CallError::not_sent(ErrorKind::QueueTimeout, message);
+        StackError::Ended(error.retry_after(self.backend.wait_expected()))
     }
 }

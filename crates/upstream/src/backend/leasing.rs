@@ -1,12 +1,15 @@
 //! How a call comes by a session of a backend: what it needs, a slot if there is one, else a place to wait.
 
+use std::time::Duration;
+
 use mcpool_wire::{Call, Method};
 
 use super::Backend;
 use crate::{
     clock,
-    pool::{CallKind, Lease, NoLease, Seat},
-    room::{RoomFull, Waiter},
+    pool::{Lease, NoLease, Seat},
+    room::{Guest, RoomFull, Waiter},
+    slot::CallKind,
 };
 
 impl Backend {
@@ -31,11 +34,18 @@ impl Backend {
         self.room.is_empty()
     }
 
-    /// A place in the waiting room.
+    /// A place in the waiting room for a call with a message of so many bytes.
     ///
     /// # Errors
-    /// [`RoomFull`] at the limit.
-    pub fn wait(&self, seat: &Seat, kind: CallKind) -> Result<Waiter, RoomFull> {
-        self.room.enter(seat.lane(kind, &self.room), seat.caller.agent, clock::now())
+    /// [`RoomFull`] at a limit.
+    pub fn wait(&self, seat: &Seat, kind: CallKind, bytes: usize) -> Result<Waiter, RoomFull> {
+        let guest = Guest { principal: seat.caller.principal.clone(), agent: seat.caller.agent, bytes };
+        self.room.enter(seat.lane(kind, &self.room), guest, clock::now())
+    }
+
+    /// How long a call would wait that comes now, as fast as calls were served lately.
+    #[must_use]
+    pub fn wait_expected(&self) -> Duration {
+        self.room.turn_after(clock::now())
     }
 }

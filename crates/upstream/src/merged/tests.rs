@@ -5,7 +5,10 @@ use std::{future::Future as _, pin::pin, sync::Mutex, task::Context};
 use mcpool_wire::{BackendId, Envelope, Message, OutletFull};
 
 use super::*;
-use crate::observe::{Observe, Source};
+use crate::{
+    observe::{Observe, Source},
+    room::RoomLimits,
+};
 
 #[derive(Default)]
 struct Inbox(Mutex<Vec<Bytes>>);
@@ -32,7 +35,11 @@ impl Observe for Blind {
 
 fn merged(fan_out_logs: bool) -> Merged {
     let source = Source { id: BackendId(0), name: "lab".into() };
-    Merged::new(Room::new(1), Reporter::new(source, Arc::new(Blind)), fan_out_logs)
+    Merged::new(
+        Room::new(RoomLimits { calls: 1, bytes: 1 }),
+        Reporter::new(source, Arc::new(Blind)),
+        fan_out_logs,
+    )
 }
 
 fn agent(merged: &Merged, key: u64) -> (u64, Arc<Inbox>, Arc<dyn Outlet>) {

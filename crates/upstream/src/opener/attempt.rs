@@ -61,6 +61,7 @@ pub(super) async fn attempt(
     };
     match &outcome {
         Ok(session) => {
+            backend.handshake_took(clock::now().saturating_duration_since(started));
             backend.reporter.on(Event::Opened {
                 epoch,
                 mode: session.mode,
@@ -99,7 +100,7 @@ async fn climb(
     let (errands, inbox) = mpsc::channel(MAX_ERRANDS);
     let session = Session::new(SessionParts {
         epoch,
-        lane: crate::room::Lane { pool: pool.number, session: Some(epoch), write_turn: false },
+        lane: crate::room::Lane { pool: pool.number, session: Some(epoch), need: crate::room::Need::Slot },
         mode,
         kind,
         outbound: greeted.opened.outbound.clone(),

@@ -1,5 +1,8 @@
 //! The room against a model of sessions, slots and callers that come, try and leave in any order. The subtle
-//! property is liveness: once everybody who was woken has tried, nobody may wait for whom there is a free slot.
+//! property is liveness: once everybody who was woken has tried, nobody may wait for whom there is a free slot. The
+//! last slot of a session that has several is for agents with nothing in flight on it.
+
+mod sharing;
 
 use std::collections::HashMap;
 
@@ -8,11 +11,34 @@ use proptest::prelude::*;
 
 use super::*;
 
-const POOL: Lane = Lane { pool: 1, session: None, write_turn: false };
+const POOL: Lane = Lane { pool: 1, session: None, need: Need::Slot };
 const LIMIT: usize = 12;
+const LIMITS: RoomLimits = RoomLimits { calls: LIMIT, bytes: 1 << 20 };
 
 fn lane_of(epoch: u64) -> Lane {
-    Lane { pool: 1, session: Some(epoch), write_turn: false }
+    Lane { pool: 1, session: Some(epoch), need: Need::Slot }
+}
+
+fn open_lane(epoch: u64) -> Lane {
+    lane_of(epoch).needing(Need::OpenSlot)
+}
+
+fn write_lane(epoch: u64) -> Lane {
+    lane_of(epoch).needing(Need::WriteTurn)
+}
+
+/// Two principals, each with every other agent.
+fn principal_of(agent: u64) -> Principal {
+    if agent.is_multiple_of(2) { Principal::Anonymous } else { Principal::Named("ada".into()) }
+}
+
+fn guest(agent: u64) -> Guest {
+    Guest { principal: principal_of(agent), agent: AgentKey(agent), bytes: 100 }
+}
+
+/// A slot of this session, where more are free than are kept.
+fn freed(epoch: u64) -> Freed {
+    Freed { lane: lane_of(epoch), turn: false, open: true }
 }
 
 #[derive(Clone, Debug)]
@@ -42,14 +68,32 @@ fn op() -> impl Strategy<Value = Op> {
 struct World {
     room: Arc<Room>,
     now: Instant,
-    /// Epoch and free slots.
-    sessions: Vec<(u64, usize)>,
+    sessions: Vec<Slots>,
     epochs: u64,
     /// The session each agent keeps to.
     bound: HashMap<u64, u64>,
     waiters: Vec<(Caller, Waiter)>,
     /// Who calls, and the epoch, of each call in flight.
     leases: Vec<(Caller, u64)>,
+    /// How many were sent away.
+    displaced: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slots {
+    epoch: u64,
+    free: usize,
+    limit: usize,
+}
+
+impl Slots {
+    fn new(epoch: u64, limit: usize) -> Self {
+        Self { epoch, free: limit, limit }
+    }
+
+    fn kept(self) -> usize {
+        usize::from(self.limit > 1)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,13 +107,14 @@ impl World {
         #[allow(clippy::disallowed_methods, reason = "any instant will do")]
         let now = Instant::now();
         Self {
-            room: Room::new(LIMIT),
+            room: Room::new(LIMITS),
             now,
-            sessions: vec![(1, 2), (2, 1)],
+            sessions: vec![Slots::new(1, 3), Slots::new(2, 1)],
             epochs: 2,
             bound: HashMap::new(),
             waiters: Vec::new(),
             leases: Vec::new(),
+            displaced: 0,
         }
     }
 
@@ -80,19 +125,31 @@ impl World {
             Some(epoch) => *epoch,
             // Agents prefer different sessions; a writer the one it can write on now.
             None => {
-                let free = self.sessions.iter().filter(|(_, free)| *free > 0).map(|(epoch, _)| *epoch);
+                let free = self.sessions.iter().filter(|slots| slots.free > 0).map(|slots| slots.epoch);
                 let taken = |epoch: &u64| writes && self.is_writing(*epoch);
                 free.max_by_key(|epoch| (!taken(epoch), (agent ^ epoch) % 3)).ok_or(POOL)?
             }
         };
         self.bound.insert(agent, epoch);
+        let is_busy = self.is_busy(agent, epoch);
         if writes && self.is_writing(epoch) {
-            return Err(lane_of(epoch).for_writes());
+            return Err(write_lane(epoch));
         }
-        let slots = self.sessions.iter_mut().find(|(e, free)| *e == epoch && *free > 0);
-        slots.ok_or(lane_of(epoch))?.1 -= 1;
+        let slots = self.sessions.iter_mut().find(|slots| slots.epoch == epoch);
+        let slots = slots.filter(|slots| slots.free > if is_busy { slots.kept() } else { 0 });
+        let Some(slots) = slots else {
+            let is_kept =
+                is_busy && self.sessions.iter().any(|slots| slots.epoch == epoch && slots.kept() > 0);
+            return Err(if is_kept { open_lane(epoch) } else { lane_of(epoch) });
+        };
+        slots.free -= 1;
         self.leases.push((caller, epoch));
         Ok(epoch)
+    }
+
+    /// Whether the agent has a call in flight on this session.
+    fn is_busy(&self, agent: u64, epoch: u64) -> bool {
+        self.leases.iter().any(|(caller, on)| caller.agent == agent && *on == epoch)
     }
 
     fn is_writing(&self, epoch: u64) -> bool {
@@ -100,13 +157,21 @@ impl World {
     }
 
     fn enter(&mut self, caller: Caller) {
-        let lane = self.bound.get(&caller.agent).map_or(POOL, |epoch| lane_of(*epoch));
-        match self.room.enter(lane, AgentKey(caller.agent), self.now) {
+        let kept = |epoch: u64| self.sessions.iter().any(|slots| slots.epoch == epoch && slots.kept() > 0);
+        let lane = self.bound.get(&caller.agent).map_or(POOL, |epoch| {
+            if self.is_busy(caller.agent, *epoch) && kept(*epoch) {
+                open_lane(*epoch)
+            } else {
+                lane_of(*epoch)
+            }
+        });
+        let before = self.room.waiting();
+        match self.room.enter(lane, guest(caller.agent), self.now) {
             Ok(waiter) if waiter.is_first() => self.attempt(caller, waiter),
             Ok(waiter) => self.waiters.push((caller, waiter)),
             Err(full) => {
-                assert_eq!(full.limit, LIMIT);
-                assert_eq!(self.waiters.len(), LIMIT, "refused although there was room");
+                assert_eq!(full.of, RoomLimit::Calls(LIMIT));
+                assert_eq!(before, LIMIT, "refused although there was room");
             }
         }
     }
@@ -114,7 +179,7 @@ impl World {
     fn attempt(&mut self, caller: Caller, mut waiter: Waiter) {
         loop {
             match self.lease(caller) {
-                Ok(_) => return waiter.served(),
+                Ok(_) => return waiter.served(self.now),
                 Err(lane) if lane == waiter.lane() => return self.waiters.push((caller, waiter)),
                 Err(lane) => waiter.back_to(lane),
             }
@@ -124,9 +189,16 @@ impl World {
     /// Lets one waiter look whether it was woken; true if it was.
     fn poll(&mut self, index: usize) -> bool {
         let (caller, mut waiter) = self.waiters.remove(index);
-        if waiter.woken().now_or_never().is_none() {
-            self.waiters.insert(index, (caller, waiter));
-            return false;
+        match waiter.woken().now_or_never() {
+            None => {
+                self.waiters.insert(index, (caller, waiter));
+                return false;
+            }
+            Some(Err(Displaced)) => {
+                self.displaced += 1;
+                return true;
+            }
+            Some(Ok(())) => {}
         }
         let lane = waiter.lane();
         waiter.back_to(lane);
@@ -136,22 +208,21 @@ impl World {
 
     fn finish(&mut self, index: usize) {
         let (caller, epoch) = self.leases.remove(index);
-        if let Some((_, free)) = self.sessions.iter_mut().find(|(e, _)| *e == epoch) {
-            *free += 1;
-            if caller.writes {
-                self.room.write_turn_freed(lane_of(epoch));
-            } else {
-                self.room.slot_freed(lane_of(epoch));
-            }
+        let is_idle = !self.is_busy(caller.agent, epoch);
+        if let Some(slots) = self.sessions.iter_mut().find(|slots| slots.epoch == epoch) {
+            slots.free += 1;
+            let freed = Freed { lane: lane_of(epoch), turn: caller.writes, open: slots.free > slots.kept() };
+            let Guest { principal, agent, .. } = guest(caller.agent);
+            self.room.slot_freed(freed, (is_idle && slots.kept() > 0).then_some((&principal, agent)));
         }
     }
 
     fn replace(&mut self, index: usize) {
-        let (old, _) = self.sessions.remove(index);
+        let old = self.sessions.remove(index).epoch;
         self.bound.retain(|_, epoch| *epoch != old);
         self.room.session_gone(lane_of(old));
         self.epochs += 1;
-        self.sessions.push((self.epochs, 2));
+        self.sessions.push(Slots::new(self.epochs, 2));
         self.room.session_ready(lane_of(self.epochs), 2);
     }
 
@@ -166,12 +237,13 @@ impl World {
             Op::Replace(n) => drop(pick(n, self.sessions.len()).map(|i| self.replace(i))),
             Op::WakeAll => self.room.wake_all(),
         }
-        assert_eq!(self.room.waiting(), self.waiters.len(), "the count is exact");
+        assert!(self.room.waiting() <= self.waiters.len().min(LIMIT), "the bound holds");
     }
 
     fn come_to_rest(&mut self) {
         for _ in 0..10_000 {
             if !(0..self.waiters.len()).any(|index| self.poll(index)) {
+                assert_eq!(self.room.waiting(), self.waiters.len(), "the count is exact");
                 return;
             }
         }
@@ -180,11 +252,12 @@ impl World {
 
     fn assert_nobody_waits_in_vain(&self) {
         for (caller, waiter) in &self.waiters {
-            let usable = |epoch: u64| {
-                let bound = self.bound.get(&caller.agent).is_none_or(|bound| *bound == epoch);
-                bound && !(caller.writes && self.is_writing(epoch))
+            let usable = |slots: &&Slots| {
+                let bound = self.bound.get(&caller.agent).is_none_or(|bound| *bound == slots.epoch);
+                let kept = if self.is_busy(caller.agent, slots.epoch) { slots.kept() } else { 0 };
+                bound && slots.free > kept && !(caller.writes && self.is_writing(slots.epoch))
             };
-            let free = self.sessions.iter().find(|(epoch, free)| *free > 0 && usable(*epoch));
+            let free = self.sessions.iter().find(usable);
             assert!(free.is_none(), "{caller:?} waits in {:?} although {free:?} is free", waiter.lane());
         }
     }
@@ -207,25 +280,26 @@ proptest! {
             world.assert_nobody_waits_in_vain();
         }
         prop_assert_eq!(world.room.waiting(), 0);
-        prop_assert!(world.room.lock().lanes.is_empty(), "nothing is kept of those who left");
+        let inner = world.room.lock();
+        prop_assert!(inner.lanes.is_empty() && inner.ledger.is_empty(), "nothing is kept of those who left");
     }
 }
 
 fn enter(world: &World, lane: Lane, agent: u64) -> Waiter {
-    world.room.enter(lane, AgentKey(agent), world.now).expect("room")
+    world.room.enter(lane, guest(agent), world.now).expect("room")
 }
 
 fn is_woken(waiter: &mut Waiter) -> bool {
-    waiter.woken().now_or_never().is_some()
+    waiter.woken().now_or_never().is_some_and(|woken| woken.is_ok())
 }
 
 #[test]
 fn who_waits_to_write_has_the_freed_turn_before_who_waits_for_a_slot() {
     let world = World::new();
-    let turn = lane_of(1).for_writes();
+    let turn = write_lane(1);
     let mut reading = enter(&world, lane_of(1), 1);
     let mut writing = [enter(&world, turn, 2), enter(&world, turn, 3)];
-    world.room.write_turn_freed(lane_of(1));
+    world.room.slot_freed(Freed { turn: true, ..freed(1) }, None);
     assert!(is_woken(&mut writing[0]) && !is_woken(&mut reading) && !is_woken(&mut writing[1]));
     let [first, mut second] = writing;
     drop(first);
@@ -239,8 +313,8 @@ fn an_agent_with_many_calls_does_not_starve_one_with_a_single_call() {
     let world = World::new();
     let mut many: Vec<Waiter> = (0..10).map(|_| enter(&world, POOL, 1)).collect();
     let mut single = enter(&world, POOL, 2);
-    world.room.slot_freed(lane_of(1));
-    world.room.slot_freed(lane_of(1));
+    world.room.slot_freed(freed(1), None);
+    world.room.slot_freed(freed(1), None);
     assert!(is_woken(&mut many[0]) && !is_woken(&mut many[1]), "the first call of the first agent");
     assert!(is_woken(&mut single), "then the other agent's turn");
 }
@@ -248,10 +322,11 @@ fn an_agent_with_many_calls_does_not_starve_one_with_a_single_call() {
 #[test]
 fn who_waits_for_a_session_and_who_waits_for_any_take_turns() {
     let world = World::new();
-    let mut keeping: Vec<Waiter> = (0..4).map(|n| enter(&world, lane_of(1), n)).collect();
-    let mut any: Vec<Waiter> = (10..14).map(|n| enter(&world, POOL, n)).collect();
+    // Of one principal, as all are that share a session.
+    let mut keeping: Vec<Waiter> = (0..4).map(|n| enter(&world, lane_of(1), 2 * n)).collect();
+    let mut any: Vec<Waiter> = (10..14).map(|n| enter(&world, POOL, 2 * n)).collect();
     for _ in 0..6 {
-        world.room.slot_freed(lane_of(1));
+        world.room.slot_freed(freed(1), None);
     }
     let woken =
         |waiters: &mut Vec<Waiter>| waiters.iter_mut().filter_map(|w| is_woken(w).then_some(())).count();
@@ -263,10 +338,10 @@ fn a_turn_that_found_nothing_is_not_lost() {
     let world = World::new();
     let mut first = enter(&world, POOL, 1);
     let mut second = enter(&world, POOL, 2);
-    world.room.slot_freed(lane_of(1));
+    world.room.slot_freed(freed(1), None);
     assert!(is_woken(&mut first));
     first.back_to(POOL);
-    world.room.slot_freed(lane_of(1));
+    world.room.slot_freed(freed(1), None);
     assert!(is_woken(&mut first), "it is first again, not last");
     assert!(!is_woken(&mut second));
 }
@@ -276,7 +351,7 @@ fn a_turn_of_one_who_leaves_goes_to_those_who_keep_to_the_session() {
     let world = World::new();
     let mut any = enter(&world, POOL, 1);
     let mut keeping = enter(&world, lane_of(1), 2);
-    world.room.slot_freed(lane_of(1));
+    world.room.slot_freed(freed(1), None);
     assert!(is_woken(&mut any) && !is_woken(&mut keeping));
     drop(any);
     assert!(is_woken(&mut keeping), "the slot is still free");
@@ -286,9 +361,11 @@ fn a_turn_of_one_who_leaves_goes_to_those_who_keep_to_the_session() {
 fn the_room_has_a_limit_and_leaving_makes_room() {
     let world = World::new();
     let waiters: Vec<Waiter> = (0..LIMIT as u64).map(|n| enter(&world, POOL, n)).collect();
-    assert_eq!(world.room.enter(POOL, AgentKey(99), world.now).err(), Some(RoomFull { limit: LIMIT }));
+    let full = world.room.enter(POOL, guest(99), world.now).err().map(|full| full.of);
+    assert_eq!(full, Some(RoomLimit::Calls(LIMIT)), "nobody has more than it would have");
+    assert_eq!(world.room.status(world.now).bytes, 100 * LIMIT);
     drop(waiters);
-    assert!(world.room.is_empty() && world.room.oldest().is_none());
+    assert!(world.room.is_empty() && world.room.status(world.now).oldest.is_none());
     drop(enter(&world, POOL, 99));
 }
 

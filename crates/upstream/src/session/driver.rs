@@ -121,7 +121,8 @@ impl Driver {
                 self.run_errand(errand?);
                 self.quarantine()
             }
-            Wake::Nudged => self.take_wishes(),
+            // Callers that leave nudge where there was no room for their errand.
+            Wake::Nudged => self.take_wishes().or_else(|| self.quarantine()),
             Wake::Sent(Sent::Nothing) => None,
             Wake::Sent(Sent::Probe(ok, sent)) => {
                 let took = clock::now().saturating_duration_since(sent);

@@ -41,8 +41,9 @@ use crate::{
     merged::{Merged, levels::LevelTold},
     mode::ModeBook,
     observe::{CloseReason, Event, Mode, Reporter},
-    pool::{Place, Slot},
+    pool::Place,
     room::{Lane, Room},
+    slot::Slot,
     sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, MutexGuard},
     transport::{Exchange, Outbound, TransportKind},
 };
@@ -57,6 +58,8 @@ pub(crate) struct Session {
     outbound: Arc<dyn Outbound>,
     pending: Pending,
     limit: usize,
+    /// Of the slots, those for agents with nothing in flight here.
+    kept: usize,
     in_flight: AtomicUsize,
     /// Nobody may take a slot any more: it serves its last request.
     spent: AtomicBool,
@@ -142,6 +145,7 @@ impl Session {
             outbound: parts.outbound,
             pending: Pending::new(parts.first_id),
             limit: parts.limit,
+            kept: slots::kept(parts.mode, parts.limit),
             in_flight: AtomicUsize::new(0),
             spent: AtomicBool::new(false),
             is_writing: AtomicBool::new(false),

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{Cause, SendError, SendPhase},
-    pool::Slot,
+    slot::Slot,
     sync::{HashMap, Mutex, MutexGuard},
 };
 

@@ -79,6 +79,11 @@ fn who_leaves_passes_the_turn_on() {
 }
 
 #[test]
+fn an_agent_whose_last_call_has_ended_may_have_the_last_slot() {
+    check("last-slot");
+}
+
+#[test]
 fn who_waits_for_a_session_that_ends_is_served_by_the_next() {
     check("successor");
 }

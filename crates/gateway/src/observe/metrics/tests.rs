@@ -43,6 +43,8 @@ const CONTRACT: &[&str] = &[
     "mcpool_waiting_calls{backend}",
     "mcpool_oldest_wait_seconds{backend}",
     "mcpool_queue_limit{backend}",
+    "mcpool_waiting_bytes{backend}",
+    "mcpool_queue_bytes_limit{backend}",
     "mcpool_queue_rejected_total{backend,reason}",
     "mcpool_requests_total{backend,executed,method,outcome}",
     "mcpool_request_duration_seconds{backend,method,outcome}",
@@ -180,6 +182,8 @@ async fn every_value_of_an_enum_label_is_there_before_anything_happens() {
     assert_eq!(values("mcpool_agent_responses_total", "cause"), expect(&["agent", "gateway", "backend"]));
     assert!(values("mcpool_agent_responses_total", "code").contains("400"));
     assert_eq!(values("mcpool_retries_total", "phase"), expect(&["not_sent", "refused", "maybe_sent"]));
+    let rejections = ["full", "bytes", "displaced", "timeout", "circuit_open"];
+    assert_eq!(values("mcpool_queue_rejected_total", "reason"), expect(&rejections));
     let reasons: Vec<_> = CloseReason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(values("mcpool_sessions_closed_total", "reason"), expect(&reasons));
     assert_eq!(values("mcpool_messages_dropped_total", "kind"), expect(DROPPED));

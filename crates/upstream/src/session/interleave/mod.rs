@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     error::{Cause, SendPhase},
-    pool::CallKind,
     seeded::Bug,
+    slot::CallKind,
     sync::AtomicUsize,
 };
 
@@ -39,13 +39,14 @@ pub struct Scenario {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 8] = [
+pub const SCENARIOS: [Scenario; 9] = [
     Scenario { name: "slots", run: slots, changes: 4, bugs: &[Bug::SlotsCountedInTwoSteps] },
     Scenario { name: "drain", run: drain, changes: 4, bugs: &[Bug::StandingReadTooEarly] },
     Scenario { name: "epoch", run: epoch, changes: 4, bugs: &[Bug::ClosedInTwoSteps, Bug::WaitersForgotten] },
     Scenario { name: "room", run: room, changes: 2, bugs: &[Bug::FreedSlotWakesNobody] },
     Scenario { name: "writers", run: writers, changes: 2, bugs: &[Bug::FreedSlotWakesNobody] },
     Scenario { name: "leaver", run: leaver, changes: 4, bugs: &[Bug::TurnNotPassedOn] },
+    Scenario { name: "last-slot", run: last_slot, changes: 2, bugs: &[Bug::IdleAgentForgotten] },
     Scenario { name: "successor", run: successor, changes: 2, bugs: &[] },
     Scenario { name: "loan", run: loan, changes: 3, bugs: &[Bug::LoanEndsAfterSlot] },
 ];
@@ -58,27 +59,27 @@ fn slots() {
     rig::all((0..2).map(|_| {
         let (session, held) = (session.clone(), held.clone());
         move || {
-            let Ok(slot) = session.try_slot(CallKind::Free) else { return };
+            let Ok(slot) = session.try_slot(CallKind::Free, None) else { return };
             assert_eq!(held.fetch_add(1, Ordering::SeqCst), 0, "two hold the one slot");
             held.fetch_sub(1, Ordering::SeqCst);
             drop(slot);
         }
     }));
     assert_eq!(session.in_flight(), 0);
-    assert!(session.try_slot(CallKind::Free).is_ok(), "the slot is free again");
+    assert!(session.try_slot(CallKind::Free, None).is_ok(), "the slot is free again");
 }
 
 /// Whoever ends the last call sees that the session drains, or the driver sees that it was the last.
 fn drain() {
     let rig = Rig::new(2);
     let session = rig.open(1);
-    let slot = session.try_slot(CallKind::Free);
+    let slot = session.try_slot(CallKind::Free, None);
     let caller = {
         let session = session.clone();
         thread::spawn(move || {
             drop(slot);
             // Perhaps just in time for one more.
-            drop(session.try_slot(CallKind::Free));
+            drop(session.try_slot(CallKind::Free, None));
         })
     };
     session.publish(Standing::Draining);
@@ -86,7 +87,7 @@ fn drain() {
         block_on(session.nudge.notified());
     }
     let _ = caller.join();
-    assert!(session.in_flight() == 0 && session.try_slot(CallKind::Free).is_err(), "nothing new on it");
+    assert!(session.in_flight() == 0 && session.try_slot(CallKind::Free, None).is_err(), "nothing new on it");
 }
 
 /// Everybody in the book when it closes is told so once, and nobody gets in after.
@@ -97,7 +98,7 @@ fn epoch() {
     let callers = (0..2).map(|number| {
         let (session, pending) = (session.clone(), pending.clone());
         move || {
-            let Ok(slot) = session.try_slot(CallKind::Free) else { return };
+            let Ok(slot) = session.try_slot(CallKind::Free, None) else { return };
             match pending.register(slot, &call(number)) {
                 Ok(ticket) => told(block_on(ticket.answer).expect("everybody is told")),
                 Err(error) => assert!(error.phase == SendPhase::NotSent && error.cause == ENDED),
@@ -158,7 +159,7 @@ fn writers() {
 fn leaver() {
     let rig = Rig::new(1);
     let session = rig.open(1);
-    let slot = session.try_slot(CallKind::Free);
+    let slot = session.try_slot(CallKind::Free, None);
     let (stays, leaves) = (rig.seat(1), rig.seat(2));
     // It waits before the others come, so the turn is its.
     let mut waiter = leaves.enter(CallKind::Free);
@@ -172,11 +173,28 @@ fn leaver() {
     assert_eq!((session.in_flight(), rig.room.waiting()), (0, 0));
 }
 
+/// Two slots, one of them for agents with nothing in flight: the second call of an agent waits until its first has
+/// ended, beside another agent that keeps the other slot, and then has the last one.
+fn last_slot() {
+    let rig = Rig::new(2);
+    let session = rig.open(1);
+    let (busy, other) = (Arc::new(rig.seat(1)), rig.seat(2));
+    let first = block_on(busy.lease(CallKind::Free));
+    let held = block_on(other.lease(CallKind::Free));
+    let second = {
+        let busy = busy.clone();
+        move || drop(block_on(busy.lease(CallKind::Free)))
+    };
+    rig::all_and([second].into_iter(), move || drop(first));
+    drop(held);
+    assert_eq!((session.in_flight(), rig.room.waiting()), (0, 0));
+}
+
 /// Who waits for a session that ends is served by the one after it.
 fn successor() {
     let rig = Rig::new(1);
     let session = rig.open(1);
-    let slot = session.try_slot(CallKind::Free);
+    let slot = session.try_slot(CallKind::Free, None);
     let seats = [rig.seat(1), rig.seat(2)];
     seats.iter().for_each(Seated::keep);
     let closer = {

@@ -20,9 +20,10 @@ use crate::{
     merged::Merged,
     mode::ModeBook,
     observe::{Event, Mode, Observe, Reporter, Source},
-    pool::{Budget, CallKind, Lease, NoLease, Pool, PoolKey, Seat},
-    room::{Lane, Room, Waiter},
+    pool::{Budget, Lease, NoLease, Pool, PoolKey, Seat},
+    room::{Guest, Lane, Need, Room, RoomLimits, Waiter},
     session::{Session, SessionParts},
+    slot::CallKind,
     transport::{Exchange, Inbound, Outbound, TransportKind},
 };
 
@@ -48,10 +49,10 @@ pub(super) struct Inbox;
 impl Rig {
     /// Sessions with so many slots each.
     pub(super) fn new(limit: usize) -> Self {
-        let room = Room::new(8);
+        let room = Room::new(RoomLimits { calls: 8, bytes: 1 << 10 });
         let key = PoolKey {
             generation: 1,
-            principal: "anonymous".into(),
+            principal: Principal::Anonymous,
             affinity: None,
             class: CapabilityClass::neutral(),
             headers: Arc::default(),
@@ -67,7 +68,7 @@ impl Rig {
         let Some(place) = self.budget.take().now_or_never().flatten() else { panic!("a place") };
         let session = Session::new(SessionParts {
             epoch,
-            lane: Lane { pool: 1, session: Some(epoch), write_turn: false },
+            lane: Lane { pool: 1, session: Some(epoch), need: Need::Slot },
             mode: Mode::Shared,
             kind: TransportKind::Memory,
             outbound: Arc::new(Mute),
@@ -114,9 +115,8 @@ impl Seated {
     }
 
     pub(super) fn enter(&self, kind: CallKind) -> Waiter {
-        let Ok(waiter) =
-            self.room.enter(self.seat.lane(kind, &self.room), self.seat.caller.agent, clock::now())
-        else {
+        let guest = Guest { principal: Principal::Anonymous, agent: self.seat.caller.agent, bytes: 1 };
+        let Ok(waiter) = self.room.enter(self.seat.lane(kind, &self.room), guest, clock::now()) else {
             panic!("the room is full")
         };
         waiter
@@ -135,7 +135,7 @@ impl Seated {
             if may_try {
                 match self.seat.try_lease(kind) {
                     Ok(lease) => {
-                        waiter.served();
+                        waiter.served(clock::now());
                         return lease;
                     }
                     Err(NoLease::Wait(lane)) if lane != waiter.lane() => {
@@ -145,7 +145,7 @@ impl Seated {
                     Err(_) => {}
                 }
             }
-            waiter.woken().await;
+            assert!(waiter.woken().await.is_ok(), "sent away");
             let lane = waiter.lane();
             waiter.back_to(lane);
             may_try = true;
@@ -189,6 +189,7 @@ pub(super) fn call(agent: u64) -> Call {
 fn caller(agent: u64) -> Arc<Caller> {
     Arc::new(Caller {
         principal: Principal::Anonymous,
+        is_local: true,
         tenant: None,
         agent: AgentKey(agent),
         affinity: None,

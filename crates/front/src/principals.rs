@@ -1,0 +1,149 @@
+//! Calls in flight per principal, over all its agent sessions and all backends; and how soon one of several ends.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use mcpool_wire::{Caller, Principal};
+
+/// The calls in flight of every principal with a limit.
+pub(crate) struct Principals {
+    limit: usize,
+    calls: Mutex<HashMap<Principal, usize>>,
+    /// Mean length of a call lately, in nanoseconds.
+    length: AtomicU64,
+}
+
+/// One call of a principal; dropping it makes room for another.
+pub(crate) struct Share {
+    of: Arc<Principals>,
+    principal: Principal,
+}
+
+/// The principal has as many calls in flight as it may.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooMany(pub(crate) usize);
+
+impl Principals {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, calls: Mutex::default(), length: AtomicU64::new(0) })
+    }
+
+    /// Counts one call more. Nothing is counted for agents of this machine that nobody asked who they are: they are
+    /// not one user but all its programs.
+    pub(crate) fn take(self: &Arc<Self>, caller: &Caller) -> Result<Option<Share>, TooMany> {
+        if caller.is_local && caller.principal == Principal::Anonymous {
+            return Ok(None);
+        }
+        let mut all = self.lock();
+        let calls = all.entry(caller.principal.clone()).or_default();
+        if *calls >= self.limit {
+            return Err(TooMany(self.limit));
+        }
+        *calls += 1;
+        Ok(Some(Share { of: Arc::clone(self), principal: caller.principal.clone() }))
+    }
+
+    /// A call has ended.
+    pub(crate) fn ended(&self, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX / WEIGHT);
+        // Two that end at the same moment may overwrite each other: it is a mean.
+        let before = self.length.load(Ordering::Relaxed);
+        let mean = if before == 0 { took } else { before - before / WEIGHT + took / WEIGHT };
+        self.length.store(mean, Ordering::Relaxed);
+    }
+
+    /// When one of so many calls in flight will have ended, if they are like those before.
+    pub(crate) fn next_end(&self, in_flight: usize) -> Duration {
+        let mean = match self.length.load(Ordering::Relaxed) {
+            0 => UNKNOWN,
+            nanos => Duration::from_nanos(nanos),
+        };
+        let each = u32::try_from(in_flight.max(1)).unwrap_or(u32::MAX);
+        (mean / each).clamp(SHORTEST, LONGEST)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Principal, usize>> {
+        // Consistent between any two statements.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut all = self.of.lock();
+        let Some(calls) = all.get_mut(&self.principal) else { return };
+        *calls -= 1;
+        if *calls == 0 {
+            all.remove(&self.principal);
+        }
+    }
+}
+
+/// One call counts an eighth in the mean.
+const WEIGHT: u64 = 8;
+/// Length of a call while none has ended.
+const UNKNOWN: Duration = Duration::from_secs(1);
+/// Bounds of what an agent is told.
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use mcpool_wire::AgentKey;
+
+    use super::*;
+
+    fn caller(principal: Principal, is_local: bool) -> Caller {
+        Caller {
+            principal,
+            is_local,
+            tenant: None,
+            agent: AgentKey(1),
+            affinity: None,
+            forwarded: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_principal_has_its_limit_wherever_it_is_and_others_have_theirs() {
+        let principals = Principals::new(2);
+        let (ada, bob) = (Principal::Named("ada".into()), Principal::Named("bob".into()));
+        let first = principals.take(&caller(ada.clone(), true)).unwrap();
+        let second = principals.take(&caller(ada.clone(), false)).unwrap();
+        assert_eq!(principals.take(&caller(ada.clone(), true)).err(), Some(TooMany(2)));
+        assert!(principals.take(&caller(bob, true)).unwrap().is_some());
+        drop(first);
+        assert!(principals.take(&caller(ada, true)).unwrap().is_some());
+        drop(second);
+        assert!(principals.lock().is_empty(), "nothing is kept of who has no calls");
+    }
+
+    #[test]
+    fn agents_of_this_machine_without_a_name_are_not_counted_others_are() {
+        let principals = Principals::new(1);
+        for _ in 0..10 {
+            std::mem::forget(principals.take(&caller(Principal::Anonymous, true)).unwrap());
+        }
+        let far = principals.take(&caller(Principal::Anonymous, false)).unwrap();
+        assert_eq!(principals.take(&caller(Principal::Anonymous, false)).err(), Some(TooMany(1)));
+        assert!(principals.take(&caller(Principal::Anonymous, true)).unwrap().is_none());
+        drop(far);
+    }
+
+    #[test]
+    fn the_next_end_is_told_from_how_long_calls_take() {
+        let principals = Principals::new(1);
+        assert_eq!(principals.next_end(1), Duration::from_secs(1));
+        (0..100).for_each(|_| principals.ended(Duration::from_secs(8)));
+        let told = principals.next_end(64);
+        assert!((110..140).contains(&told.as_millis()), "{told:?}");
+        (0..100).for_each(|_| principals.ended(Duration::from_millis(1)));
+        assert_eq!(principals.next_end(64), SHORTEST);
+    }
+}
