@@ -78,18 +78,34 @@ impl Room {
     /// # Errors
     /// [`RoomFull`] at the limit.
     pub fn enter(self: &Arc<Self>, lane: Lane, agent: AgentKey, now: Instant) -> Result<Waiter, RoomFull> {
-        let mut inner = self.lock();
+        let inner = self.lock();
         if inner.waiting >= self.limit {
             return Err(RoomFull { limit: self.limit });
         }
+        Ok(self.admit(inner, lane, agent, false, now))
+    }
+
+    /// Takes a place before all newcomers, for a call that was being served and must go again. The slots they had are
+    /// the bound on them, so the limit does not turn them away.
+    pub fn come_back(self: &Arc<Self>, lane: Lane, agent: AgentKey, now: Instant) -> Waiter {
+        self.admit(self.lock(), lane, agent, true, now)
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        mut inner: MutexGuard<'_, Inner>,
+        lane: Lane,
+        agent: AgentKey,
+        returned: bool,
+        now: Instant,
+    ) -> Waiter {
         inner.waiting += 1;
-        let place = inner.next_place;
-        inner.next_place += 1;
+        let place = inner.place(returned);
         let first = inner.arrive(lane);
         let seat = Seat::Queued(inner.seat(lane, agent, (place, now), None));
         drop(inner);
         self.demand.notify_one();
-        Ok(Waiter { room: self.clone(), lane, agent, place, since: now, seat, first })
+        Waiter { room: self.clone(), lane, agent, place, since: now, seat, first }
     }
 
     /// Whether nobody waits at all: then a caller may try without a place.

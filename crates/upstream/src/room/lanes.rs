@@ -10,11 +10,18 @@ use tokio::sync::oneshot;
 
 use super::Lane;
 
-#[derive(Default)]
 pub(super) struct Inner {
     pub(super) lanes: HashMap<Lane, Queue>,
     pub(super) waiting: usize,
-    pub(super) next_place: u64,
+    newcomers: Band,
+    returned: Band,
+}
+
+/// The numbers given out to one kind of call. Those that were served and must go again have their own, below all of
+/// the newcomers', so that they go first; among them agents take turns as among the others.
+#[derive(Clone, Copy)]
+struct Band {
+    next_place: u64,
     next_turn: u64,
 }
 
@@ -57,7 +64,29 @@ impl Lane {
     }
 }
 
+/// More calls than will ever return.
+const FIRST_NEWCOMER: u64 = 1 << 62;
+
+impl Default for Inner {
+    fn default() -> Self {
+        let from = |number| Band { next_place: number, next_turn: number };
+        Self { lanes: HashMap::new(), waiting: 0, newcomers: from(FIRST_NEWCOMER), returned: from(0) }
+    }
+}
+
 impl Inner {
+    /// The next place, which decides who goes first among the calls of one agent.
+    pub(super) fn place(&mut self, returned: bool) -> u64 {
+        let band = if returned { &mut self.returned } else { &mut self.newcomers };
+        band.next_place += 1;
+        band.next_place - 1
+    }
+
+    /// The band of a call, by its place.
+    fn band(&mut self, place: u64) -> &mut Band {
+        if place < FIRST_NEWCOMER { &mut self.returned } else { &mut self.newcomers }
+    }
+
     /// Counts a waiter in a lane; says whether it is alone there.
     pub(super) fn arrive(&mut self, lane: Lane) -> bool {
         let queue = self.lanes.entry(lane).or_default();
@@ -82,20 +111,20 @@ impl Inner {
         back: Option<u64>,
     ) -> oneshot::Receiver<Turn> {
         let (wake, woken) = oneshot::channel();
-        let fresh = self.next_turn;
+        let fresh = self.band(place).next_turn;
         let queue = self.lanes.entry(lane).or_default();
         let line =
             queue.agents.entry(agent).or_insert_with(|| Line { turn: u64::MAX, calls: BTreeMap::new() });
         let turn = line.turn.min(back.unwrap_or(fresh));
-        if turn == fresh {
-            self.next_turn += 1;
-        }
         if turn != line.turn {
             queue.turns.remove(&line.turn);
             queue.turns.insert(turn, agent);
             line.turn = turn;
         }
         line.calls.insert(place, Seated { wake, since });
+        if turn == fresh {
+            self.band(place).next_turn += 1;
+        }
         woken
     }
 
@@ -120,12 +149,17 @@ impl Inner {
         while let Some((number, agent)) = queue.turns.pop_first() {
             let Some(line) = queue.agents.get_mut(&agent) else { continue };
             let first = line.calls.pop_first();
-            if line.calls.is_empty() {
-                queue.agents.remove(&agent);
-            } else {
-                line.turn = self.next_turn;
-                self.next_turn += 1;
-                queue.turns.insert(line.turn, agent);
+            match line.calls.keys().next() {
+                None => {
+                    queue.agents.remove(&agent);
+                }
+                Some(place) => {
+                    let returned = *place < FIRST_NEWCOMER;
+                    let band = if returned { &mut self.returned } else { &mut self.newcomers };
+                    line.turn = band.next_turn;
+                    band.next_turn += 1;
+                    queue.turns.insert(line.turn, agent);
+                }
             }
             if first.is_some_and(|(_, seated)| seated.wake.send(Turn { number, freed }).is_ok()) {
                 return true;
