@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, StatusCode};
-use mcpool_wire::{Backends, DecodeError, DecodeKind, error_response};
+use mcpool_wire::{Backends, DecodeError, DecodeKind};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     http::{text, unknown_backend},
     incoming::Parcel,
     observe::{Cause, Transport},
-    rescue::Served,
+    rescue::{Served, refusal},
     sse_body::endpoint_event,
     stream::AgentStream,
 };
@@ -71,7 +71,7 @@ pub(crate) async fn parcel<B: Backends>(front: &Front<B>, session: &str, parcel:
 pub(crate) fn undecodable<B: Backends>(front: &Front<B>, session: &str, error: &DecodeError) -> Served {
     match front.agents.find(session, Transport::Sse) {
         Some(agent) if error.kind == DecodeKind::Batch => {
-            agent.core.answer(error_response(None, error.kind.code(), &error.reason, None));
+            agent.core.answer(refusal(None, error.kind.code(), &error.reason));
             Served::accepted()
         }
         _ => Served::undecodable(error),
