@@ -41,10 +41,10 @@ pub(super) struct BackendMetrics {
 /// What is read from snapshots when somebody scrapes.
 struct BackendGauges {
     breaker_state: [Gauge; 3],
-    breaker_seconds: [Counter; 3],
     breaker_transitions: Vec<Counter>,
     breaker_rejected: Counter,
     breaker_probes: [Counter; 4],
+    breaker_slow_start: Gauge,
     incidents: PerValue<Counter>,
     sessions: PerValue<[Gauge; 4]>,
     sessions_opening: Gauge,
@@ -200,7 +200,6 @@ impl BackendGauges {
     fn new(recorder: &PrometheusRecorder, name: &Arc<str>) -> Self {
         let level = |family, labels: Labels<'_>| gauge(recorder, family, &with(name, labels));
         let count = |family, labels: Labels<'_>| counter(recorder, family, &with(name, labels));
-        let state = |family| move |state: State| (family, state.as_str());
         let transition = |reason: Reason| {
             let (from, to) = reason.edge();
             let labels = [("from", from.as_str()), ("to", to.as_str()), ("reason", reason.as_str())];
@@ -208,15 +207,12 @@ impl BackendGauges {
         };
         Self {
             breaker_state: State::ALL
-                .map(state("mcpool_breaker_state"))
-                .map(|(family, state)| level(family, &[("state", state)])),
-            breaker_seconds: State::ALL
-                .map(state("mcpool_breaker_state_seconds_total"))
-                .map(|(family, state)| count(family, &[("state", state)])),
+                .map(|state| level("mcpool_breaker_state", &[("state", state.as_str())])),
             breaker_transitions: Reason::ALL.into_iter().map(transition).collect(),
             breaker_rejected: count("mcpool_breaker_rejected_total", &[]),
             breaker_probes: ProbeOutcome::ALL
                 .map(|outcome| count("mcpool_breaker_probes_total", &[("outcome", outcome.as_str())])),
+            breaker_slow_start: level("mcpool_breaker_slow_start_limit", &[]),
             incidents: PerValue::new(INCIDENTS, |kind| {
                 count("mcpool_breaker_incidents_total", &[("kind", kind)])
             }),
@@ -241,9 +237,6 @@ impl BackendGauges {
         for (gauge, state) in self.breaker_state.iter().zip(State::ALL) {
             gauge.set(f64::from(circuit.state == state));
         }
-        for (counter, (_, time)) in self.breaker_seconds.iter().zip(circuit.time_in) {
-            counter.absolute(time.as_secs());
-        }
         for (counter, (_, times)) in self.breaker_transitions.iter().zip(circuit.transitions) {
             counter.absolute(times);
         }
@@ -251,6 +244,7 @@ impl BackendGauges {
             counter.absolute(times);
         }
         self.breaker_rejected.absolute(circuit.rejected);
+        self.breaker_slow_start.set(circuit.slow_start.map_or(0.0, |slow_start| f64::from(slow_start.limit)));
         let of = |kind: &str| -> u64 {
             let is = |known: &&'static str| *known == kind;
             let other = |known: &&'static str| kind == "other" && !INCIDENTS.contains(known);
@@ -366,10 +360,11 @@ const EXECUTED: [Executed; 3] = [Executed::No, Executed::Maybe, Executed::Yes];
 const OUTCOMES: [&str; 2] = ["ok", "failed"];
 const STEPS: &[&str] = &["connect", "initialize", "initialized", "listen", "ping", "list"];
 const STATUS_CLASSES: &[&str] = &["4xx", "429", "5xx", "lost"];
-const REJECTIONS: &[&str] = &["full", "timeout", "circuit_open"];
+pub(super) const REJECTIONS: &[&str] = &["full", "timeout", "circuit_open", "retry_budget"];
 const PHASES: &[&str] = &["not_sent", "refused", "maybe_sent"];
 const STANDINGS: &[&str] = &["initializing", "ready", "suspect", "draining", "closed"];
-const INCIDENTS: &[&str] = &["connect", "tls", "broken", "timeout", "gateway", "protocol", "other"];
+pub(super) const INCIDENTS: &[&str] =
+    &["connect", "tls", "broken", "timeout", "gateway", "protocol", "other"];
 
 #[cfg(test)]
 mod tests {

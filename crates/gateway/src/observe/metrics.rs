@@ -17,9 +17,10 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use super::{
     backend::{BackendMetrics, number},
     families::{BUCKETS, PerValue, counter, describe, gauge},
+    fractions,
     process::{Process, seconds_now},
 };
-use crate::build::Gateway;
+use crate::{build::Gateway, stack::now};
 
 /// Every series there is.
 pub struct Metrics {
@@ -142,8 +143,9 @@ impl Metrics {
     /// Everything as text, snapshots taken now.
     #[must_use]
     pub fn render(&self, gateway: &Gateway, gauges: &Gauges, readiness: Readiness) -> String {
-        for registered in gateway.backends() {
-            self.register(&registered.name).scrape(&registered);
+        let backends = gateway.backends();
+        for registered in &backends {
+            self.register(&registered.name).scrape(registered);
         }
         let agents = [&gauges.sse_agents, &gauges.http_agents];
         for (gauge, agents) in self.agent_sessions.iter().zip(agents) {
@@ -157,7 +159,9 @@ impl Metrics {
         self.replay_bytes.set(number(gauges.replay_bytes.load(Ordering::Relaxed)));
         self.draining.set(f64::from(readiness == Readiness::Draining));
         self.process.scrape();
-        self.handle.render()
+        let mut text = self.handle.render();
+        fractions::write(&mut text, &backends, now());
+        text
     }
 
     /// Drains the samples of histograms into their buckets.

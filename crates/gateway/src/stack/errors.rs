@@ -1,6 +1,9 @@
 //! What travels up the stack, and its translation into the error an agent gets: done once, here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use mcpool_breaker::Rejected;
 use mcpool_upstream::{Cause, Lane, SendError, SendPhase};
@@ -13,10 +16,21 @@ pub enum StackError {
     Full(Lane),
     /// The circuit is not closed.
     Shut(Rejected),
+    /// Nothing more may be sent now: look again at this moment, or when called.
+    Later(Instant, HeldBy),
     /// An attempt failed.
     Failed(SendError),
     /// It is over.
     Ended(CallError),
+}
+
+/// What holds a call back for which there may be a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldBy {
+    /// The backend has only just recovered.
+    SlowStart,
+    /// The backend is at its limit and asked to be left alone.
+    Pressure,
 }
 
 impl From<Rejected> for StackError {
@@ -66,7 +80,11 @@ pub(super) fn phase_word(phase: SendPhase) -> &'static str {
 pub(super) fn circuit_open(rejected: Rejected, backend: &Arc<str>, why: Option<String>) -> CallError {
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let message = format!("the circuit of backend {backend:?} is open{why}");
-    // Zero would invite a busy loop.
+    // Zero would invite a busy loop; and whoever is told the same moment must not come back at the same moment.
     let after = rejected.retry_after.max(Duration::from_millis(100));
+    let after = after + (after / 10 + SPREAD).mul_f64(rand::random());
     CallError::not_sent(ErrorKind::CircuitOpen, message).of_backend(backend.clone()).retry_after(after)
 }
+
+/// Those who come back after an outage do so over this time at least, and after the probe rather than with it.
+const SPREAD: Duration = Duration::from_millis(500);
