@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use mcpool_breaker::Settings;
 use mcpool_upstream::{Cause, Limits, SendError, Times};
 use mcpool_wire::{CallError, Executed, Link as _};
 use serde_json::{Value, json};
@@ -12,7 +13,8 @@ fn small() -> Wish {
     let limits =
         Limits { min_idle: 1, shared_sessions: 1, calls_per_session: 1, queue: 1, ..Limits::default() };
     let times = Times { queue: Duration::from_secs(5), ..Times::default() };
-    Wish { limits, times, ..Wish::default() }
+    let breaker = Settings { hold: Duration::from_secs(2), ..Settings::default() };
+    Wish { limits, times, breaker, ..Wish::default() }
 }
 
 async fn ready() -> (Lab, Agent) {

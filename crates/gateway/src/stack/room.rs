@@ -92,8 +92,10 @@ where
         if let Held::Shut(rejected) = held {
             self.desk.still_held(rejected)?;
         }
-        let mut waiter = self.desk.enter(&order)?;
-        let mut may_try = waiter.is_first();
+        // One that was being served when there was nobody here to wait behind comes back all the same.
+        let returns = !order.is_first_attempt();
+        let mut waiter = if returns { self.desk.enter_again(&order) } else { self.desk.enter(&order)? };
+        let mut may_try = returns || waiter.is_first();
         let mut until = now() + self.desk.queue;
         loop {
             if may_try {
