@@ -1,7 +1,8 @@
 //! How many calls may be sent again: a share of what was sent for the first time within the last seconds, and a few
 //! more, so that a backend that fails everything is not hit several times as hard.
 //!
-//! Only repetitions of what the backend has seen count. What was never sent waits in the room and costs it nothing.
+//! Only repetitions of what the backend has seen count. What was never sent, or met a session that was gone, costs it
+//! nothing; the sessions one crash takes one after another cost a call one repetition.
 
 use std::{
     sync::{Mutex, PoisonError},

@@ -41,6 +41,21 @@ pub struct Pool {
     pub(super) observe: Arc<dyn StackObserve>,
 }
 
+/// One more attempt.
+struct Again {
+    pause: Duration,
+    /// Whether the backend may have to do again what it did, or to refuse again what it refused.
+    on_budget: bool,
+}
+
+impl Again {
+    const FREE: Self = Self { pause: Duration::ZERO, on_budget: false };
+
+    fn counted(pause: Duration) -> Self {
+        Self { pause, on_budget: true }
+    }
+}
+
 impl<S> Service<Order> for Retry<S>
 where
     S: Service<Order, Response = Answer, Error = StackError> + Clone + Send + 'static,
@@ -64,18 +79,18 @@ where
                     settled => return settled,
                 };
                 order.call().trace.note_cause(error.to_string());
-                let pause = retry.pause_before_next(&order, &error);
+                let again = retry.again(&order, &error);
                 if !order.may_have_run() {
                     order.call().trace.mark_refused();
                 }
-                let Some(pause) = pause else { return Err(StackError::Failed(error)) };
-                if let Some(why) = retry.stopped(&order, &error, pause) {
+                let Some(again) = again else { return Err(StackError::Failed(error)) };
+                if let Some(why) = retry.stopped(&order, &again) {
                     order.call().trace.note_cause(format!("{error}; not sent again: {why}"));
                     return Err(StackError::Failed(error));
                 }
                 retry.observe.retried(phase_word(error.phase));
-                if !pause.is_zero() {
-                    tokio::time::sleep(pause).await;
+                if !again.pause.is_zero() {
+                    tokio::time::sleep(again.pause).await;
                 }
                 attempt = retry.inner.call(order.clone());
             }
@@ -86,25 +101,27 @@ where
 
 impl<S> Retry<S> {
     /// Whether and when it may be sent again.
-    fn pause_before_next(&self, order: &Order, error: &SendError) -> Option<Duration> {
+    fn again(&self, order: &Order, error: &SendError) -> Option<Again> {
+        let attempts = self.settings.attempts;
         match error.phase {
-            SendPhase::NotSent => (order.count_harmless() < MAX_HARMLESS).then_some(Duration::ZERO),
+            SendPhase::NotSent => (order.count_harmless() < MAX_HARMLESS).then_some(Again::FREE),
             SendPhase::Refused => {
                 let times = order.count_harmless();
                 match &error.cause {
-                    Cause::SessionLost(_) => (times < MAX_HARMLESS).then_some(Duration::ZERO),
+                    // The session that is gone does not do the work a second time.
+                    Cause::SessionLost(_) => (times < MAX_HARMLESS).then_some(Again::FREE),
                     // It is the pool that pauses, and the call waits in the room with the others.
                     Cause::Pressure(Refusal { retry_after: Some(pause), .. }) => {
                         order.seat().pause_for(*pause);
-                        (times < MAX_HARMLESS).then_some(Duration::ZERO)
+                        (times < MAX_HARMLESS).then(|| Again::counted(Duration::ZERO))
                     }
                     Cause::Pressure(_) | Cause::Gateway(_) => {
-                        (times < MAX_HARMLESS).then(|| self.backoff(times))
+                        (times < MAX_HARMLESS).then(|| Again::counted(self.backoff(times)))
                     }
                     // Its session is given up for one that agrees anew.
-                    Cause::WrongVersion(_) => (times <= self.settings.attempts).then_some(Duration::ZERO),
+                    Cause::WrongVersion(_) => (times <= attempts).then(|| Again::counted(Duration::ZERO)),
                     Cause::NotInitialized(_) => {
-                        (times <= self.settings.attempts).then(|| self.backoff(times))
+                        (times <= attempts).then(|| Again::counted(self.backoff(times)))
                     }
                     _ => None,
                 }
@@ -115,11 +132,13 @@ impl<S> Retry<S> {
                     Doubt::Outage(times) => {
                         let at_once = times == 1 && went_with_its_session(&error.cause);
                         let pause = if at_once { Duration::ZERO } else { self.backoff(times) };
-                        (again && times < self.settings.attempts).then_some(pause)
+                        (again && times < attempts).then(|| Again::counted(pause))
                     }
-                    // A moment, so that what is dying is noticed before the call meets it.
+                    // A moment, so that what is dying is noticed before the call meets it. Counted once already.
                     Doubt::SameOutage => {
-                        (again && order.count_harmless() < MAX_HARMLESS).then(|| self.settings.base / 4)
+                        let pause = self.settings.base / 4;
+                        (again && order.count_harmless() < MAX_HARMLESS)
+                            .then_some(Again { pause, ..Again::FREE })
                     }
                 }
             }
@@ -127,13 +146,13 @@ impl<S> Retry<S> {
     }
 
     /// Why it is not sent again although it could be: it would come too late, or too many are.
-    fn stopped(&self, order: &Order, error: &SendError, pause: Duration) -> Option<&'static str> {
+    fn stopped(&self, order: &Order, again: &Again) -> Option<&'static str> {
         let now = super::now();
         let silent_until = order.call().trace.last_activity() + self.idle;
-        if now + pause >= order.call().hard_deadline.min(silent_until) {
+        if now + again.pause >= order.call().hard_deadline.min(silent_until) {
             return Some("its time would be up before");
         }
-        if error.phase == SendPhase::NotSent || self.budget.repeat(now) {
+        if !again.on_budget || self.budget.repeat(now) {
             return None;
         }
         self.observe.rejected("retry_budget");
