@@ -90,7 +90,7 @@ async fn short_outage(back: Transport) {
     assert!(calls > 2_000, "only {calls} calls: the load was not there");
     // One second is what is aimed at, and shown on a paused clock; the rest is for a machine that does other things as
     // well. Without early probes it would be a minute.
-    assert!(waited < Duration::from_secs(10), "{waited:?}");
+    assert!(waited < Duration::from_secs(20), "{waited:?}");
     assert!((1..=10).contains(&connects), "{connects} connects while nobody listened");
     assert!(transitions(&rig).iter().any(|change| change.contains("to: Open")), "the circuit did open");
     rig.stop().await;
