@@ -11,12 +11,16 @@
 //! by the next caller of any method, and dated back to its deadline, so that a lost probe delays nothing.
 //! Callers read `now` before they get hold of the circuit, so it may run backwards by a little: it is clamped.
 
+mod slow_start;
+
 use std::{
     collections::VecDeque,
     fmt,
     time::{Duration, Instant},
 };
 
+use self::slow_start::SlowStart;
+pub use self::slow_start::SlowStartShown;
 use crate::{
     policy::{Policy, Settings},
     tally::{Reason, Snapshot, State, Tally, Transition},
@@ -32,6 +36,9 @@ pub struct Circuit<P> {
     last_incident: Option<Instant>,
     hold: Duration,
     probe_deadline: Duration,
+    full_speed: u32,
+    /// How often it recovered.
+    recoveries: u64,
     /// The latest `now` seen.
     latest: Instant,
     tally: Tally,
@@ -64,6 +71,8 @@ pub enum Opening {
 enum Phase {
     Closed {
         since: Instant,
+        /// While it has only just recovered.
+        slow_start: Option<SlowStart>,
     },
     Open {
         since: Instant,
@@ -86,11 +95,13 @@ impl<P: Policy> Circuit<P> {
     pub fn new(policy: P, settings: &Settings, now: Instant) -> Self {
         Self {
             policy,
-            phase: Phase::Closed { since: now },
+            phase: Phase::Closed { since: now, slow_start: None },
             epochs: Epochs::default(),
             last_incident: None,
             hold: settings.hold,
             probe_deadline: settings.probe_deadline,
+            full_speed: settings.full_speed,
+            recoveries: 0,
             latest: now,
             tally: Tally::default(),
             changes: [None; 2],
@@ -109,15 +120,14 @@ impl<P: Policy> Circuit<P> {
         }
         self.tally.incident(kind);
         self.last_incident = Some(now);
-        if let Phase::Closed { .. } = self.phase
-            && let Some(delay) = self.policy.incident()
-        {
+        let Phase::Closed { slow_start, .. } = &mut self.phase else { return };
+        if let Some(slow_start) = slow_start {
+            slow_start.throw_back(now);
+        }
+        if let Some(delay) = self.policy.incident() {
             self.epochs.forget_older_than(self.epochs.highest);
-            self.enter(
-                Phase::Open { since: now, tripped: now, until: after(now, delay) },
-                Reason::Incidents,
-                now,
-            );
+            let until = after(now, delay);
+            self.enter(Phase::Open { since: now, tripped: now, until }, Reason::Incidents, now);
         }
     }
 
@@ -160,6 +170,31 @@ impl<P: Policy> Circuit<P> {
         })
     }
 
+    /// Whether the slow start after a recovery lets one more call begin. What it does not let begin is not rejected,
+    /// but told when to look again; [`Circuit::end`] may say so earlier.
+    ///
+    /// # Errors
+    /// The moment at which more may begin even if nothing happens.
+    pub fn may_begin(&mut self, now: Instant) -> Result<(), Instant> {
+        let now = self.settle(now);
+        self.slow_start(now).map_or(Ok(()), |slow_start| slow_start.check(now))
+    }
+
+    /// One more call begins; `Some` if it counts, to be ended with [`Circuit::end`] by this name.
+    ///
+    /// # Errors
+    /// As [`Circuit::may_begin`].
+    pub fn begin(&mut self, now: Instant) -> Result<Option<u64>, Instant> {
+        let now = self.settle(now);
+        self.slow_start(now).map(|slow_start| slow_start.begin(now)).transpose()
+    }
+
+    /// A call that counted ended. True if some were told to wait who should look again.
+    pub fn end(&mut self, call: u64, succeeded: bool) -> bool {
+        let now = self.settle(self.latest);
+        self.slow_start(now).is_some_and(|slow_start| slow_start.end(call, succeeded))
+    }
+
     /// Asks to open a connection. In open, the first to ask once the wait is over becomes the probe.
     pub fn may_open(&mut self, now: Instant) -> Opening {
         let now = self.settle(now);
@@ -189,7 +224,9 @@ impl<P: Policy> Circuit<P> {
         if self.is_probe(epoch) {
             self.policy.revived();
             self.epochs.forget_older_than(epoch);
-            self.enter(Phase::Closed { since: now }, Reason::ProbeSucceeded, now);
+            self.recoveries += 1;
+            let slow_start = SlowStart::new(self.recoveries, self.full_speed, now);
+            self.enter(Phase::Closed { since: now, slow_start }, Reason::ProbeSucceeded, now);
         }
     }
 
@@ -218,7 +255,9 @@ impl<P: Policy> Circuit<P> {
             Phase::Open { until, .. } => Some(until),
             Phase::Closed { .. } | Phase::HalfOpen { .. } => None,
         };
-        self.tally.snapshot(self.state(), now.saturating_duration_since(self.since()), next_probe)
+        let slow_start = self.slow_start(now).and_then(|slow_start| slow_start.shown(now));
+        let in_state = now.saturating_duration_since(self.since());
+        Snapshot { slow_start, ..self.tally.snapshot(self.state(), in_state, next_probe) }
     }
 
     /// What the last operation changed, in order.
@@ -261,6 +300,13 @@ impl<P: Policy> Circuit<P> {
         self.changes[free] = Some(change);
     }
 
+    /// The slow start, unless it is over.
+    fn slow_start(&mut self, now: Instant) -> Option<&mut SlowStart> {
+        let Phase::Closed { slow_start, .. } = &mut self.phase else { return None };
+        *slow_start = slow_start.filter(|slow_start| slow_start.limit(now).is_some());
+        slow_start.as_mut()
+    }
+
     fn is_probe(&self, reported: u64) -> bool {
         match self.phase {
             Phase::Closed { .. } | Phase::Open { .. } => false,
@@ -279,7 +325,7 @@ impl<P: Policy> Circuit<P> {
 
     fn since(&self) -> Instant {
         match self.phase {
-            Phase::Closed { since } | Phase::Open { since, .. } | Phase::HalfOpen { since, .. } => since,
+            Phase::Closed { since, .. } | Phase::Open { since, .. } | Phase::HalfOpen { since, .. } => since,
         }
     }
 }

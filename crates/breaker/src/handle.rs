@@ -24,6 +24,16 @@ pub struct Breaker {
 struct Shared {
     circuit: Mutex<Circuit<ConsecutiveFailures>>,
     listener: Box<dyn Fn(Transition) + Send + Sync>,
+    relieved: Box<dyn Fn() + Send + Sync>,
+}
+
+/// One call in flight. Only while the backend has just recovered does it stand for anything; dropping it ends the
+/// call, unsuccessfully.
+#[derive(Debug)]
+#[must_use = "dropping it ends the call"]
+pub struct Pass {
+    counts: Option<(Breaker, u64)>,
+    succeeded: bool,
 }
 
 impl Breaker {
@@ -35,13 +45,23 @@ impl Breaker {
 
     /// A closed breaker. `listener` is called once per transition, by whoever caused it, outside the lock: it must
     /// not block, may use the breaker, and may be called out of order by several threads ([`Transition::seq`]).
-    #[must_use]
     pub fn with_listener<F>(settings: &Settings, now: Instant, listener: F) -> Self
     where
         F: Fn(Transition) + Send + Sync + 'static,
     {
+        Self::with_listeners(settings, now, listener, || {})
+    }
+
+    /// The same; `relieved` is called, in the same way, when those that [`Breaker::begin`] told to wait should look
+    /// again.
+    pub fn with_listeners<F, G>(settings: &Settings, now: Instant, listener: F, relieved: G) -> Self
+    where
+        F: Fn(Transition) + Send + Sync + 'static,
+        G: Fn() + Send + Sync + 'static,
+    {
         let circuit = Mutex::new(Circuit::new(ConsecutiveFailures::new(settings), settings, now));
-        Self { shared: Arc::new(Shared { circuit, listener: Box::new(listener) }) }
+        let (listener, relieved) = (Box::new(listener), Box::new(relieved));
+        Self { shared: Arc::new(Shared { circuit, listener, relieved }) }
     }
 
     /// See [`Circuit::incident`].
@@ -68,6 +88,23 @@ impl Breaker {
     /// [`Rejected`] in every state but closed.
     pub fn would_admit(&self, now: Instant) -> Result<(), Rejected> {
         self.with(|circuit| circuit.would_admit(now))
+    }
+
+    /// See [`Circuit::may_begin`].
+    ///
+    /// # Errors
+    /// When to look again.
+    pub fn may_begin(&self, now: Instant) -> Result<(), Instant> {
+        self.with(|circuit| circuit.may_begin(now))
+    }
+
+    /// See [`Circuit::begin`].
+    ///
+    /// # Errors
+    /// When to look again.
+    pub fn begin(&self, now: Instant) -> Result<Pass, Instant> {
+        let counts = self.with(|circuit| circuit.begin(now))?;
+        Ok(Pass { counts: counts.map(|call| (self.clone(), call)), succeeded: false })
     }
 
     /// See [`Circuit::may_open`].
@@ -110,6 +147,22 @@ impl Breaker {
         drop(circuit);
         changes.for_each(|change| (self.shared.listener)(change));
         out
+    }
+}
+
+impl Pass {
+    /// The call was answered.
+    pub fn succeeded(mut self) {
+        self.succeeded = true;
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let Some((breaker, call)) = self.counts.take() else { return };
+        if breaker.with(|circuit| circuit.end(call, self.succeeded)) {
+            (breaker.shared.relieved)();
+        }
     }
 }
 

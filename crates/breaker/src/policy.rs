@@ -1,26 +1,32 @@
 //! When a circuit opens, and how long it waits before each probe.
 //!
-//! The only file that knows failsafe: its consecutive-failures policy counts, its backoffs give the delays. Neither
-//! reads a clock. Its state machine and its windowed policy do, and let everyone through in half-open, so they are
-//! not used. The dense probes right after a trip are ours: failsafe's backoffs know whole seconds only.
+//! The only file that knows failsafe: its consecutive-failures policy counts, and hands out our delays. It reads no
+//! clock. Its state machine and its windowed policy do, and let everyone through in half-open, so they are not used;
+//! nor are its backoffs, which know whole seconds only.
 
-use std::{iter, time::Duration};
+use std::time::Duration;
 
-use failsafe::{FailurePolicy, backoff, failure_policy};
+use failsafe::{FailurePolicy, failure_policy};
 
 /// How a breaker behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Consecutive incidents that open the circuit, 5. Zero counts as 1.
     pub failure_threshold: u32,
-    /// Longest wait between two probes, 60 s; with `early_probe` off it is exactly this.
+    /// Wait between two probes, 60 s; with `early_probe` off it is exactly this.
     pub recovery_timeout: Duration,
+    /// The waits double up to this many times `recovery_timeout`, 1: not beyond it. Zero counts as 1.
+    pub recovery_growth: u32,
     /// Probe 0.25 s after a trip, then every 0.5 s for 10 s, then at doubling intervals up to `recovery_timeout`; on.
     pub early_probe: bool,
     /// How long after a trip a call may wait for recovery instead of being refused, 10 s; 0 for not at all.
     pub hold: Duration,
     /// After this long a probe that did not report is given up, 10 s.
     pub probe_deadline: Duration,
+    /// Calls in flight at which the slow start after a recovery is over, 256; up to 1: there is none.
+    pub full_speed: u32,
+    /// With a number, different for each gateway, late probes of `early_probe` are spread by 10 %; none.
+    pub jitter: Option<u64>,
 }
 
 /// Decides when incidents open a circuit and when to probe. Reads no clock.
@@ -44,6 +50,7 @@ pub struct ConsecutiveFailures {
     counted: failure_policy::ConsecutiveFailures<Delays>,
     recovery_timeout: Duration,
     early_probe: bool,
+    jitter: Option<Jitter>,
 }
 
 impl Default for Settings {
@@ -51,9 +58,12 @@ impl Default for Settings {
         Self {
             failure_threshold: 5,
             recovery_timeout: Duration::from_secs(60),
+            recovery_growth: 1,
             early_probe: true,
             hold: Duration::from_secs(10),
             probe_deadline: Duration::from_secs(10),
+            full_speed: 256,
+            jitter: None,
         }
     }
 }
@@ -63,13 +73,16 @@ impl ConsecutiveFailures {
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
         let Settings { failure_threshold, recovery_timeout, early_probe, .. } = *settings;
+        let most = recovery_timeout.saturating_mul(settings.recovery_growth.max(1));
         let delays = if early_probe {
-            Delays::Growing(iter::once(FIRST_PROBE).chain(doubling_to(recovery_timeout)))
+            Delays { first: Some(FIRST_PROBE.min(recovery_timeout)), next: Duration::from_secs(1), most }
         } else {
-            Delays::Exact(backoff::constant(recovery_timeout))
+            Delays { first: None, next: recovery_timeout, most }
         };
         let counted = failure_policy::consecutive_failures(failure_threshold, delays);
-        Self { counted, recovery_timeout, early_probe }
+        // Who turned early probes off was promised the exact time.
+        let jitter = settings.jitter.filter(|_| early_probe).map(Jitter);
+        Self { counted, recovery_timeout, early_probe, jitter }
     }
 }
 
@@ -79,8 +92,7 @@ impl Policy for ConsecutiveFailures {
     }
 
     fn incident(&mut self) -> Option<Duration> {
-        // The growing delays are rounded up to whole seconds, the setting is not.
-        self.counted.mark_dead_on_failure().map(|delay| delay.min(self.recovery_timeout))
+        self.counted.mark_dead_on_failure()
     }
 
     fn probe_failed(&mut self, open_for: Duration) -> Duration {
@@ -88,7 +100,8 @@ impl Policy for ConsecutiveFailures {
             return EARLY_INTERVAL.min(self.recovery_timeout);
         }
         // The threshold was reached when the circuit opened, so the count cannot say "not yet" here.
-        self.incident().unwrap_or(self.recovery_timeout)
+        let wait = self.incident().unwrap_or(self.recovery_timeout);
+        self.jitter.as_mut().map_or(wait, |jitter| jitter.spread(wait))
     }
 
     fn revived(&mut self) {
@@ -96,28 +109,37 @@ impl Policy for ConsecutiveFailures {
     }
 }
 
-/// failsafe's backoffs as one type, because the settings choose between them at run time.
+/// The first wait, where it is not the first of the doubling ones, then doubling ones up to the most.
 #[derive(Clone, Debug)]
-enum Delays {
-    Exact(backoff::Constant),
-    Growing(iter::Chain<iter::Once<Duration>, backoff::Exponential>),
+struct Delays {
+    first: Option<Duration>,
+    next: Duration,
+    most: Duration,
 }
 
 impl Iterator for Delays {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        match self {
-            Self::Exact(delays) => delays.next(),
-            Self::Growing(delays) => delays.next(),
-        }
+        let delay = self.first.take().unwrap_or_else(|| {
+            let doubled = self.next.saturating_mul(2);
+            std::mem::replace(&mut self.next, doubled)
+        });
+        Some(delay.min(self.most))
     }
 }
 
-/// 1 s, 2 s, 4 s and so on, up to `most` rounded up to a second: failsafe panics below one.
-fn doubling_to(most: Duration) -> backoff::Exponential {
-    let rounded_up = most.as_secs() + u64::from(most.subsec_nanos() > 0 && most.as_secs() < u64::MAX);
-    backoff::exponential(Duration::from_secs(1), Duration::from_secs(rounded_up.max(1)))
+/// Keeps the probes of several gateways apart: a small generator, because nothing here needs good numbers.
+#[derive(Debug)]
+struct Jitter(u64);
+
+impl Jitter {
+    /// The wait, give or take 10 %.
+    fn spread(&mut self, wait: Duration) -> Duration {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let unit = f64::from(u32::try_from(self.0 >> 32).unwrap_or(0)) / f64::from(u32::MAX);
+        Duration::try_from_secs_f64(wait.as_secs_f64() * (0.9 + 0.2 * unit)).unwrap_or(wait)
+    }
 }
 
 const FIRST_PROBE: Duration = Duration::from_millis(250);

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::circuit::SlowStartShown;
+
 /// The three states. Closed means that traffic flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
@@ -71,6 +73,8 @@ pub struct Snapshot {
     pub in_state: Duration,
     /// When the next probe may start; only while open.
     pub next_probe: Option<Instant>,
+    /// How many calls may be in flight; only while it has just recovered.
+    pub slow_start: Option<SlowStartShown>,
     /// Time spent in each state, the current one up to now.
     pub time_in: [(State, Duration); 3],
     /// Transitions by reason (which fixes the states, see [`Reason::edge`]).
@@ -196,6 +200,7 @@ impl Tally {
             state,
             in_state,
             next_probe,
+            slow_start: None,
             time_in: State::ALL.map(|of| (of, self.time_in[of as usize] + stay(of))),
             transitions: Reason::ALL.map(|of| (of, self.transitions[of as usize])),
             incidents: self.incidents.clone(),

@@ -10,9 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use mcpool_wire::{
-    Backends, DecodeError, Era, Link, Message, Method, Outlet, Revision, error_response, result_response,
-};
+use mcpool_wire::{Backends, DecodeError, Era, Link, Message, Method, Outlet, Revision, result_response};
 
 use crate::{
     agent::{Agent, AgentCore, Side},
@@ -23,7 +21,7 @@ use crate::{
     http::{accepts, text},
     incoming::{Body, Incoming, Request, Seen},
     outbox::Outbox,
-    rescue::Served,
+    rescue::{Served, refusal},
     restore::Missing,
     running::{Running, hand_over},
     sse_body::AgentBody,
@@ -104,17 +102,17 @@ impl Batch {
                 Body::Request(request) => {
                     wants_answer = true;
                     if is_repeated {
-                        self.answers.push(error_response(Some(&request.id), -32600, REPEATED, None));
+                        self.answers.push(refusal(Some(&request.id), -32600, REPEATED));
                     } else if is_modern {
                         let text = "this server speaks the revisions with a handshake";
-                        self.answers.push(error_response(Some(&request.id), -32601, text, None));
+                        self.answers.push(refusal(Some(&request.id), -32601, text));
                     } else {
                         self.call(&agent.core, link, request, (message, charge));
                     }
                 }
                 Body::BadId(why) => {
                     wants_answer = true;
-                    self.answers.push(error_response(None, -32600, why, None));
+                    self.answers.push(refusal(None, -32600, why));
                 }
                 body @ (Body::Notification(..) | Body::Response(_)) => take(agent, link, body, message),
             }
@@ -135,13 +133,13 @@ impl Batch {
         let outlet = self.stream.clone().map(|stream| stream as Arc<dyn Outlet>);
         match Running::start(core, link, request, message, outlet) {
             Ok(running) => self.calls.push(running),
-            Err(refusal) => self.answers.push(refusal),
+            Err(refused) => self.answers.push(refused),
         }
     }
 
     fn refuse(&mut self, error: &DecodeError) {
         let reason = error.to_string();
-        self.answers.push(error_response(error.id.as_ref(), error.kind.code(), &reason, None));
+        self.answers.push(refusal(error.id.as_ref(), error.kind.code(), &reason));
     }
 
     /// Ready with nothing when all calls have ended, or with the stream as soon as anything was said.

@@ -26,7 +26,7 @@ use crate::{
     info, legacy,
     observe::{Cause, FrontEvent, Transport},
     pulse::Pulse,
-    rescue::Served,
+    rescue::{Served, refusal, refused_here},
     route::{Route, session_of},
     running::overloaded,
     sse_body::AgentBody,
@@ -102,7 +102,7 @@ fn admit<B: Backends>(
     checked.map_err(|TurnedAway { status, kind, message }| {
         front.common.emit(&FrontEvent::Refused { kind });
         // A body that an MCP client shows and a person can read.
-        Box::new(Served::json(status, Cause::Agent, error_response(None, -31910, &message, None)))
+        Box::new(Served::json(status, Cause::Agent, refusal(None, -31910, &message)))
     })?;
     let is_single = |name: &str| SINGLE.contains(&name) || name.starts_with("mcp-");
     let is_doubled = |name: &&HeaderName| parts.headers.get_all(*name).iter().nth(1).is_some();
@@ -248,6 +248,7 @@ pub(crate) fn unknown_backend<B: Backends>(
     why: &str,
 ) -> Served {
     let known: Vec<String> = front.backends.servers().into_iter().map(|entry| entry.name).collect();
-    let data = json!({ "backends": known });
+    let mut data = refused_here();
+    data["backends"] = known.into();
     Served::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))
 }

@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, StatusCode};
-use mcpool_wire::{Backends, DecodeError, DecodeKind, Target, error_response};
+use mcpool_wire::{Backends, DecodeError, DecodeKind, Target};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     http::{text, unknown_backend},
     incoming::Parcel,
     observe::{AgentEnd, Cause, Restore, Transport},
-    rescue::Served,
+    rescue::{Served, refusal},
     seal::Presented,
     session_id::AgentSessionId,
     sse_body::endpoint_event,
@@ -127,7 +127,7 @@ pub(crate) fn undecodable<B: Backends>(
 ) -> Served {
     match front.known(Transport::Sse, headers, name, session) {
         Some(agent) if error.kind == DecodeKind::Batch => {
-            agent.core.answer(error_response(None, error.kind.code(), &error.reason, None));
+            agent.core.answer(refusal(None, error.kind.code(), &error.reason));
             Served::accepted()
         }
         _ => Served::undecodable(error),

@@ -15,6 +15,16 @@ use crate::{
     sse_body::AgentBody,
 };
 
+/// The error of a message that was refused here, before anything was sent to a backend.
+pub(crate) fn refusal(id: Option<&RpcId>, code: i32, message: &str) -> Bytes {
+    error_response(id, code, message, Some(&refused_here()))
+}
+
+/// What every error of the gateway says of the call: whether it ran.
+pub(crate) fn refused_here() -> Value {
+    json!({ "source": "gateway", "executed": "no", "retryable": false })
+}
+
 /// A response, and what the metrics say about it.
 pub(crate) struct Served {
     pub(crate) response: Response<AgentBody>,
@@ -73,12 +83,12 @@ impl Served {
 
     /// A JSON-RPC error that is the sender's own doing.
     pub(crate) fn refused(status: StatusCode, id: Option<&RpcId>, code: i32, message: &str) -> Self {
-        Self::json(status, Cause::Agent, error_response(id, code, message, None))
+        Self::json(status, Cause::Agent, refusal(id, code, message))
     }
 
     /// Bytes that are no message.
     pub(crate) fn undecodable(error: &DecodeError) -> Self {
-        let body = error_response(error.id.as_ref(), error.kind.code(), &error.to_string(), None);
+        let body = refusal(error.id.as_ref(), error.kind.code(), &error.to_string());
         Self::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
     }
 

@@ -9,7 +9,7 @@ use std::{collections::VecDeque, future::poll_fn, pin::Pin, sync::Arc};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use mcpool_wire::{
     Backends, CallError, CallTrace, ClientHello, ErrorKind, Hello, Link, Message, Method, Outlet, Reply,
-    Revision, error_response, result_response,
+    Revision, result_response,
 };
 use tokio::{
     sync::mpsc,
@@ -27,6 +27,7 @@ use crate::{
     observe::AgentEnd,
     opening::{self, OpenEnd},
     outbox::{Presence, Watch},
+    rescue::refusal,
     running::{Finished, Running, reject},
     session_id::AgentSessionId,
 };
@@ -160,18 +161,18 @@ impl<B: Backends> AgentStream<B> {
             Parcel::Many(messages) => messages,
         };
         if let Err(why) = batch::allowed(&self.core) {
-            return self.core.answer(error_response(None, -32600, &why, None));
+            return self.core.answer(refusal(None, -32600, &why));
         }
         let mut seen = Seen::default();
         for message in messages {
             match message {
                 Ok(message) if seen.is_repeated(&message) => {
-                    self.core.answer(error_response(message.id(), -32600, batch::REPEATED, None));
+                    self.core.answer(refusal(message.id(), -32600, batch::REPEATED));
                 }
                 Ok(message) => self.take(Box::new(message)),
                 Err(error) => {
                     let reason = error.to_string();
-                    self.core.answer(error_response(error.id.as_ref(), error.kind.code(), &reason, None));
+                    self.core.answer(refusal(error.id.as_ref(), error.kind.code(), &reason));
                 }
             }
         }
@@ -203,7 +204,7 @@ impl<B: Backends> AgentStream<B> {
         match body {
             Body::Request(request) if is_modern => {
                 let text = "this server speaks the revisions with a handshake: send initialize";
-                self.core.answer(error_response(Some(&request.id), -32601, text, None));
+                self.core.answer(refusal(Some(&request.id), -32601, text));
             }
             Body::Request(request) => match request.method {
                 Method::Ping => self.core.answer(result_response(&request.id, b"{}")),
@@ -226,14 +227,14 @@ impl<B: Backends> AgentStream<B> {
                 (Some(link), Some(number)) => link.respond(number, message),
                 _ => self.common().dropped("agent_response"),
             },
-            Body::BadId(why) => self.core.answer(error_response(None, -32600, why, None)),
+            Body::BadId(why) => self.core.answer(refusal(None, -32600, why)),
         }
     }
 
     fn greet(&mut self, request: Request, message: &Message) {
         let client = match ClientHello::parse(message.bytes()) {
             Ok(client) => client,
-            Err(why) => return self.core.answer(error_response(Some(&request.id), -32602, why, None)),
+            Err(why) => return self.core.answer(refusal(Some(&request.id), -32602, why)),
         };
         let revision = client.revision;
         if let Tie::Greeted(link) = &self.tie {
@@ -262,7 +263,7 @@ impl<B: Backends> AgentStream<B> {
         let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
         match Running::start(&self.core, link.as_ref(), request, (message, charge), Some(outlet)) {
             Ok(running) => self.calls.push(running),
-            Err(refusal) => self.core.answer(refusal),
+            Err(refused) => self.core.answer(refused),
         }
     }
 

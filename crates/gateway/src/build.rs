@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -261,16 +261,23 @@ fn assemble(
     // The circuit must know the backend to wake its waiters, and the backend asks the circuit: the cell ties the
     // knot, weakly, so that a removed backend goes away.
     let woken: Arc<OnceLock<Weak<Backend>>> = Arc::default();
-    let breaker = Breaker::with_listener(&settings.breaker, now(), {
-        let (woken, observe, source) = (woken.clone(), observe.clone(), source.clone());
+    let woken_by = woken.clone();
+    let reconsider = move || {
+        if let Some(backend) = woken_by.get().and_then(Weak::upgrade) {
+            backend.reconsider();
+        }
+    };
+    // Replicas whose backend died together must not probe it together.
+    let circuit = mcpool_breaker::Settings { jitter: Some(rand::random()), ..settings.breaker.clone() };
+    let told = {
+        let (observe, source, reconsider) = (observe.clone(), source.clone(), reconsider.clone());
         move |transition| {
             observe.transition(&source, &transition);
-            if let Some(backend) = woken.get().and_then(Weak::upgrade) {
-                backend.reconsider();
-            }
+            reconsider();
         }
-    });
-    let feed = Arc::new(Feed { breaker: breaker.clone(), next: observe.clone() });
+    };
+    let breaker = Breaker::with_listeners(&circuit, now(), told, reconsider);
+    let feed = Arc::new(Feed { breaker: breaker.clone(), crash: Mutex::default(), next: observe.clone() });
     let name = spec.name.clone();
     // Two processes at once could work on one file: the one before must have let go of it.
     let waits_for = before.filter(|old| {
@@ -316,12 +323,52 @@ impl Gate for BreakerGate {
 /// Feeds the circuit with what happens to sessions, and passes everything on.
 struct Feed {
     breaker: Breaker,
+    crash: Mutex<Crash>,
     next: Arc<dyn GatewayObserve>,
+}
+
+/// The sessions of a backend that dies are lost one after another within moments: that is one incident, not as many as
+/// there were sessions.
+#[derive(Debug, Default)]
+struct Crash {
+    /// The last one counted: when, and the newest session begun by then, which is the last it can have taken along.
+    counted: Option<(Instant, u64)>,
+    /// The newest session begun.
+    newest: u64,
+}
+
+impl Crash {
+    fn opening(&mut self, epoch: u64) {
+        self.newest = self.newest.max(epoch);
+    }
+
+    /// Whether the end of this session is news.
+    fn is_news(&mut self, epoch: u64, now: Instant) -> bool {
+        let is_same = self
+            .counted
+            .is_some_and(|(at, newest)| epoch <= newest && now.saturating_duration_since(at) < ONE_CRASH);
+        if !is_same {
+            self.counted = Some((now, self.newest));
+        }
+        !is_same
+    }
+}
+
+/// How long the sessions of one crash may take to be lost.
+const ONE_CRASH: Duration = Duration::from_secs(1);
+
+impl Feed {
+    fn crash(&self) -> MutexGuard<'_, Crash> {
+        self.crash.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Observe for Feed {
     fn on(&self, backend: &Source, event: Event<'_>) {
         let now = now();
+        if let Event::Opening { epoch, .. } = &event {
+            self.crash().opening(*epoch);
+        }
         match &event {
             Event::Opening { epoch, reason: OpenReason::Probe } => self.breaker.probe_started(*epoch, now),
             Event::Opened { epoch, reason: OpenReason::Probe, .. } => {
@@ -333,8 +380,10 @@ impl Observe for Feed {
                 // It refused us, so it is there: what is wrong is not for a circuit to heal.
                 None => self.breaker.probe_succeeded(*epoch, now),
             },
-            Event::OpenFailed { epoch, incident: Some(kind), .. }
-            | Event::Closed { epoch, incident: Some(kind), .. } => {
+            Event::OpenFailed { epoch, incident: Some(kind), .. } => {
+                self.breaker.incident(*epoch, kind, now);
+            }
+            Event::Closed { epoch, incident: Some(kind), .. } if self.crash().is_news(*epoch, now) => {
                 self.breaker.incident(*epoch, kind, now);
             }
             Event::Answered { epoch, started, .. } => self.breaker.success(*epoch, *started, now),
@@ -346,3 +395,23 @@ impl Observe for Feed {
 
 /// How often a process that waits for the one before it looks whether that is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_lost_together_are_one_crash_and_one_opened_since_is_another() {
+        let start = now();
+        let mut crash = Crash::default();
+        (1..=8).for_each(|epoch| crash.opening(epoch));
+        let lost = |crash: &mut Crash, epoch, ms| crash.is_news(epoch, start + Duration::from_millis(ms));
+        assert!(lost(&mut crash, 3, 0));
+        for epoch in [1, 2, 4, 5, 6, 7, 8] {
+            assert!(!lost(&mut crash, epoch, 10 * epoch));
+        }
+        crash.opening(9);
+        assert!(lost(&mut crash, 9, 100), "it was opened after the crash, and broke all the same");
+        assert!(!lost(&mut crash, 7, 1_050));
+        assert!(lost(&mut crash, 8, 1_100), "too late to be the same");
+    }
+}

@@ -2,11 +2,12 @@
 //!
 //! `catalog` (lists that are known, what the gateway answers itself) -> `deadline` -> `room` (the only place where
 //! calls wait) -> `retry` by phase -> `breaker` (admits or refuses) -> `pool` (a slot on the agent's session, and the
-//! call on it).
+//! call on it, as fast as a backend that has only just recovered is let work).
 //!
 //! Everything below the room is tried again and again: a refusal of the pool or the breaker sends the call back into
-//! the room, never to the agent, until its time is up.
+//! the room, never to the agent, until its time is up. A call that was being served goes back to the front.
 
+mod budget;
 mod catalog;
 mod deadline;
 mod errors;
@@ -28,9 +29,10 @@ use mcpool_upstream::{Backend, Seat, Waiter};
 use mcpool_wire::{Answer, Call, CallError};
 use tower::{Layer as _, Service, ServiceBuilder, layer::layer_fn};
 
-pub use self::errors::StackError;
 pub(crate) use self::errors::left;
+pub use self::errors::{HeldBy, StackError};
 use self::{
+    budget::Budget,
     catalog::Catalog,
     deadline::Deadline,
     layers::{Pool, Retry},
@@ -82,6 +84,8 @@ pub struct RetrySettings {
     pub base: Duration,
     /// Longest pause.
     pub cap: Duration,
+    /// Most calls that are sent again, in percent of those sent within the last seconds; never fewer than 3/s.
+    pub budget: u32,
 }
 
 /// Told what happens to calls on their way, per backend.
@@ -91,7 +95,8 @@ pub trait StackObserve: Send + Sync + 'static {
     /// A call is sent again; the phase says what is known of the last attempt: `not_sent`, `refused`, `maybe_sent`.
     fn retried(&self, phase: &'static str);
     /// A call did not get into the room or out of it: `full` (of calls), `bytes` (full of them), `displaced` (by one
-    /// of an agent that had less in a full room), `timeout`, `circuit_open`.
+    /// of an agent that had less in a full room), `timeout`, `circuit_open`; or not back into it, though it could have
+    /// been sent again: `retry_budget`.
     fn rejected(&self, reason: &'static str);
 }
 
@@ -100,7 +105,7 @@ pub type BackendStack = Catalog<Deadline<WaitingRoom<Retry<BreakerService<Pool>>
 
 impl Default for RetrySettings {
     fn default() -> Self {
-        Self { attempts: 3, base: Duration::from_millis(100), cap: Duration::from_secs(5) }
+        Self { attempts: 3, base: Duration::from_millis(100), cap: Duration::from_secs(5), budget: 20 }
     }
 }
 
@@ -114,6 +119,7 @@ pub fn backend_stack(
 ) -> BackendStack {
     let times = backend.spec().times.clone();
     let idle = times.call_idle;
+    let budget = Arc::new(Budget::new(retry.budget, now()));
     let desk = Desk {
         backend: backend.clone(),
         breaker: breaker.clone(),
@@ -124,9 +130,20 @@ pub fn backend_stack(
         .layer(layer_fn(|inner| Catalog { inner, backend: backend.clone() }))
         .layer(layer_fn(|inner| Deadline { inner, idle }))
         .layer(layer_fn(|inner| WaitingRoom { inner, desk: desk.clone() }))
-        .layer(layer_fn(|inner| Retry { inner, settings: retry, observe: observe.clone() }))
+        .layer(layer_fn(|inner| Retry {
+            inner,
+            settings: retry,
+            idle,
+            budget: budget.clone(),
+            observe: observe.clone(),
+        }))
         .layer_fn(|inner| BreakerLayer::new(breaker.clone(), now).layer(inner))
-        .service(Pool { backend: backend.clone(), observe: observe.clone() })
+        .service(Pool {
+            backend: backend.clone(),
+            breaker: breaker.clone(),
+            budget: budget.clone(),
+            observe: observe.clone(),
+        })
 }
 
 /// The clock of the call path: tokio's, so that tests can pause it.
@@ -203,6 +220,11 @@ impl Order {
     /// Whether any attempt so far may have been executed.
     fn may_have_run(&self) -> bool {
         self.0.doubtful.lock().unwrap_or_else(std::sync::PoisonError::into_inner).outages > 0
+    }
+
+    /// Whether it was never sent.
+    fn is_first_attempt(&self) -> bool {
+        self.0.call.trace.attempts() == 0
     }
 
     fn count_harmless(&self) -> u32 {

@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
@@ -52,6 +52,8 @@ pub(crate) struct Pool {
     pub(crate) opening: AtomicUsize,
     /// Agents that wait for the pool's first handshake to be told who the server is.
     pub(crate) greeting: AtomicUsize,
+    /// Nothing is sent before this moment: the backend asked for it.
+    paused: std::sync::Mutex<Option<Instant>>,
     sessions: Mutex<Vec<Arc<Session>>>,
 }
 
@@ -64,6 +66,7 @@ impl Pool {
             merged: Arc::new(merged),
             opening: AtomicUsize::new(0),
             greeting: AtomicUsize::new(0),
+            paused: std::sync::Mutex::default(),
             sessions: Mutex::default(),
         }
     }
@@ -74,6 +77,16 @@ impl Pool {
 
     pub(crate) fn lane(&self) -> Lane {
         Lane { pool: self.number, session: None, need: Need::Slot }
+    }
+
+    pub(crate) fn paused_until(&self) -> Option<Instant> {
+        *self.paused.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A shorter pause does not end a longer one.
+    pub(crate) fn pause_until(&self, until: Instant) {
+        let mut paused = self.paused.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *paused = (*paused).max(Some(until));
     }
 
     pub(crate) fn add(&self, session: Arc<Session>) {

@@ -141,14 +141,32 @@ impl Room {
             let retry_after = inner.pace.book(now, self.limits.calls);
             return Err(RoomFull { of, retry_after });
         }
+        Ok(self.admit(inner, lane, guest, false, now))
+    }
+
+    /// Takes a place before all newcomers, for a call that was being served and must go again. The slots they had are
+    /// the bound on them, so the limits do not turn them away.
+    pub fn come_back(self: &Arc<Self>, lane: Lane, guest: Guest, now: Instant) -> Waiter {
+        self.admit(self.lock(), lane, guest, true, now)
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        mut inner: MutexGuard<'_, Inner>,
+        lane: Lane,
+        guest: Guest,
+        returned: bool,
+        now: Instant,
+    ) -> Waiter {
         if inner.ledger.all().calls == 0 {
             inner.pace.begin(now);
         }
         inner.ledger.add(&guest);
-        let waiter = Waiter::seated(self.clone(), &mut inner, lane, guest, now);
+        let place = inner.place(returned);
+        let waiter = Waiter::seated(self.clone(), &mut inner, lane, guest, (place, now));
         drop(inner);
         self.demand.notify_one();
-        Ok(waiter)
+        waiter
     }
 
     /// Sees to it that the guest fits, if need be by sending away calls of who has more in the room.

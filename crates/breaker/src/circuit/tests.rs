@@ -5,6 +5,7 @@ use crate::{policy::ConsecutiveFailures, tally::ProbeOutcome};
 
 mod model;
 mod probes;
+mod slow_start;
 
 /// A circuit with its own time.
 struct Lab {

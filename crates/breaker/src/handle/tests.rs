@@ -234,3 +234,34 @@ fn every_transition_is_heard_once_under_contention() {
     assert!(counted > 100, "nothing happened: {counted}");
     assert_eq!(heard, (1..=counted).collect::<Vec<_>>());
 }
+
+#[test]
+fn after_a_recovery_a_crowd_on_eight_threads_comes_back_step_by_step() {
+    let relieved: Arc<AtomicUsize> = Arc::default();
+    let settings = Settings { failure_threshold: 1, recovery_timeout: Duration::ZERO, ..exact() };
+    let start = Instant::now();
+    let told = relieved.clone();
+    let breaker = Breaker::with_listeners(
+        &settings,
+        start,
+        |_| {},
+        move || {
+            told.fetch_add(1, Ordering::Relaxed);
+        },
+    );
+    breaker.incident(1, "broken", start);
+    assert_eq!(breaker.may_open(start), Opening::Probe);
+    breaker.probe_succeeded(2, start);
+    // Each round all that may begin do, and then succeed: 2 to the power of all successes so far.
+    for (may, told) in [(1, 1), (2, 2), (8, 3)] {
+        let begun = Mutex::new(Vec::new());
+        crowd(8, 1000, || breaker.begin(start).map(|pass| begun.lock().unwrap().push(pass)).is_ok());
+        let begun = begun.into_inner().unwrap();
+        assert_eq!(begun.len(), may);
+        begun.into_iter().for_each(Pass::succeeded);
+        assert_eq!(relieved.load(Ordering::Relaxed), told, "once for those who were turned away");
+    }
+    let all = crowd(8, 1000, || breaker.begin(start).map(drop).is_ok());
+    assert_eq!(all, 1000, "256 were reached with the 8 of the third round");
+    assert_eq!(breaker.snapshot(start).rejected, 0);
+}

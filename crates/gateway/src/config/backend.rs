@@ -17,6 +17,7 @@ use super::{
     process,
     raw::{RawBackend, RawBreaker, RawRetry, Text},
     sharing,
+    value::parse_percent,
 };
 use crate::{build::BackendSettings, stack::RetrySettings};
 
@@ -79,7 +80,7 @@ pub(super) fn read(
     let transport = transport(checker, raw, is_process);
     let mode = checker.word("mode", &raw.mode, modes(), common.default_mode);
     let (times, limits) = (times(checker, raw, is_process), limits(checker, raw, is_process));
-    let breaker = breaker(checker, name.get_ref(), &raw.breaker, &times);
+    let breaker = breaker(checker, name.get_ref(), &raw.breaker, &times, &limits);
     let retry = retry(checker, name.get_ref(), &raw.retry);
     checker.section(format!("backends.{}.", name.get_ref()));
     let headers = endpoint.as_ref().map_or(&[][..], headers_of);
@@ -277,6 +278,7 @@ fn breaker(
     name: &str,
     raw: &RawBreaker,
     times: &Times,
+    limits: &Limits,
 ) -> mcpool_breaker::Settings {
     checker.section(format!("backends.{name}.breaker."));
     let default = mcpool_breaker::Settings::default();
@@ -290,11 +292,26 @@ fn breaker(
             default.recovery_timeout,
             SHORTEST,
         ),
+        recovery_growth: u32::try_from(checker.count(
+            "recovery_growth",
+            &raw.recovery_growth,
+            default.recovery_growth as usize,
+            1..=MOST,
+        ))
+        .unwrap_or(u32::MAX),
         early_probe: Checker::switch(&raw.early_probe, default.early_probe),
         hold: checker.duration("hold", &raw.hold, default.hold, Duration::ZERO),
         // The probe is a handshake: given up earlier, a slow backend could never close its circuit again.
         probe_deadline: times.handshake,
+        full_speed: full_speed(limits),
+        jitter: None,
     }
+}
+
+/// The most calls that can be in flight where sessions are shared, or one on each where they are not.
+fn full_speed(limits: &Limits) -> u32 {
+    let shared = limits.shared_sessions.saturating_mul(limits.calls_per_session);
+    u32::try_from(shared.max(limits.max_sessions)).unwrap_or(u32::MAX)
 }
 
 fn retry(checker: &mut Checker<'_>, name: &str, raw: &RawRetry) -> RetrySettings {
@@ -306,7 +323,8 @@ fn retry(checker: &mut Checker<'_>, name: &str, raw: &RawRetry) -> RetrySettings
     if cap < base {
         checker.problem("cap", raw.cap.as_ref().map(Spanned::span).as_ref(), "shorter than base");
     }
-    RetrySettings { attempts: u32::try_from(attempts).unwrap_or(u32::MAX), base, cap }
+    let budget = checker.parsed("budget", &raw.budget, parse_percent).unwrap_or(default.budget);
+    RetrySettings { attempts: u32::try_from(attempts).unwrap_or(u32::MAX), base, cap, budget }
 }
 
 fn roots(checker: &mut Checker<'_>, raw: &Text, folder: &Path) -> Option<Vec<u8>> {

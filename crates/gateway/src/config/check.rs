@@ -199,11 +199,6 @@ impl<'a> Checker<'a> {
             let Some(backend) = backend.get_ref().as_table() else { continue };
             self.section(format!("backends.{}.", name.get_ref()));
             self.later_in(backend, &LATER_BACKEND);
-            let retry = backend.get("retry").and_then(|value| value.get_ref().as_table());
-            if let Some(retry) = retry {
-                self.section(format!("backends.{}.retry.", name.get_ref()));
-                self.later_in(retry, &["budget"]);
-            }
         }
         self.section("");
     }

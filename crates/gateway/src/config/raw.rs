@@ -173,6 +173,7 @@ pub(super) struct RawTls {
 pub(super) struct RawBreaker {
     pub(super) failure_threshold: Amount,
     pub(super) recovery_timeout: Span,
+    pub(super) recovery_growth: Amount,
     pub(super) early_probe: Switch,
     pub(super) hold: Span,
 }
@@ -184,6 +185,7 @@ pub(super) struct RawRetry {
     pub(super) attempts: Amount,
     pub(super) base: Span,
     pub(super) cap: Span,
+    pub(super) budget: Text,
 }
 
 /// A duration as written: always a string, so that it has a unit.

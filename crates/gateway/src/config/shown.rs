@@ -11,7 +11,7 @@ use url::Url;
 use super::{
     Config, LogFormat,
     backend::transport_word,
-    value::{show_duration, show_size},
+    value::{show_duration, show_percent, show_size},
 };
 use crate::{build::BackendSettings, route::mode_word};
 
@@ -163,6 +163,7 @@ fn backend(settings: &BackendSettings, ca_file: Option<&str>, args: Vec<String>)
     let mut breaker = Table::new();
     put(&mut breaker, "failure_threshold", i64::from(settings.breaker.failure_threshold));
     put(&mut breaker, "recovery_timeout", show_duration(settings.breaker.recovery_timeout));
+    put(&mut breaker, "recovery_growth", i64::from(settings.breaker.recovery_growth));
     put(&mut breaker, "early_probe", settings.breaker.early_probe);
     put(&mut breaker, "hold", show_duration(settings.breaker.hold));
     put(&mut table, "breaker", breaker);
@@ -170,6 +171,7 @@ fn backend(settings: &BackendSettings, ca_file: Option<&str>, args: Vec<String>)
     put(&mut retry, "attempts", i64::from(settings.retry.attempts));
     put(&mut retry, "base", show_duration(settings.retry.base));
     put(&mut retry, "cap", show_duration(settings.retry.cap));
+    put(&mut retry, "budget", show_percent(settings.retry.budget));
     put(&mut table, "retry", retry);
     table
 }

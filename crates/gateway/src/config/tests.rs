@@ -56,7 +56,6 @@ fn keys_and_words_of_later_versions_are_refused_as_such() {
         let name = key.split(' ').next().unwrap();
         check_backend(key, &format!("backends.a.{name}: not supported by this version"));
     }
-    check_backend("retry.budget = 0.2", "backends.a.retry.budget: not supported by this version");
     // Even where the table would be incomplete for other reasons.
     check(
         "[backends.a]\nshare_across = \"everyone\"",

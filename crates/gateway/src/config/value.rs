@@ -51,6 +51,22 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads `"20%"`.
+pub(crate) fn parse_percent(text: &str) -> Result<u32, String> {
+    match split(text) {
+        (number, "%") => number.parse().ok().filter(|percent| *percent <= 1_000),
+        _ => None,
+    }
+    .ok_or_else(|| {
+        format!("{text:?} is not a share; write a whole number of percent up to 1000, such as \"20%\"")
+    })
+}
+
+/// The spelling [`parse_percent`] reads.
+pub(crate) fn show_percent(percent: u32) -> String {
+    format!("{percent}%")
+}
+
 /// The shortest exact spelling of a duration.
 pub(crate) fn show_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

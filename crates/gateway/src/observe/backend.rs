@@ -13,7 +13,10 @@ use mcpool_wire::Executed;
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
-use super::families::{Labels, PerValue, counter, gauge, histogram};
+use super::{
+    families::{Labels, PerValue, counter, gauge, histogram},
+    fractions,
+};
 use crate::{
     route::{Registered, mode_word},
     stack::{StackObserve, now},
@@ -42,10 +45,10 @@ pub(super) struct BackendMetrics {
 /// What is read from snapshots when somebody scrapes.
 struct BackendGauges {
     breaker_state: [Gauge; 3],
-    breaker_seconds: [Counter; 3],
     breaker_transitions: Vec<Counter>,
     breaker_rejected: Counter,
     breaker_probes: [Counter; 4],
+    breaker_slow_start: Gauge,
     incidents: PerValue<Counter>,
     sessions: PerValue<[Gauge; 4]>,
     sessions_opening: Gauge,
@@ -61,7 +64,7 @@ struct BackendGauges {
     up: Gauge,
     ready: Gauge,
     /// What the circuits of earlier registrations of the name counted.
-    carried: Mutex<Vec<u64>>,
+    carried: Mutex<Carried>,
     /// The series of `backend_info` that is 1, and its labels.
     info: Mutex<Option<([&'static str; 4], Gauge)>>,
 }
@@ -201,14 +204,19 @@ impl BackendMetrics {
 
     /// A registration of the name ended: what its circuit counted stays counted.
     pub(super) fn carry(&self, old: &Registered) {
-        let last = totals(&old.breaker.snapshot(now()));
+        let circuit = old.breaker.snapshot(now());
+        let last = totals(&circuit);
         let mut carried = self.gauges.carried.lock().unwrap_or_else(PoisonError::into_inner);
-        carried.resize(last.len(), 0);
-        carried.iter_mut().zip(last).for_each(|(sum, last)| *sum += last);
+        carried.counted.resize(last.len(), 0);
+        carried.counted.iter_mut().zip(last).for_each(|(sum, last)| *sum += last);
+        carried.time_before.iter_mut().zip(circuit.time_in).for_each(|(sum, (_, time))| *sum += time);
     }
 
     pub(super) fn render(&self) -> String {
-        self.handle.render()
+        let mut text = self.handle.render();
+        let carried = self.gauges.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        fractions::write(&mut text, &self.name, &carried.time_in);
+        text
     }
 
     pub(super) fn upkeep(&self) {
@@ -235,7 +243,6 @@ impl BackendGauges {
     fn new(recorder: &PrometheusRecorder, name: &Arc<str>) -> Self {
         let level = |family, labels: Labels<'_>| gauge(recorder, family, &with(name, labels));
         let count = |family, labels: Labels<'_>| counter(recorder, family, &with(name, labels));
-        let state = |family| move |state: State| (family, state.as_str());
         let transition = |reason: Reason| {
             let (from, to) = reason.edge();
             let labels = [("from", from.as_str()), ("to", to.as_str()), ("reason", reason.as_str())];
@@ -243,15 +250,12 @@ impl BackendGauges {
         };
         Self {
             breaker_state: State::ALL
-                .map(state("mcpool_breaker_state"))
-                .map(|(family, state)| level(family, &[("state", state)])),
-            breaker_seconds: State::ALL
-                .map(state("mcpool_breaker_state_seconds_total"))
-                .map(|(family, state)| count(family, &[("state", state)])),
+                .map(|state| level("mcpool_breaker_state", &[("state", state.as_str())])),
             breaker_transitions: Reason::ALL.into_iter().map(transition).collect(),
             breaker_rejected: count("mcpool_breaker_rejected_total", &[]),
             breaker_probes: ProbeOutcome::ALL
                 .map(|outcome| count("mcpool_breaker_probes_total", &[("outcome", outcome.as_str())])),
+            breaker_slow_start: level("mcpool_breaker_slow_start_limit", &[]),
             incidents: PerValue::new(INCIDENTS, |kind| {
                 count("mcpool_breaker_incidents_total", &[("kind", kind)])
             }),
@@ -279,8 +283,13 @@ impl BackendGauges {
         for (gauge, state) in self.breaker_state.iter().zip(State::ALL) {
             gauge.set(f64::from(circuit.state == state));
         }
-        let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = carried.iter().copied().chain(std::iter::repeat(0));
+        self.breaker_slow_start.set(circuit.slow_start.map_or(0.0, |slow_start| f64::from(slow_start.limit)));
+        let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        carried.time_in = carried.time_before;
+        for (sum, (_, time)) in carried.time_in.iter_mut().zip(circuit.time_in) {
+            *sum += time;
+        }
+        let before = carried.counted.iter().copied().chain(std::iter::repeat(0));
         let counted = totals(circuit).into_iter().zip(before);
         for (counter, (now, before)) in self.counters().zip(counted) {
             counter.absolute(before + now);
@@ -290,9 +299,8 @@ impl BackendGauges {
     /// In the order of [`totals`].
     fn counters(&self) -> impl Iterator<Item = &Counter> {
         let incidents = self.incidents.iter().map(|(_, counter)| counter);
-        self.breaker_seconds
+        self.breaker_transitions
             .iter()
-            .chain(&self.breaker_transitions)
             .chain(&self.breaker_probes)
             .chain([&self.breaker_rejected])
             .chain(incidents)
@@ -337,18 +345,26 @@ impl StackObserve for BackendMetrics {
     }
 }
 
-/// What a circuit has counted so far: seconds by state, transitions, probes, refusals, incidents by kind.
+/// What the registrations of a name that ended have counted, for the counters to go on from.
+#[derive(Default)]
+struct Carried {
+    counted: Vec<u64>,
+    time_before: [Duration; 3],
+    /// With that of the registration there is, as of the last look.
+    time_in: [Duration; 3],
+}
+
+/// What a circuit has counted so far: transitions, probes, refusals, incidents by kind.
 fn totals(circuit: &mcpool_breaker::Snapshot) -> Vec<u64> {
     let of = |kind: &str| -> u64 {
         let is = |known: &&'static str| *known == kind;
         let other = |known: &&'static str| kind == "other" && !INCIDENTS.contains(known);
         circuit.incidents.iter().filter(|(known, _)| is(known) || other(known)).map(|(_, n)| n).sum()
     };
-    let seconds = circuit.time_in.iter().map(|(_, time)| time.as_secs());
     let transitions = circuit.transitions.iter().map(|(_, times)| *times);
     let probes = circuit.probes.iter().map(|(_, times)| *times);
     let incidents = INCIDENTS.iter().map(|kind| of(kind));
-    seconds.chain(transitions).chain(probes).chain([circuit.rejected]).chain(incidents).collect()
+    transitions.chain(probes).chain([circuit.rejected]).chain(incidents).collect()
 }
 
 fn requests(recorder: &PrometheusRecorder, name: &Arc<str>) -> Vec<Counter> {
@@ -420,10 +436,12 @@ const EXECUTED: [Executed; 3] = [Executed::No, Executed::Maybe, Executed::Yes];
 const OUTCOMES: [&str; 2] = ["ok", "failed"];
 const STEPS: &[&str] = &["connect", "initialize", "initialized", "listen", "ping", "list"];
 const STATUS_CLASSES: &[&str] = &["4xx", "429", "5xx", "lost"];
-const REJECTIONS: &[&str] = &["full", "bytes", "displaced", "timeout", "circuit_open"];
+pub(super) const REJECTIONS: &[&str] =
+    &["full", "bytes", "displaced", "timeout", "circuit_open", "retry_budget"];
 const PHASES: &[&str] = &["not_sent", "refused", "maybe_sent"];
 const STANDINGS: &[&str] = &["initializing", "ready", "suspect", "draining", "closed"];
-const INCIDENTS: &[&str] = &["connect", "tls", "broken", "timeout", "gateway", "protocol", "other"];
+pub(super) const INCIDENTS: &[&str] =
+    &["connect", "tls", "broken", "timeout", "gateway", "protocol", "other"];
 
 #[cfg(test)]
 mod tests {

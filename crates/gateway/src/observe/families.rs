@@ -21,7 +21,12 @@ pub(super) const FAMILIES: &[(&str, Kind, &str)] = &[
     ("mcpool_breaker_incidents_total", C, "Incidents the circuit counted; one broken connection is one"),
     ("mcpool_breaker_rejected_total", C, "Attempts the circuit refused"),
     ("mcpool_breaker_probes_total", C, "Probes of an open circuit by how they ended"),
-    ("mcpool_breaker_state_seconds_total", C, "Whole seconds spent in each state"),
+    (BREAKER_SECONDS, C, "Seconds spent in each state"),
+    (
+        "mcpool_breaker_slow_start_limit",
+        G,
+        "Calls in flight at most while a backend recovers; 0: as many as there can be",
+    ),
     ("mcpool_sessions", G, "Sessions with the backend"),
     ("mcpool_sessions_opening", G, "Handshakes under way"),
     ("mcpool_sessions_limit", G, "Most sessions with the backend"),
@@ -83,6 +88,9 @@ pub(super) const FAMILIES: &[(&str, Kind, &str)] = &[
     ("process_threads", G, "Threads"),
     ("process_start_time_seconds", G, "When the process started"),
 ];
+
+/// Written by [`super::fractions`].
+pub(super) const BREAKER_SECONDS: &str = "mcpool_breaker_state_seconds_total";
 
 /// 0.5 ms to 60 s, in seconds.
 pub(super) const BUCKETS: &[f64] =

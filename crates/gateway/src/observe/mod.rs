@@ -5,6 +5,7 @@
 
 mod backend;
 mod families;
+mod fractions;
 mod log;
 mod metrics;
 mod process;

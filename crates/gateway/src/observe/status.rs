@@ -194,6 +194,9 @@ fn circuit(registered: &Registered, now: Instant) -> Value {
         "next_probe_in_seconds": snapshot.next_probe.map(|at| seconds(at.saturating_duration_since(now))),
         "incidents": incidents,
         "rejected": snapshot.rejected,
+        "slow_start": snapshot.slow_start.map(|slow_start| {
+            json!({ "calls_limit": slow_start.limit, "calls_in_flight": slow_start.in_flight })
+        }),
     })
 }
 

@@ -112,7 +112,10 @@ where
         async move {
             let answer = call.await.map_err(|error| finish(error, &order, &name))?;
             let epoch = order.call().trace.session();
-            order.seat().page(order.call(), answer, epoch).map_err(|error| error.of_backend(name))
+            order
+                .seat()
+                .page(order.call(), answer, epoch)
+                .map_err(|error| error.executed(Executed::Yes).of_backend(name))
         }
     }
 }
@@ -123,7 +126,7 @@ fn finish(error: StackError, order: &Order, backend: &Arc<str>) -> CallError {
         StackError::Failed(error) => failed(&error, backend),
         StackError::Left => left(backend),
         // The room does not let these through; if it did, nothing was sent.
-        StackError::Full(_) | StackError::Shut(_) => CallError::not_sent(
+        StackError::Full(_) | StackError::Shut(_) | StackError::Later(..) => CallError::not_sent(
             ErrorKind::Overloaded,
             format!("backend {backend:?} has no session for the call"),
         ),

@@ -1,6 +1,9 @@
 //! What travels up the stack, and its translation into the error an agent gets: done once, here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use mcpool_breaker::Rejected;
 use mcpool_upstream::{Cause, Lane, SendError, SendPhase};
@@ -13,12 +16,23 @@ pub enum StackError {
     Full(Lane),
     /// The circuit is not closed.
     Shut(Rejected),
+    /// Nothing more may be sent now: look again at this moment, or when called.
+    Later(Instant, HeldBy),
     /// An attempt failed.
     Failed(SendError),
     /// The registration of the backend ended while the call waited: it can be sent to the one that follows.
     Left,
     /// It is over.
     Ended(CallError),
+}
+
+/// What holds a call back for which there may be a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldBy {
+    /// The backend has only just recovered.
+    SlowStart,
+    /// The backend is at its limit and asked to be left alone.
+    Pressure,
 }
 
 impl From<Rejected> for StackError {
@@ -84,11 +98,15 @@ pub(super) fn circuit_open(
 ) -> CallError {
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let message = format!("the circuit of backend {backend:?} is open{why}");
-    // Who comes while the probe is under way is refused once more: its time counts too, and it may be a slow one.
-    let after = (rejected.retry_after + handshake * 2).clamp(SHORTEST, LONGEST);
+    // Who comes while the probe is under way is refused once more: its time counts too, and it may be a slow one. Whoever is
+    // told the same moment must not come back at the same moment.
+    let after = (rejected.retry_after + handshake * 2).max(SHORTEST);
+    let after = (after + (after / 10 + SPREAD).mul_f64(rand::random())).min(LONGEST);
     CallError::not_sent(ErrorKind::CircuitOpen, message).of_backend(backend.clone()).retry_after(after)
 }
 
 /// What an agent is told to wait: zero would invite a busy loop, and nobody waits for ever.
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(60);
+/// Those who come back after an outage do so over this time at least, and after the probe rather than with it.
+const SPREAD: Duration = Duration::from_millis(500);

@@ -3,16 +3,19 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::FutureExt as _;
-use mcpool_upstream::{Backend, Cause, NoLease, SendError, SendPhase, unknown_cursor};
+use mcpool_breaker::Breaker;
+use mcpool_upstream::{Backend, Cause, NoLease, Refusal, SendError, SendPhase, unknown_cursor};
 use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
 use super::{
-    Doubt, Order, RetrySettings, StackError, StackFuture, StackObserve, always_ready, errors::phase_word,
+    Doubt, Order, RetrySettings, StackError, StackFuture, StackObserve, always_ready,
+    budget::Budget,
+    errors::{HeldBy, phase_word},
 };
 
 /// Attempts of which it is certain that nothing was executed: bounded only so that nothing is endless.
@@ -23,6 +26,9 @@ const MAX_HARMLESS: u32 = 64;
 pub struct Retry<S> {
     pub(super) inner: S,
     pub(super) settings: RetrySettings,
+    /// A call without any sign of the backend ends after this.
+    pub(super) idle: Duration,
+    pub(super) budget: Arc<Budget>,
     pub(super) observe: Arc<dyn StackObserve>,
 }
 
@@ -30,7 +36,24 @@ pub struct Retry<S> {
 #[derive(Clone)]
 pub struct Pool {
     pub(super) backend: Arc<Backend>,
+    pub(super) breaker: Breaker,
+    pub(super) budget: Arc<Budget>,
     pub(super) observe: Arc<dyn StackObserve>,
+}
+
+/// One more attempt.
+struct Again {
+    pause: Duration,
+    /// Whether the backend may have to do again what it did, or to refuse again what it refused.
+    on_budget: bool,
+}
+
+impl Again {
+    const FREE: Self = Self { pause: Duration::ZERO, on_budget: false };
+
+    fn counted(pause: Duration) -> Self {
+        Self { pause, on_budget: true }
+    }
 }
 
 impl<S> Service<Order> for Retry<S>
@@ -56,14 +79,18 @@ where
                     settled => return settled,
                 };
                 order.call().trace.note_cause(error.to_string());
-                let pause = retry.pause_before_next(&order, &error);
+                let again = retry.again(&order, &error);
                 if !order.may_have_run() {
                     order.call().trace.mark_refused();
                 }
-                let Some(pause) = pause else { return Err(StackError::Failed(error)) };
+                let Some(again) = again else { return Err(StackError::Failed(error)) };
+                if let Some(why) = retry.stopped(&order, &again) {
+                    order.call().trace.note_cause(format!("{error}; not sent again: {why}"));
+                    return Err(StackError::Failed(error));
+                }
                 retry.observe.retried(phase_word(error.phase));
-                if !pause.is_zero() {
-                    tokio::time::sleep(pause).await;
+                if !again.pause.is_zero() {
+                    tokio::time::sleep(again.pause).await;
                 }
                 attempt = retry.inner.call(order.clone());
             }
@@ -74,20 +101,27 @@ where
 
 impl<S> Retry<S> {
     /// Whether and when it may be sent again.
-    fn pause_before_next(&self, order: &Order, error: &SendError) -> Option<Duration> {
+    fn again(&self, order: &Order, error: &SendError) -> Option<Again> {
+        let attempts = self.settings.attempts;
         match error.phase {
-            SendPhase::NotSent => (order.count_harmless() < MAX_HARMLESS).then_some(Duration::ZERO),
+            SendPhase::NotSent => (order.count_harmless() < MAX_HARMLESS).then_some(Again::FREE),
             SendPhase::Refused => {
                 let times = order.count_harmless();
                 match &error.cause {
-                    Cause::SessionLost(_) => (times < MAX_HARMLESS).then_some(Duration::ZERO),
-                    Cause::Pressure(refusal) | Cause::Gateway(refusal) => (times < MAX_HARMLESS).then(|| {
-                        refusal.retry_after.unwrap_or_else(|| self.backoff(times)).min(self.settings.cap)
-                    }),
+                    // The session that is gone does not do the work a second time.
+                    Cause::SessionLost(_) => (times < MAX_HARMLESS).then_some(Again::FREE),
+                    // It is the pool that pauses, and the call waits in the room with the others.
+                    Cause::Pressure(Refusal { retry_after: Some(pause), .. }) => {
+                        order.seat().pause_for(*pause);
+                        (times < MAX_HARMLESS).then(|| Again::counted(Duration::ZERO))
+                    }
+                    Cause::Pressure(_) | Cause::Gateway(_) => {
+                        (times < MAX_HARMLESS).then(|| Again::counted(self.backoff(times)))
+                    }
                     // Its session is given up for one that agrees anew.
-                    Cause::WrongVersion(_) => (times <= self.settings.attempts).then_some(Duration::ZERO),
+                    Cause::WrongVersion(_) => (times <= attempts).then(|| Again::counted(Duration::ZERO)),
                     Cause::NotInitialized(_) => {
-                        (times <= self.settings.attempts).then(|| self.backoff(times))
+                        (times <= attempts).then(|| Again::counted(self.backoff(times)))
                     }
                     _ => None,
                 }
@@ -96,22 +130,39 @@ impl<S> Retry<S> {
                 let again = is_passing(&error.cause) && order.seat().is_safe(order.call());
                 match order.count_doubtful(super::now()) {
                     Doubt::Outage(times) => {
-                        (again && times < self.settings.attempts).then_some(Duration::ZERO)
+                        let at_once = times == 1 && went_with_its_session(&error.cause);
+                        let pause = if at_once { Duration::ZERO } else { self.backoff(times) };
+                        (again && times < attempts).then(|| Again::counted(pause))
                     }
-                    // A moment, so that what is dying is noticed before the call meets it.
+                    // A moment, so that what is dying is noticed before the call meets it. Counted once already.
                     Doubt::SameOutage => {
-                        (again && order.count_harmless() < MAX_HARMLESS).then(|| self.settings.base / 4)
+                        let pause = self.settings.base / 4;
+                        (again && order.count_harmless() < MAX_HARMLESS)
+                            .then_some(Again { pause, ..Again::FREE })
                     }
                 }
             }
         }
     }
 
-    /// Full jitter.
+    /// Why it is not sent again although it could be: it would come too late, or too many are.
+    fn stopped(&self, order: &Order, again: &Again) -> Option<&'static str> {
+        let now = super::now();
+        let silent_until = order.call().trace.last_activity() + self.idle;
+        if now + again.pause >= order.call().hard_deadline.min(silent_until) {
+            return Some("its time would be up before");
+        }
+        if !again.on_budget || self.budget.repeat(now) {
+            return None;
+        }
+        self.observe.rejected("retry_budget");
+        Some("too many calls are")
+    }
+
+    /// Full jitter, from nothing to the base for the first.
     fn backoff(&self, times: u32) -> Duration {
-        let most =
-            self.settings.base.saturating_mul(2_u32.saturating_pow(times.min(16))).min(self.settings.cap);
-        most.mul_f64(rand::random())
+        let doubled = 2_u32.saturating_pow(times.saturating_sub(1).min(16));
+        self.settings.base.saturating_mul(doubled).min(self.settings.cap).mul_f64(rand::random())
     }
 }
 
@@ -136,6 +187,12 @@ fn is_passing(cause: &Cause) -> bool {
     }
 }
 
+/// Whether there must be another session first: waiting for that is pause enough, and it is waited for in the room, where
+/// the call goes before newcomers.
+fn went_with_its_session(cause: &Cause) -> bool {
+    matches!(cause, Cause::Broken(_) | Cause::SessionLost(_) | Cause::Closed(_))
+}
+
 impl Service<Order> for Pool {
     type Response = Answer;
     type Error = StackError;
@@ -146,6 +203,14 @@ impl Service<Order> for Pool {
     }
 
     fn call(&mut self, order: Order) -> Self::Future {
+        let now = super::now();
+        if let Some(until) = order.seat().paused_until(now) {
+            return held_back(until, HeldBy::Pressure);
+        }
+        // Asked before a slot is taken, because one that is given back wakes the next, and so on for ever.
+        if let Err(until) = self.breaker.may_begin(now) {
+            return held_back(until, HeldBy::SlowStart);
+        }
         let kind = self.backend.kind_of(order.seat(), order.call());
         let lease = match self.backend.try_lease(order.seat(), kind) {
             // What only one session knows is of no use on another.
@@ -158,15 +223,31 @@ impl Service<Order> for Pool {
                 return futures::future::ready(Err(StackError::Ended(session_gone()))).boxed();
             }
         };
+        // Another thread may have been faster.
+        let pass = match self.breaker.begin(now) {
+            Ok(pass) => pass,
+            Err(until) => return held_back(until, HeldBy::SlowStart),
+        };
+        if order.is_first_attempt() {
+            self.budget.sent(now);
+        }
         let waited = order.take_place().map_or(Duration::ZERO, |waiter| {
-            let now = super::now();
             let waited = now.saturating_duration_since(waiter.since());
             waiter.served(now);
             waited
         });
         self.observe.leased(waited);
-        async move { lease.call(order.call()).await.map_err(StackError::Failed) }.boxed()
+        async move {
+            let answer = lease.call(order.call()).await.map_err(StackError::Failed)?;
+            pass.succeeded();
+            Ok(answer)
+        }
+        .boxed()
     }
+}
+
+fn held_back(until: Instant, by: HeldBy) -> StackFuture {
+    futures::future::ready(Err(StackError::Later(until, by))).boxed()
 }
 
 fn session_gone() -> CallError {

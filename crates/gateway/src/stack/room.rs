@@ -1,7 +1,8 @@
 //! The waiting layer: calls wait here and nowhere else, so waiting is bounded, fair and within the deadline.
 //!
 //! A caller that finds no slot takes a place *before* it tries again, so that a slot that comes back in between
-//! wakes it. A circuit that is open is waited out for as long as its `hold` says.
+//! wakes it. A circuit that is open is waited out for as long as its `hold` says, a slow start and a backend that asked
+//! to be left alone for as long as the queue time says. A call that was being served comes back before all newcomers.
 
 use std::{
     sync::Arc,
@@ -16,7 +17,7 @@ use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
 use super::{
-    Order, StackError, StackFuture, StackObserve, always_ready,
+    HeldBy, Order, StackError, StackFuture, StackObserve, always_ready,
     errors::{circuit_open, overloaded},
     now,
 };
@@ -35,6 +36,17 @@ pub(super) struct Desk {
     pub(super) breaker: Breaker,
     pub(super) observe: Arc<dyn StackObserve>,
     pub(super) queue: Duration,
+}
+
+/// What a call waits for.
+#[derive(Clone, Copy)]
+enum Held {
+    /// A slot, or its turn.
+    Slot,
+    /// The circuit.
+    Shut(Rejected),
+    /// This moment, whether there are slots or not.
+    Later(Instant, HeldBy),
 }
 
 impl<S> Service<Order> for WaitingRoom<S>
@@ -57,7 +69,7 @@ where
             let first = self.inner.call(order.clone());
             return async move {
                 match first.await {
-                    Err(refused @ (StackError::Full(_) | StackError::Shut(_))) => {
+                    Err(refused @ (StackError::Full(_) | StackError::Shut(_) | StackError::Later(..))) => {
                         room.wait(order, Some(refused)).await
                     }
                     settled => settled,
@@ -76,40 +88,42 @@ where
 {
     async fn wait(&mut self, order: Order, refused: Option<StackError>) -> Result<Answer, StackError> {
         // Who does not try at once must know all the same how long waiting is of use.
-        let mut shut = match refused {
-            Some(StackError::Shut(rejected)) => Some(rejected),
-            _ => self.desk.breaker.would_admit(now()).err(),
+        let mut held = match refused {
+            Some(StackError::Shut(rejected)) => Held::Shut(rejected),
+            Some(StackError::Later(at, by)) => Held::Later(at, by),
+            _ => self.desk.breaker.would_admit(now()).err().map_or(Held::Slot, Held::Shut),
         };
         self.desk.still_here(&order)?;
-        if let Some(rejected) = shut {
+        if let Held::Shut(rejected) = held {
             self.desk.still_held(rejected)?;
         }
-        let mut waiter = self.desk.enter(&order)?;
-        let mut may_try = waiter.is_first();
+        // One that was being served when there was nobody here to wait behind comes back all the same.
+        let returns = !order.is_first_attempt();
+        let mut waiter = if returns { self.desk.enter_again(&order) } else { self.desk.enter(&order)? };
+        let mut may_try = returns || waiter.is_first();
         let mut until = now() + self.desk.queue;
         loop {
             if may_try {
                 order.keep_place(waiter);
                 let outcome = self.inner.call(order.clone()).await;
-                let lane = match &outcome {
-                    Err(StackError::Full(lane)) => {
-                        shut = None;
-                        Some(*lane)
-                    }
+                let lane;
+                (held, lane) = match &outcome {
+                    Err(StackError::Full(lane)) => (Held::Slot, Some(*lane)),
+                    Err(StackError::Later(at, by)) => (Held::Later(*at, *by), None),
                     Err(StackError::Shut(rejected)) => {
                         self.desk.still_here(&order)?;
                         self.desk.still_held(*rejected)?;
-                        shut = Some(*rejected);
-                        None
+                        (Held::Shut(*rejected), None)
                     }
                     _ => return outcome,
                 };
                 waiter = match order.take_place() {
                     Some(waiter) => waiter,
-                    // It was served, tried, and is back: it waits anew.
+                    // It was served, tried, and is back: it waits anew, and looks again now that it has a place.
                     None => {
                         until = now() + self.desk.queue;
-                        self.desk.enter(&order)?
+                        waiter = self.desk.enter_again(&order);
+                        continue;
                     }
                 };
                 if let Some(lane) = lane.filter(|lane| *lane != waiter.lane()) {
@@ -118,7 +132,7 @@ where
                 }
             }
             self.desk.still_here(&order)?;
-            self.desk.rest(&mut waiter, until, shut, &order).await?;
+            self.desk.rest(&mut waiter, until, held, &order).await?;
             self.desk.still_here(&order)?;
             may_try = true;
         }
@@ -131,10 +145,15 @@ impl Desk {
         &self,
         waiter: &mut Waiter,
         until: Instant,
-        shut: Option<Rejected>,
+        held: Held,
         order: &Order,
     ) -> Result<(), StackError> {
-        let end = shut.map_or(until, |rejected| rejected.hold_until.min(until));
+        let held = self.what_holds(held, order);
+        let end = match held {
+            Held::Shut(rejected) => rejected.hold_until.min(until),
+            Held::Later(at, _) => at.min(until),
+            Held::Slot => until,
+        };
         let timer = tokio::time::Instant::from_std(end);
         match tokio::time::timeout_at(timer, waiter.woken()).await {
             Ok(Ok(())) => {
@@ -143,10 +162,25 @@ impl Desk {
                 Ok(())
             }
             Ok(Err(_displaced)) => Err(self.displaced()),
-            Err(_) => Err(match shut {
-                Some(rejected) if end < until => self.refuse(rejected),
-                _ => self.timed_out(order),
-            }),
+            Err(_) => match held {
+                // It still has its place.
+                Held::Later(..) if end < until => Ok(()),
+                Held::Shut(rejected) if end < until => Err(self.refuse(rejected)),
+                _ => Err(self.timed_out(held, order)),
+            },
+        }
+    }
+
+    /// Who waits behind others did not try, and must not depend on them to hear when it may.
+    fn what_holds(&self, held: Held, order: &Order) -> Held {
+        let now = now();
+        match held {
+            Held::Slot => match (order.seat().paused_until(now), self.breaker.may_begin(now)) {
+                (Some(at), _) => Held::Later(at, HeldBy::Pressure),
+                (None, Err(at)) => Held::Later(at, HeldBy::SlowStart),
+                (None, Ok(())) => Held::Slot,
+            },
+            Held::Shut(_) | Held::Later(..) => held,
         }
     }
 
@@ -188,6 +222,11 @@ impl Desk {
         }
     }
 
+    fn enter_again(&self, order: &Order) -> Waiter {
+        let kind = self.backend.kind_of(order.seat(), order.call());
+        self.backend.wait_again(order.seat(), kind, order.call().message.bytes().len())
+    }
+
     fn still_held(&self, rejected: Rejected) -> Result<(), StackError> {
         if rejected.hold_until > now() { Ok(()) } else { Err(self.refuse(rejected)) }
     }
@@ -203,15 +242,17 @@ impl Desk {
         ))
     }
 
-    fn timed_out(&self, order: &Order) -> StackError {
+    fn timed_out(&self, held: Held, order: &Order) -> StackError {
         self.observe.rejected("timeout");
+        let name = &self.backend.spec().name;
+        if let Held::Later(at, HeldBy::Pressure) = held {
+            let message = format!("backend {name:?} is at its limit and asked to be left alone");
+            let after = at.saturating_duration_since(now()).max(Duration::from_secs(1));
+            return StackError::Ended(CallError::not_sent(ErrorKind::Overloaded, message).retry_after(after));
+        }
         let why = self.backend.trouble().map(|trouble| trouble.why).or_else(|| order.call().trace.cause());
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-        let message = format!(
-            "no session of backend {:?} became free within {:?}{why}",
-            self.backend.spec().name,
-            self.queue
-        );
+        let message = format!("no session of backend {name:?} became free within {:?}{why}", self.queue);
         let error = CallError::not_sent(ErrorKind::QueueTimeout, message);
         StackError::Ended(error.retry_after(self.backend.wait_expected()))
     }

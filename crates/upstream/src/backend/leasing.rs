@@ -1,6 +1,6 @@
 //! How a call comes by a session of a backend: what it needs, a slot if there is one, else a place to wait.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mcpool_wire::{Call, Method};
 
@@ -48,4 +48,27 @@ impl Backend {
     pub fn wait_expected(&self) -> Duration {
         self.room.turn_after(clock::now())
     }
+
+    /// A place before all newcomers, for a call that was being served and must go again.
+    #[must_use]
+    pub fn wait_again(&self, seat: &Seat, kind: CallKind, bytes: usize) -> Waiter {
+        let guest = Guest { principal: seat.caller.principal.clone(), agent: seat.caller.agent, bytes };
+        self.room.come_back(seat.lane(kind, &self.room), guest, clock::now())
+    }
 }
+
+impl Seat {
+    /// Until when nothing is to be sent for this agent, because the backend asked for it.
+    #[must_use]
+    pub fn paused_until(&self, now: Instant) -> Option<Instant> {
+        self.pool.paused_until().filter(|until| *until > now)
+    }
+
+    /// The backend is at its limit: nothing is sent for the agents of this pool for so long, a minute at most.
+    pub fn pause_for(&self, pause: Duration) {
+        self.pool.pause_until(clock::now() + pause.min(LONGEST_PAUSE));
+    }
+}
+
+/// Longest time a backend can ask to be left alone (SEMANTICS.md 7).
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);

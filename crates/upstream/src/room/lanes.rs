@@ -8,13 +8,30 @@ use tokio::sync::oneshot;
 use super::{Freed, Guest, Lane, Need, ledger::Ledger, pace::Pace};
 use crate::sync::HashMap;
 
-#[derive(Default)]
 pub(super) struct Inner {
     pub(super) lanes: HashMap<Lane, Queue>,
     pub(super) ledger: Ledger,
     pub(super) pace: Pace,
-    pub(super) next_place: u64,
+    newcomers: Band,
+    returned: Band,
+}
+
+/// The numbers given out to one kind of call. Those that were served and must go again have their own, below all of
+/// the newcomers', so that they go first; among them principals and agents take turns as among the others.
+#[derive(Clone, Copy)]
+struct Band {
+    next_place: u64,
     next_turn: u64,
+}
+
+/// More calls than will ever return.
+const FIRST_NEWCOMER: u64 = 1 << 62;
+
+/// A turn of each band, for whoever goes to the end of his.
+#[derive(Clone, Copy)]
+struct Fresh {
+    newcomer: u64,
+    returned: u64,
 }
 
 /// One lane: principals in turn, the agents of each in turn, and the calls of an agent in order of arrival. Turns are
@@ -67,7 +84,27 @@ impl Freed {
     }
 }
 
+impl Default for Inner {
+    fn default() -> Self {
+        let from = |number| Band { next_place: number, next_turn: number };
+        Self {
+            lanes: HashMap::default(),
+            ledger: Ledger::default(),
+            pace: Pace::default(),
+            newcomers: from(FIRST_NEWCOMER),
+            returned: from(0),
+        }
+    }
+}
+
 impl Inner {
+    /// The next place, which decides who goes first among the calls of one agent.
+    pub(super) fn place(&mut self, returned: bool) -> u64 {
+        let band = if returned { &mut self.returned } else { &mut self.newcomers };
+        band.next_place += 1;
+        band.next_place - 1
+    }
+
     /// Counts a waiter in a lane; says whether it is alone there.
     pub(super) fn arrive(&mut self, lane: Lane) -> bool {
         let queue = self.lanes.entry(lane).or_default();
@@ -100,7 +137,8 @@ impl Inner {
         back: Option<(u64, u64)>,
     ) -> oneshot::Receiver<Summons> {
         let (wake, woken) = oneshot::channel();
-        let fresh = self.next_turn();
+        let fresh = self.fresh();
+        let fresh = if place < FIRST_NEWCOMER { fresh.returned } else { fresh.newcomer };
         let (principal, agent) = back.unwrap_or((fresh, fresh));
         let queue = self.lanes.entry(lane).or_default();
         let agents = queue.principals.join(&guest.principal, principal);
@@ -124,7 +162,7 @@ impl Inner {
 
     pub(super) fn wake_one(&mut self, lane: Lane, freed: Freed) -> bool {
         loop {
-            let fresh = self.next_turn();
+            let fresh = self.fresh();
             let next = self.lanes.get_mut(&lane).and_then(|queue| queue.take_next(fresh));
             let Some((number, seated)) = next else { return false };
             if seated.wake.send(Summons::Try(Turn { number, freed })).is_ok() {
@@ -139,7 +177,7 @@ impl Inner {
 
     /// Lets one call of an agent look for the last slots that did not do so while the agent had others in flight.
     pub(super) fn wake_agent(&mut self, freed: Freed, principal: &Principal, agent: AgentKey) {
-        let fresh = self.next_turn();
+        let fresh = self.fresh();
         let lane = freed.lane.needing(Need::OpenSlot);
         let Some(queue) = self.lanes.get_mut(&lane) else { return };
         if let Some((number, seated)) = queue.take_of(principal, agent, fresh) {
@@ -170,9 +208,10 @@ impl Inner {
         agents.flat_map(Rota::all).flat_map(BTreeMap::values).map(|seated| seated.since).min()
     }
 
-    fn next_turn(&mut self) -> u64 {
-        self.next_turn += 1;
-        self.next_turn - 1
+    fn fresh(&mut self) -> Fresh {
+        self.newcomers.next_turn += 1;
+        self.returned.next_turn += 1;
+        Fresh { newcomer: self.newcomers.next_turn - 1, returned: self.returned.next_turn - 1 }
     }
 }
 
@@ -188,7 +227,7 @@ impl Queue {
     }
 
     /// Takes out the call whose turn it is.
-    fn take_next(&mut self, fresh: u64) -> Option<((u64, u64), Seated)> {
+    fn take_next(&mut self, fresh: Fresh) -> Option<((u64, u64), Seated)> {
         let principal = self.principals.next()?.1.clone();
         let agent = *self.principals.get(&principal)?.next()?.1;
         self.take_of(&principal, agent, fresh)
@@ -199,7 +238,7 @@ impl Queue {
         &mut self,
         principal: &Principal,
         agent: AgentKey,
-        fresh: u64,
+        fresh: Fresh,
     ) -> Option<((u64, u64), Seated)> {
         let first = |line: &mut Line| line.pop_first().map(|(_, seated)| seated);
         let (outer, taken) = self
@@ -235,7 +274,7 @@ impl<K: Clone + Eq + Hash, V: Default + Emptied> Rota<K, V> {
     fn take_of<T>(
         &mut self,
         key: &K,
-        fresh: Option<u64>,
+        fresh: Option<Fresh>,
         take: impl FnOnce(&mut V) -> T,
     ) -> Option<(u64, T)> {
         let (turn, value) = self.members.get_mut(key)?;
@@ -244,6 +283,7 @@ impl<K: Clone + Eq + Hash, V: Default + Emptied> Rota<K, V> {
             self.turns.remove(&had);
             self.members.remove(key);
         } else if let Some(fresh) = fresh {
+            let fresh = if value.has_returned() { fresh.returned } else { fresh.newcomer };
             *turn = fresh;
             self.turns.remove(&had);
             self.turns.insert(fresh, key.clone());
@@ -273,16 +313,26 @@ impl<K, V> Default for Rota<K, V> {
 /// What goes when nothing is left of it.
 trait Emptied {
     fn is_empty(&self) -> bool;
+    /// Whether what is next was served before.
+    fn has_returned(&self) -> bool;
 }
 
 impl Emptied for Line {
     fn is_empty(&self) -> bool {
         Self::is_empty(self)
     }
+
+    fn has_returned(&self) -> bool {
+        self.keys().next().is_some_and(|place| *place < FIRST_NEWCOMER)
+    }
 }
 
 impl Emptied for Agents {
     fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    fn has_returned(&self) -> bool {
+        self.next().is_some_and(|(turn, _)| turn < FIRST_NEWCOMER)
     }
 }

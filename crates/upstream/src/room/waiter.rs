@@ -47,12 +47,16 @@ struct Left {
 }
 
 impl Waiter {
-    pub(super) fn seated(room: Arc<Room>, inner: &mut Inner, lane: Lane, guest: Guest, now: Instant) -> Self {
-        let place = inner.next_place;
-        inner.next_place += 1;
+    pub(super) fn seated(
+        room: Arc<Room>,
+        inner: &mut Inner,
+        lane: Lane,
+        guest: Guest,
+        (place, since): (u64, Instant),
+    ) -> Self {
         let first = inner.arrive(lane);
-        let seat = Seat::Queued(inner.seat(lane, &guest, (place, now), None));
-        Self { room, lane, guest, place, since: now, seat, first }
+        let seat = Seat::Queued(inner.seat(lane, &guest, (place, since), None));
+        Self { room, lane, guest, place, since, seat, first }
     }
 
     /// Resolves when the caller may try again. Waiting once more means that the last turn found nothing.

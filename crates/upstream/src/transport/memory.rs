@@ -52,6 +52,7 @@ struct Backend {
 struct Script {
     connect_delay: Duration,
     failing: VecDeque<SendError>,
+    down: Option<SendError>,
     sessions: Vec<MemorySession>,
 }
 
@@ -115,6 +116,16 @@ impl Memory {
         lock(&self.0.script).failing.extend(std::iter::repeat_n(error.clone(), times));
     }
 
+    /// It is gone, and fails every connect with this error, until it is back.
+    pub fn goes_down(&self, error: &SendError) {
+        lock(&self.0.script).down = Some(error.clone());
+    }
+
+    /// Connects succeed again.
+    pub fn is_back(&self) {
+        lock(&self.0.script).down = None;
+    }
+
     /// Every session ever opened, oldest first.
     #[must_use]
     pub fn sessions(&self) -> Vec<MemorySession> {
@@ -134,6 +145,9 @@ impl Memory {
         let mut script = lock(&self.0.script);
         if let Some(error) = script.failing.pop_front() {
             return Err(error);
+        }
+        if let Some(error) = &script.down {
+            return Err(error.clone());
         }
         let session = Session { index: script.sessions.len(), state: Mutex::default() };
         let session = MemorySession(Arc::new(session));

@@ -49,3 +49,21 @@ fn the_text_is_the_message_alone() {
         CallError::not_sent(ErrorKind::Deadline, format!("no answer within {}s", 60)).of_backend("b".into());
     assert_eq!(error.to_string(), "no answer within 60s");
 }
+
+#[test]
+fn the_error_an_agent_gets_of_any_kind_says_whether_the_call_ran() {
+    for (kind, code, word, _) in TABLE {
+        for executed in [Executed::No, Executed::Maybe, Executed::Yes] {
+            let error = CallError::not_sent(kind, "why").executed(executed);
+            let body: serde_json::Value =
+                serde_json::from_slice(&error.to_response(None, "0123")).expect("JSON");
+            let data = &body["error"]["data"];
+            assert_eq!(
+                (body["error"]["code"].as_i64(), data["kind"].as_str()),
+                (Some(code.into()), Some(word))
+            );
+            assert_eq!(data["executed"], executed.as_str(), "{word}");
+            assert_eq!(data["retryable"], error.is_retryable(), "{word}");
+        }
+    }
+}

@@ -57,6 +57,7 @@ impl Model {
             early_probe: false,
             hold: Duration::from_secs(1),
             probe_deadline: DEADLINE,
+            ..Settings::default()
         };
         Self {
             lab: Lab::new(&settings),

@@ -51,6 +51,33 @@ fn without_early_probes_every_wait_is_the_recovery_timeout() {
 }
 
 #[test]
+fn waits_grow_beyond_the_recovery_timeout_only_where_that_is_wanted() {
+    let wanted = Settings { recovery_growth: 5, ..exact() };
+    assert_eq!(Lab::tripped(&wanted).probes(6), [60.0, 180.0, 420.0, 720.0, 1020.0, 1320.0]);
+    let early = Settings { recovery_growth: 5, ..Settings::default() };
+    let late = Lab::tripped(&early).probes(31).split_off(21);
+    // 1, 2, 4 and so on to 256, then 300.
+    assert_eq!(late, [11.25, 13.25, 17.25, 25.25, 41.25, 73.25, 137.25, 265.25, 521.25, 821.25]);
+}
+
+#[test]
+fn late_probes_of_several_gateways_keep_apart_and_early_ones_are_exact() {
+    let of = |seed, early_probe| {
+        let settings = Settings { jitter: Some(seed), early_probe, ..Settings::default() };
+        Lab::tripped(&settings).probes(30)
+    };
+    let (one, other) = (of(1, true), of(2, true));
+    let even = Lab::tripped(&Settings::default()).probes(30);
+    assert_eq!((&one[..21], &other[..21]), (&even[..21], &even[..21]), "the dense ones");
+    let waits = |probes: &[f64]| probes.windows(2).map(|w| w[1] - w[0]).skip(20).collect::<Vec<_>>();
+    for (jittered, wait) in waits(&one).iter().zip(waits(&even)) {
+        assert!((jittered / wait - 1.0).abs() <= 0.1001, "{jittered} for {wait}");
+    }
+    assert!(waits(&one).iter().zip(waits(&other)).all(|(a, b)| (a - b).abs() > 1e-6), "{one:?} {other:?}");
+    assert_eq!(of(1, false)[..3], [60.0, 120.0, 180.0], "the exact ones stay exact");
+}
+
+#[test]
 fn extreme_settings_do_not_panic() {
     for (failure_threshold, long) in [(0, Duration::ZERO), (1, Duration::MAX)] {
         for early_probe in [true, false] {
@@ -60,6 +87,9 @@ fn extreme_settings_do_not_panic() {
                 early_probe,
                 hold: long,
                 probe_deadline: long,
+                recovery_growth: u32::MAX,
+                full_speed: failure_threshold,
+                jitter: Some(0),
             };
             let mut lab = Lab::new(&settings);
             lab.break_epochs([1]);

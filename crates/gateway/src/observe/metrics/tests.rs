@@ -8,7 +8,9 @@ use std::{
 };
 
 use mcpool_front::{CallEnd, Outcome};
-use mcpool_upstream::{CloseReason, Event, Mode, Observe as _, OpenReason, Source};
+use mcpool_upstream::{
+    Cause as UpstreamCause, CloseReason, Event, Mode, Observe as _, OpenReason, Refusal, Source,
+};
 use mcpool_wire::{AgentKey, BackendId, CallTrace, Executed, Method, RequestId};
 
 use super::{
@@ -18,6 +20,7 @@ use super::{
     },
     *,
 };
+use crate::stack::now;
 use crate::{
     build::GatewayObserve as _,
     config::{Config, Overrides},
@@ -31,6 +34,7 @@ const CONTRACT: &[&str] = &[
     "mcpool_breaker_rejected_total{backend}",
     "mcpool_breaker_probes_total{backend,outcome}",
     "mcpool_breaker_state_seconds_total{backend,state}",
+    "mcpool_breaker_slow_start_limit{backend}",
     "mcpool_sessions{backend,mode,state}",
     "mcpool_sessions_limit{backend}",
     "mcpool_sessions_opened_total{backend,reason}",
@@ -178,7 +182,24 @@ async fn every_value_of_an_enum_label_is_there_before_anything_happens() {
     {
         assert_eq!(values(family, "method"), methods, "{family}");
     }
-    assert_eq!(values("mcpool_breaker_state", "state"), expect(&["closed", "open", "half_open"]));
+    for family in ["mcpool_breaker_state", "mcpool_breaker_state_seconds_total"] {
+        assert_eq!(values(family, "state"), expect(&["closed", "open", "half_open"]), "{family}");
+    }
+    let transitions =
+        ["incidents", "probe_started", "probe_succeeded", "probe_failed", "probe_lost", "probe_abandoned"];
+    assert_eq!(values("mcpool_breaker_transitions_total", "reason"), expect(&transitions));
+    let probes = ["success", "failure", "lost", "abandoned"];
+    assert_eq!(values("mcpool_breaker_probes_total", "outcome"), expect(&probes));
+    let kinds = ["connect", "tls", "broken", "timeout", "gateway", "protocol", "other"];
+    assert_eq!(values("mcpool_breaker_incidents_total", "kind"), expect(&kinds));
+    let reasons = ["full", "timeout", "circuit_open", "retry_budget"];
+    assert_eq!(values("mcpool_queue_rejected_total", "reason"), expect(&reasons));
+    for ((name, labels), value) in &all {
+        let counts = name.starts_with("mcpool_breaker_") && name.ends_with("_total");
+        if counts && *name != "mcpool_breaker_state_seconds_total" {
+            assert_eq!(*value, 0.0, "{name} {labels:?}");
+        }
+    }
     assert_eq!(values("mcpool_agent_responses_total", "cause"), expect(&["agent", "gateway", "backend"]));
     assert!(values("mcpool_agent_responses_total", "code").contains("400"));
     assert_eq!(values("mcpool_retries_total", "phase"), expect(&["not_sent", "refused", "maybe_sent"]));
@@ -195,6 +216,54 @@ async fn every_value_of_an_enum_label_is_there_before_anything_happens() {
     for kind in DROPPED_KINDS {
         assert!(DROPPED.contains(&kind), "{kind}");
     }
+}
+
+#[test]
+fn every_cause_that_counts_has_its_kind() {
+    let refusal = || Refusal { status: 502, message: String::new(), retry_after: None };
+    let causes = [
+        UpstreamCause::Connect(String::new()),
+        UpstreamCause::Tls(String::new()),
+        UpstreamCause::Broken(String::new()),
+        UpstreamCause::Timeout(""),
+        UpstreamCause::Gateway(refusal()),
+        UpstreamCause::Protocol(String::new()),
+    ];
+    for cause in causes {
+        let kind = cause.incident().expect("it counts");
+        assert!(super::super::backend::INCIDENTS.contains(&kind), "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_a_state_accrues_by_fractions_and_belongs_to_one_state_at_a_time() {
+    let rig = Rig::new();
+    let times = || {
+        ["closed", "open", "half_open"].map(|state| {
+            let labels = [("backend", "demo"), ("state", state)];
+            rig.value("mcpool_breaker_state_seconds_total", &labels).expect("there from the start")
+        })
+    };
+    let before: f64 = times().iter().sum();
+    tokio::time::advance(Duration::from_millis(250)).await;
+    let after: f64 = times().iter().sum();
+    assert!((after - before - 0.25).abs() < 1e-6, "{before} {after}");
+}
+
+#[tokio::test]
+async fn a_slow_start_shows_and_is_gone_at_full_speed() {
+    let rig = Rig::new();
+    let limit = || rig.value("mcpool_breaker_slow_start_limit", &[("backend", "demo")]);
+    assert_eq!(limit(), Some(0.0));
+    // Nothing below waits, so the gateway's own handshakes do not come between.
+    let breaker = rig.gateway.backends()[0].breaker.clone();
+    let at = |seconds| now() + Duration::from_secs(seconds);
+    (1000..1005).for_each(|epoch| breaker.incident(epoch, "broken", at(0)));
+    assert_eq!(breaker.may_open(at(1)), mcpool_breaker::Opening::Probe);
+    breaker.probe_succeeded(1009, at(1));
+    assert_eq!(limit(), Some(1.0));
+    assert!(breaker.may_begin(at(10)).is_ok());
+    assert_eq!(limit(), Some(0.0));
 }
 
 #[tokio::test]
