@@ -82,7 +82,16 @@ impl<'a> Checker<'a> {
         raw: &Text,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        let raw = raw.as_ref()?;
+        self.understood(key, raw.as_ref()?, parse)
+    }
+
+    /// The same of a string that is there.
+    pub(super) fn understood<T>(
+        &mut self,
+        key: &str,
+        raw: &Spanned<String>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let (text, written) = (self.string(key, raw)?, raw.get_ref());
         let tell = |reason| if text == *written { reason } else { unsaid(written, parse(written).err()) };
         parse(&text).map_err(|reason| self.problem(key, Some(&raw.span()), tell(reason))).ok()

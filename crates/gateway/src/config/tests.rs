@@ -318,6 +318,7 @@ fn no_problem_repeats_what_came_from_the_environment() {
             "[backends.a]\nurl = \"${V}\"",
             "[backends.a]\nurl = \"http://h/\"\nmode = \"${V}\"",
             "[backends.a]\nurl = \"http://h/\"\nqueue = \"${V}\"",
+            "[backends.a]\nurl = \"http://h/\"\ntools = { x = \"${V}\" }",
             "[backends.a]\nurl = \"http://h/\"\nforward_headers = [\"${V} \"]",
         ] {
             let error = parse_with(line, &|_| Some(secret.to_owned())).expect_err(line).to_string();
