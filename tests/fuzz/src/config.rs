@@ -11,8 +11,9 @@ const SECRET: &str = "s3cr3t-0f-the-envir0nment";
 /// The text of a file.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    // The one key that opens a file: not everything on a machine can be read to its end.
-    if text.contains("ca_file") {
+    // The one key that opens a file: not everything on a machine can be read to its end. And what stands in the file
+    // is no secret of the environment.
+    if text.contains("ca_file") || text.to_ascii_lowercase().contains(SECRET) {
         return;
     }
     match parse(text) {
