@@ -2,6 +2,7 @@
 
 mod calls;
 mod canary;
+mod corpus;
 mod dropped;
 mod dropped_agents;
 mod evidence;

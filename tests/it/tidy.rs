@@ -4,7 +4,7 @@
 //! A new line in a table below is an act of architecture: say why in the commit.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -225,14 +225,18 @@ fn every_source_file_says_what_it_is_for() {
     }
 }
 
-/// Features for tests, and the only manifests that may name them outside of the crate that has them.
-const TEST_FEATURES: &[(&str, &[&str])] = &[("seeded-bugs", &["tests/Cargo.toml"]), ("interleave", &[])];
+/// Features for tests, the manifests that are theirs, and the only ones that may name them besides.
+const TEST_FEATURES: &[(&str, &[&str], &[&str])] = &[
+    ("seeded-bugs", &["crates/upstream/Cargo.toml"], &["tests/Cargo.toml"]),
+    ("interleave", &["crates/upstream/Cargo.toml"], &[]),
+    ("fuzzing", &["crates/upstream/Cargo.toml", "crates/front/Cargo.toml", "tests/fuzz/Cargo.toml"], &[]),
+];
 
 #[test]
 fn nothing_but_a_test_switches_a_test_feature_on() {
-    let own = "crates/upstream/Cargo.toml";
-    let mut manifests =
-        vec!["Cargo.toml".to_owned(), "tests/Cargo.toml".to_owned(), "benches/Cargo.toml".to_owned()];
+    let mut manifests = ["Cargo.toml", "tests/Cargo.toml", "tests/fuzz/Cargo.toml", "benches/Cargo.toml"]
+        .map(str::to_owned)
+        .to_vec();
     for entry in fs::read_dir(root().join("crates")).expect("the crates").flatten() {
         manifests.push(format!("crates/{}/Cargo.toml", entry.file_name().to_string_lossy()));
     }
@@ -246,13 +250,36 @@ fn nothing_but_a_test_switches_a_test_feature_on() {
         // A development dependency is built for tests only.
         let shipped: toml::Table = parsed.into_iter().filter(|(key, _)| key != "dev-dependencies").collect();
         let shipped = toml::to_string(&shipped).expect("TOML");
-        for (feature, allowed) in TEST_FEATURES {
+        for (feature, owners, allowed) in TEST_FEATURES {
+            let is_own = owners.contains(&manifest.as_str());
             let is_named = if allowed.contains(&manifest.as_str()) {
                 shipped.contains(feature)
             } else {
                 text.contains(feature)
             };
-            assert!(manifest == own || !is_named, "{manifest} names the feature {feature}");
+            assert!(is_own || !is_named, "{manifest} names the feature {feature}");
         }
+    }
+}
+
+/// Package -> versions, as a lock file has them.
+fn locked(file: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let text = fs::read_to_string(root().join(file)).expect("a lock file");
+    let lock: toml::Table = text.parse().expect("TOML");
+    let mut versions = BTreeMap::<String, BTreeSet<String>>::new();
+    for package in lock["package"].as_array().expect("packages") {
+        let of = |key: &str| package[key].as_str().expect("a string").to_owned();
+        versions.entry(of("name")).or_default().insert(of("version"));
+    }
+    versions
+}
+
+#[test]
+fn what_is_fuzzed_is_built_of_what_is_shipped() {
+    let shipped = locked("Cargo.lock");
+    for (package, versions) in locked("tests/fuzz/libfuzzer/Cargo.lock") {
+        let Some(known) = shipped.get(&package) else { continue };
+        let foreign: Vec<_> = versions.difference(known).collect();
+        assert!(foreign.is_empty(), "the fuzzed build has {package} {foreign:?}, the gateway {known:?}");
     }
 }

@@ -25,6 +25,9 @@ mod config;
 mod dispatch;
 mod door;
 mod front;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hosts;
 mod http;
 mod incoming;

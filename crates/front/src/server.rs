@@ -15,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use mcpool_wire::Backends;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     time::Instant,
@@ -108,7 +109,16 @@ impl<B: Backends> Server<B> {
     /// # Cancel safety
     /// Dropping the future stops accepting and ends every connection and agent session at once.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Drained {
-        let Self { front, mut door, adopted, keeper } = self;
+        self.serve(|front, door, stop| accept(front, door, listener, stop), shutdown).await
+    }
+
+    /// Serves whoever `accepting` lets in; what it listens on goes with it.
+    pub(crate) async fn serve<A: Future<Output = ()>>(
+        self,
+        accepting: impl FnOnce(Arc<Front<B>>, Door, CancellationToken) -> A,
+        shutdown: impl Future<Output = ()>,
+    ) -> Drained {
+        let Self { front, door, adopted, keeper } = self;
         let _kill = front.common.kill.clone().drop_guard();
         let stop = CancellationToken::new();
         front.tasks.spawn(adopter::run(Arc::clone(&front.common), adopted));
@@ -122,21 +132,20 @@ impl<B: Backends> Server<B> {
         let relieving =
             async { while unharmed(&front.common, "relief", relief::run(&front)).await.is_none() {} };
         tokio::select! {
-            () = accept(&front, &mut door, &listener, &stop) => {}
+            () = accepting(Arc::clone(&front), door, stop.clone()) => {}
             () = sweeping => {}
             () = relieving => {}
             () = shutdown => {}
         }
-        drop(listener);
         drain(&front, &stop).await
     }
 }
 
 async fn accept<B: Backends>(
-    front: &Arc<Front<B>>,
-    door: &mut Door,
-    listener: &TcpListener,
-    stop: &CancellationToken,
+    front: Arc<Front<B>>,
+    mut door: Door,
+    listener: TcpListener,
+    stop: CancellationToken,
 ) {
     let mut backoff = Duration::ZERO;
     loop {
@@ -146,13 +155,11 @@ async fn accept<B: Backends>(
                 backoff = Duration::ZERO;
                 match door.admit(place, peer.ip()) {
                     Ok(pass) => {
-                        let serving = serve_connection(Arc::clone(front), stream, peer, pass, stop.clone());
-                        let common = Arc::clone(&front.common);
-                        front.tasks.spawn(async move {
-                            unharmed(&common, "connection", serving).await;
-                        });
+                        // Answers are small and waited for.
+                        let _ = stream.set_nodelay(true);
+                        welcome(&front, stream, peer, pass, stop.clone());
                     }
-                    Err(away) => turn_away(front, door, stream, away),
+                    Err(away) => turn_away(&front, &door, stream, away),
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -164,6 +171,23 @@ async fn accept<B: Backends>(
             }
         }
     }
+}
+
+/// Serves a connection that may stay.
+pub(crate) fn welcome<B: Backends, T>(
+    front: &Arc<Front<B>>,
+    stream: T,
+    peer: SocketAddr,
+    pass: Pass,
+    stop: CancellationToken,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let serving = serve_connection(Arc::clone(front), stream, peer, pass, stop);
+    let common = Arc::clone(&front.common);
+    front.tasks.spawn(async move {
+        unharmed(&common, "connection", serving).await;
+    });
 }
 
 /// A connection that may not stay is told so, as long as there are not too many of them.
@@ -179,15 +203,13 @@ fn turn_away<B: Backends>(front: &Front<B>, door: &Door, stream: TcpStream, away
 
 async fn serve_connection<B: Backends>(
     front: Arc<Front<B>>,
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
     pass: Pass,
     stop: CancellationToken,
 ) {
     let pulse = Arc::new(Pulse::new(Arc::clone(&front.common.budget)));
     let _counted = Connected::new(Arc::clone(&front.common), &pulse, pass);
-    // Answers are small and waited for.
-    let _ = stream.set_nodelay(true);
     let common = Arc::clone(&front.common);
     let stalled = Arc::clone(&common);
     let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));

@@ -11,6 +11,9 @@ mod catalog;
 mod clock;
 mod config;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod loan;
 mod merged;
 mod mode;

@@ -11,6 +11,7 @@ mod cell;
 mod cells;
 mod conformance;
 mod driver;
+mod fuzz;
 mod gateway;
 mod http;
 mod large;
@@ -82,6 +83,8 @@ enum Task {
     Soak(soak::Options),
     /// The hand-overs between threads in every order of their steps, and further than the gate goes.
     Interleave,
+    /// Coverage-guided fuzzing of everything that reads what others write; needs a nightly compiler.
+    Fuzz(fuzz::Options),
     /// The load comparison; arguments go to the bench program.
     #[command(disable_help_flag = true)]
     Bench {
@@ -131,6 +134,7 @@ fn perform(task: Task) -> Result<bool> {
         Task::Restarts(options) => real(|report| report.step("restarts", || restarts::run(&options))),
         Task::Soak(options) => alone(|report| report.step("soak", || soak::run(&options))),
         Task::Interleave => alone(|report| report.step("interleave", || steps::interleave(true))),
+        Task::Fuzz(options) => alone(|report| report.step("fuzz", || fuzz::run(&options))),
         Task::Bench { args } => bench(&args),
     }
 }

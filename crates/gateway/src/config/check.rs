@@ -74,16 +74,27 @@ impl<'a> Checker<'a> {
         value.map_err(|reason| self.problem(key, Some(&raw.span()), reason)).ok()
     }
 
-    /// A string that some function understands. The function's message must not repeat the value, which may be secret.
+    /// A string that some function understands. Its message may repeat what stands in the file: what came out of the
+    /// environment may be secret, so then the file's own text is what it is asked about.
     pub(super) fn parsed<T>(
         &mut self,
         key: &str,
         raw: &Text,
-        parse: impl FnOnce(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        let raw = raw.as_ref()?;
-        let text = self.string(key, raw)?;
-        parse(&text).map_err(|reason| self.problem(key, Some(&raw.span()), reason)).ok()
+        self.understood(key, raw.as_ref()?, parse)
+    }
+
+    /// The same of a string that is there.
+    pub(super) fn understood<T>(
+        &mut self,
+        key: &str,
+        raw: &Spanned<String>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let (text, written) = (self.string(key, raw)?, raw.get_ref());
+        let tell = |reason| if text == *written { reason } else { unsaid(written, parse(written).err()) };
+        parse(&text).map_err(|reason| self.problem(key, Some(&raw.span()), tell(reason))).ok()
     }
 
     pub(super) fn address(&mut self, key: &str, raw: &Text, default: SocketAddr) -> SocketAddr {
@@ -108,21 +119,15 @@ impl<'a> Checker<'a> {
 
     /// A duration, at least `least`.
     pub(super) fn duration(&mut self, key: &str, raw: &Span, default: Duration, least: Duration) -> Duration {
-        let Some(raw) = raw else { return default };
-        let text = Spanned::new(raw.span(), raw.get_ref().0.clone());
-        let Some(text) = self.string(key, &text) else { return default };
-        match parse_duration(&text) {
-            Ok(duration) if duration >= least => duration,
-            Ok(duration) => {
+        let raw = raw.as_ref().map(|raw| Spanned::new(raw.span(), raw.get_ref().0.clone()));
+        let parse = |text: &str| match parse_duration(text)? {
+            duration if duration >= least => Ok(duration),
+            duration => {
                 let (got, least) = (show_duration(duration), show_duration(least));
-                self.problem(key, Some(&raw.span()), format!("{got} is too short; the least is {least}"));
-                default
+                Err(format!("{got} is too short; the least is {least}"))
             }
-            Err(reason) => {
-                self.problem(key, Some(&raw.span()), reason);
-                default
-            }
-        }
+        };
+        self.parsed(key, &raw, parse).unwrap_or(default)
     }
 
     pub(super) fn count(
@@ -165,25 +170,25 @@ impl<'a> Checker<'a> {
         raw: &Amount,
         default: usize,
         range: RangeInclusive<usize>,
-        parse: impl FnOnce(&str) -> Result<u64, String>,
+        parse: impl Fn(&str) -> Result<u64, String>,
         show: impl Fn(u64) -> String,
     ) -> usize {
         let Some(raw) = raw else { return default };
-        let value = match raw.get_ref() {
-            Number::Int(number) => u64::try_from(*number).map_err(|_| format!("{number} is negative")),
-            Number::Text(text) => match self.string(key, &Spanned::new(raw.span(), text.clone())) {
-                Some(text) => parse(&text),
-                None => return default,
-            },
-        };
         let (least, most) = (*range.start() as u64, *range.end() as u64);
-        let checked = value.and_then(|value| match usize::try_from(value) {
+        let check = |value: u64| match usize::try_from(value) {
             Ok(fits) if range.contains(&fits) => Ok(fits),
             _ => {
                 Err(format!("{} is out of range; it must be {} to {}", show(value), show(least), show(most)))
             }
-        });
-        checked.unwrap_or_else(|reason| {
+        };
+        let number = match raw.get_ref() {
+            Number::Int(number) => u64::try_from(*number).map_err(|_| format!("{number} is negative")),
+            Number::Text(text) => {
+                let text = Some(Spanned::new(raw.span(), text.clone()));
+                return self.parsed(key, &text, |text| parse(text).and_then(check)).unwrap_or(default);
+            }
+        };
+        number.and_then(check).unwrap_or_else(|reason| {
             self.problem(key, Some(&raw.span()), reason);
             default
         })
@@ -222,6 +227,12 @@ impl<T: Copy> Words<'_, T> {
         let known: Vec<String> = self.known.iter().map(|(word, _)| format!("{word:?}")).collect();
         Err(format!("{text:?} is unknown; write one of {}", known.join(", ")))
     }
+}
+
+/// What is said of a value that came out of the environment: what would be said of the text in the file, or that it
+/// will not do.
+fn unsaid(written: &str, of_the_text: Option<String>) -> String {
+    of_the_text.unwrap_or_else(|| format!("{written:?} will not do with its variables put in"))
 }
 
 const NOT_YET: &str = "not supported by this version";

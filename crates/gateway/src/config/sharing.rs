@@ -38,13 +38,11 @@ fn pinned_tools(checker: &mut Checker<'_>, raw: &RawBackend) -> Vec<String> {
     let mut patterns = Vec::new();
     for (pattern, mode) in &raw.tools {
         let key = format!("tools.{}", pattern.get_ref());
-        let Some(word) = checker.string(&key, mode) else { continue };
-        if word == "pinned" {
-            patterns.push(pattern.get_ref().clone());
-        } else {
-            let reason = format!("{word:?} is unknown; a tool can only be \"pinned\"");
-            checker.problem(&key, Some(&mode.span()), reason);
-        }
+        let pinned = |word: &str| match word {
+            "pinned" => Ok(pattern.get_ref().clone()),
+            _ => Err(format!("{word:?} is unknown; a tool can only be \"pinned\"")),
+        };
+        patterns.extend(checker.understood(&key, mode, pinned));
     }
     patterns
 }
@@ -56,9 +54,7 @@ fn forward_headers(
 ) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for one in &raw.forward_headers {
-        let key = "forward_headers";
-        let Some(text) = checker.string(key, one) else { continue };
-        let checked = match HeaderName::try_from(text.as_str()) {
+        let allowed = |text: &str| match HeaderName::try_from(text) {
             Err(_) => Err(format!("{text:?} is not a name of a header")),
             Ok(name) if is_ours(name.as_str()) => {
                 Err(format!("{text:?} is written by the gateway itself and never taken from an agent"))
@@ -68,10 +64,7 @@ fn forward_headers(
             }
             Ok(name) => Ok(name),
         };
-        match checked {
-            Ok(name) => names.push(name),
-            Err(reason) => checker.problem(key, Some(&one.span()), reason),
-        }
+        names.extend(checker.understood("forward_headers", one, allowed));
     }
     names
 }

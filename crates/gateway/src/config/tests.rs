@@ -301,6 +301,35 @@ fn variables_come_from_the_environment_and_a_missing_one_is_named() {
 }
 
 #[test]
+fn no_problem_repeats_what_came_from_the_environment() {
+    for secret in ["hunter2", "12345678901"] {
+        for line in [
+            "listen = \"${V}\"",
+            "default_mode = \"${V}\"",
+            "default_backend = \"${V}\"",
+            "log.level = \"info,${V},x=\"",
+            "log.format = \"${V}\"",
+            "times.call = \"${V}h\"",
+            "limits.body = \"${V}TiB\"",
+            "limits.body = \"${V}\"",
+            "limits.connections = \"${V}\"",
+            "shutdown.grace = \"${V}\"",
+            "[backends.a]\nurl = \"${V}\"",
+            "[backends.a]\nurl = \"http://h/\"\nmode = \"${V}\"",
+            "[backends.a]\nurl = \"http://h/\"\nqueue = \"${V}\"",
+            "[backends.a]\nurl = \"http://h/\"\ntools = { x = \"${V}\" }",
+            "[backends.a]\nurl = \"http://h/\"\nforward_headers = [\"${V} \"]",
+        ] {
+            let error = parse_with(line, &|_| Some(secret.to_owned())).expect_err(line).to_string();
+            assert!(!error.contains(secret) && error.starts_with("file.toml:"), "{line}: {error}");
+        }
+    }
+    let error = parse_with("log.format = \"${V}\"", &|_| Some("hunter2".to_owned())).unwrap_err();
+    let expect = "file.toml:1: log.format: \"${V}\" is unknown; write one of \"text\", \"json\"";
+    assert_eq!(error.to_string(), expect);
+}
+
+#[test]
 fn a_variable_cannot_become_syntax() {
     let text = "[backends.a]\nurl = \"http://h/\"\nheaders = { X = \"${EVIL}\" }";
     let evil = "a\" }\nmode = \"pinned";

@@ -12,7 +12,7 @@ use crate::error::{Cause, Refusal, SendError, SendPhase};
 
 /// What we asked for when we were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// `initialize`, or the stream of an HTTP+SSE session: there is no session yet.
     Open,
     /// A message of a session.
@@ -26,10 +26,10 @@ pub(super) enum Asked {
 
 /// A refusal as it came.
 #[derive(Clone, Debug)]
-pub(super) struct Refused<'a> {
-    pub(super) status: u16,
-    pub(super) body: &'a [u8],
-    pub(super) retry_after: Option<Duration>,
+pub(crate) struct Refused<'a> {
+    pub(crate) status: u16,
+    pub(crate) body: &'a [u8],
+    pub(crate) retry_after: Option<Duration>,
 }
 
 type Verdict = fn(Refusal) -> Cause;
@@ -127,7 +127,7 @@ impl Rule {
 }
 
 /// What a refusal means for the message and its session.
-pub(super) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
+pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
     let refusal = Refusal {
         status: refused.status,
         message: message_of(refused.body),
@@ -147,7 +147,7 @@ pub(super) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
 
 /// Whether the body of a refusal is in truth the backend's answer to this one call: a JSON-RPC error under an
 /// integer id, which are ours. Refusals of the transport carry `null`, a word, or no id.
-pub(super) fn is_answer(body: &[u8]) -> bool {
+pub(crate) fn is_answer(body: &[u8]) -> bool {
     Envelope::parse(body).is_ok_and(|envelope| {
         envelope.kind == Kind::Failure && matches!(envelope.id_value(), Some(mcpool_wire::IdValue::Num(_)))
     })

@@ -5,7 +5,7 @@
 //! the backend says by itself, which only the session's driver reads.
 
 mod auto;
-mod classify;
+pub(crate) mod classify;
 mod http;
 mod listening;
 #[doc(hidden)]
@@ -13,7 +13,7 @@ pub mod memory;
 mod resume;
 mod sse;
 mod sse_reader;
-mod stdio;
+pub(crate) mod stdio;
 mod streamable;
 
 use std::{pin::Pin, sync::Arc, time::Duration};

@@ -5,7 +5,7 @@
 //! session, with the exit status as the reason. A process that dies young is not started again at once.
 
 mod diagnostics;
-mod lines;
+pub(crate) mod lines;
 mod process;
 mod queue;
 mod respawn;

@@ -19,7 +19,7 @@ const CHECKED: usize = 64 * 1024;
 const SHOWN: usize = 200;
 
 /// A line.
-pub(super) enum Line {
+pub(crate) enum Line {
     /// Looks like a message.
     Message(Bytes),
     /// Is none: this is what it begins with.
@@ -29,7 +29,7 @@ pub(super) enum Line {
 }
 
 /// Cuts what it reads.
-pub(super) struct Lines<R> {
+pub(crate) struct Lines<R> {
     from: R,
     limit: usize,
     buffer: BytesMut,
@@ -39,7 +39,7 @@ pub(super) struct Lines<R> {
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
-    pub(super) fn new(from: R, limit: usize) -> Self {
+    pub(crate) fn new(from: R, limit: usize) -> Self {
         Self { from, limit, buffer: BytesMut::new(), scanned: 0, skipping: None }
     }
 
@@ -52,7 +52,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub(super) async fn next(&mut self) -> io::Result<Option<Line>> {
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             while let Some(line) = self.cut() {
                 if let Some(line) = line {
@@ -100,14 +100,14 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 
     /// Bytes it holds, for tests of its bound.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn held(&self) -> usize {
         self.buffer.capacity()
     }
 }
 
 /// The request it answers, if it is an answer with an id of ours. Some servers send the number back as a string.
-pub(super) fn answers(seen: &Skim) -> Option<u64> {
+pub(crate) fn answers(seen: &Skim) -> Option<u64> {
     let id = seen.id().filter(|_| !seen.has_method())?;
     let (number, _) = id.value().as_number_lenient()?;
     u64::try_from(number).ok()

@@ -1,0 +1,51 @@
+//! For the fuzz targets in `tests/fuzz`: the server over connections in memory, where everything but the listener is the
+//! product's, and the sealing of ids.
+
+use std::{future::Future, net::SocketAddr};
+
+use mcpool_wire::{Backends, Principal, Target};
+use tokio::{io::DuplexStream, sync::mpsc};
+
+use crate::{
+    observe::Transport,
+    seal::{Facts, Presented, SessionKeys},
+    server::{Drained, Server, welcome},
+    session_id::AgentSessionId,
+};
+
+/// An id for a session of this backend.
+#[must_use]
+pub fn seal(keys: &SessionKeys, owner: u16, issued: u64, backend: &str) -> Option<AgentSessionId> {
+    let facts = Facts { issued, revision: None, own: false, interactive: false };
+    with(backend, |presented| keys.seal(owner, &facts, presented))
+}
+
+/// Whether an id is one of this backend.
+#[must_use]
+pub fn opens(keys: &SessionKeys, id: AgentSessionId, backend: &str) -> bool {
+    with(backend, |presented| keys.open(id, presented).is_some())
+}
+
+fn with<T>(backend: &str, then: impl FnOnce(&Presented<'_>) -> T) -> T {
+    let target = Target { name: backend.into() };
+    then(&Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &target })
+}
+
+/// As [`Server::run`], with connections that come through a channel, as if from this machine.
+pub async fn run<B: Backends>(
+    server: Server<B>,
+    mut connections: mpsc::Receiver<DuplexStream>,
+    shutdown: impl Future<Output = ()>,
+) -> Drained {
+    let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+    let accepting = async |front, mut door: crate::door::Door, stop: tokio_util::sync::CancellationToken| {
+        while let Some(connection) = connections.recv().await {
+            let place = door.place().await;
+            if let Ok(pass) = door.admit(place, peer.ip()) {
+                welcome(&front, connection, peer, pass, stop.clone());
+            }
+        }
+        std::future::pending().await
+    };
+    server.serve(accepting, shutdown).await
+}

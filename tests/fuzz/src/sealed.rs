@@ -1,0 +1,51 @@
+//! Ids of agent sessions: one text each, and whoever changes one, or takes it elsewhere, has none.
+
+use std::sync::LazyLock;
+
+use arbitrary::{Arbitrary, Unstructured};
+use mcpool_front::{AgentSessionId, SessionKeys, fuzzing};
+
+static KEYS: LazyLock<SessionKeys> = LazyLock::new(SessionKeys::default);
+const BACKEND: &str = "search";
+
+#[derive(Arbitrary)]
+struct Forgery {
+    owner: u16,
+    at: u8,
+    byte: u8,
+    cut: u8,
+}
+
+/// How to change a good id, then a text that may be one.
+pub fn sealed(data: &[u8]) {
+    let mut input = Unstructured::new(data);
+    let Ok(Forgery { owner, at, byte, cut }) = input.arbitrary() else { return };
+    let id = fuzzing::seal(&KEYS, owner, u64::from(at) * 1_000, BACKEND).expect("the system has randomness");
+    let text = id.to_text();
+    assert!(fuzzing::opens(&KEYS, id, BACKEND), "it is good where it belongs");
+    for elsewhere in ["searc", "search2", ""] {
+        assert!(!fuzzing::opens(&KEYS, id, elsewhere), "it is good under {elsewhere:?}");
+    }
+    assert_eq!(AgentSessionId::parse(&text), Some(id));
+    assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "safe anywhere");
+    assert!(!format!("{id:?}").contains(&text), "not in a log");
+
+    let mut forged = text.clone().into_bytes();
+    let at = usize::from(at) % forged.len();
+    forged[at] = byte;
+    refused(&String::from_utf8_lossy(&forged), &text);
+    refused(&text[..usize::from(cut) % text.len()], &text);
+    let rest = String::from_utf8_lossy(input.take_rest());
+    refused(&format!("{text}{rest}"), &text);
+    refused(&rest, &text);
+}
+
+fn refused(forged: &str, text: &str) {
+    if forged == text {
+        return;
+    }
+    if let Some(other) = AgentSessionId::parse(forged) {
+        assert!(!fuzzing::opens(&KEYS, other, BACKEND), "{forged} is good, like {text}");
+        assert_eq!(other.to_text(), forged, "one session has one text");
+    }
+}
