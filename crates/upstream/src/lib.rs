@@ -22,9 +22,11 @@ mod session;
 mod sync;
 mod tasks;
 pub mod transport;
+mod valve;
 
 pub use backend::{
-    Backend, BackendStatus, Gate, Leaving, ListCall, Opening, SessionStatus, Trouble, unknown_cursor,
+    Activity, Backend, BackendStatus, Gate, Leaving, ListCall, Opening, Rebuild, SessionStatus, Trouble,
+    unknown_cursor,
 };
 pub use config::{
     BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, SerialWrites, Sharing, StateChoice,
@@ -43,3 +45,4 @@ pub use seeded::{Bug, Planted};
 #[doc(hidden)]
 pub use session::interleave;
 pub use tasks::Tasks;
+pub use valve::Traffic;

@@ -8,7 +8,7 @@ use crate::pool::{CallKind, NoSlot, Slot};
 impl Session {
     /// Takes a slot if the session may be lent and has one free; for a write the turn to write with it.
     pub(crate) fn try_slot(self: &Arc<Self>, kind: CallKind) -> Result<Slot, NoSlot> {
-        if self.standing() != Standing::Ready || self.spent.load(Ordering::SeqCst) {
+        if self.standing() != Standing::Ready || self.spent.load(Ordering::SeqCst) || self.is_parked() {
             return Err(NoSlot::Full);
         }
         if kind == CallKind::Write && self.is_writing() {
@@ -65,7 +65,26 @@ impl Session {
 
     /// Slots that could be taken now, were it ready.
     pub(crate) fn free_slots(&self) -> usize {
-        if self.spent.load(Ordering::SeqCst) { 0 } else { self.limit.saturating_sub(self.in_flight()) }
+        if self.spent.load(Ordering::SeqCst) || self.is_parked() {
+            0
+        } else {
+            self.limit.saturating_sub(self.in_flight())
+        }
+    }
+
+    /// The backend rests: it is neither lent nor asked whether it is there, and if it ends that says nothing about the
+    /// backend.
+    pub(crate) fn park(&self) {
+        self.parked.store(true, Ordering::SeqCst);
+    }
+
+    /// It was seen to be there.
+    pub(crate) fn unpark(&self) {
+        self.parked.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::SeqCst)
     }
 
     /// Nobody but the holder of the slot that was just taken uses it any more.
