@@ -26,4 +26,5 @@ mod slow_readers;
 mod stdio;
 mod subscriptions;
 mod tidy;
+mod verbs;
 mod wires;

@@ -16,4 +16,5 @@ pub mod reload;
 pub mod route;
 pub mod signal;
 pub mod stack;
+pub mod verbs;
 pub mod watch;

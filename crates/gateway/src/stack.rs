@@ -121,7 +121,7 @@ pub fn backend_stack(
     };
     ServiceBuilder::new()
         .layer(layer_fn(|inner| Catalog { inner, backend: backend.clone() }))
-        .layer(layer_fn(|inner| Deadline { inner, idle }))
+        .layer(layer_fn(|inner| Deadline { inner, idle, backend: backend.clone() }))
         .layer(layer_fn(|inner| WaitingRoom { inner, desk: desk.clone() }))
         .layer(layer_fn(|inner| Retry { inner, settings: retry, observe: observe.clone() }))
         .layer_fn(|inner| BreakerLayer::new(breaker.clone(), now).layer(inner))

@@ -1,7 +1,8 @@
 //! The waiting layer: calls wait here and nowhere else, so waiting is bounded, fair and within the deadline.
 //!
 //! A caller that finds no slot takes a place *before* it tries again, so that a slot that comes back in between
-//! wakes it. A circuit that is open is waited out for as long as its `hold` says.
+//! wakes it. A circuit that is open is waited out for as long as its `hold` says. While the backend is paused neither
+//! that nor the time in the queue ends the waiting: the call's own deadline does.
 
 use std::{
     sync::Arc,
@@ -11,7 +12,7 @@ use std::{
 
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, Rejected};
-use mcpool_upstream::{Backend, Mode, Waiter};
+use mcpool_upstream::{Backend, Mode, Traffic, Waiter};
 use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
@@ -48,7 +49,7 @@ where
 
     fn call(&mut self, order: Order) -> Self::Future {
         // The common case: nobody waits and there is a slot.
-        if self.desk.backend.is_quiet() {
+        if self.desk.backend.is_quiet() && !self.desk.backend.traffic().is_shut() {
             let mut room = self.clone();
             let first = self.inner.call(order.clone());
             return async move {
@@ -81,7 +82,9 @@ where
             self.desk.still_held(rejected)?;
         }
         let mut waiter = self.desk.enter(&order)?;
-        let mut may_try = waiter.is_first();
+        // After entering: who drains wakes those who are in.
+        self.desk.not_drained()?;
+        let mut may_try = waiter.is_first() && self.desk.backend.traffic() != Traffic::Paused;
         let mut until = now() + self.desk.queue;
         loop {
             if may_try {
@@ -116,7 +119,9 @@ where
             self.desk.still_here(&order)?;
             self.desk.rest(&mut waiter, until, shut, &order).await?;
             self.desk.still_here(&order)?;
-            may_try = true;
+            self.desk.not_drained()?;
+            // Nobody has a say before the operator has.
+            may_try = self.desk.backend.traffic() != Traffic::Paused;
         }
     }
 }
@@ -127,20 +132,45 @@ impl Desk {
         &self,
         waiter: &mut Waiter,
         until: Instant,
-        shut: Option<Rejected>,
+        mut shut: Option<Rejected>,
         order: &Order,
     ) -> Result<(), StackError> {
-        let end = shut.map_or(until, |rejected| rejected.hold_until.min(until));
-        let timer = tokio::time::Instant::from_std(end);
-        if tokio::time::timeout_at(timer, waiter.woken()).await.is_err() {
-            return Err(match shut {
-                Some(rejected) if end < until => self.refuse(rejected),
-                _ => self.timed_out(order),
-            });
+        loop {
+            let (until, end) = self.end_of_rest(until, shut, order);
+            let timer = tokio::time::Instant::from_std(end);
+            if tokio::time::timeout_at(timer, waiter.woken()).await.is_ok() {
+                break;
+            }
+            // Paused meanwhile, or paused and over: another end counts.
+            if self.end_of_rest(until, shut, order).1 > now() {
+                continue;
+            }
+            match shut {
+                // It may be closed again, without a word to this caller yet.
+                Some(_) if end < until => match self.breaker.would_admit(now()) {
+                    Err(rejected) => {
+                        self.still_held(rejected)?;
+                        shut = Some(rejected);
+                    }
+                    Ok(()) => shut = None,
+                },
+                _ => return Err(self.timed_out(order)),
+            }
         }
         let lane = waiter.lane();
         waiter.back_to(lane);
         Ok(())
+    }
+
+    /// Until when this caller may wait for a session, and when it is to look again.
+    fn end_of_rest(&self, until: Instant, shut: Option<Rejected>, order: &Order) -> (Instant, Instant) {
+        if self.backend.traffic().is_shut() {
+            // The layer above ends it, and says why.
+            let end = order.call().hard_deadline + Duration::from_secs(1);
+            return (end, end);
+        }
+        let until = until.max(self.backend.flows_since() + self.queue);
+        (until, shut.map_or(until, |rejected| rejected.hold_until.min(until)))
     }
 
     fn enter(&self, order: &Order) -> Result<Waiter, StackError> {
@@ -163,8 +193,20 @@ impl Desk {
         }
     }
 
+    fn not_drained(&self) -> Result<(), StackError> {
+        match self.backend.traffic() {
+            Traffic::Drained => Err(StackError::Ended(self.backend.drained())),
+            Traffic::Flowing | Traffic::Resuming | Traffic::Paused => Ok(()),
+        }
+    }
+
     fn still_held(&self, rejected: Rejected) -> Result<(), StackError> {
-        if rejected.hold_until > now() { Ok(()) } else { Err(self.refuse(rejected)) }
+        // While the operator has the word nothing is probed, so the circuit has none.
+        if self.backend.traffic().is_shut() || rejected.hold_until > now() {
+            Ok(())
+        } else {
+            Err(self.refuse(rejected))
+        }
     }
 
     fn refuse(&self, rejected: Rejected) -> StackError {
