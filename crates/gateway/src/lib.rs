@@ -4,6 +4,7 @@ pub mod admin;
 pub mod build;
 pub mod cli;
 pub mod config;
+pub mod console;
 mod departures;
 pub mod doctor;
 mod inside;
