@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::report::{Report, Tally};
 use crate::run::{Ended, Job};
 use crate::{
-    alerts, asked, conformance, large, matrix, rehearse, restarts, scenario, setup, soak, state, stdio,
+    alerts, asked, conformance, large, matrix, rehearse, restarts, scenario, setup, soak, state, stdio, verbs,
 };
 
 /// One step of the gate.
@@ -70,6 +70,9 @@ pub(crate) fn all() -> Vec<Step> {
         }),
         step("zero-400", "restarts, and sessions that expire, under 200 agents (short form)", || {
             soak::run(&soak::Options::short_zero_400())
+        }),
+        step("verbs", "pause, restart, resume and reconnect under 200 executors (short form)", || {
+            verbs::run(&verbs::Options::short())
         }),
     ]
 }
