@@ -96,7 +96,7 @@ pub async fn lease(backend: &Backend, seat: &Seat) -> anyhow::Result<Lease> {
                 waiter.served(tokio::time::Instant::now().into_std());
                 return Ok(lease);
             }
-            Err(NoLease::Gone) => anyhow::bail!("the session is over"),
+            Err(NoLease::Gone | NoLease::Drained) => anyhow::bail!("the session is over"),
             Err(NoLease::Wait(lane)) if lane != waiter.lane() => waiter.back_to(lane),
             Err(NoLease::Wait(lane)) => {
                 waiter.woken().await.map_err(|_| anyhow::anyhow!("sent out of the room"))?;

@@ -32,4 +32,5 @@ mod stdio;
 mod subscriptions;
 mod tidy;
 mod tls;
+mod verbs;
 mod wires;

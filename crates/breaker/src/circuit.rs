@@ -7,6 +7,8 @@
 //!    +----------------------------- probe succeeded ------------------------+
 //! ```
 //!
+//! Besides, an operator may say that what was broken is mended ([`Circuit::reset`]): from any state to closed.
+//!
 //! Passive: no clock, no task, no timer; every method takes `now`. A probe that never reports is therefore noticed
 //! by the next caller of any method, and dated back to its deadline, so that a lost probe delays nothing.
 //! Callers read `now` before they get hold of the circuit, so it may run backwards by a little: it is clamped.
@@ -245,6 +247,21 @@ impl<P: Policy> Circuit<P> {
             // Not at once: an owner that gives back every probe must not spin.
             let until = after(now, ABANDONED_PAUSE);
             self.enter(Phase::Open { since: now, tripped, until }, Reason::ProbeAbandoned, now);
+        }
+    }
+
+    /// The operator says that what was broken is mended: traffic flows, nothing counts against it, and reports about
+    /// what there was until now say nothing.
+    pub fn reset(&mut self, now: Instant) {
+        let now = self.settle(now);
+        if let Phase::HalfOpen { tripped, .. } = self.phase {
+            self.enter(Phase::Open { since: now, tripped, until: now }, Reason::ProbeAbandoned, now);
+        }
+        self.policy.revived();
+        self.epochs.forget_older_than(self.epochs.highest + 1);
+        if let Phase::Open { .. } = self.phase {
+            // Whoever mended it resumes by steps of his own.
+            self.enter(Phase::Closed { since: now, slow_start: None }, Reason::Reset, now);
         }
     }
 

@@ -133,6 +133,11 @@ impl Breaker {
         self.with(|circuit| circuit.probe_abandoned(now));
     }
 
+    /// See [`Circuit::reset`].
+    pub fn reset(&self, now: Instant) {
+        self.with(|circuit| circuit.reset(now));
+    }
+
     /// See [`Circuit::snapshot`].
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> Snapshot {

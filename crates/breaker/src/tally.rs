@@ -33,6 +33,8 @@ pub enum Reason {
     ProbeLost,
     /// The probe's owner gave it back unused: half-open to open.
     ProbeAbandoned,
+    /// The operator says that the backend is mended: open to closed.
+    Reset,
 }
 
 /// How a probe ended.
@@ -78,7 +80,7 @@ pub struct Snapshot {
     /// Time spent in each state, the current one up to now.
     pub time_in: [(State, Duration); 3],
     /// Transitions by reason (which fixes the states, see [`Reason::edge`]).
-    pub transitions: [(Reason, u64); 6],
+    pub transitions: [(Reason, u64); 7],
     /// Incidents by kind, failed probes included, in order of first appearance.
     pub incidents: Vec<(&'static str, u64)>,
     /// Callers refused.
@@ -91,7 +93,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     time_in: [Duration; 3],
-    transitions: [u64; 6],
+    transitions: [u64; 7],
     incidents: Vec<(&'static str, u64)>,
     rejected: u64,
 }
@@ -113,13 +115,14 @@ impl State {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Incidents,
         Self::ProbeStarted,
         Self::ProbeSucceeded,
         Self::ProbeFailed,
         Self::ProbeLost,
         Self::ProbeAbandoned,
+        Self::Reset,
     ];
 
     /// The metric label.
@@ -132,6 +135,7 @@ impl Reason {
             Self::ProbeFailed => "probe_failed",
             Self::ProbeLost => "probe_lost",
             Self::ProbeAbandoned => "probe_abandoned",
+            Self::Reset => "reset",
         }
     }
 
@@ -143,6 +147,7 @@ impl Reason {
             Self::ProbeStarted => (State::Open, State::HalfOpen),
             Self::ProbeSucceeded => (State::HalfOpen, State::Closed),
             Self::ProbeFailed | Self::ProbeLost | Self::ProbeAbandoned => (State::HalfOpen, State::Open),
+            Self::Reset => (State::Open, State::Closed),
         }
     }
 }

@@ -1,7 +1,11 @@
 //! The admin listener: metrics, health, and what the gateway knows about its backends and its configuration.
 //!
 //! It is guarded by the same rules as the agent listener (peers, host names, origins), and its connections are
-//! bounded, so that a scraper that never closes cannot take the agents' descriptors.
+//! bounded, so that a scraper that never closes cannot take the agents' descriptors. With an `admin_token` everything
+//! under `/api` needs it; metrics and health say nothing that is worth one.
+
+mod events;
+mod verbs;
 
 use std::{
     io,
@@ -20,10 +24,10 @@ use axum::{
         Path, Request, State,
         connect_info::{ConnectInfo, Connected},
     },
-    http::{StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
     serve::{IncomingStream, Listener},
 };
 use futures::FutureExt as _;
@@ -36,9 +40,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::verbs::message_of;
 use crate::{
     config::Config,
-    observe::{Metrics, Status},
+    observe::{Events, Metrics, Status},
+    reload::ReloadHook,
+    verbs::Verb,
 };
 
 /// What the admin listener shows.
@@ -51,10 +58,15 @@ pub struct Admin {
     pub gauges: Arc<Gauges>,
     /// What is in force.
     pub config: Arc<ArcSwap<Config>>,
+    /// What happened lately.
+    pub events: Arc<Events>,
+    /// Takes the configuration anew, where that is possible.
+    pub reload: Option<ReloadHook>,
 }
 
 struct Shared {
     admin: Admin,
+    stop: CancellationToken,
 }
 
 impl Admin {
@@ -63,7 +75,7 @@ impl Admin {
     /// # Cancel safety
     /// Dropping the future stops accepting; connections end with what they are answering.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let shared = Arc::new(Shared { admin: self });
+        let shared = Arc::new(Shared { admin: self, stop: stop.clone() });
         let routes = routes(&shared).into_make_service_with_connect_info::<Peer>();
         let listener = Capped { listener, permits: Arc::new(Semaphore::new(MOST_CONNECTIONS)) };
         let serving = axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
@@ -99,11 +111,13 @@ fn routes(shared: &Arc<Shared>) -> Router {
         .route("/readyz", get(readyz))
         .route("/api/v1/backends", get(backends))
         .route("/api/v1/backends/{name}", get(backend))
+        .route("/api/v1/backends/{name}/sessions", get(verbs::sessions))
+        .route("/api/v1/backends/{name}/{verb}", post(verbs::perform))
+        .route("/api/v1/reload", post(verbs::reload))
+        .route("/api/v1/events", get(events::events))
         .route("/api/v1/config", get(config))
         .fallback(unknown)
-        .method_not_allowed_fallback(|| async {
-            problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here")
-        })
+        .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(shared.clone(), guard))
         .with_state(shared.clone())
 }
@@ -117,11 +131,14 @@ async fn guard(
     // Operators are few: the rules are read anew each time, so that they are those in force.
     let hosts = HostPolicy::new(&shared.admin.config.load().front);
     let exempt = matches!(request.uri().path(), "/metrics" | "/livez" | "/readyz");
-    let checked = hosts
-        .check_peer(peer)
+    let identified = shared.identify(request.headers());
+    // Whoever has the token is authenticated, wherever that is.
+    let checked = if identified == Some(true) { Ok(()) } else { hosts.check_peer(peer) };
+    let checked = checked
         .and_then(|()| if exempt { Ok(()) } else { hosts.check_host(request.uri(), request.headers()) })
         .and_then(|()| hosts.check_origin(request.headers()));
     match checked {
+        Ok(()) if identified == Some(false) && !exempt => unauthorized(),
         Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
             Ok(response) => response,
             Err(_) => {
@@ -134,6 +151,35 @@ async fn guard(
         },
         Err(TurnedAway { status, message, .. }) => problem(status, &message),
     }
+}
+
+impl Shared {
+    /// Whether the request carries the token; nothing where there is none to carry.
+    fn identify(&self, headers: &HeaderMap) -> Option<bool> {
+        let config = self.admin.config.load();
+        let token = config.admin_token.as_ref()?;
+        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let presented = value.and_then(|value| value.split_once(' '));
+        let bearer = presented.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        Some(bearer.is_some_and(|(_, presented)| token.is(presented.trim())))
+    }
+}
+
+fn unauthorized() -> Response {
+    let why = "this needs the admin_token of the configuration: Authorization: Bearer TOKEN";
+    let mut response = problem(StatusCode::UNAUTHORIZED, why);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// What is changed is POSTed, what is read is GETted.
+async fn wrong_method(uri: Uri) -> Response {
+    let changes = uri.path() == "/api/v1/reload"
+        || uri.path().rsplit('/').next().is_some_and(|last| Verb::NAMES.contains(&last));
+    let method = if changes { "POST" } else { "GET" };
+    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, &format!("only {method} is served here"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(method));
+    response
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
@@ -161,7 +207,7 @@ async fn backends(State(shared): State<Arc<Shared>>) -> Json<Value> {
 async fn backend(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
     match shared.admin.status.backend(&name) {
         Some(picture) => Json(picture).into_response(),
-        None => problem(StatusCode::NOT_FOUND, "no backend has this name; GET /api/v1/backends lists them"),
+        None => shared.unknown_backend(&name),
     }
 }
 
@@ -180,7 +226,7 @@ async fn unknown(uri: Uri) -> Response {
     tracing::debug!(path = uri.path(), "unknown path on the admin listener");
     problem(
         StatusCode::NOT_FOUND,
-        "nothing is served here; try /metrics, /livez, /readyz, /api/v1/backends, /api/v1/config",
+        "nothing is served here; try /metrics, /livez, /readyz, /api/v1/backends, /api/v1/config, /api/v1/events",
     )
 }
 

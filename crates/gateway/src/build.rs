@@ -16,7 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use mcpool_breaker::{Breaker, Transition};
 use mcpool_upstream::{
-    Backend, BackendSpec, Endpoint, Event, Gate, Leaving, Observe, OpenReason, Opening, Source,
+    Backend, BackendSpec, Endpoint, Event, Gate, Leaving, Observe, OpenReason, Opening, Source, Traffic,
     transport::{Transport, transport},
 };
 use mcpool_wire::BackendId;
@@ -277,7 +277,12 @@ fn assemble(
         }
     };
     let breaker = Breaker::with_listeners(&circuit, now(), told, reconsider);
-    let feed = Arc::new(Feed { breaker: breaker.clone(), crash: Mutex::default(), next: observe.clone() });
+    let feed = Arc::new(Feed {
+        breaker: breaker.clone(),
+        backend: woken.clone(),
+        crash: Mutex::default(),
+        next: observe.clone(),
+    });
     let name = spec.name.clone();
     // Two processes at once could work on one file: the one before must have let go of it.
     let waits_for = before.filter(|old| {
@@ -291,6 +296,12 @@ fn assemble(
     let backend =
         Backend::start(spec, transport, gate, feed).map_err(|why| format!("backend {name:?}: {why}"))?;
     let _ = woken.set(Arc::downgrade(&backend));
+    // The operator's word is about the name: a change of the configuration does not take it back.
+    match before.map(|old| old.backend.traffic()) {
+        Some(Traffic::Paused) => backend.pause(),
+        Some(Traffic::Drained) => backend.drain(),
+        Some(Traffic::Flowing | Traffic::Resuming) | None => {}
+    }
     let stack = backend_stack(&backend, &breaker, settings.retry, &observed);
     let left = CancellationToken::new();
     Ok(Registered { name, backend, breaker, stack, settings, succeeds: before.is_some(), left })
@@ -323,6 +334,7 @@ impl Gate for BreakerGate {
 /// Feeds the circuit with what happens to sessions, and passes everything on.
 struct Feed {
     breaker: Breaker,
+    backend: Arc<OnceLock<Weak<Backend>>>,
     crash: Mutex<Crash>,
     next: Arc<dyn GatewayObserve>,
 }
@@ -358,6 +370,11 @@ impl Crash {
 const ONE_CRASH: Duration = Duration::from_secs(1);
 
 impl Feed {
+    /// Whether the backend rests by its operator's word, so that nothing is to be learnt from a probe that failed.
+    fn rests(&self) -> bool {
+        self.backend.get().and_then(Weak::upgrade).is_some_and(|backend| backend.traffic().is_shut())
+    }
+
     fn crash(&self) -> MutexGuard<'_, Crash> {
         self.crash.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -377,6 +394,7 @@ impl Observe for Feed {
             Event::Opened { epoch, started, .. } => self.breaker.success(*epoch, *started, now),
             Event::OpenFailed { epoch, reason: OpenReason::Probe, incident, .. } => match incident {
                 Some(kind) => self.breaker.probe_failed(*epoch, kind, now),
+                None if self.rests() => self.breaker.probe_abandoned(now),
                 // It refused us, so it is there: what is wrong is not for a circuit to heal.
                 None => self.breaker.probe_succeeded(*epoch, now),
             },

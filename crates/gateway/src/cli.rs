@@ -1,13 +1,20 @@
 //! The command line. Bare `mcpool` is `mcpool serve`, so the arguments of `serve` stand at the top as well.
 
 mod examine;
+mod operate;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use self::examine::{DOCTOR_EXAMPLES, REHEARSE_EXAMPLES};
-pub use self::examine::{DoctorArgs, RehearseArgs};
+use self::{
+    examine::{DOCTOR_EXAMPLES, REHEARSE_EXAMPLES},
+    operate::{COMPLETION_EXAMPLES, CONSOLE_EXAMPLES},
+};
+pub use self::{
+    examine::{DoctorArgs, RehearseArgs},
+    operate::{AdminArgs, ReconnectArgs, StatusArgs, VerbArgs},
+};
 use crate::config::{BackendFlag, LogFormat, Overrides, check_name, parse_url};
 
 /// A session-pooling gateway for the Model Context Protocol.
@@ -37,6 +44,30 @@ pub enum Command {
     /// Run parallel executors against a server, directly and through a pool, in the orders that break servers
     #[command(after_help = REHEARSE_EXAMPLES)]
     Rehearse(RehearseArgs),
+    /// Show how the backends of a running gateway are doing, who waits longest first; with NAME its sessions
+    #[command(after_help = CONSOLE_EXAMPLES)]
+    Status(StatusArgs),
+    /// Let a backend rest: new calls wait, running ones end; it may be restarted then
+    #[command(after_help = CONSOLE_EXAMPLES)]
+    Pause(VerbArgs),
+    /// Let calls flow again after pause or drain
+    #[command(after_help = CONSOLE_EXAMPLES)]
+    Resume(VerbArgs),
+    /// Replace the sessions of a backend one by one, while calls go on
+    #[command(after_help = CONSOLE_EXAMPLES)]
+    Reconnect(ReconnectArgs),
+    /// Refuse new calls, let running ones end, close the sessions
+    #[command(after_help = CONSOLE_EXAMPLES)]
+    Drain(VerbArgs),
+    /// Let a running gateway take its configuration anew
+    #[command(after_help = CONSOLE_EXAMPLES)]
+    Reload(AdminArgs),
+    /// Print the completions for a shell
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// The arguments of `serve`.
@@ -180,13 +211,20 @@ mod tests {
 
     #[test]
     fn the_help_teaches_with_examples() {
-        for args in [
-            &["--help"][..],
-            &["serve", "--help"],
-            &["check", "--help"],
-            &["doctor", "--help"],
-            &["rehearse", "--help"],
-        ] {
+        let verbs = [
+            "doctor",
+            "rehearse",
+            "status",
+            "pause",
+            "resume",
+            "reconnect",
+            "drain",
+            "reload",
+            "completions",
+        ];
+        let verbs = verbs.map(|verb| [verb, "--help"]);
+        let others = [&["--help"][..], &["serve", "--help"], &["check", "--help"]];
+        for args in others.into_iter().chain(verbs.iter().map(|args| &args[..])) {
             let help = parse(args).unwrap_err().to_string();
             assert!(help.contains("Examples:\n  mcpool"), "{help}");
         }

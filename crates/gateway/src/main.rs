@@ -1,6 +1,7 @@
 //! The `mcpool` program: reads what it is told, puts the parts together, and owns them until the end.
 //!
-//! Exit status: 0 as asked, 1 could not, 2 told wrongly (configuration or command line), 130 a second signal.
+//! Exit status: 0 as asked, 1 could not (or a verb is not through in time), 2 told wrongly (configuration or command
+//! line), 130 a second signal.
 
 use std::{
     io::{self, Write as _},
@@ -19,13 +20,15 @@ use mcpool::{
     build::Gateway,
     cli::{CheckArgs, Cli, Command, DoctorArgs, RehearseArgs, ServeArgs},
     config::{Config, Overrides, Problems},
+    console::Ask,
     logging,
-    observe::{Metrics, Observer, Phase, Status, max_descriptors, walk},
+    observe::{Events, Metrics, Observer, Phase, Status, max_descriptors, walk},
     print,
-    reload::{Parts, Reloader},
+    reload::{Parts, ReloadHook, Reloader},
     route::Router,
     signal::{Hangups, Signals},
     state::State,
+    verbs::Verb,
 };
 use mcpool_front::Server;
 use tokio::net::{TcpListener, TcpSocket};
@@ -47,6 +50,19 @@ fn main() -> ExitCode {
             Command::Check(args) => check(args).await,
             Command::Doctor(args) => doctor(&args).await,
             Command::Rehearse(args) => rehearse(&args).await,
+            Command::Status(args) => console(Ask::Status(args)).await,
+            Command::Pause(args) => console(Ask::Verb(Verb::Pause, args)).await,
+            Command::Resume(args) => console(Ask::Verb(Verb::Resume, args)).await,
+            Command::Reconnect(args) => console(args.into()).await,
+            Command::Drain(args) => console(Ask::Verb(Verb::Drain, args)).await,
+            Command::Reload(args) => console(Ask::Reload(args)).await,
+            Command::Completions { shell } => {
+                let (mut cli, mut text) = (<Cli as clap::CommandFactory>::command(), Vec::new());
+                clap_complete::generate(shell, &mut cli, "mcpool", &mut text);
+                // A reader that went away has seen enough.
+                let _ = io::stdout().write_all(&text);
+                ExitCode::SUCCESS
+            }
         }
     });
     // Whatever still runs is dropped, which kills the processes of backends; a thread that looks up a name is not
@@ -85,8 +101,10 @@ async fn serve_until_signalled(config: Config, overrides: Overrides) -> Result<E
         signals.next().await
     };
     let running = async {
-        let (unfinished, ()) =
-            tokio::join!(serving.run(listeners, stop.clone()), reloader.run(hangups, stop.clone()));
+        let (unfinished, ()) = tokio::join!(
+            serving.run(listeners, stop.clone(), Some(reloader.hook())),
+            reloader.run(hangups, stop.clone())
+        );
         unfinished
     };
     tokio::select! {
@@ -137,6 +155,15 @@ fn told(outcome: Result<bool, String>) -> ExitCode {
     }
 }
 
+/// Asks a gateway that runs.
+async fn console(ask: Ask) -> ExitCode {
+    match mcpool::console::run(ask, &mut io::stdout()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => fail(&why),
+    }
+}
+
 /// The sockets, bound before anything else starts: a port in use is found out at once.
 struct Listeners {
     agents: TcpListener,
@@ -177,6 +204,7 @@ struct Serving {
     gateway: Arc<Gateway>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
+    events: Arc<Events>,
     server: Server<Router>,
     /// What outlives us; ours alone for as long as we live.
     state: State,
@@ -205,9 +233,10 @@ impl Serving {
                 "the limit of descriptors allows this many connections of agents; more need `ulimit -n`"
             );
         }
+        let events = observer.events();
         let server = Server::new(config.front.clone(), router, observer, status.clone());
         let config = Arc::new(ArcSwap::from_pointee(config));
-        Ok(Self { config, gateway, status, metrics, server, state, demo })
+        Ok(Self { config, gateway, status, metrics, events, server, state, demo })
     }
 
     /// What puts another configuration in force.
@@ -226,10 +255,21 @@ impl Serving {
     ///
     /// # Cancel safety
     /// Dropping the future ends everything at once.
-    async fn run(self, listeners: Listeners, stop: CancellationToken) -> Vec<String> {
-        let Self { config, gateway, status, metrics, server, state, demo } = self;
-        let admin =
-            Admin { status: status.clone(), metrics, gauges: server.gauges(), config: config.clone() };
+    async fn run(
+        self,
+        listeners: Listeners,
+        stop: CancellationToken,
+        reload: Option<ReloadHook>,
+    ) -> Vec<String> {
+        let Self { config, gateway, status, metrics, events, server, state, demo } = self;
+        let admin = Admin {
+            status: status.clone(),
+            metrics,
+            gauges: server.gauges(),
+            config: config.clone(),
+            events,
+            reload,
+        };
         let (end_admin, stopped) = (CancellationToken::new(), OnceLock::new());
         let draining = async {
             stop.cancelled().await;
@@ -323,7 +363,7 @@ mod tests {
             let (agents, admin) = listeners.addresses().unwrap();
             let serving = Serving::start(config).await.unwrap();
             let stop = CancellationToken::new();
-            let running = tokio::spawn(serving.run(listeners, stop.clone()));
+            let running = tokio::spawn(serving.run(listeners, stop.clone(), None));
             Self { agents, admin, stop, running }
         }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, State};
-use mcpool_upstream::{Backend, BackendStatus, Leaving, ModeChoice, Seat};
+use mcpool_upstream::{Backend, BackendStatus, Leaving, ModeChoice, Seat, Traffic};
 use mcpool_wire::{Backends, CallError, ErrorKind, Hello, Reply, ServerEntry, Target};
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +85,9 @@ impl Registered {
 pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str, String) {
     let ready = status.sessions.iter().filter(|s| s.standing == "ready").count();
     let why = status.trouble.as_ref().map(|trouble| trouble.why.clone());
+    if status.traffic.0.is_shut() {
+        return (status.traffic.0.as_str(), at_rest(status));
+    }
     if ready > 0 {
         return ("ready", format!("{ready} sessions ready for {} agents", status.agents));
     }
@@ -99,6 +102,20 @@ pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str,
         }
         (State::Closed, None) => ("idle", "no session is open; the next call opens one".to_owned()),
     }
+}
+
+/// What is to be said of a backend that was paused or drained.
+fn at_rest(status: &BackendStatus) -> String {
+    let (traffic, since) = status.traffic;
+    let calls = match traffic {
+        Traffic::Drained => "calls are refused",
+        Traffic::Paused | Traffic::Flowing | Traffic::Resuming => "calls wait",
+    };
+    let (seconds, running, waiting) = (since.as_secs(), status.leases.0, status.waiting.calls);
+    format!(
+        "{} by the operator for {seconds} s, until `mcpool resume`; {calls} ({waiting} waiting, {running} running)",
+        traffic.as_str()
+    )
 }
 
 impl Router {

@@ -128,7 +128,7 @@ pub fn backend_stack(
     };
     ServiceBuilder::new()
         .layer(layer_fn(|inner| Catalog { inner, backend: backend.clone() }))
-        .layer(layer_fn(|inner| Deadline { inner, idle }))
+        .layer(layer_fn(|inner| Deadline { inner, idle, backend: backend.clone() }))
         .layer(layer_fn(|inner| WaitingRoom { inner, desk: desk.clone() }))
         .layer(layer_fn(|inner| Retry {
             inner,

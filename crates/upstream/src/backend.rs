@@ -5,6 +5,7 @@ mod leasing;
 mod leaving;
 mod lists;
 mod seat;
+mod verbs;
 
 use std::{
     collections::HashMap,
@@ -19,9 +20,12 @@ use http::{HeaderName, HeaderValue};
 use mcpool_wire::{CallError, Caller, CapabilityClass, ErrorKind, Hello, Principal};
 use tokio::sync::{Notify, mpsc, mpsc::error::TrySendError, oneshot};
 
+pub(crate) use self::verbs::Old;
+use self::verbs::Rebuilding;
 pub use self::{
     leaving::Leaving,
     lists::{ListCall, unknown_cursor},
+    verbs::{Activity, Rebuild},
 };
 use crate::{
     clock,
@@ -35,6 +39,7 @@ use crate::{
     session::Session,
     tasks::Tasks,
     transport::Transport,
+    valve::{Traffic, Valve, Waited},
 };
 
 /// Whether a handshake may be tried now: the circuit's word.
@@ -77,6 +82,8 @@ pub struct Backend {
     pub(crate) left: Notify,
     /// Nanoseconds the last handshake took that succeeded; 0 while there was none.
     handshake: AtomicU64,
+    pub(crate) valve: Valve,
+    pub(crate) rebuilding: Mutex<Rebuilding>,
 }
 
 /// Why the last handshake failed.
@@ -117,6 +124,10 @@ pub struct BackendStatus {
     pub demotion: Option<Demotion>,
     /// Name and version the server gave, once known.
     pub server: Option<serde_json::Value>,
+    /// Whether calls flow, and since when.
+    pub traffic: (Traffic, Duration),
+    /// What became of the last wish to have its sessions rebuilt.
+    pub rebuild: Rebuild,
     /// Background tasks by name.
     pub tasks: std::collections::BTreeMap<&'static str, usize>,
 }
@@ -168,6 +179,8 @@ impl Backend {
             leaving: AtomicU8::new(leaving::STAYS),
             left: Notify::new(),
             handshake: AtomicU64::new(0),
+            valve: Valve::default(),
+            rebuilding: Mutex::default(),
             spec,
         });
         let opener = Opener::new(backend.clone(), inbox);
@@ -201,6 +214,9 @@ impl Backend {
     /// # Cancel safety
     /// As [`Backend::seat`].
     pub async fn seat_within(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Seat, CallError> {
+        if self.valve.traffic() == Traffic::Drained {
+            return Err(self.drained());
+        }
         let interactive = hello.client.is_interactive();
         let mode = match self.modes.decide(interactive) {
             Some(decision) => decision.mode,
@@ -233,9 +249,10 @@ impl Backend {
         }
         let _greeting = Counted::new(pool, |pool| &pool.greeting);
         self.room.demand.notify_one();
-        match tokio::time::timeout(patience, pool.catalog.wait_hello()).await {
+        match self.valve.wait(patience, None, pool.catalog.wait_hello()).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(self.unavailable("answered its handshake", patience)),
+            Err(Waited::Drained) => Err(self.drained()),
+            Err(Waited::TooLong) => Err(self.unavailable("answered its handshake", patience)),
         }
     }
 
@@ -258,11 +275,14 @@ impl Backend {
         } else {
             self.spec.times.queue
         };
-        match tokio::time::timeout(patience, opened).await {
+        match self.valve.wait(patience, None, opened).await {
             Ok(Ok(own)) => Ok(Seat::pinned(hello, pool, own.into_session())),
             Ok(Err(_)) => Err(self.named(removed())),
-            Err(_) if self.trouble().is_some() => Err(self.unavailable("gave the agent a session", patience)),
-            Err(_) => {
+            Err(Waited::Drained) => Err(self.drained()),
+            Err(Waited::TooLong) if self.trouble().is_some() => {
+                Err(self.unavailable("gave the agent a session", patience))
+            }
+            Err(Waited::TooLong) => {
                 let limit = self.spec.limits.max_sessions;
                 let message = format!(
                     "no session of backend {:?} became free within {patience:?} (limit {limit})",
@@ -330,6 +350,8 @@ impl Backend {
             agents: pools.iter().map(|p| p.merged.agents()).sum(),
             subscriptions: pools.iter().map(|p| p.merged.subscriptions()).sum(),
             trouble: self.trouble(),
+            traffic: self.valve_since(now),
+            rebuild: self.rebuild(),
             mode: self.modes.decide(false),
             demotion: self.modes.demotion(),
             transport: sessions.first().map(|s| s.kind.as_str()),

@@ -26,9 +26,11 @@ mod slot;
 mod sync;
 mod tasks;
 pub mod transport;
+mod valve;
 
 pub use backend::{
-    Backend, BackendStatus, Gate, Leaving, ListCall, Opening, SessionStatus, Trouble, unknown_cursor,
+    Activity, Backend, BackendStatus, Gate, Leaving, ListCall, Opening, Rebuild, SessionStatus, Trouble,
+    unknown_cursor,
 };
 pub use config::{
     BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, SerialWrites, Sharing, StateChoice,
@@ -48,3 +50,4 @@ pub use seeded::{Bug, Planted};
 pub use session::interleave;
 pub use slot::CallKind;
 pub use tasks::Tasks;
+pub use valve::Traffic;

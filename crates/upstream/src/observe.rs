@@ -171,6 +171,8 @@ pub enum OpenReason {
     Pinned,
     /// The breaker's probe.
     Probe,
+    /// It replaces one, because the operator wants that.
+    Reconnect,
 }
 
 /// Why a session ended.
@@ -194,6 +196,8 @@ pub enum CloseReason {
     Reset,
     /// The gateway or the backend's registration ends.
     Shutdown,
+    /// The operator wants it replaced, or its backend drained.
+    Operator,
     /// The backend broke the protocol, or too many cancelled calls burn on it.
     Violation,
     /// The configuration of its backend changed: calls go to sessions of the new one.
@@ -224,11 +228,12 @@ impl OpenReason {
             Self::Demand => "demand",
             Self::Pinned => "pinned",
             Self::Probe => "probe",
+            Self::Reconnect => "reconnect",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Warm, Self::Demand, Self::Pinned, Self::Probe];
+    pub const ALL: [Self; 5] = [Self::Warm, Self::Demand, Self::Pinned, Self::Probe, Self::Reconnect];
 }
 
 impl CloseReason {
@@ -245,6 +250,7 @@ impl CloseReason {
             Self::Evicted => "evicted",
             Self::Reset => "reset",
             Self::Shutdown => "shutdown",
+            Self::Operator => "operator",
             Self::Violation => "violation",
             Self::Replaced => "replaced",
             Self::Fault => "fault",
@@ -252,7 +258,7 @@ impl CloseReason {
     }
 
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Broken,
         Self::Lost,
         Self::Unresponsive,
@@ -262,6 +268,7 @@ impl CloseReason {
         Self::Evicted,
         Self::Reset,
         Self::Shutdown,
+        Self::Operator,
         Self::Violation,
         Self::Replaced,
         Self::Fault,

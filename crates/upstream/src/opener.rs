@@ -7,6 +7,8 @@
 
 mod attempt;
 mod compare;
+mod rebuild;
+mod revival;
 
 use std::{
     collections::VecDeque,
@@ -23,7 +25,11 @@ use futures::{
 use mcpool_wire::Outlet;
 use tokio::sync::{mpsc, oneshot};
 
-use self::attempt::{Attempt, attempt};
+use self::{
+    attempt::{Attempt, attempt},
+    rebuild::Rebuild,
+    revival::Revival,
+};
 use crate::{
     backend::{Backend, Leaving, Opening, Trouble, lock},
     clock,
@@ -34,6 +40,7 @@ use crate::{
     pool::{Counted, Place, Pool},
     session::{Session, state::Standing},
     tasks::caught,
+    valve::Traffic,
 };
 
 /// Longest pause between handshakes while somebody waits, and while nobody does.
@@ -82,6 +89,8 @@ pub(crate) struct Opener {
     /// The session that was last asked to leave for another key.
     evicted: Weak<Session>,
     clerk: Clerk,
+    revival: Revival,
+    rebuild: Rebuild,
 }
 
 /// After a failed handshake: how long the next one waits.
@@ -111,6 +120,8 @@ impl Opener {
             next_try: None,
             evicted: Weak::new(),
             clerk: Clerk::default(),
+            revival: Revival::default(),
+            rebuild: Rebuild::default(),
         }
     }
 
@@ -139,11 +150,7 @@ impl Opener {
         let mut upkeep = tokio::time::interval(UPKEEP);
         upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            match self.backend.leaving() {
-                None => self.open_what_is_wanted().await,
-                Some(why) => self.let_go(why),
-            }
-            let due = self.clerk.look(&self.backend.pools()).into_iter().chain(self.next_try).min();
+            let due = self.do_what_is_due().await;
             let timer = OptionFuture::from(due.map(|at| tokio::time::sleep_until(clock::at(at))));
             // The inbox is the bound on who may wait for a session of its own.
             let has_room = self.waiting.len() < self.backend.spec.limits.queue.max(1);
@@ -154,6 +161,7 @@ impl Opener {
                 () = self.backend.room.demand.notified() => {}
                 Some(Some(attempt)) = opened => self.settle(attempt),
                 () = self.clerk.settled() => {}
+                checked = self.revival.checked() => Revival::settle(&self.backend, &checked),
                 Some(()) = timer => {}
                 _ = upkeep.tick() => self.upkeep(),
             }
@@ -180,9 +188,32 @@ impl Opener {
         self.backend.left.notify_waiters();
     }
 
+    /// Does what can be done now; gives back when there is more to do that nobody wakes for.
+    async fn do_what_is_due(&mut self) -> Option<Instant> {
+        let (resumes, next_step) = self.revival.look(&self.backend);
+        if resumes {
+            // Whatever failed before the pause is mended, says the operator.
+            self.pause = None;
+        }
+        match self.backend.leaving() {
+            None => {
+                self.open_what_is_wanted().await;
+                self.rebuild().await;
+            }
+            Some(why) => self.let_go(why),
+        }
+        // A backend that rests is not asked for anything.
+        let shut = self.backend.traffic().is_shut();
+        let due = if shut { None } else { self.clerk.look(&self.backend.pools()) };
+        [due, self.next_try, next_step, self.rebuild.next].into_iter().flatten().min()
+    }
+
     async fn open_what_is_wanted(&mut self) {
         self.next_try = None;
         self.waiting.retain(|request| !request.reply.is_closed());
+        if self.backend.traffic().is_shut() {
+            return;
+        }
         while self.openings.len() < self.backend.spec.limits.max_creating {
             let now = clock::now();
             let Some(wanted) = self.wanted(now) else { return };
@@ -271,13 +302,20 @@ impl Opener {
     }
 
     fn settle(&mut self, attempt: Attempt) {
+        if attempt.reason == OpenReason::Reconnect {
+            self.rebuilt(attempt.outcome.as_ref().map(|_| ()));
+        }
         match attempt.outcome {
             Ok(session) => {
                 self.pause = None;
                 *lock(&self.backend.trouble) = None;
+                if self.backend.traffic() == Traffic::Drained {
+                    session.drain(CloseReason::Operator);
+                }
                 match attempt.request {
                     // An agent that left meanwhile does not take it, and it closes.
                     Some(request) => drop(request.reply.send(Own(Some(session)))),
+                    None if attempt.reason == OpenReason::Reconnect => {}
                     None if is_surplus(&self.backend, &attempt.pool) => session.drain(CloseReason::Idle),
                     None => {}
                 }
@@ -335,6 +373,9 @@ impl Opener {
     }
 
     fn upkeep(&self) {
+        if self.backend.traffic().is_shut() {
+            return;
+        }
         self.judge();
         let spec = &self.backend.spec;
         let warm = self.backend.default_pool().number;

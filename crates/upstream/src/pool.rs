@@ -25,6 +25,7 @@ use crate::{
     session::{Session, state::Standing},
     slot::{CallKind, Holding, NoSlot, Slot},
     sync::{Mutex, MutexGuard},
+    valve::Passage,
 };
 
 /// What sessions must agree in to be interchangeable (SEMANTICS.md 3). Credential and transport are fixed per backend
@@ -162,9 +163,15 @@ fn rank(agent: u64, epoch: u64) -> u64 {
 pub struct Lease {
     pub(crate) session: Arc<Session>,
     pub(crate) slot: Slot,
+    /// After a pause calls are let through step by step, and this is one of them.
+    pub(crate) passage: Option<Passage>,
 }
 
 impl Lease {
+    fn new(session: Arc<Session>, slot: Slot) -> Self {
+        Self { session, slot, passage: None }
+    }
+
     /// The session, by its epoch.
     #[must_use]
     pub fn epoch(&self) -> u64 {
@@ -179,6 +186,8 @@ pub enum NoLease {
     Wait(Lane),
     /// The agent's own session is over; another one would not know what it did.
     Gone,
+    /// The operator drained the backend: nothing is to be waited for.
+    Drained,
 }
 
 /// Stands for the epoch of a session where every one of the pool will do; no session has it.
@@ -244,7 +253,7 @@ impl Seat {
                 Standing::Draining | Standing::Closed => {}
                 Standing::Initializing | Standing::Ready | Standing::Suspect => {
                     let slot = session.try_slot(kind, Some(holding)).map_err(|none| none.at(session))?;
-                    return Ok(Lease { session: session.clone(), slot });
+                    return Ok(Lease::new(session.clone(), slot));
                 }
             }
         }
@@ -253,7 +262,7 @@ impl Seat {
         *bound = chosen.as_ref().map(|(session, _)| Bound { session: session.clone(), holding });
         let (session, slot) = chosen.ok_or(NoLease::Wait(self.pool.lane()))?;
         let slot = slot.map_err(|none| none.at(&session))?;
-        Ok(Lease { session, slot })
+        Ok(Lease::new(session, slot))
     }
 
     fn lease_exclusive(&self, loans: &Arc<Loans>, reset: bool) -> Result<Lease, NoLease> {
@@ -262,7 +271,7 @@ impl Seat {
             self.pool.choose(&self.caller, CallKind::Free, None).ok_or(NoLease::Wait(self.pool.lane()))?;
         let (session, slot) = (chosen.0, chosen.1.map_err(|_| NoLease::Wait(self.pool.lane()))?);
         let slot = slot.with_loan(loans.lend(&session, reset));
-        Ok(Lease { session, slot })
+        Ok(Lease::new(session, slot))
     }
 
     fn lease_pinned(session: &Arc<Session>) -> Result<Lease, NoLease> {
@@ -271,7 +280,7 @@ impl Seat {
             Standing::Initializing | Standing::Ready | Standing::Suspect => {
                 // Its one agent orders its writes itself.
                 let slot = session.try_slot(CallKind::Free, None).map_err(|none| none.at(session))?;
-                Ok(Lease { session: session.clone(), slot })
+                Ok(Lease::new(session.clone(), slot))
             }
         }
     }

@@ -172,10 +172,16 @@ pub(crate) fn reached_at(url: &str) -> String {
 }
 
 fn everything(transport: &str) -> Job {
+    let command = everything_command(transport);
+    Job::new(&command[0]).args(&command[1..]).env("PORT", "0")
+}
+
+/// Program and arguments of server-everything, which listens on the port of the variable `PORT`.
+pub(crate) fn everything_command(transport: &str) -> Vec<String> {
     let modules = paths::deps().join("node");
     let server = modules.join("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
     let preload = modules.join("loopback.cjs");
     let words = [&preload, &server].map(|path| path.display().to_string());
     let kind = if transport == "sse" { "sse" } else { "streamableHttp" };
-    Job::new("node").args(["-r", &words[0], &words[1], kind]).env("PORT", "0")
+    ["node", "-r", &words[0], &words[1], kind].map(str::to_owned).to_vec()
 }

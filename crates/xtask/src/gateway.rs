@@ -137,6 +137,11 @@ impl Gateway {
         format!("http://127.0.0.1:{}/{backend}/{path}", self.port)
     }
 
+    /// Where operators reach it.
+    pub(crate) fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin)
+    }
+
     /// The sum of a series over the samples with these labels.
     ///
     /// # Errors

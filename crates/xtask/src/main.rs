@@ -28,6 +28,7 @@ mod soak;
 mod state;
 mod stdio;
 mod steps;
+mod verbs;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -81,6 +82,8 @@ enum Task {
     Restarts(restarts::Options),
     /// The gateway for long, under load and under faults, and whether it is afterwards as it was before.
     Soak(soak::Options),
+    /// Pause, resume and reconnect of real backends under 200 executors.
+    Verbs(verbs::Options),
     /// The hand-overs between threads in every order of their steps, and further than the gate goes.
     Interleave,
     /// Coverage-guided fuzzing of everything that reads what others write; needs a nightly compiler.
@@ -133,6 +136,7 @@ fn perform(task: Task) -> Result<bool> {
         Task::Rehearse(options) => real(|report| report.step("rehearse", || rehearse::run(&options))),
         Task::Restarts(options) => real(|report| report.step("restarts", || restarts::run(&options))),
         Task::Soak(options) => alone(|report| report.step("soak", || soak::run(&options))),
+        Task::Verbs(options) => real(|report| report.step("verbs", || verbs::run(&options))),
         Task::Interleave => alone(|report| report.step("interleave", || steps::interleave(true))),
         Task::Fuzz(options) => alone(|report| report.step("fuzz", || fuzz::run(&options))),
         Task::Bench { args } => bench(&args),

@@ -11,7 +11,7 @@ use crate::report::{Report, Tally};
 use crate::run::{Ended, Job};
 use crate::{
     alerts, asked, conformance, large, matrix, reborn, rehearse, restarts, scenario, setup, soak, state,
-    stdio,
+    stdio, verbs,
 };
 
 /// One step of the gate.
@@ -74,6 +74,9 @@ pub(crate) fn all() -> Vec<Step> {
         }),
         step("zero-400", "restarts, and sessions that expire, under 200 agents (short form)", || {
             soak::run(&soak::Options::short_zero_400())
+        }),
+        step("verbs", "pause, restart, resume and reconnect under 200 executors (short form)", || {
+            verbs::run(&verbs::Options::short())
         }),
     ]
 }

@@ -303,6 +303,22 @@ fn every_label_is_there_at_zero_from_the_start() {
             "half_open-open-probe_failed",
             "half_open-open-probe_lost",
             "half_open-open-probe_abandoned",
+            "open-closed-reset",
         ]
     );
+}
+
+#[test]
+fn an_operator_closes_it_and_what_was_there_before_counts_no_more() {
+    let mut lab = Lab::tripped(&exact());
+    let now = lab.at(1.0).now;
+    lab.circuit.reset(now);
+    assert_eq!(lab.state(), State::Closed);
+    assert!(lab.admit().is_ok());
+    lab.break_epochs(1..=5);
+    assert_eq!(lab.state(), State::Closed, "the sessions there were are forgotten");
+    lab.break_epochs(6..=9);
+    assert_eq!(lab.state(), State::Closed, "and count for nothing");
+    lab.break_epochs(10..=10);
+    assert_eq!(lab.state(), State::Open);
 }

@@ -171,7 +171,7 @@ fn the_counts_of_the_trace_are_exact() {
         let snapshot = lab.breaker.snapshot(lab.now);
         assert_eq!(snapshot.rejected, 8 * 1000);
         assert_eq!(snapshot.incidents, [("broken", 10), ("connect", 1)]);
-        assert_eq!(snapshot.transitions.map(|(_, count)| count), [2, 2, 1, 1, 0, 0]);
+        assert_eq!(snapshot.transitions.map(|(_, count)| count), [2, 2, 1, 1, 0, 0, 0]);
         assert_eq!(snapshot.probes.map(|(_, count)| count), [1, 1, 0, 0]);
         let seconds = snapshot.time_in.map(|(state, time)| (state, time.as_secs()));
         assert_eq!(seconds, [(State::Closed, 5 + 6), (State::Open, 60 + 60), (State::HalfOpen, 2 + 1)]);

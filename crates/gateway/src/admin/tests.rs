@@ -21,9 +21,14 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Self {
+        Self::with("", None).await
+    }
+
+    /// With these lines at the top of the configuration.
+    async fn with(lines: &str, reload: Option<ReloadHook>) -> Self {
         let backend = mcpool_testkit::Server::start(mcpool_testkit::Script::default()).await.unwrap();
         let text = format!(
-            "[backends.works]\nurl = \"{}\"\nheaders = {{ Authorization = \"Bearer ${{TOKEN}}\" }}\n\
+            "{lines}[backends.works]\nurl = \"{}\"\nheaders = {{ Authorization = \"Bearer ${{TOKEN}}\" }}\n\
              [backends.gone]\nurl = \"http://127.0.0.1:9/mcp\"\n",
             backend.url_http()
         );
@@ -38,6 +43,8 @@ impl Rig {
             metrics,
             gauges: Arc::default(),
             config: Arc::new(ArcSwap::from_pointee(config)),
+            events: observer.events(),
+            reload,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -154,4 +161,101 @@ async fn it_ends_when_told_even_with_a_connection_that_says_nothing() {
     assert_eq!(rig.get("/livez").await.0, 200);
     rig.stop.cancel();
     tokio::time::timeout(Duration::from_secs(5), rig.running).await.unwrap().unwrap();
+}
+
+async fn post(rig: &Rig, path: &str, headers: &str) -> (u16, Value) {
+    let (status, _, body) = rig.ask(&format!("POST {path} HTTP/1.1{headers}\r\nContent-Length: 0")).await;
+    (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+}
+
+#[tokio::test]
+async fn verbs_are_performed_shown_and_told() {
+    let rig = Rig::start().await;
+    rig.status.enter(Phase::Serving);
+    let (status, body) = post(&rig, "/api/v1/backends/works/pause", "").await;
+    assert_eq!((status, &body["done"], &body["state"]), (200, &true.into(), &"paused".into()), "{body}");
+    let ready = rig.json("/readyz").await;
+    assert_eq!(
+        (&ready["status"], &ready["backends"]["works"]["state"]),
+        (&"degraded".into(), &"paused".into())
+    );
+    assert!(ready["backends"]["works"]["reason"].as_str().unwrap().contains("by the operator"), "{ready}");
+    assert!(rig.get("/metrics").await.2.contains("mcpool_backend_paused{backend=\"works\"} 1\n"));
+    assert_eq!(rig.json("/api/v1/backends/works").await["traffic"], "paused");
+
+    let (status, body) = post(&rig, "/api/v1/backends/works/resume", "").await;
+    assert_eq!((status, &body["done"]), (200, &true.into()), "{body}");
+    let (status, body) = post(&rig, "/api/v1/backends/works/reconnect?wait=20s&pinned=true", "").await;
+    assert_eq!((status, &body["done"]), (200, &true.into()), "{body}");
+    let (status, body) = post(&rig, "/api/v1/backends/works/drain", "").await;
+    assert_eq!((status, &body["sessions"], &body["state"]), (200, &0.into(), &"drained".into()), "{body}");
+    assert!(rig.get("/metrics").await.2.contains("mcpool_backend_drained{backend=\"works\"} 1\n"));
+    assert_eq!(rig.json("/api/v1/backends/works/sessions").await["sessions"], json!([]));
+
+    let (status, kind, lines) = rig.get("/api/v1/events?follow=false").await;
+    assert_eq!((status, kind.as_str()), (200, "application/x-ndjson"));
+    let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let verbs: Vec<_> =
+        lines.filter(|line| line["event"] == "operator").map(|line| line["verb"].clone()).collect();
+    assert_eq!(verbs, ["pause", "resume", "reconnect", "drain"]);
+}
+
+#[tokio::test]
+async fn a_verb_that_cannot_be_is_refused_with_what_can() {
+    let rig = Rig::start().await;
+    for (request, status, words) in [
+        ("POST /api/v1/backends/nope/pause", 404, "no backend is named \"nope\"; there are: gone, works"),
+        ("GET /api/v1/backends/nope/sessions", 404, "there are: gone, works"),
+        ("POST /api/v1/backends/works/stop", 404, "there are: pause, resume, reconnect, drain"),
+        ("POST /api/v1/backends/works/pause?wait=soon", 400, "is not a duration"),
+        ("POST /api/v1/backends/works/pause?wait=1h", 400, "wait is at most 10m"),
+        ("POST /api/v1/backends/works/pause?force=1", 400, "there are: wait, pinned"),
+        ("POST /api/v1/backends/works/pause?pinned=true", 400, "an option of reconnect"),
+        ("GET /api/v1/backends/works/pause", 405, "only POST"),
+        ("POST /api/v1/backends/works/sessions", 405, "only GET"),
+        ("GET /api/v1/reload", 405, "only POST"),
+        ("POST /api/v1/reload", 501, "restart it"),
+    ] {
+        let (got, kind, body) = rig.ask(&format!("{request} HTTP/1.1\r\nContent-Length: 0")).await;
+        assert_eq!((got, kind.as_str()), (status, "application/problem+json"), "{request}: {body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert!(body["detail"].as_str().unwrap().contains(words), "{request}: {body}");
+    }
+    for away in ["\r\nHost: evil.example", "\r\nOrigin: http://evil.example"] {
+        let (status, _) = post(&rig, "/api/v1/backends/works/pause", away).await;
+        assert!(matches!(status, 421 | 403), "{away}: {status}");
+    }
+    assert_eq!(rig.json("/api/v1/backends/works").await["traffic"], "flowing");
+}
+
+#[tokio::test]
+async fn with_a_token_everything_under_api_needs_it() {
+    let reload: ReloadHook = Arc::new(|| Box::pin(async { Ok("nothing changed".to_owned()) }));
+    let rig = Rig::with("admin_token = \"${TOKEN}\"\n", Some(reload)).await;
+    rig.status.enter(Phase::Serving);
+    let paths =
+        ["/api/v1/backends", "/api/v1/backends/works", "/api/v1/config", "/api/v1/events", "/api/v1/nope"];
+    for wrong in [
+        "",
+        "\r\nAuthorization: Bearer wrong",
+        "\r\nAuthorization: Basic hunter2",
+        "\r\nAuthorization: Bearer",
+    ] {
+        for path in paths {
+            let (status, kind, body) = rig.ask(&format!("GET {path} HTTP/1.1{wrong}")).await;
+            assert_eq!((status, kind.as_str()), (401, "application/problem+json"), "{path}{wrong}");
+            assert!(body.contains("admin_token") && !body.contains("hunter2"), "{body}");
+        }
+        assert_eq!(post(&rig, "/api/v1/reload", wrong).await.0, 401);
+        assert_eq!(post(&rig, "/api/v1/backends/works/drain", wrong).await.0, 401);
+    }
+    for path in ["/metrics", "/livez", "/readyz"] {
+        assert_eq!(rig.get(path).await.0, 200, "{path} needs none");
+    }
+    let right = "\r\nAuthorization: Bearer hunter2";
+    let (status, _, body) = rig.ask(&format!("GET /api/v1/config HTTP/1.1{right}")).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &body["config"]["admin_token"]), (200, &"***masked***".into()));
+    let (status, body) = post(&rig, "/api/v1/reload", right).await;
+    assert_eq!((status, &body["message"]), (200, &"nothing changed".into()));
 }

@@ -10,6 +10,7 @@ mod memory;
 mod problem;
 mod process;
 mod raw;
+mod secret;
 mod sessions;
 mod sharing;
 mod shown;
@@ -32,14 +33,20 @@ use toml::Spanned;
 use url::Url;
 
 pub(crate) use self::backend::{check_name, parse_url, transport_word};
-pub use self::problem::{Place, Problem, Problems};
-pub use self::sessions::SessionSettings;
-pub(crate) use self::sessions::keys_of;
-pub(crate) use self::shown::reached_at;
 use self::{
     check::{Checker, Environment, Words},
     problem::line_of,
     raw::{RawConfig, RawLimits, RawTimes},
+};
+pub use self::{
+    problem::{Place, Problem, Problems},
+    secret::Secret,
+    sessions::SessionSettings,
+};
+pub(crate) use self::{
+    sessions::keys_of,
+    shown::reached_at,
+    value::{parse_duration, show_duration},
 };
 use crate::build::BackendSettings;
 
@@ -55,6 +62,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where operators connect, `127.0.0.1:8801`.
     pub admin_listen: SocketAddr,
+    /// What operators must present under `/api`, if anything.
+    pub admin_token: Option<Secret>,
     /// The mode of backends that name none, `auto`.
     pub default_mode: ModeChoice,
     /// What `/mcp` and `/sse` mean where there are several backends.
@@ -136,6 +145,7 @@ impl Default for Config {
             file: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8800)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 8801)),
+            admin_token: None,
             default_mode: ModeChoice::Auto,
             default_backend: None,
             front: FrontConfig { limits: default_limits(), ..FrontConfig::default() },
@@ -171,6 +181,7 @@ impl Config {
             None => Self::default(),
         };
         config.apply(overrides)?;
+        config.guard_admin()?;
         Ok(config)
     }
 
@@ -225,6 +236,7 @@ impl Config {
             file: None,
             listen: checker.address("listen", &raw.listen, default.listen),
             admin_listen: checker.address("admin_listen", &raw.admin_listen, default.admin_listen),
+            admin_token: checker.parsed("admin_token", &raw.admin_token, secret),
             default_mode,
             default_backend: None,
             front: FrontConfig {
@@ -313,6 +325,21 @@ impl Config {
         backend::plain(BackendId(0), name, url, Origin::Cli, ModeChoice::Auto, &sharing::with_built_in(&[]))
     }
 
+    /// Who reaches the admin listener can stop every backend: beyond this machine only with a token, or by the
+    /// operator's own word.
+    fn guard_admin(&self) -> Result<(), Problems> {
+        let is_open = !self.admin_listen.ip().is_loopback() && self.admin_token.is_none();
+        if !is_open || self.front.unauthenticated == Unauthenticated::Allow {
+            return Ok(());
+        }
+        let reason = format!(
+            "{} can be reached from other machines, so operators must authenticate: set admin_token, or \
+             unauthenticated = \"allow\"",
+            self.admin_listen
+        );
+        Err(flag("admin_listen", reason))
+    }
+
     /// The backend that stands in where none is configured: the bundled server at this address.
     pub fn serve_demo(&mut self, url: Url) {
         let profiles = sharing::with_built_in(&self.profiles);
@@ -397,6 +424,15 @@ fn front_times(checker: &mut Checker<'_>, raw: &RawTimes) -> FrontTimes {
     };
     checker.section("");
     times
+}
+
+/// Short ones can be guessed.
+fn secret(text: &str) -> Result<Secret, String> {
+    let is_plain = text.chars().all(|c| c.is_ascii_graphic());
+    if text.len() < 6 || !is_plain {
+        return Err("must be at least 6 printable ASCII characters without spaces".to_owned());
+    }
+    Ok(Secret::new(text))
 }
 
 /// A filter the log understands.

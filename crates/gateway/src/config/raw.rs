@@ -25,6 +25,7 @@ pub(super) type Switch = Option<Spanned<bool>>;
 pub(super) struct RawConfig {
     pub(super) listen: Text,
     pub(super) admin_listen: Text,
+    pub(super) admin_token: Text,
     pub(super) default_backend: Text,
     pub(super) default_mode: Text,
     pub(super) allowed_hosts: Vec<Spanned<String>>,

@@ -18,6 +18,9 @@ use crate::{build::BackendSettings, route::mode_word};
 /// Stands for what is not shown.
 pub(crate) const MASK: &str = "***";
 
+/// A token too short would be refused when what is printed is read again.
+const MASKED_TOKEN: &str = "***masked***";
+
 impl Config {
     /// Every setting that is in force, secrets masked, under the keys of the file.
     #[must_use]
@@ -25,6 +28,9 @@ impl Config {
         let mut top = Table::new();
         put(&mut top, "listen", self.listen.to_string());
         put(&mut top, "admin_listen", self.admin_listen.to_string());
+        if self.admin_token.is_some() {
+            put(&mut top, "admin_token", MASKED_TOKEN);
+        }
         if let Some(name) = &self.default_backend {
             put(&mut top, "default_backend", name.to_string());
         }

@@ -417,3 +417,27 @@ fn a_file_that_is_not_there_is_named() {
     let error = Config::load(Some(Path::new("no-such.toml")), Overrides::default()).unwrap_err().to_string();
     assert!(error.starts_with("no-such.toml: cannot read the configuration: "), "{error}");
 }
+
+#[test]
+fn a_token_is_never_shown_and_a_listener_for_others_needs_one() {
+    let environment = |name: &str| (name == "TOKEN").then(|| "hunter2".to_owned());
+    let config = parse_with("admin_token = \"${TOKEN}\"", &environment).unwrap();
+    let token = config.admin_token.as_ref().unwrap();
+    assert!(token.is("hunter2") && !token.is("hunter") && !token.is("hunter22") && !token.is(""));
+    assert!(!format!("{config:?}{}", config.shown()).contains("hunter2"));
+    for short in ["", "12345", "with space"] {
+        check(
+            &format!("admin_token = {short:?}"),
+            "file.toml:1: admin_token: must be at least 6 printable ASCII characters without spaces",
+        );
+    }
+    let far = |lines: &str| {
+        let mut config = parse(lines).unwrap();
+        config.admin_listen = "10.0.0.1:8801".parse().unwrap();
+        config.guard_admin()
+    };
+    let refused = far("").unwrap_err().to_string();
+    assert!(refused.contains("admin_listen") && refused.contains("set admin_token"), "{refused}");
+    assert!(far("unauthenticated = \"allow\"").is_ok() && far("admin_token = \"secret\"").is_ok());
+    assert!(parse("").unwrap().guard_admin().is_ok());
+}

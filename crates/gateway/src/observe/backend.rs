@@ -8,7 +8,7 @@ use std::{
 
 use mcpool_breaker::{ProbeOutcome, Reason, State};
 use mcpool_front::Outcome;
-use mcpool_upstream::{BackendStatus, CloseReason, Event, Evidence, Mode, OpenReason};
+use mcpool_upstream::{BackendStatus, CloseReason, Event, Evidence, Mode, OpenReason, Traffic};
 use mcpool_wire::Executed;
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
@@ -65,6 +65,8 @@ struct BackendGauges {
     ready: Gauge,
     /// What the circuits of earlier registrations of the name counted.
     carried: Mutex<Carried>,
+    paused: Gauge,
+    drained: Gauge,
     /// The series of `backend_info` that is 1, and its labels.
     info: Mutex<Option<([&'static str; 4], Gauge)>>,
 }
@@ -275,6 +277,8 @@ impl BackendGauges {
             up: level("mcpool_backend_up", &[]),
             ready: level("mcpool_backend_ready", &[]),
             carried: Mutex::default(),
+            paused: level("mcpool_backend_paused", &[]),
+            drained: level("mcpool_backend_drained", &[]),
             info: Mutex::new(None),
         }
     }
@@ -324,6 +328,8 @@ impl BackendGauges {
         self.waiting_bytes.set(number(waiting.bytes));
         self.queue_bytes_limit.set(number(waiting.limits.bytes));
         self.oldest_wait.set(waiting.oldest.unwrap_or_default().as_secs_f64());
+        self.paused.set(f64::from(status.traffic.0 == Traffic::Paused));
+        self.drained.set(f64::from(status.traffic.0 == Traffic::Drained));
     }
 }
 

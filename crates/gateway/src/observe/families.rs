@@ -75,6 +75,8 @@ pub(super) const FAMILIES: &[(&str, Kind, &str)] = &[
     ("mcpool_backend_info", G, "1, with what is known of the backend"),
     ("mcpool_backend_up", G, "1 if the circuit is closed and the last handshake succeeded"),
     ("mcpool_backend_ready", G, "1 if a session is ready"),
+    ("mcpool_backend_paused", G, "1 while the operator has paused it: calls wait"),
+    ("mcpool_backend_drained", G, "1 while the operator has drained it: calls are refused"),
     ("mcpool_draining", G, "1 while the gateway shuts down"),
     ("mcpool_config_last_reload_successful", G, "1 if the configuration in the file is in force"),
     ("mcpool_config_last_reload_success_timestamp_seconds", G, "When the configuration was last taken"),

@@ -122,6 +122,7 @@ impl Log {
                     | CloseReason::MaxAge
                     | CloseReason::Evicted
                     | CloseReason::Replaced
+                    | CloseReason::Operator
                     | CloseReason::Shutdown => {
                         info!(target: BACKEND, backend, session = epoch, mode, reason = word, why, "session closed");
                     }

@@ -4,6 +4,7 @@
 //! picture on demand.
 
 mod backend;
+mod events;
 mod families;
 mod fractions;
 mod log;
@@ -22,6 +23,7 @@ use mcpool_upstream::{Event, Observe, Source};
 use self::log::Log;
 pub(crate) use self::walk::{Climbed, Failed, Rung, climb};
 pub use self::{
+    events::Events,
     metrics::Metrics,
     process::max_descriptors,
     status::{Phase, Status},
@@ -33,13 +35,20 @@ use crate::{build::GatewayObserve, route::Registered, stack::StackObserve};
 pub struct Observer {
     metrics: Arc<Metrics>,
     log: Log,
+    events: Arc<Events>,
 }
 
 impl Observer {
     /// An observer that counts into these series.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, log: Log::default() }
+        Self { metrics, log: Log::default(), events: Arc::default() }
+    }
+
+    /// What happened lately.
+    #[must_use]
+    pub fn events(&self) -> Arc<Events> {
+        self.events.clone()
     }
 }
 
@@ -57,6 +66,7 @@ impl Observe for Observer {
             }
         }
         self.log.backend(backend, &event);
+        self.events.backend(&backend.name, &event);
     }
 }
 
@@ -67,6 +77,7 @@ impl GatewayObserve for Observer {
 
     fn transition(&self, backend: &Source, transition: &Transition) {
         Log::transition(backend, transition);
+        self.events.transition(&backend.name, transition);
     }
 
     fn leaves(&self, old: &Registered) {

@@ -64,15 +64,35 @@ impl Status {
     /// One backend with its sessions, if there is one of this name.
     #[must_use]
     pub fn backend(&self, name: &str) -> Option<Value> {
-        let backends = self.gateway.backends();
-        let registered = backends.iter().find(|registered| registered.name.as_ref() == name)?;
-        let mut picture = picture(registered);
-        picture.insert("session_list".to_owned(), sessions(registered));
+        let registered = self.find(name)?;
+        let mut picture = picture(&registered);
+        picture.insert("session_list".to_owned(), sessions(&registered));
         Some(Value::Object(picture))
     }
 
-    fn down(&self) -> bool {
-        self.gateway.backends().iter().any(|registered| registered.state().0 == "down")
+    /// The sessions of one backend, if there is one of this name.
+    #[must_use]
+    pub fn sessions(&self, name: &str) -> Option<Value> {
+        self.find(name).map(|registered| sessions(&registered))
+    }
+
+    /// One backend, if there is one of this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Arc<Registered>> {
+        self.gateway.backends().into_iter().find(|registered| registered.name.as_ref() == name)
+    }
+
+    /// The names there are, for who asked for another one.
+    #[must_use]
+    pub fn names(&self) -> String {
+        let backends = self.gateway.backends();
+        backends.iter().map(|registered| registered.name.as_ref()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Agents of some backend are not served, be it by the operator's own word.
+    fn is_degraded(&self) -> bool {
+        let unserved = |state| matches!(state, "down" | "paused" | "drained");
+        self.gateway.backends().iter().any(|registered| unserved(registered.state().0))
     }
 }
 
@@ -80,7 +100,7 @@ impl Health for Status {
     fn readiness(&self) -> Readiness {
         match self.phase.load(Ordering::Relaxed) {
             0 => Readiness::Starting,
-            1 if self.down() => Readiness::Degraded,
+            1 if self.is_degraded() => Readiness::Degraded,
             1 => Readiness::Ok,
             _ => Readiness::Draining,
         }
@@ -158,7 +178,16 @@ fn picture(registered: &Registered) -> Map<String, Value> {
         "demotion": demotion,
         "server": status.server,
         "agents": status.agents,
+        "traffic": status.traffic.0.as_str(),
+        "traffic_seconds": seconds(status.traffic.1),
+        "reconnect": {
+            "sessions": status.rebuild.total,
+            "done": status.rebuild.done,
+            "running": status.rebuild.is_running,
+            "why": status.rebuild.why,
+        },
         "sessions": {
+            "ready": status.sessions.iter().filter(|session| session.standing == "ready").count(),
             "stateless": of_mode(Mode::Stateless),
             "shared": of_mode(Mode::Shared),
             "exclusive": of_mode(Mode::Exclusive),

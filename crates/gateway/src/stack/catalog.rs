@@ -38,8 +38,7 @@ where
     }
 
     fn call(&mut self, order: Order) -> Self::Future {
-        let times = &self.backend.spec().times;
-        if let Some(answer) = order.seat().answer_here(order.call(), times.queue) {
+        if let Some(answer) = order.seat().answer_here(&self.backend, order.call()) {
             let name = self.backend.spec().name.clone();
             return answer.map(|answer| answer.map_err(|error| error.of_backend(name))).boxed();
         }

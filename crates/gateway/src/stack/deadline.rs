@@ -1,13 +1,16 @@
 //! A call ends when its backend has been silent for too long or its hard deadline passes. Progress resets the
-//! silence; a call that waits for a human to answer its server is not silent.
+//! silence; a call that waits for a human to answer its server is not silent, and one that waits while its backend is
+//! paused is kept from speaking: its silence counts from the end of the pause.
 
 use std::{
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures::FutureExt as _;
-use mcpool_wire::{Answer, CallError, ErrorKind, Executed};
+use mcpool_upstream::{Backend, Traffic};
+use mcpool_wire::{Answer, CallError, ErrorKind, Executed, Phase};
 use tower::Service;
 
 use super::{Order, StackError, StackFuture, always_ready, now};
@@ -17,6 +20,7 @@ use super::{Order, StackError, StackFuture, always_ready, now};
 pub struct Deadline<S> {
     pub(super) inner: S,
     pub(super) idle: Duration,
+    pub(super) backend: Arc<Backend>,
 }
 
 impl<S> Service<Order> for Deadline<S>
@@ -33,7 +37,7 @@ where
     }
 
     fn call(&mut self, order: Order) -> Self::Future {
-        let idle = self.idle;
+        let (idle, backend) = (self.idle, self.backend.clone());
         let call = self.inner.call(order.clone());
         async move {
             tokio::pin!(call);
@@ -44,7 +48,7 @@ where
                 if let Ok(answer) = tokio::time::timeout_at(timer, &mut call).await {
                     return answer;
                 }
-                until = match next(&order, idle) {
+                until = match next(&order, idle, &backend) {
                     Some(later) => later,
                     None => return Err(StackError::Ended(passed(&order, idle))),
                 };
@@ -55,7 +59,7 @@ where
 }
 
 /// When to look again; `None` if the time is up.
-fn next(order: &Order, idle: Duration) -> Option<std::time::Instant> {
+fn next(order: &Order, idle: Duration, backend: &Backend) -> Option<std::time::Instant> {
     let now = now();
     if now >= order.call().hard_deadline {
         return None;
@@ -63,7 +67,16 @@ fn next(order: &Order, idle: Duration) -> Option<std::time::Instant> {
     if order.seat().awaits_agent() {
         return Some(now + idle);
     }
-    let until = order.call().trace.last_activity() + idle;
+    let trace = &order.call().trace;
+    let flows_since = backend.flows_since();
+    let is_in_flight = trace.phase() != Phase::Queued;
+    let ran_before =
+        is_in_flight && trace.waited().is_some_and(|waited| trace.started + waited < flows_since);
+    if backend.traffic() == Traffic::Paused && !is_in_flight {
+        return Some(now + idle);
+    }
+    let since = if ran_before { trace.last_activity() } else { trace.last_activity().max(flows_since) };
+    let until = since + idle;
     (until > now).then_some(until)
 }
 

@@ -219,6 +219,9 @@ impl Service<Order> for Pool {
             }
             Ok(lease) => lease,
             Err(NoLease::Wait(lane)) => return futures::future::ready(Err(StackError::Full(lane))).boxed(),
+            Err(NoLease::Drained) => {
+                return futures::future::ready(Err(StackError::Ended(self.backend.drained()))).boxed();
+            }
             Err(NoLease::Gone) => {
                 return futures::future::ready(Err(StackError::Ended(session_gone()))).boxed();
             }

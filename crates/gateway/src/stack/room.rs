@@ -2,7 +2,8 @@
 //!
 //! A caller that finds no slot takes a place *before* it tries again, so that a slot that comes back in between
 //! wakes it. A circuit that is open is waited out for as long as its `hold` says, a slow start and a backend that asked
-//! to be left alone for as long as the queue time says. A call that was being served comes back before all newcomers.
+//! to be left alone for as long as the queue time says. While the backend is paused none of these ends the waiting: the
+//! call's own deadline does. A call that was being served comes back before all newcomers.
 
 use std::{
     sync::Arc,
@@ -12,7 +13,7 @@ use std::{
 
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, Rejected};
-use mcpool_upstream::{Backend, Mode, RoomFull, RoomLimit, Waiter};
+use mcpool_upstream::{Backend, Mode, RoomFull, RoomLimit, Traffic, Waiter};
 use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
@@ -64,7 +65,7 @@ where
 
     fn call(&mut self, order: Order) -> Self::Future {
         // The common case: nobody waits and there is a slot.
-        if self.desk.backend.is_quiet() {
+        if self.desk.backend.is_quiet() && !self.desk.backend.traffic().is_shut() {
             let mut room = self.clone();
             let first = self.inner.call(order.clone());
             return async move {
@@ -100,7 +101,9 @@ where
         // One that was being served when there was nobody here to wait behind comes back all the same.
         let returns = !order.is_first_attempt();
         let mut waiter = if returns { self.desk.enter_again(&order) } else { self.desk.enter(&order)? };
-        let mut may_try = returns || waiter.is_first();
+        // After entering: who drains wakes those who are in.
+        self.desk.not_drained()?;
+        let mut may_try = (returns || waiter.is_first()) && self.desk.backend.traffic() != Traffic::Paused;
         let mut until = now() + self.desk.queue;
         loop {
             if may_try {
@@ -134,7 +137,9 @@ where
             self.desk.still_here(&order)?;
             self.desk.rest(&mut waiter, until, held, &order).await?;
             self.desk.still_here(&order)?;
-            may_try = true;
+            self.desk.not_drained()?;
+            // Nobody has a say before the operator has.
+            may_try = self.desk.backend.traffic() != Traffic::Paused;
         }
     }
 }
@@ -145,29 +150,39 @@ impl Desk {
         &self,
         waiter: &mut Waiter,
         until: Instant,
-        held: Held,
+        mut held: Held,
         order: &Order,
     ) -> Result<(), StackError> {
-        let held = self.what_holds(held, order);
-        let end = match held {
-            Held::Shut(rejected) => rejected.hold_until.min(until),
-            Held::Later(at, _) => at.min(until),
-            Held::Slot => until,
-        };
-        let timer = tokio::time::Instant::from_std(end);
-        match tokio::time::timeout_at(timer, waiter.woken()).await {
-            Ok(Ok(())) => {
-                let lane = waiter.lane();
-                waiter.back_to(lane);
-                Ok(())
+        loop {
+            held = self.what_holds(held, order);
+            let (until, end) = self.end_of_rest(until, held, order);
+            let timer = tokio::time::Instant::from_std(end);
+            match tokio::time::timeout_at(timer, waiter.woken()).await {
+                Ok(Ok(())) => {
+                    let lane = waiter.lane();
+                    waiter.back_to(lane);
+                    return Ok(());
+                }
+                Ok(Err(_displaced)) => return Err(self.displaced()),
+                Err(_) => {}
             }
-            Ok(Err(_displaced)) => Err(self.displaced()),
-            Err(_) => match held {
+            // Paused meanwhile, or paused and over: another end counts.
+            if self.end_of_rest(until, held, order).1 > now() {
+                continue;
+            }
+            match held {
                 // It still has its place.
-                Held::Later(..) if end < until => Ok(()),
-                Held::Shut(rejected) if end < until => Err(self.refuse(rejected)),
-                _ => Err(self.timed_out(held, order)),
-            },
+                Held::Later(..) if end < until => return Ok(()),
+                // It may be closed again, without a word to this caller yet.
+                Held::Shut(_) if end < until => match self.breaker.would_admit(now()) {
+                    Err(rejected) => {
+                        self.still_held(rejected)?;
+                        held = Held::Shut(rejected);
+                    }
+                    Ok(()) => held = Held::Slot,
+                },
+                _ => return Err(self.timed_out(held, order)),
+            }
         }
     }
 
@@ -182,6 +197,22 @@ impl Desk {
             },
             Held::Shut(_) | Held::Later(..) => held,
         }
+    }
+
+    /// Until when this caller may wait for a session, and when it is to look again.
+    fn end_of_rest(&self, until: Instant, held: Held, order: &Order) -> (Instant, Instant) {
+        if self.backend.traffic().is_shut() {
+            // The layer above ends it, and says why.
+            let end = order.call().hard_deadline + Duration::from_secs(1);
+            return (end, end);
+        }
+        let until = until.max(self.backend.flows_since() + self.queue);
+        let end = match held {
+            Held::Shut(rejected) => rejected.hold_until.min(until),
+            Held::Later(at, _) => at.min(until),
+            Held::Slot => until,
+        };
+        (until, end)
     }
 
     fn enter(&self, order: &Order) -> Result<Waiter, StackError> {
@@ -227,8 +258,20 @@ impl Desk {
         self.backend.wait_again(order.seat(), kind, order.call().message.bytes().len())
     }
 
+    fn not_drained(&self) -> Result<(), StackError> {
+        match self.backend.traffic() {
+            Traffic::Drained => Err(StackError::Ended(self.backend.drained())),
+            Traffic::Flowing | Traffic::Resuming | Traffic::Paused => Ok(()),
+        }
+    }
+
     fn still_held(&self, rejected: Rejected) -> Result<(), StackError> {
-        if rejected.hold_until > now() { Ok(()) } else { Err(self.refuse(rejected)) }
+        // While the operator has the word nothing is probed, so the circuit has none.
+        if self.backend.traffic().is_shut() || rejected.hold_until > now() {
+            Ok(())
+        } else {
+            Err(self.refuse(rejected))
+        }
     }
 
     fn refuse(&self, rejected: Rejected) -> StackError {

@@ -1,6 +1,6 @@
 //! What the gateway answers itself for an agent: what is merged over the agents of a pool, and what is not offered.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -9,16 +9,17 @@ use mcpool_wire::{
 };
 
 use crate::{
-    clock,
+    backend::Backend,
     merged::{NotSubscribed, levels::Level},
     observe::Mode,
     pool::{Pool, Seat},
+    valve::Waited,
 };
 
 impl Seat {
     /// The answer to a call that the gateway gives itself on this kind of session.
     #[must_use]
-    pub fn answer_here(&self, call: &Call, patience: Duration) -> Option<Reply<Answer>> {
+    pub fn answer_here(&self, backend: &Arc<Backend>, call: &Call) -> Option<Reply<Answer>> {
         if let Some(refused) = self.refuse_task(call) {
             return Some(futures::future::ready(Err(refused)).boxed());
         }
@@ -27,7 +28,7 @@ impl Seat {
         }
         let answer = match call.method {
             Method::LoggingSetLevel => self.set_level(call),
-            Method::ResourcesSubscribe => return Some(self.subscribe(call, patience)),
+            Method::ResourcesSubscribe => return Some(self.subscribe(backend, call)),
             Method::ResourcesUnsubscribe => self.unsubscribe(call),
             _ => {
                 let message = format!("{:?} is not available on a shared session", call.method.as_str());
@@ -67,13 +68,12 @@ impl Seat {
         Ok(empty_answer())
     }
 
-    fn subscribe(&self, call: &Call, patience: Duration) -> Reply<Answer> {
+    fn subscribe(&self, backend: &Arc<Backend>, call: &Call) -> Reply<Answer> {
         let uri = match uri_of(call) {
             Ok(uri) => uri,
             Err(refused) => return futures::future::ready(Err(refused)).boxed(),
         };
-        let until = call.hard_deadline.min(clock::now() + patience);
-        subscribe(self.pool.clone(), self.number, uri, clock::at(until), patience).boxed()
+        subscribe(backend.clone(), self.pool.clone(), self.number, uri, call.hard_deadline).boxed()
     }
 
     fn unsubscribe(&self, call: &Call) -> Result<Answer, CallError> {
@@ -83,20 +83,22 @@ impl Seat {
 }
 
 async fn subscribe(
+    backend: Arc<Backend>,
     pool: Arc<Pool>,
     seat: u64,
     uri: Arc<str>,
-    until: tokio::time::Instant,
-    patience: Duration,
+    end: Instant,
 ) -> Result<Answer, CallError> {
-    match tokio::time::timeout_at(until, pool.merged.subscribe(seat, &uri)).await {
+    let patience = backend.spec.times.queue;
+    match backend.valve.wait(patience, Some(end), pool.merged.subscribe(seat, &uri)).await {
         Ok(Ok(())) => Ok(empty_answer()),
         Ok(Err(NotSubscribed::Refused(answer))) => Ok(answer),
         Ok(Err(NotSubscribed::Full(whose, limit))) => Err(CallError::not_sent(
             ErrorKind::Overloaded,
             format!("{limit} resources are subscribed to by {whose}, and that is the limit"),
         )),
-        Err(_) => Err(CallError::not_sent(
+        Err(Waited::Drained) => Err(backend.drained()),
+        Err(Waited::TooLong) => Err(CallError::not_sent(
             ErrorKind::QueueTimeout,
             format!("no session of the backend took the subscription within {patience:?}"),
         )),

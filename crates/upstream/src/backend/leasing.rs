@@ -10,6 +10,7 @@ use crate::{
     pool::{Lease, NoLease, Seat},
     room::{Guest, RoomFull, Waiter},
     slot::CallKind,
+    valve::{Passage, Traffic},
 };
 
 impl Backend {
@@ -18,7 +19,21 @@ impl Backend {
     /// # Errors
     /// [`NoLease`] says where to wait, or that waiting is of no use.
     pub fn try_lease(&self, seat: &Seat, kind: CallKind) -> Result<Lease, NoLease> {
-        seat.try_lease(kind)
+        let refused = |shut| match shut {
+            Traffic::Drained => NoLease::Drained,
+            Traffic::Flowing | Traffic::Resuming | Traffic::Paused => {
+                NoLease::Wait(seat.lane(kind, &self.room))
+            }
+        };
+        let passage = self.valve.admit().map_err(refused)?;
+        let lease = seat.try_lease(kind)?;
+        // Whoever shut it meanwhile counts the slots after that, and must not be told that none is taken.
+        match self.valve.traffic() {
+            shut @ (Traffic::Paused | Traffic::Drained) => Err(refused(shut)),
+            Traffic::Flowing | Traffic::Resuming => {
+                Ok(Lease { passage: passage.map(Passage::used), ..lease })
+            }
+        }
     }
 
     /// What a call needs of its session besides a slot.

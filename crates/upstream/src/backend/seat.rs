@@ -91,6 +91,8 @@ impl Lease {
     /// Dropping the future cancels the call upstream; the slot comes back with the answer or after `cancel_grace`.
     pub async fn call(self, call: &Call) -> Result<Answer, SendError> {
         mark(&call.trace, &self);
+        // Whoever waits behind it after a pause waits for its end.
+        let _passage = self.passage;
         self.session.call(self.slot, call).await
     }
 }

@@ -33,6 +33,7 @@ static EPOCHS: AtomicU64 = AtomicU64::new(1);
 pub(super) struct Attempt {
     pub(super) pool: Arc<Pool>,
     pub(super) request: Option<OpenRequest>,
+    pub(super) reason: OpenReason,
     pub(super) outcome: Result<Arc<Session>, SendError>,
 }
 
@@ -74,12 +75,13 @@ pub(super) async fn attempt(
         Err(error) => backend.reporter.on(Event::OpenFailed {
             epoch,
             reason,
-            incident: error.cause.incident(),
+            // A backend that rests may be down: that is what it rests for.
+            incident: error.cause.incident().filter(|_| !backend.valve.traffic().is_shut()),
             cause: &error.cause,
             why: &error.to_string(),
         }),
     }
-    Attempt { pool: wanted.pool, request: wanted.request, outcome }
+    Attempt { pool: wanted.pool, request: wanted.request, reason: wanted.reason, outcome }
 }
 
 async fn climb(
@@ -117,6 +119,10 @@ async fn climb(
     });
     let driver = Driver::new(session.clone(), greeted.inbound, inbox, backend.spec.times.clone());
     pool.add(session.clone());
+    // Whoever shuts the valve parks the sessions there are after that.
+    if backend.valve.traffic().is_shut() {
+        session.park();
+    }
     backend.tasks.spawn("session", drive(backend.clone(), pool.clone(), session.clone(), driver));
     // If the ladder is not climbed to its end, the driver must not stay behind.
     let unfinished = CloseUnlessReady(Some(session.clone()));
@@ -170,6 +176,7 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
         return;
     }
     let incident = match reason {
+        _ if session.is_parked() => None,
         CloseReason::Broken => Some(error.as_ref().and_then(|e| e.cause.incident()).unwrap_or("broken")),
         CloseReason::Unresponsive => Some("timeout"),
         _ => None,

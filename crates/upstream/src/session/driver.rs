@@ -149,7 +149,9 @@ impl Driver {
         self.session.give_up_asks(now);
         if now >= self.silence() {
             self.asked = now;
-            if let Some(reason) = self.input(Input::Silence) {
+            if !self.session.is_parked()
+                && let Some(reason) = self.input(Input::Silence)
+            {
                 return Some(reason);
             }
         }

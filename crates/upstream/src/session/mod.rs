@@ -63,6 +63,8 @@ pub(crate) struct Session {
     in_flight: AtomicUsize,
     /// Nobody may take a slot any more: it serves its last request.
     spent: AtomicBool,
+    /// Its backend is paused or drained, or was until now and nobody has looked at the session since.
+    parked: std::sync::atomic::AtomicBool,
     /// A call that may change something is in flight, where such calls run one at a time.
     is_writing: AtomicBool,
     standing: AtomicU8,
@@ -148,6 +150,7 @@ impl Session {
             kept: slots::kept(parts.mode, parts.limit),
             in_flight: AtomicUsize::new(0),
             spent: AtomicBool::new(false),
+            parked: false.into(),
             is_writing: AtomicBool::new(false),
             standing: AtomicU8::new(Standing::Initializing as u8),
             proven: AtomicBool::new(false),

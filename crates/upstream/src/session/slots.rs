@@ -31,7 +31,7 @@ impl Session {
             true => (self.limit - self.kept, NoSlot::Kept),
             false => (self.limit, NoSlot::Full),
         };
-        if self.standing() != Standing::Ready || self.spent.load(Ordering::SeqCst) {
+        if self.standing() != Standing::Ready || self.spent.load(Ordering::SeqCst) || self.is_parked() {
             return Err(full);
         }
         if kind == CallKind::Write && self.is_writing() {
@@ -96,7 +96,26 @@ impl Session {
 
     /// Slots that could be taken now, were it ready.
     pub(crate) fn free_slots(&self) -> usize {
-        if self.spent.load(Ordering::SeqCst) { 0 } else { self.limit.saturating_sub(self.in_flight()) }
+        if self.spent.load(Ordering::SeqCst) || self.is_parked() {
+            0
+        } else {
+            self.limit.saturating_sub(self.in_flight())
+        }
+    }
+
+    /// The backend rests: it is neither lent nor asked whether it is there, and if it ends that says nothing about the
+    /// backend.
+    pub(crate) fn park(&self) {
+        self.parked.store(true, Ordering::SeqCst);
+    }
+
+    /// It was seen to be there.
+    pub(crate) fn unpark(&self) {
+        self.parked.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::SeqCst)
     }
 
     /// Nobody but the holder of the slot that was just taken uses it any more.

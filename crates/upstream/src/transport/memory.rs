@@ -126,6 +126,11 @@ impl Memory {
         lock(&self.0.script).down = None;
     }
 
+    /// No connect fails any more.
+    pub fn mend(&self) {
+        lock(&self.0.script).failing.clear();
+    }
+
     /// Every session ever opened, oldest first.
     #[must_use]
     pub fn sessions(&self) -> Vec<MemorySession> {

@@ -26,6 +26,7 @@ enum Op {
     Succeed(usize),
     Fail(usize),
     Abandon,
+    Reset,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +46,7 @@ struct Model {
     last_incident: Option<Instant>,
     probes: Vec<u64>,
     rejected: u64,
+    resets: u64,
     incidents: u64,
     last_seq: u64,
 }
@@ -69,6 +71,7 @@ impl Model {
             last_incident: None,
             probes: Vec::new(),
             rejected: 0,
+            resets: 0,
             incidents: 0,
             last_seq: 0,
         }
@@ -93,6 +96,12 @@ impl Model {
                 if let Is::HalfOpen { .. } = self.is {
                     self.is = Is::Open { until: now + ABANDONED_PAUSE };
                 }
+            }
+            Op::Reset => {
+                self.lab.circuit.reset(now);
+                self.resets += u64::from(!matches!(self.is, Is::Closed { .. }));
+                self.oldest = self.oldest.max(self.highest_broken + 1);
+                self.is = Is::Closed { incidents: 0 };
             }
         }
         if !matches!(op, Op::Advance(_)) {
@@ -217,7 +226,8 @@ impl Model {
         };
         let (trips, recoveries) =
             (crossed(State::Closed, State::Open), crossed(State::HalfOpen, State::Closed));
-        assert_eq!(trips, recoveries + u64::from(state != State::Closed));
+        assert_eq!(crossed(State::Open, State::Closed), self.resets);
+        assert_eq!(trips, recoveries + self.resets + u64::from(state != State::Closed));
         assert_eq!(crossed(State::Open, State::HalfOpen), started);
     }
 }
@@ -232,6 +242,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..3_usize).prop_map(Op::Succeed),
         2 => (0..3_usize).prop_map(Op::Fail),
         1 => Just(Op::Abandon),
+        1 => Just(Op::Reset),
     ]
 }
 

@@ -16,7 +16,8 @@ use crate::stack::RetrySettings;
 const FILE: &str = include_str!("../../../../../config/mcpool.toml");
 
 fn read(text: &str) -> Config {
-    Config::parse("mcpool.toml", text, Path::new("."), &|_| None).unwrap_or_else(|why| panic!("{why}"))
+    let environment = |name: &str| (name == "MCPOOL_ADMIN_TOKEN").then(|| "open sesame".replace(' ', "-"));
+    Config::parse("mcpool.toml", text, Path::new("."), &environment).unwrap_or_else(|why| panic!("{why}"))
 }
 
 /// The file with the example switched on: `#key` is a key, `# text` is prose.

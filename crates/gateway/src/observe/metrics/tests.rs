@@ -71,6 +71,8 @@ const CONTRACT: &[&str] = &[
     "mcpool_backend_info{backend,era,mode,mode_reason,transport}",
     "mcpool_backend_up{backend}",
     "mcpool_backend_ready{backend}",
+    "mcpool_backend_paused{backend}",
+    "mcpool_backend_drained{backend}",
     "mcpool_draining{}",
     "mcpool_config_last_reload_successful{}",
     "mcpool_config_last_reload_success_timestamp_seconds{}",
@@ -207,6 +209,8 @@ async fn every_value_of_an_enum_label_is_there_before_anything_happens() {
     assert_eq!(values("mcpool_queue_rejected_total", "reason"), expect(&rejections));
     let reasons: Vec<_> = CloseReason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(values("mcpool_sessions_closed_total", "reason"), expect(&reasons));
+    let reasons: Vec<_> = OpenReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(values("mcpool_sessions_opened_total", "reason"), expect(&reasons));
     assert_eq!(values("mcpool_messages_dropped_total", "kind"), expect(DROPPED));
     let rungs = expect(&["calm", "holding", "refusing", "shedding"]);
     assert_eq!(values("mcpool_overload_state", "state"), rungs);

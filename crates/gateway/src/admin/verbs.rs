@@ -1,0 +1,92 @@
+//! What operators do over the admin listener: the verbs of a backend, and taking the configuration anew.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::{Shared, problem};
+use crate::{
+    config::{parse_duration, show_duration},
+    verbs::Verb,
+};
+
+/// How long a verb is waited for where nothing is said, and at most.
+const WAIT: Duration = Duration::from_secs(30);
+const MOST_WAIT: Duration = Duration::from_secs(600);
+
+pub(super) async fn perform(
+    State(shared): State<Arc<Shared>>,
+    Path((name, verb)): Path<(String, String)>,
+    uri: Uri,
+) -> Response {
+    let (wait, pinned) = match options(uri.query().unwrap_or_default()) {
+        Ok(options) => options,
+        Err(why) => return problem(StatusCode::BAD_REQUEST, &why),
+    };
+    let Some(verb) = Verb::parse(&verb, pinned) else {
+        let names = Verb::NAMES.join(", ");
+        return problem(StatusCode::NOT_FOUND, &format!("{verb:?} is no verb; there are: {names}"));
+    };
+    if pinned && !matches!(verb, Verb::Reconnect { .. }) {
+        return problem(StatusCode::BAD_REQUEST, "pinned is an option of reconnect");
+    }
+    let Some(registered) = shared.admin.status.find(&name) else { return shared.unknown_backend(&name) };
+    let done = registered.perform(verb, wait).await;
+    shared.admin.events.operator(&registered.name, verb.as_str(), &done.sentence);
+    let status = if done.is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    (status, Json(done.details)).into_response()
+}
+
+pub(super) async fn reload(State(shared): State<Arc<Shared>>) -> Response {
+    let Some(reload) = &shared.admin.reload else {
+        let why = "this gateway cannot take its configuration anew while it runs; restart it";
+        return problem(StatusCode::NOT_IMPLEMENTED, why);
+    };
+    match reload().await {
+        Ok(message) => Json(json!({ "done": true, "message": message })).into_response(),
+        Err(why) => problem(StatusCode::UNPROCESSABLE_ENTITY, &why),
+    }
+}
+
+pub(super) async fn sessions(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+    match shared.admin.status.sessions(&name) {
+        Some(sessions) => Json(json!({ "backend": name, "sessions": sessions })).into_response(),
+        None => shared.unknown_backend(&name),
+    }
+}
+
+impl Shared {
+    pub(super) fn unknown_backend(&self, name: &str) -> Response {
+        let names = self.admin.status.names();
+        problem(StatusCode::NOT_FOUND, &format!("no backend is named {name:?}; there are: {names}"))
+    }
+}
+
+/// `wait` and `pinned` of a query.
+fn options(query: &str) -> Result<(Duration, bool), String> {
+    let (mut wait, mut pinned) = (WAIT, false);
+    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match (key.as_ref(), value.as_ref()) {
+            ("wait", text) => wait = parse_duration(text).map_err(|why| format!("wait: {why}"))?,
+            ("pinned", "true" | "") => pinned = true,
+            ("pinned", "false") => pinned = false,
+            ("pinned", other) => return Err(format!("pinned is true or false, not {other:?}")),
+            (other, _) => return Err(format!("{other:?} is no option; there are: wait, pinned")),
+        }
+    }
+    if wait > MOST_WAIT {
+        return Err(format!("wait is at most {}", show_duration(MOST_WAIT)));
+    }
+    Ok((wait, pinned))
+}
+
+/// What a verb answers, read back by whoever asked.
+pub(crate) fn message_of(body: &Value) -> &str {
+    body["message"].as_str().or(body["detail"].as_str()).unwrap_or_default()
+}

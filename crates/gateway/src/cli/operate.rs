@@ -1,0 +1,116 @@
+//! The arguments of the commands that talk to a gateway that runs.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::config::{check_name, parse_duration};
+
+/// Where the gateway is, and how it is talked to.
+#[derive(Args, Clone, Debug)]
+pub struct AdminArgs {
+    /// The admin listener of the gateway: http://IP:PORT or IP:PORT
+    #[arg(long, value_name = "URL", env = "MCPOOL_ADMIN", default_value = "127.0.0.1:8801")]
+    pub admin: String,
+    /// The admin_token of its configuration
+    #[arg(long, value_name = "TOKEN", env = "MCPOOL_ADMIN_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of a verb.
+#[derive(Args, Clone, Debug)]
+pub struct VerbArgs {
+    /// The backend
+    #[arg(value_name = "NAME", value_parser = name)]
+    pub name: String,
+    /// How long to wait until it is through; it goes on all the same
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = wait)]
+    pub wait: Duration,
+    /// Where the gateway is.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// The arguments of `reconnect`.
+#[derive(Args, Clone, Debug)]
+pub struct ReconnectArgs {
+    /// The arguments of every verb.
+    #[command(flatten)]
+    pub verb: VerbArgs,
+    /// Also end the sessions that belong to one agent each: it has to initialise again, and has lost its state
+    #[arg(long)]
+    pub pinned: bool,
+}
+
+/// The arguments of `status`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// Only this backend, with its sessions
+    #[arg(value_name = "NAME", value_parser = name)]
+    pub name: Option<String>,
+    /// Where the gateway is.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// A name that can stand in a path; whether it is one is the gateway's to say.
+fn name(text: &str) -> Result<String, String> {
+    check_name(text)?;
+    Ok(text.to_owned())
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+}
+
+pub(super) const CONSOLE_EXAMPLES: &str = "\
+Examples:
+  mcpool status                                  a table, the backend with the longest wait first
+  mcpool pause search && systemctl restart search && mcpool resume search
+  mcpool reconnect search --pinned --wait 2m
+  mcpool drain search --admin http://gateway:8801 --token TOKEN --json
+
+Exit status: 0 done; 1 refused, unreachable, or not through within --wait (it goes on); 2 a wrong command line.";
+
+pub(super) const COMPLETION_EXAMPLES: &str = "\
+Examples:
+  mcpool completions bash > /etc/bash_completion.d/mcpool
+  mcpool completions fish > ~/.config/fish/completions/mcpool.fish";
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn parse(args: &[&str]) -> Result<Command, clap::Error> {
+        Cli::try_parse_from([&["mcpool"], args].concat()).map(Cli::command)
+    }
+
+    #[test]
+    fn a_verb_names_its_backend_and_its_gateway() {
+        let Ok(Command::Pause(args)) =
+            parse(&["pause", "a", "--wait", "2m", "--admin", "http://h:1", "--json"])
+        else {
+            panic!("pause")
+        };
+        assert_eq!((args.name.as_str(), args.wait), ("a", Duration::from_secs(120)));
+        assert_eq!((args.admin.admin.as_str(), args.admin.json), ("http://h:1", true));
+        assert!(
+            matches!(parse(&["reconnect", "a", "--pinned"]), Ok(Command::Reconnect(args)) if args.pinned)
+        );
+        assert!(matches!(parse(&["status"]), Ok(Command::Status(args)) if args.name.is_none()));
+        for wrong in [
+            &["pause"][..],
+            &["pause", "a/../b"],
+            &["pause", "a", "--wait", "soon"],
+            &["drain", "a", "--pinned"],
+        ] {
+            assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! One request to the admin listener of a running gateway, and its answer as JSON. Errors are sentences for people.
+
+use std::{net::IpAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{net::TcpStream, time::timeout};
+use url::Url;
+
+use crate::admin::message_of;
+
+/// Where the admin listener is, and what opens it.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    /// `host:port`, as in the `Host` header.
+    authority: String,
+    token: Option<String>,
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: Value,
+}
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// A picture of ten thousand pinned sessions is 2 MiB.
+const MOST_BYTES: usize = 64 << 20;
+
+impl Client {
+    pub(super) fn new(admin: &str, token: Option<&str>) -> Result<Self, String> {
+        let token = token.filter(|token| !token.is_empty()).map(str::to_owned);
+        Ok(Self { authority: authority(admin)?, token })
+    }
+
+    /// Asks, and waits at most this long for the answer.
+    pub(super) async fn ask(&self, method: Method, path: &str, within: Duration) -> Result<Answer, String> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.authority);
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request
+            .body(Empty::<Bytes>::new())
+            .map_err(|_| "the token holds characters that no header can carry".to_owned())?;
+        let at = &self.authority;
+        let unreachable = |why: &dyn std::fmt::Display| {
+            format!(
+                "cannot reach a gateway at {at}: {why}; name its admin listener with --admin or MCPOOL_ADMIN"
+            )
+        };
+        let stream = match timeout(CONNECT, TcpStream::connect(at)).await {
+            Ok(connected) => connected.map_err(|why| unreachable(&why))?,
+            Err(_) => return Err(unreachable(&"no connection within 5 s")),
+        };
+        match timeout(within, exchange(stream, request)).await {
+            Ok(answer) => answer.map_err(|why| unreachable(&why)),
+            Err(_) => Err(format!("the gateway at {at} did not answer within {within:?}")),
+        }
+    }
+}
+
+impl Answer {
+    /// The body, or what the gateway said against it.
+    pub(super) fn accepted(self) -> Result<Value, String> {
+        match self.status {
+            200..=299 => Ok(self.body),
+            401 => Err(format!("{}; give it with --token or MCPOOL_ADMIN_TOKEN", message_of(&self.body))),
+            status => match message_of(&self.body) {
+                "" => Err(format!("the gateway answered {status}; is this its admin listener?")),
+                said => Err(said.to_owned()),
+            },
+        }
+    }
+}
+
+async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Answer, String> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|why| why.to_string())?;
+    let answer = async move {
+        let response = sender.send_request(request).await.map_err(|why| why.to_string())?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MOST_BYTES).collect().await;
+        let body = body.map_err(|why| why.to_string())?.to_bytes();
+        Ok(Answer { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
+    };
+    tokio::pin!(answer);
+    tokio::select! {
+        answer = &mut answer => return answer,
+        // Its end is told to the answer as well.
+        _ = connection => {}
+    }
+    answer.await
+}
+
+/// `IP:PORT` or a URL; a gateway that listens on all addresses is reached on this machine's own.
+fn authority(admin: &str) -> Result<String, String> {
+    let shape = || {
+        format!("{admin:?} is no address of an admin listener; write http://127.0.0.1:8801 or 127.0.0.1:8801")
+    };
+    if admin.starts_with("https://") {
+        return Err(
+            "the admin listener speaks http only; put --admin http://... behind your own tunnel".to_owned()
+        );
+    }
+    let text = if admin.contains("://") { admin.to_owned() } else { format!("http://{admin}") };
+    let url = Url::parse(&text).map_err(|_| shape())?;
+    if url.scheme() != "http" || url.path() != "/" || url.query().is_some() {
+        return Err(shape());
+    }
+    let host = url.host_str().ok_or_else(shape)?;
+    let host = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() && ip.is_ipv4() => "127.0.0.1",
+        Ok(ip) if ip.is_unspecified() => "[::1]",
+        _ => host,
+    };
+    Ok(format!("{host}:{}", url.port().unwrap_or(80)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_admin_listener_is_named_by_address_or_url() {
+        for (given, reached) in [
+            ("127.0.0.1:8801", "127.0.0.1:8801"),
+            ("http://127.0.0.1:8801/", "127.0.0.1:8801"),
+            ("0.0.0.0:9", "127.0.0.1:9"),
+            ("[::]:9", "[::1]:9"),
+            ("http://gateway:8801", "gateway:8801"),
+            ("localhost:1", "localhost:1"),
+        ] {
+            assert_eq!(authority(given).as_deref(), Ok(reached), "{given}");
+        }
+        for given in ["", "http://h/x", "https://h:1", "ftp://h:1", "h:port"] {
+            assert!(authority(given).is_err(), "{given}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What `mcpool status` prints: the backend whose calls wait longest stands first.
+
+use serde_json::Value;
+
+const HEAD: [&str; 10] =
+    ["BACKEND", "STATE", "MODE", "CIRCUIT", "SESSIONS", "IN USE", "WAITING", "OLDEST", "AGENTS", "REASON"];
+const SESSION_HEAD: [&str; 6] = ["SESSION", "MODE", "STATE", "IN FLIGHT", "PENDING", "AGE"];
+
+/// All backends, one line each.
+pub(super) fn backends(body: &Value) -> String {
+    let mut all: Vec<&Value> = body["backends"].as_array().into_iter().flatten().collect();
+    all.sort_by(|a, b| worse(b).total_cmp(&worse(a)).then_with(|| text(&a["name"]).cmp(&text(&b["name"]))));
+    if all.is_empty() {
+        return "no backend is configured".to_owned();
+    }
+    columns(std::iter::once(HEAD.map(str::to_owned).to_vec()).chain(all.into_iter().map(line)).collect())
+}
+
+/// One backend with its sessions.
+pub(super) fn backend(body: &Value) -> String {
+    let sessions = body["session_list"].as_array().into_iter().flatten().map(|session| {
+        vec![
+            text(&session["session"]),
+            text(&session["mode"]),
+            text(&session["state"]),
+            text(&session["calls_in_flight"]),
+            text(&session["pending"]),
+            seconds(&session["age_seconds"]),
+        ]
+    });
+    let head = columns(vec![HEAD.map(str::to_owned).to_vec(), line(body)]);
+    let list: Vec<_> = std::iter::once(SESSION_HEAD.map(str::to_owned).to_vec()).chain(sessions).collect();
+    format!("{head}\n{}", columns(list))
+}
+
+/// The oldest wait; where nobody waits, what serves nobody is worse.
+fn worse(backend: &Value) -> f64 {
+    let wait = backend["calls"]["oldest_wait_seconds"].as_f64();
+    wait.unwrap_or(if matches!(text(&backend["state"]).as_str(), "ready" | "idle") { -1.0 } else { -0.5 })
+}
+
+fn line(backend: &Value) -> Vec<String> {
+    let (sessions, calls) = (&backend["sessions"], &backend["calls"]);
+    vec![
+        text(&backend["name"]),
+        text(&backend["state"]),
+        text(&backend["mode"]),
+        text(&backend["circuit"]["state"]),
+        format!("{}/{}", text(&sessions["ready"]), text(&sessions["limit"])),
+        format!("{}/{}", text(&calls["in_flight"]), text(&calls["limit"])),
+        format!("{}/{}", text(&calls["waiting"]), text(&calls["waiting_limit"])),
+        seconds(&calls["oldest_wait_seconds"]),
+        text(&backend["agents"]),
+        text(&backend["reason"]),
+    ]
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        other => other.to_string(),
+    }
+}
+
+fn seconds(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}s"))
+}
+
+/// As wide as the widest of each column; the last one runs free.
+fn columns(lines: Vec<Vec<String>>) -> String {
+    let count = lines.first().map_or(0, Vec::len);
+    let width = |n: usize| lines.iter().map(|line| line[n].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut out = String::new();
+    for line in &lines {
+        let padded = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        out.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(name: &str, state: &str, wait: Option<f64>) -> Value {
+        json!({
+            "name": name, "state": state, "mode": "shared", "circuit": { "state": "closed" }, "agents": 7,
+            "sessions": { "ready": 2, "limit": 64 },
+            "calls": { "in_flight": 3, "limit": 64, "waiting": 1, "waiting_limit": 1024, "oldest_wait_seconds": wait },
+            "reason": "why\nnot",
+        })
+    }
+
+    #[test]
+    fn who_waits_longest_stands_first() {
+        let body = json!({ "backends": [
+            of("fine", "ready", None), of("slow", "ready", Some(2.04)), of("off", "down", None), of("held", "paused", Some(9.0)),
+        ]});
+        let text = backends(&body);
+        let names: Vec<_> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(names, ["BACKEND", "held", "slow", "off", "fine"]);
+        assert!(
+            text.contains(
+                "slow     ready   shared  closed   2/64      3/64    1/1024   2.0s    7       why not"
+            ),
+            "{text}"
+        );
+        assert_eq!(backends(&json!({ "backends": [] })), "no backend is configured");
+    }
+
+    #[test]
+    fn one_backend_has_its_sessions_below() {
+        let mut body = of("a", "ready", None);
+        body["session_list"] = json!([{
+            "session": 5, "mode": "shared", "state": "ready", "calls_in_flight": 3, "pending": 4, "age_seconds": 61.25,
+        }]);
+        let text = backend(&body);
+        assert!(text.contains("\n\nSESSION  MODE    STATE  IN FLIGHT  PENDING  AGE\n5        shared  ready  3          4        61.2s"), "{text}");
+    }
+}

@@ -1,0 +1,165 @@
+//! The operator's verbs on one backend, carried out: the word is given at once, then it is waited for what it takes,
+//! as long as the operator wants to.
+
+use std::time::Duration;
+
+use mcpool_upstream::{Activity, Traffic};
+use serde_json::{Value, json};
+
+use crate::{route::Registered, stack::now};
+
+/// What can be done to a backend that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// New calls wait, those that run end.
+    Pause,
+    /// Calls flow again.
+    Resume,
+    /// Sessions are replaced while calls go on.
+    Reconnect {
+        /// Sessions of one agent end too; it has to initialise again.
+        pinned: bool,
+    },
+    /// New calls are refused, those that run end, then sessions do.
+    Drain,
+}
+
+/// How far a verb came in the time it had.
+#[derive(Debug)]
+pub struct Done {
+    /// Everything that belongs to it is through.
+    pub is_done: bool,
+    /// For a human.
+    pub sentence: String,
+    /// For programs.
+    pub details: Value,
+}
+
+/// How often is looked while somebody waits for a verb. Nobody on the path of a call pays for telling.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Verb {
+    /// The names, as they stand in URLs.
+    pub const NAMES: [&'static str; 4] = ["pause", "resume", "reconnect", "drain"];
+
+    /// The verb of this name.
+    #[must_use]
+    pub fn parse(name: &str, pinned: bool) -> Option<Self> {
+        Some(match name {
+            "pause" => Self::Pause,
+            "resume" => Self::Resume,
+            "reconnect" => Self::Reconnect { pinned },
+            "drain" => Self::Drain,
+            _ => return None,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Reconnect { .. } => "reconnect",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+impl Registered {
+    /// Carries a verb out, and waits at most this long for what it takes. What is not through then goes on.
+    ///
+    /// # Cancel safety
+    /// The word is given before anything is waited for; dropping the future does not take it back.
+    pub async fn perform(&self, verb: Verb, wait: Duration) -> Done {
+        let started = now();
+        self.give_word(verb);
+        tracing::info!(backend = self.name.as_ref(), verb = verb.as_str(), "the operator's word");
+        let through = async {
+            while !self.is_through(verb) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let is_done = tokio::time::timeout(wait, through).await.is_ok();
+        self.report(verb, is_done, now().saturating_duration_since(started))
+    }
+
+    fn give_word(&self, verb: Verb) {
+        match verb {
+            Verb::Pause => self.backend.pause(),
+            Verb::Drain => self.backend.drain(),
+            Verb::Reconnect { pinned } => self.backend.reconnect(pinned),
+            Verb::Resume => {
+                // What the circuit holds against the backend is what it was paused for.
+                if self.backend.traffic().is_shut() {
+                    self.breaker.reset(now());
+                }
+                self.backend.resume();
+            }
+        }
+    }
+
+    fn is_through(&self, verb: Verb) -> bool {
+        let Activity { calls, handshakes, sessions } = self.backend.activity();
+        match verb {
+            Verb::Pause => calls + handshakes == 0,
+            Verb::Drain => sessions + handshakes == 0,
+            Verb::Resume => self.backend.traffic() == Traffic::Flowing,
+            Verb::Reconnect { .. } => !self.backend.rebuild().is_running,
+        }
+    }
+
+    fn report(&self, verb: Verb, is_done: bool, took: Duration) -> Done {
+        let Activity { calls, handshakes, sessions } = self.backend.activity();
+        let rebuild = self.backend.rebuild();
+        let (name, state) = (&self.name, self.state().0);
+        let waiting = self.backend.status().waiting.calls;
+        let failed = matches!(verb, Verb::Reconnect { .. }) && rebuild.why.is_some();
+        let still = format!("{calls} calls in flight, {handshakes} handshakes, {sessions} sessions");
+        let sentence = match (verb, is_done) {
+            (Verb::Pause, true) => format!("{name} is paused: nothing is in flight, {waiting} calls wait"),
+            (Verb::Pause, false) => {
+                format!("{name} is paused, but not at rest yet: {still}; {waiting} calls wait")
+            }
+            (Verb::Resume, true) => format!("{name} serves again: {waiting} calls wait"),
+            (Verb::Resume, false) => {
+                format!("{name} is being resumed: {waiting} calls wait for a session{}", self.trouble())
+            }
+            (Verb::Drain, true) => format!("{name} is drained: no session is left, calls are refused"),
+            (Verb::Drain, false) => format!("{name} refuses calls, but is not empty yet: {still}"),
+            (Verb::Reconnect { .. }, true) if failed => format!(
+                "{name}: {} of {} sessions are replaced; the others stay: {}",
+                rebuild.done,
+                rebuild.total,
+                rebuild.why.as_deref().unwrap_or_default()
+            ),
+            (Verb::Reconnect { .. }, true) => format!("{name}: {} sessions are replaced", rebuild.done),
+            (Verb::Reconnect { .. }, false) => {
+                format!(
+                    "{name}: {} of {} sessions are replaced so far{}",
+                    rebuild.done,
+                    rebuild.total,
+                    self.trouble()
+                )
+            }
+        };
+        let details = json!({
+            "backend": name,
+            "verb": verb.as_str(),
+            "done": is_done && !failed,
+            "state": state,
+            "message": sentence,
+            "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "calls_in_flight": calls,
+            "handshakes": handshakes,
+            "sessions": sessions,
+            "waiting_calls": waiting,
+            "reconnect": { "sessions": rebuild.total, "done": rebuild.done, "why": rebuild.why },
+        });
+        Done { is_done: is_done && !failed, sentence, details }
+    }
+
+    fn trouble(&self) -> String {
+        self.backend.trouble().map(|trouble| format!(" ({})", trouble.why)).unwrap_or_default()
+    }
+}

@@ -1,0 +1,77 @@
+//! Who gets through when, on a clock that stands still until somebody waits.
+
+use super::*;
+
+fn elapsed(since: Instant) -> Duration {
+    clock::now().saturating_duration_since(since)
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_twice_as_many_get_through_with_every_step() {
+    let valve = Valve::default();
+    assert!(matches!(valve.admit(), Ok(None)), "an open valve counts nobody");
+    assert!(valve.turn(Traffic::Paused) && !valve.turn(Traffic::Paused), "pausing twice is pausing once");
+    assert_eq!(valve.admit().err(), Some(Traffic::Paused));
+    valve.turn(Traffic::Resuming);
+    assert_eq!(valve.step(), (FIRST, false), "nobody came, so nothing was learnt");
+    let enter_all =
+        || std::iter::from_fn(|| valve.admit().ok().flatten().map(Passage::used)).collect::<Vec<_>>();
+    let mut through = enter_all();
+    assert_eq!(through.len(), FIRST);
+    for steps in 1..8 {
+        let (free, _) = valve.step();
+        assert_eq!(free, through.len(), "twice as many as there are");
+        through.extend(enter_all());
+        assert_eq!(through.len(), FIRST << steps);
+    }
+    drop(through.split_off(10));
+    assert_eq!(valve.step(), (MOST - 10, true), "nothing is held back any more");
+    through.clear();
+    assert_eq!(valve.ramp.out.load(Ordering::SeqCst), 0, "whoever is through gives the passage back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_while_it_is_shut_does_not_count() {
+    let valve = Valve::default();
+    let start = clock::now();
+    let never = std::future::pending::<()>;
+    assert_eq!(valve.wait(PATIENCE, None, never()).await, Err(Waited::TooLong));
+    assert_eq!(elapsed(start), PATIENCE);
+
+    let start = clock::now();
+    let pause = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        valve.turn(Traffic::Paused);
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        valve.turn(Traffic::Resuming);
+        valve.turn(Traffic::Flowing);
+    };
+    let (waited, ()) = futures::join!(valve.wait(PATIENCE, None, never()), pause);
+    assert_eq!((waited, elapsed(start)), (Err(Waited::TooLong), Duration::from_secs(350)));
+
+    let start = clock::now();
+    valve.turn(Traffic::Paused);
+    let end = start + Duration::from_secs(40);
+    assert_eq!(valve.wait(PATIENCE, Some(end), never()).await, Err(Waited::TooLong));
+    assert_eq!(elapsed(start), Duration::from_secs(40), "a call's own deadline holds all the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_at_once_that_it_is_drained() {
+    let valve = Valve::default();
+    valve.turn(Traffic::Paused);
+    let start = clock::now();
+    let drain = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        valve.turn(Traffic::Drained);
+    };
+    let (waited, ()) = futures::join!(valve.wait(PATIENCE, None, std::future::pending::<()>()), drain);
+    assert_eq!((waited, elapsed(start)), (Err(Waited::Drained), Duration::from_secs(5)));
+    assert!(
+        !valve.turn_if(Traffic::Flowing, |now| now.traffic == Traffic::Resuming),
+        "only what resumes flows again"
+    );
+    assert_eq!(valve.traffic(), Traffic::Drained);
+}
