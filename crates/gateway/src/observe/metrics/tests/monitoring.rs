@@ -135,3 +135,21 @@ fn every_alert_is_tested_and_has_a_place_in_the_operations_page() {
         assert!(page.contains(&format!("\n### {alert}\n")), "{alert} is not explained");
     }
 }
+
+#[test]
+fn every_error_is_in_the_catalogue() {
+    let page = shipped("ERRORS.md");
+    let code = include_str!("../../../../../wire/src/error.rs");
+    let after_arrow = |text: &'static str| text.lines().filter_map(|line| line.trim().split_once(" => "));
+    let mut kinds = 0;
+    for (_, value) in after_arrow(code).filter(|(kind, _)| kind.starts_with("Self::")) {
+        let value = value.trim_end_matches(',');
+        if let Ok(code) = value.parse::<i32>() {
+            assert!(page.contains(&format!("| {code} | ")), "{code} is not explained");
+            kinds += 1;
+        } else if value.len() > 6 && value.starts_with('"') {
+            assert!(page.contains(&format!("`{}`", value.trim_matches('"'))), "{value} is not explained");
+        }
+    }
+    assert!(kinds >= 15, "{kinds}");
+}
