@@ -64,6 +64,8 @@ pub(crate) struct Wanted {
     pub(crate) front: FrontTimes,
     pub(crate) front_limits: FrontLimits,
     pub(crate) fan_out_logs: bool,
+    /// Repeats that are allowed, in percent of the calls.
+    pub(crate) retry_budget: u32,
 }
 
 impl Wanted {
@@ -81,6 +83,7 @@ impl Wanted {
             front: FrontTimes { drain: Duration::from_secs(2), ..FrontTimes::default() },
             front_limits: FrontLimits::default(),
             fan_out_logs: false,
+            retry_budget: RetrySettings::default().budget,
         }
     }
 
@@ -118,7 +121,11 @@ impl Wanted {
             times: self.times,
             limits: self.limits,
         };
-        BackendSettings { spec, breaker: self.breaker, retry: RetrySettings::default() }
+        BackendSettings {
+            spec,
+            breaker: self.breaker,
+            retry: RetrySettings { budget: self.retry_budget, ..RetrySettings::default() },
+        }
     }
 }
 

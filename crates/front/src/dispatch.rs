@@ -100,8 +100,15 @@ pub(crate) async fn agent_of<B: Backends>(
     id: Option<&RpcId>,
 ) -> Result<Arc<Agent<B::Link>>, NoAgent> {
     let refused = |served| NoAgent::Refused(Box::new(served));
-    let target = front.backends.target(name).map_err(|why| refused(unknown_backend(front, id, &why)))?;
-    let Some(session) = text(headers, "mcp-session-id") else { return Err(refused(no_session(id))) };
+    let session = text(headers, "mcp-session-id");
+    let target = match front.backends.target(name) {
+        Ok(target) => target,
+        Err(why) => {
+            let held = session.and_then(|session| front.known(Transport::Http, headers, name, session));
+            return held.ok_or_else(|| refused(unknown_backend(front, id, &why)));
+        }
+    };
+    let Some(session) = session else { return Err(refused(no_session(id))) };
     match front.agent(session, &target, headers, peer).await {
         Ok(agent) => Ok(agent),
         Err(Missing::Unopened(error)) => Err(NoAgent::Unopened(error, target)),

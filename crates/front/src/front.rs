@@ -58,7 +58,10 @@ impl<B: Backends> Front<B> {
         name: Option<&str>,
         session: &str,
     ) -> Option<Arc<Agent<B::Link>>> {
-        let (id, target) = AgentSessionId::parse(session).zip(self.backends.target(name).ok())?;
+        let id = AgentSessionId::parse(session)?;
+        // A backend that is no longer configured still has agents: their calls are told so.
+        let gone = || name.map(|name| Target { name: name.into() });
+        let target = self.backends.target(name).ok().or_else(gone)?;
         let principal = self.principal(headers);
         self.agents.find(id, &Presented { transport, principal: &principal, target: &target })
     }

@@ -216,21 +216,25 @@ impl Opener {
         }
         while self.openings.len() < self.backend.spec.limits.max_creating {
             let now = clock::now();
-            let Some(wanted) = self.wanted(now) else { return };
+            let Some(mut wanted) = self.wanted(now) else { return };
             if let Some(at) = self.paused_until(wanted.reason).filter(|at| *at > now) {
                 self.next_try = Some(at);
-                return self.put_back(wanted);
+                return;
             }
-            let Some(place) = self.find_place(&wanted).await else { return self.put_back(wanted) };
+            let Some(place) = self.find_place(&wanted).await else { return };
             let reason = match self.backend.gate.may_open(now) {
                 Opening::Free => wanted.reason,
                 Opening::Probe => OpenReason::Probe,
                 Opening::Wait(at) => {
                     self.next_try = Some(at.max(now + Duration::from_millis(1)));
-                    return self.put_back(wanted);
+                    return;
                 }
             };
             let counted = Counted::new(&wanted.pool, |pool| &pool.opening);
+            if wanted.reason == OpenReason::Pinned {
+                // Not before: who waits must not be lost with what fails until here.
+                wanted.request = self.waiting.pop_front();
+            }
             self.openings.push(attempt(self.backend.clone(), wanted, reason, place, counted).boxed());
         }
     }
@@ -245,21 +249,14 @@ impl Opener {
         }
     }
 
-    fn put_back(&mut self, wanted: Wanted) {
-        if let Some(request) = wanted.request {
-            self.waiting.push_front(request);
-        }
-    }
-
     /// What to open next: for who waits for the pool everybody shares, for an agent of its own, for warmth.
     fn wanted(&mut self, now: Instant) -> Option<Wanted> {
         let limits = &self.backend.spec.limits;
         if let Some(pool) = self.backend.pools().into_iter().find(|pool| self.is_in_demand(pool)) {
             return Some(Wanted { pool, reason: OpenReason::Demand, request: None });
         }
-        if let Some(request) = self.waiting.pop_front() {
-            let pool = request.pool.clone();
-            return Some(Wanted { pool, reason: OpenReason::Pinned, request: Some(request) });
+        if let Some(request) = self.waiting.front() {
+            return Some(Wanted { pool: request.pool.clone(), reason: OpenReason::Pinned, request: None });
         }
         let warm = self.backend.default_pool();
         let there = self.there(&warm) + warm.opening.load(Ordering::Acquire);

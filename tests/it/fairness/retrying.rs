@@ -70,7 +70,8 @@ async fn who_comes_back_after_an_open_circuit_when_told_to_is_served() {
     let error = agent.run("echo", &json!({})).await.expect_err("open");
     let after = error.retry_after.expect("when");
     assert_eq!(error.kind, ErrorKind::CircuitOpen);
-    assert!((13.0..14.0).contains(&after.as_secs_f64()), "{after:?}");
+    // 13 s to the probe, and what it takes; spread by a tenth and half a second at most.
+    assert!((13.0..16.0).contains(&after.as_secs_f64()), "{after:?}");
     tokio::time::sleep(after).await;
     agent.run("echo", &json!({})).await.expect("the probe is through");
 }

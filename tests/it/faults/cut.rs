@@ -25,7 +25,8 @@ fn event_streams() -> Script {
 
 fn one_session(wanted: Wanted) -> Wanted {
     let limits = Limits { shared_sessions: 1, ..Limits::default() };
-    Wanted { limits, ..wanted }
+    // Every call is cut here: that is no outage a budget is for.
+    Wanted { limits, retry_budget: 300, ..wanted }
 }
 
 /// One call that is safe to repeat, cut at this byte of its answer: the answer comes all the same, whole.

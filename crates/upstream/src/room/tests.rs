@@ -177,6 +177,8 @@ impl World {
                 assert!(before >= LIMIT, "refused although there was room");
             }
         }
+        // Those who were served before may be more; newcomers do not make it more.
+        assert!(self.room.waiting() <= before.max(LIMIT), "the bound holds");
     }
 
     fn come_back(&mut self, caller: Caller) {
@@ -247,7 +249,7 @@ impl World {
             Op::Replace(n) => drop(pick(n, self.sessions.len()).map(|i| self.replace(i))),
             Op::WakeAll => self.room.wake_all(),
         }
-        assert!(self.room.waiting() <= self.waiters.len().min(LIMIT), "the bound holds");
+        assert!(self.room.waiting() <= self.waiters.len(), "nobody is counted who is not there");
     }
 
     fn come_to_rest(&mut self) {

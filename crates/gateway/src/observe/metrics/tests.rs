@@ -187,8 +187,15 @@ async fn every_value_of_an_enum_label_is_there_before_anything_happens() {
     for family in ["mcpool_breaker_state", "mcpool_breaker_state_seconds_total"] {
         assert_eq!(values(family, "state"), expect(&["closed", "open", "half_open"]), "{family}");
     }
-    let transitions =
-        ["incidents", "probe_started", "probe_succeeded", "probe_failed", "probe_lost", "probe_abandoned"];
+    let transitions = [
+        "incidents",
+        "probe_started",
+        "probe_succeeded",
+        "probe_failed",
+        "probe_lost",
+        "probe_abandoned",
+        "reset",
+    ];
     assert_eq!(values("mcpool_breaker_transitions_total", "reason"), expect(&transitions));
     let probes = ["success", "failure", "lost", "abandoned"];
     assert_eq!(values("mcpool_breaker_probes_total", "outcome"), expect(&probes));
