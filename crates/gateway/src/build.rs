@@ -2,7 +2,7 @@
 //!
 //! The breaker hears of incidents and successes through the backend's events; the opener asks it before each
 //! handshake; and every transition makes those who wait look again. A change of the configuration replaces the set as
-//! one snapshot; what it leaves behind is seen off in [`crate::departures`].
+//! one snapshot; what it leaves behind is seen off in `departures.rs`.
 
 use std::{
     collections::BTreeMap,
