@@ -43,9 +43,14 @@ struct Past {
 }
 
 impl History {
+    /// Something that no call may be lost by.
+    fn count(&self, kind: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).counts.entry(kind).or_default() += 1;
+    }
+
     fn begin(&self, kind: &'static str) {
+        self.count(kind);
         let mut past = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *past.counts.entry(kind).or_default() += 1;
         if past.spans.len() == REMEMBERED {
             past.spans.pop_front();
         }
@@ -115,8 +120,9 @@ async fn restart_or_expire(
         }
         return kill_program(world, history);
     }
-    // Over Streamable HTTP no call is lost by this; over HTTP+SSE those in flight are lost with their session.
-    at_once("sessions forgotten", history, || pick(world, dice)?.tell("forget"))
+    // No excuse for a lost call: what is in flight is answered, and what is refused did not run.
+    history.count("sessions forgotten");
+    pick(world, dice)?.tell("forget")
 }
 
 async fn anything(world: &mut World, dice: &mut Dice, history: &History) -> anyhow::Result<()> {

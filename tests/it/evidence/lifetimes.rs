@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     rig::Rig,
-    wires::{PAIRS, WIRES, agent, config, echoes, over, rig, serve, wanted},
+    wires::{PAIRS, WIRES, agent, config, echoes, over, rig, serve, text_of, wanted},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,6 +53,34 @@ async fn a_session_the_backend_forgot_while_nobody_called_is_replaced() {
             assert_eq!(agent.refused(), 0);
             over(rig).await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_forgotten_with_a_call_in_flight_still_answers_it() {
+    for (front, back) in PAIRS {
+        let server = serve(Script::default()).await;
+        let rig = rig(&server, back, ModeChoice::Shared).await;
+        let agent = agent(&rig, front).await;
+        let mut calling = agent.start_tool("sleep", json!({ "nonce": "kept", "ms": 700 })).expect("a call");
+        let has_it = async {
+            while server.stats().requests_of("tools/call") == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), has_it).await.expect("the backend has the call");
+        server.forget_sessions(true);
+        // Refused by the backend, and made again on a session of its own.
+        echoes(&agent, "at once").await;
+        let answer = calling.finish().await.expect("an answer over the stream that is still there");
+        assert_eq!(text_of(&answer), "kept");
+        // The one that was kept, and the one that was refused and made again.
+        assert_eq!(
+            server.stats().requests_of("tools/call"),
+            2,
+            "{front:?} {back:?}: made again although answered"
+        );
+        over(rig).await;
     }
 }
 

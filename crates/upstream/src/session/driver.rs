@@ -113,10 +113,9 @@ impl Driver {
                 }
                 self.input(Input::Heard)
             }
-            Wake::Heard(Some(Err(error))) => self.lost(error),
-            Wake::Heard(None) => {
-                self.lost(SendError::maybe_sent(Cause::Broken("the backend ended its stream".to_owned())))
-            }
+            Wake::Heard(Some(Err(error))) => self.stream_lost(error),
+            Wake::Heard(None) => self
+                .stream_lost(SendError::maybe_sent(Cause::Broken("the backend ended its stream".to_owned()))),
             Wake::Errand(errand) => {
                 self.run_errand(errand?);
                 self.quarantine()
@@ -198,15 +197,20 @@ impl Driver {
         self.settle()
     }
 
+    /// A message was refused: nothing more can be sent, but the stream still says what was asked before.
     fn lost(&mut self, error: SendError) -> Option<CloseReason> {
-        let input = match error.cause {
-            Cause::SessionLost(_) | Cause::WrongVersion(_) => Input::SessionLost,
-            _ => Input::StreamLost,
-        };
+        if !matches!(error.cause, Cause::SessionLost(_) | Cause::WrongVersion(_)) {
+            return self.stream_lost(error);
+        }
         self.last_error = Some(error);
-        // The stream yields nothing more; calls in flight may still be answered elsewhere.
+        self.input(Input::SessionLost)
+    }
+
+    fn stream_lost(&mut self, error: SendError) -> Option<CloseReason> {
+        self.last_error = Some(error);
+        // It yields nothing more; calls in flight may still be answered elsewhere.
         self.inbound = futures::stream::pending().boxed();
-        self.input(input)
+        self.input(Input::StreamLost)
     }
 
     fn input(&mut self, input: Input) -> Option<CloseReason> {

@@ -60,7 +60,7 @@ pub(crate) enum Input {
     ConnectionBroke,
     /// The session's own stream broke, or nobody listens at the backend's address.
     StreamLost,
-    /// The backend does not know the session.
+    /// A message was refused because the backend does not know the session; its stream may still be open.
     SessionLost,
     /// Whoever owns it wants it to end.
     Drain(CloseReason),
@@ -105,7 +105,9 @@ impl State {
             (Self::Closed(_), _) => Effects::default(),
             (Self::Initializing, Input::Handshaken) => self.ready(facts.now),
             (_, Input::StreamLost) => self.leave(CloseReason::Broken, facts),
-            (_, Input::SessionLost) => self.leave(CloseReason::Lost, facts),
+            (Self::Initializing, Input::SessionLost) => self.close(CloseReason::Lost),
+            // What it took before may still be answered, on its stream or on connections of its own.
+            (_, Input::SessionLost) => self.drain(CloseReason::Lost, facts),
             (Self::Initializing, Input::Drain(reason)) => self.close(reason),
             (Self::Initializing, _) => Effects::default(),
             (Self::Draining { .. }, Input::Settled) => self.settle(facts),
@@ -166,8 +168,8 @@ impl State {
         Effects { probe: again, close: None }
     }
 
-    /// The session can take nothing new. Where answers come on their own connections, calls in flight still end by
-    /// themselves; elsewhere they are lost with it.
+    /// The stream is over. Where answers come on their own connections, calls in flight still end by themselves;
+    /// elsewhere they are lost with it.
     fn leave(&mut self, reason: CloseReason, facts: Facts) -> Effects {
         if facts.answers_apart && facts.in_flight > 0 && !matches!(self, Self::Initializing) {
             return self.drain(reason, facts);

@@ -134,12 +134,15 @@ fn the_miss_of_a_probe_sent_before_the_last_sign_of_life_says_nothing() {
 }
 
 #[test]
-fn a_lost_session_waits_for_answers_that_come_on_their_own_connections_only() {
+fn a_lost_session_waits_for_answers_that_can_still_come() {
     let mut http = ready();
     assert_eq!(http.on(Input::StreamLost, facts(1, true)).close, None);
     assert_eq!(http.standing(), Standing::Draining);
     assert_eq!(http.on(Input::Settled, facts(0, true)).close, Some(CloseReason::Broken));
     assert_eq!(ready().on(Input::StreamLost, facts(1, false)).close, Some(CloseReason::Broken));
+    let mut forgotten = ready();
+    assert_eq!(forgotten.on(Input::SessionLost, facts(1, false)).close, None, "its stream is still there");
+    assert_eq!(forgotten.on(Input::StreamLost, facts(1, false)).close, Some(CloseReason::Broken));
     assert_eq!(ready().on(Input::SessionLost, facts(0, true)).close, Some(CloseReason::Lost));
 }
 
