@@ -123,6 +123,8 @@ pub fn call(agent: u64) -> Call {
         request_id: RequestId(agent),
         method: Method::ToolsCall,
         message: Message::new(bytes.clone(), &envelope),
+        era: mcpool_wire::Era::Legacy,
+        headers: Arc::default(),
         name: Some("echo".into()),
         is_plain_list: false,
         wants_task: false,

@@ -201,6 +201,8 @@ impl Agent {
             request_id: RequestId(1),
             method: Method::parse(method),
             message,
+            era: mcpool_wire::Era::Legacy,
+            headers: Arc::default(),
             name: params["name"].as_str().or(params["uri"].as_str()).map(Into::into),
             is_plain_list: method.ends_with("/list") && params["cursor"].is_null(),
             wants_task: params["task"].is_object(),

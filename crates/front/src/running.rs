@@ -11,8 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, Call, CallError, CallTrace, Caller, ErrorKind, Link, Message, Method, Outlet, Reply, RequestId,
-    RpcId,
+    Answer, Call, CallError, CallTrace, Caller, Era, ErrorKind, Forwarded, Link, Message, Method, Outlet,
+    Reply, RequestId, RpcId,
 };
 use tokio::time::Instant;
 
@@ -85,6 +85,8 @@ impl Running {
             request_id,
             method: request.method.clone(),
             message,
+            era: Era::Legacy,
+            headers: Forwarded::default(),
             name: request.name,
             is_plain_list: request.is_plain_list,
             wants_task: request.wants_task,

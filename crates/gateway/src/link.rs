@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use mcpool_upstream::{Backend, Endpoint, Leaving, Mode, Seat};
 use mcpool_wire::{
-    Answer, Call, CallError, ErrorKind, Executed, Hello, Link, Message, Method, Reply, Revision,
+    Answer, Call, CallError, Era, ErrorKind, Executed, Hello, Link, Message, Method, Reply, Revision,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -111,6 +111,10 @@ impl Link for GatewayLink {
 
     fn is_own(&self) -> bool {
         self.mode() == Mode::Pinned
+    }
+
+    fn era(&self) -> Era {
+        self.seat().era()
     }
 
     fn call(&self, call: Call) -> Reply<Answer> {

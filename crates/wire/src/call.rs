@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
-use crate::{error::Executed, link::Outlet, method::Method, rewrite::Message};
+use crate::{era::Era, error::Executed, link::Outlet, method::Method, rewrite::Message};
 
 /// Stable index of a backend for as long as the process lives; never reused, apart from the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,6 +67,10 @@ pub struct Call {
     pub method: Method,
     /// The message as the agent sent it.
     pub message: Message,
+    /// The era its message is written in and its answer is to be read in: modern only on a link of that era.
+    pub era: Era,
+    /// Headers of a modern request that are the backend's to read (`Mcp-Param-*`).
+    pub headers: Forwarded,
     /// `params.name` or `params.uri`.
     pub name: Option<Arc<str>>,
     /// Whether the request is for the first page of a list without further parameters.

@@ -12,6 +12,7 @@ mod handshake;
 mod id;
 mod link;
 mod method;
+pub mod modern;
 mod rewrite;
 mod skew;
 mod skim;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     call::{Answer, Call, Caller},
-    era::Revision,
+    era::{Era, Revision},
     error::CallError,
     handshake::ClientHello,
     rewrite::Message,
@@ -49,6 +49,10 @@ pub trait Link: Send + Sync + 'static {
     /// be lost if it were tied anew.
     fn is_own(&self) -> bool;
 
+    /// The era the backend speaks with this agent: messages of the other one have to be carried over
+    /// ([`modern`](crate::modern)).
+    fn era(&self) -> Era;
+
     /// Makes a call. The future ends exactly once, with the backend's answer or with why there is none.
     ///
     /// # Cancel safety
@@ -70,7 +74,8 @@ pub struct Hello {
     pub caller: Arc<Caller>,
     /// Which backend it means.
     pub target: Target,
-    /// What it declared.
+    /// What it declared. Of the modern era where its revision is: then it has no session whose state could be its own,
+    /// and each of its calls that may be asked things gets a session for its length.
     pub client: ClientHello,
     /// Where events of the link go.
     pub outlet: Arc<dyn Outlet>,

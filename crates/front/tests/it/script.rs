@@ -138,6 +138,10 @@ impl Link for ScriptedLink {
         self.script.own.load(Ordering::SeqCst)
     }
 
+    fn era(&self) -> mcpool_wire::Era {
+        mcpool_wire::Era::Legacy
+    }
+
     fn call(&self, call: Call) -> Reply<Answer> {
         self.script.calls.lock().unwrap().push(call.clone());
         let script = Arc::clone(&self.script);

@@ -2,7 +2,7 @@
 //! of calls, and the call on a leased slot.
 
 use bytes::Bytes;
-use mcpool_wire::{Answer, Call, CallTrace, Message, Method, Revision, ServerHello};
+use mcpool_wire::{Answer, Call, CallTrace, Era, Message, Method, Revision, ServerHello};
 
 use crate::{
     backend::lock,
@@ -33,6 +33,12 @@ impl Seat {
                 hello.to_agent(revision, &["tasks", "experimental", "extensions"])
             }
         }
+    }
+
+    /// The era the backend speaks.
+    #[must_use]
+    pub fn era(&self) -> Era {
+        self.pool.catalog.hello().map_or(Era::Legacy, |hello| hello.revision.era())
     }
 
     /// Whether running the call twice is known to change nothing.

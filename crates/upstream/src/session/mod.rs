@@ -24,7 +24,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mcpool_wire::{AgentKey, Call, Method, Outlet};
+use mcpool_wire::{AgentKey, Call, Era, Method, Outlet};
 use tokio::sync::{Notify, mpsc};
 
 use self::{
@@ -255,7 +255,10 @@ impl Session {
         if is_tool {
             self.last_tool.store(self.nanos().max(1), Ordering::Relaxed);
         }
-        let exchange = self.outbound.send(bytes);
+        let exchange = match call.era {
+            Era::Legacy => self.outbound.send(bytes),
+            Era::Modern => self.outbound.pass(bytes, &call.headers),
+        };
         let mut flight = InFlight::new(self.clone(), ticket, exchange, Some(call.trace.clone()));
         let outcome = flight.answer().await;
         let ended = clock::now();

@@ -147,6 +147,16 @@ pub trait Outbound: Send + Sync + 'static {
     /// Dropping the exchange abandons the answer; the message may have been sent.
     fn send(&self, message: Bytes) -> Exchange;
 
+    /// Sends one request that is written in the modern era already, with these headers of it. Only for a transport of
+    /// that era.
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    fn pass(&self, message: Bytes, headers: &Forwarded) -> Exchange {
+        let _ = headers;
+        self.send(message)
+    }
+
     /// Says good-bye where the transport has a way to (DELETE). Best effort; the caller bounds it in time.
     fn close(&self) -> BoxFuture<'static, ()>;
 }

@@ -127,6 +127,10 @@ impl Link for ScriptedLink {
         false
     }
 
+    fn era(&self) -> mcpool_wire::Era {
+        mcpool_wire::Era::Legacy
+    }
+
     fn call(&self, call: Call) -> Reply<Answer> {
         let running = Running::of(&self.script);
         Box::pin(async move {

@@ -177,6 +177,8 @@ pub(super) fn call(agent: u64) -> Call {
         request_id: RequestId(1),
         method: Method::ToolsCall,
         message: Message::new(bytes.clone(), &envelope),
+        era: mcpool_wire::Era::Legacy,
+        headers: Arc::default(),
         name: None,
         is_plain_list: false,
         wants_task: false,

@@ -1,0 +1,123 @@
+//! Results: what one of this era says of itself, and how it loses or gets that.
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{key, members::Members};
+
+/// What a result of the other era is given.
+#[derive(Clone, Copy, Debug)]
+pub struct Finish<'a> {
+    /// `serverInfo` as JSON text.
+    pub server_info: &'a str,
+    /// For results that may be kept: for how many milliseconds, by their own caller alone.
+    pub ttl_ms: Option<u64>,
+}
+
+/// A result of this era as the other one can use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LegacyResult {
+    /// An answer, without what only this era knows. Errors are answers.
+    Complete(Bytes),
+    /// No answer yet: the sender is asked for these, and the request is to be sent again with what it says.
+    InputRequired {
+        /// What is asked, in the order it came; nothing: the request is just to be sent again.
+        requests: Vec<InputRequest>,
+        /// To be sent along byte for byte, JSON text.
+        state: Option<String>,
+    },
+    /// A kind of result nobody but its caller could know.
+    Unknown(String),
+}
+
+/// One thing a server asks for before it goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputRequest {
+    /// The name its answer goes under.
+    pub key: String,
+    /// What the sender is asked to do.
+    pub method: String,
+    /// Its parameters, JSON text.
+    pub params: Option<String>,
+}
+
+/// The response as a caller of this era reads it. Errors, and what is no response, as they came.
+#[must_use]
+pub fn to_modern_result(message: &Bytes, finish: &Finish<'_>) -> Bytes {
+    let change = |text: &str| {
+        let mut whole = Members::read(text)?;
+        let mut result = Members::read(whole.get("result")?)?;
+        if result.get("resultType").is_none() {
+            result.set("resultType", "\"complete\"");
+        }
+        let mut meta = result.get("_meta").and_then(Members::read).unwrap_or_default();
+        if meta.get(key::SERVER_INFO).is_none() {
+            meta.set(key::SERVER_INFO, finish.server_info);
+        }
+        let meta = meta.to_string();
+        result.set("_meta", meta);
+        if let Some(ttl) = finish.ttl_ms {
+            result.set("ttlMs", ttl.to_string());
+            result.set("cacheScope", "\"private\"");
+        }
+        let result = result.to_string();
+        whole.set("result", result);
+        Some(Bytes::from(whole.to_string()))
+    };
+    std::str::from_utf8(message).ok().and_then(change).unwrap_or_else(|| message.clone())
+}
+
+/// What a response of this era means to a caller of the other one.
+#[must_use]
+pub fn to_legacy_result(message: &Bytes) -> LegacyResult {
+    let read = |text: &str| {
+        let mut whole = Members::read(text)?;
+        let mut result = Members::read(whole.get("result")?)?;
+        match result.text("resultType").as_deref() {
+            None | Some("complete") => {}
+            Some("input_required") => return Some(asked(&result)),
+            Some(other) => return Some(LegacyResult::Unknown(other.to_owned())),
+        }
+        for key in ["resultType", "ttlMs", "cacheScope"] {
+            result.remove(key);
+        }
+        let meta = result.get("_meta").and_then(Members::read).map(|mut meta| {
+            meta.remove(key::SERVER_INFO);
+            (!meta.is_empty()).then(|| meta.to_string())
+        });
+        match meta {
+            Some(Some(meta)) => result.set("_meta", meta),
+            Some(None) => result.remove("_meta"),
+            None => {}
+        }
+        let result = result.to_string();
+        whole.set("result", result);
+        Some(LegacyResult::Complete(Bytes::from(whole.to_string())))
+    };
+    let read = std::str::from_utf8(message).ok().and_then(read);
+    read.unwrap_or_else(|| LegacyResult::Complete(message.clone()))
+}
+
+fn asked(result: &Members<'_>) -> LegacyResult {
+    let requests = result.get("inputRequests").and_then(Members::read).unwrap_or_default();
+    let one = |(name, json): (&str, &str)| {
+        let request = Members::read(json)?;
+        Some(InputRequest {
+            key: name.to_owned(),
+            method: request.text("method")?,
+            params: request.get("params").map(str::to_owned),
+        })
+    };
+    LegacyResult::InputRequired {
+        requests: requests.iter().filter_map(one).collect(),
+        state: result.get("requestState").map(str::to_owned),
+    }
+}
+
+/// The `inputResponses` of a request that is sent again: names and results, JSON text each.
+#[must_use]
+pub fn input_responses<'a>(answers: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let one = |(name, result): (&str, &str)| format!("{}:{result}", json!(name));
+    let all: Vec<String> = answers.into_iter().map(one).collect();
+    format!("{{{}}}", all.join(","))
+}

@@ -1,0 +1,121 @@
+//! What is carried over, and that nothing else changes.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::*;
+
+const REQUEST: &[u8] = br#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"t","arguments":{"n":1.0e2, "u":"\u00e9"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"elicitation":{}},"io.modelcontextprotocol/logLevel":"info","progressToken":7},"requestState":"x","inputResponses":{"k":{"action":"accept"}}}}"#;
+
+fn value(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).expect("JSON")
+}
+
+#[test]
+fn the_envelope_is_read() {
+    let request = ModernRequest::parse(REQUEST).expect("an envelope");
+    assert!(request.client.is_interactive());
+    assert_eq!(request.log_level.as_deref(), Some("info"));
+    assert_eq!(request.request_state.as_deref(), Some("\"x\""));
+    assert_eq!(request.input_responses.as_deref(), Some(r#"{"k":{"action":"accept"}}"#));
+}
+
+#[test]
+fn what_is_missing_is_named_and_another_revision_is_its_own_defect() {
+    let parse = |meta: Value| {
+        let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "x", "params": { "_meta": meta } });
+        ModernRequest::parse(message.to_string().as_bytes()).map(drop)
+    };
+    let version = |version: &str| json!({ key::VERSION: version, key::CAPABILITIES: {} });
+    assert_eq!(parse(version("2026-07-28")), Ok(()));
+    assert_eq!(parse(version("2031-01-01")), Err(Defect::Version("2031-01-01".to_owned())));
+    for (meta, named) in [
+        (json!({}), key::VERSION),
+        (json!({ key::VERSION: 3, key::CAPABILITIES: {} }), key::VERSION),
+        (json!({ key::VERSION: "2026-07-28" }), key::CAPABILITIES),
+        (json!({ key::VERSION: "2026-07-28", key::CAPABILITIES: [] }), key::CAPABILITIES),
+    ] {
+        let Err(Defect::Envelope(why)) = parse(meta.clone()) else { panic!("{meta} passed") };
+        assert!(why.contains(named), "{why}");
+    }
+}
+
+#[test]
+fn a_request_loses_its_envelope_and_nothing_else() {
+    let legacy = to_legacy_request(&Bytes::from_static(REQUEST));
+    let text = std::str::from_utf8(&legacy).expect("text");
+    assert!(text.contains(r#""arguments":{"n":1.0e2, "u":"\u00e9"}"#), "{text}");
+    assert_eq!(value(&legacy)["params"]["_meta"], json!({ "progressToken": 7 }));
+    assert_eq!(value(&legacy)["params"].as_object().map(serde_json::Map::len), Some(3), "{text}");
+    let bare = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#);
+    assert_eq!(to_legacy_request(&bare), bare);
+}
+
+#[test]
+fn a_request_that_goes_over_and_back_is_what_it_was() {
+    let stamp = Stamp {
+        capabilities: r#"{"roots":{}}"#,
+        client_info: r#"{"name":"a","version":"1"}"#,
+        log_level: Some("debug"),
+        carried: Some(Carried { responses: Some("{}"), state: Some(r#""a\u0062""#) }),
+    };
+    for message in [
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","_meta":{"traceparent":"00-1"}}}"#,
+    ] {
+        let modern = to_modern_request(&Bytes::from_static(message.as_bytes()), &stamp);
+        let read = ModernRequest::parse(&modern).expect("an envelope");
+        assert_eq!(read.request_state.as_deref(), Some(r#""a\u0062""#), "byte for byte");
+        assert_eq!(read.client.capabilities, json!({ "roots": {} }));
+        let back = value(&to_legacy_request(&modern));
+        let mut before = value(message.as_bytes());
+        if before.get("params").is_none() {
+            before["params"] = json!({});
+        }
+        assert_eq!(back, before);
+    }
+}
+
+#[test]
+fn a_result_says_what_it_is_and_keeps_its_content() {
+    let message =
+        Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"result":{"tools":[ 1.50 ],"_meta":{"a":1}}}"#);
+    let finish = Finish { server_info: r#"{"name":"s","version":"1"}"#, ttl_ms: Some(0) };
+    let modern = to_modern_result(&message, &finish);
+    assert!(std::str::from_utf8(&modern).expect("text").contains("[ 1.50 ]"));
+    let result = &value(&modern)["result"];
+    assert_eq!((&result["resultType"], &result["ttlMs"]), (&json!("complete"), &json!(0)));
+    assert_eq!(result["_meta"], json!({ "a": 1, key::SERVER_INFO: { "name": "s", "version": "1" } }));
+    let LegacyResult::Complete(back) = to_legacy_result(&modern) else { panic!("it is complete") };
+    assert_eq!(value(&back), value(&message));
+    let error = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"m"}}"#);
+    assert_eq!(to_modern_result(&error, &finish), error);
+    assert_eq!(to_legacy_result(&error), LegacyResult::Complete(error));
+}
+
+#[test]
+fn what_a_server_asks_for_is_read_in_its_order() {
+    let message = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"input_required","inputRequests":{"z":{"method":"elicitation/create","params":{"message": "?"}},"a":{"method":"roots/list"}},"requestState":"s\u0041"}}"#);
+    let LegacyResult::InputRequired { requests, state } = to_legacy_result(&message) else {
+        panic!("it asks")
+    };
+    assert_eq!(state.as_deref(), Some(r#""s\u0041""#), "byte for byte");
+    let names: Vec<_> = requests.iter().map(|one| (one.key.as_str(), one.method.as_str())).collect();
+    assert_eq!(names, [("z", "elicitation/create"), ("a", "roots/list")]);
+    assert_eq!(requests[0].params.as_deref(), Some(r#"{"message": "?"}"#));
+    let other = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"task"}}"#);
+    assert_eq!(to_legacy_result(&other), LegacyResult::Unknown("task".to_owned()));
+    let answers = input_responses([("z", r#"{"action":"accept"}"#), ("a\"", "{}")]);
+    assert_eq!(value(answers.as_bytes()), json!({ "z": { "action": "accept" }, "a\"": {} }));
+}
+
+#[test]
+fn any_text_goes_through_a_header_and_forms_that_are_not_canonical_do_not() {
+    for text in ["plain", "with space inside", "", " edge", "grüße", "a\nb", "=?base64?YQ==?=", "\u{0}"] {
+        assert_eq!(decode_header(&encode_header(text)).as_deref(), Some(text));
+    }
+    assert_eq!(encode_header("plain").to_str().ok(), Some("plain"));
+    for bad in ["=?base64?YQ?=", "=?base64?YR==?=", "=?base64?/w==?=", "=?base64?%?="] {
+        assert_eq!(decode_header(&bad.parse().expect("a header")), None, "{bad}");
+    }
+}
