@@ -140,6 +140,7 @@ pub const INPUTS: [&str; 10] = [
     "connection_broke",
     "stream_lost",
     "session_lost",
+    "unreachable",
     "drain",
     "settled",
 ];
@@ -186,6 +187,7 @@ impl Session {
             "connection_broke" => Input::ConnectionBroke,
             "stream_lost" => Input::StreamLost,
             "session_lost" => Input::SessionLost,
+            "unreachable" => Input::Unreachable,
             "drain" => Input::Drain(CloseReason::MaxAge),
             _ => Input::Settled,
         };

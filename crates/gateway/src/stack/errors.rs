@@ -44,6 +44,8 @@ impl From<Rejected> for StackError {
 /// The error of a call whose last attempt failed like this.
 pub(super) fn failed(error: &SendError, backend: &Arc<str>) -> CallError {
     let kind = match &error.cause {
+        // It was sent; only then nobody could be reached any more.
+        Cause::Connect(_) | Cause::Tls(_) if error.phase == SendPhase::MaybeSent => ErrorKind::Lost,
         Cause::Connect(_) | Cause::Tls(_) | Cause::Gateway(_) | Cause::NotInitialized(_) => {
             ErrorKind::Unavailable
         }

@@ -199,11 +199,13 @@ impl Driver {
 
     /// A message was refused: nothing more can be sent, but the stream still says what was asked before.
     fn lost(&mut self, error: SendError) -> Option<CloseReason> {
-        if !matches!(error.cause, Cause::SessionLost(_) | Cause::WrongVersion(_)) {
-            return self.stream_lost(error);
-        }
+        let input = match error.cause {
+            Cause::SessionLost(_) | Cause::WrongVersion(_) => Input::SessionLost,
+            Cause::Connect(_) | Cause::Tls(_) => Input::Unreachable,
+            _ => return self.stream_lost(error),
+        };
         self.last_error = Some(error);
-        self.input(Input::SessionLost)
+        self.input(input)
     }
 
     fn stream_lost(&mut self, error: SendError) -> Option<CloseReason> {

@@ -58,10 +58,12 @@ pub(crate) enum Input {
     ProbeMissed,
     /// One connection of the session broke; the session itself may be fine.
     ConnectionBroke,
-    /// The session's own stream broke, or nobody listens at the backend's address.
+    /// The session's own stream broke.
     StreamLost,
     /// A message was refused because the backend does not know the session; its stream may still be open.
     SessionLost,
+    /// Nobody takes a connection at the backend's address; the session's stream may still be open.
+    Unreachable,
     /// Whoever owns it wants it to end.
     Drain(CloseReason),
     /// A call ended, or the drain deadline passed.
@@ -106,8 +108,10 @@ impl State {
             (Self::Initializing, Input::Handshaken) => self.ready(facts.now),
             (_, Input::StreamLost) => self.leave(CloseReason::Broken, facts),
             (Self::Initializing, Input::SessionLost) => self.close(CloseReason::Lost),
+            (Self::Initializing, Input::Unreachable) => self.close(CloseReason::Broken),
             // What it took before may still be answered, on its stream or on connections of its own.
             (_, Input::SessionLost) => self.drain(CloseReason::Lost, facts),
+            (_, Input::Unreachable) => self.drain(CloseReason::Broken, facts),
             (Self::Initializing, Input::Drain(reason)) => self.close(reason),
             (Self::Initializing, _) => Effects::default(),
             (Self::Draining { .. }, Input::Settled) => self.settle(facts),

@@ -29,7 +29,7 @@ fn states(now: Instant) -> Vec<State> {
     states
 }
 
-const INPUTS: [Input; 10] = [
+const INPUTS: [Input; 11] = [
     Input::Handshaken,
     Input::Heard,
     Input::Silence,
@@ -38,6 +38,7 @@ const INPUTS: [Input; 10] = [
     Input::ConnectionBroke,
     Input::StreamLost,
     Input::SessionLost,
+    Input::Unreachable,
     Input::Drain(CloseReason::Shutdown),
     Input::Settled,
 ];
@@ -73,7 +74,7 @@ fn every_state_takes_every_input_and_keeps_the_rules() {
                 {
                     panic!("a draining session takes no new work: {case}");
                 }
-                let loses = matches!(input, Input::StreamLost | Input::SessionLost);
+                let loses = matches!(input, Input::StreamLost | Input::SessionLost | Input::Unreachable);
                 if loses {
                     assert!(!matches!(after.standing(), Standing::Ready | Standing::Suspect), "{case}");
                 }
@@ -143,6 +144,12 @@ fn a_lost_session_waits_for_answers_that_can_still_come() {
     let mut forgotten = ready();
     assert_eq!(forgotten.on(Input::SessionLost, facts(1, false)).close, None, "its stream is still there");
     assert_eq!(forgotten.on(Input::StreamLost, facts(1, false)).close, Some(CloseReason::Broken));
+    assert_eq!(
+        ready().on(Input::Unreachable, facts(1, false)).close,
+        None,
+        "the stream will say if it is over"
+    );
+    assert_eq!(ready().on(Input::Unreachable, facts(0, false)).close, Some(CloseReason::Broken));
     assert_eq!(ready().on(Input::SessionLost, facts(0, true)).close, Some(CloseReason::Lost));
 }
 
