@@ -131,7 +131,7 @@ pub fn says_before_initialized(answer: &[u8]) -> bool {
 pub struct Session(State);
 
 /// What happens to a session, by the name of the machine's input.
-pub const INPUTS: [&str; 10] = [
+pub const INPUTS: [&str; 11] = [
     "handshaken",
     "heard",
     "silence",
@@ -140,9 +140,9 @@ pub const INPUTS: [&str; 10] = [
     "connection_broke",
     "stream_lost",
     "session_lost",
-    "unreachable",
     "drain",
     "settled",
+    "unreachable",
 ];
 
 /// What a session is and wants after an input.
