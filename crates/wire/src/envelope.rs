@@ -15,10 +15,12 @@ use crate::{
 };
 
 mod batch;
+mod peek;
 mod scan;
 mod strict;
 
 pub use batch::{MAX_BATCH, is_batch, split_batch};
+pub use peek::is_response;
 
 /// Byte offsets of a value inside a message.
 pub type Span = Range<usize>;

@@ -23,7 +23,8 @@ pub use call::{
     AgentKey, Answer, BackendId, Call, CallTrace, Caller, Forwarded, Phase, Principal, RequestId,
 };
 pub use envelope::{
-    DecodeError, DecodeKind, Envelope, Kind, MAX_BATCH, Params, ResultView, Span, is_batch, split_batch,
+    DecodeError, DecodeKind, Envelope, Kind, MAX_BATCH, Params, ResultView, Span, is_batch, is_response,
+    split_batch,
 };
 pub use era::{Era, Revision};
 pub use error::{CallError, ErrorKind, Executed};

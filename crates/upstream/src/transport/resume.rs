@@ -8,12 +8,13 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::Method;
+use mcpool_wire::is_response;
 
 use super::{
     classify::Asked,
     http::{Content, Events},
     sse_reader::{SseError, SseEvent, SseItem},
-    streamable::{Session, is_response},
+    streamable::Session,
 };
 use crate::error::{Cause, SendError, SendPhase};
 

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture, stream};
-use mcpool_wire::Revision;
+use mcpool_wire::{Revision, is_response};
 use tokio::process::ChildStdout;
 
 use self::{
@@ -28,7 +28,7 @@ use self::{
 };
 use super::{
     Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
-    streamable::{MAX_EARLY, is_response, protocol},
+    streamable::{MAX_EARLY, protocol},
 };
 use crate::{
     clock,

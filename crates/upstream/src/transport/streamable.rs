@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::{HeaderValue, Method};
-use mcpool_wire::{Envelope, Forwarded, Kind, Revision};
+use mcpool_wire::{Forwarded, Revision, is_response};
 
 use super::{
     Exchange, Hail, Inbound, Opened, Outbound, Received, Transport, TransportKind,
@@ -121,11 +121,6 @@ pub(super) async fn first_answer(
 
 pub(super) fn protocol(why: &str) -> SendError {
     SendError::maybe_sent(Cause::Protocol(why.to_owned()))
-}
-
-/// Whether a message answers a request.
-pub(super) fn is_response(message: &[u8]) -> bool {
-    Envelope::parse(message).is_ok_and(|m| matches!(m.kind, Kind::Success | Kind::Failure))
 }
 
 impl Outbound for Sender {
