@@ -54,7 +54,7 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":1,"result":{"#, true),
             (r#"{"error":{},"id":1}"#, true),
             (r#" {"id":{"result":1},"method":"result"}"#, false),
-            (r#"{"jsonrpc":"2.0","result""#, false),
+            (r#"{"jsonrpc":"2.0","resul"#, false),
             (r#"{"r\u0065sult":1}"#, true),
             (r#"{"id":1}"#, false),
             (r#"["result"]"#, false),
