@@ -3,10 +3,12 @@
 //!
 //! The subtle thing: [`Server`] is also the product's bundled demo backend and the fast backend of the
 //! benchmarks, so it is bounded and must survive hostile input like any product code. It depends on no
-//! other crate of the workspace, so that a fault in our codec cannot hide itself in its own tests.
+//! other crate of the workspace, so that a fault in our codec cannot hide itself in its own tests. [`fixture`] is a
+//! server of its own: not scriptable, but with everything the conformance suites ask for, in all revisions.
 
 pub mod agent;
 pub mod fault_proxy;
+pub mod fixture;
 pub mod script;
 pub mod server;
 

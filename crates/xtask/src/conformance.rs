@@ -1,9 +1,11 @@
-//! The official conformance suites, against server-everything directly and through a pinned mcpool.
+//! The official conformance suites: against our own fixture, which has everything they ask for (`fixture.rs`), and
+//! against server-everything directly and through a pinned mcpool.
 //!
 //! The subtle thing: server-everything is no conformance server, it lacks most of the tools the suites call. So the
 //! measure is the comparison: what passes directly passes through the gateway, no check fails that did not fail
 //! directly, and what fails through the gateway is exactly the list in `tests/conformance`, which may only shrink.
 
+mod fixture;
 mod results;
 
 use std::collections::BTreeSet;
@@ -20,7 +22,7 @@ use crate::conformance::results::Results;
 use crate::gateway::{Entry, Gateway};
 use crate::paths;
 use crate::report::Tally;
-use crate::run::Job;
+use crate::run::{Ended, Job};
 
 /// The server of the comparison.
 const SERVER: &str = "everything-http";
@@ -53,11 +55,28 @@ pub(crate) struct Options {
     verbose: bool,
 }
 
+impl Options {
+    fn takes(&self, name: &str) -> bool {
+        self.suite.as_deref().is_none_or(|wanted| name.contains(wanted))
+    }
+}
+
 /// Runs the suites; one check per scenario.
 ///
 /// # Errors
 /// When the server, the gateway or a suite does not start, or the list of expected failures cannot be read.
 pub(crate) fn run(options: &Options) -> Result<Tally> {
+    let mut tally = fixture::run(options)?;
+    tally.add(everything(options)?);
+    Ok(tally)
+}
+
+/// The comparison over server-everything.
+fn everything(options: &Options) -> Result<Tally> {
+    let suites: Vec<&Suite> = SUITES.iter().filter(|suite| options.takes(suite.name)).collect();
+    if suites.is_empty() {
+        return Ok(Tally::default());
+    }
     let expected = expectations()?;
     let spec = backends::ALL.into_iter().find(|spec| spec.name == SERVER).context("the server's name")?;
     let server = spec.start()?;
@@ -65,8 +84,7 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
     let gateway = Gateway::with("gateway-conformance", &[entry])?;
     let through = format!("http://127.0.0.1:{}/mcp", gateway.port);
     let mut tally = Tally::default();
-    for suite in SUITES.iter().filter(|suite| options.suite.as_deref().is_none_or(|s| suite.name.contains(s)))
-    {
+    for suite in suites {
         let began = Instant::now();
         let direct = suite.run("direct", &server.url())?;
         let gated = suite.run("mcpool", &through)?;
@@ -106,24 +124,28 @@ fn judge(suite: &Suite, direct: &Results, gated: &Results, expected: &Value) -> 
 
 impl Suite {
     fn run(&self, way: &str, url: &str) -> Result<Results> {
-        let name = format!("conformance-{}-{way}", self.name);
-        let folder = paths::logs().join(&name);
-        if folder.exists() {
-            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        }
-        let words = [program(self.package), folder.clone()].map(|path| path.display().to_string());
-        let mut job = Job::new(paths::node22()).args([words[0].as_str(), "server", "--url", url]);
-        job = job.args(["--suite", "all", "--output-dir", &words[1]]);
-        if let Some(revision) = self.revision {
-            job = job.args(["--spec-version", revision]);
-        }
+        let mut args = vec!["--suite", "all"];
+        args.extend(self.revision.iter().flat_map(|revision| ["--spec-version", revision]));
         // Its status says only that something failed, which is the normal case here.
-        let ended = job.within(Duration::from_secs(240)).logged(&name)?;
-        if ended.timed_out {
-            bail!("{name} ran out of time");
-        }
-        Results::read(&ended.output, &folder).with_context(|| name)
+        Ok(perform(self.package, &format!("conformance-{}-{way}", self.name), url, &args)?.1)
     }
+}
+
+/// Runs one release against a server.
+fn perform(package: &str, name: &str, url: &str, args: &[&str]) -> Result<(Ended, Results)> {
+    let folder = paths::logs().join(name);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    let words = [program(package), folder.clone()].map(|path| path.display().to_string());
+    let job = Job::new(paths::node22()).args([words[0].as_str(), "server", "--url", url]);
+    let job = job.args(["--output-dir", &words[1]]).args(args).within(Duration::from_secs(240));
+    let ended = job.logged(name)?;
+    if ended.timed_out {
+        bail!("{name} ran out of time");
+    }
+    let results = Results::read(&ended.output, &folder).with_context(|| name.to_owned())?;
+    Ok((ended, results))
 }
 
 fn program(package: &str) -> PathBuf {

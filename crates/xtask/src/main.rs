@@ -68,7 +68,7 @@ enum Task {
     Asked(asked::Options),
     /// Real servers that keep state per session, and one that pings and closes.
     State(state::Options),
-    /// The official conformance suites, against server-everything directly and through the gateway.
+    /// The official conformance suites, against our fixture and server-everything, directly and through the gateway.
     Conformance(conformance::Options),
     /// Parallel executors, a new agent session each round, against a real FastMCP backend.
     Scenario(scenario::Options),

@@ -35,7 +35,7 @@ pub(crate) fn all() -> Vec<Step> {
         step("interleave", "hand-overs between threads, in every order of their steps", || interleave(false)),
         step("doc", "documentation, broken links denied", doc),
         step("compose", "docker-compose.yml is valid", compose),
-        step("build", "the gateway that the next steps start", build),
+        step("build", "the gateway and the conformance fixture that the next steps start", build),
         step("alerts", "the shipped alerts by promtool, and a real Prometheus over the gateway", || {
             alerts::run(&alerts::Options::default())
         }),
@@ -99,12 +99,12 @@ pub(crate) fn gate(only: &[String]) -> Result<bool> {
     Ok(report.finish())
 }
 
-/// The debug build of the gateway.
+/// The debug builds of the gateway and of the conformance fixture.
 ///
 /// # Errors
 /// When cargo cannot be started.
 pub(crate) fn build() -> Result<Tally> {
-    one(cargo("build", ["build", "-p", "mcpool"])?)
+    one(cargo("build", ["build", "-p", "mcpool", "-p", "mcpool-testkit"])?)
 }
 
 fn fmt() -> Result<Tally> {

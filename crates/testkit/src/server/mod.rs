@@ -3,15 +3,15 @@
 //! The subtle thing: the handle outlives the listener. [`Server::stop`] drops listener and connections at
 //! once, as `kill -9` would; [`Server::restart`] takes the same port with an empty memory; statistics go on.
 
-mod accept;
-mod body;
+pub(crate) mod accept;
+pub(crate) mod body;
 mod catalog;
 mod dispatch;
 mod faults;
-mod http;
+pub(crate) mod http;
 mod job;
 mod message;
-mod records;
+pub(crate) mod records;
 mod residue;
 mod session;
 mod sse;

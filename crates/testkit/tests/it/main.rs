@@ -8,6 +8,7 @@
 mod basics;
 mod dialects;
 mod faults;
+mod fixture;
 mod hostile;
 mod lifecycle;
 mod network;

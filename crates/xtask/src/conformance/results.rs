@@ -56,6 +56,16 @@ impl Results {
         self.0.keys().map(String::as_str)
     }
 
+    /// How many checks passed and failed.
+    pub(crate) fn checks(&self) -> (u32, u32) {
+        self.0.values().fold((0, 0), |(p, f), scenario| (p + scenario.passed, f + scenario.failed))
+    }
+
+    /// How many scenarios the suite marked as passed.
+    pub(crate) fn good(&self) -> usize {
+        self.0.values().filter(|scenario| scenario.ok).count()
+    }
+
     /// What one scenario lost against the same one run directly.
     pub(crate) fn worse_than(&self, direct: &Self, name: &str) -> Option<String> {
         let (ours, theirs) = (self.0.get(name), direct.0.get(name)?);
@@ -108,10 +118,8 @@ impl Results {
 
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (passed, failed) =
-            self.0.values().fold((0, 0), |(p, f), scenario| (p + scenario.passed, f + scenario.failed));
-        let good = self.0.values().filter(|scenario| scenario.ok).count();
-        write!(f, "{passed}/{} checks, {good}/{} scenarios", passed + failed, self.0.len())
+        let (passed, failed) = self.checks();
+        write!(f, "{passed}/{} checks, {}/{} scenarios", passed + failed, self.good(), self.0.len())
     }
 }
 
