@@ -10,6 +10,7 @@ mod http;
 mod listening;
 #[doc(hidden)]
 pub mod memory;
+pub mod names;
 mod resume;
 mod sse;
 mod sse_reader;
