@@ -57,6 +57,8 @@ pub(super) struct Http {
     plain: Option<Plain>,
     configured: Vec<(HeaderName, HeaderValue)>,
     pub(super) max_message: usize,
+    /// What a sign of life may be late: `probe_timeout`.
+    pub(super) patience: Duration,
 }
 
 /// Where requests go: a URL, and where a redirect within its origin led.
@@ -119,7 +121,8 @@ impl Http {
         }
         let client = builder.build().map_err(|error| format!("no HTTP client: {}", reason(&error)))?;
         let plain = (endpoint.url.scheme() == "http").then(|| plain_client(names, times));
-        Ok(Self { client, plain, configured: endpoint.headers.clone(), max_message: limits.max_message })
+        let configured = endpoint.headers.clone();
+        Ok(Self { client, plain, configured, max_message: limits.max_message, patience: times.probe_timeout })
     }
 
     /// What the requests of a session carry.

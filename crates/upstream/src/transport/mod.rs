@@ -12,6 +12,7 @@ mod listening;
 pub mod memory;
 pub mod names;
 mod resume;
+mod rhythm;
 mod sse;
 mod sse_reader;
 pub(crate) mod stdio;
