@@ -47,11 +47,7 @@ pub fn backend(shape: Shape, limits: Limits) -> anyhow::Result<Arc<Backend>> {
         name: "inproc".into(),
         origin: Origin::File,
         generation: 0,
-        endpoint: Endpoint::Http(HttpEndpoint {
-            url: "http://localhost/".parse()?,
-            headers: Vec::new(),
-            ca_pem: None,
-        }),
+        endpoint: Endpoint::Http(HttpEndpoint::new("http://localhost/".parse()?)),
         transport: TransportChoice::Http,
         mode: ModeChoice::Shared,
         sharing: Sharing::default(),

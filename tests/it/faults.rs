@@ -12,15 +12,16 @@ mod silent;
 use std::time::{Duration, Instant};
 
 use mcpool_testkit::{
-    FaultProxy, Server,
+    FaultProxy, Script, Server,
     agent::{Agent, AgentConfig, AgentError, Transport},
 };
 use mcpool_upstream::ModeChoice;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     rig::{Rig, Wanted},
-    wires::{text_of, wanted},
+    wires::{over, serve, text_of, wanted},
 };
 
 /// What the gateway waits for a call without any sign of the backend.
@@ -33,6 +34,10 @@ const FIRST: Duration = Duration::from_millis(1_500);
 const SLACK: Duration = Duration::from_secs(5);
 /// Nobody who has nothing to do with a fault waits this long.
 const UNHURT: Duration = Duration::from_millis(2_500);
+/// What the 99th percentile of such may move by itself, a fraction of what any fault here lasts.
+const NOISE: Duration = Duration::from_millis(200);
+/// A backend that is well again is reached again by then.
+const RECOVERY: Duration = Duration::from_secs(20);
 
 /// A gateway's wishes with everything that takes a minute shortened.
 fn hasty(mut wanted: Wanted) -> Wanted {
@@ -71,16 +76,110 @@ async fn is_served(agent: &Agent, nonce: &str) {
     assert_eq!(text_of(&answer.unwrap_or_else(|error| panic!("{nonce}: {error}"))), nonce);
 }
 
-/// Calls until it is stopped; the longest any call took, and how many there were.
-async fn keeps_calling(agent: &Agent, stop: &tokio_util::sync::CancellationToken) -> (Duration, usize) {
-    let (mut longest, mut calls) = (Duration::ZERO, 0);
-    while stop.run_until_cancelled(tokio::time::sleep(Duration::from_millis(20))).await.is_some() {
-        let began = Instant::now();
-        is_served(agent, &format!("unhurt-{calls}")).await;
-        longest = longest.max(began.elapsed());
-        calls += 1;
+/// What the calls of an agent took.
+struct Took(Vec<Duration>);
+
+impl Took {
+    fn p99(&self) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        sorted[sorted.len() * 99 / 100]
     }
-    (longest, calls)
+
+    /// Nobody waited for somebody else's fault: as in quiet, but for what a busy machine does to anybody.
+    fn is_like(&self, quiet: &Self, what: &str) {
+        let (calls, p99, before) = (self.0.len(), self.p99(), quiet.p99());
+        println_figures(&format!("{what}: p99 of {calls} calls beside it {p99:?}, in quiet {before:?}"));
+        let longest = self.0.iter().max().expect("calls");
+        assert!(p99 < before * 3 + NOISE, "{what}: p99 {p99:?}, in quiet {before:?}");
+        assert!(*longest < UNHURT, "{what}: the longest of {calls} calls of another agent took {longest:?}");
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the figures are for whoever reads the run")]
+fn println_figures(figures: &str) {
+    println!("{figures}");
+}
+
+/// Fewest calls that say something.
+const CALLS: usize = 10;
+
+/// Calls, each of which must be served, until it is stopped, and some in any case.
+async fn keeps_calling(agent: &Agent, stop: &CancellationToken) -> Took {
+    let mut took = Vec::new();
+    let pause = Duration::from_millis(20);
+    while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() || took.len() < CALLS {
+        let began = Instant::now();
+        is_served(agent, &format!("unhurt-{}", took.len())).await;
+        took.push(began.elapsed());
+    }
+    Took(took)
+}
+
+/// The same for a second, with nothing wrong.
+async fn calls_in_quiet(agent: &Agent) -> Took {
+    let stop = CancellationToken::new();
+    let second = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stop.cancel();
+    };
+    tokio::join!(keeps_calling(agent, &stop), second).0
+}
+
+/// A healthy backend beside the one under test, and an agent that never stops calling it and must not be hurt.
+async fn beside<T>(what: &str, back: Transport, bad: Wanted, test: impl AsyncFnOnce(&Rig) -> T) -> T {
+    let healthy = serve(Script::default()).await;
+    let good = hasty(wanted(&healthy, back, ModeChoice::Shared));
+    let rig = Rig::start_all(vec![("bad", bad), ("good", good)]).await;
+    let other = agent_of(&rig, "good", Transport::Http).await;
+    let quiet = calls_in_quiet(&other).await;
+    let stop = CancellationToken::new();
+    let run = async {
+        let done = test(&rig).await;
+        stop.cancel();
+        done
+    };
+    let (done, took) = tokio::join!(run, keeps_calling(&other, &stop));
+    took.is_like(&quiet, what);
+    drop(other);
+    over(rig).await;
+    done
+}
+
+/// Comes again until it is let in and served.
+async fn is_served_soon(rig: &Rig, what: &str) -> Agent {
+    let patience = Instant::now();
+    loop {
+        match Agent::ready(AgentConfig::http(rig.url_of("bad", "mcp"))).await {
+            Ok(agent) => {
+                is_served(&agent, "recovered").await;
+                return agent;
+            }
+            Err(error) => assert!(patience.elapsed() < RECOVERY, "{what}: {error}"),
+        }
+    }
+}
+
+/// An agent that is told that its backend is not there, and that nothing ran.
+async fn is_told(rig: &Rig, backend: &str, what: &str) {
+    let refused = Agent::ready(AgentConfig::http(rig.url_of(backend, "mcp"))).await;
+    let refused = refused.expect_err("there is nobody");
+    let AgentError::Rpc { code, data, .. } = refused else { panic!("{what}: {refused:?}") };
+    assert_eq!(data["executed"], "no", "{what}: {code} {data}");
+}
+
+/// A call has its own answer, or an error of the gateway that says what is known; whether it was answered.
+fn is_answered(nonce: &str, outcome: Result<Value, AgentError>) -> bool {
+    match outcome {
+        Ok(answer) => assert_eq!(text_of(&answer), nonce),
+        Err(AgentError::Rpc { code, data, .. }) => {
+            let is_ours = (-31999..=-31900).contains(&code) && data["executed"].is_string();
+            assert!(is_ours, "{nonce}: {code} {data}");
+            return false;
+        }
+        Err(other) => panic!("{nonce}: {other:?}"),
+    }
+    true
 }
 
 /// The code and the data of a JSON-RPC error of the gateway.

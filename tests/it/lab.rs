@@ -94,11 +94,7 @@ impl Lab {
             name: "lab".into(),
             origin: Origin::Demo,
             generation: 1,
-            endpoint: Endpoint::Http(HttpEndpoint {
-                url: "http://lab/".parse().expect("a URL"),
-                headers: Vec::new(),
-                ca_pem: None,
-            }),
+            endpoint: Endpoint::Http(HttpEndpoint::new("http://lab/".parse().expect("a URL"))),
             transport: TransportChoice::Auto,
             mode: wish.mode,
             sharing: wish.sharing,

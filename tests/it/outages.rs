@@ -12,13 +12,13 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, future::join_all, stream::FuturesUnordered};
 use mcpool_breaker::Settings;
 use mcpool_upstream::{
-    Limits,
+    Cause, Limits,
     transport::memory::{Memory, Turn},
 };
 use mcpool_wire::{ErrorKind, Executed, Link as _, Method};
 use serde_json::json;
 
-use crate::lab::{Agent, Lab, Wish, broken, connect_refused, now};
+use crate::lab::{Agent, Lab, Wish, broken, connect_refused, now, refused};
 
 /// A backend whose every call takes this long, and that remembers when each began.
 fn steady(takes: Duration) -> (Memory, Arc<Mutex<Vec<Instant>>>) {
@@ -100,6 +100,36 @@ async fn one_crash_with_a_hundred_calls_in_flight_is_one_incident() {
         assert_eq!(snapshot.incidents, [("broken", 1)], "over {sessions} sessions");
         assert_eq!(snapshot.state.as_str(), "closed");
         assert_eq!(lab.seen.count("closed_by_incident"), sessions, "and each is told in the log");
+    }
+}
+
+/// Over Streamable HTTP a crash is seen as connections that break and a backend that knows nobody any more.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_lost_once_its_connections_broke_is_one_incident() {
+    let (break_one, forget) = (broken(), refused(Cause::SessionLost));
+    let none = json!({});
+    for (errors, is_heard_between, incidents) in [
+        (vec![&break_one, &forget], false, 1),
+        // A connection that breaks by itself, and a session that ends by itself, are none.
+        (vec![&forget], false, 0),
+        (vec![&break_one, &forget], true, 0),
+    ] {
+        let limits = limits(|l| (l.shared_sessions, l.min_idle) = (1, 0));
+        let lab = Lab::scripted_in_exchange(Wish { limits, ..Wish::default() });
+        let agent = lab.agent(1).await;
+        agent.run("echo", &none).await.expect("served");
+        for error in errors {
+            lab.memory.last().refuse(1, error);
+            if is_heard_between {
+                agent.run("echo", &none).await.expect("it is safe, and runs again");
+            }
+        }
+        agent.run("echo", &none).await.expect("it is safe, and runs again");
+        lab.until("the next session", |lab| lab.memory.sessions().len() == 2).await;
+        let counted: u64 =
+            lab.registered.breaker.snapshot(now()).incidents.iter().map(|(_, times)| *times).sum();
+        assert_eq!(counted, incidents, "{:?}", lab.seen.lines());
+        assert_eq!(lab.seen.count("closed_by_incident"), usize::from(incidents > 0));
     }
 }
 

@@ -147,11 +147,7 @@ async fn an_opener_that_panics_goes_on_with_who_waits() {
         name: "shaky".into(),
         origin: Origin::Cli,
         generation: 1,
-        endpoint: Endpoint::Http(HttpEndpoint {
-            url: "http://unused/".parse().expect("a URL"),
-            headers: Vec::new(),
-            ca_pem: None,
-        }),
+        endpoint: Endpoint::Http(HttpEndpoint::new("http://unused/".parse().expect("a URL"))),
         transport: TransportChoice::Auto,
         mode: ModeChoice::Pinned,
         sharing: Sharing::default(),

@@ -72,7 +72,7 @@ impl Wanted {
     pub(crate) fn shared(url: String) -> Self {
         let url = url.parse().expect("a URL");
         Self {
-            endpoint: Endpoint::Http(HttpEndpoint { url, headers: Vec::new(), ca_pem: None }),
+            endpoint: Endpoint::Http(HttpEndpoint::new(url)),
             mode: ModeChoice::Shared,
             sharing: Sharing::default(),
             transport: TransportChoice::Auto,

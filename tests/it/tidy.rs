@@ -41,6 +41,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "shuttle",
             "tokio",
             "tokio-util",
+            // The trait in which the HTTP client takes a resolver.
+            "tower-service",
             "tracing",
             "url",
         ],

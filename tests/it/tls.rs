@@ -59,7 +59,7 @@ impl Tls {
         let url = format!("https://{}/{path}", self.addr).parse().expect("a URL");
         let transport = if path == "sse" { TransportChoice::Sse } else { TransportChoice::Http };
         let times = Times { first_open: Duration::from_secs(20), ..Times::default() };
-        let endpoint = Endpoint::Http(HttpEndpoint { url, headers: Vec::new(), ca_pem });
+        let endpoint = Endpoint::Http(HttpEndpoint { ca_pem, ..HttpEndpoint::new(url) });
         Wanted { endpoint, transport, times, ..Wanted::shared("http://unused/".to_owned()) }
     }
 }

@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 use mcpool_wire::BackendId;
 use url::Url;
 
-use crate::mode::Profile;
+use crate::{mode::Profile, transport::names::Resolver};
 
 /// One registered backend.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +79,16 @@ pub struct HttpEndpoint {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Extra roots to trust, PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// Who finds the addresses of its host, where that is not the system. For tests: no key of the file sets it.
+    pub resolver: Option<Resolver>,
+}
+
+impl HttpEndpoint {
+    /// This URL, and nothing else.
+    #[must_use]
+    pub fn new(url: Url) -> Self {
+        Self { url, headers: Vec::new(), ca_pem: None, resolver: None }
+    }
 }
 
 /// Which transport to speak.

@@ -5,12 +5,12 @@ use super::*;
 
 use futures::future::join_all;
 use mcpool_testkit::{
-    Answer, Fault, FaultKind, Script, Stage,
+    Answer, Fault, FaultKind, Stage,
     fault_proxy::{End, Shot, Strike, Way},
 };
 use mcpool_upstream::Limits;
 
-use crate::wires::{config, over, serve};
+use crate::wires::config;
 
 /// Bytes of the text of an answer of about two kilobytes.
 const TEXT: usize = 1_940;

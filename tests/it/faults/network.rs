@@ -4,16 +4,12 @@
 use super::*;
 
 use futures::future::join_all;
-use mcpool_testkit::{
-    Script,
-    fault_proxy::{End, Flow, Shot, Strike, Way, Weather},
-};
-use tokio_util::sync::CancellationToken;
+use mcpool_testkit::fault_proxy::{End, Flow, Shot, Strike, Way, Weather};
 
-use crate::wires::{WIRES, config, over, serve, until};
+use crate::wires::{WIRES, config, until};
 
-/// Calls at work while the weather is bad.
-const CALLS: usize = 8;
+/// Agents at work while the weather is bad.
+const AT_WORK: usize = 8;
 
 /// A backend behind a bad network, and a healthy one beside it.
 struct Scene {
@@ -37,11 +33,12 @@ impl Scene {
 
     /// Calls in this weather, and after it.
     async fn endure(&self, name: &str, begin: impl AsyncFnOnce(&FaultProxy)) {
-        let agents = join_all((0..CALLS).map(|n| agent_of(&self.rig, "bad", WIRES[n % 2]))).await;
+        let agents = join_all((0..AT_WORK).map(|n| agent_of(&self.rig, "bad", WIRES[n % 2]))).await;
         for agent in &agents {
             is_served(agent, "warm").await;
         }
         let other = agent_of(&self.rig, "good", Transport::Sse).await;
+        let quiet = calls_in_quiet(&other).await;
         let stop = CancellationToken::new();
         let calls = async {
             begin(&self.proxy).await;
@@ -55,22 +52,13 @@ impl Scene {
             stop.cancel();
             ended
         };
-        let (ended, (longest, count)) = tokio::join!(calls, keeps_calling(&other, &stop));
+        let (ended, took) = tokio::join!(calls, keeps_calling(&other, &stop));
         for (nonce, outcome, took) in ended {
             // Three attempts with a session to be opened before each, or the wait for one.
             assert!(took < (CALL + HANDSHAKE) * 3 + Duration::from_secs(10) + SLACK, "{nonce}: {took:?}");
-            match outcome {
-                Ok(answer) => assert_eq!(text_of(&answer), nonce),
-                Err(AgentError::Rpc { code, data, .. }) => {
-                    assert!(
-                        (-31999..=-31900).contains(&code) && data["executed"].is_string(),
-                        "{nonce}: {code} {data}"
-                    );
-                }
-                Err(other) => panic!("{nonce}: {other:?}"),
-            }
+            is_answered(&nonce, outcome);
         }
-        assert!(longest < UNHURT, "{name}: of {count} calls of another backend the longest took {longest:?}");
+        took.is_like(&quiet, name);
         self.proxy.clear();
         self.proxy.end_all(End::Reset);
         for agent in &agents {
@@ -165,6 +153,46 @@ async fn a_half_open_stream_of_a_session_is_noticed_by_its_probes() {
         }
     }
     assert!(noticed, "a half-open stream was not noticed within {most:?}");
+    is_served(&agent, "on the new one").await;
+    drop(agent);
+    over(rig).await;
+}
+
+/// The same over Streamable HTTP, where probes travel on connections of their own: it is the comments that stop. The
+/// backend, which knows nothing of it, refuses a second stream beside the first; so a new session is needed, and agents
+/// hear of changes again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_open_stream_of_a_streamable_session_is_noticed_by_its_silence() {
+    let rhythm = Duration::from_millis(300);
+    let server = serve(Script { keep_alive: Some(rhythm), ..Script::default() }).await;
+    let proxy = FaultProxy::start(server.addr()).await.expect("a proxy");
+    let mut wanted = through(&proxy, &server, Transport::Http);
+    // Comments are signs of life, so nothing else is on its way when the stream is struck.
+    wanted.times.probe_interval = Duration::from_secs(5);
+    let slack = wanted.times.probe_timeout;
+    let rig = Rig::start(wanted).await;
+    let agent = Agent::ready(config(&rig, Transport::Http).listening()).await.expect("an agent");
+    is_served(&agent, "warm").await;
+    // The rhythm is learned.
+    tokio::time::sleep(rhythm * 4).await;
+    let opened = server.stats().sessions_opened;
+    assert!(proxy.strike(Strike { way: Way::ToClient, after: 0, shot: Shot::Hold }));
+    until("the stream is held", || proxy.stats().struck > 0).await;
+    let began = Instant::now();
+    until("it is opened anew", || server.stats().refused.contains_key(&409)).await;
+    let noticed = began.elapsed();
+    // With the usual 15 s between comments and the defaults this is 35 s.
+    assert!(noticed > rhythm && noticed < rhythm * 2 + slack + SLACK, "noticed after {noticed:?}");
+    until("a new session", || server.stats().sessions_opened > opened).await;
+    let replaced = began.elapsed();
+    println_figures(&format!("a half-open stream: noticed after {noticed:?}, replaced after {replaced:?}"));
+    // The wait for the older stream does not depend on keys: 16 to 21 s.
+    assert!(replaced < noticed + Duration::from_secs(21) + SLACK, "replaced after {replaced:?}");
+    until("the agent hears of a change", || {
+        server.notify("notifications/tools/list_changed", &json!({}));
+        agent.notifications().iter().any(|(method, _)| method == "notifications/tools/list_changed")
+    })
+    .await;
     is_served(&agent, "on the new one").await;
     drop(agent);
     over(rig).await;

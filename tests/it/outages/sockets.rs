@@ -90,7 +90,7 @@ async fn short_outage(back: Transport) {
     assert!(calls > 2_000, "only {calls} calls: the load was not there");
     // One second is what is aimed at, and shown on a paused clock; the rest is for a machine that does other things as
     // well. Without early probes it would be a minute.
-    assert!(waited < Duration::from_secs(20), "{waited:?}");
+    assert!(waited < Duration::from_secs(10), "{waited:?}");
     assert!((1..=10).contains(&connects), "{connects} connects while nobody listened");
     assert!(transitions(&rig).iter().any(|change| change.contains("to: Open")), "the circuit did open");
     rig.stop().await;
@@ -160,7 +160,8 @@ async fn herd(back: Transport, agents: u32, outage: Duration) {
         served.len()
     );
     assert!(densest <= 2.0 * limit, "{densest} calls/s arrived, {limit} are the limit");
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    // Ten seconds are aimed at, after the recovery.
+    assert!(took < Duration::from_secs(15), "{took:?}");
     rig.stop().await;
 }
 

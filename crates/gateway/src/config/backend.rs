@@ -45,7 +45,7 @@ pub(super) fn plain(
             name: name.into(),
             origin,
             generation: 1,
-            endpoint: Endpoint::Http(HttpEndpoint { url, headers: Vec::new(), ca_pem: None }),
+            endpoint: Endpoint::Http(HttpEndpoint::new(url)),
             transport: TransportChoice::Auto,
             mode,
             sharing: Sharing { profiles: profiles.clone(), ..Sharing::default() },
@@ -110,7 +110,7 @@ fn endpoint(checker: &mut Checker<'_>, raw: &RawBackend, common: &Common<'_>) ->
     let url = checker.parsed("url", &raw.url, parse_url);
     let headers = headers(checker, raw);
     let ca_pem = roots(checker, &raw.tls.ca_file, common.folder);
-    Some(Endpoint::Http(HttpEndpoint { url: url?, headers, ca_pem }))
+    Some(Endpoint::Http(HttpEndpoint { headers, ca_pem, ..HttpEndpoint::new(url?) }))
 }
 
 fn headers_of(endpoint: &Endpoint) -> &[(HeaderName, HeaderValue)] {

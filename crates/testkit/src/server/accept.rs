@@ -36,7 +36,7 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts until the life ends.
-pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, run: Run, cap: usize) {
+pub(crate) async fn run(listener: Arc<TcpListener>, shared: Arc<Shared>, run: Run, cap: usize) {
     let room = Arc::new(Semaphore::new(cap.min(Semaphore::MAX_PERMITS)));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };

@@ -1,7 +1,8 @@
 //! The scriptable backend: both legacy transports on one listener, with faults, dialects and statistics.
 //!
 //! The subtle thing: the handle outlives the listener. [`Server::stop`] drops listener and connections at
-//! once, as `kill -9` would; [`Server::restart`] takes the same port with an empty memory; statistics go on.
+//! once, as `kill -9` would; [`Server::restart`] takes the same port with an empty memory, [`Server::replace`] never
+//! lets go of it; statistics go on.
 
 pub(crate) mod accept;
 pub(crate) mod body;
@@ -24,6 +25,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,7 +46,14 @@ use crate::script::{Fault, FaultKind, Script, Stage};
 pub struct Server {
     shared: Arc<Shared>,
     addr: SocketAddr,
-    run: Mutex<Option<Run>>,
+    life: Mutex<Option<Life>>,
+}
+
+/// What ends with the process it stands for, and the socket, which a supervisor may hand to the next one.
+#[derive(Debug)]
+struct Life {
+    run: Run,
+    listener: Arc<TcpListener>,
 }
 
 /// What outlives a restart, and the sessions, which do not.
@@ -106,8 +115,8 @@ impl Server {
             script: RwLock::new(Arc::new(script)),
         });
         shared.faults.set(shared.script().faults.clone());
-        let server = Self { shared, addr, run: Mutex::new(None) };
-        server.serve(listener);
+        let server = Self { shared, addr, life: Mutex::new(None) };
+        server.serve(Arc::new(listener));
         Ok(server)
     }
 
@@ -159,13 +168,30 @@ impl Server {
     /// # Cancel safety
     /// Dropped early, everything still stops, soon.
     pub async fn stop(&self) {
-        let run = lock(&self.run).take();
-        if let Some(run) = run {
-            run.token.cancel();
-            self.clear();
-            run.tracker.close();
-            run.tracker.wait().await;
+        let life = lock(&self.life).take();
+        if let Some(life) = life {
+            self.end(&life.run).await;
         }
+    }
+
+    /// Drops connections, calls and sessions at once, but not the port, as a supervisor that holds the socket would:
+    /// nobody is refused, and who connects meanwhile is served by the next life. A stopped server stays stopped.
+    ///
+    /// # Cancel safety
+    /// Dropped early, it is stopped.
+    pub async fn replace(&self) {
+        let life = lock(&self.life).take();
+        if let Some(life) = life {
+            self.end(&life.run).await;
+            self.serve(life.listener);
+        }
+    }
+
+    async fn end(&self, run: &Run) {
+        run.token.cancel();
+        self.clear();
+        run.tracker.close();
+        run.tracker.wait().await;
     }
 
     /// Stops if needed and serves again on the same port, with no memory of any session.
@@ -174,7 +200,7 @@ impl Server {
     /// When somebody else took the port meanwhile.
     pub async fn restart(&self) -> io::Result<()> {
         self.stop().await;
-        self.serve(accept::bind(self.addr)?);
+        self.serve(Arc::new(accept::bind(self.addr)?));
         Ok(())
     }
 
@@ -249,11 +275,11 @@ impl Server {
         self.shared.sessions.all().iter().filter(|s| to(s) && took(s)).count()
     }
 
-    fn serve(&self, listener: tokio::net::TcpListener) {
+    fn serve(&self, listener: Arc<TcpListener>) {
         let run = Run::default();
         let cap = self.shared.script().connection_cap;
-        run.spawn(accept::run(listener, Arc::clone(&self.shared), run.clone(), cap));
-        *lock(&self.run) = Some(run);
+        run.spawn(accept::run(Arc::clone(&listener), Arc::clone(&self.shared), run.clone(), cap));
+        *lock(&self.life) = Some(Life { run, listener });
     }
 
     fn clear(&self) {
@@ -266,8 +292,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(run) = lock(&self.run).take() {
-            run.token.cancel();
+        if let Some(life) = lock(&self.life).take() {
+            life.run.token.cancel();
         }
         self.clear();
     }

@@ -30,11 +30,7 @@ fn spec(mode: ModeChoice, sharing: Sharing) -> Arc<BackendSpec> {
         name: "b".into(),
         origin: Origin::File,
         generation: 1,
-        endpoint: Endpoint::Http(HttpEndpoint {
-            url: "http://b/".parse().unwrap(),
-            headers: Vec::new(),
-            ca_pem: None,
-        }),
+        endpoint: Endpoint::Http(HttpEndpoint::new("http://b/".parse().unwrap())),
         transport: TransportChoice::Auto,
         mode,
         sharing,

@@ -39,6 +39,8 @@ pub(crate) struct Driver {
     times: Times,
     sends: FuturesUnordered<BoxFuture<'static, Sent>>,
     last_error: Option<SendError>,
+    /// A connection of it broke, and nothing was heard since.
+    broke: bool,
     /// When the silence was last asked about: the timer must not move away with every wake-up.
     asked: Instant,
 }
@@ -72,6 +74,7 @@ impl Driver {
             times,
             sends: FuturesUnordered::new(),
             last_error: None,
+            broke: false,
             asked: clock::now(),
         }
     }
@@ -81,9 +84,19 @@ impl Driver {
         loop {
             let wake = self.wake().await;
             if let Some(reason) = self.handle(wake) {
+                let reason = self.seen(reason);
                 self.finish(reason).await;
                 return (reason, self.last_error);
             }
+        }
+    }
+
+    /// A backend that was killed and started again knows no session any more. Over Streamable HTTP whoever asks first
+    /// is told so; that the connections broke before is what happened.
+    fn seen(&self, reason: CloseReason) -> CloseReason {
+        match reason {
+            CloseReason::Lost if self.broke => CloseReason::Broken,
+            reason => reason,
         }
     }
 
@@ -181,6 +194,8 @@ impl Driver {
         {
             return Some(reason);
         }
+        // Before anything else that ends it: what broke is remembered also where the end is seen first.
+        self.broke |= wishes.broke;
         if let Some(error) = wishes.lost {
             return self.lost(error);
         }
@@ -227,6 +242,7 @@ impl Driver {
         }
         let room = &self.session.room;
         let after = self.state.standing();
+        self.broke &= after != Standing::Ready;
         // Until the ladder is climbed there is nothing to tell, and then whoever climbed it tells.
         if after != Standing::Initializing {
             let told = self.session.publish(after);

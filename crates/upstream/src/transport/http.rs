@@ -24,6 +24,7 @@ use url::Url;
 
 use super::{
     classify::{Asked, Refused, classify},
+    names::Names,
     sse_reader::SseReader,
 };
 use crate::{
@@ -47,13 +48,17 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("mcpool/", env!("CARGO_PKG_VERSION")));
 
+type Plain = legacy::Client<HttpConnector<Names>, Full<Bytes>>;
+
 /// The client of one backend: its connections, and what every request carries.
 pub(super) struct Http {
     client: reqwest::Client,
     /// The short way of POSTs; only where there is no TLS to speak.
-    plain: Option<legacy::Client<HttpConnector, Full<Bytes>>>,
+    plain: Option<Plain>,
     configured: Vec<(HeaderName, HeaderValue)>,
     pub(super) max_message: usize,
+    /// What a sign of life may be late: `probe_timeout`.
+    pub(super) patience: Duration,
 }
 
 /// Where requests go: a URL, and where a redirect within its origin led.
@@ -94,8 +99,10 @@ impl Http {
     /// # Errors
     /// A sentence when the roots to trust or the headers cannot be used.
     pub(super) fn new(endpoint: &HttpEndpoint, times: &Times, limits: &Limits) -> Result<Self, String> {
+        let names = Names::new(endpoint.resolver.clone(), times.connect);
         let mut builder = reqwest::Client::builder()
             .connect_timeout(times.connect)
+            .dns_resolver(names.clone())
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .tcp_nodelay(true)
@@ -113,8 +120,9 @@ impl Http {
             builder = builder.tls_certs_merge(roots);
         }
         let client = builder.build().map_err(|error| format!("no HTTP client: {}", reason(&error)))?;
-        let plain = (endpoint.url.scheme() == "http").then(|| plain_client(times));
-        Ok(Self { client, plain, configured: endpoint.headers.clone(), max_message: limits.max_message })
+        let plain = (endpoint.url.scheme() == "http").then(|| plain_client(names, times));
+        let configured = endpoint.headers.clone();
+        Ok(Self { client, plain, configured, max_message: limits.max_message, patience: times.probe_timeout })
     }
 
     /// What the requests of a session carry.
@@ -197,8 +205,8 @@ impl Http {
     }
 }
 
-fn plain_client(times: &Times) -> legacy::Client<HttpConnector, Full<Bytes>> {
-    let mut connector = HttpConnector::new();
+fn plain_client(names: Names, times: &Times) -> Plain {
+    let mut connector = HttpConnector::new_with_resolver(names);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(times.connect));
     legacy::Client::builder(TokioExecutor::new())

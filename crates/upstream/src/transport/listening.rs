@@ -13,10 +13,14 @@ use super::{
     Heard, Inbound,
     classify::Asked,
     http::{Content, Events},
+    rhythm::Rhythm,
     sse_reader::{SseError, SseEvent, SseItem},
     streamable::Session,
 };
-use crate::error::{Cause, SendError};
+use crate::{
+    clock,
+    error::{Cause, SendError, SendPhase},
+};
 
 /// First wait before a reconnection, where the server names none. Short, because it is also how a dead backend
 /// is noticed.
@@ -35,12 +39,16 @@ pub(super) struct Listening {
     session: Arc<Session>,
     early: VecDeque<Bytes>,
     state: State,
+    rhythm: Rhythm,
     last_id: Option<String>,
     retry: Option<Duration>,
     /// Reconnections since the backend last said something.
     idle_reconnects: u32,
     failures: u32,
 }
+
+/// What a stream yields; nothing at its end.
+type Item = Option<Result<SseItem, SseError<SendError>>>;
 
 enum State {
     Open(Events),
@@ -89,7 +97,8 @@ fn jittered(pause: Duration) -> Duration {
 impl Listening {
     pub(super) fn new(session: Arc<Session>, early: VecDeque<Bytes>, events: Option<Events>) -> Self {
         let state = events.map_or(State::NotOffered, State::Open);
-        Self { session, early, state, last_id: None, retry: None, idle_reconnects: 0, failures: 0 }
+        let rhythm = Rhythm::new(session.patience(), clock::now());
+        Self { session, early, state, rhythm, last_id: None, retry: None, idle_reconnects: 0, failures: 0 }
     }
 
     pub(super) fn into_inbound(self) -> Inbound {
@@ -108,14 +117,17 @@ impl Listening {
         }
         loop {
             match &mut self.state {
-                State::Open(events) => match events.next().await {
-                    Some(Ok(SseItem::Event(event))) => return Some(Ok(self.take(event))),
-                    Some(Ok(SseItem::Alive)) => return Some(Ok(Heard::Alive)),
-                    Some(Ok(SseItem::Retry(pause))) => self.retry = Some(pause),
-                    Some(Err(SseError::TooLarge(cap))) => {
-                        tracing::warn!(cap, "a message of the backend above the limit was dropped");
+                State::Open(events) => match in_time(events, &self.rhythm).await {
+                    Some(item) => {
+                        self.rhythm.heard(matches!(item, Some(Ok(SseItem::Alive))), clock::now());
+                        if let Some(heard) = self.item(item) {
+                            return Some(Ok(heard));
+                        }
                     }
-                    Some(Err(SseError::Body(_))) | None => self.state = State::Reconnecting,
+                    None => {
+                        tracing::info!("a stream that was kept alive fell silent; it is opened anew");
+                        self.state = State::Reconnecting;
+                    }
                 },
                 State::Reconnecting => {
                     if let Err(error) = self.reconnect().await {
@@ -126,6 +138,19 @@ impl Listening {
                 State::Over => return None,
             }
         }
+    }
+
+    fn item(&mut self, item: Item) -> Option<Heard> {
+        match item {
+            Some(Ok(SseItem::Event(event))) => return Some(self.take(event)),
+            Some(Ok(SseItem::Alive)) => return Some(Heard::Alive),
+            Some(Ok(SseItem::Retry(pause))) => self.retry = Some(pause),
+            Some(Err(SseError::TooLarge(cap))) => {
+                tracing::warn!(cap, "a message of the backend above the limit was dropped");
+            }
+            Some(Err(SseError::Body(_))) | None => self.state = State::Reconnecting,
+        }
+        None
     }
 
     fn take(&mut self, event: SseEvent) -> Heard {
@@ -144,10 +169,12 @@ impl Listening {
         match self.session.open_stream(self.last_id.as_deref()).await {
             Ok(events) => {
                 self.failures = 0;
+                // A new stream may be kept alive by somebody else, or not at all.
+                self.rhythm = Rhythm::new(self.session.patience(), clock::now());
                 self.state = events.map_or(State::NotOffered, State::Open);
                 Ok(())
             }
-            Err(error) if may_pass(&error.cause) && self.failures + 1 < MAX_FAILURES => {
+            Err(error) if may_pass(&error) && self.failures + 1 < MAX_FAILURES => {
                 self.failures += 1;
                 Ok(())
             }
@@ -156,8 +183,18 @@ impl Listening {
     }
 }
 
-fn may_pass(cause: &Cause) -> bool {
-    match cause {
+/// The next item of a stream; nothing, if it is longer overdue than it may be.
+async fn in_time(events: &mut Events, rhythm: &Rhythm) -> Option<Item> {
+    match rhythm.overdue() {
+        Some(due) => tokio::time::timeout_at(clock::at(due), events.next()).await.ok(),
+        None => Some(events.next().await),
+    }
+}
+
+fn may_pass(error: &SendError) -> bool {
+    match &error.cause {
+        // Waiting for an older stream to end is over: nobody will ever be heard on this session.
+        Cause::Timeout(_) if error.phase == SendPhase::Refused => false,
         Cause::Broken(_)
         | Cause::Timeout(_)
         | Cause::Gateway(_)

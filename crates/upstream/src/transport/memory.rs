@@ -51,6 +51,7 @@ struct Backend {
 #[derive(Default)]
 struct Script {
     connect_delay: Duration,
+    listen_delay: Duration,
     failing: VecDeque<SendError>,
     down: Option<SendError>,
     sessions: Vec<MemorySession>,
@@ -109,6 +110,11 @@ impl Memory {
     /// Lets every later connect take this long.
     pub fn delay_connects(&self, delay: Duration) {
         lock(&self.0.script).connect_delay = delay;
+    }
+
+    /// Lets every later stream take this long to be opened.
+    pub fn delay_listens(&self, delay: Duration) {
+        lock(&self.0.script).listen_delay = delay;
     }
 
     /// Fails the next `times` connects (after the delay).
@@ -222,7 +228,11 @@ impl Outbound for Connection {
 
     fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {
         let session = self.session.clone();
+        let delay = lock(&self.backend.script).listen_delay;
         async move {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             if std::mem::replace(&mut lock(&session.0.state).is_listening, true) {
                 return Err(SendError::not_sent(Cause::Closed("its stream was taken already")));
             }

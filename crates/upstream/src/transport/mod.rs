@@ -10,7 +10,9 @@ mod http;
 mod listening;
 #[doc(hidden)]
 pub mod memory;
+pub mod names;
 mod resume;
+mod rhythm;
 mod sse;
 mod sse_reader;
 pub(crate) mod stdio;

@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -165,6 +166,11 @@ impl Session {
 
     pub(super) fn max_message(&self) -> usize {
         self.http.max_message
+    }
+
+    /// How much later than usual a sign of life may be.
+    pub(super) fn patience(&self) -> Duration {
+        self.http.patience
     }
 
     pub(super) async fn request(

@@ -210,7 +210,7 @@ fn spec() -> BackendSpec {
         name: "rig".into(),
         origin: Origin::Demo,
         generation: 1,
-        endpoint: Endpoint::Http(HttpEndpoint { url, headers: Vec::new(), ca_pem: None }),
+        endpoint: Endpoint::Http(HttpEndpoint::new(url)),
         transport: TransportChoice::Auto,
         mode: ModeChoice::Shared,
         sharing: Sharing::default(),

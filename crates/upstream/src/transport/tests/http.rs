@@ -171,7 +171,7 @@ async fn three_hundred_calls_at_once_use_and_keep_their_own_connections() {
 fn what_cannot_be_reached_by_http_is_refused_with_a_reason() {
     let build = |url: &str, ca_pem: Option<&str>| {
         let ca_pem = ca_pem.map(|pem| pem.as_bytes().to_vec());
-        let endpoint = HttpEndpoint { url: Url::parse(url).unwrap(), headers: vec![], ca_pem };
+        let endpoint = HttpEndpoint { ca_pem, ..HttpEndpoint::new(Url::parse(url).unwrap()) };
         http_transport(&endpoint, TransportChoice::Auto, &Times::default(), &Limits::default()).err()
     };
     assert!(build("ftp://a/b", None).unwrap().contains("ftp"));

@@ -208,7 +208,7 @@ pub(super) fn transport(url: Url, choice: TransportChoice) -> Arc<dyn Transport>
     let limits = Limits { max_message: 64 * 1024, ..Limits::default() };
     let times = Times { connect: Duration::from_secs(2), ..Times::default() };
     let headers = vec![(::http::header::AUTHORIZATION, "Bearer t".parse().unwrap())];
-    http_transport(&HttpEndpoint { url, headers, ca_pem: None }, choice, &times, &limits).unwrap()
+    http_transport(&HttpEndpoint { headers, ..HttpEndpoint::new(url) }, choice, &times, &limits).unwrap()
 }
 
 pub(super) async fn all(exchange: Exchange) -> Vec<Result<Received, SendError>> {
