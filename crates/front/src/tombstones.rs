@@ -5,7 +5,7 @@
 //! too (`tombstone_file`), because a restart must not bring them back either.
 
 use std::{
-    collections::BTreeSet,
+    collections::VecDeque,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -52,8 +52,8 @@ pub(crate) struct Dead {
 
 #[derive(Default)]
 struct Book {
-    /// Oldest first.
-    known: BTreeSet<Tombstone>,
+    /// Oldest first, each once. A queue, because a tree that grows at its end has its nodes half empty.
+    known: VecDeque<Tombstone>,
     /// Ids given out up to this moment are not remembered one by one.
     forgotten: u64,
 }
@@ -80,7 +80,7 @@ impl Tombstones {
     }
 
     pub(crate) fn fate(&self, one: Tombstone) -> Fate {
-        self.dead.with(|book| match (book.known.contains(&one), one.issued <= book.forgotten) {
+        self.dead.with(|book| match (book.known.binary_search(&one).is_ok(), one.issued <= book.forgotten) {
             (true, _) => Fate::Deleted,
             (false, true) => Fate::Forgotten,
             (false, false) => Fate::Alive,
@@ -90,9 +90,11 @@ impl Tombstones {
     /// Notes a deletion; ids from before `expired` are worth nothing any more.
     pub(crate) fn bury(&self, one: Tombstone, expired: u64) {
         self.dead.with(|book| {
-            book.known.insert(one);
+            if let Err(at) = book.known.binary_search(&one) {
+                book.known.insert(at, one);
+            }
             book.forget_beyond(self.dead.limit);
-            while book.known.first().is_some_and(|oldest| oldest.issued < expired) {
+            while book.known.front().is_some_and(|oldest| oldest.issued < expired) {
                 book.forget_one();
             }
         });
@@ -114,7 +116,10 @@ impl Tombstones {
 
 impl Dead {
     fn new(kept: Kept, limit: usize) -> Self {
-        let mut book = Book { known: kept.known.into_iter().collect(), forgotten: kept.forgotten };
+        let mut known = kept.known;
+        known.sort_unstable();
+        known.dedup();
+        let mut book = Book { known: known.into(), forgotten: kept.forgotten };
         book.forget_beyond(limit);
         Self { book: Mutex::new(book), limit }
     }
@@ -142,7 +147,7 @@ impl Book {
     }
 
     fn forget_one(&mut self) {
-        if let Some(oldest) = self.known.pop_first() {
+        if let Some(oldest) = self.known.pop_front() {
             self.forgotten = self.forgotten.max(oldest.issued);
         }
     }
