@@ -14,8 +14,8 @@ use mcpool_upstream::{
     Observe, Opening, Origin, Seat, Sharing, Source, Times, TransportChoice, transport,
 };
 use mcpool_wire::{
-    AgentKey, BackendId, Call, CallTrace, Caller, ClientHello, Envelope, Hello, Kind, LinkEvent, Message,
-    Method, Outlet, OutletFull, Principal, RequestId, Revision, Target, result_response,
+    AgentKey, BackendId, Call, CallTrace, Caller, ClientHello, Envelope, Era, Hello, Kind, LinkEvent,
+    Message, Method, Outlet, OutletFull, Principal, RequestId, Revision, Target, result_response,
 };
 use tokio::sync::mpsc;
 use transport::{Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind};
@@ -179,8 +179,14 @@ impl Transport for Echo {
             Shape::Stream => TransportKind::Sse,
         };
         let answer = answer(&hail.initialize, HELLO).unwrap_or_default();
-        let opened =
-            Opened { kind, has_session: true, answer, connect_took: None, outbound: Arc::new(connection) };
+        let opened = Opened {
+            kind,
+            era: Era::Legacy,
+            has_session: true,
+            answer,
+            connect_took: None,
+            outbound: Arc::new(connection),
+        };
         async move { Ok(opened) }.boxed()
     }
 }

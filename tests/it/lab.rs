@@ -327,7 +327,7 @@ pub(crate) fn broken() -> SendError {
 }
 
 pub(crate) fn refused(cause: fn(Refusal) -> Cause) -> SendError {
-    let refusal = Refusal { status: 404, message: "no".to_owned(), retry_after: None };
+    let refusal = Refusal { status: 404, message: "no".to_owned(), code: None, retry_after: None };
     SendError { phase: SendPhase::Refused, cause: cause(refusal) }
 }
 

@@ -85,8 +85,12 @@ async fn a_failed_handshake_is_repeated_soon_while_somebody_waits() {
 #[tokio::test(start_paused = true)]
 async fn a_backend_at_its_limit_is_left_alone_for_as_long_as_it_asks() {
     let lab = Lab::scripted(Wish::default());
-    let refusal =
-        Refusal { status: 503, message: "full".to_owned(), retry_after: Some(Duration::from_secs(3)) };
+    let refusal = Refusal {
+        status: 503,
+        message: "full".to_owned(),
+        code: None,
+        retry_after: Some(Duration::from_secs(3)),
+    };
     lab.memory.fail_connects(1, &SendError { phase: SendPhase::Refused, cause: Cause::Pressure(refusal) });
     let start = now();
     lab.agent(1).await;

@@ -23,7 +23,7 @@ async fn ready(wish: Wish) -> (Lab, Agent) {
 }
 
 fn at_limit(retry_after: Option<Duration>) -> SendError {
-    let refusal = Refusal { status: 429, message: "too many".to_owned(), retry_after };
+    let refusal = Refusal { status: 429, message: "too many".to_owned(), code: None, retry_after };
     SendError { phase: SendPhase::Refused, cause: Cause::Pressure(refusal) }
 }
 

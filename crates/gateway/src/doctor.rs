@@ -7,6 +7,7 @@ use std::{
 
 use mcpool_testkit::{Agent, agent::AgentConfig};
 use mcpool_upstream::{Cause, Decision};
+use mcpool_wire::Era;
 use serde_json::{Value, json};
 
 use crate::{
@@ -43,7 +44,9 @@ pub async fn examine(backend: BackendSettings, out: &mut dyn Write) -> Result<bo
             Ok(false)
         }
         Ok(transport) => {
-            say(out, &format!("\nready after {}, over {}", millis(took), spoken(transport)))?;
+            let era = gateway.backends().first().and_then(|one| one.backend.status().era);
+            let over = spoken(transport, era);
+            say(out, &format!("\nready after {}, over {over}", millis(took)))?;
             let inside = Inside::serve(gateway).await?;
             let told = describe(&inside, out).await;
             inside.end(GOODBYE).await;
@@ -187,11 +190,15 @@ fn chosen(decision: Option<Decision>) -> String {
     format!("{}, because {}", mode.as_str(), reason.sentence())
 }
 
-fn spoken(transport: &str) -> &str {
-    match transport {
+fn spoken(transport: &str, era: Option<Era>) -> String {
+    let transport = match transport {
         "sse" => "HTTP+SSE",
         "http" => "Streamable HTTP",
         other => other,
+    };
+    match era {
+        Some(era) => format!("{transport} ({} era)", era.as_str()),
+        None => transport.to_owned(),
     }
 }
 

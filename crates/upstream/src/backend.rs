@@ -17,7 +17,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue};
-use mcpool_wire::{CallError, Caller, CapabilityClass, ErrorKind, Hello, Principal};
+use mcpool_wire::{CallError, Caller, CapabilityClass, ClientHello, Era, ErrorKind, Hello, Principal};
 use tokio::sync::{Notify, mpsc, mpsc::error::TrySendError, oneshot};
 
 pub(crate) use self::verbs::Old;
@@ -118,6 +118,8 @@ pub struct BackendStatus {
     pub trouble: Option<Trouble>,
     /// The transport in use, once known.
     pub transport: Option<&'static str>,
+    /// The era that is spoken with it, once known.
+    pub era: Option<Era>,
     /// Who may use a session of an agent that cannot be asked things, and why, once known.
     pub mode: Option<Decision>,
     /// Why agents are no longer put on shared sessions, if so.
@@ -218,7 +220,7 @@ impl Backend {
             return Err(self.drained());
         }
         let interactive = hello.client.is_interactive();
-        let mode = match self.modes.decide(interactive) {
+        let mode = match self.modes.decide_for(&hello.client) {
             Some(decision) => decision.mode,
             // What the server is decides, and nobody has met it yet.
             None => {
@@ -227,10 +229,13 @@ impl Backend {
                     false => self.pool(self.key(&hello.caller, CapabilityClass::neutral(), Mode::Shared)),
                 };
                 self.greeted(&first, patience).await?;
-                self.modes.decide(interactive).map_or(Mode::Pinned, |decision| decision.mode)
+                self.modes.decide_for(&hello.client).map_or(Mode::Pinned, |decision| decision.mode)
             }
         };
-        let class = if mode.is_private() { hello.client.class() } else { CapabilityClass::neutral() };
+        let class = match self.declares(&hello.client, mode) {
+            true => hello.client.class(),
+            false => CapabilityClass::neutral(),
+        };
         let pool = self.pool(self.key(&hello.caller, class, mode));
         if mode == Mode::Pinned {
             return self.seat_pinned(hello, pool).await;
@@ -240,6 +245,16 @@ impl Backend {
             Mode::Exclusive => Seat::exclusive(hello, pool, self.spec.sharing.reset_on_release),
             _ => Seat::shared(hello, pool),
         })
+    }
+
+    /// Whether what the agent can be asked is said to the backend on its behalf: where nobody else could be asked
+    /// instead. On a backend of its own era a modern agent says it itself.
+    fn declares(&self, client: &ClientHello, mode: Mode) -> bool {
+        match (self.modes.era(), client.revision.era()) {
+            (Some(Era::Modern), Era::Modern) => false,
+            (Some(Era::Modern), Era::Legacy) => mode.is_private() || mode == Mode::Stateless,
+            (Some(Era::Legacy) | None, _) => mode.is_private(),
+        }
     }
 
     /// Waits, for a bounded time, for the first handshake of a pool.
@@ -355,6 +370,7 @@ impl Backend {
             mode: self.modes.decide(false),
             demotion: self.modes.demotion(),
             transport: sessions.first().map(|s| s.kind.as_str()),
+            era: self.modes.era(),
             server: pools.iter().find_map(|p| p.catalog.hello()).map(|h| h.server_info.clone()),
             sessions: sessions.iter().map(|s| s.status(now)).collect(),
         }

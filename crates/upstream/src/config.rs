@@ -79,6 +79,8 @@ pub struct HttpEndpoint {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Extra roots to trust, PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// Which era to speak.
+    pub era: EraChoice,
     /// Who finds the addresses of its host, where that is not the system. For tests: no key of the file sets it.
     pub resolver: Option<Resolver>,
 }
@@ -87,8 +89,21 @@ impl HttpEndpoint {
     /// This URL, and nothing else.
     #[must_use]
     pub fn new(url: Url) -> Self {
-        Self { url, headers: Vec::new(), ca_pem: None, resolver: None }
+        Self { url, headers: Vec::new(), ca_pem: None, era: EraChoice::Auto, resolver: None }
     }
+}
+
+/// Which era to speak with a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EraChoice {
+    /// The one with a handshake, unless the server has only the other one. A server that has both is asked for what
+    /// only the first can do: it may ask its client in the middle of a call, and keep state per session.
+    #[default]
+    Auto,
+    /// With handshake and session: up to 2025-11-25.
+    Legacy,
+    /// Without: 2026-07-28.
+    Modern,
 }
 
 /// Which transport to speak.

@@ -66,6 +66,8 @@ pub struct Refusal {
     pub status: u16,
     /// Its message, cut to 200 bytes.
     pub message: String,
+    /// The code of its JSON-RPC error, where it said one.
+    pub code: Option<i64>,
     /// Its `Retry-After`.
     pub retry_after: Option<Duration>,
 }

@@ -33,8 +33,8 @@ pub use backend::{
     unknown_cursor,
 };
 pub use config::{
-    BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, SerialWrites, Sharing, StateChoice,
-    StdioEndpoint, Times, TransportChoice,
+    BackendSpec, Endpoint, EraChoice, HttpEndpoint, Limits, ModeChoice, Origin, SerialWrites, Sharing,
+    StateChoice, StdioEndpoint, Times, TransportChoice,
 };
 pub use error::{Cause, Refusal, SendError, SendPhase};
 pub use merged::{ListFlight, Page};

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcpool_wire::{Method, ServerHello};
+use mcpool_wire::{ClientHello, Era, Method, ServerHello};
 
 use crate::{
     config::{BackendSpec, Endpoint, ModeChoice, SerialWrites, StateChoice},
@@ -101,6 +101,7 @@ pub(crate) struct Known {
     pub(crate) version: String,
     pub(crate) has_session: bool,
     pub(crate) kind: TransportKind,
+    pub(crate) era: Era,
     /// A tool of it that the operator said needs a session per agent.
     pub(crate) has_pinned_tool: bool,
 }
@@ -118,6 +119,7 @@ impl Known {
             version: text("version").to_owned(),
             has_session,
             kind,
+            era: hello.revision.era(),
             has_pinned_tool,
         }
     }
@@ -164,6 +166,25 @@ impl ModeBook {
     pub(crate) fn decide(&self, interactive: bool) -> Option<Decision> {
         let inner = self.lock();
         decide(&self.spec, inner.known.as_ref(), inner.demoted.is_some(), interactive)
+    }
+
+    /// The mode of this agent. One without a session keeps nothing that it could find again, so it needs one that it
+    /// can be asked on for no longer than a call; what the operator said, or what was seen, still holds.
+    pub(crate) fn decide_for(&self, client: &ClientHello) -> Option<Decision> {
+        let decision = self.decide(client.is_interactive())?;
+        let only_asked = decision.reason == ModeReason::Interactive && decision.mode == Mode::Pinned;
+        if client.revision.era() == Era::Modern && only_asked {
+            return Some(match self.decide(false)? {
+                neutral @ Decision { mode: Mode::Pinned, .. } => neutral,
+                _ => Decision { mode: Mode::Exclusive, ..decision },
+            });
+        }
+        Some(decision)
+    }
+
+    /// The era the server speaks, once it was reached.
+    pub(crate) fn era(&self) -> Option<Era> {
+        self.lock().known.as_ref().map(|known| known.era)
     }
 
     /// Notes what a handshake showed.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
-use mcpool_wire::{Caller, CapabilityClass, Forwarded, Hello, Outlet, Principal, Revision};
+use mcpool_wire::{Caller, CapabilityClass, Era, Forwarded, Hello, Outlet, Principal, Revision};
 
 use crate::{
     catalog::Catalog,
@@ -328,6 +328,19 @@ impl Seat {
         let holding = || Holding::new(self.caller.clone());
         *bound = found.map(|session| Bound { session, holding: holding() }).or(bound.take());
         is_there
+    }
+
+    /// The sessions that may ask this agent something: its own, or, where each call says what its agent can be asked,
+    /// any it may have used.
+    pub(crate) fn asking_sessions(&self) -> Vec<Arc<Session>> {
+        match &self.tie {
+            Tie::Pinned { .. } | Tie::Exclusive { .. } => self.own_sessions(),
+            Tie::Shared { .. } => {
+                let mut sessions = self.pool.sessions();
+                sessions.retain(|session| session.era == Era::Modern);
+                sessions
+            }
+        }
     }
 
     /// The sessions that are the agent's alone now.

@@ -146,7 +146,7 @@ async fn a_backend_that_dies_in_a_pause_is_no_incident_and_is_not_called() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_was_forgotten_or_does_not_answer_is_not_lent() {
-    let refusal = Refusal { status: 404, message: "no".to_owned(), retry_after: None };
+    let refusal = Refusal { status: 404, message: "no".to_owned(), code: None, retry_after: None };
     let lost = SendError { phase: SendPhase::Refused, cause: Cause::SessionLost(refusal) };
     for error in [lost, broken(), connect_refused()] {
         let (lab, agents) = ready(wish(2, 4), 8).await;

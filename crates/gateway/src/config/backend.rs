@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use mcpool_upstream::{
-    BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, Profile, SerialWrites, Sharing, Times,
-    TransportChoice, transport,
+    BackendSpec, Endpoint, EraChoice, HttpEndpoint, Limits, ModeChoice, Origin, Profile, SerialWrites,
+    Sharing, Times, TransportChoice, transport,
 };
 use mcpool_wire::BackendId;
 use toml::Spanned;
@@ -110,7 +110,8 @@ fn endpoint(checker: &mut Checker<'_>, raw: &RawBackend, common: &Common<'_>) ->
     let url = checker.parsed("url", &raw.url, parse_url);
     let headers = headers(checker, raw);
     let ca_pem = roots(checker, &raw.tls.ca_file, common.folder);
-    Some(Endpoint::Http(HttpEndpoint { headers, ca_pem, ..HttpEndpoint::new(url?) }))
+    let era = era(checker, raw);
+    Some(Endpoint::Http(HttpEndpoint { headers, ca_pem, era, ..HttpEndpoint::new(url?) }))
 }
 
 fn headers_of(endpoint: &Endpoint) -> &[(HeaderName, HeaderValue)] {
@@ -344,6 +345,22 @@ fn usable(checker: &mut Checker<'_>, spec: &BackendSpec, ca_file: &Text) {
     }
 }
 
+/// Which era to speak. HTTP+SSE is of one of them.
+fn era(checker: &mut Checker<'_>, raw: &RawBackend) -> EraChoice {
+    let eras = Words {
+        known: &[("auto", EraChoice::Auto), ("legacy", EraChoice::Legacy), ("modern", EraChoice::Modern)],
+        later: &[],
+    };
+    let chosen = checker.word("era", &raw.era, eras, EraChoice::default());
+    let is_sse = raw.transport.as_ref().is_some_and(|transport| transport.get_ref() == "sse");
+    if chosen == EraChoice::Modern && is_sse {
+        let span = raw.era.as_ref().map(Spanned::span);
+        checker.problem("era", span.as_ref(), "HTTP+SSE is spoken in the legacy era only");
+        return EraChoice::default();
+    }
+    chosen
+}
+
 /// The words of the choices, for printing.
 pub(crate) fn transport_word(choice: TransportChoice) -> &'static str {
     match choice {
@@ -351,6 +368,14 @@ pub(crate) fn transport_word(choice: TransportChoice) -> &'static str {
         TransportChoice::Sse => "sse",
         TransportChoice::Http => "http",
         TransportChoice::Stdio => "stdio",
+    }
+}
+
+pub(crate) fn era_word(choice: EraChoice) -> &'static str {
+    match choice {
+        EraChoice::Auto => "auto",
+        EraChoice::Legacy => "legacy",
+        EraChoice::Modern => "modern",
     }
 }
 

@@ -19,8 +19,12 @@ pub(super) fn keep_apart(checker: &mut Checker<'_>, raw: &RawBackend) {
     let first = |table: &BTreeMap<Spanned<String>, _>| table.keys().next().map(Spanned::span);
     let ca_file = raw.tls.ca_file.as_ref().map(Spanned::span);
     let passed_on = raw.forward_headers.first().map(Spanned::span);
-    let of_urls =
-        [("headers", first(&raw.headers)), ("forward_headers", passed_on), ("tls.ca_file", ca_file)];
+    let of_urls = [
+        ("headers", first(&raw.headers)),
+        ("forward_headers", passed_on),
+        ("tls.ca_file", ca_file),
+        ("era", raw.era.as_ref().map(Spanned::span)),
+    ];
     let args = raw.args.first().map(Spanned::span);
     let of_commands =
         [("args", args), ("env", first(&raw.env)), ("cwd", raw.cwd.as_ref().map(Spanned::span))];

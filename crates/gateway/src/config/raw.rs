@@ -129,6 +129,7 @@ pub(super) struct RawBackend {
     pub(super) env: BTreeMap<Spanned<String>, Spanned<String>>,
     pub(super) cwd: Text,
     pub(super) transport: Text,
+    pub(super) era: Text,
     pub(super) mode: Text,
     pub(super) state: Text,
     pub(super) reset_on_release: Switch,

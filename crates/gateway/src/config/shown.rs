@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{
     Config, LogFormat,
-    backend::transport_word,
+    backend::{era_word, transport_word},
     value::{show_duration, show_percent, show_size},
 };
 use crate::{build::BackendSettings, route::mode_word};
@@ -145,6 +145,7 @@ fn backend(settings: &BackendSettings, ca_file: Option<&str>, args: Vec<String>)
             put(&mut table, "url", masked_url(&http.url));
             let names = http.headers.iter().map(|(name, _)| name.to_string());
             put_masked(&mut table, "headers", names);
+            put(&mut table, "era", era_word(http.era));
         }
         Endpoint::Stdio(program) => {
             put(&mut table, "command", program.command.to_string_lossy().into_owned());

@@ -230,6 +230,17 @@ fn words_and_addresses_are_checked() {
         "transport = \"ws\"",
         "backends.a.transport: \"ws\" is unknown; write one of \"auto\", \"sse\", \"http\", \"stdio\"",
     );
+    check_backend(
+        "era = \"new\"",
+        "backends.a.era: \"new\" is unknown; write one of \"auto\", \"legacy\", \"modern\"",
+    );
+    check(
+        "[backends.a]\nurl = \"http://h/\"\ntransport = \"sse\"\nera = \"modern\"",
+        "file.toml:4: backends.a.era: HTTP+SSE is spoken in the legacy era only",
+    );
+    let config = parse("[backends.a]\nurl = \"http://h/\"\nera = \"modern\"").unwrap();
+    assert_eq!(http(&config).era, mcpool_upstream::EraChoice::Modern);
+    assert!(config.shown().to_string().contains("era = \"modern\""));
     check(
         "[log]\nformat = \"xml\"",
         "file.toml:2: log.format: \"xml\" is unknown; write one of \"text\", \"json\"",

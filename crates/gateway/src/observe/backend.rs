@@ -9,7 +9,7 @@ use std::{
 use mcpool_breaker::{ProbeOutcome, Reason, State};
 use mcpool_front::Outcome;
 use mcpool_upstream::{BackendStatus, CloseReason, Event, Evidence, Mode, OpenReason, Traffic};
-use mcpool_wire::Executed;
+use mcpool_wire::{Era, Executed};
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
@@ -191,7 +191,7 @@ impl BackendMetrics {
             Some(decision) => (decision.mode.as_str(), decision.reason.as_str()),
             None => (mode_word(registered.backend.spec().mode), "unknown"),
         };
-        let era = if status.server.is_some() { "legacy" } else { "unknown" };
+        let era = status.era.map_or("unknown", Era::as_str);
         self.info([status.transport.unwrap_or("unknown"), era, mode, chosen]);
         for old in leaving.map(|old| old.backend.status()) {
             status.leases = (status.leases.0 + old.leases.0, status.leases.1 + old.leases.1);

@@ -172,6 +172,7 @@ fn picture(registered: &Registered) -> Map<String, Value> {
         "state": state,
         "reason": reason,
         "transport": status.transport,
+        "era": status.era.map(mcpool_wire::Era::as_str),
         "mode": status.mode.map_or(mode_word(spec.mode), |decision| decision.mode.as_str()),
         "mode_reason": status.mode.map(|decision| decision.reason.as_str()),
         "mode_because": status.mode.map(|decision| decision.reason.sentence()),

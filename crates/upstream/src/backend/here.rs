@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use mcpool_wire::{
-    Answer, Call, CallError, Envelope, ErrorKind, Message, Method, Reply, RpcId, Scope, result_response,
+    Answer, Call, CallError, Envelope, Era, ErrorKind, Message, Method, Reply, RpcId, Scope, result_response,
 };
 
 use crate::{
@@ -20,6 +20,9 @@ impl Seat {
     /// The answer to a call that the gateway gives itself on this kind of session.
     #[must_use]
     pub fn answer_here(&self, backend: &Arc<Backend>, call: &Call) -> Option<Reply<Answer>> {
+        if call.era == Era::Modern {
+            return None;
+        }
         if let Some(refused) = self.refuse_task(call) {
             return Some(futures::future::ready(Err(refused)).boxed());
         }

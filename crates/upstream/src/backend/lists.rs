@@ -1,7 +1,7 @@
 //! Lists on a session agents share: kept where the server announces changes, asked for once by those who ask at the
 //! same time, and with cursors that lead back to the session they came from.
 
-use mcpool_wire::{Answer, Call, CallError, ErrorKind, Message, Method, Reply};
+use mcpool_wire::{Answer, Call, CallError, Era, ErrorKind, Message, Method, Reply};
 
 use crate::{
     backend::lock,
@@ -24,7 +24,9 @@ impl Seat {
     /// what only that agent sees.
     #[must_use]
     pub fn shares_list(&self, call: &Call) -> bool {
+        // What is read in the modern era is that era's answer, as it came.
         self.mode() != Mode::Pinned
+            && call.era == Era::Legacy
             && matches!(
                 call.method,
                 Method::ToolsList

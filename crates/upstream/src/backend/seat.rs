@@ -72,8 +72,8 @@ impl Seat {
 
     /// Passes on the agent's answer to a server request.
     pub fn respond(&self, number: u64, response: &Message) {
-        let sessions = self.own_sessions();
-        if !sessions.iter().any(|session| session.respond(number, response))
+        let sessions = self.asking_sessions();
+        if !sessions.iter().any(|session| session.respond(self.caller.agent, number, response))
             && let Some(session) = sessions.first()
         {
             session.dropped_response();
@@ -83,7 +83,7 @@ impl Seat {
     /// Whether the server waits for this agent to answer something: its calls wait for a human.
     #[must_use]
     pub fn awaits_agent(&self) -> bool {
-        self.own_sessions().iter().any(|session| session.awaits_agent())
+        self.asking_sessions().iter().any(|session| session.awaits_agent(self.caller.agent))
     }
 }
 

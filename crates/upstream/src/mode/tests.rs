@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Mutex as StdMutex};
 
-use mcpool_wire::BackendId;
+use mcpool_wire::{BackendId, Revision};
+use serde_json::json;
 
 use super::*;
 use crate::{
@@ -52,6 +53,7 @@ fn server(name: &str) -> Known {
         version: "2.1".to_owned(),
         has_session: true,
         kind: TransportKind::Http,
+        era: Era::Legacy,
         has_pinned_tool: false,
     }
 }
@@ -92,6 +94,37 @@ fn a_server_without_sessions_keeps_nothing() {
     book.learn(Known { has_session: false, ..server("x") });
     assert_eq!(of(&book, false), ("stateless", "no_session"));
     assert_eq!(of(&book, true), ("stateless", "no_session"));
+}
+
+/// Of an agent of this era that can be asked things.
+fn asked(book: &ModeBook, revision: Revision) -> (&'static str, &'static str) {
+    let client =
+        ClientHello { revision, capabilities: json!({ "elicitation": {} }), ..ClientHello::neutral() };
+    let decision = book.decide_for(&client).expect("decided");
+    (decision.mode.as_str(), decision.reason.as_str())
+}
+
+#[test]
+fn an_agent_without_a_session_has_one_for_the_length_of_a_call() {
+    let (book, _) = book(ModeChoice::Auto, Sharing::default());
+    book.learn(server("x"));
+    assert_eq!(asked(&book, Revision::V2025_11_25), ("pinned", "interactive"));
+    assert_eq!(asked(&book, Revision::V2026_07_28), ("exclusive", "interactive"));
+    book.demote(Evidence::ServerRequest, "why", Instant::now());
+    assert_eq!(asked(&book, Revision::V2026_07_28), ("pinned", "demoted"), "what was seen still holds");
+    let (book, _) = self::book(ModeChoice::Pinned, Sharing::default());
+    assert_eq!(asked(&book, Revision::V2026_07_28), ("pinned", "configured"));
+}
+
+#[test]
+fn a_server_without_handshake_pins_nobody() {
+    let (book, _) = book(ModeChoice::Auto, Sharing::default());
+    assert_eq!(book.era(), None);
+    book.learn(Known { has_session: false, era: Era::Modern, ..server("x") });
+    assert_eq!(book.era(), Some(Era::Modern));
+    for revision in [Revision::V2025_11_25, Revision::V2026_07_28] {
+        assert_eq!(asked(&book, revision), ("stateless", "no_session"));
+    }
 }
 
 #[test]

@@ -105,6 +105,7 @@ async fn climb(
         lane: crate::room::Lane { pool: pool.number, session: Some(epoch), need: crate::room::Need::Slot },
         mode,
         kind,
+        era: greeted.opened.era,
         outbound: greeted.opened.outbound.clone(),
         limit: backend.calls_per_session(mode),
         first_id: rand::random(),

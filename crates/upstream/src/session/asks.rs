@@ -8,7 +8,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use mcpool_wire::{Envelope, ErrorKind, IdValue, LinkEvent, Message, Method, RpcId, error_response};
+use mcpool_wire::{
+    AgentKey, Envelope, ErrorKind, IdValue, LinkEvent, Message, Method, RpcId, error_response,
+};
 
 use super::{Session, lock, route::Origin};
 use crate::{clock, observe::Event};
@@ -36,11 +38,13 @@ struct Ask {
     token: Option<Bytes>,
     /// The call it came with.
     call: Option<u64>,
+    /// The agent of that call.
+    agent: Option<AgentKey>,
     until: Instant,
 }
 
 impl Session {
-    /// Asks the agent the session belongs to: on the stream of the call the request came with, else on the agent's
+    /// Asks the agent the session belongs to, or whose call asks: on the stream of the call the request came with, else on the agent's
     /// own stream, else on that of any call it waits for (it has no other).
     pub(super) fn ask_owner(
         &self,
@@ -55,6 +59,7 @@ impl Session {
             Origin::Exchange { call, .. } => Some(*call),
             Origin::Stream => None,
         };
+        let agent = call.and_then(|call| self.pending.agent_of(call));
         let number = {
             let mut asked = lock(&self.asked);
             if asked.open.len() >= MAX_ASKED {
@@ -62,10 +67,11 @@ impl Session {
             }
             let number = ASKED.fetch_add(1, Ordering::Relaxed) + 1;
             let until = clock::now() + patience;
-            asked.open.insert(number, Ask { id: id.clone(), token: message.token(), call, until });
+            asked.open.insert(number, Ask { id: id.clone(), token: message.token(), call, agent, until });
             number
         };
-        let sent = self.push_to_owner(call, &|| LinkEvent::Request { id: number, message: message.clone() });
+        let event = || LinkEvent::Request { id: number, message: message.clone() };
+        let sent = self.push_to_asked(call, agent, &event);
         if sent {
             // The driver's timer has to know.
             self.nudge.notify_one();
@@ -75,9 +81,18 @@ impl Session {
         sent
     }
 
-    /// The agent's answer to a request the server sent it under our number. False if there is none of that number.
-    pub(crate) fn respond(&self, number: u64, response: &Message) -> bool {
-        let Some(ask) = lock(&self.asked).open.remove(&number) else { return false };
+    /// An agent's answer to a request the server sent it under our number. False if it was not sent one of that
+    /// number.
+    pub(crate) fn respond(&self, agent: AgentKey, number: u64, response: &Message) -> bool {
+        let ask = {
+            let mut asked = lock(&self.asked);
+            let is_its = |ask: &Ask| self.mode.is_private() || ask.agent == Some(agent);
+            if !asked.open.get(&number).is_some_and(is_its) {
+                return false;
+            }
+            asked.open.remove(&number)
+        };
+        let Some(ask) = ask else { return false };
         self.send_later(response.with_id(ask.id.raw()));
         true
     }
@@ -91,8 +106,18 @@ impl Session {
     }
 
     /// Whether a server request waits for the agent: its calls wait for a human.
-    pub(crate) fn awaits_agent(&self) -> bool {
-        !lock(&self.asked).open.is_empty()
+    pub(crate) fn awaits_agent(&self, agent: AgentKey) -> bool {
+        let asked = lock(&self.asked);
+        asked.open.values().any(|ask| self.mode.is_private() || ask.agent == Some(agent))
+    }
+
+    /// The call is over with all that was asked for it.
+    pub(super) fn forget_asks(&self, call: u64) {
+        let gone: Vec<(u64, Ask)> =
+            lock(&self.asked).open.extract_if(|_, ask| ask.call == Some(call)).collect();
+        for (number, ask) in gone {
+            self.withdraw(number, &ask, "the call it belongs to is over");
+        }
     }
 
     /// A notification of the agent this session belongs to. Progress is for a request that waits for the agent, or
@@ -120,7 +145,7 @@ impl Session {
             number.and_then(|number| Some((number, asked.open.remove(&number)?)))
         };
         let Some((number, ask)) = found else { return false };
-        self.withdraw(number, ask.call, "the server withdrew its request");
+        self.withdraw(number, &ask, "the server withdrew its request");
         true
     }
 
@@ -135,7 +160,7 @@ impl Session {
         for (number, ask) in late {
             let code = ErrorKind::Deadline.code();
             self.send_later(error_response(Some(&ask.id), code, "the agent did not answer in time", None));
-            self.withdraw(number, ask.call, "not answered in time");
+            self.withdraw(number, &ask, "not answered in time");
         }
     }
 
@@ -144,15 +169,27 @@ impl Session {
         lock(&self.asked).open.values().map(|ask| ask.until).min()
     }
 
-    fn withdraw(&self, number: u64, call: Option<u64>, reason: &'static str) {
-        if !self.push_to_owner(call, &|| LinkEvent::Withdrawn { id: number, reason }) {
+    fn withdraw(&self, number: u64, ask: &Ask, reason: &'static str) {
+        if !self.push_to_asked(ask.call, ask.agent, &|| LinkEvent::Withdrawn { id: number, reason }) {
             self.reporter.on(Event::Dropped { kind: "notification" });
         }
     }
 
-    fn push_to_owner(&self, call: Option<u64>, event: &dyn Fn() -> LinkEvent) -> bool {
+    /// On the stream of the call, else on the agent's own. Only who has the session alone is guessed to be meant.
+    fn push_to_asked(
+        &self,
+        call: Option<u64>,
+        agent: Option<AgentKey>,
+        event: &dyn Fn() -> LinkEvent,
+    ) -> bool {
+        let on_own = |agent| self.merged.outlet_of(agent).is_some_and(|own| own.push(event()).is_ok());
         call.is_some_and(|call| self.pending.push_to(call, event()))
-            || self.owner().is_some_and(|owner| owner.push(event()).is_ok())
-            || self.pending.push_to_any(event)
+            || match self.mode.is_private() {
+                true => {
+                    self.owner().is_some_and(|owner| owner.push(event()).is_ok())
+                        || self.pending.push_to_any(event)
+                }
+                false => agent.is_some_and(on_own),
+            }
     }
 }

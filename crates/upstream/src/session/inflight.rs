@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use mcpool_wire::CallTrace;
+use mcpool_wire::{CallTrace, Era};
 
 use super::{
     Errand, Session,
@@ -117,6 +117,12 @@ impl Drop for InFlight {
         let errand = if self.settled {
             let Some(exchange) = exchange else { return };
             Errand::Finish(exchange)
+        } else if self.session.era == Era::Modern {
+            // To close the exchange is to cancel, and nothing of the call goes on.
+            drop(exchange);
+            self.session.pending.remove(self.ticket.id);
+            self.session.forget_asks(self.ticket.id);
+            return;
         } else {
             if !self.session.pending.abandon(self.ticket.id, clock::now()) {
                 return;

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use mcpool_wire::{Answer, Era, Method, ServerHello};
+use mcpool_wire::{Answer, Method, ServerHello};
 
 use super::Session;
 use crate::{
@@ -49,7 +49,7 @@ pub(crate) async fn greet(
     })
     .await?;
     let hello = ServerHello::parse(&opened.answer).map_err(|why| SendError::refused(Cause::Protocol(why)))?;
-    if hello.revision.era() != Era::Legacy {
+    if hello.revision.era() != opened.era {
         let why = format!("negotiated {}, which has no handshake", hello.revision);
         return Err(SendError::refused(Cause::Protocol(why)));
     }
@@ -95,8 +95,12 @@ async fn list_patiently(session: &Arc<Session>) -> Result<Answer, SendError> {
             Ok(answer) => match error_text(answer.message.bytes()) {
                 None => return Ok(answer),
                 Some((code, message)) => {
-                    let refusal =
-                        Refusal { status: 200, message: format!("{code} {message}"), retry_after: None };
+                    let refusal = Refusal {
+                        status: 200,
+                        message: format!("{code} {message}"),
+                        code: Some(code),
+                        retry_after: None,
+                    };
                     if code != -32602 {
                         // A server that declares tools and cannot list them is still a server.
                         return Ok(answer);

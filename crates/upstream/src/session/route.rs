@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, CallError, CallTrace, Envelope, ErrorKind, IdValue, Kind, LinkEvent, Message, Method,
+    Answer, CallError, CallTrace, Envelope, Era, ErrorKind, IdValue, Kind, LinkEvent, Message, Method,
     error_response, result_response,
 };
 
@@ -177,7 +177,8 @@ impl Session {
         if envelope.method == Some(Method::Ping) {
             return self.send_later(result_response(&id, b"{}"));
         }
-        if self.mode.is_private() && self.ask_owner(&message, &id, envelope.method.as_ref(), origin) {
+        let is_asked = self.mode.is_private() || self.asks_callers(origin);
+        if is_asked && self.ask_owner(&message, &id, envelope.method.as_ref(), origin) {
             return;
         }
         // A shared session declared no capabilities: nobody may be guessed to be the one who is asked.
@@ -187,6 +188,12 @@ impl Session {
             self.modes.demote(Evidence::ServerRequest, why, clock::now());
         }
         self.send_later(error_response(Some(&id), -32601, "not offered on this session", None));
+    }
+
+    /// Whether a request that came with a call is for the agent of that call: without sessions each call says what its
+    /// own agent can be asked.
+    fn asks_callers(&self, origin: &Origin<'_>) -> bool {
+        self.era == Era::Modern && matches!(origin, Origin::Exchange { trace: Some(_), .. })
     }
 
     fn to_owner(&self, message: Message, kind: &'static str) {

@@ -1,61 +1,103 @@
-//! Finds out which transport a backend speaks: Streamable HTTP by `initialize`, then HTTP+SSE.
+//! Finds out how a backend is spoken to: Streamable HTTP by `initialize`; where that is refused in words of JSON-RPC,
+//! the era without handshake by one `server/discover`; then HTTP+SSE.
 //!
 //! Settled by the first success and remembered for the backend, so that later sessions go straight; forgotten when
-//! the backend says that this is no longer its transport. A timeout or a broken connection never decides anything.
+//! the backend says that this is no longer its way. A timeout or a broken connection never decides anything.
+//!
+//! A server that speaks both eras is met in the one with a handshake: there its tools can ask an agent whatever way
+//! they were written in, and what they keep per session is kept. Who knows that they do neither says so in the
+//! configuration, and saves the sessions.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{Hail, Opened, Transport, TransportKind};
+use super::{Hail, Opened, Transport};
 use crate::error::{Cause, Refusal, SendError};
 
-/// Tries both HTTP transports, the one that worked last first.
+/// Tries several ways, the one that worked last first.
 pub(super) struct Auto {
-    streamable: Arc<dyn Transport>,
-    sse: Arc<dyn Transport>,
-    /// Whether the last success was HTTP+SSE. One flag, no order with anything else.
-    sse_first: Arc<AtomicBool>,
+    ways: Arc<[Way]>,
+    /// The place of the last success. One number, no order with anything else.
+    first: Arc<AtomicUsize>,
+}
+
+/// One way to speak to a backend.
+pub(super) struct Way {
+    transport: Arc<dyn Transport>,
+    /// Whether it is of use only where the one before it was refused as by a server of the other era.
+    other_era: bool,
+}
+
+impl Way {
+    pub(super) fn new(transport: Arc<dyn Transport>) -> Self {
+        Self { transport, other_era: false }
+    }
+
+    pub(super) fn of_other_era(transport: Arc<dyn Transport>) -> Self {
+        Self { transport, other_era: true }
+    }
 }
 
 impl Auto {
-    pub(super) fn new(streamable: Arc<dyn Transport>, sse: Arc<dyn Transport>) -> Self {
-        Self { streamable, sse, sse_first: Arc::new(AtomicBool::new(false)) }
+    pub(super) fn new(ways: impl Into<Arc<[Way]>>) -> Self {
+        Self { ways: ways.into(), first: Arc::default() }
     }
 }
 
 impl Transport for Auto {
     fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        let learned = Arc::clone(&self.sse_first);
-        let mut order = [Arc::clone(&self.streamable), Arc::clone(&self.sse)];
-        if learned.load(Ordering::Relaxed) {
-            order.reverse();
-        }
+        let (ways, learned) = (Arc::clone(&self.ways), Arc::clone(&self.first));
         async move {
-            let [first, second] = order;
-            let opened = match first.connect(hail.clone()).await {
-                Err(SendError { cause: Cause::WrongTransport(refusal), .. }) => {
-                    second.connect(hail).await.map_err(|error| neither(&refusal, error))
+            let first = learned.load(Ordering::Relaxed).min(ways.len().saturating_sub(1));
+            let others = (0..ways.len()).filter(|at| *at != first);
+            let mut refusals: Vec<Refusal> = Vec::new();
+            for at in std::iter::once(first).chain(others) {
+                let way = &ways[at];
+                if way.other_era && !refusals.last().is_none_or(names_other_era) {
+                    continue;
                 }
-                decided => decided,
-            }?;
-            learned.store(opened.kind == TransportKind::Sse, Ordering::Relaxed);
-            Ok(opened)
+                match way.transport.connect(hail.clone()).await {
+                    Err(SendError { cause: Cause::WrongTransport(refusal), .. }) => refusals.push(refusal),
+                    Err(error) => return Err(error),
+                    Ok(opened) => match other_era(&opened.answer).filter(|_| ways.len() > 1) {
+                        Some(refusal) => refusals.push(refusal),
+                        None => {
+                            learned.store(at, Ordering::Relaxed);
+                            return Ok(opened);
+                        }
+                    },
+                }
+            }
+            Err(none(&refusals))
         }
         .boxed()
     }
 }
 
-/// When both are refused, the reader needs both answers.
-fn neither(first: &Refusal, second: SendError) -> SendError {
-    match second.cause {
-        Cause::WrongTransport(second) => {
-            let message = format!("neither transport is spoken here ({first}; then {second})");
-            SendError::refused(Cause::WrongTransport(Refusal { message, ..second }))
-        }
-        cause => SendError { cause, ..second },
+/// Whether a refusal may be that of a server of the era without handshake: it does not know the method, or misses what
+/// a request of that era carries.
+fn names_other_era(refusal: &Refusal) -> bool {
+    refusal.code.is_some_and(|code| matches!(code, -32022..=-32020 | -32602..=-32600))
+}
+
+/// The refusal in an answer to `initialize` that says that the server has only the other era.
+fn other_era(answer: &[u8]) -> Option<Refusal> {
+    Some(Refusal::read(200, answer)).filter(|refusal| matches!(refusal.code, Some(-32022 | -32601)))
+}
+
+/// When all are refused, the reader needs all answers.
+fn none(refusals: &[Refusal]) -> SendError {
+    let Some(last) = refusals.last() else {
+        return SendError::not_sent(Cause::Closed("there is no way to speak to it"));
+    };
+    if let [only] = refusals {
+        return SendError::refused(Cause::WrongTransport(only.clone()));
     }
+    let all: Vec<String> = refusals[..refusals.len() - 1].iter().map(ToString::to_string).collect();
+    let message = format!("no transport is spoken here ({}; then {})", all.join("; then "), last.message);
+    SendError::refused(Cause::WrongTransport(Refusal { message, ..last.clone() }))
 }

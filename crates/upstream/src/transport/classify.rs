@@ -128,11 +128,7 @@ impl Rule {
 
 /// What a refusal means for the message and its session.
 pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
-    let refusal = Refusal {
-        status: refused.status,
-        message: message_of(refused.body),
-        retry_after: refused.retry_after,
-    };
+    let refusal = Refusal { retry_after: refused.retry_after, ..Refusal::read(refused.status, refused.body) };
     // A server that speaks of its own limits says so, or says when to come back; a proxy without one does neither.
     if refused.status == 503 && refused.retry_after.is_some() {
         return SendError::refused(Cause::Pressure(refusal));
@@ -142,6 +138,14 @@ pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
         Some(rule) => SendError { phase: rule.phase, cause: (rule.cause)(refusal) },
         None if refused.status >= 500 => SendError::maybe_sent(Cause::Status(refusal)),
         None => SendError::refused(Cause::Status(refusal)),
+    }
+}
+
+impl Refusal {
+    /// What a status and its body say.
+    pub(super) fn read(status: u16, body: &[u8]) -> Self {
+        let code = serde_json::from_slice::<Body>(body).ok().map(|body| body.error.code);
+        Self { status, message: message_of(body), code: code.filter(|code| *code != 0), retry_after: None }
     }
 }
 

@@ -278,7 +278,7 @@ impl Reply {
 
     /// A refusal of this answer in our own words.
     pub(super) fn refused(&self, message: String) -> Refusal {
-        Refusal { status: self.status(), message, retry_after: self.retry_after() }
+        Refusal { status: self.status(), message, code: None, retry_after: self.retry_after() }
     }
 
     /// The whole body. One that came in one piece is not copied.

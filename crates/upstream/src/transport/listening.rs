@@ -24,15 +24,15 @@ use crate::{
 
 /// First wait before a reconnection, where the server names none. Short, because it is also how a dead backend
 /// is noticed.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// Longest wait, where the server names no longer one.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// First wait when an older stream of this session is still open over there.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// 0.2, 0.4, 0.8, 1.6, 3.2, 5 and 5 s.
 const BUSY_ATTEMPTS: u32 = 8;
 /// Reconnections that fail in a row for reasons that may pass.
-const MAX_FAILURES: u32 = 6;
+pub(super) const MAX_FAILURES: u32 = 6;
 
 /// What the backend says by itself, over its reconnections.
 pub(super) struct Listening {
@@ -84,13 +84,13 @@ impl Session {
 }
 
 /// A server without a route for GET says so in many ways, none of which concerns the session.
-fn not_offered(status: u16, cause: &Cause) -> bool {
+pub(super) fn not_offered(status: u16, cause: &Cause) -> bool {
     (400..=499).contains(&status) && matches!(cause, Cause::WrongTransport(_) | Cause::Status(_))
         || status == 501
 }
 
 /// Many sessions lose their streams at the same moment; they must not all come back at the same one.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(1.0..1.25))
 }
 
@@ -191,7 +191,7 @@ async fn in_time(events: &mut Events, rhythm: &Rhythm) -> Option<Item> {
     }
 }
 
-fn may_pass(error: &SendError) -> bool {
+pub(super) fn may_pass(error: &SendError) -> bool {
     match &error.cause {
         // Waiting for an older stream to end is over: nobody will ever be heard on this session.
         Cause::Timeout(_) if error.phase == SendPhase::Refused => false,

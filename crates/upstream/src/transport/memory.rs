@@ -18,7 +18,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, FuturesUnordered},
 };
-use mcpool_wire::{Envelope, Method, Revision};
+use mcpool_wire::{Envelope, Era, Method, Revision};
 
 use super::{Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind};
 use crate::error::{Cause, SendError};
@@ -185,6 +185,7 @@ impl Transport for Memory {
             answers.into_iter().for_each(|early| session.say(early));
             Ok(Opened {
                 kind: memory.0.kind,
+                era: Era::Legacy,
                 has_session: true,
                 answer,
                 connect_took: Some(delay),

@@ -10,6 +10,7 @@ mod http;
 mod listening;
 #[doc(hidden)]
 pub mod memory;
+mod modern;
 pub mod names;
 mod resume;
 mod rhythm;
@@ -22,7 +23,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, future::BoxFuture};
-use mcpool_wire::{Forwarded, Revision};
+use mcpool_wire::{Era, Forwarded, Revision};
 
 #[allow(unused_imports, reason = "the readiness ladder asks this about the answers it sees")]
 pub(crate) use self::classify::says_before_initialized;
@@ -31,7 +32,7 @@ pub(crate) use self::stdio::FAREWELL;
 #[doc(hidden)]
 pub use self::sse_reader::{SseError, SseEvent, SseItem, SseReader};
 use crate::{
-    config::{BackendSpec, Endpoint, HttpEndpoint, Limits, Times, TransportChoice},
+    config::{BackendSpec, Endpoint, EraChoice, HttpEndpoint, Limits, Times, TransportChoice},
     error::SendError,
 };
 
@@ -123,6 +124,8 @@ impl From<Bytes> for Hail {
 pub struct Opened {
     /// Which shape it turned out to be.
     pub kind: TransportKind,
+    /// The era that is spoken: its revisions are the ones that may have been agreed.
+    pub era: Era,
     /// Whether the backend keeps a session for us (it gave an id, or a stream is the session).
     pub has_session: bool,
     /// The answer to `initialize`, as it came.
@@ -196,12 +199,24 @@ pub fn http_transport(
     // A redirect learned by one transport says nothing about the other.
     let target = || Arc::new(http::Target::new(endpoint.url.clone()));
     let streamable = || Arc::new(streamable::Streamable::new(Arc::clone(&http), target()));
+    let modern = || Arc::new(modern::Modern::new(Arc::clone(&http), target()));
     let sse = || Arc::new(sse::Sse::new(Arc::clone(&http), target()));
-    Ok(match choice {
-        TransportChoice::Http => streamable(),
-        TransportChoice::Sse => sse(),
-        TransportChoice::Auto => Arc::new(auto::Auto::new(streamable(), sse())),
-        TransportChoice::Stdio => return Err("a URL cannot be spoken to over stdio".to_owned()),
+    let both = || vec![auto::Way::new(streamable()), auto::Way::of_other_era(modern())];
+    let or_sse = |mut ways: Vec<auto::Way>| {
+        ways.push(auto::Way::new(sse()));
+        Arc::new(auto::Auto::new(ways))
+    };
+    Ok(match (choice, endpoint.era) {
+        (TransportChoice::Stdio, _) => return Err("a URL cannot be spoken to over stdio".to_owned()),
+        (TransportChoice::Sse, EraChoice::Modern) => {
+            return Err("HTTP+SSE is spoken in the legacy era only".to_owned());
+        }
+        (TransportChoice::Sse, EraChoice::Auto | EraChoice::Legacy) => sse(),
+        (TransportChoice::Auto | TransportChoice::Http, EraChoice::Modern) => modern(),
+        (TransportChoice::Http, EraChoice::Legacy) => streamable(),
+        (TransportChoice::Http, EraChoice::Auto) => Arc::new(auto::Auto::new(both())),
+        (TransportChoice::Auto, EraChoice::Legacy) => or_sse(vec![auto::Way::new(streamable())]),
+        (TransportChoice::Auto, EraChoice::Auto) => or_sse(both()),
     })
 }
 

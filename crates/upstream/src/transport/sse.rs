@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::Method;
-use mcpool_wire::{Forwarded, Revision};
+use mcpool_wire::{Era, Forwarded, Revision};
 use tokio::time::Instant;
 
 use super::{
@@ -86,6 +86,7 @@ async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened
     let stream = Mutex::new(Some(Streaming { early, events, over: false }));
     Ok(Opened {
         kind: TransportKind::Sse,
+        era: Era::Legacy,
         has_session: true,
         answer,
         connect_took,

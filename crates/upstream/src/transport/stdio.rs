@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture, stream};
-use mcpool_wire::{Revision, is_response};
+use mcpool_wire::{Era, Revision, is_response};
 use tokio::process::ChildStdout;
 
 use self::{
@@ -114,6 +114,7 @@ async fn open(shared: Arc<Shared>, initialize: Bytes) -> Result<Opened, SendErro
     let stream = Mutex::new(Some(stream));
     Ok(Opened {
         kind: TransportKind::Stdio,
+        era: Era::Legacy,
         has_session: true,
         answer,
         connect_took,

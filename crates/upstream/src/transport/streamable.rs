@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::{HeaderValue, Method};
-use mcpool_wire::{Forwarded, Revision, is_response};
+use mcpool_wire::{Era, Forwarded, Revision, is_response};
 
 use super::{
     Exchange, Hail, Inbound, Opened, Outbound, Received, Transport, TransportKind,
@@ -81,6 +81,7 @@ async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened
     let session = Session { http, target, id, forwarded, headers, early: Mutex::new(early) };
     Ok(Opened {
         kind: TransportKind::Http,
+        era: Era::Legacy,
         has_session,
         answer,
         connect_took: None,

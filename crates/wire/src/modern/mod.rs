@@ -6,14 +6,19 @@
 
 mod header;
 mod members;
+mod params;
 mod request;
 mod result;
 #[cfg(test)]
 mod tests;
 
 pub use header::{decode_header, encode_header};
+pub use params::{ToolParams, ToolsPage, read_tools};
 pub use request::{Carried, Defect, ModernRequest, Stamp, to_legacy_request, to_modern_request};
-pub use result::{Finish, InputRequest, LegacyResult, input_responses, to_legacy_result, to_modern_result};
+pub use result::{
+    Finish, InputRequest, LegacyResult, input_responses, to_legacy_notification, to_legacy_result,
+    to_modern_result,
+};
 
 /// Keys of `_meta` that this era gives a meaning.
 pub mod key {

@@ -90,12 +90,44 @@ pub fn to_legacy_result(message: &Bytes) -> LegacyResult {
             Some(None) => result.remove("_meta"),
             None => {}
         }
+        // Any JSON value in this era, an object in the others; the text beside it says the same.
+        if result.get("structuredContent").is_some_and(|value| !value.starts_with('{')) {
+            result.remove("structuredContent");
+        }
         let result = result.to_string();
         whole.set("result", result);
         Some(LegacyResult::Complete(Bytes::from(whole.to_string())))
     };
     let read = std::str::from_utf8(message).ok().and_then(read);
     read.unwrap_or_else(|| LegacyResult::Complete(message.clone()))
+}
+
+/// A notification of a subscription's stream without the name of that stream, which the other era does not know.
+#[must_use]
+pub fn to_legacy_notification(message: &Bytes) -> Bytes {
+    let change = |text: &str| {
+        let mut whole = Members::read(text)?;
+        let mut params = Members::read(whole.get("params")?)?;
+        let mut meta = Members::read(params.get("_meta")?)?;
+        meta.get(key::SUBSCRIPTION_ID)?;
+        meta.remove(key::SUBSCRIPTION_ID);
+        match meta.is_empty() {
+            true => params.remove("_meta"),
+            false => {
+                let meta = meta.to_string();
+                params.set("_meta", meta);
+            }
+        }
+        match params.is_empty() {
+            true => whole.remove("params"),
+            false => {
+                let params = params.to_string();
+                whole.set("params", params);
+            }
+        }
+        Some(Bytes::from(whole.to_string()))
+    };
+    std::str::from_utf8(message).ok().and_then(change).unwrap_or_else(|| message.clone())
 }
 
 fn asked(result: &Members<'_>) -> LegacyResult {

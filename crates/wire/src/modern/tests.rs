@@ -119,3 +119,98 @@ fn any_text_goes_through_a_header_and_forms_that_are_not_canonical_do_not() {
         assert_eq!(decode_header(&bad.parse().expect("a header")), None, "{bad}");
     }
 }
+
+fn tools(items: &Value) -> ToolsPage {
+    let message = json!({ "jsonrpc": "2.0", "id": 1, "result": { "tools": items, "nextCursor": "c" } });
+    read_tools(&Bytes::from(message.to_string())).expect("a page")
+}
+
+#[test]
+fn arguments_that_are_marked_are_said_in_headers() {
+    let page = tools(&json!([{ "name": "t", "inputSchema": { "type": "object", "properties": {
+        "region": { "type": "string", "x-mcp-header": "Region" },
+        "n": { "type": "integer", "x-mcp-header": "N" },
+        "deep": { "type": "object", "properties": { "on": { "type": "boolean", "x-mcp-header": "on" } } },
+        "x-mcp-header": { "type": "object", "default": { "x-mcp-header": "data" } },
+    } } }]));
+    let [(name, params)] = &page.tools[..] else { panic!("{page:?}") };
+    assert_eq!((name.as_str(), page.refused.len()), ("t", 0));
+    let said = |arguments: &str| {
+        let call = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"t","arguments":{arguments}}}}}"#
+        );
+        let mut said: Vec<String> = params
+            .headers(call.as_bytes())
+            .iter()
+            .map(|(k, v)| format!("{k}: {}", v.to_str().expect("text")))
+            .collect();
+        said.sort();
+        said
+    };
+    assert_eq!(
+        said(r#"{"region":"grüße","n":123456789012345678901234567890,"deep":{"on":false}}"#),
+        [
+            "mcp-param-n: 123456789012345678901234567890",
+            "mcp-param-on: false",
+            "mcp-param-region: =?base64?Z3LDvMOfZQ==?="
+        ]
+    );
+    assert_eq!(said(r#"{"region":null,"n":4.0,"deep":[]}"#), ["mcp-param-n: 4"]);
+    assert!(said("{}").is_empty());
+}
+
+#[test]
+fn a_tool_whose_marks_say_nothing_is_left_out() {
+    let schema = |properties: Value| json!({ "type": "object", "properties": properties });
+    let bad = [
+        schema(json!({ "a": { "type": "number", "x-mcp-header": "A" } })),
+        schema(json!({ "a": { "type": ["string", "null"], "x-mcp-header": "A" } })),
+        schema(json!({ "a": { "type": "string", "x-mcp-header": "a b" } })),
+        schema(json!({ "a": { "type": "string", "x-mcp-header": "" } })),
+        schema(json!({ "a": { "type": "string", "x-mcp-header": 3 } })),
+        schema(json!({
+            "a": { "type": "string", "x-mcp-header": "X" }, "b": { "type": "string", "x-mcp-header": "x" } })),
+        schema(json!({ "a": { "type": "array", "items": { "type": "string", "x-mcp-header": "A" } } })),
+        schema(json!({ "a": { "anyOf": [{ "type": "string", "x-mcp-header": "A" }] } })),
+        json!({ "type": "string", "x-mcp-header": "A" }),
+        json!({ "$defs": { "d": { "type": "string", "x-mcp-header": "A" } } }),
+    ];
+    for schema in bad {
+        let page = tools(&json!([
+            { "name": "bad", "inputSchema": schema }, { "name": "good", "inputSchema": { "a": 1.50 } }]));
+        assert_eq!(page.tools, [("good".to_owned(), ToolParams::default())], "{schema}");
+        assert_eq!(page.refused[0].0, "bad");
+        let left = value(&page.message);
+        assert_eq!(left["result"]["tools"].as_array().map(Vec::len), Some(1));
+        assert_eq!(left["result"]["nextCursor"], "c");
+    }
+    let whole = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"result":{"tools":[ {"name":"a"} ]}}"#);
+    assert_eq!(read_tools(&whole).expect("a page").message, whole, "byte for byte");
+}
+
+#[test]
+fn a_notification_loses_the_name_of_its_stream() {
+    let legacy = |params: Value| {
+        let message = json!({ "jsonrpc": "2.0", "method": "n", "params": params });
+        value(&to_legacy_notification(&Bytes::from(message.to_string())))
+    };
+    let id = key::SUBSCRIPTION_ID;
+    assert_eq!(legacy(json!({ "_meta": { id: 1 } })), json!({ "jsonrpc": "2.0", "method": "n" }));
+    assert_eq!(
+        legacy(json!({ "uri": "u", "_meta": { id: 1, "a": 2 } }))["params"],
+        json!({ "uri": "u", "_meta": { "a": 2 } })
+    );
+    let bare = Bytes::from_static(br#"{"jsonrpc":"2.0","method":"n"}"#);
+    assert_eq!(to_legacy_notification(&bare), bare);
+}
+
+#[test]
+fn structured_content_that_is_no_object_is_left_out() {
+    for (content, kept) in [("{\"a\":1}", true), ("[1]", false), ("3", false)] {
+        let message = Bytes::from(format!(
+            r#"{{"jsonrpc":"2.0","id":1,"result":{{"content":[],"structuredContent":{content}}}}}"#
+        ));
+        let LegacyResult::Complete(legacy) = to_legacy_result(&message) else { panic!("it is complete") };
+        assert_eq!(value(&legacy)["result"].get("structuredContent").is_some(), kept, "{content}");
+    }
+}

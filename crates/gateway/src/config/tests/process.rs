@@ -51,6 +51,7 @@ fn what_does_not_go_together_is_refused_with_its_line() {
         ("headers = { X = \"1\" }", "headers: belongs to a URL, not to a command"),
         ("forward_headers = [\"x-user\"]", "forward_headers: belongs to a URL, not to a command"),
         ("tls.ca_file = \"x\"", "tls.ca_file: belongs to a URL, not to a command"),
+        ("era = \"modern\"", "era: belongs to a URL, not to a command"),
         ("transport = \"sse\"", "transport: a command is spoken to over stdio"),
         ("cwd = \"no/such/folder\"", "cwd: \"/"),
         ("env = { \"A=B\" = \"1\" }", "env.A=B: not the name of an environment variable"),

@@ -229,7 +229,7 @@ async fn every_value_of_an_enum_label_is_there_before_anything_happens() {
 
 #[test]
 fn every_cause_that_counts_has_its_kind() {
-    let refusal = || Refusal { status: 502, message: String::new(), retry_after: None };
+    let refusal = || Refusal { status: 502, message: String::new(), code: None, retry_after: None };
     let causes = [
         UpstreamCause::Connect(String::new()),
         UpstreamCause::Tls(String::new()),

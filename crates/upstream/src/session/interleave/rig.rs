@@ -71,6 +71,7 @@ impl Rig {
             lane: Lane { pool: 1, session: Some(epoch), need: Need::Slot },
             mode: Mode::Shared,
             kind: TransportKind::Memory,
+            era: mcpool_wire::Era::Legacy,
             outbound: Arc::new(Mute),
             limit: self.limit,
             first_id: 1,

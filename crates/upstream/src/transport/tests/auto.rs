@@ -82,3 +82,66 @@ async fn a_named_transport_is_not_replaced() {
     let error = failed(server.transport("/x", TransportChoice::Http).connect(hail(INITIALIZE)).await);
     assert!(matches!(error.cause, Cause::WrongTransport(_)), "{error}");
 }
+
+/// Speaks one era, as the flag says; refuses the other as its SDK does.
+async fn of_one_era(is_modern: Arc<AtomicBool>, refusal: (u16, i32)) -> Server {
+    Server::start(move |seen: Seen| {
+        let is_modern = is_modern.load(Ordering::SeqCst);
+        async move {
+            let message: serde_json::Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+            let reply = |status, name: &str, value: serde_json::Value| {
+                let body =
+                    serde_json::json!({ "jsonrpc": "2.0", "id": message["id"], name: value }).to_string();
+                Answer::new(status, "application/json", body)
+            };
+            let (status, code) = refusal;
+            match (is_modern, message["method"].as_str()) {
+                (true, Some("server/discover")) => reply(
+                    200,
+                    "result",
+                    serde_json::json!({ "supportedVersions": ["2026-07-28"], "capabilities": {} }),
+                ),
+                (true, _) => {
+                    reply(status, "error", serde_json::json!({ "code": code, "message": "no handshake" }))
+                }
+                (false, Some("initialize")) => reply(200, "result", serde_json::json!({})),
+                (false, _) => Answer::new(405, "text/plain", "no"),
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_server_that_has_only_the_other_era_is_found_and_found_again() {
+    for (choice, refusal) in [
+        (TransportChoice::Auto, (400, -32022)),
+        (TransportChoice::Http, (400, -32602)),
+        (TransportChoice::Http, (404, -32601)),
+        (TransportChoice::Auto, (200, -32601)),
+    ] {
+        let is_modern = Arc::new(AtomicBool::new(true));
+        let server = of_one_era(Arc::clone(&is_modern), refusal).await;
+        let transport = server.transport("/x", choice);
+        let connect = || async { transport.connect(hail(INITIALIZE)).await.unwrap().era };
+        assert_eq!(connect().await, mcpool_wire::Era::Modern, "{refusal:?}");
+        assert_eq!(methods(&server), ["POST /x", "POST /x"], "{refusal:?}");
+        assert_eq!(connect().await, mcpool_wire::Era::Modern);
+        assert_eq!(methods(&server).len(), 3, "straight");
+        is_modern.store(false, Ordering::SeqCst);
+        assert_eq!(connect().await, mcpool_wire::Era::Legacy, "the other server is at this address now");
+        assert_eq!(methods(&server).len(), 5);
+    }
+}
+
+#[tokio::test]
+async fn an_era_that_is_named_is_not_replaced() {
+    let modern = of_one_era(Arc::new(AtomicBool::new(true)), (400, -32022)).await;
+    let legacy = of_one_era(Arc::new(AtomicBool::new(false)), (400, -32022)).await;
+    for (server, era) in [(&modern, EraChoice::Legacy), (&legacy, EraChoice::Modern)] {
+        let transport = transport_of(server.url("/x"), TransportChoice::Http, era);
+        let error = failed(transport.connect(hail(INITIALIZE)).await);
+        assert!(matches!(error.cause, Cause::WrongTransport(_)), "{error}");
+        assert_eq!(methods(server), ["POST /x"]);
+    }
+}

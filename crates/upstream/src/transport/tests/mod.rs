@@ -6,6 +6,7 @@ mod auto;
 mod dialects;
 mod http;
 mod memory;
+mod modern;
 mod sse;
 mod stdio;
 mod streamable;
@@ -31,7 +32,7 @@ use url::Url;
 
 use super::{Exchange, Hail, Heard, Inbound, Opened, Received, Transport, http_transport};
 use crate::{
-    config::{HttpEndpoint, Limits, Times, TransportChoice},
+    config::{EraChoice, HttpEndpoint, Limits, Times, TransportChoice},
     error::{Cause, SendError, SendPhase},
 };
 
@@ -205,10 +206,15 @@ async fn respond(
 }
 
 pub(super) fn transport(url: Url, choice: TransportChoice) -> Arc<dyn Transport> {
+    transport_of(url, choice, EraChoice::Auto)
+}
+
+pub(super) fn transport_of(url: Url, choice: TransportChoice, era: EraChoice) -> Arc<dyn Transport> {
     let limits = Limits { max_message: 64 * 1024, ..Limits::default() };
     let times = Times { connect: Duration::from_secs(2), ..Times::default() };
     let headers = vec![(::http::header::AUTHORIZATION, "Bearer t".parse().unwrap())];
-    http_transport(&HttpEndpoint { headers, ..HttpEndpoint::new(url) }, choice, &times, &limits).unwrap()
+    let endpoint = HttpEndpoint { headers, era, ..HttpEndpoint::new(url) };
+    http_transport(&endpoint, choice, &times, &limits).unwrap()
 }
 
 pub(super) async fn all(exchange: Exchange) -> Vec<Result<Received, SendError>> {

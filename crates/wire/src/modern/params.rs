@@ -1,0 +1,196 @@
+//! `x-mcp-header`: arguments of a tool that a request says in headers too (`Mcp-Param-*`), as the tool's schema asks.
+//!
+//! A mark counts only on a string, an integer or a boolean that is reached through `properties` alone. A tool with any
+//! other mark, or with two of one name, must not be offered: nobody could say what its headers are.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use serde_json::{Map, Value};
+
+use super::{header::encode_header, members::Members};
+
+const MARK: &str = "x-mcp-header";
+const PREFIX: &str = "mcp-param-";
+
+/// Keywords whose value is one schema, a list of them, and schemas by name. What stands in other keywords is data, and
+/// may be called anything.
+const ONE: [&str; 11] = [
+    "items",
+    "contains",
+    "unevaluatedItems",
+    "additionalProperties",
+    "propertyNames",
+    "unevaluatedProperties",
+    "not",
+    "if",
+    "then",
+    "else",
+    "contentSchema",
+];
+const MANY: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
+const NAMED: [&str; 4] = ["patternProperties", "dependentSchemas", "$defs", "definitions"];
+
+/// The arguments of one tool that are said in headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToolParams(Vec<Param>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Param {
+    header: HeaderName,
+    /// Names of properties, from `arguments` down.
+    path: Vec<String>,
+}
+
+/// One page of `tools/list`, read for its marks.
+#[derive(Clone, Debug)]
+pub struct ToolsPage {
+    /// The page without the tools that must not be offered; as it came if there are none.
+    pub message: Bytes,
+    /// Every tool that may be called, and what its calls say in headers.
+    pub tools: Vec<(String, ToolParams)>,
+    /// The tools that were left out, and why.
+    pub refused: Vec<(String, String)>,
+}
+
+impl ToolParams {
+    /// Reads the marks of an `inputSchema`, JSON text.
+    ///
+    /// # Errors
+    /// A sentence when the tool must not be offered.
+    pub fn read(schema: &str) -> Result<Self, String> {
+        if !schema.contains(MARK) {
+            return Ok(Self::default());
+        }
+        let mut found = Self::default();
+        if let Ok(schema) = serde_json::from_str(schema) {
+            walk(&schema, Some(&mut Vec::new()), &mut found)?;
+        }
+        Ok(found)
+    }
+
+    /// Whether its calls say nothing in headers.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The headers of this call. An argument that is absent or null, or has no text, has none.
+    #[must_use]
+    pub fn headers(&self, call: &[u8]) -> Vec<(HeaderName, HeaderValue)> {
+        let of = |text: &str| {
+            let message = Members::read(text)?;
+            let params = Members::read(message.get("params")?)?;
+            let arguments = params.get("arguments")?;
+            let one = |param: &Param| Some((param.header.clone(), value_at(arguments, &param.path)?));
+            Some(self.0.iter().filter_map(one).collect())
+        };
+        if self.is_empty() {
+            return Vec::new();
+        }
+        std::str::from_utf8(call).ok().and_then(of).unwrap_or_default()
+    }
+}
+
+/// Looks at one place of a schema and all below it. `path` leads there through `properties` alone, if it does.
+fn walk(place: &Value, path: Option<&mut Vec<String>>, found: &mut ToolParams) -> Result<(), String> {
+    let Some(schema) = place.as_object() else { return Ok(()) };
+    if let Some(mark) = schema.get(MARK) {
+        let path = path.as_deref().filter(|path| !path.is_empty());
+        found.add(mark, schema, path.ok_or("a mark is not reached through properties alone")?)?;
+    }
+    let mut path = path;
+    for (keyword, below) in schema {
+        let keyword = keyword.as_str();
+        match below {
+            Value::Object(named) if keyword == "properties" => {
+                for (name, below) in named {
+                    match path.as_deref_mut() {
+                        Some(path) => {
+                            path.push(name.clone());
+                            walk(below, Some(path), found)?;
+                            path.pop();
+                        }
+                        None => walk(below, None, found)?,
+                    }
+                }
+            }
+            below if ONE.contains(&keyword) => walk(below, None, found)?,
+            Value::Array(many) if MANY.contains(&keyword) => {
+                many.iter().try_for_each(|below| walk(below, None, found))?;
+            }
+            Value::Object(named) if NAMED.contains(&keyword) => {
+                named.values().try_for_each(|below| walk(below, None, found))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl ToolParams {
+    fn add(&mut self, mark: &Value, schema: &Map<String, Value>, path: &[String]) -> Result<(), String> {
+        let at = path.join(".");
+        let kind = schema.get("type").and_then(Value::as_str);
+        if !matches!(kind, Some("string" | "integer" | "boolean")) {
+            return Err(format!("{at:?} is marked and no string, integer or boolean"));
+        }
+        let name = mark.as_str().filter(|name| !name.is_empty());
+        // A name of a header is a token, and this one is compared without case.
+        let header = name.and_then(|name| HeaderName::from_bytes(format!("{PREFIX}{name}").as_bytes()).ok());
+        let header = header.ok_or_else(|| format!("the mark of {at:?} is no name of a header"))?;
+        if self.0.iter().any(|param| param.header == header) {
+            return Err(format!("two arguments are marked {:?}", name.unwrap_or_default()));
+        }
+        self.0.push(Param { header, path: path.to_vec() });
+        Ok(())
+    }
+}
+
+fn value_at(arguments: &str, path: &[String]) -> Option<HeaderValue> {
+    let (first, rest) = path.split_first()?;
+    let arguments = Members::read(arguments)?;
+    let value = arguments.get(first)?;
+    if !rest.is_empty() {
+        return value_at(value, rest);
+    }
+    let is_whole = value.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
+    match serde_json::from_str(value).ok()? {
+        Value::String(text) => Some(encode_header(&text)),
+        Value::Bool(flag) => Some(HeaderValue::from_static(if flag { "true" } else { "false" })),
+        // Digits are passed on: a number may be longer than ours.
+        Value::Number(_) if is_whole => HeaderValue::from_str(value).ok(),
+        Value::Number(number) => HeaderValue::from_str(&number.as_f64()?.to_string()).ok(),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// Reads an answer to `tools/list`; nothing if it is none.
+#[must_use]
+pub fn read_tools(message: &Bytes) -> Option<ToolsPage> {
+    let mut whole = Members::read(std::str::from_utf8(message).ok()?)?;
+    let mut result = Members::read(whole.get("result")?)?;
+    let items: Vec<&serde_json::value::RawValue> = serde_json::from_str(result.get("tools")?).ok()?;
+    let (mut tools, mut refused, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    for item in items {
+        let Some(tool) = Members::read(item.get()) else { continue };
+        let name = tool.text("name").unwrap_or_default();
+        match ToolParams::read(tool.get("inputSchema").unwrap_or_default()) {
+            Ok(params) => {
+                kept.push(item.get());
+                tools.push((name, params));
+            }
+            Err(why) => refused.push((name, why)),
+        }
+    }
+    let message = match refused.is_empty() {
+        true => message.clone(),
+        false => {
+            let kept = format!("[{}]", kept.join(","));
+            result.set("tools", kept);
+            let result = result.to_string();
+            whole.set("result", result);
+            Bytes::from(whole.to_string())
+        }
+    };
+    Some(ToolsPage { message, tools, refused })
+}
