@@ -8,12 +8,16 @@ mod header;
 mod members;
 mod request;
 mod result;
+mod subscription;
 #[cfg(test)]
 mod tests;
 
 pub use header::{decode_header, encode_header};
 pub use request::{Carried, Defect, ModernRequest, Stamp, to_legacy_request, to_modern_request};
-pub use result::{Finish, InputRequest, LegacyResult, input_responses, to_legacy_result, to_modern_result};
+pub use result::{
+    Finish, InputRequest, LegacyResult, error_code, input_responses, to_legacy_result, to_modern_result,
+};
+pub use subscription::{Filter, listened, stamped};
 
 /// Keys of `_meta` that this era gives a meaning.
 pub mod key {
