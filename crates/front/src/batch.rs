@@ -55,7 +55,8 @@ pub(crate) async fn answer<B: Backends>(
     messages: Vec<Result<Incoming, DecodeError>>,
 ) -> Served {
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
-        return Served::not_modern(None);
+        let why = "revision 2026-07-28 has no batches: send one message per request";
+        return Served::refused(StatusCode::BAD_REQUEST, None, -32600, why);
     }
     let agent = match agent_of(front, peer, headers, name, None).await {
         Ok(agent) => agent,
@@ -172,7 +173,7 @@ impl Batch {
             for answer in self.answers.drain(..) {
                 core.answer_on(&outbox, answer);
             }
-            match hand_over(std::mem::take(&mut self.calls), Some(&outbox)) {
+            match hand_over(std::mem::take(&mut self.calls), Some(&outbox), None) {
                 Ok(()) => return stream(core, reader),
                 // The adopter is full: what was said waits for the answers.
                 Err(calls) => self.calls = calls,
@@ -194,7 +195,7 @@ impl Drop for Batch {
     fn drop(&mut self) {
         let calls = std::mem::take(&mut self.calls);
         if !calls.is_empty()
-            && hand_over(calls, None).is_ok()
+            && hand_over(calls, None, None).is_ok()
             && let Some(stream) = &self.stream
         {
             stream.abandon();

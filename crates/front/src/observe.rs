@@ -214,6 +214,8 @@ pub struct Gauges {
     pub sse_agents: AtomicUsize,
     /// Streamable HTTP agent sessions.
     pub http_agents: AtomicUsize,
+    /// Links that agents without session share, and streams of `subscriptions/listen`.
+    pub modern_agents: AtomicUsize,
     /// Calls in flight.
     pub calls: AtomicUsize,
     /// Calls owned by the adopter.

@@ -115,6 +115,7 @@ fn nothing_is_left(gauges: &Gauges, script: &Script) {
         ("connections", &gauges.connections),
         ("sse_agents", &gauges.sse_agents),
         ("http_agents", &gauges.http_agents),
+        ("modern_agents", &gauges.modern_agents),
         ("calls", &gauges.calls),
         ("adopted", &gauges.adopted),
         ("buffered_bytes", &gauges.buffered_bytes),

@@ -9,6 +9,7 @@ mod input;
 mod lifecycle;
 mod limits;
 mod lives;
+mod modern;
 mod overload;
 mod pages;
 mod panics;

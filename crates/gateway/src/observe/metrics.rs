@@ -12,6 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use mcpool_front::{Cause, FrontEvent, Gauges, REFUSALS, Readiness, Restore, Rung, SHED, Transport};
 use mcpool_upstream::DROPPED_KINDS;
+use mcpool_wire::Era;
 use metrics::{Counter, Gauge};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
@@ -33,7 +34,7 @@ pub struct Metrics {
     restores: PerValue<Counter>,
     dropped: PerValue<Counter>,
     slow_agents_closed: Counter,
-    agent_sessions: [Gauge; 2],
+    agent_sessions: [Gauge; 3],
     buffered_bytes: Gauge,
     buffered_limit: Gauge,
     rungs: [Gauge; 4],
@@ -61,8 +62,8 @@ impl Metrics {
     pub fn new() -> Result<Self, String> {
         let recorder = recorder()?;
         constants(&recorder);
-        let sessions = |transport: Transport| {
-            let labels = [("transport", transport.as_str()), ("era", "legacy")];
+        let sessions = |transport: Transport, era: Era| {
+            let labels = [("transport", transport.as_str()), ("era", era.as_str())];
             gauge(&recorder, "mcpool_agent_sessions", &labels)
         };
         Ok(Self {
@@ -80,7 +81,11 @@ impl Metrics {
                 counter(&recorder, "mcpool_messages_dropped_total", &[("kind", kind)])
             }),
             slow_agents_closed: counter(&recorder, "mcpool_slow_agents_closed_total", &[]),
-            agent_sessions: [sessions(Transport::Sse), sessions(Transport::Http)],
+            agent_sessions: [
+                sessions(Transport::Sse, Era::Legacy),
+                sessions(Transport::Http, Era::Legacy),
+                sessions(Transport::Http, Era::Modern),
+            ],
             buffered_bytes: gauge(&recorder, "mcpool_buffered_bytes", &[]),
             buffered_limit: gauge(&recorder, "mcpool_buffered_limit_bytes", &[]),
             rungs: Rung::ALL
@@ -200,7 +205,7 @@ impl Metrics {
                 metrics.scrape(old, std::iter::empty());
             }
         }
-        let agents = [&gauges.sse_agents, &gauges.http_agents];
+        let agents = [&gauges.sse_agents, &gauges.http_agents, &gauges.modern_agents];
         for (gauge, agents) in self.agent_sessions.iter().zip(agents) {
             gauge.set(number(agents.load(Ordering::Relaxed)));
         }
@@ -232,11 +237,9 @@ fn constants(recorder: &PrometheusRecorder) {
     let revision = option_env!("MCPOOL_REVISION").unwrap_or("unknown");
     let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", revision)];
     gauge(recorder, "mcpool_build_info", &build).set(1.0);
-    for transport in [Transport::Sse, Transport::Http] {
-        // No agent of the modern era is served yet, and the series says so.
-        let labels = [("transport", transport.as_str()), ("era", "modern")];
-        gauge(recorder, "mcpool_agent_sessions", &labels).set(0.0);
-    }
+    // Over HTTP+SSE every agent is asked to do a handshake, and the series says so.
+    let labels = [("transport", Transport::Sse.as_str()), ("era", Era::Modern.as_str())];
+    gauge(recorder, "mcpool_agent_sessions", &labels).set(0.0);
 }
 
 impl ConfigSeries {
