@@ -4,6 +4,7 @@
 //! Only members are added or taken out, one level deep: every value that is not named here leaves byte for byte as it
 //! came.
 
+mod asking;
 mod header;
 mod members;
 mod request;
@@ -12,6 +13,7 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
+pub use asking::{answers, essence, input_required, question};
 pub use header::{decode_header, encode_header};
 pub use request::{Carried, Defect, ModernRequest, Stamp, to_legacy_request, to_modern_request};
 pub use result::{
