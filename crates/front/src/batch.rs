@@ -173,7 +173,7 @@ impl Batch {
             for answer in self.answers.drain(..) {
                 core.answer_on(&outbox, answer);
             }
-            match hand_over(std::mem::take(&mut self.calls), Some(&outbox), None) {
+            match hand_over(std::mem::take(&mut self.calls), Some(&outbox)) {
                 Ok(()) => return stream(core, reader),
                 // The adopter is full: what was said waits for the answers.
                 Err(calls) => self.calls = calls,
@@ -195,7 +195,7 @@ impl Drop for Batch {
     fn drop(&mut self) {
         let calls = std::mem::take(&mut self.calls);
         if !calls.is_empty()
-            && hand_over(calls, None, None).is_ok()
+            && hand_over(calls, None).is_ok()
             && let Some(stream) = &self.stream
         {
             stream.abandon();

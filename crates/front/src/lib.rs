@@ -60,8 +60,8 @@ mod weight;
 pub use config::{FrontConfig, FrontLimits, FrontTimes, SessionsConfig, Unauthenticated};
 pub use hosts::{HostPolicy, TurnedAway};
 pub use observe::{
-    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, REFUSALS, Readiness,
-    Restore, SHED, Transport,
+    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, Parking, REFUSALS,
+    Readiness, Restore, SHED, Transport,
 };
 pub use route::RESERVED;
 pub use rung::Rung;

@@ -11,14 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, Call, CallError, CallTrace, Caller, Era, ErrorKind, Forwarded, Link, Message, Method, Outlet,
-    Reply, RequestId, RpcId,
+    Answer, Call, CallError, CallTrace, Caller, Envelope, Era, ErrorKind, Forwarded, Link, Message, Method,
+    Outlet, Reply, RequestId, RpcId,
     modern::{Finish, to_modern_result},
 };
 use tokio::time::Instant;
 
 use crate::{
-    adopter::Adopted,
+    adopter::{Adopted, Adoptee},
     agent::{AgentCore, Busy, InFlight},
     budget::{Budget, Charge},
     call_stream::CallStream,
@@ -208,6 +208,17 @@ impl Running {
     }
 }
 
+impl Finished {
+    /// The same under another id.
+    pub(crate) fn under(mut self, id: &RpcId) -> Self {
+        self.body = self.body.map(|body| match Envelope::parse(&body) {
+            Ok(envelope) => Message::new(body.clone(), &envelope).with_id(id.raw()),
+            Err(_) => body,
+        });
+        self
+    }
+}
+
 impl Manner {
     fn of_session(outlet: Option<Arc<dyn Outlet>>) -> Self {
         let headers = Forwarded::default();
@@ -268,7 +279,7 @@ impl Handled {
     pub(crate) fn hand_over(&mut self, sink: Option<&Arc<Outbox>>) -> bool {
         // One that has ended stays, and costs nothing here: this is the end of every call.
         let Some(running) = self.running.take_if(|running| running.slot.is_some()) else { return false };
-        match hand_over(vec![running], sink, None) {
+        match hand_over(vec![running], sink) {
             Ok(()) => true,
             Err(mut back) => {
                 self.running = back.pop();
@@ -288,21 +299,16 @@ impl Drop for Handled {
     }
 }
 
-/// Gives calls of one agent to the adopter, or back when it is full. Without anybody who listens they go on for
-/// `patience`, or else as long as a stream can be resumed.
-pub(crate) fn hand_over(
-    calls: Vec<Running>,
-    sink: Option<&Arc<Outbox>>,
-    patience: Option<Duration>,
-) -> Result<(), Vec<Running>> {
+/// Gives calls of one agent to the adopter, or back when it is full.
+pub(crate) fn hand_over(calls: Vec<Running>, sink: Option<&Arc<Outbox>>) -> Result<(), Vec<Running>> {
     let Some(common) = calls.iter().find_map(|call| Some(Arc::clone(&call.slot.as_ref()?.core.common)))
     else {
         return Err(calls);
     };
     match common.adopt.try_reserve() {
         Ok(permit) => {
-            let patience = patience.unwrap_or_else(|| common.times().orphan);
-            permit.send(Box::new(Adopted::new(calls, sink.cloned(), patience)));
+            let calls = Adopted::new(calls, sink.cloned(), common.times().orphan);
+            permit.send(Box::new(Adoptee::Calls(calls)));
             Ok(())
         }
         Err(_) => Err(calls),

@@ -49,7 +49,7 @@ const ADOPT: usize = 1_024;
 pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
     door: Door,
-    adopted: mpsc::Receiver<Box<adopter::Adopted>>,
+    adopted: mpsc::Receiver<Box<adopter::Adoptee>>,
     keeper: Option<Keeper>,
 }
 
@@ -264,6 +264,7 @@ async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drain
     while open() != Drained::default() && Instant::now() < deadline {
         front.agents.close_idle_streams();
         front.listens.end_all();
+        common.parked.end_all(common);
         tokio::time::sleep(DRAIN_STEP.min(deadline.saturating_duration_since(Instant::now()))).await;
     }
     let left = open();

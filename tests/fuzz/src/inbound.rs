@@ -117,6 +117,7 @@ fn nothing_is_left(gauges: &Gauges, script: &Script) {
         ("http_agents", &gauges.http_agents),
         ("modern_agents", &gauges.modern_agents),
         ("calls", &gauges.calls),
+        ("parked", &gauges.parked),
         ("adopted", &gauges.adopted),
         ("buffered_bytes", &gauges.buffered_bytes),
         ("replay_bytes", &gauges.replay_bytes),

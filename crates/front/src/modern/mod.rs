@@ -1,7 +1,9 @@
 //! Agents of the era without handshake and session (2026-07-28): every POST says all there is to know of its sender.
 //!
 //! Reading order: `checks` (what a request must say of itself), `guests` (the links they share), `discover`, `call`
-//! with its `voice` (what it says before its answer), `listen` (a stream of its own). The subtle thing: nobody has a
+//! with its `voice` (what
+//! it says to its caller) and `round` (who owns it), `parked` (calls that wait for their callers), `listen` (a stream of
+//! its own). The subtle thing: nobody has a
 //! session, so nobody is waited for; a connection that ends is a call that is cancelled.
 
 mod call;
@@ -10,6 +12,8 @@ mod discover;
 mod guests;
 mod listen;
 mod listens;
+mod parked;
+mod round;
 mod voice;
 
 use std::{net::IpAddr, sync::Arc};
@@ -28,6 +32,8 @@ use crate::{
 pub(crate) use checks::is_modern;
 pub(crate) use guests::{Guests, NoGuest};
 pub(crate) use listens::Listens;
+pub(crate) use parked::Parked;
+pub(crate) use round::Round;
 
 /// What is done for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ mod modern;
 mod overload;
 mod pages;
 mod panics;
+mod parked;
 mod restore;
 mod resume;
 mod script;

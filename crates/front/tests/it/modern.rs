@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use crate::client::{Got, Running, Sse, start, until};
 
 pub(crate) const REVISION: &str = "2026-07-28";
+type Headers<'a> = Vec<(&'a str, &'a str)>;
+
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// The envelope of an agent with these capabilities.
@@ -50,11 +52,15 @@ impl Running {
     }
 
     /// With these headers beside, or in the place of, those the body asks for.
-    async fn ask_with(&self, more: &[(&str, &str)], body: &Value) -> Got {
+    pub(crate) async fn ask_with(&self, more: &[(&str, &str)], body: &Value) -> Got {
         Got::read(self.start_ask(more, body).await).await
     }
 
-    async fn start_ask(&self, more: &[(&str, &str)], body: &Value) -> http::Response<hyper::body::Incoming> {
+    pub(crate) async fn start_ask(
+        &self,
+        more: &[(&str, &str)],
+        body: &Value,
+    ) -> http::Response<hyper::body::Incoming> {
         let own = headers(body);
         let mut all: Vec<(&str, &str)> = own.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         all.retain(|(name, _)| !more.iter().any(|(given, _)| given == name));
@@ -91,7 +97,7 @@ async fn what_is_wrong_with_a_request_is_said_and_nothing_is_forwarded() {
     let bare = |method: &str| json!({ "jsonrpc": "2.0", "id": 7, "method": method });
     let read = request(7, "resources/read", &json!({ "uri": "u:1" }));
     let v = "mcp-protocol-version";
-    let rows: Vec<(&str, Vec<(&str, &str)>, Value, u16, i64)> = vec![
+    let rows: Vec<(&str, Headers<'_>, Value, u16, i64)> = vec![
         ("takes no events", vec![("accept", "application/json")], list(), 406, -32600),
         ("takes no JSON", vec![("accept", "text/event-stream")], list(), 406, -32600),
         ("no envelope", vec![(v, REVISION)], bare("tools/list"), 400, -32602),
@@ -164,7 +170,7 @@ async fn a_call_is_carried_over_to_a_backend_with_handshake() {
     let front = start().await;
     let mut body = call(5, "echo");
     body["params"]["_meta"]["traceparent"] = json!("00-1");
-    body["params"]["requestState"] = json!("s");
+    body["params"]["inputResponses"] = json!({});
     let got = front.ask_with(&[("mcp-param-n", "1"), ("mcp-name", "=?base64?ZWNobw==?=")], &body).await;
     assert_eq!(
         (got.status.as_u16(), &got.headers["content-type"]),
@@ -180,7 +186,7 @@ async fn a_call_is_carried_over_to_a_backend_with_handshake() {
         assert_eq!((calls[0].era, calls[0].headers.len()), (Era::Legacy, 0));
         let sent: Value = serde_json::from_slice(calls[0].message.bytes()).unwrap();
         assert_eq!(sent["params"]["_meta"], json!({ "traceparent": "00-1" }));
-        assert_eq!(sent["params"].get("requestState"), None);
+        assert_eq!(sent["params"].get("inputResponses"), None);
     }
     for method in ["tools/list", "prompts/list", "resources/list", "resources/templates/list"] {
         let result = front.ask(&request(1, method, &json!({}))).await.json()["result"].clone();

@@ -226,15 +226,16 @@ async fn act(
             script.gate.wait().await;
             log(call, "after");
         }
-        "ask" => {
-            let ask = json!({"jsonrpc":"2.0","id":"s1","method":"roots/list"}).to_string();
-            let pushed =
-                call.outlet.as_ref().unwrap().push(LinkEvent::Request { id: 77, message: message_of(ask) });
-            pushed.unwrap();
-            let all = answers.wait_for(|all| !all.is_empty()).await.unwrap();
-            assert_eq!(all[0].0, 77);
-            let heard: Value = serde_json::from_str(&all[0].1).unwrap();
-            return Ok(answer(&json!({"heard": heard["result"]})));
+        "ask" => return Ok(answer(&json!({"heard": ask(call, answers).await}))),
+        "progress-ask" => {
+            progress(call, &message, 1);
+            let heard = ask(call, answers).await;
+            progress(call, &message, 2);
+            return Ok(answer(&json!({"heard": heard})));
+        }
+        "ask-hang" => {
+            ask(call, answers).await;
+            std::future::pending().await
         }
         "fail" => {
             return Err(CallError::not_sent(ErrorKind::Unavailable, "backend is down").of_backend(backend));
@@ -245,6 +246,17 @@ async fn act(
         _ => {}
     }
     Ok(answer(&json!({"tool": call.name.as_deref(), "backend": &*backend, "arguments": arguments})))
+}
+
+/// Asks the caller, and gives back what it said.
+async fn ask(call: &Call, answers: &mut watch::Receiver<Vec<(u64, String)>>) -> Value {
+    let ask = json!({"jsonrpc":"2.0","id":"s1","method":"roots/list"}).to_string();
+    let asked = LinkEvent::Request { id: 77, message: message_of(ask) };
+    call.outlet.as_ref().unwrap().push(asked).unwrap();
+    let all = answers.wait_for(|all| !all.is_empty()).await.unwrap();
+    assert_eq!(all[0].0, 77);
+    let heard: Value = serde_json::from_str(&all[0].1).unwrap();
+    heard["result"].clone()
 }
 
 fn progress(call: &Call, message: &Value, step: u32) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mcpool_front::{Cause, FrontEvent, Gauges, REFUSALS, Readiness, Restore, Rung, SHED, Transport};
+use mcpool_front::{Cause, FrontEvent, Gauges, Parking, REFUSALS, Readiness, Restore, Rung, SHED, Transport};
 use mcpool_upstream::DROPPED_KINDS;
 use mcpool_wire::Era;
 use metrics::{Counter, Gauge};
@@ -32,6 +32,8 @@ pub struct Metrics {
     refused: PerValue<Counter>,
     authorization_ignored: Counter,
     restores: PerValue<Counter>,
+    parked_calls: Gauge,
+    parkings: PerValue<Counter>,
     dropped: PerValue<Counter>,
     slow_agents_closed: Counter,
     agent_sessions: [Gauge; 3],
@@ -74,6 +76,10 @@ impl Metrics {
                 counter(&recorder, "mcpool_agent_refused_total", &[("kind", kind)])
             }),
             authorization_ignored: counter(&recorder, "mcpool_authorization_ignored_total", &[]),
+            parked_calls: gauge(&recorder, "mcpool_parked_calls", &[]),
+            parkings: PerValue::new(PARKINGS, |outcome| {
+                counter(&recorder, "mcpool_parkings_total", &[("outcome", outcome)])
+            }),
             restores: PerValue::new(RESTORES, |outcome| {
                 counter(&recorder, "mcpool_agent_restores_total", &[("outcome", outcome)])
             }),
@@ -183,6 +189,11 @@ impl Metrics {
                 }
             }
             FrontEvent::Panicked { task, .. } => self.panicked(task),
+            FrontEvent::Parked { outcome } => {
+                if let Some(counter) = self.parkings.of(outcome.as_str()) {
+                    counter.increment(1);
+                }
+            }
             FrontEvent::Restore { outcome } => {
                 if let Some(counter) = self.restores.of(outcome.as_str()) {
                     counter.increment(1);
@@ -209,6 +220,7 @@ impl Metrics {
         for (gauge, agents) in self.agent_sessions.iter().zip(agents) {
             gauge.set(number(agents.load(Ordering::Relaxed)));
         }
+        self.parked_calls.set(number(gauges.parked.load(Ordering::Relaxed)));
         self.buffered_bytes.set(number(gauges.buffered_bytes.load(Ordering::Relaxed)));
         self.buffered_limit.set(number(gauges.buffered_limit.load(Ordering::Relaxed)));
         for (gauge, rung) in self.rungs.iter().zip(Rung::ALL) {
@@ -294,6 +306,13 @@ const TASKS: &[&str] = &[
     "relief",
     "admin",
     "other",
+];
+/// Every [`Parking`] as its label.
+const PARKINGS: &[&str] = &[
+    Parking::Parked.as_str(),
+    Parking::Resumed.as_str(),
+    Parking::Expired.as_str(),
+    Parking::Refused.as_str(),
 ];
 /// Every [`Restore`] as its label.
 const RESTORES: &[&str] = &[

@@ -57,6 +57,8 @@ const CONTRACT: &[&str] = &[
     "mcpool_upstream_status_total{backend,class}",
     "mcpool_agent_sessions{era,transport}",
     "mcpool_agent_restores_total{outcome}",
+    "mcpool_parked_calls{}",
+    "mcpool_parkings_total{outcome}",
     "mcpool_agent_responses_total{cause,code,transport}",
     "mcpool_messages_dropped_total{kind}",
     "mcpool_slow_agents_closed_total{}",
