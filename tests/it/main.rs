@@ -16,6 +16,7 @@ mod lab;
 mod large;
 mod liveness;
 mod model;
+mod modern;
 mod modes;
 mod outages;
 mod panics;
