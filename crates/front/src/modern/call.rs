@@ -147,7 +147,7 @@ async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -
         // The adopter is full: the parts wait for the answer.
         let outbox = reader.outbox();
         let end = poll_fn(|cx| {
-            let is_over = std::pin::Pin::new(&mut round).poll(cx).is_ready();
+            let is_over = std::pin::Pin::new(&mut *round).poll(cx).is_ready();
             if is_over || outbox.poll_presence(cx) == Presence::Closed {
                 Poll::Ready(())
             } else {
@@ -160,13 +160,13 @@ async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -
 }
 
 /// Gives a call to the adopter, or back when it is full.
-fn adopt(core: &AgentCore, round: Round) -> Result<(), Round> {
+fn adopt(core: &AgentCore, round: Round) -> Result<(), Box<Round>> {
     match core.common.adopt.try_reserve() {
         Ok(permit) => {
             permit.send(Box::new(Adoptee::Round(round)));
             Ok(())
         }
-        Err(_) => Err(round),
+        Err(_) => Err(Box::new(round)),
     }
 }
 
