@@ -340,18 +340,30 @@ struct Feed {
 }
 
 /// The sessions of a backend that dies are lost one after another within moments: that is one incident, not as many as
-/// there were sessions.
+/// there were sessions. The next session may be opened on a connection of before, whose end the client has not seen yet,
+/// and break like the last: that is still the same crash.
 #[derive(Debug, Default)]
 struct Crash {
     /// The last one counted: when, and the newest session begun by then, which is the last it can have taken along.
     counted: Option<(Instant, u64)>,
     /// The newest session begun.
     newest: u64,
+    /// The newest session begun while connections of before may still be at hand.
+    hurried: u64,
 }
 
 impl Crash {
-    fn opening(&mut self, epoch: u64) {
+    fn opening(&mut self, epoch: u64, now: Instant) {
         self.newest = self.newest.max(epoch);
+        if self.counted.is_some_and(|(at, _)| now.saturating_duration_since(at) < STALE) {
+            self.hurried = self.newest;
+        }
+    }
+
+    /// Whether an opening that broke did so by the crash that was counted.
+    fn is_echo(&self, epoch: u64, kind: &str, now: Instant) -> bool {
+        let is_soon = |at| now.saturating_duration_since(at) < ONE_CRASH;
+        kind == "broken" && epoch <= self.hurried && self.counted.is_some_and(|(at, _)| is_soon(at))
     }
 
     /// Whether the end of this session is news.
@@ -361,6 +373,7 @@ impl Crash {
             .is_some_and(|(at, newest)| epoch <= newest && now.saturating_duration_since(at) < ONE_CRASH);
         if !is_same {
             self.counted = Some((now, self.newest));
+            self.hurried = self.newest;
         }
         !is_same
     }
@@ -368,6 +381,9 @@ impl Crash {
 
 /// How long the sessions of one crash may take to be lost.
 const ONE_CRASH: Duration = Duration::from_secs(1);
+/// How long a client may take to see that its idle connections ended. Shorter than two pauses between handshakes, so that
+/// a backend that breaks each of them is still found out.
+const STALE: Duration = Duration::from_millis(100);
 
 impl Feed {
     /// Whether the backend rests by its operator's word, so that nothing is to be learnt from a probe that failed.
@@ -384,7 +400,7 @@ impl Observe for Feed {
     fn on(&self, backend: &Source, event: Event<'_>) {
         let now = now();
         if let Event::Opening { epoch, .. } = &event {
-            self.crash().opening(*epoch);
+            self.crash().opening(*epoch, now);
         }
         match &event {
             Event::Opening { epoch, reason: OpenReason::Probe } => self.breaker.probe_started(*epoch, now),
@@ -398,7 +414,9 @@ impl Observe for Feed {
                 // It refused us, so it is there: what is wrong is not for a circuit to heal.
                 None => self.breaker.probe_succeeded(*epoch, now),
             },
-            Event::OpenFailed { epoch, incident: Some(kind), .. } => {
+            Event::OpenFailed { epoch, incident: Some(kind), .. }
+                if !self.crash().is_echo(*epoch, kind, now) =>
+            {
                 self.breaker.incident(*epoch, kind, now);
             }
             Event::Closed { epoch, incident: Some(kind), .. } if self.crash().is_news(*epoch, now) => {
@@ -421,15 +439,32 @@ mod tests {
     fn sessions_lost_together_are_one_crash_and_one_opened_since_is_another() {
         let start = now();
         let mut crash = Crash::default();
-        (1..=8).for_each(|epoch| crash.opening(epoch));
+        (1..=8).for_each(|epoch| crash.opening(epoch, start));
         let lost = |crash: &mut Crash, epoch, ms| crash.is_news(epoch, start + Duration::from_millis(ms));
         assert!(lost(&mut crash, 3, 0));
         for epoch in [1, 2, 4, 5, 6, 7, 8] {
             assert!(!lost(&mut crash, epoch, 10 * epoch));
         }
-        crash.opening(9);
+        crash.opening(9, start + Duration::from_millis(90));
         assert!(lost(&mut crash, 9, 100), "it was opened after the crash, and broke all the same");
         assert!(!lost(&mut crash, 7, 1_050));
         assert!(lost(&mut crash, 8, 1_100), "too late to be the same");
+    }
+
+    #[test]
+    fn an_opening_that_breaks_on_a_connection_of_before_is_the_same_crash_and_the_next_is_not() {
+        let start = now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut crash = Crash::default();
+        crash.opening(1, start);
+        assert!(!crash.is_echo(1, "broken", start), "nothing broke before");
+        crash.opening(2, at(9));
+        assert!(crash.is_news(1, at(10)));
+        crash.opening(3, at(20));
+        assert!(crash.is_echo(2, "broken", at(30)) && crash.is_echo(3, "broken", at(30)));
+        assert!(!crash.is_echo(3, "connect", at(30)), "who is refused has a new connection");
+        assert!(!crash.is_echo(3, "broken", at(1_010)), "too late");
+        crash.opening(4, at(120));
+        assert!(!crash.is_echo(4, "broken", at(130)), "opened with the crash behind it");
     }
 }

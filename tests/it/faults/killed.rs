@@ -19,6 +19,13 @@ enum Port {
     Kept,
 }
 
+/// What ended or did not begin.
+fn ends(rig: &Rig) -> Vec<String> {
+    let events = rig.seen.events.lock().expect("not poisoned");
+    let is_end = |event: &&String| event.starts_with("Closed") || event.starts_with("OpenFailed");
+    events.iter().filter(is_end).cloned().collect()
+}
+
 async fn kill(front: Transport, back: Transport, port: Port) {
     let script = Script { state_tools: true, record: 2_000, ..Script::default() };
     let server = serve(script).await;
@@ -35,7 +42,7 @@ async fn kill(front: Transport, back: Transport, port: Port) {
 
     let calls = agents.iter().enumerate().map(async |(n, agent)| {
         let outcome = if n < SAFE {
-            agent.call_tool("sleep", json!({ "ms": 400, "nonce": n.to_string() })).await
+            agent.call_tool("sleep", json!({ "ms": 1_500, "nonce": n.to_string() })).await
         } else {
             agent.call_tool("store", json!({ "ms": 60_000, "value": n.to_string() })).await
         };
@@ -69,8 +76,10 @@ async fn kill(front: Transport, back: Transport, port: Port) {
     let total: u64 = incidents.iter().map(|(_, times)| *times).sum();
     let broken: u64 = incidents.iter().filter(|(kind, _)| *kind != "connect").map(|(_, times)| *times).sum();
     match port {
-        Port::Closed => assert!(broken <= 1 && (1..=3).contains(&total), "{what}: {incidents:?}"),
-        Port::Kept => assert_eq!(incidents, [("broken", 1)], "{what}"),
+        Port::Closed => {
+            assert!(broken <= 1 && (1..=3).contains(&total), "{what}: {incidents:?} {:?}", ends(&rig));
+        }
+        Port::Kept => assert_eq!(incidents, [("broken", 1)], "{what}: {:?}", ends(&rig)),
     }
     let fresh = server.stats().sessions_opened - opened;
     assert!((1..=2).contains(&fresh), "{what}: {fresh} sessions were opened for all of them");
