@@ -29,6 +29,7 @@ mod sessions;
 mod shared;
 mod skew;
 mod slow_readers;
+mod stateless;
 mod stdio;
 mod subscriptions;
 mod tidy;

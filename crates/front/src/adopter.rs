@@ -14,6 +14,7 @@ use tokio::{sync::mpsc, time::Sleep};
 
 use crate::{
     common::Common,
+    modern::Round,
     observe::Gauges,
     outbox::{Outbox, Presence},
     running::Running,
@@ -28,8 +29,15 @@ pub(crate) struct Adopted {
     patience: Duration,
 }
 
+/// What the adopter owns.
+pub(crate) enum Adoptee {
+    Calls(Adopted),
+    /// A call of an agent without session.
+    Round(Round),
+}
+
 enum Woken {
-    New(Option<Box<Adopted>>),
+    New(Option<Box<Adoptee>>),
     Ended,
     Kill,
 }
@@ -88,9 +96,20 @@ impl Future for Adopted {
     }
 }
 
+impl Future for Adoptee {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match self.get_mut() {
+            Self::Calls(calls) => Pin::new(calls).poll(cx),
+            Self::Round(round) => Pin::new(round).poll(cx),
+        }
+    }
+}
+
 /// Runs adopted calls until the front ends. A panic ends the calls of one POST: their stream is closed, and the others
 /// go on.
-pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Box<Adopted>>) {
+pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Box<Adoptee>>) {
     let mut running = FuturesUnordered::new();
     loop {
         let room = running.len() < common.limits().adopted_calls;
@@ -112,11 +131,15 @@ pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Box<Adopt
     Gauges::down(&common.gauges.adopted, running.len());
 }
 
-async fn to_its_end(common: &Common, call: Box<Adopted>) {
-    let sink = call.sink.clone();
-    if unharmed(common, "adopter", call).await.is_none()
-        && let Some(sink) = sink
-    {
-        sink.close();
+async fn to_its_end(common: &Common, call: Box<Adoptee>) {
+    let end: Box<dyn FnOnce() + Send> = match call.as_ref() {
+        Adoptee::Calls(calls) => {
+            let sink = calls.sink.clone();
+            Box::new(move || sink.iter().for_each(|sink| sink.close()))
+        }
+        Adoptee::Round(round) => Box::new(round.breaker()),
+    };
+    if unharmed(common, "adopter", call).await.is_none() {
+        end();
     }
 }

@@ -5,8 +5,8 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -47,6 +47,10 @@ pub(crate) struct AgentCore {
     /// What its last `initialize` agreed on.
     revision: Mutex<Option<Revision>>,
     inflight: Mutex<HashMap<IdValue, Arc<CancelFlag>>>,
+    /// The last number given to a call whose caller has no session: ids of different callers may be the same.
+    joined: AtomicI64,
+    /// The streams of calls that cannot be resumed.
+    spoken: Mutex<Vec<Weak<Outbox>>>,
     asked: Mutex<Asked>,
     pub(crate) last_seen: AtomicU64,
     ended: AtomicBool,
@@ -133,6 +137,8 @@ impl AgentCore {
             transport,
             outbox: Arc::new(outbox),
             inflight: Mutex::default(),
+            joined: AtomicI64::new(0),
+            spoken: Mutex::default(),
             asked: Mutex::default(),
             replay,
             revision: Mutex::default(),
@@ -158,14 +164,28 @@ impl AgentCore {
         if inflight.len() >= limit {
             return Err(Busy::TooMany(limit, self.common.principals.next_end(limit)));
         }
+        self.enter(&mut inflight, id.clone())
+    }
+
+    /// Takes part for as long as one call of a caller without session runs. How many there may be is for its principal
+    /// to say: each holds a connection.
+    pub(crate) fn join(self: &Arc<Self>) -> Result<InFlight, Busy> {
+        let id = IdValue::Num(self.joined.fetch_add(1, Ordering::Relaxed));
+        self.enter(&mut lock(&self.inflight), id)
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        inflight: &mut HashMap<IdValue, Arc<CancelFlag>>,
+        id: IdValue,
+    ) -> Result<InFlight, Busy> {
         let share = self.common.principals.take(&self.caller).map_err(|TooMany(limit)| {
             Busy::TooManyOfPrincipal(limit, self.common.principals.next_end(limit))
         })?;
         let flag = Arc::new(CancelFlag::default());
         inflight.insert(id.clone(), Arc::clone(&flag));
         Gauges::up(&self.common.gauges.calls, 1);
-        let since = Instant::now();
-        Ok(InFlight { core: Arc::clone(self), flag, id: id.clone(), since, _share: share })
+        Ok(InFlight { core: Arc::clone(self), flag, id, since: Instant::now(), _share: share })
     }
 
     /// Cancels one call of this agent, if it still runs.
@@ -187,6 +207,10 @@ impl AgentCore {
         lock(&self.inflight).is_empty()
     }
 
+    pub(crate) fn in_flight(&self) -> usize {
+        lock(&self.inflight).len()
+    }
+
     pub(crate) fn revision(&self) -> Option<Revision> {
         *lock(&self.revision)
     }
@@ -201,7 +225,13 @@ impl AgentCore {
             |stream| Arc::new(Outbox::new(&self.common.limits(), Arc::clone(&self.common.budget), stream));
         match &self.replay {
             Some(replay) => replay.open(|number| made(Some(Stream { replay: Arc::clone(replay), number }))),
-            None => made(None),
+            None => {
+                let outbox = made(None);
+                let mut spoken = lock(&self.spoken);
+                spoken.retain(|one| one.strong_count() > 0);
+                spoken.push(Arc::downgrade(&outbox));
+                outbox
+            }
         }
     }
 
@@ -251,6 +281,7 @@ impl AgentCore {
     /// Its streams: its own, and those of its calls.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
         let mut all = self.replay.as_ref().map(|replay| replay.streams()).unwrap_or_default();
+        all.extend(lock(&self.spoken).iter().filter_map(Weak::upgrade));
         all.push(Arc::clone(&self.outbox));
         all
     }

@@ -55,7 +55,8 @@ pub(crate) async fn answer<B: Backends>(
     messages: Vec<Result<Incoming, DecodeError>>,
 ) -> Served {
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
-        return Served::not_modern(None);
+        let why = "revision 2026-07-28 has no batches: send one message per request";
+        return Served::refused(StatusCode::BAD_REQUEST, None, -32600, why);
     }
     let agent = match agent_of(front, peer, headers, name, None).await {
         Ok(agent) => agent,

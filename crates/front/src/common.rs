@@ -12,10 +12,11 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    adopter::Adopted,
+    adopter::Adoptee,
     budget::Budget,
     config::{FrontConfig, FrontLimits, FrontTimes},
     hosts::HostPolicy,
+    modern::Parked,
     observe::{CallEnd, FrontEvent, FrontObserve, Gauges, Outcome},
     principals::Principals,
     pulse::Pulse,
@@ -35,7 +36,9 @@ pub(crate) struct Common {
     pub(crate) connections: DashMap<u64, Arc<Pulse>>,
     pub(crate) principals: Arc<Principals>,
     /// Calls whose handler is gone or answers as a stream go here.
-    pub(crate) adopt: mpsc::Sender<Box<Adopted>>,
+    pub(crate) adopt: mpsc::Sender<Box<Adoptee>>,
+    /// Calls that wait for their callers.
+    pub(crate) parked: Parked,
     /// Everything ends now.
     pub(crate) kill: CancellationToken,
     /// Which ids are too old.
@@ -67,7 +70,7 @@ impl Common {
         config: FrontConfig,
         observe: Arc<dyn FrontObserve>,
         gauges: Arc<Gauges>,
-        adopt: mpsc::Sender<Box<Adopted>>,
+        adopt: mpsc::Sender<Box<Adoptee>>,
     ) -> (Self, Option<Keeper>) {
         let age = Age::new(config.sessions.clock.clone(), config.times.session_lifetime);
         let (deleted, limit) = (config.sessions.deleted.as_deref(), config.limits.deleted_sessions);
@@ -83,6 +86,7 @@ impl Common {
             budget,
             connections: DashMap::new(),
             adopt,
+            parked: Parked::default(),
             kill: CancellationToken::new(),
             draining: AtomicBool::new(false),
             warned: AtomicBool::new(false),

@@ -109,6 +109,8 @@ pub struct FrontTimes {
     pub reconnect_grace: Duration,
     /// How long a call goes on after its agent's connection is gone, and how long a stream can be resumed.
     pub orphan: Duration,
+    /// How long a call waits for its caller to come back with what its server asked (2026-07-28).
+    pub parked: Duration,
     /// An agent session without stream and calls is put away after this; one that can be restored comes back with its
     /// next request.
     pub agent_idle: Duration,
@@ -193,6 +195,7 @@ impl Default for FrontTimes {
             open: Duration::from_secs(60),
             reconnect_grace: Duration::from_secs(10),
             orphan: Duration::from_secs(60),
+            parked: Duration::from_secs(5 * 60),
             agent_idle: Duration::from_secs(30 * 60),
             session_lifetime: Duration::from_secs(7 * 24 * 3_600),
             stream_ping: Duration::from_secs(15),

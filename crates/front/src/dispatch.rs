@@ -26,6 +26,7 @@ use crate::{
     front::Front,
     http::{accepts, text, unknown_backend},
     incoming::{Body, Incoming, Request},
+    modern::{self, is_modern},
     observe::{AgentEnd, Cause, Transport},
     opening::{self, OpenEnd},
     outbox::{Outbox, Reader},
@@ -49,8 +50,8 @@ pub(crate) async fn message<B: Backends>(
     incoming: Incoming,
 ) -> Served {
     let version = text(headers, "mcp-protocol-version");
-    if incoming.is_modern || Era::of_header(version) == Era::Modern {
-        return Served::not_modern(incoming.id());
+    if is_modern(headers, &incoming) {
+        return modern::message(front, peer, headers, name, incoming).await;
     }
     if let Some(version) = version.filter(|version| Revision::parse(version).is_none()) {
         return unsupported(version, &incoming);
@@ -159,6 +160,9 @@ pub(crate) async fn listen<B: Backends>(
 
 /// A DELETE ends this agent's session for good, held or not; what it shared lives on.
 pub(crate) async fn delete<B: Backends>(front: &Front<B>, headers: &HeaderMap, name: Option<&str>) -> Served {
+    if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
+        return Served::method_not_allowed("POST").over(Transport::Http);
+    }
     let Some(session) = text(headers, "mcp-session-id") else {
         let message = "DELETE needs an Mcp-Session-Id header";
         return Served::refused(StatusCode::BAD_REQUEST, None, -32600, message).over(Transport::Http);

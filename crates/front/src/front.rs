@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use http::HeaderMap;
-use mcpool_wire::{Backends, Caller, Principal, Target};
+use mcpool_wire::{AgentKey, Backends, Caller, Principal, Target};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     agents::Agents,
     common::Common,
     door::{PeerSeat, Peers},
+    modern::{Guests, Listens},
     observe::{FrontEvent, Health, Transport},
     seal::{Facts, Presented},
     session_id::AgentSessionId,
@@ -22,6 +23,10 @@ const OWNER: u16 = 0;
 pub(crate) struct Front<B: Backends> {
     pub(crate) backends: Arc<B>,
     pub(crate) agents: Agents<B::Link>,
+    /// The links of agents without session.
+    pub(crate) guests: Guests<B::Link>,
+    /// Their streams of what changes.
+    pub(crate) listens: Arc<Listens>,
     pub(crate) common: Arc<Common>,
     pub(crate) health: Arc<dyn Health>,
     /// Who holds how many agent sessions.
@@ -98,17 +103,22 @@ impl<B: Backends> Front<B> {
         peer: IpAddr,
         seat: Option<PeerSeat>,
     ) -> Arc<AgentCore> {
+        let caller = self.caller(headers, peer, self.common.agent_key());
+        Arc::new(AgentCore::new(Arc::new(caller), target, transport, seat, Arc::clone(&self.common)))
+    }
+
+    /// Who calls, as far as the request says.
+    pub(crate) fn caller(&self, headers: &HeaderMap, peer: IpAddr, agent: AgentKey) -> Caller {
         let affinity =
             headers.get("mcpool-affinity").and_then(|value| value.to_str().ok()).map(Arc::<str>::from);
-        let caller = Caller {
+        Caller {
             principal: self.principal(headers),
             is_local: peer.to_canonical().is_loopback(),
             tenant: None,
-            agent: self.common.agent_key(),
+            agent,
             affinity,
             forwarded: self.common.in_force().config.forwarded(headers),
-        };
-        Arc::new(AgentCore::new(Arc::new(caller), target, transport, seat, Arc::clone(&self.common)))
+        }
     }
 
     /// An id for this agent session; `None` when the system has no randomness for it. `own`: a session of the backend is

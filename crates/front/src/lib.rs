@@ -2,7 +2,7 @@
 //! any [`mcpool_wire::Backends`].
 //!
 //! Reading order: `server` and `door` (connections), `http` and `body` (what a request means), `dispatch` and `batch`
-//! (Streamable HTTP), `legacy` and `stream` (HTTP+SSE), `running` and `adopter` (who owns a call), `call_stream`,
+//! (Streamable HTTP), `legacy` and `stream` (HTTP+SSE), `modern` (who has no session), `running` and `adopter` (who owns a call), `call_stream`,
 //! `outbox` and `sse_body` (what an agent reads), `weight` (what it may miss), `replay` (what it can fetch again),
 //! `seal`, `restore` and `tombstones` (sessions that outlive a restart), `rescue` (errors as responses), `budget`, `rung`
 //! and `relief` (what happens when memory is short). The subtle thing: no response body ever runs a call, so an agent
@@ -33,6 +33,7 @@ mod http;
 mod incoming;
 mod info;
 mod legacy;
+mod modern;
 mod observe;
 mod opening;
 mod outbox;
@@ -59,8 +60,8 @@ mod weight;
 pub use config::{FrontConfig, FrontLimits, FrontTimes, SessionsConfig, Unauthenticated};
 pub use hosts::{HostPolicy, TurnedAway};
 pub use observe::{
-    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, REFUSALS, Readiness,
-    Restore, SHED, Transport,
+    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, Parking, REFUSALS,
+    Readiness, Restore, SHED, Transport,
 };
 pub use route::RESERVED;
 pub use rung::Rung;

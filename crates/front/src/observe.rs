@@ -38,6 +38,11 @@ pub enum FrontEvent<'a> {
         /// Why.
         reason: AgentEnd,
     },
+    /// A call that waits for its caller, because its server asks something.
+    Parked {
+        /// What became of it.
+        outcome: Parking,
+    },
     /// A valid id of a session that is not held was presented.
     Restore {
         /// What became of it.
@@ -205,6 +210,19 @@ pub enum Restore {
     Failed,
 }
 
+/// What becomes of a call whose caller is asked something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Parking {
+    /// It waits.
+    Parked,
+    /// Its caller came back.
+    Resumed,
+    /// Its caller did not come back in time: it was cancelled.
+    Expired,
+    /// Too many wait already: it was cancelled.
+    Refused,
+}
+
 /// Numbers that are read when somebody looks.
 #[derive(Debug, Default)]
 pub struct Gauges {
@@ -214,8 +232,12 @@ pub struct Gauges {
     pub sse_agents: AtomicUsize,
     /// Streamable HTTP agent sessions.
     pub http_agents: AtomicUsize,
+    /// Links that agents without session share, and streams of `subscriptions/listen`.
+    pub modern_agents: AtomicUsize,
     /// Calls in flight.
     pub calls: AtomicUsize,
+    /// Calls that wait for their callers.
+    pub parked: AtomicUsize,
     /// Calls owned by the adopter.
     pub adopted: AtomicUsize,
     /// Bytes kept for agents in all; the three below are its parts.
@@ -361,6 +383,19 @@ impl Restore {
             Self::Own => "own",
             Self::Full => "full",
             Self::Failed => "failed",
+        }
+    }
+}
+
+impl Parking {
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Parked => "parked",
+            Self::Resumed => "resumed",
+            Self::Expired => "expired",
+            Self::Refused => "refused",
         }
     }
 }

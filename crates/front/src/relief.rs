@@ -75,7 +75,13 @@ fn relieve<B: Backends>(front: &Front<B>, rung: Rung, on_it: Duration) {
 
 /// Who could be let go, the most expensive first.
 fn debtors<B: Backends>(front: &Front<B>, stuck: Duration, anybody: bool) -> Vec<(usize, Debtor)> {
-    let streams = front.agents.outboxes().into_iter().map(|outbox| (outbox.owes(), Debtor::Stream(outbox)));
+    let unbound = front.guests.outboxes().into_iter().chain(front.listens.outboxes());
+    let streams = front
+        .agents
+        .outboxes()
+        .into_iter()
+        .chain(unbound)
+        .map(|outbox| (outbox.owes(), Debtor::Stream(outbox)));
     let pulses: Vec<_> = front.common.connections.iter().map(|entry| Arc::clone(entry.value())).collect();
     let connections = pulses.into_iter().map(|pulse| (pulse.owes(), Debtor::Connection(pulse)));
     let mut all: Vec<_> = streams

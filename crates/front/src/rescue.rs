@@ -125,11 +125,6 @@ impl Served {
         Self::refused(StatusCode::NOT_FOUND, id, -32600, message)
     }
 
-    pub(crate) fn not_modern(id: Option<&RpcId>) -> Self {
-        let message = "this server speaks the revisions with a handshake: send initialize";
-        Self::refused(StatusCode::NOT_FOUND, id, -32601, message)
-    }
-
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         let body = json!({ "error": format!("method not allowed, use {allow}") });
         Self::value(StatusCode::METHOD_NOT_ALLOWED, Cause::Agent, &body)

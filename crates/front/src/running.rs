@@ -11,13 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, Call, CallError, CallTrace, Caller, Era, ErrorKind, Forwarded, Link, Message, Method, Outlet,
-    Reply, RequestId, RpcId,
+    Answer, Call, CallError, CallTrace, Caller, Envelope, Era, ErrorKind, Forwarded, Link, Message, Method,
+    Outlet, Reply, RequestId, RpcId,
+    modern::{Finish, to_modern_result},
 };
 use tokio::time::Instant;
 
 use crate::{
-    adopter::Adopted,
+    adopter::{Adopted, Adoptee},
     agent::{AgentCore, Busy, InFlight},
     budget::{Budget, Charge},
     call_stream::CallStream,
@@ -28,6 +29,31 @@ use crate::{
     unharmed::said,
 };
 
+/// How a call is made, and what its answer is turned into.
+pub(crate) struct Manner {
+    whose: Whose,
+    outlet: Option<Arc<dyn Outlet>>,
+    era: Era,
+    headers: Forwarded,
+    carry: Option<Carry>,
+}
+
+/// Whose the id of a call is.
+enum Whose {
+    /// An agent session's: it is unique there, and cancels the call.
+    Session,
+    /// One of many callers that share a link.
+    Guest,
+}
+
+/// An answer of a backend with handshake is carried over to the era without.
+pub(crate) struct Carry {
+    /// The server's name and version as JSON text.
+    pub(crate) server_info: Arc<str>,
+    /// For how long the result is good, where it is one that may be kept.
+    pub(crate) ttl_ms: Option<u64>,
+}
+
 /// A call whose answer somebody waits for. Dropping it cancels it.
 pub(crate) struct Running {
     reply: Reply<Answer>,
@@ -36,6 +62,7 @@ pub(crate) struct Running {
     method: Method,
     request_id: RequestId,
     trace: Arc<CallTrace>,
+    carry: Option<Carry>,
     /// The message lives as long as its call.
     _charge: Charge,
 }
@@ -45,6 +72,8 @@ pub(crate) struct Finished {
     /// The response under the agent's id; nothing when the agent cancelled the call.
     pub(crate) body: Option<Bytes>,
     pub(crate) cause: Cause,
+    /// Whether the answer is an error.
+    pub(crate) is_error: bool,
     pub(crate) slot: Option<InFlight>,
 }
 
@@ -55,13 +84,24 @@ pub(crate) struct Handled {
 }
 
 impl Running {
-    /// Starts a call on `link`, or says why not.
+    /// Starts a call of an agent session on `link`, or says why not.
     pub(crate) fn start<L: Link>(
         core: &Arc<AgentCore>,
         link: &L,
         request: Request,
-        (message, charge): (Message, Charge),
+        message: (Message, Charge),
         outlet: Option<Arc<dyn Outlet>>,
+    ) -> Result<Self, Bytes> {
+        Self::begin(core, link, request, message, Manner::of_session(outlet))
+    }
+
+    /// Starts a call on `link` in this manner, or says why not.
+    pub(crate) fn begin<L: Link>(
+        core: &Arc<AgentCore>,
+        link: &L,
+        request: Request,
+        (message, charge): (Message, Charge),
+        manner: Manner,
     ) -> Result<Self, Bytes> {
         let request_id = core.common.request_id();
         let started = Instant::now().into_std();
@@ -76,7 +116,11 @@ impl Running {
             let error = overloaded(budget);
             return Err(reject(core, &request.id, &request.method, request_id, &trace, &error));
         }
-        let slot = match core.begin(request.id.value()) {
+        let slot = match manner.whose {
+            Whose::Session => core.begin(request.id.value()),
+            Whose::Guest => core.join(),
+        };
+        let slot = match slot {
             Ok(slot) => slot,
             Err(busy) => return Err(refuse(core, &request, request_id, &trace, &busy)),
         };
@@ -85,12 +129,12 @@ impl Running {
             request_id,
             method: request.method.clone(),
             message,
-            era: Era::Legacy,
-            headers: Forwarded::default(),
+            era: manner.era,
+            headers: manner.headers,
             name: request.name,
             is_plain_list: request.is_plain_list,
             wants_task: request.wants_task,
-            outlet,
+            outlet: manner.outlet,
             hard_deadline: started + core.common.times().call,
             trace: Arc::clone(&trace),
         };
@@ -98,8 +142,8 @@ impl Running {
             let error = failed(Some(&core.common), payload.as_ref());
             Box::pin(std::future::ready(Err(error)))
         });
-        let (id, method) = (request.id, request.method);
-        Ok(Self { reply, slot: Some(slot), id, method, request_id, trace, _charge: charge })
+        let (id, method, carry) = (request.id, request.method, manner.carry);
+        Ok(Self { reply, slot: Some(slot), id, method, request_id, trace, carry, _charge: charge })
     }
 
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
@@ -110,7 +154,8 @@ impl Running {
             self.report(Outcome::Cancelled, Some(&error));
             // Dropped now, not when the answer would have come: this is what tells the backend.
             self.reply = Box::pin(std::future::pending());
-            return Poll::Ready(Finished { body: None, cause: Cause::Agent, slot: self.slot.take() });
+            let slot = self.slot.take();
+            return Poll::Ready(Finished { body: None, cause: Cause::Agent, is_error: false, slot });
         }
         let polled = catch_unwind(AssertUnwindSafe(|| self.reply.as_mut().poll(cx)));
         let result = match polled {
@@ -128,7 +173,7 @@ impl Running {
     }
 
     fn finish(&mut self, result: Result<Answer, CallError>) -> Finished {
-        let (body, cause) = match result {
+        let (body, cause, is_error) = match result {
             Ok(answer) => {
                 let outcome = match (answer.is_rpc_error, answer.is_tool_error) {
                     (true, _) => Outcome::RpcError,
@@ -136,14 +181,18 @@ impl Running {
                     (false, false) => Outcome::Ok,
                 };
                 self.report(outcome, None);
-                (answer.with_id(self.id.raw()), Cause::Backend)
+                let mut body = answer.with_id(self.id.raw());
+                if let Some(carry) = &self.carry {
+                    body = carry.over(&body);
+                }
+                (body, Cause::Backend, answer.is_rpc_error)
             }
             Err(error) => {
                 self.report(outcome_of(&error), Some(&error));
-                (error.to_response(Some(&self.id), &self.request_id.to_string()), Cause::Gateway)
+                (error.to_response(Some(&self.id), &self.request_id.to_string()), Cause::Gateway, true)
             }
         };
-        Finished { body: Some(body), cause, slot: self.slot.take() }
+        Finished { body: Some(body), cause, is_error, slot: self.slot.take() }
     }
 
     fn report(&self, outcome: Outcome, error: Option<&CallError>) {
@@ -156,6 +205,41 @@ impl Running {
             trace: &self.trace,
         };
         ending.report(&slot.core.common, outcome, error);
+    }
+}
+
+impl Finished {
+    /// The same under another id.
+    pub(crate) fn under(mut self, id: &RpcId) -> Self {
+        self.body = self.body.map(|body| match Envelope::parse(&body) {
+            Ok(envelope) => Message::new(body.clone(), &envelope).with_id(id.raw()),
+            Err(_) => body,
+        });
+        self
+    }
+}
+
+impl Manner {
+    fn of_session(outlet: Option<Arc<dyn Outlet>>) -> Self {
+        let headers = Forwarded::default();
+        Self { whose: Whose::Session, outlet, era: Era::Legacy, headers, carry: None }
+    }
+
+    /// Of a guest, to a backend of its own era: nothing is changed on either way.
+    pub(crate) fn modern(outlet: Arc<dyn Outlet>, headers: Forwarded) -> Self {
+        Self { whose: Whose::Guest, outlet: Some(outlet), era: Era::Modern, headers, carry: None }
+    }
+
+    /// Of a guest, to a backend of the other era.
+    pub(crate) fn carried(outlet: Arc<dyn Outlet>, carry: Carry) -> Self {
+        let headers = Forwarded::default();
+        Self { whose: Whose::Guest, outlet: Some(outlet), era: Era::Legacy, headers, carry: Some(carry) }
+    }
+}
+
+impl Carry {
+    fn over(&self, body: &Bytes) -> Bytes {
+        to_modern_result(body, &Finish { server_info: &self.server_info, ttl_ms: self.ttl_ms })
     }
 }
 
@@ -223,7 +307,8 @@ pub(crate) fn hand_over(calls: Vec<Running>, sink: Option<&Arc<Outbox>>) -> Resu
     };
     match common.adopt.try_reserve() {
         Ok(permit) => {
-            permit.send(Box::new(Adopted::new(calls, sink.cloned(), common.times().orphan)));
+            let calls = Adopted::new(calls, sink.cloned(), common.times().orphan);
+            permit.send(Box::new(Adoptee::Calls(calls)));
             Ok(())
         }
         Err(_) => Err(calls),

@@ -12,13 +12,16 @@ use aws_lc_rs::{
     aead::{AES_256_GCM_SIV, Aad, Nonce, RandomizedNonceKey},
     digest::{SHA256, digest},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use mcpool_wire::{Principal, Revision, Target};
 use rand::{TryRng as _, rngs::SysRng};
 
 use crate::{
     observe::Transport,
-    session_id::{AgentSessionId, BODY, HEAD, NONCE},
+    session_id::{AgentSessionId, BODY, HEAD, NONCE, TAG},
 };
 
 const KEY_BYTES: usize = 32;
@@ -118,6 +121,37 @@ impl SessionKeys {
             Facts::of_body(body.first_chunk()?)
         })
     }
+}
+
+/// Numbers for whoever comes back with them.
+impl SessionKeys {
+    /// A text that stands for this number, for exactly what it is bound to; `None` when the system has no randomness.
+    pub(crate) fn seal_note(&self, number: u64, bound: &[u8]) -> Option<String> {
+        let key = self.0.first()?;
+        let mut sealed = number.to_be_bytes().to_vec();
+        let nonce = key.cipher.seal_in_place_append_tag(note(key.id, bound), &mut sealed).ok()?;
+        Some(URL_SAFE_NO_PAD.encode([&[key.id], nonce.as_ref().as_slice(), &sealed].concat()))
+    }
+
+    /// The number a text stands for; `None` unless one of these keys sealed it for exactly this.
+    pub(crate) fn open_note(&self, text: &str, bound: &[u8]) -> Option<u64> {
+        let mut bytes = [0; 1 + NONCE + 8 + TAG];
+        // Longer or shorter is none, and decoding is strict: one text for one number.
+        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+        let ([id], rest) = bytes.split_first_chunk::<1>().filter(|_| length == bytes.len())?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE>()?;
+        self.0.iter().filter(|key| key.id == *id).find_map(|key| {
+            let mut sealed = sealed.to_vec();
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let body = key.cipher.open_in_place(nonce, note(*id, bound), &mut sealed).ok()?;
+            Some(u64::from_be_bytes(*body.first_chunk()?))
+        })
+    }
+}
+
+/// What is authenticated with a note: nothing that is authenticated with an id begins like it.
+fn note(key: u8, bound: &[u8]) -> Aad<Vec<u8>> {
+    Aad::from([b"note".as_slice(), &[key], bound].concat())
 }
 
 impl Default for SessionKeys {

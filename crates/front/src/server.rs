@@ -30,6 +30,7 @@ use crate::{
     door::{Away, Door, Pass, Peers},
     front::Front,
     http::Endpoint,
+    modern::Guests,
     observe::{Cause, FrontEvent, FrontObserve, Gauges, Health, Transport},
     pulse::{Pulse, TimedIo},
     relief,
@@ -48,7 +49,7 @@ const ADOPT: usize = 1_024;
 pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
     door: Door,
-    adopted: mpsc::Receiver<Box<adopter::Adopted>>,
+    adopted: mpsc::Receiver<Box<adopter::Adoptee>>,
     keeper: Option<Keeper>,
 }
 
@@ -88,7 +89,8 @@ impl<B: Backends> Server<B> {
         let common = Arc::new(common);
         let agents = Agents::new(Arc::clone(&common));
         let tasks = TaskTracker::new();
-        let front = Front { backends, agents, common, health, peers, tasks };
+        let (guests, listens) = (Guests::default(), Arc::default());
+        let front = Front { backends, agents, guests, listens, common, health, peers, tasks };
         Self { front: Arc::new(front), door, adopted, keeper }
     }
 
@@ -245,6 +247,7 @@ async fn sweep<B: Backends>(front: &Front<B>) {
         let period = (idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(30));
         tokio::time::sleep(period).await;
         front.agents.sweep(front.common.times().agent_idle);
+        front.guests.sweep(front.common.millis());
     }
 }
 
@@ -260,11 +263,14 @@ async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drain
     };
     while open() != Drained::default() && Instant::now() < deadline {
         front.agents.close_idle_streams();
+        front.listens.end_all();
+        common.parked.end_all(common);
         tokio::time::sleep(DRAIN_STEP.min(deadline.saturating_duration_since(Instant::now()))).await;
     }
     let left = open();
     common.kill.cancel();
     front.agents.remove_all();
+    front.guests.remove_all();
     front.tasks.close();
     if tokio::time::timeout(LAST_WAIT, front.tasks.wait()).await.is_err() {
         tracing::warn!(tasks = front.tasks.len(), "tasks of the front did not end");

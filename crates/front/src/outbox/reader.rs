@@ -30,6 +30,11 @@ impl Reader {
         Some(EventId { stream: stream.number, seq: self.after })
     }
 
+    /// What it reads.
+    pub(crate) fn outbox(&self) -> Arc<Outbox> {
+        Arc::clone(&self.outbox)
+    }
+
     /// Says over which connection it reads.
     pub(crate) fn over(&self, connection: &Arc<Pulse>) {
         let mut state = self.outbox.lock();

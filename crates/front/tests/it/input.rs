@@ -170,7 +170,7 @@ async fn sessions_are_asked_for_and_never_crossed() {
 }
 
 #[tokio::test]
-async fn modern_requests_fall_back_and_unknown_revisions_are_refused() {
+async fn probes_that_are_not_whole_fall_back_and_unknown_revisions_are_refused() {
     let front = start().await;
     let session = front.session("/mcp").await;
     let discover =
@@ -191,7 +191,7 @@ async fn modern_requests_fall_back_and_unknown_revisions_are_refused() {
             let id = got.json()["id"].clone();
             assert_eq!(
                 (got.status.as_u16(), got.code(), id),
-                (404, -32601, json!("server-discover-probe-1"))
+                (400, -32602, json!("server-discover-probe-1"))
             );
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{
 use bytes::Bytes;
 use mcpool_front::{FrontEvent, FrontObserve, Health, Readiness};
 use mcpool_wire::{
-    Answer, Backends, Call, CallError, Envelope, ErrorKind, Executed, Hello, Link, LinkEvent, Message,
+    Answer, Backends, Call, CallError, Envelope, Era, ErrorKind, Executed, Hello, Link, LinkEvent, Message,
     Outlet, Reply, Revision, ServerEntry, Target,
 };
 use serde_json::{Value, json};
@@ -31,6 +31,10 @@ pub(crate) struct Script {
     pub(crate) open_error: Mutex<Option<CallError>>,
     /// Whether each agent gets a session of its own.
     pub(crate) own: AtomicBool,
+    /// Whether the backends speak the era without handshake.
+    pub(crate) modern: AtomicBool,
+    /// Numbers and answers that were passed on, of all links.
+    pub(crate) responded: Mutex<Vec<(u64, String)>>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) events: Mutex<Vec<String>>,
 }
@@ -128,7 +132,8 @@ impl Link for ScriptedLink {
     fn initialize_result(&self, revision: Revision) -> Bytes {
         let name = &self.hello.target.name;
         Bytes::from(
-            json!({"protocolVersion": revision.as_str(), "capabilities": {"tools": {}},
+            json!({"protocolVersion": revision.as_str(),
+                   "capabilities": {"tools": {"listChanged": true}, "resources": {"subscribe": true}},
                    "serverInfo": {"name": &**name, "version": "1"}})
             .to_string(),
         )
@@ -139,7 +144,7 @@ impl Link for ScriptedLink {
     }
 
     fn era(&self) -> mcpool_wire::Era {
-        mcpool_wire::Era::Legacy
+        if self.script.modern.load(Ordering::SeqCst) { Era::Modern } else { Era::Legacy }
     }
 
     fn call(&self, call: Call) -> Reply<Answer> {
@@ -162,6 +167,7 @@ impl Link for ScriptedLink {
 
     fn respond(&self, id: u64, response: Message) {
         let text = String::from_utf8(response.bytes().to_vec()).unwrap();
+        self.script.responded.lock().unwrap().push((id, text.clone()));
         self.answers.send_modify(|all| all.push((id, text)));
     }
 }
@@ -196,20 +202,40 @@ async fn act(
         }
         "progress-now" => progress(call, &message, 1),
         "log" => log(call, "said"),
+        "all-levels" => {
+            for level in ["debug", "info", "warning", "emergency"] {
+                log_at(call, level, level);
+            }
+        }
+        "nobodys" => {
+            let note = json!({"jsonrpc":"2.0","method":"notifications/tools/list_changed"});
+            let event = LinkEvent::Notification(Bytes::from(note.to_string()));
+            let _ = call.outlet.as_ref().unwrap().push(event);
+            let ask = json!({"jsonrpc":"2.0","id":"s1","method":"roots/list"}).to_string();
+            let asked =
+                call.outlet.as_ref().unwrap().push(LinkEvent::Request { id: 77, message: message_of(ask) });
+            assert!(asked.is_err(), "nobody can be asked");
+        }
+        "code" => {
+            let error = json!({"code": arguments["code"], "message": "as the test wants it"});
+            let text = json!({"jsonrpc":"2.0","id":4711,"error":error}).to_string();
+            return Ok(Answer { is_rpc_error: true, ..raw(text) });
+        }
         "log-gated" => {
             log(call, "before");
             script.gate.wait().await;
             log(call, "after");
         }
-        "ask" => {
-            let ask = json!({"jsonrpc":"2.0","id":"s1","method":"roots/list"}).to_string();
-            let pushed =
-                call.outlet.as_ref().unwrap().push(LinkEvent::Request { id: 77, message: message_of(ask) });
-            pushed.unwrap();
-            let all = answers.wait_for(|all| !all.is_empty()).await.unwrap();
-            assert_eq!(all[0].0, 77);
-            let heard: Value = serde_json::from_str(&all[0].1).unwrap();
-            return Ok(answer(&json!({"heard": heard["result"]})));
+        "ask" => return Ok(answer(&json!({"heard": ask(call, answers).await}))),
+        "progress-ask" => {
+            progress(call, &message, 1);
+            let heard = ask(call, answers).await;
+            progress(call, &message, 2);
+            return Ok(answer(&json!({"heard": heard})));
+        }
+        "ask-hang" => {
+            ask(call, answers).await;
+            std::future::pending().await
         }
         "fail" => {
             return Err(CallError::not_sent(ErrorKind::Unavailable, "backend is down").of_backend(backend));
@@ -222,6 +248,17 @@ async fn act(
     Ok(answer(&json!({"tool": call.name.as_deref(), "backend": &*backend, "arguments": arguments})))
 }
 
+/// Asks the caller, and gives back what it said.
+async fn ask(call: &Call, answers: &mut watch::Receiver<Vec<(u64, String)>>) -> Value {
+    let ask = json!({"jsonrpc":"2.0","id":"s1","method":"roots/list"}).to_string();
+    let asked = LinkEvent::Request { id: 77, message: message_of(ask) };
+    call.outlet.as_ref().unwrap().push(asked).unwrap();
+    let all = answers.wait_for(|all| !all.is_empty()).await.unwrap();
+    assert_eq!(all[0].0, 77);
+    let heard: Value = serde_json::from_str(&all[0].1).unwrap();
+    heard["result"].clone()
+}
+
 fn progress(call: &Call, message: &Value, step: u32) {
     let token = &message["params"]["_meta"]["progressToken"];
     let note = json!({"jsonrpc":"2.0","method":"notifications/progress",
@@ -232,8 +269,11 @@ fn progress(call: &Call, message: &Value, step: u32) {
 }
 
 fn log(call: &Call, text: &str) {
-    let note =
-        json!({"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":text}});
+    log_at(call, "info", text);
+}
+
+fn log_at(call: &Call, level: &str, text: &str) {
+    let note = json!({"jsonrpc":"2.0","method":"notifications/message","params":{"level":level,"data":text}});
     if let Some(outlet) = &call.outlet {
         let _ = outlet.push(LinkEvent::Notification(Bytes::from(note.to_string())));
     }

@@ -416,6 +416,7 @@ fn front_times(checker: &mut Checker<'_>, raw: &RawTimes) -> FrontTimes {
         open: time("open", &raw.open, default.open),
         reconnect_grace: time("reconnect_grace", &raw.reconnect_grace, default.reconnect_grace),
         orphan: time("orphan", &raw.orphan, default.orphan),
+        parked: time("parked", &raw.parked, default.parked),
         agent_idle: time("agent_idle", &raw.agent_idle, default.agent_idle),
         session_lifetime: time("session_lifetime", &raw.session_lifetime, default.session_lifetime),
         stream_ping: time("stream_ping", &raw.stream_ping, default.stream_ping),

@@ -97,6 +97,7 @@ pub(super) struct RawTimes {
     pub(super) open: Span,
     pub(super) reconnect_grace: Span,
     pub(super) orphan: Span,
+    pub(super) parked: Span,
     pub(super) agent_idle: Span,
     pub(super) session_lifetime: Span,
     pub(super) stream_ping: Span,

@@ -127,6 +127,7 @@ fn times(times: &FrontTimes) -> Table {
         ("open", times.open),
         ("reconnect_grace", times.reconnect_grace),
         ("orphan", times.orphan),
+        ("parked", times.parked),
         ("agent_idle", times.agent_idle),
         ("session_lifetime", times.session_lifetime),
         ("stream_ping", times.stream_ping),

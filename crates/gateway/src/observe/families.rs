@@ -51,6 +51,8 @@ pub(super) const FAMILIES: &[(&str, Kind, &str)] = &[
     ("mcpool_retries_total", C, "Calls sent again, by what was known of the last attempt"),
     ("mcpool_upstream_status_total", C, "Answers of the backend outside 2xx"),
     ("mcpool_agent_sessions", G, "Agent sessions"),
+    ("mcpool_parked_calls", G, "Calls that wait for their callers to answer what a server asked"),
+    ("mcpool_parkings_total", C, "Calls whose callers were asked something, by what became of them"),
     ("mcpool_agent_restores_total", C, "Valid ids of agent sessions not held here, by what became of them"),
     ("mcpool_agent_responses_total", C, "HTTP responses to agents, by who determined the status"),
     ("mcpool_agent_refused_total", C, "Connections and requests turned away at the door"),

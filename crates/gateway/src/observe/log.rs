@@ -56,6 +56,9 @@ impl Log {
             FrontEvent::Restore { outcome } => {
                 debug!(target: AGENT, outcome = outcome.as_str(), "agent session that is not held");
             }
+            FrontEvent::Parked { outcome } => {
+                debug!(target: AGENT, outcome = outcome.as_str(), "call that waits for its caller");
+            }
             FrontEvent::Responded { .. } | FrontEvent::Dropped { .. } | FrontEvent::AuthorizationIgnored => {}
         }
     }

@@ -10,8 +10,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mcpool_front::{Cause, FrontEvent, Gauges, REFUSALS, Readiness, Restore, Rung, SHED, Transport};
+use mcpool_front::{Cause, FrontEvent, Gauges, Parking, REFUSALS, Readiness, Restore, Rung, SHED, Transport};
 use mcpool_upstream::DROPPED_KINDS;
+use mcpool_wire::Era;
 use metrics::{Counter, Gauge};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
@@ -31,9 +32,11 @@ pub struct Metrics {
     refused: PerValue<Counter>,
     authorization_ignored: Counter,
     restores: PerValue<Counter>,
+    parked_calls: Gauge,
+    parkings: PerValue<Counter>,
     dropped: PerValue<Counter>,
     slow_agents_closed: Counter,
-    agent_sessions: [Gauge; 2],
+    agent_sessions: [Gauge; 3],
     buffered_bytes: Gauge,
     buffered_limit: Gauge,
     rungs: [Gauge; 4],
@@ -61,8 +64,8 @@ impl Metrics {
     pub fn new() -> Result<Self, String> {
         let recorder = recorder()?;
         constants(&recorder);
-        let sessions = |transport: Transport| {
-            let labels = [("transport", transport.as_str()), ("era", "legacy")];
+        let sessions = |transport: Transport, era: Era| {
+            let labels = [("transport", transport.as_str()), ("era", era.as_str())];
             gauge(&recorder, "mcpool_agent_sessions", &labels)
         };
         Ok(Self {
@@ -73,6 +76,10 @@ impl Metrics {
                 counter(&recorder, "mcpool_agent_refused_total", &[("kind", kind)])
             }),
             authorization_ignored: counter(&recorder, "mcpool_authorization_ignored_total", &[]),
+            parked_calls: gauge(&recorder, "mcpool_parked_calls", &[]),
+            parkings: PerValue::new(PARKINGS, |outcome| {
+                counter(&recorder, "mcpool_parkings_total", &[("outcome", outcome)])
+            }),
             restores: PerValue::new(RESTORES, |outcome| {
                 counter(&recorder, "mcpool_agent_restores_total", &[("outcome", outcome)])
             }),
@@ -80,7 +87,11 @@ impl Metrics {
                 counter(&recorder, "mcpool_messages_dropped_total", &[("kind", kind)])
             }),
             slow_agents_closed: counter(&recorder, "mcpool_slow_agents_closed_total", &[]),
-            agent_sessions: [sessions(Transport::Sse), sessions(Transport::Http)],
+            agent_sessions: [
+                sessions(Transport::Sse, Era::Legacy),
+                sessions(Transport::Http, Era::Legacy),
+                sessions(Transport::Http, Era::Modern),
+            ],
             buffered_bytes: gauge(&recorder, "mcpool_buffered_bytes", &[]),
             buffered_limit: gauge(&recorder, "mcpool_buffered_limit_bytes", &[]),
             rungs: Rung::ALL
@@ -178,6 +189,11 @@ impl Metrics {
                 }
             }
             FrontEvent::Panicked { task, .. } => self.panicked(task),
+            FrontEvent::Parked { outcome } => {
+                if let Some(counter) = self.parkings.of(outcome.as_str()) {
+                    counter.increment(1);
+                }
+            }
             FrontEvent::Restore { outcome } => {
                 if let Some(counter) = self.restores.of(outcome.as_str()) {
                     counter.increment(1);
@@ -200,10 +216,11 @@ impl Metrics {
                 metrics.scrape(old, std::iter::empty());
             }
         }
-        let agents = [&gauges.sse_agents, &gauges.http_agents];
+        let agents = [&gauges.sse_agents, &gauges.http_agents, &gauges.modern_agents];
         for (gauge, agents) in self.agent_sessions.iter().zip(agents) {
             gauge.set(number(agents.load(Ordering::Relaxed)));
         }
+        self.parked_calls.set(number(gauges.parked.load(Ordering::Relaxed)));
         self.buffered_bytes.set(number(gauges.buffered_bytes.load(Ordering::Relaxed)));
         self.buffered_limit.set(number(gauges.buffered_limit.load(Ordering::Relaxed)));
         for (gauge, rung) in self.rungs.iter().zip(Rung::ALL) {
@@ -232,11 +249,9 @@ fn constants(recorder: &PrometheusRecorder) {
     let revision = option_env!("MCPOOL_REVISION").unwrap_or("unknown");
     let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", revision)];
     gauge(recorder, "mcpool_build_info", &build).set(1.0);
-    for transport in [Transport::Sse, Transport::Http] {
-        // No agent of the modern era is served yet, and the series says so.
-        let labels = [("transport", transport.as_str()), ("era", "modern")];
-        gauge(recorder, "mcpool_agent_sessions", &labels).set(0.0);
-    }
+    // Over HTTP+SSE every agent is asked to do a handshake, and the series says so.
+    let labels = [("transport", Transport::Sse.as_str()), ("era", Era::Modern.as_str())];
+    gauge(recorder, "mcpool_agent_sessions", &labels).set(0.0);
 }
 
 impl ConfigSeries {
@@ -291,6 +306,13 @@ const TASKS: &[&str] = &[
     "relief",
     "admin",
     "other",
+];
+/// Every [`Parking`] as its label.
+const PARKINGS: &[&str] = &[
+    Parking::Parked.as_str(),
+    Parking::Resumed.as_str(),
+    Parking::Expired.as_str(),
+    Parking::Refused.as_str(),
 ];
 /// Every [`Restore`] as its label.
 const RESTORES: &[&str] = &[

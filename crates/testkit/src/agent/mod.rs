@@ -8,6 +8,7 @@ mod call;
 mod config;
 mod core;
 mod http;
+mod modern;
 mod sse;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 pub use self::call::Started;
 pub use self::config::{AgentConfig, AgentError, Ids, Transport};
 use self::core::Core;
+pub use self::modern::{Answered, Ask, End, MODERN, ModernAgent, ModernStream};
 use crate::server::lock;
 
 /// One agent's conversation.

@@ -4,21 +4,25 @@
 //! Only members are added or taken out, one level deep: every value that is not named here leaves byte for byte as it
 //! came.
 
+mod asking;
 mod header;
 mod members;
 mod params;
 mod request;
 mod result;
+mod subscription;
 #[cfg(test)]
 mod tests;
 
+pub use asking::{answers, essence, input_required, question};
 pub use header::{decode_header, encode_header};
 pub use params::{ToolParams, ToolsPage, read_tools};
 pub use request::{Carried, Defect, ModernRequest, Stamp, to_legacy_request, to_modern_request};
 pub use result::{
-    Finish, InputRequest, LegacyResult, input_responses, to_legacy_notification, to_legacy_result,
-    to_modern_result,
+    Finish, InputRequest, LegacyResult, error_code, input_responses, to_legacy_notification,
+    to_legacy_result, to_modern_result,
 };
+pub use subscription::{Filter, listened, stamped};
 
 /// Keys of `_meta` that this era gives a meaning.
 pub mod key {

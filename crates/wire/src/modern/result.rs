@@ -41,11 +41,21 @@ pub struct InputRequest {
     pub params: Option<String>,
 }
 
-/// The response as a caller of this era reads it. Errors, and what is no response, as they came.
+/// The response as a caller of this era reads it. Errors, but for the code this era no longer has, and what is no
+/// response, as they came.
 #[must_use]
 pub fn to_modern_result(message: &Bytes, finish: &Finish<'_>) -> Bytes {
     let change = |text: &str| {
         let mut whole = Members::read(text)?;
+        if let Some(mut error) = whole.get("error").and_then(Members::read) {
+            if error.get("code") != Some(NO_RESOURCE) {
+                return None;
+            }
+            error.set("code", "-32602");
+            let error = error.to_string();
+            whole.set("error", error);
+            return Some(Bytes::from(whole.to_string()));
+        }
         let mut result = Members::read(whole.get("result")?)?;
         if result.get("resultType").is_none() {
             result.set("resultType", "\"complete\"");
@@ -65,6 +75,16 @@ pub fn to_modern_result(message: &Bytes, finish: &Finish<'_>) -> Bytes {
         Some(Bytes::from(whole.to_string()))
     };
     std::str::from_utf8(message).ok().and_then(change).unwrap_or_else(|| message.clone())
+}
+
+/// What the other era says of a resource that does not exist.
+const NO_RESOURCE: &str = "-32002";
+
+/// The code of a response that is an error.
+#[must_use]
+pub fn error_code(message: &[u8]) -> Option<i32> {
+    let whole = Members::read(std::str::from_utf8(message).ok()?)?;
+    Members::read(whole.get("error")?)?.get("code")?.parse().ok()
 }
 
 /// What a response of this era means to a caller of the other one.

@@ -94,6 +94,21 @@ fn a_result_says_what_it_is_and_keeps_its_content() {
 }
 
 #[test]
+fn a_resource_that_does_not_exist_has_another_code_and_other_errors_are_as_they_came() {
+    let finish = Finish { server_info: "{}", ttl_ms: None };
+    let error = |code: i64| {
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":{code},"message":"m","data":{{"uri": 1.0e2}}}}}}"#
+        );
+        Bytes::from(text)
+    };
+    assert_eq!(value(&to_modern_result(&error(-32002), &finish)), value(&error(-32602)));
+    assert_eq!(to_modern_result(&error(-32603), &finish), error(-32603));
+    assert_eq!(error_code(&error(-32603)), Some(-32603));
+    assert_eq!(error_code(br#"{"jsonrpc":"2.0","id":1,"result":{"error":{"code":1}}}"#), None);
+}
+
+#[test]
 fn what_a_server_asks_for_is_read_in_its_order() {
     let message = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"input_required","inputRequests":{"z":{"method":"elicitation/create","params":{"message": "?"}},"a":{"method":"roots/list"}},"requestState":"s\u0041"}}"#);
     let LegacyResult::InputRequired { requests, state } = to_legacy_result(&message) else {

@@ -57,6 +57,8 @@ const CONTRACT: &[&str] = &[
     "mcpool_upstream_status_total{backend,class}",
     "mcpool_agent_sessions{era,transport}",
     "mcpool_agent_restores_total{outcome}",
+    "mcpool_parked_calls{}",
+    "mcpool_parkings_total{outcome}",
     "mcpool_agent_responses_total{cause,code,transport}",
     "mcpool_messages_dropped_total{kind}",
     "mcpool_slow_agents_closed_total{}",
@@ -360,8 +362,13 @@ async fn what_happens_is_counted_where_it_belongs() {
     assert_eq!(rig.value("mcpool_lease_wait_seconds_count", &[backend]), Some(1.0));
     assert_eq!(rig.value("mcpool_messages_dropped_total", &[("kind", "late_answer")]), Some(1.0));
     rig.gauges.sse_agents.store(3, Ordering::Relaxed);
-    let agents = [("transport", "sse"), ("era", "legacy")];
-    assert_eq!(rig.value("mcpool_agent_sessions", &agents), Some(3.0));
+    rig.gauges.modern_agents.store(2, Ordering::Relaxed);
+    for (transport, era, count) in
+        [("sse", "legacy", 3.0), ("http", "legacy", 0.0), ("http", "modern", 2.0), ("sse", "modern", 0.0)]
+    {
+        let agents = [("transport", transport), ("era", era)];
+        assert_eq!(rig.value("mcpool_agent_sessions", &agents), Some(count), "{transport} {era}");
+    }
 }
 
 #[tokio::test]

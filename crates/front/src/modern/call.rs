@@ -1,0 +1,237 @@
+//! One call of a modern agent, to a backend of either era.
+//!
+//! It is answered as one JSON body, or as a stream where something is said before. Its connection is all that holds it:
+//! where that ends, the call is cancelled. What a session with handshake asks in the middle of a call is asked of the
+//! caller as an answer, and the call goes on with the request that brings what the caller says.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use mcpool_wire::{
+    CallError, Envelope, Era, ErrorKind, Forwarded, Link, Message, Method, Outlet, RpcId,
+    modern::{answers, code, error_code, to_legacy_request},
+};
+
+use super::{
+    Asking,
+    guests::Guest,
+    parked::Bound,
+    round::Round,
+    voice::{Asks, Heard, Voice},
+};
+use crate::{
+    adopter::Adoptee,
+    agent::AgentCore,
+    budget::Charge,
+    dispatch::stream,
+    observe::Cause,
+    outbox::{Presence, Reader},
+    rescue::Served,
+    running::{Carry, Finished, Manner, Running},
+    sse_body::AgentBody,
+};
+
+/// One POST that listens. Dropped before it heard anything, it was the last.
+struct Attending(Arc<Voice>);
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        self.0.left();
+    }
+}
+
+pub(super) async fn answer<L: Link>(
+    guest: &Arc<Guest<L>>,
+    asking: Asking<'_>,
+    is_kept: bool,
+    (message, charge): (Message, Charge),
+) -> Served {
+    let era = guest.link.era();
+    if era == Era::Legacy && asking.modern.request_state.is_some() {
+        return again(guest, &asking, &message).await;
+    }
+    let (core, id) = (&guest.core, asking.request.id.clone());
+    let asks = if era == Era::Legacy { asks_of(guest, &asking, &message) } else { None };
+    let voice = Voice::new(core, &id, message.token(), asking.modern.log_level.as_deref(), asks);
+    let outlet: Arc<dyn Outlet> = Arc::<Voice>::clone(&voice);
+    let (message, manner) = match era {
+        Era::Modern => (message, Manner::modern(outlet, parameters(asking.headers))),
+        Era::Legacy => {
+            let carry = Carry { server_info: Arc::clone(&guest.server_info), ttl_ms: is_kept.then_some(0) };
+            (legacy(message), Manner::carried(outlet, carry))
+        }
+    };
+    match Running::begin(core, guest.link.as_ref(), asking.request, (message, charge), manner) {
+        Ok(running) => attend(core, &id, &voice, Some(running)).await,
+        Err(refusal) => Served::json(StatusCode::OK, Cause::Gateway, refusal),
+    }
+}
+
+/// Goes on with a call whose caller was asked something.
+async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Message) -> Served {
+    let (core, id) = (&guest.core, &asking.request.id);
+    let bad = |why| Served::refused(StatusCode::BAD_REQUEST, Some(id), -32602, why);
+    let Some(given) = answers(asking.modern.input_responses.as_deref().unwrap_or("{}")) else {
+        return bad("inputResponses must be an object");
+    };
+    let taken = asking.modern.request_state.as_deref().and_then(|state| {
+        let state: String = serde_json::from_str(state).ok()?;
+        let bound = Bound::to(&core.caller.principal, &core.target.name, message.bytes())?;
+        core.common.parked.take(&state, &bound, &core.common)
+    });
+    let level = asking.modern.log_level.as_deref();
+    match taken {
+        Some(voice) if voice.resume(id, message.token(), level, given) => {
+            attend(core, id, &voice, None).await
+        }
+        _ => bad("this requestState stands for no call that waits: send the request without it"),
+    }
+}
+
+/// How the caller is asked, where it can be and its request can be answered so.
+fn asks_of<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Message) -> Option<Asks> {
+    let can_ask =
+        matches!(asking.request.method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead);
+    if !can_ask || !asking.modern.client.is_interactive() {
+        return None;
+    }
+    let tied = Arc::clone(guest);
+    Some(Asks {
+        capabilities: asking.modern.client.capabilities.clone(),
+        message: message.bytes().clone(),
+        server_info: Arc::clone(&guest.server_info),
+        respond: Box::new(move |number, answer| tied.link.respond(number, answer)),
+    })
+}
+
+/// Listens to a call with one POST: to the first one it still belongs, to a later one it belongs to the adopter.
+async fn attend(core: &Arc<AgentCore>, id: &RpcId, voice: &Arc<Voice>, running: Option<Running>) -> Served {
+    let _attending = Attending(Arc::clone(voice));
+    let is_first = running.is_some();
+    let mut running = running;
+    let heard = poll_fn(|cx| first(&mut running, voice, cx)).await;
+    let round = is_first.then(|| Round::new(running, Arc::clone(voice)));
+    match heard {
+        Heard::End(finished) => whole(finished),
+        Heard::Stream(reader) => streamed(core, reader, round).await,
+        Heard::Asked(body) => match round.map_or(Ok(()), |round| adopt(core, round)) {
+            Ok(()) => Served::json(StatusCode::OK, Cause::Gateway, body),
+            Err(_) => {
+                voice.abandon();
+                let message = "the gateway owns as many calls as it may for callers that are not there";
+                failed(core, id, &CallError::not_sent(ErrorKind::Overloaded, message))
+            }
+        },
+        Heard::NoRoom(error) => failed(core, id, &error),
+        Heard::Nothing => Served::events(AgentBody::empty()),
+    }
+}
+
+fn first(running: &mut Option<Running>, voice: &Arc<Voice>, cx: &mut Context<'_>) -> Poll<Heard> {
+    if let Some(call) = running
+        && let Poll::Ready(finished) = call.poll_end(cx)
+    {
+        *running = None;
+        voice.finish(finished);
+    }
+    voice.poll_heard(cx)
+}
+
+async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -> Served {
+    if let Some(mut round) = round.and_then(|round| adopt(core, round).err()) {
+        // The adopter is full: the parts wait for the answer.
+        let outbox = reader.outbox();
+        let end = poll_fn(|cx| {
+            let is_over = std::pin::Pin::new(&mut *round).poll(cx).is_ready();
+            if is_over || outbox.poll_presence(cx) == Presence::Closed {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        });
+        end.await;
+    }
+    stream(core, reader)
+}
+
+/// Gives a call to the adopter, or back when it is full.
+fn adopt(core: &AgentCore, round: Round) -> Result<(), Box<Round>> {
+    match core.common.adopt.try_reserve() {
+        Ok(permit) => {
+            permit.send(Box::new(Adoptee::Round(round)));
+            Ok(())
+        }
+        Err(_) => Err(Box::new(round)),
+    }
+}
+
+fn failed(core: &AgentCore, id: &RpcId, error: &CallError) -> Served {
+    let body = error.to_response(Some(id), &core.common.request_id().to_string());
+    Served::json(StatusCode::OK, Cause::Gateway, body)
+}
+
+/// The answer as one JSON body, with the status this era gives its errors.
+fn whole(finished: Finished) -> Served {
+    let Some(body) = finished.body else { return Served::status(StatusCode::OK, finished.cause) };
+    let status = if finished.is_error { status_of(&body) } else { StatusCode::OK };
+    Served::json(status, finished.cause, body)
+}
+
+/// The status of an error that came from behind: by its code, the same for backends of both eras.
+fn status_of(body: &Bytes) -> StatusCode {
+    match error_code(body) {
+        Some(-32601) => StatusCode::NOT_FOUND,
+        Some(
+            -32700 | -32600 | code::HEADER_MISMATCH | code::MISSING_CAPABILITY | code::UNSUPPORTED_VERSION,
+        ) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::OK,
+    }
+}
+
+/// The message without its envelope. It was a message, so what is left of it is one.
+fn legacy(message: Message) -> Message {
+    let bytes = to_legacy_request(message.bytes());
+    match Envelope::parse(&bytes) {
+        Ok(envelope) => Message::new(bytes.clone(), &envelope),
+        Err(_) => message,
+    }
+}
+
+/// The headers that are the backend's to read. One that came twice was refused at the door.
+fn parameters(headers: &HeaderMap) -> Forwarded {
+    let mut all: Vec<_> = headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("mcp-param-"))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    all.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+    all.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_of_an_error_decides_on_its_status() {
+        for (code, status) in [
+            (-32601, 404),
+            (-32700, 400),
+            (-32600, 400),
+            (-32020, 400),
+            (-32021, 400),
+            (-32022, 400),
+            (-32602, 200),
+            (-32603, 200),
+            (-31901, 200),
+        ] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":{code},"message":"m"}}}}"#);
+            assert_eq!(status_of(&Bytes::from(body)).as_u16(), status, "{code}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Calls that wait for their callers: each was answered with what its server asks, and goes on when its caller comes
+//! back with the answers.
+//!
+//! What a caller comes back with is a number of this table, sealed and bound to who it is, to the backend, and to the
+//! request it stands for. It is worth something once: whoever comes back takes the call along.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use mcpool_wire::{Principal, modern::essence};
+
+use super::voice::Voice;
+use crate::{common::Common, observe::Gauges};
+
+/// Most calls that wait for their callers.
+const MOST: usize = 1_024;
+
+#[derive(Default)]
+pub(crate) struct Parked(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    last: u64,
+    waiting: HashMap<u64, Arc<Voice>>,
+}
+
+/// What a state is bound to.
+pub(super) struct Bound(Vec<u8>);
+
+impl Bound {
+    /// To this request of this caller; nothing if it is no request.
+    pub(super) fn to(principal: &Principal, backend: &str, message: &[u8]) -> Option<Self> {
+        let mut bound = Vec::new();
+        for part in [principal.as_str(), backend] {
+            bound.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            bound.extend_from_slice(part.as_bytes());
+        }
+        bound.extend_from_slice(digest(&SHA256, essence(message)?.as_bytes()).as_ref());
+        Some(Self(bound))
+    }
+}
+
+impl Parked {
+    /// Keeps a call for its caller: its number, and what the caller is to come back with. Nothing when there are too many, or when the
+    /// system has no randomness.
+    pub(super) fn keep(&self, voice: &Arc<Voice>, bound: &Bound, common: &Common) -> Option<(u64, String)> {
+        let number = {
+            let mut state = self.lock();
+            if state.waiting.len() >= MOST {
+                return None;
+            }
+            state.last += 1;
+            state.last
+        };
+        let sealed = common.in_force().config.sessions.keys.seal_note(number, &bound.0)?;
+        if self.lock().waiting.insert(number, Arc::clone(voice)).is_none() {
+            Gauges::up(&common.gauges.parked, 1);
+        }
+        Some((number, sealed))
+    }
+
+    /// The call this state stands for, which nobody else gets any more. Nothing if it stands for none, or for nothing of
+    /// this caller and request.
+    pub(super) fn take(&self, sealed: &str, bound: &Bound, common: &Common) -> Option<Arc<Voice>> {
+        let number = common.in_force().config.sessions.keys.open_note(sealed, &bound.0)?;
+        self.forget(number, common)
+    }
+
+    pub(super) fn forget(&self, number: u64, common: &Common) -> Option<Arc<Voice>> {
+        let gone = self.lock().waiting.remove(&number)?;
+        Gauges::down(&common.gauges.parked, 1);
+        Some(gone)
+    }
+
+    /// Ends all of them: nobody can come back any more.
+    pub(crate) fn end_all(&self, common: &Common) {
+        let all = std::mem::take(&mut self.lock().waiting);
+        Gauges::down(&common.gauges.parked, all.len());
+        for voice in all.into_values() {
+            voice.leave();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

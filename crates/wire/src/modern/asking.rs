@@ -1,0 +1,99 @@
+//! What a session with handshake asks in the middle of a call, as an answer that asks for input, and the way back.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{key, members::Members};
+
+/// A request of a server as an entry of `inputRequests`: its method and its parameters, without what belongs to the
+/// session it came over. Nothing if it is no request.
+#[must_use]
+pub fn question(message: &[u8]) -> Option<String> {
+    let whole = Members::read(std::str::from_utf8(message).ok()?)?;
+    let mut one = Members::default();
+    one.set("method", whole.get("method")?);
+    let params = whole.get("params").and_then(Members::read).map(|mut params| {
+        params.remove("_meta");
+        params.remove("elicitationId");
+        params.to_string()
+    });
+    if let Some(params) = params {
+        one.set("params", params);
+    }
+    Some(one.to_string())
+}
+
+/// The answer that asks for input: to the request with this id (JSON text), with questions by their keys.
+#[must_use]
+pub fn input_required<'a>(
+    id: &str,
+    questions: impl IntoIterator<Item = (&'a str, &'a str)>,
+    state: &str,
+    server_info: &str,
+) -> Bytes {
+    let one = |(name, question): (&str, &str)| format!("{}:{question}", json!(name));
+    let questions: Vec<String> = questions.into_iter().map(one).collect();
+    let (questions, state, key) = (questions.join(","), json!(state), key::SERVER_INFO);
+    Bytes::from(format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"resultType\":\"input_required\",\
+         \"inputRequests\":{{{questions}}},\"requestState\":{state},\"_meta\":{{\"{key}\":{server_info}}}}}}}"
+    ))
+}
+
+/// The answers of an `inputResponses` (JSON text) by their keys, JSON text each. Nothing if it is no object.
+#[must_use]
+pub fn answers(json: &str) -> Option<Vec<(String, String)>> {
+    let all = Members::read(json)?;
+    Some(all.iter().map(|(key, answer)| (key.to_owned(), answer.to_owned())).collect())
+}
+
+/// What a request and the same request sent again agree in: method and parameters, but for what is said of its sender
+/// and what it goes on with. The same text however its members are ordered.
+#[must_use]
+pub fn essence(message: &[u8]) -> Option<String> {
+    let whole: Value = serde_json::from_slice(message).ok()?;
+    let mut params = whole.get("params").cloned().unwrap_or(Value::Null);
+    if let Some(params) = params.as_object_mut() {
+        for key in ["_meta", "requestState", "inputResponses"] {
+            params.remove(key);
+        }
+    }
+    Some(json!([whole.get("method")?, params]).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_what_is_asked_and_nothing_of_its_session() {
+        let asked = br#"{"jsonrpc":"2.0","id":"s1","method":"elicitation/create","params":{"message": 1.0e2,"_meta":{"progressToken":1},"elicitationId":"e"}}"#;
+        let one = question(asked).expect("a question");
+        assert_eq!(one, r#"{"method":"elicitation/create","params":{"message":1.0e2}}"#);
+        assert_eq!(
+            question(br#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#).as_deref(),
+            Some(r#"{"method":"roots/list"}"#)
+        );
+        assert_eq!(question(br#"{"jsonrpc":"2.0","id":1,"result":{}}"#), None);
+        let body = input_required("\"i\"", [("a\"", one.as_str())], "s", r#"{"name":"n"}"#);
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!((&body["id"], &body["result"]["requestState"]), (&json!("i"), &json!("s")));
+        assert_eq!(body["result"]["inputRequests"]["a\""]["method"], "elicitation/create");
+        assert_eq!(body["result"]["_meta"][key::SERVER_INFO], json!({ "name": "n" }));
+    }
+
+    #[test]
+    fn the_same_request_is_known_again_and_another_is_not() {
+        let first = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":{"a":1,"b":2},"_meta":{"x":1}}}"#;
+        let again = br#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"arguments":{"b":2,"a":1},"name":"t","requestState":"s","inputResponses":{}}}"#;
+        let other = br#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"arguments":{"b":2,"a":2},"name":"t"}}"#;
+        assert_eq!(essence(first), essence(again));
+        assert_ne!(essence(first), essence(other));
+        assert_eq!(answers("[]"), None);
+        let both = answers(r#"{"a":{"action": "accept"},"b":1}"#).expect("answers");
+        assert_eq!(
+            both,
+            [("a".to_owned(), r#"{"action": "accept"}"#.to_owned()), ("b".to_owned(), "1".to_owned())]
+        );
+    }
+}

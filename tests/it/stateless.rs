@@ -1,0 +1,197 @@
+//! Agents of the era without handshake through the whole gateway, to a backend with handshake over either wire: no
+//! handshake is paid per call, ids that are the same do not meet, nobody reads what is another's, and a connection that
+//! ends is a call that is cancelled at the backend.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use mcpool_testkit::{
+    Script, Server,
+    agent::{AgentConfig, Ask, End, ModernAgent, Transport},
+};
+use mcpool_upstream::ModeChoice;
+use serde_json::{Value, json};
+
+use crate::{
+    rig::Rig,
+    wires::{WIRES, over, serve, text_of, until, wanted},
+};
+
+const CALLERS: usize = 64;
+/// Sessions the agents share.
+const SESSIONS: usize = 2;
+
+fn agent(rig: &Rig) -> ModernAgent {
+    ModernAgent::new(AgentConfig::http(rig.url_http())).expect("an agent")
+}
+
+async fn rig_of(server: &Server, back: Transport) -> Rig {
+    let mut wanted = wanted(server, back, ModeChoice::Auto);
+    wanted.limits.shared_sessions = SESSIONS;
+    Rig::start(wanted).await
+}
+
+/// Each of them calls `rounds` times, all under the ids of its own connection, which are the same for everybody.
+async fn echo_all(agents: &[ModernAgent], rounds: usize, name: &str) {
+    let one = async |who: usize, agent: &ModernAgent| {
+        for round in 0..rounds {
+            let nonce = format!("{name}-{who}-{round}");
+            let answer = agent.call_tool("echo", json!({ "nonce": nonce })).await;
+            assert_eq!(text_of(&answer.unwrap_or_else(|error| panic!("{nonce}: {error}"))), nonce);
+        }
+    };
+    futures::future::join_all(agents.iter().enumerate().map(|(who, agent)| one(who, agent))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_without_session_share_sessions_and_pay_no_handshake() {
+    for back in WIRES {
+        let server = serve(Script::default()).await;
+        let rig = rig_of(&server, back).await;
+        let agents: Vec<_> = (0..CALLERS).map(|_| agent(&rig)).collect();
+        echo_all(&agents, 4, "warm").await;
+        let warm = server.stats().initializes;
+        assert!((1..=SESSIONS as u64).contains(&warm), "{back:?}: {warm} handshakes");
+        echo_all(&agents, 8, "steady").await;
+        let stats = server.stats();
+        assert_eq!(stats.requests_of("tools/call"), 12 * CALLERS as u64, "{back:?}");
+        assert!(stats.initializes <= SESSIONS as u64, "{back:?}: {} handshakes", stats.initializes);
+        assert_eq!(stats.duplicate_ids, 0, "{back:?}");
+        over(rig).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_reads_the_progress_of_another() {
+    for back in WIRES {
+        let server = serve(Script::default()).await;
+        let rig = rig_of(&server, back).await;
+        let one = async |who: usize| {
+            let (agent, nonce) = (agent(&rig), format!("canary-{who}|"));
+            let mut ask = Ask::tool("progress", json!({ "steps": 5, "interval_ms": 5, "nonce": nonce }));
+            // The same for everybody.
+            (ask.id, ask.progress) = (Some(json!(1)), Some(json!("token")));
+            let answered = agent.ask(&ask).await.unwrap_or_else(|error| panic!("{nonce}: {error}"));
+            let End::Complete(result) = answered.end else { panic!("{nonce} is asked for something") };
+            assert_eq!(result["resultType"], "complete");
+            for text in answered.notes.iter().chain([&result]).map(Value::to_string) {
+                let whose = text.split("canary-").skip(1).filter_map(|rest| rest.split('|').next());
+                assert!(whose.clone().all(|whose| whose == who.to_string()), "{nonce} reads {text}");
+            }
+            let told: Vec<_> =
+                answered.notes.iter().map(|note| note["params"]["progressToken"].clone()).collect();
+            assert!(told.iter().all(|token| *token == "token"), "{told:?}");
+            told.len()
+        };
+        let told: usize = futures::future::join_all((0..CALLERS).map(one)).await.into_iter().sum();
+        assert!(told >= CALLERS, "{back:?}: only {told} notifications of progress");
+        over(rig).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_is_a_cancellation_at_the_backend() {
+    for back in WIRES {
+        let server = serve(Script::default()).await;
+        let rig = rig_of(&server, back).await;
+        let agent = agent(&rig);
+        let mut ask = Ask::tool("progress", json!({ "steps": 10_000, "interval_ms": 10 }));
+        ask.progress = Some(json!(1));
+        let mut stream = agent.open(&ask).await.expect("a stream");
+        assert_eq!(stream.status(), 200);
+        assert_eq!(stream.next().await.expect("progress").expect("progress")["params"]["progressToken"], 1);
+        assert_eq!(server.stats().cancels, 0);
+        drop(stream);
+        until("the backend is told", || server.stats().cancels == 1).await;
+        over(rig).await;
+    }
+}
+
+#[tokio::test]
+async fn discovery_and_lists_say_what_the_handshake_said() {
+    for back in WIRES {
+        let server = serve(Script::default()).await;
+        let rig = rig_of(&server, back).await;
+        let agent = agent(&rig);
+        let found = agent.discover().await.expect("a discovery");
+        assert_eq!(found["supportedVersions"], json!(["2026-07-28"]));
+        assert!(found["capabilities"]["tools"].is_object(), "{found}");
+        let lists = [("tools", "tools/list"), ("prompts", "prompts/list"), ("resources", "resources/list")];
+        for (kind, method) in lists {
+            let list = agent.complete(&Ask::of(method, json!({}))).await.expect(method);
+            assert!(list[kind].as_array().is_some_and(|all| !all.is_empty()), "{method}: {list}");
+            assert_eq!((&list["ttlMs"], &list["cacheScope"]), (&json!(0), &json!("private")), "{method}");
+        }
+        let gone = agent.complete(&Ask::of("resources/read", json!({ "uri": "demo://none" }))).await;
+        assert!(matches!(gone, Err(mcpool_testkit::AgentError::Rpc { code: -32602, .. })), "{gone:?}");
+        over(rig).await;
+    }
+}
+
+#[tokio::test]
+async fn a_listener_hears_of_its_resources_until_it_goes() {
+    for back in WIRES {
+        let server = serve(Script::default()).await;
+        let rig = rig_of(&server, back).await;
+        let agent = agent(&rig);
+        let uri = "demo://readme";
+        let wanted = json!({ "notifications": { "resourceSubscriptions": [uri], "toolsListChanged": true } });
+        let mut stream = agent.open(&Ask::of("subscriptions/listen", wanted)).await.expect("a stream");
+        let first = stream.next().await.expect("a message").expect("a message");
+        assert_eq!(first["method"], "notifications/subscriptions/acknowledged", "{first}");
+        assert_eq!(first["params"]["notifications"]["resourceSubscriptions"], json!([uri]));
+        assert_eq!(server.subscriptions(), BTreeSet::from([uri.to_owned()]));
+        server.resource_updated("demo://item/1");
+        assert!(server.resource_updated(uri) > 0);
+        let told = stream.next().await.expect("a message").expect("a message");
+        assert_eq!(
+            (&told["method"], &told["params"]["uri"]),
+            (&json!("notifications/resources/updated"), &json!(uri))
+        );
+        let mark = &told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"];
+        assert_eq!(mark, stream.id());
+        drop(stream);
+        until("nobody wants it any more", || server.subscriptions().is_empty()).await;
+        over(rig).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_backend_asks_is_asked_of_its_caller_and_the_call_goes_on() {
+    for back in WIRES {
+        let server = serve(Script::default()).await;
+        let rig = rig_of(&server, back).await;
+        let capabilities = json!({ "elicitation": {} });
+        let config = AgentConfig::http(rig.url_http()).with_capabilities(capabilities);
+        let agent = ModernAgent::new(config).expect("an agent");
+        let ask = Ask::tool("ask", json!({ "kind": "elicitation", "text": "who?" }));
+        let End::InputRequired { requests, state } = agent.ask(&ask).await.expect("a question").end else {
+            panic!("{back:?}: nothing is asked")
+        };
+        let (key, question) = requests.first_key_value().expect("a question");
+        assert_eq!(
+            (&question["method"], &question["params"]["message"]),
+            (&json!("elicitation/create"), &json!("who?"))
+        );
+        let answer = json!({ "action": "accept", "content": { "answer": "canary" } });
+        let answered = agent.complete(&ask.again([(key.clone(), answer)].into(), state)).await;
+        let text = text_of(&answered.expect("an answer")).to_owned();
+        assert!(text.contains("canary"), "{back:?}: {text}");
+        assert_eq!(server.stats().requests_of("tools/call"), 1, "{back:?}");
+        over(rig).await;
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_is_not_there_is_an_error_of_the_call() {
+    let server = serve(Script::default()).await;
+    let mut wanted = wanted(&server, Transport::Http, ModeChoice::Auto);
+    wanted.times.first_open = Duration::from_millis(300);
+    server.stop().await;
+    let rig = Rig::start(wanted).await;
+    let agent = agent(&rig);
+    let failed = agent.call_tool("echo", json!({ "nonce": "n" })).await;
+    assert!(matches!(failed, Err(mcpool_testkit::AgentError::Rpc { code: -31901, .. })), "{failed:?}");
+    assert_eq!(agent.statuses().into_keys().collect::<Vec<_>>(), [200]);
+    over(rig).await;
+}
