@@ -7,7 +7,10 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
-use super::{header::encode_header, members::Members};
+use super::{
+    header::{decode_header, encode_header},
+    members::Members,
+};
 
 const MARK: &str = "x-mcp-header";
 const PREFIX: &str = "mcp-param-";
@@ -39,6 +42,7 @@ struct Param {
     header: HeaderName,
     /// Names of properties, from `arguments` down.
     path: Vec<String>,
+    is_number: bool,
 }
 
 /// One page of `tools/list`, read for its marks.
@@ -89,6 +93,34 @@ impl ToolParams {
         }
         std::str::from_utf8(call).ok().and_then(of).unwrap_or_default()
     }
+
+    /// Whether the headers of a call say what its arguments say: all of them and nothing else, numbers by value.
+    ///
+    /// # Errors
+    /// A sentence that names the header.
+    pub fn check(&self, call: &[u8], sent: &[(HeaderName, HeaderValue)]) -> Result<(), String> {
+        let meant = self.headers(call);
+        let value = |all: &[(HeaderName, HeaderValue)], name: &HeaderName| {
+            all.iter().find(|(one, _)| one == name).map(|(_, value)| value.clone())
+        };
+        for Param { header, is_number, .. } in &self.0 {
+            let same = match (value(&meant, header), value(sent, header)) {
+                (None, None) => true,
+                (Some(meant), Some(sent)) => means_the_same(&meant, &sent, *is_number),
+                (None, Some(_)) | (Some(_), None) => false,
+            };
+            if !same {
+                return Err(format!("the header {header} is not what the arguments say"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn means_the_same(one: &HeaderValue, other: &HeaderValue, is_number: bool) -> bool {
+    let (Some(one), Some(other)) = (decode_header(one), decode_header(other)) else { return false };
+    let number = |text: &str| text.parse::<f64>().ok();
+    one == other || is_number && number(&one).is_some_and(|one| Some(one) == number(&other))
 }
 
 /// Looks at one place of a schema and all below it. `path` leads there through `properties` alone, if it does.
@@ -141,7 +173,7 @@ impl ToolParams {
         if self.0.iter().any(|param| param.header == header) {
             return Err(format!("two arguments are marked {:?}", name.unwrap_or_default()));
         }
-        self.0.push(Param { header, path: path.to_vec() });
+        self.0.push(Param { header, path: path.to_vec(), is_number: kind == Some("integer") });
         Ok(())
     }
 }

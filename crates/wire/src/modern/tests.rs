@@ -229,3 +229,32 @@ fn structured_content_that_is_no_object_is_left_out() {
         assert_eq!(value(&legacy)["result"].get("structuredContent").is_some(), kept, "{content}");
     }
 }
+
+#[test]
+fn headers_and_arguments_are_compared_by_what_they_mean() {
+    let schema = json!({ "properties": {
+        "s": { "type": "string", "x-mcp-header": "S" },
+        "n": { "type": "integer", "x-mcp-header": "N" },
+    } });
+    let marks = ToolParams::read(&schema.to_string()).expect("sound marks");
+    let fits = |arguments: Value, sent: &[(&str, &str)]| {
+        let call = json!({ "params": { "arguments": arguments } }).to_string();
+        let header = |name: &str| http::HeaderName::try_from(format!("mcp-param-{name}")).expect("a name");
+        let value = |value| http::HeaderValue::from_str(value).expect("a value");
+        let sent: Vec<_> = sent.iter().map(|(name, text)| (header(name), value(text))).collect();
+        marks.check(call.as_bytes(), &sent).is_ok()
+    };
+    assert!(fits(json!({}), &[]));
+    assert!(fits(json!({ "s": "\u{fc}" }), &[("s", "=?base64?w7w=?=")]));
+    assert!(fits(json!({ "s": null, "n": 7 }), &[("n", "7.0"), ("other", "x")]));
+    for (arguments, sent) in [
+        (json!({ "s": "eu" }), vec![]),
+        (json!({}), vec![("s", "eu")]),
+        (json!({ "s": "eu" }), vec![("s", "EU")]),
+        (json!({ "s": "1" }), vec![("s", "1.0")]),
+        (json!({ "n": 7 }), vec![("n", "8")]),
+        (json!({ "s": "\u{fc}" }), vec![("s", "=?base64?w!w=?=")]),
+    ] {
+        assert!(!fits(arguments.clone(), &sent), "{arguments} {sent:?}");
+    }
+}
