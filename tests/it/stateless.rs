@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     rig::Rig,
-    wires::{WIRES, over, serve, text_of, until, wanted},
+    wires::{WIRES, over, over_but, serve, text_of, until, wanted},
 };
 
 const CALLERS: usize = 64;
@@ -179,6 +179,59 @@ async fn what_a_backend_asks_is_asked_of_its_caller_and_the_call_goes_on() {
         assert!(text.contains("canary"), "{back:?}: {text}");
         assert_eq!(server.stats().requests_of("tools/call"), 1, "{back:?}");
         over(rig).await;
+    }
+}
+
+/// What a tool that keeps things in its session says.
+async fn said(agent: &ModernAgent, tool: &str) -> String {
+    let answer = agent.call_tool(tool, json!({})).await;
+    text_of(&answer.unwrap_or_else(|error| panic!("{tool}: {error}"))).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_server_keeps_state_discovery_sends_back_and_each_call_finds_nothing() {
+    for back in WIRES {
+        let server = serve(Script { state_tools: true, ..Script::default() }).await;
+        let rig = rig_of(&server, back).await;
+        let (one, other) = (agent(&rig), agent(&rig));
+        one.discover().await.expect("nothing is known of it");
+        assert_eq!((said(&one, "count").await, said(&other, "count").await), ("1".into(), "2".into()));
+        said(&one, "reveal").await;
+        let is_demoted = || rig.gateway.backends()[0].backend.status().demotion.is_some();
+        until("it is seen to keep state", is_demoted).await;
+        let refused = other.discover().await;
+        assert!(matches!(refused, Err(mcpool_testkit::AgentError::Rpc { code: -32601, .. })), "{refused:?}");
+        // Who is there already goes on, without what anybody left.
+        let counts =
+            futures::future::join_all([&one, &other, &one, &other].map(|who| said(who, "count"))).await;
+        assert_eq!(counts, ["1"; 4], "{back:?}");
+        assert_eq!((said(&one, "count").await, said(&one, "count").await), ("1".into(), "1".into()));
+        // The one refusal that is meant.
+        over_but(rig, 404).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_which_agent_it_is_finds_what_it_left() {
+    for back in WIRES {
+        let server = serve(Script { state_tools: true, ..Script::default() }).await;
+        let rig = Rig::start(wanted(&server, back, ModeChoice::Pinned)).await;
+        let named = |name: &str| {
+            let headers = vec![("mcpool-affinity".to_owned(), name.to_owned())];
+            ModernAgent::new(AgentConfig { headers, ..AgentConfig::http(rig.url_http()) }).expect("an agent")
+        };
+        let (one, other) = (named("one"), named("other"));
+        one.discover().await.expect("it has a name");
+        let mut counts = Vec::new();
+        for who in [&one, &one, &other, &one, &other] {
+            counts.push(said(who, "count").await);
+        }
+        assert_eq!(counts, ["1", "2", "1", "3", "2"], "{back:?}");
+        let nobody = agent(&rig);
+        assert!(nobody.discover().await.is_err());
+        assert_eq!((said(&nobody, "count").await, said(&nobody, "count").await), ("1".into(), "1".into()));
+        // The one refusal that is meant.
+        over_but(rig, 404).await;
     }
 }
 

@@ -78,3 +78,10 @@ pub(crate) async fn over(rig: Rig) {
     assert!(rig.seen.non_2xx().is_empty(), "{:?}", rig.seen.non_2xx());
     rig.stop().await;
 }
+
+/// The same, but for one answer of this status that was meant.
+pub(crate) async fn over_but(rig: Rig, meant: u16) {
+    rig.idle().await;
+    assert_eq!(rig.seen.non_2xx().into_iter().collect::<Vec<_>>(), [(meant, 1)]);
+    rig.stop().await;
+}

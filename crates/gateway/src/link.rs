@@ -18,7 +18,8 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use mcpool_upstream::{Backend, Endpoint, Leaving, Mode, Seat};
 use mcpool_wire::{
-    Answer, Call, CallError, Era, ErrorKind, Executed, Hello, Link, Message, Method, Reply, Revision,
+    Answer, Call, CallError, Era, ErrorKind, Executed, Forwarded, Hello, Link, Message, Method, Reply,
+    Revision,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -113,8 +114,17 @@ impl Link for GatewayLink {
         self.mode() == Mode::Pinned
     }
 
+    fn is_outdated(&self) -> bool {
+        let tie = self.ties.tie.load();
+        tie.backend.is_outdated(&tie.seat, &self.ties.hello)
+    }
+
     fn era(&self) -> Era {
         self.seat().era()
+    }
+
+    fn check_params(&self, tool: &str, message: &[u8], headers: &Forwarded) -> Result<(), String> {
+        self.seat().check_params(tool, message, headers)
     }
 
     fn call(&self, call: Call) -> Reply<Answer> {

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, State};
 use mcpool_upstream::{Backend, BackendStatus, Leaving, ModeChoice, Seat, Traffic};
-use mcpool_wire::{Backends, CallError, ErrorKind, Hello, Reply, ServerEntry, Target};
+use mcpool_wire::{Backends, CallError, Caller, ClientHello, ErrorKind, Hello, Reply, ServerEntry, Target};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::link::GatewayLink;
@@ -163,6 +163,11 @@ impl Backends for Router {
     fn open(&self, hello: Hello) -> Reply<Arc<GatewayLink>> {
         let router = self.clone();
         async move { router.tie(hello).await }.boxed()
+    }
+
+    fn prefers_handshake(&self, target: &Target, caller: &Caller, client: &ClientHello) -> bool {
+        find(&self.registry, &target.name)
+            .is_some_and(|registered| registered.backend.prefers_handshake(client, caller.affinity.is_some()))
     }
 
     fn servers(&self) -> Vec<ServerEntry> {

@@ -5,6 +5,7 @@ mod leasing;
 mod leaving;
 mod lists;
 mod seat;
+mod seating;
 mod verbs;
 
 use std::{
@@ -17,8 +18,8 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue};
-use mcpool_wire::{CallError, Caller, CapabilityClass, ClientHello, Era, ErrorKind, Hello, Principal};
-use tokio::sync::{Notify, mpsc, mpsc::error::TrySendError, oneshot};
+use mcpool_wire::{CallError, Caller, CapabilityClass, Era, Principal};
+use tokio::sync::{Notify, mpsc};
 
 pub(crate) use self::verbs::Old;
 use self::verbs::Rebuilding;
@@ -34,12 +35,12 @@ use crate::{
     mode::{Decision, Demotion, ModeBook},
     observe::{Mode, Observe, Reporter, Source},
     opener::{OpenRequest, Opener},
-    pool::{Budget, Counted, Pool, PoolKey, Seat},
+    pool::{Budget, Pool, PoolKey},
     room::{Room, RoomLimits, Waiting},
     session::Session,
     tasks::Tasks,
     transport::Transport,
-    valve::{Traffic, Valve, Waited},
+    valve::{Traffic, Valve},
 };
 
 /// Whether a handshake may be tried now: the circuit's word.
@@ -196,124 +197,6 @@ impl Backend {
         &self.spec
     }
 
-    /// Ties an agent to this backend.
-    ///
-    /// # Errors
-    /// A [`CallError`] when the backend does not complete its first handshake, or no session is free for an agent
-    /// that needs its own, in time.
-    ///
-    /// # Cancel safety
-    /// Dropping the future gives everything back; a shared handshake goes on for the others.
-    pub async fn seat(self: &Arc<Self>, hello: &Hello) -> Result<Seat, CallError> {
-        self.seat_within(hello, self.spec.times.first_open).await
-    }
-
-    /// Ties an agent to this backend, with this much patience for its first handshake.
-    ///
-    /// # Errors
-    /// As [`Backend::seat`].
-    ///
-    /// # Cancel safety
-    /// As [`Backend::seat`].
-    pub async fn seat_within(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Seat, CallError> {
-        if self.valve.traffic() == Traffic::Drained {
-            return Err(self.drained());
-        }
-        let interactive = hello.client.is_interactive();
-        let mode = match self.modes.decide_for(&hello.client) {
-            Some(decision) => decision.mode,
-            // What the server is decides, and nobody has met it yet.
-            None => {
-                let first = match interactive {
-                    true => self.default_pool(),
-                    false => self.pool(self.key(&hello.caller, CapabilityClass::neutral(), Mode::Shared)),
-                };
-                self.greeted(&first, patience).await?;
-                self.modes.decide_for(&hello.client).map_or(Mode::Pinned, |decision| decision.mode)
-            }
-        };
-        let class = match self.declares(&hello.client, mode) {
-            true => hello.client.class(),
-            false => CapabilityClass::neutral(),
-        };
-        let pool = self.pool(self.key(&hello.caller, class, mode));
-        if mode == Mode::Pinned {
-            return self.seat_pinned(hello, pool).await;
-        }
-        self.greeted(&pool, patience).await?;
-        Ok(match mode {
-            Mode::Exclusive => Seat::exclusive(hello, pool, self.spec.sharing.reset_on_release),
-            _ => Seat::shared(hello, pool),
-        })
-    }
-
-    /// Whether what the agent can be asked is said to the backend on its behalf: where nobody else could be asked
-    /// instead. On a backend of its own era a modern agent says it itself.
-    fn declares(&self, client: &ClientHello, mode: Mode) -> bool {
-        match (self.modes.era(), client.revision.era()) {
-            (Some(Era::Modern), Era::Modern) => false,
-            (Some(Era::Modern), Era::Legacy) => mode.is_private() || mode == Mode::Stateless,
-            (Some(Era::Legacy) | None, _) => mode.is_private(),
-        }
-    }
-
-    /// Waits, for a bounded time, for the first handshake of a pool.
-    async fn greeted(&self, pool: &Arc<Pool>, patience: Duration) -> Result<(), CallError> {
-        if pool.catalog.hello().is_some() {
-            return Ok(());
-        }
-        let _greeting = Counted::new(pool, |pool| &pool.greeting);
-        self.room.demand.notify_one();
-        match self.valve.wait(patience, None, pool.catalog.wait_hello()).await {
-            Ok(_) => Ok(()),
-            Err(Waited::Drained) => Err(self.drained()),
-            Err(Waited::TooLong) => Err(self.unavailable("answered its handshake", patience)),
-        }
-    }
-
-    async fn seat_pinned(&self, hello: &Hello, pool: Arc<Pool>) -> Result<Seat, CallError> {
-        let (reply, opened) = oneshot::channel();
-        let request = OpenRequest { pool: pool.clone(), owner: Arc::downgrade(&hello.outlet), reply };
-        self.requests.try_send(request).map_err(|refused| {
-            self.named(match refused {
-                TrySendError::Full(_) => CallError::not_sent(
-                    ErrorKind::Overloaded,
-                    "too many agents wait for a session of their own",
-                ),
-                TrySendError::Closed(_) => removed(),
-            })
-        })?;
-        self.room.demand.notify_one();
-        // A backend that was never reached is not waited for as long as one that is merely busy.
-        let patience = if pool.catalog.hello().is_none() && self.trouble().is_some() {
-            self.spec.times.first_open
-        } else {
-            self.spec.times.queue
-        };
-        match self.valve.wait(patience, None, opened).await {
-            Ok(Ok(own)) => Ok(Seat::pinned(hello, pool, own.into_session())),
-            Ok(Err(_)) => Err(self.named(removed())),
-            Err(Waited::Drained) => Err(self.drained()),
-            Err(Waited::TooLong) if self.trouble().is_some() => {
-                Err(self.unavailable("gave the agent a session", patience))
-            }
-            Err(Waited::TooLong) => {
-                let limit = self.spec.limits.max_sessions;
-                let message = format!(
-                    "no session of backend {:?} became free within {patience:?} (limit {limit})",
-                    self.spec.name
-                );
-                Err(self.named(CallError::not_sent(ErrorKind::QueueTimeout, message)))
-            }
-        }
-    }
-
-    fn unavailable(&self, what: &str, after: Duration) -> CallError {
-        let why = self.trouble().map_or_else(|| "no answer yet".to_owned(), |t| t.why);
-        let message = format!("backend {:?} has not {what} within {after:?}: {why}", self.spec.name);
-        self.named(CallError::not_sent(ErrorKind::Unavailable, message).retry_after(Duration::from_secs(1)))
-    }
-
     fn named(&self, error: CallError) -> CallError {
         error.of_backend(self.spec.name.clone())
     }
@@ -459,10 +342,6 @@ fn keyed(mode: Mode) -> Mode {
 
 /// Stands in for the time of a handshake while none has succeeded.
 const UNKNOWN_HANDSHAKE: Duration = Duration::from_millis(250);
-
-fn removed() -> CallError {
-    CallError::not_sent(ErrorKind::Draining, "the backend is being removed")
-}
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

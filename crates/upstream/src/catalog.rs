@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcpool_wire::{Answer, Envelope, Method, Revision, ServerHello};
+use http::{HeaderName, HeaderValue};
+use mcpool_wire::{Answer, Envelope, Method, Revision, ServerHello, modern::ToolParams};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::merged::Page;
@@ -29,6 +31,8 @@ pub(crate) struct Catalog {
     inner: Mutex<Inner>,
     /// Whether there is a task-only tool: most servers have none, and every call asks.
     has_task_only: AtomicBool,
+    /// Whether there is a tool whose calls say arguments in headers, likewise.
+    has_marked: AtomicBool,
 }
 
 #[derive(Default)]
@@ -36,6 +40,8 @@ struct Inner {
     read_only: HashSet<Box<str>>,
     /// Tools that run as tasks only.
     task_only: HashSet<Box<str>>,
+    /// What the calls of tools say in headers, too, where they do.
+    marked: HashMap<Box<str>, ToolParams>,
     lists: HashMap<&'static str, Kept>,
     /// When each list last changed: an answer to an earlier question is not kept.
     changed: HashMap<&'static str, Instant>,
@@ -70,6 +76,8 @@ struct ToolItem<'a> {
     annotations: Option<Annotations>,
     #[serde(borrow, default)]
     execution: Option<Execution<'a>>,
+    #[serde(borrow, default, rename = "inputSchema")]
+    input_schema: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
@@ -92,6 +100,7 @@ impl Default for Catalog {
             hello: watch::Sender::new(None),
             inner: Mutex::default(),
             has_task_only: AtomicBool::new(false),
+            has_marked: AtomicBool::new(false),
         }
     }
 }
@@ -119,8 +128,18 @@ impl Catalog {
         if first_page {
             inner.read_only.clear();
             inner.task_only.clear();
+            inner.marked.clear();
         }
         for tool in page.tools {
+            // One whose marks make no sense is not called by who reads them.
+            let marks = tool.input_schema.and_then(|schema| ToolParams::read(schema.get()).ok());
+            match marks.filter(|marks| !marks.is_empty()) {
+                None => drop(inner.marked.remove(tool.name.as_ref())),
+                Some(marks) if inner.marked.len() < MAX_TOOLS => {
+                    inner.marked.insert(tool.name.as_ref().into(), marks);
+                }
+                Some(_) => {}
+            }
             if tool.execution.and_then(|e| e.task_support).as_deref() != Some("required") {
                 inner.task_only.remove(tool.name.as_ref());
             } else if inner.task_only.len() < MAX_TOOLS {
@@ -135,12 +154,26 @@ impl Catalog {
             }
         }
         self.has_task_only.store(!inner.task_only.is_empty(), Ordering::Relaxed);
+        self.has_marked.store(!inner.marked.is_empty(), Ordering::Relaxed);
         page.next_cursor
     }
 
     /// Whether this tool can only be run as a task.
     pub(crate) fn is_task_only(&self, tool: &str) -> bool {
         self.has_task_only.load(Ordering::Relaxed) && self.lock().task_only.contains(tool)
+    }
+
+    /// Whether the headers of a call say what its arguments say, as far as the tool is known.
+    pub(crate) fn check_params(
+        &self,
+        tool: &str,
+        message: &[u8],
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<(), String> {
+        if !self.has_marked.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.lock().marked.get(tool).map_or(Ok(()), |marks| marks.check(message, headers))
     }
 
     /// Whether agents were told that changes of this list are announced.

@@ -36,6 +36,25 @@ pub struct Decision {
     pub reason: ModeReason,
 }
 
+/// How one agent uses sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tenure {
+    /// As the mode says.
+    Usual(Mode),
+    /// Each call has a session that nobody used before and nobody uses after: an agent without handshake has no session
+    /// in which it could find what the server keeps, and must not find what others left.
+    Fresh,
+}
+
+impl Tenure {
+    pub(crate) fn mode(self) -> Mode {
+        match self {
+            Self::Usual(mode) => mode,
+            Self::Fresh => Mode::Exclusive,
+        }
+    }
+}
+
 /// The rule that chose a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModeReason {
@@ -168,18 +187,17 @@ impl ModeBook {
         decide(&self.spec, inner.known.as_ref(), inner.demoted.is_some(), interactive)
     }
 
-    /// The mode of this agent. One without a session keeps nothing that it could find again, so it needs one that it
-    /// can be asked on for no longer than a call; what the operator said, or what was seen, still holds.
-    pub(crate) fn decide_for(&self, client: &ClientHello) -> Option<Decision> {
-        let decision = self.decide(client.is_interactive())?;
-        let only_asked = decision.reason == ModeReason::Interactive && decision.mode == Mode::Pinned;
-        if client.revision.era() == Era::Modern && only_asked {
-            return Some(match self.decide(false)? {
-                neutral @ Decision { mode: Mode::Pinned, .. } => neutral,
-                _ => Decision { mode: Mode::Exclusive, ..decision },
-            });
+    /// How this agent uses sessions; nothing while it depends on a server that was never reached.
+    pub(crate) fn tenure(&self, client: &ClientHello, is_named: bool) -> Option<Tenure> {
+        let Decision { mode, .. } = self.decide(client.is_interactive())?;
+        let is_nobodys = client.revision.era() == Era::Modern && !is_named;
+        if mode != Mode::Pinned || !is_nobodys {
+            return Some(Tenure::Usual(mode));
         }
-        Some(decision)
+        Some(match self.era()? {
+            Era::Legacy => Tenure::Fresh,
+            Era::Modern => Tenure::Usual(mode),
+        })
     }
 
     /// The era the server speaks, once it was reached.

@@ -9,7 +9,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    call::{Answer, Call, Caller},
+    call::{Answer, Call, Caller, Forwarded},
     era::{Era, Revision},
     error::CallError,
     handshake::ClientHello,
@@ -36,6 +36,10 @@ pub trait Backends: Send + Sync + 'static {
     /// Dropping the future gives everything back; a handshake others wait for goes on.
     fn open(&self, hello: Hello) -> Reply<Arc<Self::Link>>;
 
+    /// Whether an agent without handshake had better come with one: the server keeps things in a session that an agent
+    /// with handshake would have to itself. False while nobody has met the server.
+    fn prefers_handshake(&self, target: &Target, caller: &Caller, client: &ClientHello) -> bool;
+
     /// Every configured backend, for the discovery endpoint.
     fn servers(&self) -> Vec<ServerEntry>;
 }
@@ -49,9 +53,20 @@ pub trait Link: Send + Sync + 'static {
     /// be lost if it were tied anew.
     fn is_own(&self) -> bool;
 
+    /// Whether an agent tied now would be tied in another way, because more is known of the server: who promised its
+    /// callers nothing that lasts takes another link then.
+    fn is_outdated(&self) -> bool;
+
     /// The era the backend speaks with this agent: messages of the other one have to be carried over
     /// ([`modern`](crate::modern)).
     fn era(&self) -> Era;
+
+    /// Whether the `Mcp-Param-*` headers of a call of the modern era say what its arguments say, as far as the tool is
+    /// known.
+    ///
+    /// # Errors
+    /// A sentence that names the header.
+    fn check_params(&self, tool: &str, message: &[u8], headers: &Forwarded) -> Result<(), String>;
 
     /// Makes a call. The future ends exactly once, with the backend's answer or with why there is none.
     ///

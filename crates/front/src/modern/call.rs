@@ -19,6 +19,7 @@ use mcpool_wire::{
 
 use super::{
     Asking,
+    checks::Unfit,
     guests::Guest,
     parked::Bound,
     round::Round,
@@ -56,11 +57,19 @@ pub(super) async fn answer<L: Link>(
         return again(guest, &asking, &message).await;
     }
     let (core, id) = (&guest.core, asking.request.id.clone());
+    let parameters = parameters(asking.headers);
+    if era == Era::Legacy
+        && let Some(tool) =
+            asking.request.name.as_deref().filter(|_| asking.request.method == Method::ToolsCall)
+        && let Err(why) = guest.link.check_params(tool, message.bytes(), &parameters)
+    {
+        return Unfit::Mismatch(why).answer(&id);
+    }
     let asks = if era == Era::Legacy { asks_of(guest, &asking, &message) } else { None };
     let voice = Voice::new(core, &id, message.token(), asking.modern.log_level.as_deref(), asks);
     let outlet: Arc<dyn Outlet> = Arc::<Voice>::clone(&voice);
     let (message, manner) = match era {
-        Era::Modern => (message, Manner::modern(outlet, parameters(asking.headers))),
+        Era::Modern => (message, Manner::modern(outlet, parameters)),
         Era::Legacy => {
             let carry = Carry { server_info: Arc::clone(&guest.server_info), ttl_ms: is_kept.then_some(0) };
             (legacy(message), Manner::carried(outlet, carry))

@@ -128,7 +128,7 @@ impl<L: Link> Guests<L> {
         let State { kinds, count, .. } = &mut *state;
         let Some(kindred) = kinds.get_mut(kind) else { return Room::None };
         kindred.retain(|guest| {
-            let stays = !guest.unheard.ended.load(Ordering::Relaxed);
+            let stays = !guest.unheard.ended.load(Ordering::Relaxed) && !guest.link.is_outdated();
             if !stays {
                 gone.push(Arc::clone(guest));
             }

@@ -19,7 +19,7 @@ mod voice;
 use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, StatusCode};
-use mcpool_wire::{Backends, Method, RpcId, Target, modern::ModernRequest};
+use mcpool_wire::{AgentKey, Backends, Method, RpcId, Target, modern::ModernRequest};
 
 use crate::{
     budget::Charge,
@@ -89,10 +89,28 @@ pub(crate) async fn message<B: Backends>(
 }
 
 async fn discovered<B: Backends>(front: &Arc<Front<B>>, asking: Asking<'_>) -> Served {
+    if prefers_handshake(front, &asking) {
+        return sent_back(&asking.request.id);
+    }
     match front.guest(&asking.target, asking.headers, asking.peer, &asking.modern.client).await {
+        // Who was the first to come here showed what the server is.
+        Ok(_) if prefers_handshake(front, &asking) => sent_back(&asking.request.id),
         Ok(guest) => discover::answer(&guest, &asking.request),
         Err(none) => turned_away(front, &none, &asking),
     }
+}
+
+fn prefers_handshake<B: Backends>(front: &Front<B>, asking: &Asking<'_>) -> bool {
+    let caller = front.caller(asking.headers, asking.peer, AgentKey(0));
+    front.backends.prefers_handshake(&asking.target, &caller, &asking.modern.client)
+}
+
+/// Told as a server tells it that does not know this era, on which all SDKs begin with a handshake. Its calls would be
+/// served, each in a session of its own.
+fn sent_back(id: &RpcId) -> Served {
+    let message = "this server keeps things in the session of each agent: begin with initialize, or say which agent it is \
+                   by Mcpool-Affinity";
+    Served::refused(StatusCode::NOT_FOUND, Some(id), -32601, message)
 }
 
 async fn called<B: Backends>(

@@ -205,6 +205,27 @@ async fn a_call_is_carried_over_to_a_backend_with_handshake() {
 }
 
 #[tokio::test]
+async fn arguments_in_headers_are_compared_where_the_backend_cannot() {
+    let front = start().await;
+    let mut body = call(1, "echo");
+    body["params"]["arguments"]["x"] = json!("eu");
+    for (sent, status) in [("eu", 200), ("us", 400), ("-", 400)] {
+        let got = front.ask_with(&[("mcp-param-x", sent)], &body).await;
+        assert_eq!(got.status.as_u16(), status, "{sent}");
+        if status == 400 {
+            assert_eq!((got.code(), got.json()["id"].clone()), (-32020, json!(1)), "{sent}");
+        }
+    }
+    assert_eq!(front.calls(), 1, "what does not fit is not forwarded");
+    front.script.modern.store(true, Ordering::SeqCst);
+    assert_eq!(
+        front.ask_with(&[("mcp-param-x", "us")], &body).await.status,
+        200,
+        "there it is the backend's"
+    );
+}
+
+#[tokio::test]
 async fn nothing_is_changed_on_the_way_to_a_backend_of_the_same_era() {
     let front = start().await;
     front.script.modern.store(true, Ordering::SeqCst);
@@ -250,6 +271,37 @@ async fn discovery_is_answered_from_the_handshake() {
         .post("/none/mcp", &[("mcp-protocol-version", REVISION), ("mcp-method", "server/discover")], &body)
         .await;
     assert_eq!(elsewhere.status, 404);
+}
+
+#[tokio::test]
+async fn where_a_session_keeps_things_discovery_is_refused_and_calls_are_served() {
+    let front = start().await;
+    front.script.keeps_state.store(true, Ordering::SeqCst);
+    let got = front.ask(&request("probe", "server/discover", &json!({}))).await;
+    assert_eq!((got.status.as_u16(), got.code(), got.json()["id"].clone()), (404, -32601, json!("probe")));
+    assert_eq!(front.script.opened.load(Ordering::SeqCst), 0, "nothing is opened for it");
+    assert_eq!(front.ask(&call(1, "echo")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_link_that_were_another_today_takes_no_new_calls() {
+    let front = start().await;
+    let links = || front.script.links.load(Ordering::SeqCst);
+    let body = call(1, "gated");
+    let running = async { front.ask(&body).await };
+    let meanwhile = async {
+        until("it runs", || front.calls() == 1).await;
+        front.script.outdated.store(true, Ordering::SeqCst);
+        assert_eq!(front.ask(&call(2, "echo")).await.status, 200);
+        assert_eq!(front.script.opened.load(Ordering::SeqCst), 2);
+        front.script.outdated.store(false, Ordering::SeqCst);
+        front.script.gate.open();
+    };
+    let (got, ()) = tokio::join!(running, meanwhile);
+    assert_eq!(got.status, 200, "what runs on it ends there");
+    assert_eq!(front.ask(&call(3, "echo")).await.status, 200);
+    assert_eq!(front.script.opened.load(Ordering::SeqCst), 2);
+    until("the old one is over", || links() == 1).await;
 }
 
 #[tokio::test]

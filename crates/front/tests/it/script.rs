@@ -8,8 +8,8 @@ use std::sync::{
 use bytes::Bytes;
 use mcpool_front::{FrontEvent, FrontObserve, Health, Readiness};
 use mcpool_wire::{
-    Answer, Backends, Call, CallError, Envelope, Era, ErrorKind, Executed, Hello, Link, LinkEvent, Message,
-    Outlet, Reply, Revision, ServerEntry, Target,
+    Answer, Backends, Call, CallError, Caller, ClientHello, Envelope, Era, ErrorKind, Executed, Forwarded,
+    Hello, Link, LinkEvent, Message, Outlet, Reply, Revision, ServerEntry, Target,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
@@ -31,6 +31,10 @@ pub(crate) struct Script {
     pub(crate) open_error: Mutex<Option<CallError>>,
     /// Whether each agent gets a session of its own.
     pub(crate) own: AtomicBool,
+    /// Whether agents had better come with a handshake.
+    pub(crate) keeps_state: AtomicBool,
+    /// Whether the links there are were better others.
+    pub(crate) outdated: AtomicBool,
     /// Whether the backends speak the era without handshake.
     pub(crate) modern: AtomicBool,
     /// Numbers and answers that were passed on, of all links.
@@ -94,6 +98,10 @@ impl Backends for Scripted {
         })
     }
 
+    fn prefers_handshake(&self, _: &Target, _: &Caller, _: &ClientHello) -> bool {
+        self.0.keeps_state.load(Ordering::SeqCst)
+    }
+
     fn servers(&self) -> Vec<ServerEntry> {
         let entry = |name: &str| ServerEntry {
             name: name.to_owned(),
@@ -143,8 +151,20 @@ impl Link for ScriptedLink {
         self.script.own.load(Ordering::SeqCst)
     }
 
+    fn is_outdated(&self) -> bool {
+        self.script.outdated.load(Ordering::SeqCst)
+    }
+
     fn era(&self) -> mcpool_wire::Era {
         if self.script.modern.load(Ordering::SeqCst) { Era::Modern } else { Era::Legacy }
+    }
+
+    /// Here an argument `x` is said in `Mcp-Param-X`, too.
+    fn check_params(&self, _: &str, message: &[u8], headers: &Forwarded) -> Result<(), String> {
+        let call: Value = serde_json::from_slice(message).unwrap();
+        let sent = headers.iter().find(|(name, _)| *name == "mcp-param-x").map(|(_, value)| value.as_bytes());
+        let meant = call["params"]["arguments"]["x"].as_str().map(str::as_bytes);
+        if sent == meant { Ok(()) } else { Err("x differs".to_owned()) }
     }
 
     fn call(&self, call: Call) -> Reply<Answer> {

@@ -2,7 +2,7 @@
 //! of calls, and the call on a leased slot.
 
 use bytes::Bytes;
-use mcpool_wire::{Answer, Call, CallTrace, Era, Message, Method, Revision, ServerHello};
+use mcpool_wire::{Answer, Call, CallTrace, Era, Forwarded, Message, Method, Revision, ServerHello};
 
 use crate::{
     backend::lock,
@@ -45,6 +45,15 @@ impl Seat {
     #[must_use]
     pub fn is_safe(&self, call: &Call) -> bool {
         self.pool.catalog.is_safe(&call.method, call.name.as_deref())
+    }
+
+    /// Whether the headers of a call of the era without handshake say what its arguments say, as far as the tool is
+    /// known.
+    ///
+    /// # Errors
+    /// A sentence that names the header.
+    pub fn check_params(&self, tool: &str, message: &[u8], headers: &Forwarded) -> Result<(), String> {
+        self.pool.catalog.check_params(tool, message, headers)
     }
 
     /// The backend's answer as this agent reads it: only lists are ever changed, results of calls never.

@@ -96,24 +96,39 @@ fn a_server_without_sessions_keeps_nothing() {
     assert_eq!(of(&book, true), ("stateless", "no_session"));
 }
 
-/// Of an agent of this era that can be asked things.
-fn asked(book: &ModeBook, revision: Revision) -> (&'static str, &'static str) {
-    let client =
-        ClientHello { revision, capabilities: json!({ "elicitation": {} }), ..ClientHello::neutral() };
-    let decision = book.decide_for(&client).expect("decided");
-    (decision.mode.as_str(), decision.reason.as_str())
+/// How an agent of this revision that can be asked things, or cannot, uses sessions.
+fn used(book: &ModeBook, revision: Revision, interactive: bool) -> Option<Tenure> {
+    let capabilities = if interactive { json!({ "elicitation": {} }) } else { json!({}) };
+    book.tenure(&ClientHello { revision, capabilities, ..ClientHello::neutral() }, false)
 }
 
 #[test]
-fn an_agent_without_a_session_has_one_for_the_length_of_a_call() {
+fn an_agent_without_a_session_finds_nothing_that_was_left() {
+    let modern = |book: &ModeBook, interactive| used(book, Revision::V2026_07_28, interactive);
     let (book, _) = book(ModeChoice::Auto, Sharing::default());
+    assert_eq!(modern(&book, false), None, "nobody met the server");
     book.learn(server("x"));
-    assert_eq!(asked(&book, Revision::V2025_11_25), ("pinned", "interactive"));
-    assert_eq!(asked(&book, Revision::V2026_07_28), ("exclusive", "interactive"));
+    assert_eq!(used(&book, Revision::V2025_11_25, true), Some(Tenure::Usual(Mode::Pinned)));
+    assert_eq!(modern(&book, true), Some(Tenure::Fresh));
+    assert_eq!(modern(&book, false), Some(Tenure::Usual(Mode::Shared)));
     book.demote(Evidence::ServerRequest, "why", Instant::now());
-    assert_eq!(asked(&book, Revision::V2026_07_28), ("pinned", "demoted"), "what was seen still holds");
-    let (book, _) = self::book(ModeChoice::Pinned, Sharing::default());
-    assert_eq!(asked(&book, Revision::V2026_07_28), ("pinned", "configured"));
+    assert_eq!(modern(&book, false), Some(Tenure::Fresh), "what was seen still holds");
+}
+
+#[test]
+fn what_the_operator_says_holds_for_agents_without_a_session() {
+    let modern = |book: &ModeBook, interactive| used(book, Revision::V2026_07_28, interactive);
+    let (pinned, _) = book(ModeChoice::Pinned, Sharing::default());
+    assert_eq!(modern(&pinned, false), None, "its era is not known");
+    pinned.learn(server("x"));
+    assert_eq!(modern(&pinned, false), Some(Tenure::Fresh));
+    let named = ClientHello { revision: Revision::V2026_07_28, ..ClientHello::neutral() };
+    assert_eq!(pinned.tenure(&named, true), Some(Tenure::Usual(Mode::Pinned)), "it says which agent it is");
+    let none = Sharing { state: StateChoice::None, ..Sharing::default() };
+    let (stateless, _) = book(ModeChoice::Auto, none);
+    stateless.learn(server("x"));
+    assert_eq!(modern(&stateless, true), Some(Tenure::Usual(Mode::Exclusive)));
+    assert_eq!(modern(&stateless, false), Some(Tenure::Usual(Mode::Shared)));
 }
 
 #[test]
@@ -123,7 +138,7 @@ fn a_server_without_handshake_pins_nobody() {
     book.learn(Known { has_session: false, era: Era::Modern, ..server("x") });
     assert_eq!(book.era(), Some(Era::Modern));
     for revision in [Revision::V2025_11_25, Revision::V2026_07_28] {
-        assert_eq!(asked(&book, revision), ("stateless", "no_session"));
+        assert_eq!(used(&book, revision, true), Some(Tenure::Usual(Mode::Stateless)));
     }
 }
 

@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use mcpool_front::{FrontEvent, FrontObserve, Health, Readiness};
 use mcpool_wire::{
-    Answer, Backends, Call, CallError, Envelope, ErrorKind, Executed, Hello, Link, LinkEvent, Message,
-    Method, Reply, RequestId, Revision, ServerEntry, Target,
+    Answer, Backends, Call, CallError, Caller, ClientHello, Envelope, ErrorKind, Executed, Forwarded, Hello,
+    Link, LinkEvent, Message, Method, Reply, RequestId, Revision, ServerEntry, Target,
 };
 use serde_json::json;
 
@@ -98,6 +98,10 @@ impl Backends for Scripted {
         })
     }
 
+    fn prefers_handshake(&self, _: &Target, _: &Caller, _: &ClientHello) -> bool {
+        false
+    }
+
     fn servers(&self) -> Vec<ServerEntry> {
         let entry = |name: &str| ServerEntry {
             name: name.to_owned(),
@@ -127,8 +131,16 @@ impl Link for ScriptedLink {
         false
     }
 
+    fn is_outdated(&self) -> bool {
+        false
+    }
+
     fn era(&self) -> mcpool_wire::Era {
         mcpool_wire::Era::Legacy
+    }
+
+    fn check_params(&self, _: &str, _: &[u8], _: &Forwarded) -> Result<(), String> {
+        Ok(())
     }
 
     fn call(&self, call: Call) -> Reply<Answer> {

@@ -1,0 +1,159 @@
+//! How an agent comes by its seat: who may use the sessions it gets, and what it waits for until there is one.
+
+use std::{sync::Arc, time::Duration};
+
+use mcpool_wire::{CallError, CapabilityClass, ClientHello, Era, ErrorKind, Hello};
+use tokio::sync::{mpsc::error::TrySendError, oneshot};
+
+use super::{Backend, keyed};
+use crate::{
+    mode::Tenure,
+    observe::Mode,
+    opener::OpenRequest,
+    pool::{Counted, Pool, Seat},
+    valve::{Traffic, Waited},
+};
+
+impl Backend {
+    /// Ties an agent to this backend.
+    ///
+    /// # Errors
+    /// A [`CallError`] when the backend does not complete its first handshake, or no session is free for an agent
+    /// that needs its own, in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives everything back; a shared handshake goes on for the others.
+    pub async fn seat(self: &Arc<Self>, hello: &Hello) -> Result<Seat, CallError> {
+        self.seat_within(hello, self.spec.times.first_open).await
+    }
+
+    /// Ties an agent to this backend, with this much patience for its first handshake.
+    ///
+    /// # Errors
+    /// As [`Backend::seat`].
+    ///
+    /// # Cancel safety
+    /// As [`Backend::seat`].
+    pub async fn seat_within(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Seat, CallError> {
+        if self.valve.traffic() == Traffic::Drained {
+            return Err(self.drained());
+        }
+        let tenure = match self.tenure(hello) {
+            Some(tenure) => tenure,
+            // What the server is decides, and nobody has met it yet.
+            None => {
+                let is_decided = self.modes.decide(false).is_some();
+                let first = match hello.client.is_interactive() || is_decided {
+                    true => self.default_pool(),
+                    false => self.pool(self.key(&hello.caller, CapabilityClass::neutral(), Mode::Shared)),
+                };
+                self.greeted(&first, patience).await?;
+                self.tenure(hello).unwrap_or(Tenure::Usual(Mode::Pinned))
+            }
+        };
+        let mode = tenure.mode();
+        let class = match self.declares(&hello.client, mode) {
+            true => hello.client.class(),
+            false => CapabilityClass::neutral(),
+        };
+        let pool = self.pool(self.key(&hello.caller, class, mode));
+        if mode == Mode::Pinned {
+            return self.seat_pinned(hello, pool).await;
+        }
+        self.greeted(&pool, patience).await?;
+        let reset = self.spec.sharing.reset_on_release;
+        Ok(match tenure {
+            Tenure::Fresh => Seat::exclusive(hello, pool, true),
+            Tenure::Usual(Mode::Exclusive) => Seat::exclusive(hello, pool, reset),
+            Tenure::Usual(_) => Seat::shared(hello, pool),
+        })
+    }
+
+    fn tenure(&self, hello: &Hello) -> Option<Tenure> {
+        self.modes.tenure(&hello.client, hello.caller.affinity.is_some())
+    }
+
+    /// Whether a seat for this agent would be another one today.
+    #[must_use]
+    pub fn is_outdated(&self, seat: &Seat, hello: &Hello) -> bool {
+        self.tenure(hello).is_some_and(|tenure| keyed(tenure.mode()) != seat.mode())
+    }
+
+    /// Whether an agent without handshake would lose what the server keeps for one that has a session. False while
+    /// nobody has met the server.
+    #[must_use]
+    pub fn prefers_handshake(&self, client: &ClientHello, is_named: bool) -> bool {
+        self.modes.tenure(client, is_named) == Some(Tenure::Fresh)
+    }
+
+    /// Whether what the agent can be asked is said to the backend on its behalf: where nobody else could be asked
+    /// instead. On a backend of its own era a modern agent says it itself.
+    fn declares(&self, client: &ClientHello, mode: Mode) -> bool {
+        match (self.modes.era(), client.revision.era()) {
+            (Some(Era::Modern), Era::Modern) => false,
+            (Some(Era::Modern), Era::Legacy) => mode.is_private() || mode == Mode::Stateless,
+            (Some(Era::Legacy) | None, _) => mode.is_private(),
+        }
+    }
+
+    /// Waits, for a bounded time, for the first handshake of a pool.
+    async fn greeted(&self, pool: &Arc<Pool>, patience: Duration) -> Result<(), CallError> {
+        if pool.catalog.hello().is_some() {
+            return Ok(());
+        }
+        let _greeting = Counted::new(pool, |pool| &pool.greeting);
+        self.room.demand.notify_one();
+        match self.valve.wait(patience, None, pool.catalog.wait_hello()).await {
+            Ok(_) => Ok(()),
+            Err(Waited::Drained) => Err(self.drained()),
+            Err(Waited::TooLong) => Err(self.unavailable("answered its handshake", patience)),
+        }
+    }
+
+    async fn seat_pinned(&self, hello: &Hello, pool: Arc<Pool>) -> Result<Seat, CallError> {
+        let (reply, opened) = oneshot::channel();
+        let request = OpenRequest { pool: pool.clone(), owner: Arc::downgrade(&hello.outlet), reply };
+        self.requests.try_send(request).map_err(|refused| {
+            self.named(match refused {
+                TrySendError::Full(_) => CallError::not_sent(
+                    ErrorKind::Overloaded,
+                    "too many agents wait for a session of their own",
+                ),
+                TrySendError::Closed(_) => removed(),
+            })
+        })?;
+        self.room.demand.notify_one();
+        // A backend that was never reached is not waited for as long as one that is merely busy.
+        let patience = if pool.catalog.hello().is_none() && self.trouble().is_some() {
+            self.spec.times.first_open
+        } else {
+            self.spec.times.queue
+        };
+        match self.valve.wait(patience, None, opened).await {
+            Ok(Ok(own)) => Ok(Seat::pinned(hello, pool, own.into_session())),
+            Ok(Err(_)) => Err(self.named(removed())),
+            Err(Waited::Drained) => Err(self.drained()),
+            Err(Waited::TooLong) if self.trouble().is_some() => {
+                Err(self.unavailable("gave the agent a session", patience))
+            }
+            Err(Waited::TooLong) => {
+                let limit = self.spec.limits.max_sessions;
+                let message = format!(
+                    "no session of backend {:?} became free within {patience:?} (limit {limit})",
+                    self.spec.name
+                );
+                Err(self.named(CallError::not_sent(ErrorKind::QueueTimeout, message)))
+            }
+        }
+    }
+
+    fn unavailable(&self, what: &str, after: Duration) -> CallError {
+        let why = self.trouble().map_or_else(|| "no answer yet".to_owned(), |t| t.why);
+        let message = format!("backend {:?} has not {what} within {after:?}: {why}", self.spec.name);
+        self.named(CallError::not_sent(ErrorKind::Unavailable, message).retry_after(Duration::from_secs(1)))
+    }
+}
+
+fn removed() -> CallError {
+    CallError::not_sent(ErrorKind::Draining, "the backend is being removed")
+}
