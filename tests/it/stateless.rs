@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mcpool_testkit::{
     Script, Server,
-    agent::{AgentConfig, Ask, End, ModernAgent, Transport},
+    agent::{Agent, AgentConfig, Ask, End, ModernAgent, Transport},
 };
 use mcpool_upstream::ModeChoice;
 use serde_json::{Value, json};
@@ -180,6 +180,34 @@ async fn what_a_backend_asks_is_asked_of_its_caller_and_the_call_goes_on() {
         assert_eq!(server.stats().requests_of("tools/call"), 1, "{back:?}");
         over(rig).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_hears_the_log_it_asks_for_whatever_others_want() {
+    let server = serve(Script::default()).await;
+    let mut wanted = wanted(&server, Transport::Http, ModeChoice::Shared);
+    wanted.limits.shared_sessions = 1;
+    let rig = Rig::start(wanted).await;
+    let quiet = Agent::ready(AgentConfig::http(rig.url_http())).await.expect("an agent");
+    quiet.request("logging/setLevel", json!({ "level": "error" })).await.expect("a level");
+    let told = || server.stats().requests_of("logging/setLevel");
+    until("the session is told", || told() == 1).await;
+    let agent = agent(&rig);
+    let lines = async |level: Option<&str>| {
+        let mut ask =
+            Ask::tool("progress", json!({ "steps": 2, "interval_ms": 5, "nonce": "n", "log": true }));
+        ask.log_level = level.map(str::to_owned);
+        agent.ask(&ask).await.expect("an answer").notes.len()
+    };
+    assert_eq!(lines(None).await, 0);
+    assert_eq!(told(), 1, "who wants nothing changes nothing");
+    lines(Some("info")).await;
+    until("the session is told", || told() == 2).await;
+    assert_eq!(lines(Some("info")).await, 2);
+    assert_eq!(lines(Some("warning")).await, 0, "the session says more than it wants");
+    assert_eq!(lines(None).await, 0);
+    assert_eq!(told(), 2, "once for all of them");
+    over(rig).await;
 }
 
 /// What a tool that keeps things in its session says.

@@ -52,6 +52,8 @@ pub(crate) struct Carry {
     pub(crate) server_info: Arc<str>,
     /// For how long the result is good, where it is one that may be kept.
     pub(crate) ttl_ms: Option<u64>,
+    /// Whether its caller can be sent to a URL, and asks again.
+    pub(crate) opens_urls: bool,
 }
 
 /// A call whose answer somebody waits for. Dropping it cancels it.
@@ -239,7 +241,9 @@ impl Manner {
 
 impl Carry {
     fn over(&self, body: &Bytes) -> Bytes {
-        to_modern_result(body, &Finish { server_info: &self.server_info, ttl_ms: self.ttl_ms })
+        let Self { server_info, ttl_ms, opens_urls } = self;
+        let finish = Finish { server_info, ttl_ms: *ttl_ms, opens_urls: *opens_urls };
+        to_modern_result(body, &finish)
     }
 }
 

@@ -246,8 +246,9 @@ async fn sweep<B: Backends>(front: &Front<B>) {
         let idle = front.common.times().agent_idle;
         let period = (idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(30));
         tokio::time::sleep(period).await;
-        front.agents.sweep(front.common.times().agent_idle);
-        front.guests.sweep(front.common.millis());
+        let idle = front.common.times().agent_idle;
+        front.agents.sweep(idle);
+        front.guests.sweep(front.common.millis(), idle);
     }
 }
 

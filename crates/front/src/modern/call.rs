@@ -23,7 +23,7 @@ use super::{
     guests::Guest,
     parked::Bound,
     round::Round,
-    voice::{Asks, Heard, Voice},
+    voice::{Asks, Heard, Level, Voice},
 };
 use crate::{
     adopter::Adoptee,
@@ -65,13 +65,21 @@ pub(super) async fn answer<L: Link>(
     {
         return Unfit::Mismatch(why).answer(&id);
     }
+    if era == Era::Legacy
+        && let Some(level) = asking.modern.log_level.as_deref().and_then(Level::parse)
+    {
+        guest.hear(level).await;
+    }
     let asks = if era == Era::Legacy { asks_of(guest, &asking, &message) } else { None };
     let voice = Voice::new(core, &id, message.token(), asking.modern.log_level.as_deref(), asks);
     let outlet: Arc<dyn Outlet> = Arc::<Voice>::clone(&voice);
     let (message, manner) = match era {
         Era::Modern => (message, Manner::modern(outlet, parameters)),
         Era::Legacy => {
-            let carry = Carry { server_info: Arc::clone(&guest.server_info), ttl_ms: is_kept.then_some(0) };
+            let opens_urls = asks_for_input(&asking.request.method)
+                && !asking.modern.client.capabilities["elicitation"]["url"].is_null();
+            let ttl_ms = is_kept.then_some(0);
+            let carry = Carry { server_info: Arc::clone(&guest.server_info), ttl_ms, opens_urls };
             (legacy(message), Manner::carried(outlet, carry))
         }
     };
@@ -102,11 +110,14 @@ async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Me
     }
 }
 
+/// Whether the answer to such a request may ask for input.
+fn asks_for_input(method: &Method) -> bool {
+    matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead)
+}
+
 /// How the caller is asked, where it can be and its request can be answered so.
 fn asks_of<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Message) -> Option<Asks> {
-    let can_ask =
-        matches!(asking.request.method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead);
-    if !can_ask || !asking.modern.client.is_interactive() {
+    if !asks_for_input(&asking.request.method) || !asking.modern.client.is_interactive() {
         return None;
     }
     let tied = Arc::clone(guest);

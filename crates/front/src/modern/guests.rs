@@ -20,10 +20,16 @@ use futures::future::{FutureExt as _, Shared, WeakShared};
 use http::HeaderMap;
 use mcpool_wire::{
     AgentKey, Backends, CallError, Caller, CapabilityClass, ClientHello, Era, Forwarded, Hello, Link,
-    LinkEvent, Outlet, OutletFull, Principal, Revision, Target,
+    LinkEvent, Method, Outlet, OutletFull, Principal, Revision, Target,
 };
 
-use super::discover::{greeting, server_info};
+use serde_json::json;
+
+use super::{
+    discover::{greeting, server_info},
+    own::own,
+    voice::Level,
+};
 use crate::{
     agent::AgentCore,
     common::Common,
@@ -49,6 +55,8 @@ pub(crate) struct Guest<L> {
     pub(super) link: Arc<L>,
     /// The server's name and version as JSON text.
     pub(super) server_info: Arc<str>,
+    /// The least severe log message its callers wanted so far; nothing where the server has no log.
+    level: Option<Mutex<Option<Level>>>,
     unheard: Arc<Unheard>,
 }
 
@@ -169,9 +177,9 @@ impl<L: Link> Guests<L> {
         drop(gone);
     }
 
-    /// Ends what nobody needs.
-    pub(crate) fn sweep(&self, now: u64) {
-        let idle = u64::try_from(IDLE.as_millis()).unwrap_or(u64::MAX);
+    /// Ends what nobody needs. None stays longer than an agent session would.
+    pub(crate) fn sweep(&self, now: u64, longest: Duration) {
+        let idle = u64::try_from(IDLE.min(longest).as_millis()).unwrap_or(u64::MAX);
         let is_idle = |guest: &Guest<L>| {
             let since = now.saturating_sub(guest.core.last_seen.load(Ordering::Relaxed));
             guest.core.is_idle() && since >= idle
@@ -331,14 +339,34 @@ impl<L> Guest<L> {
 
 impl<L: Link> Guest<L> {
     fn new(core: Arc<AgentCore>, link: Arc<L>, unheard: Arc<Unheard>) -> Self {
-        let server_info = server_info(&greeting(link.as_ref())).into();
+        let greeting = greeting(link.as_ref());
+        let server_info = server_info(&greeting).into();
+        let has_log = greeting.get("capabilities").is_some_and(|all| all.get("logging").is_some());
+        let level = has_log.then(Mutex::default);
         Gauges::up(&core.common.gauges.modern_agents, 1);
         core.common.emit(&FrontEvent::AgentOpened {
             agent: core.caller.agent,
             transport: Transport::Http,
             backend: &core.target.name,
         });
-        Self { core, link, server_info, unheard }
+        Self { core, link, server_info, level, unheard }
+    }
+
+    /// Has the server log what this caller wants: a level there is the link's, so it is the least severe of all its
+    /// callers, and each is told what it asked for. A server that refuses logs as it did.
+    pub(super) async fn hear(&self, wanted: Level) {
+        let Some(level) = &self.level else { return };
+        {
+            let mut level = level.lock().unwrap_or_else(PoisonError::into_inner);
+            if level.is_some_and(|level| level <= wanted) {
+                return;
+            }
+            *level = Some(wanted);
+        }
+        let params = json!({ "level": wanted.as_str() });
+        if let Some(call) = own(&self.core, Method::LoggingSetLevel, &params, None) {
+            let _ = self.link.call(call).await;
+        }
     }
 }
 

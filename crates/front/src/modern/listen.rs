@@ -14,14 +14,12 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use http::StatusCode;
 use mcpool_wire::{
-    Backends, Call, CallTrace, ClientHello, Envelope, Era, Forwarded, Hello, Link, LinkEvent, Message,
-    Method, Outlet, OutletFull, Revision, Target,
+    Backends, ClientHello, Hello, Link, LinkEvent, Method, Outlet, OutletFull, Revision, Target,
     modern::{Filter, listened, stamped},
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use super::{Asking, discover::greeting, listens::Listed};
+use super::{Asking, discover::greeting, listens::Listed, own::own};
 use crate::{
     agent::AgentCore,
     front::{Front, NoPlace},
@@ -114,7 +112,8 @@ async fn link_of<B: Backends>(
 /// Which of these resources the backend tells about, in their order.
 async fn subscribed<L: Link>(core: &AgentCore, link: &L, uris: Vec<String>) -> Vec<String> {
     let asked = uris.into_iter().map(|uri| {
-        let answer = subscription(core, &uri).map(|call| link.call(call));
+        let params = json!({ "uri": uri });
+        let answer = own(core, Method::ResourcesSubscribe, &params, Some(&uri)).map(|call| link.call(call));
         async move {
             match answer?.await {
                 Ok(answer) if !answer.is_rpc_error => Some(uri),
@@ -123,29 +122,6 @@ async fn subscribed<L: Link>(core: &AgentCore, link: &L, uris: Vec<String>) -> V
         }
     });
     stream::iter(asked).buffered(AT_ONCE).filter_map(std::future::ready).collect().await
-}
-
-/// Both eras' links know a subscription as the one with handshake writes it.
-fn subscription(core: &AgentCore, uri: &str) -> Option<Call> {
-    let message = json!({ "jsonrpc": "2.0", "id": 0, "method": Method::ResourcesSubscribe.as_str(),
-                          "params": { "uri": uri } });
-    let bytes = Bytes::from(message.to_string());
-    let message = Message::new(bytes.clone(), &Envelope::parse(&bytes).ok()?);
-    let started = Instant::now().into_std();
-    Some(Call {
-        caller: Arc::clone(&core.caller),
-        request_id: core.common.request_id(),
-        method: Method::ResourcesSubscribe,
-        message,
-        era: Era::Legacy,
-        headers: Forwarded::default(),
-        name: Some(uri.into()),
-        is_plain_list: false,
-        wants_task: false,
-        outlet: None,
-        hard_deadline: started + core.common.times().open,
-        trace: Arc::new(CallTrace::new(started)),
-    })
 }
 
 impl Ear {

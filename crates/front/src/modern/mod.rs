@@ -12,6 +12,7 @@ mod discover;
 mod guests;
 mod listen;
 mod listens;
+mod own;
 mod parked;
 mod round;
 mod voice;

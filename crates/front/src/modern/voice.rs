@@ -215,7 +215,7 @@ impl Voice {
         common.emit(&FrontEvent::Parked { outcome: Parking::Parked });
         let id = String::from_utf8_lossy(state.id.raw()).into_owned();
         let questions = state.questions.iter().map(|one| (one.key.as_str(), one.json.as_str()));
-        Ok(input_required(&id, questions, &sealed, &asks.server_info))
+        Ok(input_required(&id, questions, Some(&sealed), &asks.server_info))
     }
 
     /// The caller is back with another request and its answers. False if its time was over.

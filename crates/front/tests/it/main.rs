@@ -5,6 +5,7 @@ mod batch;
 mod client;
 mod events;
 mod flood;
+mod guests;
 mod input;
 mod lifecycle;
 mod limits;

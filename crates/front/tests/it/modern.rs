@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use http::StatusCode;
-use mcpool_wire::{CallError, CapabilityClass, Era, ErrorKind};
+use mcpool_wire::{CallError, Era, ErrorKind};
 use serde_json::{Value, json};
 
 use crate::client::{Got, Running, Sse, start, until};
@@ -72,7 +72,7 @@ impl Running {
         Sse::over(self.start_ask(&[], body).await)
     }
 
-    fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.script.calls.lock().unwrap().len()
     }
 }
@@ -271,89 +271,6 @@ async fn discovery_is_answered_from_the_handshake() {
         .post("/none/mcp", &[("mcp-protocol-version", REVISION), ("mcp-method", "server/discover")], &body)
         .await;
     assert_eq!(elsewhere.status, 404);
-}
-
-#[tokio::test]
-async fn where_a_session_keeps_things_discovery_is_refused_and_calls_are_served() {
-    let front = start().await;
-    front.script.keeps_state.store(true, Ordering::SeqCst);
-    let got = front.ask(&request("probe", "server/discover", &json!({}))).await;
-    assert_eq!((got.status.as_u16(), got.code(), got.json()["id"].clone()), (404, -32601, json!("probe")));
-    assert_eq!(front.script.opened.load(Ordering::SeqCst), 0, "nothing is opened for it");
-    assert_eq!(front.ask(&call(1, "echo")).await.status, 200);
-}
-
-#[tokio::test]
-async fn a_link_that_were_another_today_takes_no_new_calls() {
-    let front = start().await;
-    let links = || front.script.links.load(Ordering::SeqCst);
-    let body = call(1, "gated");
-    let running = async { front.ask(&body).await };
-    let meanwhile = async {
-        until("it runs", || front.calls() == 1).await;
-        front.script.outdated.store(true, Ordering::SeqCst);
-        assert_eq!(front.ask(&call(2, "echo")).await.status, 200);
-        assert_eq!(front.script.opened.load(Ordering::SeqCst), 2);
-        front.script.outdated.store(false, Ordering::SeqCst);
-        front.script.gate.open();
-    };
-    let (got, ()) = tokio::join!(running, meanwhile);
-    assert_eq!(got.status, 200, "what runs on it ends there");
-    assert_eq!(front.ask(&call(3, "echo")).await.status, 200);
-    assert_eq!(front.script.opened.load(Ordering::SeqCst), 2);
-    until("the old one is over", || links() == 1).await;
-}
-
-#[tokio::test]
-async fn callers_of_one_kind_share_a_link_and_same_ids_do_not_meet() {
-    let front = start().await;
-    let body = call(1, "gated");
-    let calls = (0..6).map(|_| front.ask(&body));
-    let all = futures::future::join_all(calls);
-    let release = async {
-        until("all of them run", || front.calls() == 6).await;
-        front.script.gate.open();
-    };
-    let (all, ()) = tokio::join!(all, release);
-    for got in all {
-        assert_eq!((got.status.as_u16(), got.json()["id"].clone()), (200, json!(1)), "{got:?}");
-    }
-    assert_eq!(front.script.opened.load(Ordering::SeqCst), 1);
-    assert_eq!(front.gauges.modern_agents.load(Ordering::SeqCst), 1);
-    {
-        let hellos = front.script.hellos.lock().unwrap();
-        assert_eq!(hellos[0].client.revision.era(), Era::Modern);
-        assert_eq!(hellos[0].client.class(), CapabilityClass::neutral());
-    }
-    // Who could be told apart has a link of its own.
-    let interactive = |capabilities: Value| {
-        request(1, "tools/call", &json!({ "name": "echo", "_meta": meta(&capabilities) }))
-    };
-    front.ask_with(&[("mcpool-affinity", "x")], &call(1, "echo")).await;
-    front.ask(&interactive(json!({ "elicitation": {} }))).await;
-    front.ask(&interactive(json!({ "elicitation": {} }))).await;
-    front.ask(&interactive(json!({ "sampling": {} }))).await;
-    front.ask(&interactive(json!({ "extensions": {} }))).await;
-    assert_eq!(front.script.opened.load(Ordering::SeqCst), 4);
-    let last = front.script.hellos.lock().unwrap().last().cloned().unwrap();
-    assert_eq!(last.client.capabilities, json!({ "sampling": {} }));
-    assert_eq!(front.gauges.http_agents.load(Ordering::SeqCst), 0);
-}
-
-#[tokio::test]
-async fn many_calls_at_a_time_spread_over_more_links() {
-    let front = start().await;
-    front.ask(&call(0, "echo")).await;
-    let body = call(1, "gated");
-    let calls = async { futures::future::join_all((0..40).map(|_| front.ask(&body))).await };
-    let release = async {
-        until("all of them run", || front.calls() == 41).await;
-        front.script.gate.open();
-    };
-    let (all, ()) = tokio::join!(calls, release);
-    assert!(all.iter().all(|got| got.status == 200));
-    let links = front.script.links.load(Ordering::SeqCst);
-    assert!((2..=32).contains(&links), "{links}");
 }
 
 #[tokio::test]

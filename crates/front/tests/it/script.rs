@@ -141,7 +141,7 @@ impl Link for ScriptedLink {
         let name = &self.hello.target.name;
         Bytes::from(
             json!({"protocolVersion": revision.as_str(),
-                   "capabilities": {"tools": {"listChanged": true}, "resources": {"subscribe": true}},
+                   "capabilities": {"tools": {"listChanged": true}, "resources": {"subscribe": true}, "logging": {}},
                    "serverInfo": {"name": &**name, "version": "1"}})
             .to_string(),
         )

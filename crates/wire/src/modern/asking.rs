@@ -23,21 +23,27 @@ pub fn question(message: &[u8]) -> Option<String> {
     Some(one.to_string())
 }
 
-/// The answer that asks for input: to the request with this id (JSON text), with questions by their keys.
+/// The answer that asks for input: to the request with this id (JSON text), with questions by their keys. Without a
+/// state nothing waits: the request is sent again as a new one.
 #[must_use]
-pub fn input_required<'a>(
+pub fn input_required(
     id: &str,
-    questions: impl IntoIterator<Item = (&'a str, &'a str)>,
-    state: &str,
+    questions: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>,
+    state: Option<&str>,
     server_info: &str,
 ) -> Bytes {
-    let one = |(name, question): (&str, &str)| format!("{}:{question}", json!(name));
+    let one = |(name, question): (_, _)| named(&name, &question);
     let questions: Vec<String> = questions.into_iter().map(one).collect();
-    let (questions, state, key) = (questions.join(","), json!(state), key::SERVER_INFO);
+    let state = state.map(|state| format!("\"requestState\":{},", json!(state))).unwrap_or_default();
+    let (questions, key) = (questions.join(","), key::SERVER_INFO);
     Bytes::from(format!(
         "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"resultType\":\"input_required\",\
-         \"inputRequests\":{{{questions}}},\"requestState\":{state},\"_meta\":{{\"{key}\":{server_info}}}}}}}"
+         \"inputRequests\":{{{questions}}},{state}\"_meta\":{{\"{key}\":{server_info}}}}}}}"
     ))
+}
+
+fn named(name: &impl AsRef<str>, question: &impl AsRef<str>) -> String {
+    format!("{}:{}", json!(name.as_ref()), question.as_ref())
 }
 
 /// The answers of an `inputResponses` (JSON text) by their keys, JSON text each. Nothing if it is no object.
@@ -75,7 +81,7 @@ mod tests {
             Some(r#"{"method":"roots/list"}"#)
         );
         assert_eq!(question(br#"{"jsonrpc":"2.0","id":1,"result":{}}"#), None);
-        let body = input_required("\"i\"", [("a\"", one.as_str())], "s", r#"{"name":"n"}"#);
+        let body = input_required("\"i\"", [("a\"", one.as_str())], Some("s"), r#"{"name":"n"}"#);
         let body: Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!((&body["id"], &body["result"]["requestState"]), (&json!("i"), &json!("s")));
         assert_eq!(body["result"]["inputRequests"]["a\""]["method"], "elicitation/create");

@@ -1,9 +1,9 @@
 //! Results: what one of this era says of itself, and how it loses or gets that.
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 
-use super::{key, members::Members};
+use super::{asking::input_required, key, members::Members};
 
 /// What a result of the other era is given.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +12,8 @@ pub struct Finish<'a> {
     pub server_info: &'a str,
     /// For results that may be kept: for how many milliseconds, by their own caller alone.
     pub ttl_ms: Option<u64>,
+    /// Whether the caller can be sent to a URL, and its request be answered by that.
+    pub opens_urls: bool,
 }
 
 /// A result of this era as the other one can use it.
@@ -41,17 +43,21 @@ pub struct InputRequest {
     pub params: Option<String>,
 }
 
-/// The response as a caller of this era reads it. Errors, but for the code this era no longer has, and what is no
+/// The response as a caller of this era reads it. Errors, but for the codes this era no longer has, and what is no
 /// response, as they came.
 #[must_use]
 pub fn to_modern_result(message: &Bytes, finish: &Finish<'_>) -> Bytes {
     let change = |text: &str| {
         let mut whole = Members::read(text)?;
         if let Some(mut error) = whole.get("error").and_then(Members::read) {
-            if error.get("code") != Some(NO_RESOURCE) {
-                return None;
+            match error.get("code")? {
+                NO_RESOURCE => error.set("code", "-32602"),
+                URLS_FIRST if finish.opens_urls => {
+                    let urls = urls_of(&error)?;
+                    return Some(input_required(whole.get("id")?, urls, None, finish.server_info));
+                }
+                _ => return None,
             }
-            error.set("code", "-32602");
             let error = error.to_string();
             whole.set("error", error);
             return Some(Bytes::from(whole.to_string()));
@@ -79,6 +85,24 @@ pub fn to_modern_result(message: &Bytes, finish: &Finish<'_>) -> Bytes {
 
 /// What the other era says of a resource that does not exist.
 const NO_RESOURCE: &str = "-32002";
+
+/// What the other era says where its caller has to visit some URLs before it asks again.
+const URLS_FIRST: &str = "-32042";
+
+/// What the caller is asked then: to visit each of them. Nothing if there are none.
+fn urls_of(error: &Members<'_>) -> Option<Vec<(String, String)>> {
+    let data = Members::read(error.get("data")?)?;
+    let all: Vec<&RawValue> = serde_json::from_str(data.get("elicitations")?).ok()?;
+    let one = |(place, params): (usize, &&RawValue)| {
+        let mut params = Members::read(params.get())?;
+        // This era knows it by the name it is asked under.
+        params.remove("elicitationId");
+        let question = format!("{{\"method\":\"elicitation/create\",\"params\":{params}}}");
+        Some((format!("url-{place}"), question))
+    };
+    let all: Option<Vec<_>> = all.iter().enumerate().map(one).collect();
+    all.filter(|all| !all.is_empty())
+}
 
 /// The code of a response that is an error.
 #[must_use]

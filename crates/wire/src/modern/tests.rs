@@ -80,7 +80,7 @@ fn a_request_that_goes_over_and_back_is_what_it_was() {
 fn a_result_says_what_it_is_and_keeps_its_content() {
     let message =
         Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"result":{"tools":[ 1.50 ],"_meta":{"a":1}}}"#);
-    let finish = Finish { server_info: r#"{"name":"s","version":"1"}"#, ttl_ms: Some(0) };
+    let finish = Finish { server_info: r#"{"name":"s","version":"1"}"#, ttl_ms: Some(0), opens_urls: false };
     let modern = to_modern_result(&message, &finish);
     assert!(std::str::from_utf8(&modern).expect("text").contains("[ 1.50 ]"));
     let result = &value(&modern)["result"];
@@ -95,7 +95,7 @@ fn a_result_says_what_it_is_and_keeps_its_content() {
 
 #[test]
 fn a_resource_that_does_not_exist_has_another_code_and_other_errors_are_as_they_came() {
-    let finish = Finish { server_info: "{}", ttl_ms: None };
+    let finish = Finish { server_info: "{}", ttl_ms: None, opens_urls: true };
     let error = |code: i64| {
         let text = format!(
             r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":{code},"message":"m","data":{{"uri": 1.0e2}}}}}}"#
@@ -257,4 +257,21 @@ fn headers_and_arguments_are_compared_by_what_they_mean() {
     ] {
         assert!(!fits(arguments.clone(), &sent), "{arguments} {sent:?}");
     }
+}
+
+#[test]
+fn urls_to_visit_first_are_asked_for_of_who_can_open_them() {
+    let error = Bytes::from_static(
+        br#"{"jsonrpc":"2.0","id":"i","error":{"code":-32042,"message":"m","data":{"elicitations":[{"mode":"url","elicitationId":"e","url":"https://u","message":"?"}]}}}"#,
+    );
+    let finish = |opens_urls| Finish { server_info: "{}", ttl_ms: None, opens_urls };
+    let asked = value(&to_modern_result(&error, &finish(true)));
+    let params = json!({ "mode": "url", "url": "https://u", "message": "?" });
+    assert_eq!((&asked["id"], &asked["result"]["resultType"]), (&json!("i"), &json!("input_required")));
+    let requests = json!({ "url-0": { "method": "elicitation/create", "params": params } });
+    assert_eq!(asked["result"]["inputRequests"], requests);
+    assert_eq!(asked["result"].get("requestState"), None, "it asks again");
+    assert_eq!(to_modern_result(&error, &finish(false)), error);
+    let none = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"error":{"code":-32042,"message":"m"}}"#);
+    assert_eq!(to_modern_result(&none, &finish(true)), none);
 }

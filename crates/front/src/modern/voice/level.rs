@@ -11,4 +11,8 @@ impl Level {
     pub(in crate::modern) fn parse(name: &str) -> Option<Self> {
         LEVELS.iter().position(|level| *level == name).map(Self)
     }
+
+    pub(in crate::modern) fn as_str(self) -> &'static str {
+        LEVELS[self.0]
+    }
 }
