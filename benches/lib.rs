@@ -5,6 +5,7 @@
 //! measured, in which order) and [`report`]; [`soak`] runs the gateway for long under faults. The subtle thing: everything shares the machine's cores, so a ratio
 //! between programs is meaningful only within one run. [`inproc`] is for the micro-benchmarks beside it.
 
+mod admin;
 pub mod inproc;
 pub mod load;
 pub mod machine;

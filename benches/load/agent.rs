@@ -14,6 +14,13 @@ use super::{
     sse::{Event, Events},
 };
 
+/// What every call of 2026-07-28 says of its caller, as the first member of its params.
+const ENVELOPE: &str = concat!(
+    r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","#,
+    r#""io.modelcontextprotocol/clientCapabilities":{},"#,
+    r#""io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}},"#
+);
+
 /// How an agent talks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
@@ -21,6 +28,8 @@ pub enum Front {
     Http,
     /// HTTP+SSE.
     Sse,
+    /// Streamable HTTP of 2026-07-28: no handshake and no session, every call says who makes it.
+    Modern,
 }
 
 impl Front {
@@ -30,6 +39,7 @@ impl Front {
         match self {
             Self::Http => "http",
             Self::Sse => "sse",
+            Self::Modern => "modern",
         }
     }
 
@@ -37,6 +47,7 @@ impl Front {
         match self {
             Self::Http => "2025-11-25",
             Self::Sse => "2024-11-05",
+            Self::Modern => "2026-07-28",
         }
     }
 }
@@ -52,7 +63,7 @@ pub struct Target {
     pub front: Front,
 }
 
-/// An agent with a session.
+/// An agent with a session, where there are sessions.
 #[derive(Debug)]
 pub struct Agent {
     target: Target,
@@ -60,7 +71,7 @@ pub struct Agent {
     posts: Option<Conn>,
     /// The agent's own event stream: always for HTTP+SSE, on demand for Streamable HTTP.
     stream: Option<(Conn, Events)>,
-    /// The head of its POSTs, up to the value of `content-length`.
+    /// The head of its POSTs, up to what differs from call to call.
     head: String,
     session: Option<String>,
     key: u64,
@@ -91,7 +102,9 @@ impl Agent {
             agent.stream = Some((conn, events));
             agent.head = post_head(target, &path, None);
         }
-        agent.initialize().await?;
+        if target.front != Front::Modern {
+            agent.initialize().await?;
+        }
         Ok(agent)
     }
 
@@ -103,15 +116,22 @@ impl Agent {
         let id = self.sequence;
         self.sequence += 1;
         let nonce = format!("{:016x}", check::nonce(self.key, id));
-        let message = match work {
-            Work::Echo => format!(
-                r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"echo","arguments":{{"text":"{nonce}"}}}}}}"#
+        let envelope = if self.target.front == Front::Modern { ENVELOPE } else { "" };
+        let (tool, message) = match work {
+            Work::Echo => (
+                "echo",
+                format!(
+                    r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{{envelope}"name":"echo","arguments":{{"text":"{nonce}"}}}}}}"#
+                ),
             ),
-            Work::Big(size) => format!(
-                r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"big","arguments":{{"bytes":{size}}}}}}}"#
+            Work::Big(size) => (
+                "big",
+                format!(
+                    r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{{envelope}"name":"big","arguments":{{"bytes":{size}}}}}}}"#
+                ),
             ),
         };
-        let answer = self.request(&message, id).await?;
+        let answer = self.request(&message, id, tool).await?;
         check(&answer, id, work, &nonce)
     }
 
@@ -120,7 +140,7 @@ impl Agent {
     /// # Errors
     /// See [`Agent::open`].
     pub async fn listen(&mut self) -> Result<(), Failure> {
-        if self.target.front == Front::Sse {
+        if self.target.front != Front::Http {
             return Ok(());
         }
         let mut conn = Conn::connect(self.target.addr).await?;
@@ -168,12 +188,13 @@ impl Agent {
         );
         let id = self.sequence;
         self.sequence += 1;
-        let answer = self.request(&hello, id).await?;
+        let answer = self.request(&hello, id, "").await?;
         check(&answer, id, Work::Big(2), "")?;
         if let Some(session) = &self.session {
             self.head = post_head(&self.target, &self.target.path, Some(session));
         }
-        let status = self.post(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await?.status;
+        let initialized = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+        let status = self.post(initialized, "").await?.status;
         if !matches!(status, 202 | 204) {
             return Err(Failure::Status(status, "notifications/initialized"));
         }
@@ -181,10 +202,10 @@ impl Agent {
     }
 
     /// Sends a request and waits for its answer, wherever it comes.
-    async fn request(&mut self, message: &str, id: u64) -> Result<Bytes, Failure> {
+    async fn request(&mut self, message: &str, id: u64, tool: &str) -> Result<Bytes, Failure> {
         match self.target.front {
-            Front::Http => {
-                let posted = self.post(message).await?;
+            Front::Http | Front::Modern => {
+                let posted = self.post(message, tool).await?;
                 if posted.status != 200 {
                     return Err(Failure::Status(posted.status, "a request"));
                 }
@@ -197,7 +218,7 @@ impl Agent {
                 let mut conn = conn;
                 let answer = {
                     let posted = async {
-                        match self.post(message).await?.status {
+                        match self.post(message, tool).await?.status {
                             200 | 202 | 204 => Ok(()),
                             status => Err(Failure::Status(status, "a request")),
                         }
@@ -211,10 +232,14 @@ impl Agent {
         }
     }
 
-    async fn post(&mut self, message: &str) -> Result<Posted, Failure> {
+    async fn post(&mut self, message: &str, tool: &str) -> Result<Posted, Failure> {
         use std::io::Write as _;
         self.request.clear();
-        write!(self.request, "{}{}\r\n\r\n{message}", self.head, message.len())?;
+        self.request.extend_from_slice(self.head.as_bytes());
+        if self.target.front == Front::Modern {
+            write!(self.request, "mcp-name: {tool}\r\n")?;
+        }
+        write!(self.request, "content-length: {}\r\n\r\n{message}", message.len())?;
         let conn = posts(&mut self.posts, self.target.addr).await?;
         conn.send(&self.request).await?;
         let mut head = conn.head().await?;
@@ -311,7 +336,9 @@ fn post_head(target: &Target, path: &str, session: Option<&str>) -> String {
     if let Some(session) = session {
         head.push_str(&session_headers(target.front, session));
     }
-    head.push_str("content-length: ");
+    if target.front == Front::Modern {
+        head.push_str("mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\n");
+    }
     head
 }
 

@@ -4,7 +4,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use mcpool_testkit::{Fault, FaultKind, Script, Server, Stage};
-use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinHandle};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+};
 
 use super::*;
 use crate::proxy::{passthrough, splice};
@@ -13,7 +18,7 @@ const BOTH: [Front; 2] = [Front::Http, Front::Sse];
 
 fn plan(addr: std::net::SocketAddr, front: Front, drive: Drive) -> Plan {
     let path = match front {
-        Front::Http => "/mcp",
+        Front::Http | Front::Modern => "/mcp",
         Front::Sse => "/sse",
     };
     let target = Target { addr, path: path.to_owned(), front };
@@ -36,6 +41,35 @@ async fn every_drive_is_answered_over_both_fronts() {
             clean_run(&plan(server.addr(), front, drive)).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_caller_without_handshake_says_all_of_itself_with_each_call() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = plan(listener.local_addr().unwrap(), Front::Modern, Drive::Reuse).target;
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"}}}") {
+            assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0);
+        }
+        let text = String::from_utf8(seen).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let message: Value = serde_json::from_str(body).unwrap();
+        let result = &message["params"]["arguments"];
+        let answer = json!({ "jsonrpc": "2.0", "id": message["id"], "result": result }).to_string();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        (head.to_owned(), message)
+    });
+    Agent::open(&target, 1).await.unwrap().call(Work::Echo).await.unwrap();
+    let (head, message) = server.await.unwrap();
+    for line in ["mcp-protocol-version: 2026-07-28", "mcp-method: tools/call", "mcp-name: echo"] {
+        assert_eq!(head.lines().filter(|header| *header == line).count(), 1, "{head}");
+    }
+    let meta = &message["params"]["_meta"];
+    assert_eq!(meta["io.modelcontextprotocol/protocolVersion"], "2026-07-28");
+    assert!(meta["io.modelcontextprotocol/clientCapabilities"].is_object());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

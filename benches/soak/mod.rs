@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{load::Histogram, machine, report::say};
+use crate::{admin, load::Histogram, machine, report::say};
 use dice::Dice;
 use ledger::Ledger;
 use load::Plan;
@@ -81,7 +81,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let run = Run::new(options, seed, &world);
     let samples = run.last(&mut world).await?;
     let (lasted, after) = (run.began.elapsed(), quieten(&world, &before).await?);
-    let page = sample::page(world.admin, "/metrics")?;
+    let page = admin::page(world.admin, "/metrics")?;
     let troubles = run.history.counts();
     let sums = run.ledger.sums();
     let wanted_calls = match options.calls {

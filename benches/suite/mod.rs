@@ -9,6 +9,7 @@ mod open_loop;
 mod per_call;
 mod reuse;
 mod rig;
+mod stateless;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -71,6 +72,8 @@ pub enum Part {
     OpenLoop,
     /// A large result beside small calls.
     Big,
+    /// Callers without handshake beside agents with one.
+    Stateless,
 }
 
 /// The options with their defaults filled in.
@@ -103,6 +106,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
             Part::Idle => idle::measure(&settings, &mut report).await?,
             Part::OpenLoop => open_loop::measure(&settings, &mut report).await?,
             Part::Big => big::measure(&settings, &mut report).await?,
+            Part::Stateless => stateless::measure(&settings, &mut report).await?,
         }
     }
     report.conclude()?;
@@ -117,7 +121,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
 
 impl Settings {
     fn of(options: &Options) -> anyhow::Result<Self> {
-        let all = [Part::Reuse, Part::PerCall, Part::OpenLoop, Part::Idle, Part::Big];
+        let all = [Part::Reuse, Part::PerCall, Part::Stateless, Part::OpenLoop, Part::Idle, Part::Big];
         let quick = options.quick;
         let agents = match (options.agents.is_empty(), quick) {
             (false, _) => options.agents.clone(),
@@ -256,7 +260,7 @@ mod tests {
     #[test]
     fn defaults_and_quick_fill_in_what_was_not_said() {
         let full = settings(&[]).unwrap();
-        assert_eq!((full.pairs, full.agents.as_slice(), full.parts.len()), (5, &[1, 16, 64, 256][..], 5));
+        assert_eq!((full.pairs, full.agents.as_slice(), full.parts.len()), (5, &[1, 16, 64, 256][..], 6));
         let quick = settings(&["--quick", "--pairs", "3", "--only", "reuse,per-call"]).unwrap();
         assert_eq!((quick.pairs, quick.agents.as_slice()), (3, &[64][..]));
         assert_eq!(quick.parts, [Part::Reuse, Part::PerCall]);

@@ -100,7 +100,7 @@ fn bars(report: &mut Report, front: Front, outcomes: &[Vec<Outcome>], mcpool: Op
     }
 }
 
-fn throughput_ratio(a: &Outcome, b: &Outcome) -> f64 {
+pub(super) fn throughput_ratio(a: &Outcome, b: &Outcome) -> f64 {
     a.throughput() / b.throughput()
 }
 
@@ -109,6 +109,6 @@ fn cpu_ratio(a: &Outcome, b: &Outcome) -> f64 {
 }
 
 /// Microseconds of CPU of the gateway process per call.
-fn gateway_us(outcome: &Outcome) -> f64 {
+pub(super) fn gateway_us(outcome: &Outcome) -> f64 {
     outcome.cpu_per_1000(1).map_or(f64::NAN, |seconds| seconds * 1e3)
 }

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 
 use super::Settings;
 use crate::{
+    admin,
     load::{Agent, Front, Target, Work},
     process::{self, CpuMeter, Program},
 };
@@ -60,6 +61,8 @@ pub(super) enum Which {
 pub(super) struct Rig {
     // Gateways first: fields are dropped in order, and they should not see their backend go.
     pub(super) mcpool: Option<Program>,
+    /// Where operators reach it.
+    admin: Option<SocketAddr>,
     passthrough: Option<Program>,
     splice: Option<Program>,
     second: Option<Program>,
@@ -81,8 +84,8 @@ impl Rig {
     /// A backend and a fresh mcpool that no agent has called yet.
     pub(super) async fn with_mcpool_alone(settings: &Settings, backend: Backend) -> anyhow::Result<Self> {
         let backend = start_backend(backend)?;
-        let mcpool = start_mcpool(settings, &[(Which::Main, backend.addr)]).await?;
-        Ok(Self { mcpool, passthrough: None, splice: None, second: None, backend })
+        let (mcpool, admin) = start_mcpool(settings, &[(Which::Main, backend.addr)]).await?.unzip();
+        Ok(Self { mcpool, admin, passthrough: None, splice: None, second: None, backend })
     }
 
     /// Two backends of a kind behind one mcpool.
@@ -90,9 +93,10 @@ impl Rig {
         let main = start_backend(backend)?;
         // On few cores the second backend's own work would delay everybody, whatever the gateway does.
         let second = start_backend_by(process::stepping_back(&beside("backend")?), backend)?;
-        let mcpool =
-            start_mcpool(settings, &[(Which::Main, main.addr), (Which::Second, second.addr)]).await?;
-        let rig = Self { mcpool, passthrough: None, splice: None, second: Some(second), backend: main };
+        let backends = [(Which::Main, main.addr), (Which::Second, second.addr)];
+        let (mcpool, admin) = start_mcpool(settings, &backends).await?.unzip();
+        let rig =
+            Self { mcpool, admin, passthrough: None, splice: None, second: Some(second), backend: main };
         for front in [Front::Http, Front::Sse] {
             rig.wait_until_answered(Via::Mcpool(front), front).await?;
         }
@@ -107,7 +111,7 @@ impl Rig {
     /// Where an agent has to call for one of two backends.
     pub(super) fn target_of(&self, which: Which, via: Via, front: Front) -> anyhow::Result<Target> {
         let plain = match front {
-            Front::Http => "/mcp".to_owned(),
+            Front::Http | Front::Modern => "/mcp".to_owned(),
             Front::Sse => "/sse".to_owned(),
         };
         let path = match via {
@@ -120,6 +124,13 @@ impl Rig {
         };
         let program = self.gateway(via).unwrap_or(backend).context("that program is not running")?;
         Ok(Target { addr: program.addr, path, front })
+    }
+
+    /// Sessions that mcpool has opened so far.
+    pub(super) fn sessions_opened(&self) -> anyhow::Result<f64> {
+        const OPENED: &str = "mcpool_sessions_opened_total";
+        let page = admin::page(self.admin.context("mcpool is not running")?, "/metrics")?;
+        admin::sum(&page, OPENED).with_context(|| format!("the metrics page has no {OPENED}"))
     }
 
     /// Meters of the backend and, second, of the gateway if there is one on this way.
@@ -182,11 +193,11 @@ fn start_backend_by(mut command: Command, options: Backend) -> anyhow::Result<Pr
 }
 
 /// Starts mcpool, if it is measured, with two entries for each backend, one per transport; everything else is at its
-/// default.
+/// default. Also where operators reach it.
 async fn start_mcpool(
     settings: &Settings,
     backends: &[(Which, SocketAddr)],
-) -> anyhow::Result<Option<Program>> {
+) -> anyhow::Result<Option<(Program, SocketAddr)>> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let Some(path) = &settings.mcpool else { return Ok(None) };
     let (folder, number) = (&settings.folder, NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -217,7 +228,7 @@ async fn start_mcpool(
     process::wait_for_listener(&mut program)
         .await
         .with_context(|| format!("mcpool does not start, see mcpool-{number}.log in {}", folder.display()))?;
-    Ok(Some(program))
+    Ok(Some((program, admin)))
 }
 
 fn sibling(name: &str, backend: SocketAddr) -> anyhow::Result<Command> {

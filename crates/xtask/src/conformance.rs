@@ -1,10 +1,12 @@
-//! The official conformance suites: against our own fixture, which has everything they ask for (`fixture.rs`), and
-//! against server-everything directly and through a pinned mcpool.
+//! The official conformance suites: against our own fixture, which has everything they ask for (`fixture.rs`), against
+//! server-everything directly and through a pinned mcpool, and their client scenarios with mcpool as the client
+//! (`client.rs`).
 //!
 //! The subtle thing: server-everything is no conformance server, it lacks most of the tools the suites call. So the
 //! measure is the comparison: what passes directly passes through the gateway, no check fails that did not fail
 //! directly, and what fails through the gateway is exactly the list in `tests/conformance`, which may only shrink.
 
+mod client;
 mod fixture;
 mod results;
 
@@ -67,6 +69,7 @@ impl Options {
 /// When the server, the gateway or a suite does not start, or the list of expected failures cannot be read.
 pub(crate) fn run(options: &Options) -> Result<Tally> {
     let mut tally = fixture::run(options)?;
+    tally.add(client::run(options)?);
     tally.add(everything(options)?);
     Ok(tally)
 }
@@ -127,18 +130,19 @@ impl Suite {
         let mut args = vec!["--suite", "all"];
         args.extend(self.revision.iter().flat_map(|revision| ["--spec-version", revision]));
         // Its status says only that something failed, which is the normal case here.
-        Ok(perform(self.package, &format!("conformance-{}-{way}", self.name), url, &args)?.1)
+        let name = format!("conformance-{}-{way}", self.name);
+        Ok(perform(self.package, &name, &["server", "--url", url], &args)?.1)
     }
 }
 
-/// Runs one release against a server.
-fn perform(package: &str, name: &str, url: &str, args: &[&str]) -> Result<(Ended, Results)> {
+/// Runs one release; `side` says which side is looked at, and where it is.
+fn perform(package: &str, name: &str, side: &[&str], args: &[&str]) -> Result<(Ended, Results)> {
     let folder = paths::logs().join(name);
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
     let words = [program(package), folder.clone()].map(|path| path.display().to_string());
-    let job = Job::new(paths::node22()).args([words[0].as_str(), "server", "--url", url]);
+    let job = Job::new(paths::node22()).args([&words[0]]).args(side);
     let job = job.args(["--output-dir", &words[1]]).args(args).within(Duration::from_secs(240));
     let ended = job.logged(name)?;
     if ended.timed_out {

@@ -56,6 +56,8 @@ pub struct Ask {
     pub answers: BTreeMap<String, Value>,
     /// The `requestState` of that answer.
     pub state: Option<Value>,
+    /// What is said in headers besides (`Mcp-Param-*`).
+    pub headers: Vec<(String, String)>,
 }
 
 /// How a request ended, and what was said before.
@@ -74,6 +76,8 @@ pub struct Answered {
 pub enum End {
     /// The result.
     Complete(Value),
+    /// A result that does not say what it is. No server of this era may give one, but it is to be taken for complete.
+    Untyped(Value),
     /// The agent is asked for something first.
     InputRequired {
         /// What is asked, by key: method and params.
@@ -149,6 +153,7 @@ impl ModernAgent {
     pub async fn complete(&self, ask: &Ask) -> Result<Value, AgentError> {
         match self.ask(ask).await?.end {
             End::Complete(result) => Ok(result),
+            End::Untyped(_) => Err(AgentError::Closed("a result without a type".into())),
             End::InputRequired { .. } => Err(AgentError::Closed("input is required".into())),
         }
     }
@@ -180,7 +185,7 @@ impl ModernAgent {
     pub async fn open(&self, ask: &Ask) -> Result<ModernStream, AgentError> {
         let id = ask.id.clone().unwrap_or_else(|| self.ids.fetch_add(1, Relaxed).into());
         let body = Bytes::from(self.body(&id, ask).to_string());
-        let headers = self.headers(&ask.method, name_of(ask))?;
+        let headers = self.headers(ask)?;
         let sending = self.pool.send(Method::POST, &self.path, headers, body, false);
         let exchange = tokio::time::timeout(self.config.timeout, sending).await;
         let exchange = exchange.map_err(|_| AgentError::Timeout)??;
@@ -220,16 +225,17 @@ impl ModernAgent {
         json!({ "jsonrpc": "2.0", "id": id, "method": ask.method, "params": params })
     }
 
-    fn headers(&self, method: &str, name: Option<&str>) -> Result<HeaderMap, AgentError> {
+    fn headers(&self, ask: &Ask) -> Result<HeaderMap, AgentError> {
         let mut headers = HeaderMap::new();
         let own = [
             ("content-type", "application/json"),
             ("accept", "application/json, text/event-stream"),
             ("mcp-protocol-version", MODERN),
-            ("mcp-method", method),
+            ("mcp-method", &ask.method),
         ];
-        let more = self.config.headers.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        for (key, value) in own.into_iter().chain(name.map(|name| ("mcp-name", name))).chain(more) {
+        let more = self.config.headers.iter().chain(&ask.headers);
+        let more = more.map(|(key, value)| (key.as_str(), value.as_str()));
+        for (key, value) in own.into_iter().chain(name_of(ask).map(|name| ("mcp-name", name))).chain(more) {
             let key: HeaderName = key.parse().map_err(odd)?;
             headers.insert(key, HeaderValue::from_str(value).map_err(odd)?);
         }
@@ -307,6 +313,7 @@ fn end_of(mut message: Value) -> Result<End, AgentError> {
             let state = result.get_mut("requestState").map(Value::take);
             Ok(End::InputRequired { requests: requests.into_iter().collect(), state })
         }
+        None if result.get("resultType").is_none() => Ok(End::Untyped(result)),
         other => Err(AgentError::Closed(format!("a result of an unknown type: {other:?}"))),
     }
 }

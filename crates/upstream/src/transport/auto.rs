@@ -15,6 +15,8 @@ use std::sync::{
 
 use futures::{FutureExt, future::BoxFuture};
 
+use mcpool_wire::{ServerHello, modern::code};
+
 use super::{Hail, Opened, Transport};
 use crate::error::{Cause, Refusal, SendError};
 
@@ -63,7 +65,7 @@ impl Transport for Auto {
                 match way.transport.connect(hail.clone()).await {
                     Err(SendError { cause: Cause::WrongTransport(refusal), .. }) => refusals.push(refusal),
                     Err(error) => return Err(error),
-                    Ok(opened) => match other_era(&opened.answer).filter(|_| ways.len() > 1) {
+                    Ok(opened) => match other_era(&opened).filter(|_| ways.len() > 1) {
                         Some(refusal) => refusals.push(refusal),
                         None => {
                             learned.store(at, Ordering::Relaxed);
@@ -84,9 +86,16 @@ fn names_other_era(refusal: &Refusal) -> bool {
     refusal.code.is_some_and(|code| matches!(code, -32022..=-32020 | -32602..=-32600))
 }
 
-/// The refusal in an answer to `initialize` that says that the server has only the other era.
-fn other_era(answer: &[u8]) -> Option<Refusal> {
-    Some(Refusal::read(200, answer)).filter(|refusal| matches!(refusal.code, Some(-32022 | -32601)))
+/// The refusal in an answer to `initialize` that says that the server has only the other era; a result that agrees on
+/// that era is one, since nobody can go on from there.
+fn other_era(opened: &Opened) -> Option<Refusal> {
+    let agreed = ServerHello::parse(&opened.answer).ok().map(|hello| hello.revision);
+    if let Some(revision) = agreed.filter(|revision| revision.era() != opened.era) {
+        let message = format!("initialize was answered with {revision}, which has no handshake");
+        let code = Some(i64::from(code::UNSUPPORTED_VERSION));
+        return Some(Refusal { status: 200, message, code, retry_after: None });
+    }
+    Some(Refusal::read(200, &opened.answer)).filter(|refusal| matches!(refusal.code, Some(-32022 | -32601)))
 }
 
 /// When all are refused, the reader needs all answers.

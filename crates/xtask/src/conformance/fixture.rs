@@ -52,7 +52,7 @@ enum Checks {
 }
 
 const OLD: &str = "conformance-0.1";
-const NEW: &str = "conformance-0.2";
+pub(super) const NEW: &str = "conformance-0.2";
 const PINNED: Way = Way::Gateway("mode = \"pinned\"\n");
 const AUTO: Way = Way::Gateway("");
 /// Whoever has no session may be asked things on one: what is left there belongs to nobody.
@@ -106,7 +106,7 @@ impl Run {
         let name = format!("conformance-{}", self.name);
         let args = self.args();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let (ended, results) = perform(self.package, &name, &url, &args)?;
+        let (ended, results) = perform(self.package, &name, &["server", "--url", &url], &args)?;
         println!("   {:<34} {results} ({:.0} s)", self.name, began.elapsed().as_secs_f64());
         let failing = results.failing();
         if options.verbose {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Length of the time that ends the name of a scenario's folder.
-const STAMP: usize = "-2026-01-31T23-59-59-999Z".len();
+pub(super) const STAMP: usize = "-2026-01-31T23-59-59-999Z".len();
 
 /// How one scenario went.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl Scenario {
     }
 }
 
-/// A line of the summary: `MARK NAME: N passed, M failed`.
+/// A line of the summary: `MARK NAME: N passed, M failed`, and perhaps `, W warnings`.
 fn line(text: &str) -> Option<(String, Scenario)> {
     let (mark, rest) = text.trim().split_once(' ')?;
     let ok = match mark {
@@ -144,7 +144,7 @@ fn line(text: &str) -> Option<(String, Scenario)> {
     };
     let (name, counts) = rest.rsplit_once(": ")?;
     let (passed, failed) = counts.split_once(" passed, ")?;
-    let failed = failed.strip_suffix(" failed")?.parse().ok()?;
+    let failed = failed.split(", ").next()?.strip_suffix(" failed")?.parse().ok()?;
     Some((name.to_owned(), Scenario { ok, passed: passed.parse().ok()?, failed, failing: BTreeMap::new() }))
 }
 
@@ -173,6 +173,8 @@ mod tests {
             line("✗ server-initialize: 2 passed, 1 failed"),
             Some(("server-initialize".into(), scenario))
         );
+        let warned = line("✗ auth/metadata: 5 passed, 2 failed, 1 warnings").expect("a scenario");
+        assert_eq!((warned.0.as_str(), warned.1.counts()), ("auth/metadata", (false, 5, 2)));
         assert_eq!(line("Total: 2 passed, 1 failed"), None);
         assert_eq!(line("✓ connected"), None);
     }

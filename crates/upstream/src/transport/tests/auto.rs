@@ -135,6 +135,25 @@ async fn a_server_that_has_only_the_other_era_is_found_and_found_again() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_agrees_on_the_era_without_one_leads_there() {
+    let server = Server::start(|seen: Seen| async move {
+        let message: serde_json::Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+        let result = match message["method"].as_str() {
+            Some("initialize") => serde_json::json!({ "protocolVersion": "2026-07-28", "capabilities": {} }),
+            _ => serde_json::json!({ "supportedVersions": ["2026-07-28"], "capabilities": {} }),
+        };
+        let answer = serde_json::json!({ "jsonrpc": "2.0", "id": message["id"], "result": result });
+        Answer::new(200, "application/json", answer.to_string())
+    })
+    .await;
+    for choice in [TransportChoice::Auto, TransportChoice::Http] {
+        let opened = server.transport("/x", choice).connect(hail(INITIALIZE)).await.unwrap();
+        assert_eq!(opened.era, mcpool_wire::Era::Modern);
+    }
+    assert_eq!(methods(&server), ["POST /x"; 4]);
+}
+
+#[tokio::test]
 async fn an_era_that_is_named_is_not_replaced() {
     let modern = of_one_era(Arc::new(AtomicBool::new(true)), (400, -32022)).await;
     let legacy = of_one_era(Arc::new(AtomicBool::new(false)), (400, -32022)).await;
