@@ -3,6 +3,7 @@
 mod calls;
 mod canary;
 mod corpus;
+mod deaf_rounds;
 mod dropped;
 mod dropped_agents;
 mod evidence;

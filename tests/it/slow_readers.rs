@@ -50,10 +50,11 @@ impl Size {
     }
 }
 
-/// An HTTP+SSE agent that has done its handshake and reads nothing more; the kernel takes in little for it.
-async fn deaf(rig: &Rig) -> TcpStream {
+/// An HTTP+SSE agent that has done its handshake and reads nothing more by itself, with its session; the kernel takes in
+/// so much for it.
+pub(crate) async fn deaf(rig: &Rig, kernel: u32) -> (TcpStream, String) {
     let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_recv_buffer_size(4 << 10).expect("a small buffer");
+    socket.set_recv_buffer_size(kernel).expect("a buffer of that size");
     let mut stream = socket.connect(rig.addr).await.expect("connected");
     let head = "GET /sse HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n";
     stream.write_all(head.as_bytes()).await.expect("sent");
@@ -65,23 +66,29 @@ async fn deaf(rig: &Rig) -> TcpStream {
         if let Some((_, rest)) = text.split_once("data: ?session_id=")
             && let Some((session, _)) = rest.split_once('\n')
         {
-            break session.to_owned();
+            break session.trim().to_owned();
         }
     };
     let hello = json!({ "protocolVersion": "2025-06-18", "capabilities": {},
                         "clientInfo": { "name": "deaf", "version": "1" } });
-    let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello }).to_string();
+    let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello });
+    post(rig, &session, &hello).await;
+    (stream, session)
+}
+
+/// Says something for an agent whose answers come over its stream.
+pub(crate) async fn post(rig: &Rig, session: &str, message: &Value) {
+    let message = message.to_string();
     let mut post = TcpStream::connect(rig.addr).await.expect("connected");
     let head = format!(
         "POST /sse?session_id={session} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-         connection: close\r\ncontent-length: {}\r\n\r\n{hello}",
-        hello.len()
+         connection: close\r\ncontent-length: {}\r\n\r\n{message}",
+        message.len()
     );
     post.write_all(head.as_bytes()).await.expect("sent");
     let mut answer = String::new();
     post.read_to_string(&mut answer).await.expect("answered");
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
-    stream
 }
 
 /// Calls until told to stop; how long each took.
@@ -140,7 +147,7 @@ async fn agents_that_stop_reading_are_closed_and_those_that_read_miss_nothing() 
         told(&server, &rig.gauges, &reading, &Size { rounds: size.rounds / 4, ..size }).await;
     let mut silent = Vec::new();
     for _ in 0..size.deaf {
-        silent.push(deaf(&rig).await);
+        silent.push(deaf(&rig, 4 << 10).await);
     }
     let in_all = |rounds: usize| reading.len() * rounds;
     until("everybody has heard everything", || heard.load(Ordering::Relaxed) == in_all(size.rounds / 4))

@@ -44,9 +44,10 @@ fn codec(head: &Head, inner: &[u8]) {
     assert_eq!(open(&sealed, other), None, "of another list");
     let mut forged = sealed.clone().into_bytes();
     let at = usize::from(head.at) % forged.len();
-    forged[at] = head.byte;
+    // Byte by byte: what libFuzzer sees compared whole it writes into its next inputs, and there it is no forgery.
+    let is_same = std::mem::replace(&mut forged[at], head.byte) == head.byte;
     let forged = String::from_utf8_lossy(&forged);
-    assert!(forged == sealed || open(&forged, list).is_none(), "forged at {at}");
+    assert!(is_same || open(&forged, list).is_none(), "forged at {at}");
     assert_eq!(open(&sealed[..at], list), None, "cut short");
     assert_eq!(open(&format!("{sealed}{}", char::from(head.byte)), list), None, "longer");
 }
