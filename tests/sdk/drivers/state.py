@@ -1,8 +1,9 @@
 """Servers that keep state per session, with a Python client: several agents at once on each URL.
 
 Where a cell expects `isolated`, no agent may see what another one left in its session, be it a value or a tool that
-was made visible. Where it expects `demoted`, agents begin by sharing; the first sign of state (a tool list that
-changes after a call) must give every agent that comes later a session of its own.
+was made visible; so each must have come to a session, whatever it asked for first. Where it expects `demoted`, agents
+begin by sharing; the first sign of state (a tool list that changes after a call) must give every agent that comes later
+a session of its own. Where it expects `refused`, an agent that insists on having no session is not served.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import sys
 import time
 import uuid
 
-from clients import CLIENTS, said
+from clients import CLIENTS, MODERN, MODES, said
 
 
 class Cell:
@@ -25,13 +26,13 @@ class Cell:
         self.failures: dict[str, str] = {}
 
     def client(self):
-        return CLIENTS[self.options.client](self.cell["url"], self.options.transport, self.options.patience)
+        options = self.options
+        make = CLIENTS[options.client]
+        return make(self.cell["url"], options.transport, options.patience, mode=options.mode)
 
     async def run(self) -> bool:
-        if self.cell["expect"] == "demoted":
-            await self.check("demoted", self.demoted())
-        else:
-            await self.check("isolated", self.isolated())
+        expect = self.cell["expect"]
+        await self.check(expect, getattr(self, expect)())
         return not self.failures
 
     async def check(self, name: str, body):
@@ -54,6 +55,8 @@ class Cell:
     async def one(self, agent: "Agent", barrier: asyncio.Barrier):
         async with self.client() as client:
             await barrier.wait()
+            if client.spoken == MODERN:
+                raise RuntimeError(f"agent {agent.number} has no session that could be its own")
             await client.call("remember", {"value": agent.secret})
             await barrier.wait()
             for _ in range(5):
@@ -69,6 +72,18 @@ class Cell:
                 with contextlib.suppress(Exception):
                     raise Opened(await client.call("vault", {}))
             await barrier.wait()
+
+    async def refused(self):
+        async with asyncio.timeout(self.options.patience):
+            try:
+                async with self.client() as client:
+                    raise Opened(await client.call("remember", {"value": "mine"}))
+            except Opened:
+                raise
+            except Exception as error:
+                # The code on which the SDKs that ask first shake hands instead.
+                if "-32601" not in said(error):
+                    raise
 
     async def demoted(self):
         async with self.client() as early:
@@ -109,6 +124,7 @@ def main():
     parser.add_argument("--client", choices=sorted(CLIENTS), required=True)
     parser.add_argument("--transport", choices=["sse", "http"], required=True)
     parser.add_argument("--cells", required=True, help="JSON list of cells")
+    parser.add_argument("--mode", choices=MODES, help="of finding out the era; the SDK's own unless given")
     parser.add_argument("--agents", type=int, default=4)
     parser.add_argument("--patience", type=float, default=25.0, help="seconds for one cell")
     logging.disable(logging.ERROR)
