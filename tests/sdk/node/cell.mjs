@@ -85,12 +85,20 @@ class Agent {
     await Promise.all(Array.from({ length: Number(o.calls) }, one));
   }
 
+  // The SDK takes an answer at once but hands progress on a moment later, and then knows its token no more: what comes in
+  // one read with its answer, as on a machine that is busy, is lost to it. So one call of some must show it all.
   async progress() {
+    let seen = [];
+    for (let tries = 0; tries < 5 && seen.length === 0; tries++) seen = await this.followed();
+    const sorted = seen.every((value, i) => i === 0 || seen[i - 1] <= value);
+    if (seen.length === 0 || !sorted || seen.at(-1) > 5) throw new Error(`progress seen: ${seen}`);
+  }
+
+  async followed() {
     const seen = [];
     await this.call(this.tools.progress, { onprogress: (note) => seen.push(note.progress) });
     for (let i = 0; i < 20 && seen.length < 3; i++) await pause(50);
-    const sorted = seen.every((value, i) => i === 0 || seen[i - 1] <= value);
-    if (seen.length === 0 || !sorted || seen.at(-1) > 5) throw new Error(`progress seen: ${seen}`);
+    return seen;
   }
 
   async cancel() {
