@@ -3,7 +3,8 @@
 Where a cell expects `isolated`, no agent may see what another one left in its session, be it a value or a tool that
 was made visible; so each must have come to a session, whatever it asked for first. Where it expects `demoted`, agents
 begin by sharing; the first sign of state (a tool list that changes after a call) must give every agent that comes later
-a session of its own. Where it expects `refused`, an agent that insists on having no session is not served.
+a session of its own. Where it expects `fresh`, agents insist on having no session: each call finds a session as nobody
+left it.
 """
 
 import argparse
@@ -73,17 +74,23 @@ class Cell:
                     raise Opened(await client.call("vault", {}))
             await barrier.wait()
 
-    async def refused(self):
-        async with asyncio.timeout(self.options.patience):
-            try:
-                async with self.client() as client:
-                    raise Opened(await client.call("remember", {"value": "mine"}))
-            except Opened:
-                raise
-            except Exception as error:
-                # The code on which the SDKs that ask first shake hands instead.
-                if "-32601" not in said(error):
-                    raise
+    async def fresh(self):
+        agents = [Agent(number) for number in range(self.options.agents)]
+        barrier = asyncio.Barrier(len(agents))
+        async with asyncio.timeout(self.options.patience), asyncio.TaskGroup() as group:
+            for agent in agents:
+                group.create_task(self.stranger(agent, barrier))
+
+    async def stranger(self, agent: "Agent", barrier: asyncio.Barrier):
+        async with self.client() as client:
+            await client.call("remember", {"value": agent.secret})
+            await client.call("unlock", {})
+            await barrier.wait()
+            if (answer := await client.call("recall", {})) != "None":
+                raise RuntimeError(f"agent {agent.number} found {answer[:80]!r}")
+            if "vault" in await client.tools():
+                raise RuntimeError(f"agent {agent.number} sees the tool of another session")
+            await barrier.wait()
 
     async def demoted(self):
         async with self.client() as early:
