@@ -263,6 +263,28 @@ async fn who_says_which_agent_it_is_finds_what_it_left() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_handshake_may_be_the_first_where_each_agent_has_a_session_of_its_own() {
+    for back in WIRES {
+        for asks_first in [true, false] {
+            let server = serve(Script { state_tools: true, ..Script::default() }).await;
+            let rig = Rig::start(wanted(&server, back, ModeChoice::Pinned)).await;
+            let one = agent(&rig);
+            if !asks_first {
+                assert_eq!((said(&one, "count").await, said(&one, "count").await), ("1".into(), "1".into()));
+            }
+            let refused = one.discover().await;
+            assert!(
+                matches!(refused, Err(mcpool_testkit::AgentError::Rpc { code: -32601, .. })),
+                "{refused:?}"
+            );
+            assert_eq!(said(&one, "count").await, "1", "{back:?}");
+            // The one refusal that is meant.
+            over_but(rig, 404).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_backend_that_is_not_there_is_an_error_of_the_call() {
     let server = serve(Script::default()).await;

@@ -291,3 +291,14 @@ fn what_is_fuzzed_is_built_of_what_is_shipped() {
         assert!(foreign.is_empty(), "the fuzzed build has {package} {foreign:?}, the gateway {known:?}");
     }
 }
+
+#[test]
+fn the_official_sdk_is_a_peer_of_the_tests_and_in_nothing_that_is_shipped() {
+    let names = |file| locked(file).into_keys().filter(|name| name.starts_with("rmcp")).collect::<Vec<_>>();
+    assert_eq!(names("tests/rmcp/Cargo.lock"), ["rmcp", "rmcp-macros"]);
+    assert_eq!(names("Cargo.lock"), Vec::<String>::new());
+    let manifest = fs::read_to_string(root().join("tests/rmcp/Cargo.toml")).expect("a manifest");
+    let manifest: toml::Table = manifest.parse().expect("TOML");
+    assert!(manifest.contains_key("workspace"), "it is a member of the gateway's workspace");
+    assert_eq!(manifest["package"]["publish"].as_bool(), Some(false));
+}

@@ -21,13 +21,22 @@ pub(crate) enum Kind {
     Testkit,
     /// Our server over the TypeScript SDK that pings its client and closes what is silent.
     Pinging,
+    /// Our server over the official Python SDK, of the version its virtual environment has.
+    Mcp,
+    /// Our server over the TypeScript SDK 2.x.
+    TypeScript {
+        /// 2026-07-28 alone.
+        strict: bool,
+    },
+    /// Our server over the official Rust SDK.
+    Rmcp,
 }
 
 impl Kind {
     /// What the drivers call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::FastMcp => "fastmcp",
+            Self::FastMcp | Self::Mcp | Self::TypeScript { .. } | Self::Rmcp => "fastmcp",
             Self::Everything => "everything",
             Self::Testkit => "testkit",
             Self::Pinging => "pinging",
@@ -64,6 +73,20 @@ pub(crate) const ALL: [Spec; 8] = [
 pub(crate) const PINGING: Spec =
     Spec { name: "pinging", kind: Kind::Pinging, transport: "http", venv: "", path: "/mcp" };
 
+/// The backends of the eras besides those of the matrix: what each official SDK serves. One that speaks both eras is there
+/// twice, so that what either has seen is of one of them.
+#[rustfmt::skip]
+pub(crate) const SDKS: [Spec; 8] = [
+    Spec { name: "mcp1-sse", kind: Kind::Mcp, transport: "sse", venv: "mcp1", path: "/sse" },
+    Spec { name: "mcp1-http", kind: Kind::Mcp, transport: "http", venv: "mcp1", path: "/mcp" },
+    Spec { name: "mcp2-both", kind: Kind::Mcp, transport: "http", venv: "mcp2", path: "/mcp" },
+    Spec { name: "mcp2-modern", kind: Kind::Mcp, transport: "http", venv: "mcp2", path: "/mcp" },
+    Spec { name: "ts2-both", kind: Kind::TypeScript { strict: false }, transport: "http", venv: "", path: "/mcp" },
+    Spec { name: "ts2-strict", kind: Kind::TypeScript { strict: true }, transport: "http", venv: "", path: "/mcp" },
+    Spec { name: "rmcp3-both", kind: Kind::Rmcp, transport: "http", venv: "", path: "/mcp" },
+    Spec { name: "rmcp3-modern", kind: Kind::Rmcp, transport: "http", venv: "", path: "/mcp" },
+];
+
 /// The FastMCP backend of the scenario and the restarts, over one transport.
 pub(crate) fn fastmcp(transport: &str) -> Spec {
     if transport == "sse" { ALL[3] } else { ALL[4] }
@@ -71,7 +94,11 @@ pub(crate) fn fastmcp(transport: &str) -> Spec {
 
 /// Program and arguments of our FastMCP server, without a port.
 pub(crate) fn fastmcp_command(venv: &str, transport: &str) -> Vec<String> {
-    let script = paths::sdk().join("servers").join("fastmcp_server.py");
+    python_command(venv, "fastmcp_server.py", transport)
+}
+
+fn python_command(venv: &str, script: &str, transport: &str) -> Vec<String> {
+    let script = paths::sdk().join("servers").join(script);
     let words = [&paths::python(venv), &script].map(|path| path.display().to_string());
     let [python, script] = words;
     [python.as_str(), "-W", "ignore", script.as_str(), "--transport", transport].map(str::to_owned).to_vec()
@@ -104,9 +131,13 @@ impl Spec {
             }
             Kind::Everything => everything(self.transport),
             Kind::Testkit => Job::new(paths::built("backend")),
-            Kind::Pinging => {
-                Job::new("node").args([paths::deps().join("node").join("pinging.mjs").display().to_string()])
+            Kind::Pinging => node("pinging.mjs"),
+            Kind::Mcp => {
+                let command = python_command(self.venv, "mcp_server.py", self.transport);
+                Job::new(&command[0]).args(&command[1..]).env("PYTHONDONTWRITEBYTECODE", "1")
             }
+            Kind::TypeScript { strict } => node("server.mjs").args(strict.then_some("--strict")),
+            Kind::Rmcp => Job::new(paths::rmcp()).args(["serve"]),
         };
         let service = job.service(&format!("backend-{}", self.name))?;
         let port = service.ready()?;
@@ -149,7 +180,7 @@ impl Backend {
     /// # Errors
     /// When it does not answer.
     pub(crate) fn seen(&self, what: &str) -> Result<Option<u64>> {
-        if !matches!(self.spec.kind, Kind::FastMcp | Kind::Pinging) {
+        if matches!(self.spec.kind, Kind::Everything | Kind::Testkit) {
             return Ok(None);
         }
         let (_, body) = http::get(self.port, "/stats")?;
@@ -169,6 +200,11 @@ pub(crate) fn program(server: &str, args: &[&str]) -> String {
 /// The line for a server at this URL.
 pub(crate) fn reached_at(url: &str) -> String {
     format!("url = \"{url}\"\n")
+}
+
+/// One of our servers over a TypeScript SDK.
+fn node(script: &str) -> Job {
+    Job::new("node").args([paths::deps().join("node").join(script).display().to_string()])
 }
 
 fn everything(transport: &str) -> Job {

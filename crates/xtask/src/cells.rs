@@ -49,12 +49,21 @@ impl Drive<'_> {
                 tally
             },
         );
-        let (passed, failed, took) = (tally.passed, tally.failed, began.elapsed().as_secs_f64());
-        println!("   {:<28} {passed:>3} cells ok, {failed} failed {took:>6.1} s", self.name);
+        self.show(&tally, began);
         tally
     }
 
-    fn reports(&self, job: Job, port: u16) -> Result<Vec<Value>> {
+    /// One line for the terminal.
+    pub(crate) fn show(&self, tally: &Tally, began: Instant) {
+        let (passed, failed, took) = (tally.passed, tally.failed, began.elapsed().as_secs_f64());
+        println!("   {:<28} {passed:>3} cells ok, {failed} failed {took:>6.1} s", self.name);
+    }
+
+    /// Every line a driver has reported.
+    ///
+    /// # Errors
+    /// When it does not start, is silent for too long, or failed without having said why.
+    pub(crate) fn reports(&self, job: Job, port: u16) -> Result<Vec<Value>> {
         let path = if self.transport == "sse" { "sse" } else { "mcp" };
         let told = self.cells.iter().map(|cell| {
             let url = format!("http://127.0.0.1:{port}/{}/{path}", cell.backend);
@@ -77,6 +86,12 @@ impl Drive<'_> {
 
     /// A cell has passed when each of its checks was reported, and reported as passed.
     fn judge(&self, cell: &Cell, said: &[Value]) -> Tally {
+        let faults = self.faults(cell, said);
+        Tally::check(faults.is_empty(), || format!("{}/{}: {}", self.name, cell.backend, faults.join("; ")))
+    }
+
+    /// What is wrong with a cell: a check that failed, or was not reported.
+    pub(crate) fn faults(&self, cell: &Cell, said: &[Value]) -> Vec<String> {
         let mut faults = Vec::new();
         for check in self.checks {
             let mut lines =
@@ -89,6 +104,6 @@ impl Drive<'_> {
                 None => faults.push(format!("{check}: no report")),
             }
         }
-        Tally::check(faults.is_empty(), || format!("{}/{}: {}", self.name, cell.backend, faults.join("; ")))
+        faults
     }
 }

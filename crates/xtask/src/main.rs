@@ -11,6 +11,7 @@ mod cell;
 mod cells;
 mod conformance;
 mod driver;
+mod eras;
 mod fuzz;
 mod gateway;
 mod http;
@@ -64,6 +65,8 @@ enum Task {
     Alerts(alerts::Options),
     /// Real clients against real backends through the gateway.
     Matrix(matrix::Options),
+    /// Real agents of every era against real backends of every era, and the table of it.
+    Eras(eras::Options),
     /// Servers that ask: sampling, elicitation and roots with real clients against real backends.
     Asked(asked::Options),
     /// Real servers that keep state per session, and one that pings and closes.
@@ -125,6 +128,7 @@ fn perform(task: Task) -> Result<bool> {
             Ok(true)
         }
         Task::Matrix(options) => real(|report| report.step("matrix", || matrix::run(&options))),
+        Task::Eras(options) => real(|report| report.step("eras", || eras::run(&options))),
         Task::Asked(options) => real(|report| report.step("asked", || asked::run(&options))),
         Task::State(options) => real(|report| report.step("state", || state::run(&options))),
         Task::Conformance(options) => {

@@ -30,10 +30,20 @@ pub(crate) fn logs() -> PathBuf {
     deps().join("logs")
 }
 
+/// The build's target folder.
+pub(crate) fn target() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    root().join(target)
+}
+
 /// A program of the debug build.
 pub(crate) fn built(program: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    root().join(target).join("debug").join(program)
+    target().join("debug").join(program)
+}
+
+/// The program over the official Rust SDK, which is a workspace of its own.
+pub(crate) fn rmcp() -> PathBuf {
+    target().join("rmcp").join("debug").join("mcpool-rmcp")
 }
 
 /// The interpreter of one of our virtual environments.

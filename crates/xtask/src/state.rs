@@ -14,8 +14,21 @@ use crate::driver::{self, Client};
 use crate::gateway::{Entry, Gateway};
 use crate::report::Tally;
 
-/// Clients that leave state; the TypeScript clients add nothing here, the state is the server's.
-const CLIENTS: [&str; 3] = ["py-mcp-1", "py-mcp-2", "py-fastmcp-4"];
+/// Clients that leave state, with mode of finding out the era and transport; the TypeScript clients add nothing here, the
+/// state is the server's. In the mode `auto` an agent must come to a session by itself, as there is nothing without one.
+const CLIENTS: [(&str, &str, &str); 8] = [
+    ("py-mcp-1", "legacy", "http"),
+    ("py-mcp-1", "legacy", "sse"),
+    ("py-mcp-2", "legacy", "http"),
+    ("py-mcp-2", "legacy", "sse"),
+    ("py-mcp-2", "auto", "http"),
+    ("py-fastmcp-4", "legacy", "http"),
+    ("py-fastmcp-4", "legacy", "sse"),
+    ("py-fastmcp-4", "auto", "http"),
+];
+/// Clients that insist on having no session: where each agent has its own, they find and leave nothing.
+const SESSIONLESS: [(&str, &str, &str); 2] =
+    [("py-mcp-2", "modern", "http"), ("py-fastmcp-4", "modern", "http")];
 /// One driver with all its cells.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Pings that a session has answered within the silence, at one every 3 s.
@@ -53,33 +66,58 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
     Ok(tally)
 }
 
+/// One run of a driver: its client, mode and transport, and what must come of it.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    client: &'static Client,
+    way: &'static str,
+    transport: &'static str,
+    expect: &'static str,
+}
+
+impl Row {
+    fn all(expect: &'static str) -> Vec<Self> {
+        let fresh = SESSIONLESS.into_iter().map(|row| (row, "fresh")).filter(|_| expect == "isolated");
+        let rows = CLIENTS.into_iter().map(|row| (row, expect)).chain(fresh);
+        let row = |((name, way, transport), expect)| {
+            let client = driver::ALL.iter().find(|client| client.name == name)?;
+            Some(Self { client, way, transport, expect })
+        };
+        rows.filter_map(row).collect()
+    }
+
+    /// One entry per cell: a backend that was demoted for one client would stay so for the next.
+    fn entry(&self, backend: &Backend, mode: &str) -> String {
+        format!("{}-{mode}-{}-{}-{}", backend.spec.name, self.client.name, self.way, self.transport)
+    }
+
+    fn run(&self, running: &[Backend], mode: &str, port: u16) -> Tally {
+        let cell =
+            |backend| Cell { backend: self.entry(backend, mode), kind: "fastmcp", expect: self.expect };
+        let cells: Vec<Cell> = running.iter().map(cell).collect();
+        let checks: &[&str] = match self.expect {
+            "demoted" => &["demoted"],
+            "fresh" => &["fresh"],
+            _ => &["isolated"],
+        };
+        let name = format!("state-{}/{} {}", self.client.name, self.way, self.transport);
+        let drive = Drive { name, transport: self.transport, cells: &cells, checks, limit: LIMIT };
+        drive.run(self.client.driver("state").args(["--mode", self.way]), port)
+    }
+}
+
 /// Agents that leave values and visible tools in a session, in a mode and with what must come of it.
 fn states(mode: &'static str, expect: &'static str) -> Result<Tally> {
     let running = ["sse", "http"].map(|transport| backends::fastmcp(transport).start());
     let running = running.into_iter().collect::<Result<Vec<Backend>>>()?;
-    let clients = driver::ALL.iter().filter(|client| CLIENTS.contains(&client.name));
-    let drives: Vec<_> = clients.flat_map(|client| [(client, "http"), (client, "sse")]).collect();
-    // One entry per cell: a backend that was demoted for one client would stay so for the next.
-    let name = |backend: &Backend, client: &Client, agents: &str| {
-        format!("{}-{mode}-{}-{agents}", backend.spec.name, client.name)
-    };
-    let entry = |(backend, (client, agents)): (&Backend, &(&Client, &str))| Entry {
-        name: name(backend, client, agents),
-        reached: backend.reached(),
-        mode,
-    };
-    let every = running.iter().flat_map(|backend| drives.iter().map(move |drive| (backend, drive)));
-    let entries: Vec<Entry> = every.map(entry).collect();
+    let rows = Row::all(expect);
+    let every = running.iter().flat_map(|backend| rows.iter().map(move |row| (backend, row)));
+    let entries: Vec<Entry> = every
+        .map(|(backend, row)| Entry { name: row.entry(backend, mode), reached: backend.reached(), mode })
+        .collect();
     let gateway = Gateway::with(&format!("gateway-state-{mode}"), &entries)?;
     let mut tally = Tally::default();
-    for (client, transport) in drives {
-        let cell = |backend| Cell { backend: name(backend, client, transport), kind: "fastmcp", expect };
-        let cells: Vec<Cell> = running.iter().map(cell).collect();
-        let checks: &[&str] = if expect == "demoted" { &["demoted"] } else { &["isolated"] };
-        let name = format!("state-{}/{transport}", client.name);
-        let drive = Drive { name, transport, cells: &cells, checks, limit: LIMIT };
-        tally.add(drive.run(client.driver("state"), gateway.port));
-    }
+    rows.iter().for_each(|row| tally.add(row.run(&running, mode, gateway.port)));
     if expect == "demoted" {
         entries.iter().for_each(|entry| tally.add(demoted(&gateway, &entry.name)));
     }

@@ -10,8 +10,8 @@ use anyhow::{Result, bail};
 use crate::report::{Report, Tally};
 use crate::run::{Ended, Job};
 use crate::{
-    alerts, asked, conformance, large, matrix, reborn, rehearse, restarts, scenario, setup, soak, state,
-    stdio, verbs,
+    alerts, asked, conformance, eras, large, matrix, reborn, rehearse, restarts, scenario, setup, soak,
+    state, stdio, verbs,
 };
 
 /// One step of the gate.
@@ -41,6 +41,9 @@ pub(crate) fn all() -> Vec<Step> {
         }),
         step("matrix", "real clients against real backends through the gateway", || {
             matrix::run(&matrix::Options::default())
+        }),
+        step("eras", "real agents and backends of every era, a third of the pairs", || {
+            eras::run(&eras::Options::short())
         }),
         step("asked", "servers that ask: sampling, elicitation and roots with real clients", || {
             asked::run(&asked::Options::default())

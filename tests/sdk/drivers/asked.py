@@ -13,7 +13,7 @@ import sys
 import uuid
 
 from answers import Answers
-from clients import CLIENTS, said
+from clients import CLIENTS, MODES, said
 
 # What makes a server ask: tool and arguments by the nonce. A question of `everything`'s form carries no nonce.
 TOOLS = {
@@ -42,18 +42,22 @@ class Agent:
         self.options, self.cell = options, cell
         self.answers = Answers(number)
         self.nonces: set[str] = set()
+        self.spoken: str | None = None
         self.failures: dict[str, str] = {}
 
     async def go(self, barrier: asyncio.Barrier):
         make = CLIENTS[self.options.client]
-        client = make(self.cell["url"], self.options.transport, self.options.patience, self.answers)
+        options = self.options
+        client = make(self.cell["url"], options.transport, options.patience, self.answers, options.mode)
         try:
             async with asyncio.timeout(self.options.patience):
                 await client.__aenter__()
         except BaseException as error:
             self.failures["handshake"] = said(error)
             client = None
-        for check in CHECKS:
+        else:
+            self.spoken = client.spoken
+        for check in self.options.checks:
             await barrier.wait()
             if client is not None:
                 await self.check(client, check)
@@ -103,8 +107,8 @@ class Agent:
 
     def audit(self):
         """What this agent was asked, once everything is over."""
-        for check, texts in self.answers.asked.items():
-            problem = self.asked_wrongly(check, texts)
+        for check in self.options.checks:
+            problem = self.asked_wrongly(check, self.answers.asked[check])
             if problem:
                 self.failures.setdefault(check, problem)
 
@@ -129,9 +133,11 @@ async def run_cell(options, cell: dict) -> bool:
     await asyncio.gather(*(agent.go(barrier) for agent in agents))
     for agent in agents:
         agent.audit()
-    for check in ["handshake", *CHECKS, "close"]:
+    for check in ["handshake", *options.checks, "close"]:
         bad = [f"agent {n}: {a.failures[check]}" for n, a in enumerate(agents) if check in a.failures]
         line = {"cell": cell["name"], "check": check, "ok": not bad}
+        if check == "handshake":
+            line["spoken"] = sorted({a.spoken for a in agents if a.spoken})
         if bad:
             line["detail"] = f"{len(bad)} of {len(agents)}; " + " | ".join(bad[:3])
         print(json.dumps(line), flush=True)
@@ -149,6 +155,8 @@ def main():
     parser.add_argument("--client", choices=sorted(CLIENTS), required=True)
     parser.add_argument("--transport", choices=["sse", "http"], required=True)
     parser.add_argument("--cells", required=True, help="JSON list of cells")
+    parser.add_argument("--mode", choices=MODES, help="of finding out the era; the SDK's own unless given")
+    parser.add_argument("--checks", type=lambda text: text.split(","), default=CHECKS)
     parser.add_argument("--agents", type=int, default=4)
     parser.add_argument("--calls", type=int, default=3, help="questions of a kind per agent, at once")
     parser.add_argument("--patience", type=float, default=25.0, help="seconds for any one step")

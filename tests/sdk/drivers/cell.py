@@ -1,8 +1,9 @@
-"""One cell of the matrix with a Python client: some agents at once against one URL, one JSON line per check.
+"""Cells of the matrix with a Python client: some agents at once against one URL, one JSON line per check.
 
 Agents go through the checks in step (a barrier between them), so that every step is a herd. After the last
 call the line `{"hold": true}` is printed and a line on standard input awaited (with --hold): whoever runs us
-looks at the gateway's session counts while all agents are still open.
+looks at the gateway's session counts while all agents are still open. Instead of one URL there may be a list of
+`{"name", "url", "kind"}` in --cells; then each line names its cell, and the cells follow each other.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 import time
 import uuid
 
-from clients import CLIENTS, said
+from clients import CLIENTS, MODES, said
 
 TOOLS = {
     "fastmcp": {
@@ -42,13 +43,16 @@ class Agent:
         self.options, self.number = options, number
         self.tools = TOOLS[options.kind]
         self.failures: dict[str, str] = {}
+        self.spoken: str | None = None
 
     async def go(self, barrier: asyncio.Barrier, done: asyncio.Event):
-        make = CLIENTS[self.options.client]
-        client = make(self.options.url, self.options.transport, self.options.patience)
+        options = self.options
+        make = CLIENTS[options.client]
+        client = make(options.url, options.transport, options.patience, mode=options.mode)
         try:
-            async with asyncio.timeout(self.options.patience):
+            async with asyncio.timeout(options.patience):
                 await client.__aenter__()
+            self.spoken = client.spoken
         except BaseException as error:
             self.failures["handshake"] = said(error)
             client = None
@@ -114,12 +118,24 @@ class Agent:
 def report(check: str, agents: list[Agent], began: float):
     bad = [f"agent {a.number}: {a.failures[check]}" for a in agents if check in a.failures]
     line = {"check": check, "ok": not bad, "ms": round((time.monotonic() - began) * 1000)}
+    line |= {"cell": agents[0].options.name} if agents[0].options.name else {}
+    if check == "handshake":
+        line["spoken"] = sorted({a.spoken for a in agents if a.spoken})
     if bad:
         line["detail"] = f"{len(bad)} of {len(agents)}; " + " | ".join(bad[:3])
     print(json.dumps(line), flush=True)
 
 
 async def run(options) -> int:
+    if not options.cells:
+        return await run_cell(options)
+    # One after another: a cell must show what its own agents do to each other.
+    cells = json.loads(options.cells)
+    ended = [await run_cell(argparse.Namespace(**(vars(options) | cell))) for cell in cells]
+    return max(ended)
+
+
+async def run_cell(options) -> int:
     agents = [Agent(options, number) for number in range(options.agents)]
     barrier = asyncio.Barrier(options.agents + 1)
     done = asyncio.Event()
@@ -146,9 +162,13 @@ async def run(options) -> int:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--client", choices=sorted(CLIENTS), required=True)
-    parser.add_argument("--url", required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--url")
+    where.add_argument("--cells", help="JSON list of cells")
+    parser.add_argument("--name", help="of the cell, in each line")
     parser.add_argument("--transport", choices=["sse", "http"], required=True)
-    parser.add_argument("--kind", choices=sorted(TOOLS), required=True)
+    parser.add_argument("--mode", choices=MODES, help="of finding out the era; the SDK's own unless given")
+    parser.add_argument("--kind", choices=sorted(TOOLS))
     parser.add_argument("--agents", type=int, default=10)
     parser.add_argument("--calls", type=int, default=20)
     parser.add_argument("--patience", type=float, default=25.0, help="seconds for any one step")

@@ -1,11 +1,16 @@
 """One face over three real Python clients: `mcp` 1.x, `mcp` 2.x and FastMCP.
 
 Which of them is installed depends on the virtual environment, so every import stands in its own class.
-Entering is the handshake, leaving is the close; both must happen in the same task (anyio's rule).
+Entering is the handshake, leaving is the close; both must happen in the same task (anyio's rule). Without a mode an
+SDK does what it does by itself; what was agreed on is in `spoken`.
 """
 
 import asyncio
 import contextlib
+import importlib
+
+MODES = ["auto", "legacy", "modern"]
+MODERN = "2026-07-28"
 
 
 def text_of(result) -> str:
@@ -20,12 +25,27 @@ def text_of(result) -> str:
 class Mcp1:
     """`mcp` 1.x: ClientSession over a transport. It never cancels by itself, so we send the notification."""
 
-    def __init__(self, url: str, transport: str, timeout: float, answers=None):
+    MODULES = ["mcp", "mcp.client.sse", "mcp.client.streamable_http"]
+
+    def __init__(self, url: str, transport: str, timeout: float, answers=None, mode: str | None = None):
+        for name in self.MODULES:  # takes seconds on a busy machine, which are not the handshake's
+            importlib.import_module(name)
         self.url, self.transport, self.timeout = url, transport, timeout
         self.handlers = self._handlers(answers) if answers else {}
+        self.mode = self._mode(mode)
 
     def _handlers(self, answers) -> dict:
         return answers.for_mcp()
+
+    def _mode(self, mode: str | None) -> dict:
+        if mode not in (None, "legacy"):
+            raise ValueError(f"mcp 1.x has no mode {mode}")
+        return {}
+
+    @property
+    def spoken(self) -> str:
+        """The revision that was agreed on."""
+        return self.hello.protocolVersion
 
     async def __aenter__(self):
         from datetime import timedelta
@@ -48,7 +68,8 @@ class Mcp1:
         if self.transport == "sse":
             from mcp.client.sse import sse_client
 
-            return sse_client(self.url)
+            # By itself it gives up a connection after 5 s, which says something of a busy machine only.
+            return sse_client(self.url, timeout=self.timeout)
         from mcp.client.streamable_http import streamablehttp_client
 
         return streamablehttp_client(self.url)
@@ -74,10 +95,19 @@ class Mcp1:
 class Mcp2(Mcp1):
     """`mcp` 2.x: `Client`, which probes `server/discover` first and cancels when its caller is cancelled."""
 
+    def _mode(self, mode: str | None) -> dict:
+        # Told a revision, it does not ask for it: the first request is already in it.
+        return {} if mode is None else {"mode": MODERN if mode == "modern" else mode}
+
+    @property
+    def spoken(self) -> str:
+        return self.session.protocol_version
+
     async def __aenter__(self):
         from mcp import Client
 
-        self.session = Client(self._connect(), read_timeout_seconds=self.timeout, **self.handlers)
+        patience = {"read_timeout_seconds": self.timeout}
+        self.session = Client(self._connect(), **patience, **self.handlers, **self.mode)
         await self.session.__aenter__()
         return self
 
@@ -88,7 +118,8 @@ class Mcp2(Mcp1):
         if self.transport == "sse":
             from mcp.client.sse import sse_client
 
-            return sse_client(self.url)
+            # By itself it gives up a connection after 5 s, which says something of a busy machine only.
+            return sse_client(self.url, timeout=self.timeout)
         from mcp.client.streamable_http import streamable_http_client
 
         return streamable_http_client(self.url)
@@ -102,6 +133,8 @@ class Mcp2(Mcp1):
 class Fast(Mcp2):
     """FastMCP's own client."""
 
+    MODULES = ["fastmcp", "fastmcp.client.transports", "fastmcp.client.elicitation"]
+
     def _handlers(self, answers) -> dict:
         return answers.for_fastmcp()
 
@@ -111,7 +144,7 @@ class Fast(Mcp2):
 
         kind = SSETransport if self.transport == "sse" else StreamableHttpTransport
         patience = {"timeout": self.timeout, "init_timeout": self.timeout}
-        self.session = Client(kind(self.url), **patience, **self.handlers)
+        self.session = Client(kind(self.url), **patience, **self.handlers, **self.mode)
         await self.session.__aenter__()
         return self
 

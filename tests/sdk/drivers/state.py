@@ -1,8 +1,10 @@
 """Servers that keep state per session, with a Python client: several agents at once on each URL.
 
 Where a cell expects `isolated`, no agent may see what another one left in its session, be it a value or a tool that
-was made visible. Where it expects `demoted`, agents begin by sharing; the first sign of state (a tool list that
-changes after a call) must give every agent that comes later a session of its own.
+was made visible; so each must have come to a session, whatever it asked for first. Where it expects `demoted`, agents
+begin by sharing; the first sign of state (a tool list that changes after a call) must give every agent that comes later
+a session of its own. Where it expects `fresh`, agents insist on having no session: each call finds a session as nobody
+left it.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import sys
 import time
 import uuid
 
-from clients import CLIENTS, said
+from clients import CLIENTS, MODERN, MODES, said
 
 
 class Cell:
@@ -25,13 +27,13 @@ class Cell:
         self.failures: dict[str, str] = {}
 
     def client(self):
-        return CLIENTS[self.options.client](self.cell["url"], self.options.transport, self.options.patience)
+        options = self.options
+        make = CLIENTS[options.client]
+        return make(self.cell["url"], options.transport, options.patience, mode=options.mode)
 
     async def run(self) -> bool:
-        if self.cell["expect"] == "demoted":
-            await self.check("demoted", self.demoted())
-        else:
-            await self.check("isolated", self.isolated())
+        expect = self.cell["expect"]
+        await self.check(expect, getattr(self, expect)())
         return not self.failures
 
     async def check(self, name: str, body):
@@ -54,6 +56,8 @@ class Cell:
     async def one(self, agent: "Agent", barrier: asyncio.Barrier):
         async with self.client() as client:
             await barrier.wait()
+            if client.spoken == MODERN:
+                raise RuntimeError(f"agent {agent.number} has no session that could be its own")
             await client.call("remember", {"value": agent.secret})
             await barrier.wait()
             for _ in range(5):
@@ -68,6 +72,24 @@ class Cell:
             if agent.number != 0:
                 with contextlib.suppress(Exception):
                     raise Opened(await client.call("vault", {}))
+            await barrier.wait()
+
+    async def fresh(self):
+        agents = [Agent(number) for number in range(self.options.agents)]
+        barrier = asyncio.Barrier(len(agents))
+        async with asyncio.timeout(self.options.patience), asyncio.TaskGroup() as group:
+            for agent in agents:
+                group.create_task(self.stranger(agent, barrier))
+
+    async def stranger(self, agent: "Agent", barrier: asyncio.Barrier):
+        async with self.client() as client:
+            await client.call("remember", {"value": agent.secret})
+            await client.call("unlock", {})
+            await barrier.wait()
+            if (answer := await client.call("recall", {})) != "None":
+                raise RuntimeError(f"agent {agent.number} found {answer[:80]!r}")
+            if "vault" in await client.tools():
+                raise RuntimeError(f"agent {agent.number} sees the tool of another session")
             await barrier.wait()
 
     async def demoted(self):
@@ -109,6 +131,7 @@ def main():
     parser.add_argument("--client", choices=sorted(CLIENTS), required=True)
     parser.add_argument("--transport", choices=["sse", "http"], required=True)
     parser.add_argument("--cells", required=True, help="JSON list of cells")
+    parser.add_argument("--mode", choices=MODES, help="of finding out the era; the SDK's own unless given")
     parser.add_argument("--agents", type=int, default=4)
     parser.add_argument("--patience", type=float, default=25.0, help="seconds for one cell")
     logging.disable(logging.ERROR)

@@ -15,10 +15,12 @@ const { values: o } = parseArgs({
     agents: { type: 'string', default: '4' },
     calls: { type: 'string', default: '3' },
     patience: { type: 'string', default: '25' },
+    mode: { type: 'string' },
+    checks: { type: 'string', default: 'sampling,elicitation,url,roots' },
   },
 });
 const patience = Number(o.patience) * 1000;
-const CHECKS = ['sampling', 'elicitation', 'url', 'roots'];
+const CHECKS = o.checks.split(',');
 // A question of `everything`'s form carries no nonce, and roots carry none anywhere.
 const UNNAMED = ['everything elicitation', 'everything roots', 'fastmcp roots'];
 
@@ -53,11 +55,13 @@ class Agent {
   async handshake() {
     const Transport = o.transport === 'sse' ? this.sdk.SSEClientTransport : this.sdk.StreamableHTTPClientTransport;
     const capabilities = { sampling: {}, elicitation: { form: {}, url: {} }, roots: { listChanged: true } };
-    const client = new this.sdk.Client({ name: `mcpool-gate-${o.client}`, version: '1' }, { capabilities });
+    const options = { ...this.sdk.options, capabilities };
+    const client = new this.sdk.Client({ name: `mcpool-gate-${o.client}`, version: '1' }, options);
     this.answerFor(client);
     this.transport = new Transport(new URL(this.cell.url));
     await client.connect(this.transport, { timeout: patience });
     this.client = client;
+    this.spoken = this.sdk.spoken(client, this.transport);
   }
 
   answerFor(client) {
@@ -170,6 +174,7 @@ async function runCell(sdk, cell) {
   for (const check of ['handshake', ...CHECKS, 'close']) {
     const bad = agents.filter((agent) => agent.failures[check]);
     const line = { cell: cell.name, check, ok: bad.length === 0 };
+    if (check === 'handshake') line.spoken = [...new Set(agents.map((agent) => agent.spoken).filter(Boolean))];
     if (bad.length > 0) {
       line.detail = `${bad.length} of ${agents.length}; ${bad.slice(0, 3).map((agent) => agent.failures[check]).join(' | ')}`;
     }
@@ -178,7 +183,7 @@ async function runCell(sdk, cell) {
   return agents.every((agent) => Object.keys(agent.failures).length === 0);
 }
 
-const sdk = await load(o.client);
+const sdk = await load(o.client, o.mode);
 let ok = true;
 // One after another: a cell must show what its own agents do to each other.
 for (const cell of JSON.parse(o.cells)) ok = (await runCell(sdk, cell)) && ok;

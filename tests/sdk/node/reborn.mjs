@@ -13,19 +13,23 @@ const { values: o } = parseArgs({
     client: { type: 'string' },
     url: { type: 'string' },
     transport: { type: 'string' },
+    mode: { type: 'string' },
     agents: { type: 'string', default: '10' },
     patience: { type: 'string', default: '30' },
   },
 });
 const timeout = Number(o.patience) * 1000;
-const sdk = await load(o.client);
+const sdk = await load(o.client, o.mode);
+const spoken = new Set();
 const noises = [];
 
 async function agent() {
   const Transport = o.transport === 'sse' ? sdk.SSEClientTransport : sdk.StreamableHTTPClientTransport;
-  const client = new sdk.Client({ name: `mcpool-gate-${o.client}`, version: '1' });
+  const client = new sdk.Client({ name: `mcpool-gate-${o.client}`, version: '1' }, sdk.options);
   client.onerror = (error) => noises.push(said(error));
-  await client.connect(new Transport(new URL(o.url)), { timeout });
+  const transport = new Transport(new URL(o.url));
+  await client.connect(transport, { timeout });
+  spoken.add(sdk.spoken(client, transport));
   await echo(client);
   return client;
 }
@@ -58,7 +62,8 @@ const failed = {};
 for (const { reason } of ends.filter((end) => end.status === 'rejected')) {
   failed[said(reason)] = (failed[said(reason)] ?? 0) + 1;
 }
-console.log(JSON.stringify({ ok: ends.filter((end) => end.status === 'fulfilled').length, failed }));
+const ok = ends.filter((end) => end.status === 'fulfilled').length;
+console.log(JSON.stringify({ ok, failed, spoken: [...spoken] }));
 console.error(noises.slice(0, 20).join('\n'));
 await lines.next();
 process.exit(0);

@@ -1,25 +1,20 @@
 """A real FastMCP server for the gate: tools with nonces, progress, state and questions to the client.
 
-It runs on FastMCP 2.14 and 4.1. It binds loopback before it says `ready PORT`, so a port of 0 is safe, and
-it counts what it saw (`/stats`): initialize requests are sessions opened here, statuses are what left here.
+It runs on FastMCP 2.14 and 4.1.
 """
 
 import argparse
 import asyncio
 import collections
-import socket
 import uuid
 
-import uvicorn
 from fastmcp import Context, FastMCP
-from starlette.responses import JSONResponse
+from serving import seen, serve
 
 READ_ONLY = {"readOnlyHint": True, "openWorldHint": False}
 WRITES = {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": False, "openWorldHint": False}
 
 server = FastMCP("mcpool-fastmcp")
-statuses: collections.Counter = collections.Counter()
-seen: collections.Counter = collections.Counter()
 added: collections.Counter = collections.Counter()
 
 
@@ -112,51 +107,6 @@ if hasattr(Context, "enable_components"):  # FastMCP 4 keeps state and visibilit
     server.disable(names={"vault"})
 
 
-@server.custom_route("/stats", methods=["GET"])
-async def stats(_request) -> JSONResponse:
-    return JSONResponse(
-        {
-            "seen": dict(seen),
-            "statuses": {str(k): v for k, v in statuses.items()},
-            "added": len(added),
-            "added_twice": sum(1 for n in added.values() if n > 1),
-        }
-    )
-
-
-class Counted:
-    """Counts statuses and `initialize` bodies as they pass, without touching them."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http" or scope["path"] == "/stats":
-            return await self.app(scope, receive, send)
-
-        async def counted_receive():
-            message = await receive()
-            if message["type"] == "http.request" and b'"initialize"' in message.get("body", b""):
-                seen["initialize"] += 1
-            return message
-
-        async def counted_send(message):
-            if message["type"] == "http.response.start":
-                statuses[message["status"]] += 1
-            await send(message)
-
-        return await self.app(scope, counted_receive, counted_send)
-
-
-class Announced(uvicorn.Server):
-    """Says `ready PORT` once it accepts."""
-
-    async def startup(self, sockets=None):
-        await super().startup(sockets=sockets)
-        if self.started:
-            print(f"ready {sockets[0].getsockname()[1]}", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
@@ -164,12 +114,11 @@ def main() -> None:
     parser.add_argument("--path", default="/sse/")
     options = parser.parse_args()
     app = server.http_app(path=options.path, transport=options.transport)
-    # With the protocol named, or asyncio does not switch Nagle's algorithm off (40 ms in every answer).
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", options.port))
-    config = uvicorn.Config(Counted(app), log_level="warning", timeout_graceful_shutdown=1, lifespan="on")
-    asyncio.run(Announced(config).serve(sockets=[listener]))
+    serve(app, options.port, counts)
+
+
+def counts() -> dict:
+    return {"added": len(added), "added_twice": sum(1 for n in added.values() if n > 1)}
 
 
 if __name__ == "__main__":

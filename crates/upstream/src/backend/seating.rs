@@ -42,10 +42,15 @@ impl Backend {
             Some(tenure) => tenure,
             // What the server is decides, and nobody has met it yet.
             None => {
-                let is_decided = self.modes.decide(false).is_some();
-                let first = match hello.client.is_interactive() || is_decided {
-                    true => self.default_pool(),
-                    false => self.pool(self.key(&hello.caller, CapabilityClass::neutral(), Mode::Shared)),
+                let first = match self.modes.decide(false).map(|decision| decision.mode) {
+                    // Sessions of agents' own are opened for who asks for one, and here nobody does: it is met by the
+                    // session that the first call of who waits has anew.
+                    Some(Mode::Pinned) => {
+                        self.pool(self.key(&hello.caller, hello.client.class(), Mode::Exclusive))
+                    }
+                    Some(_) => self.default_pool(),
+                    None if hello.client.is_interactive() => self.default_pool(),
+                    None => self.pool(self.key(&hello.caller, CapabilityClass::neutral(), Mode::Shared)),
                 };
                 self.greeted(&first, patience).await?;
                 self.tenure(hello).unwrap_or(Tenure::Usual(Mode::Pinned))
