@@ -136,23 +136,31 @@ impl<L: Link> Guests<L> {
         let State { kinds, count, .. } = &mut *state;
         let Some(kindred) = kinds.get_mut(kind) else { return Room::None };
         kindred.retain(|guest| {
-            let stays = !guest.unheard.ended.load(Ordering::Relaxed) && !guest.link.is_outdated();
+            let stays = !guest.unheard.ended.load(Ordering::Relaxed);
             if !stays {
                 gone.push(Arc::clone(guest));
             }
             stays
         });
-        *count -= gone.len();
-        let room = match kindred.iter().min_by_key(|guest| guest.core.in_flight()) {
+        // The first with room, so that few are in use.
+        let roomy = kindred.iter().position(|guest| guest.core.in_flight() < CALLS);
+        let least = || (0..kindred.len()).min_by_key(|at| kindred[*at].core.in_flight());
+        let chosen = roomy.or_else(least).map(|at| Arc::clone(&kindred[at]));
+        let room = match chosen {
             None => Room::None,
+            // So are all of its kind.
+            Some(guest) if guest.link.is_outdated() => {
+                gone.append(kindred);
+                Room::None
+            }
             Some(guest) => {
                 guest.core.seen();
                 let is_alone = guest.link.is_own() || guest.link.era() == Era::Modern;
-                let is_free = is_alone || guest.core.in_flight() < CALLS || kindred.len() >= KINDRED;
-                let guest = Arc::clone(guest);
+                let is_free = is_alone || roomy.is_some() || kindred.len() >= KINDRED;
                 if is_free { Room::Free(guest) } else { Room::Busy(guest) }
             }
         };
+        *count -= gone.len();
         if kindred.is_empty() {
             kinds.remove(kind);
         }

@@ -54,12 +54,23 @@ impl fmt::Display for Members<'_> {
         f.write_str("{")?;
         for (at, (key, value)) in self.0.iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };
-            // As JSON: a key may need escapes.
-            let key = serde_json::to_string(key).map_err(|_| fmt::Error)?;
-            write!(f, "{comma}{key}:{value}")?;
+            f.write_str(comma)?;
+            write_key(f, key)?;
+            f.write_str(":")?;
+            f.write_str(value)?;
         }
         f.write_str("}")
     }
+}
+
+/// A key as JSON; few need escapes.
+fn write_key(f: &mut fmt::Formatter<'_>, key: &str) -> fmt::Result {
+    if key.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        f.write_str("\"")?;
+        f.write_str(key)?;
+        return f.write_str("\"");
+    }
+    f.write_str(&serde_json::to_string(key).map_err(|_| fmt::Error)?)
 }
 
 impl<'de> Deserialize<'de> for Members<'de> {
