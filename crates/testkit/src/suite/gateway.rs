@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use super::Speech;
+
 /// Until it says where it listens.
 const START: Duration = Duration::from_secs(20);
 /// From the signal to its end.
@@ -35,11 +37,16 @@ impl Drop for Folder {
 
 impl Gateway {
     /// Starts the program in front of this backend.
-    pub(super) async fn start(program: &Path, backend: &str, era: &str) -> Result<Self, String> {
+    pub(super) async fn start(
+        program: &Path,
+        backend: &str,
+        era: &str,
+        speech: Speech,
+    ) -> Result<Self, String> {
         let folder = Folder(std::env::temp_dir().join(format!("mcpool-suite-{}", std::process::id())));
         let config = folder.0.join("mcpool.toml");
         let written = std::fs::create_dir_all(&folder.0)
-            .and_then(|()| std::fs::write(&config, configuration(backend, era)));
+            .and_then(|()| std::fs::write(&config, configuration(backend, era, speech)));
         written.map_err(|e| format!("{}: {e}", config.display()))?;
         let mut command = Command::new(program);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MCPOOL_")) {
@@ -64,12 +71,17 @@ impl Gateway {
     }
 }
 
-fn configuration(backend: &str, era: &str) -> String {
+fn configuration(backend: &str, era: &str, speech: Speech) -> String {
+    // An agent without a session that may be asked things is sent back where a server might keep something in one.
+    let state = match speech {
+        Speech::Handshake => "unknown",
+        Speech::Modern => "none",
+    };
     // Times are long: many scenarios run at once, on whatever machine there is.
     format!(
         "listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
          sessions.state_dir = \"state\"\nshutdown.grace = \"3s\"\n\n\
-         [backends.suite]\nurl = {backend:?}\nera = {era:?}\n\
+         [backends.suite]\nurl = {backend:?}\nera = {era:?}\nstate = {state:?}\n\
          handshake_timeout = \"10s\"\nfirst_open_timeout = \"10s\"\n"
     )
 }

@@ -42,7 +42,7 @@ impl Scenario {
     /// # Errors
     /// When the gateway does not start, or the agent does not get what it should.
     pub async fn play(&self) -> Result<(), String> {
-        let gateway = Gateway::start(&self.mcpool, &self.url, &self.era).await?;
+        let gateway = Gateway::start(&self.mcpool, &self.url, &self.era, self.speech).await?;
         let played = async {
             let caller = Caller::open(&gateway.url, self.speech, script::capabilities(&self.name)).await?;
             let played = script::play(&self.name, &self.context, &caller).await;
