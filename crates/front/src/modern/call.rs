@@ -5,7 +5,8 @@
 //! caller as an answer, and the call goes on with the request that brings what the caller says.
 
 use std::{
-    future::poll_fn,
+    future::{Future as _, poll_fn},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -16,6 +17,7 @@ use mcpool_wire::{
     CallError, Envelope, Era, ErrorKind, Forwarded, Link, Message, Method, Outlet, RpcId,
     modern::{answers, code, error_code, to_legacy_request},
 };
+use tokio::time::{Sleep, sleep_until};
 
 use super::{
     Asking,
@@ -134,7 +136,8 @@ async fn attend(core: &Arc<AgentCore>, id: &RpcId, voice: &Arc<Voice>, running: 
     let _attending = Attending(Arc::clone(voice));
     let is_first = running.is_some();
     let mut running = running;
-    let heard = poll_fn(|cx| first(&mut running, voice, cx)).await;
+    let mut look = None;
+    let heard = poll_fn(|cx| first(&mut running, voice, &mut look, cx)).await;
     let round = is_first.then(|| Round::new(running, Arc::clone(voice)));
     match heard {
         Heard::End(finished) => whole(finished),
@@ -152,14 +155,27 @@ async fn attend(core: &Arc<AgentCore>, id: &RpcId, voice: &Arc<Voice>, running: 
     }
 }
 
-fn first(running: &mut Option<Running>, voice: &Arc<Voice>, cx: &mut Context<'_>) -> Poll<Heard> {
+fn first(
+    running: &mut Option<Running>,
+    voice: &Arc<Voice>,
+    look: &mut Option<Pin<Box<Sleep>>>,
+    cx: &mut Context<'_>,
+) -> Poll<Heard> {
     if let Some(call) = running
         && let Poll::Ready(finished) = call.poll_end(cx)
     {
         *running = None;
         voice.finish(finished);
     }
-    voice.poll_heard(cx)
+    loop {
+        let heard = voice.poll_heard(cx);
+        let Some(until) = voice.gathers().filter(|_| heard.is_pending()) else { return heard };
+        let timer = look.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        timer.as_mut().reset(until);
+        if timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+    }
 }
 
 async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -> Served {

@@ -11,6 +11,7 @@ mod level;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -35,6 +36,8 @@ use crate::{
 
 /// Questions one call may have open.
 const MOST_QUESTIONS: usize = 64;
+/// What is asked so soon after a question is asked along with it: a server may ask several things at once.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 pub(super) struct Voice {
     core: Arc<AgentCore>,
@@ -55,6 +58,8 @@ struct State {
     token: Option<Bytes>,
     level: Option<Level>,
     questions: Vec<Question>,
+    /// Until when more questions are waited for.
+    together: Option<Instant>,
     end: Option<Finished>,
     /// Its number among the parked.
     number: Option<u64>,
@@ -111,6 +116,7 @@ impl Voice {
             token,
             level: level.and_then(Level::parse),
             questions: Vec::new(),
+            together: None,
             end: None,
             number: None,
             is_renamed: false,
@@ -142,13 +148,18 @@ impl Voice {
             self.owner.wake();
             return Poll::Ready(Heard::End(finished));
         }
-        if state.questions.is_empty() {
+        if state.questions.is_empty() || state.gathers().is_some() {
             return Poll::Pending;
         }
         let heard = self.park(&mut state).map_or_else(Heard::NoRoom, Heard::Asked);
         drop(state);
         self.owner.wake();
         Poll::Ready(heard)
+    }
+
+    /// When the POST that waits is to look again, if something is asked and more may follow.
+    pub(super) fn gathers(&self) -> Option<Instant> {
+        self.lock().gathers()
     }
 
     /// What the owner of the call has to do; whoever reads a stream is told what there is to say.
@@ -177,6 +188,9 @@ impl Voice {
         }
         if state.questions.is_empty() {
             return Owed::Work;
+        }
+        if let Some(until) = state.gathers() {
+            return Owed::Patience(until);
         }
         match self.park(&mut state) {
             Ok(body) => {
@@ -330,6 +344,9 @@ impl Voice {
             self.core.common.dropped("server_request");
             return Err(OutletFull);
         }
+        if state.questions.is_empty() {
+            state.together = Some(Instant::now() + TOGETHER);
+        }
         state.questions.push(Question { number, key: format!("ask-{number}"), json });
         drop(state);
         self.poster.wake();
@@ -344,6 +361,11 @@ impl Voice {
 }
 
 impl State {
+    /// Until when more questions are waited for, where there are some.
+    fn gathers(&self) -> Option<Instant> {
+        self.together.filter(|until| !self.questions.is_empty() && *until > Instant::now())
+    }
+
     /// The end of the call, under the id that is to be answered.
     fn ended(&mut self) -> Option<Finished> {
         let finished = self.end.take()?;

@@ -50,6 +50,18 @@ fn counted(front: &Running) -> (usize, usize) {
 }
 
 #[tokio::test]
+async fn what_is_asked_at_once_is_one_answer() {
+    let front = start().await;
+    let body = call(1, "ask-both");
+    let result = front.ask(&body).await.json()["result"].clone();
+    let question = json!({ "method": "roots/list" });
+    assert_eq!(result["inputRequests"], json!({ "ask-77": question, "ask-78": question }));
+    let answers = json!({ "ask-77": { "roots": [] }, "ask-78": { "roots": [] } });
+    let got = front.ask(&again(2, &body, &result["requestState"], answers)).await;
+    assert_eq!(got.json()["result"]["heard"], 2, "{got:?}");
+}
+
+#[tokio::test]
 async fn a_question_is_an_answer_and_the_call_goes_on_with_what_its_caller_says() {
     let front = start().await;
     let body = call(1, "ask");

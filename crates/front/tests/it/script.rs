@@ -253,6 +253,16 @@ async fn act(
             progress(call, &message, 2);
             return Ok(answer(&json!({"heard": heard})));
         }
+        "ask-both" => {
+            for id in [77, 78] {
+                let ask = json!({"jsonrpc":"2.0","id":id,"method":"roots/list"}).to_string();
+                let asked = LinkEvent::Request { id, message: message_of(ask) };
+                call.outlet.as_ref().unwrap().push(asked).unwrap();
+                tokio::task::yield_now().await;
+            }
+            let all = answers.wait_for(|all| all.len() == 2).await.unwrap();
+            return Ok(answer(&json!({"heard": all.len()})));
+        }
         "ask-hang" => {
             ask(call, answers).await;
             std::future::pending().await
