@@ -152,6 +152,34 @@ fn perform(package: &str, name: &str, side: &[&str], args: &[&str]) -> Result<(E
     Ok((ended, results))
 }
 
+/// What has to come of a run whose expected failures the suite itself looks after.
+struct Bar<'a> {
+    name: &'a str,
+    /// Where its expected failures are listed.
+    expected: &'a str,
+    /// Checks that have to pass at least.
+    least: u32,
+}
+
+impl Bar<'_> {
+    fn judge(&self, options: &Options, began: Instant, (ended, results): (&Ended, &Results)) -> Tally {
+        println!("   {:<34} {results} ({:.0} s)", self.name, began.elapsed().as_secs_f64());
+        let failing = results.failing();
+        if options.verbose {
+            failing.iter().for_each(|line| println!("       fails: {line}"));
+        }
+        let mut tally = Tally { passed: results.good() as u64, ..Tally::default() };
+        tally.add(Tally::check(ended.success, || {
+            format!("{}: not what {} expects: {}", self.name, self.expected, failing.join("; "))
+        }));
+        let (passed, _) = results.checks();
+        tally.add(Tally::check(passed >= self.least, || {
+            format!("{}: {passed} checks passed, {} have to", self.name, self.least)
+        }));
+        tally
+    }
+}
+
 fn program(package: &str) -> PathBuf {
     paths::deps().join("conformance/node_modules").join(package).join("dist/index.js")
 }

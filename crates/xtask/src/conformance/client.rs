@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::{Options, fixture::NEW, perform, results::STAMP};
+use super::{Bar, Options, fixture::NEW, perform, results::STAMP};
 use crate::paths;
 use crate::report::Tally;
 
@@ -67,19 +67,8 @@ impl Run {
         let side = ["client", "--command", &command];
         let args = ["--suite", "all", "--spec-version", self.revision, "--expected-failures", &expected];
         let (ended, results) = perform(NEW, &name, &side, &args)?;
-        println!("   {:<34} {results} ({:.0} s)", self.name, began.elapsed().as_secs_f64());
-        let failing = results.failing();
-        if options.verbose {
-            failing.iter().for_each(|line| println!("       fails: {line}"));
-        }
-        let mut tally = Tally { passed: results.good() as u64, ..Tally::default() };
-        tally.add(Tally::check(ended.success, || {
-            format!("{}: not what {:?} expects: {}", self.name, self.expected, failing.join("; "))
-        }));
-        let (passed, _) = results.checks();
-        tally.add(Tally::check(passed >= self.least, || {
-            format!("{}: {passed} checks passed, {} have to", self.name, self.least)
-        }));
+        let bar = Bar { name: self.name, expected: &self.expected.join(", "), least: self.least };
+        let mut tally = bar.judge(options, began, (&ended, &results));
         let said = said(&paths::logs().join(&name))?;
         // Nobody logs in, so their agents get nothing.
         for scenario in results.names().filter(|name| !name.starts_with("auth/")) {

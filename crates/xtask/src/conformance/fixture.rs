@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Options, perform};
+use super::{Bar, Options, perform};
 use crate::backends;
 use crate::gateway::Gateway;
 use crate::paths;
@@ -107,20 +107,8 @@ impl Run {
         let args = self.args();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let (ended, results) = perform(self.package, &name, &["server", "--url", &url], &args)?;
-        println!("   {:<34} {results} ({:.0} s)", self.name, began.elapsed().as_secs_f64());
-        let failing = results.failing();
-        if options.verbose {
-            failing.iter().for_each(|line| println!("       fails: {line}"));
-        }
-        let mut tally = Tally { passed: results.good() as u64, ..Tally::default() };
-        tally.add(Tally::check(ended.success, || {
-            format!("{}: not what {} expects: {}", self.name, self.expected, failing.join("; "))
-        }));
-        let (passed, _) = results.checks();
-        tally.add(Tally::check(passed >= self.least, || {
-            format!("{}: {passed} checks passed, {} have to", self.name, self.least)
-        }));
-        Ok(tally)
+        let bar = Bar { name: self.name, expected: self.expected, least: self.least };
+        Ok(bar.judge(options, began, (&ended, &results)))
     }
 
     /// What the suite is told besides where the server is.
