@@ -314,6 +314,10 @@ impl AgentCore {
             LinkEvent::Notification(bytes) => self.push(outbox, Weight::of_notification(&bytes), bytes),
             LinkEvent::Request { id, message } => self.ask(outbox, id, &message),
             LinkEvent::Withdrawn { id, reason } => self.withdraw(outbox, id, reason),
+            LinkEvent::Paused(wait) => {
+                outbox.dismiss(wait);
+                Ok(())
+            }
             LinkEvent::Ended(_) => {
                 self.ended.store(true, Ordering::Relaxed);
                 match self.transport {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::task::AtomicWaker;
-use mcpool_wire::{LinkEvent, Outlet, OutletFull};
+use mcpool_wire::{LinkEvent, Outlet, OutletFull, Revision};
 
 use crate::{agent::AgentCore, outbox::Outbox};
 
@@ -15,6 +15,8 @@ pub(crate) struct CallStream {
     core: Arc<AgentCore>,
     /// Whether a server may ask this agent things.
     interactive: bool,
+    /// Whether its agent wants a stream in any case, and knows how to come back to it.
+    polls: bool,
     /// Nothing inside: the POST is gone, there will be no stream.
     opened: OnceLock<Option<Arc<Outbox>>>,
     waker: AtomicWaker,
@@ -22,12 +24,24 @@ pub(crate) struct CallStream {
 
 impl CallStream {
     pub(crate) fn new(core: &Arc<AgentCore>, interactive: bool) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::unopened(core, interactive))
+    }
+
+    /// Open before anything was said.
+    pub(crate) fn open(core: &Arc<AgentCore>, interactive: bool) -> Arc<Self> {
+        let polls = core.revision() == Some(Revision::V2025_11_25);
+        let opened = OnceLock::from(Some(core.call_outbox()));
+        Arc::new(Self { polls, opened, ..Self::unopened(core, interactive) })
+    }
+
+    fn unopened(core: &Arc<AgentCore>, interactive: bool) -> Self {
+        Self {
             core: Arc::clone(core),
             interactive,
+            polls: false,
             opened: OnceLock::new(),
             waker: AtomicWaker::new(),
-        })
+        }
     }
 
     /// The stream, if anything was said.
@@ -53,6 +67,11 @@ impl Outlet for CallStream {
     fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
         if matches!(event, LinkEvent::Request { .. }) && !self.interactive {
             return Err(OutletFull);
+        }
+        if let LinkEvent::Paused(wait) = event
+            && !(self.polls && wait < self.core.common.times().orphan / 2)
+        {
+            return Ok(());
         }
         let is_first = self.opened.get().is_none();
         let Some(outbox) = self.opened.get_or_init(|| Some(self.core.call_outbox())) else {

@@ -1,4 +1,5 @@
-//! Streamable HTTP: one message per POST, answered as JSON, or as a stream when something comes before the answer.
+//! Streamable HTTP: one message per POST, answered as JSON, or as a stream when something comes before the answer or
+//! the agent names streams first.
 //!
 //! Every stream can be taken up again by a GET that names its last event (`replay`).
 //!
@@ -24,7 +25,7 @@ use crate::{
     budget::Charge,
     call_stream::CallStream,
     front::Front,
-    http::{accepts, text, unknown_backend},
+    http::{accepts, prefers_events, text, unknown_backend},
     incoming::{Body, Incoming, Request},
     modern::{self, is_modern},
     observe::{AgentEnd, Cause, Transport},
@@ -259,7 +260,10 @@ async fn answer<L: Link>(
     }
     let takes_events = accepts(headers, "text/event-stream");
     let takes_json = accepts(headers, "application/json") || !takes_events;
-    let said = takes_events.then(|| CallStream::new(core, interactive));
+    let said = takes_events.then(|| match prefers_events(headers) {
+        true => CallStream::open(core, interactive),
+        false => CallStream::new(core, interactive),
+    });
     let outlet = said.clone().map(|said| said as Arc<dyn Outlet>);
     let running = match Running::start(core, link, request, (message, charge), outlet) {
         Ok(running) => running,

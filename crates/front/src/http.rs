@@ -226,6 +226,21 @@ pub(crate) fn accepts(headers: &HeaderMap, media: &str) -> bool {
     silent
 }
 
+/// Whether the client would rather have events than JSON: of two it takes equally, the one it names first.
+pub(crate) fn prefers_events(headers: &HeaderMap) -> bool {
+    let wish = |media| {
+        let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut ranges = values.flat_map(|value| value.split(',')).zip((0_u16..).map(std::cmp::Reverse));
+        ranges.find_map(|(range, place)| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_it = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(media));
+            let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
+            is_it.then_some((weight.filter(|q: &f32| *q > 0.0)?, place))
+        })
+    };
+    wish("text/event-stream") > wish("application/json")
+}
+
 /// A header as text.
 pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default())

@@ -25,7 +25,7 @@ use crate::{
     weight::Weight,
 };
 
-pub(crate) use reader::Reader;
+pub(crate) use reader::{Next, Reader};
 
 pub(crate) struct Outbox {
     state: Mutex<State>,
@@ -78,6 +78,8 @@ struct State {
     seq: u64,
     /// When the last reader left.
     left: Option<Instant>,
+    /// Who reads is to go, once it has read what waits, and to come back after this.
+    dismissed: Option<Duration>,
     waker: Option<Waker>,
     /// The connection of who reads.
     connection: Option<Arc<Pulse>>,
@@ -98,6 +100,7 @@ impl Outbox {
             readers: 0,
             seq: 0,
             left: None,
+            dismissed: None,
             waker: None,
             connection: None,
         };
@@ -145,6 +148,10 @@ impl Outbox {
     }
 
     fn take_over(self: &Arc<Self>, state: &mut State, again: VecDeque<Event>, after: u64) -> Reader {
+        if state.readers > 0 {
+            // Meant for the one before, who has come back or was replaced.
+            state.dismissed = None;
+        }
         state.readers += 1;
         state.connection = None;
         if state.presence != Presence::Closed {
@@ -201,6 +208,18 @@ impl Outbox {
             self.retire(&mut state);
         }
         state.presence = Presence::Closed;
+        let waker = state.waker.take();
+        drop(state);
+        self.wake(waker);
+    }
+
+    /// Ends the reading and not the stream: who reads, or is about to, comes back to it after `wait`.
+    pub(crate) fn dismiss(&self, wait: Duration) {
+        let mut state = self.lock();
+        let is_awaited = state.readers == 0 && state.presence == Presence::Absent;
+        if is_awaited || matches!(state.presence, Presence::Attached(_)) {
+            state.dismissed = Some(wait);
+        }
         let waker = state.waker.take();
         drop(state);
         self.wake(waker);
@@ -367,6 +386,16 @@ impl Outbox {
     // A panic while holding it leaves a queue that is still a queue.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Nobody reads from now on.
+    fn leave(&mut self) {
+        self.presence = Presence::Absent;
+        self.left = Some(Instant::now());
+        self.waker = None;
+        self.connection = None;
     }
 }
 

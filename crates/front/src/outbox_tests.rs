@@ -24,13 +24,45 @@ fn stream_of(messages: usize, bytes: usize, number: Option<u32>) -> (Arc<Outbox>
 
 fn read(reader: &mut Reader) -> Option<String> {
     match reader.poll_next(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(next) => next.map(|event| String::from_utf8(event.bytes.to_vec()).unwrap()),
+        Poll::Ready(next) => next.map(|next| match next {
+            Next::Event(event) => String::from_utf8(event.bytes.to_vec()).unwrap(),
+            Next::BackIn(wait) => format!("back in {wait:?}"),
+        }),
         Poll::Pending => Some("pending".to_owned()),
     }
 }
 
 fn text(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
+}
+
+#[test]
+fn who_is_dismissed_reads_what_waits_and_leaves_the_rest_to_the_next() {
+    let (outbox, _gauges) = outbox(3, 1_000);
+    // The first reader is on its way.
+    outbox.dismiss(Duration::from_secs(1));
+    let mut first = outbox.attach().unwrap();
+    assert_eq!(read(&mut first).as_deref(), Some("back in 1s"));
+    // Nobody reads: nobody is sent away.
+    outbox.dismiss(Duration::from_secs(1));
+    let mut reader = outbox.attach().unwrap();
+    assert_eq!(read(&mut reader).as_deref(), Some("pending"));
+    outbox.push(Weight::Note, text("n1")).unwrap();
+    outbox.dismiss(Duration::from_secs(2));
+    outbox.push(Weight::Note, text("n2")).unwrap();
+    for expected in [Some("n1"), Some("n2"), Some("back in 2s"), None, None] {
+        assert_eq!(read(&mut reader).as_deref(), expected);
+    }
+    assert_eq!(outbox.presence(), Presence::Absent);
+    outbox.push(Weight::Must, text("a1")).unwrap();
+    let mut next = outbox.attach().unwrap();
+    drop(reader);
+    assert_eq!(read(&mut next).as_deref(), Some("a1"));
+    assert_eq!(read(&mut next).as_deref(), Some("pending"));
+    // The answer came first: nothing is left to come back for.
+    outbox.dismiss(Duration::from_secs(1));
+    outbox.close();
+    assert_eq!(read(&mut next), None);
 }
 
 #[test]

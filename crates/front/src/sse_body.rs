@@ -17,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::{
-    outbox::Reader,
+    outbox::{Next, Reader},
     pulse::{Busy, Unwritten},
     replay::{Event, EventId},
 };
@@ -103,7 +103,10 @@ impl EventStream {
         }
         if let Poll::Ready(next) = self.reader.poll_next(cx) {
             self.last = Instant::now();
-            return Poll::Ready(next.as_ref().map(Piece::event));
+            return Poll::Ready(next.map(|next| match next {
+                Next::Event(event) => Piece::event(&event),
+                Next::BackIn(wait) => Piece::raw(retry_field(wait)),
+            }));
         }
         loop {
             ready!(self.ping.as_mut().poll(cx));
@@ -253,6 +256,11 @@ pub(crate) fn endpoint_event(session: &str) -> Bytes {
 /// before anything was said, and when. Older agents choke on its empty data.
 pub(crate) fn priming_event(id: EventId, retry: Duration) -> Bytes {
     Bytes::from(format!("id: {id}\nretry: {}\ndata: \n\n", retry.as_millis()))
+}
+
+/// When to come back to a stream that ends before it is over (2025-11-25).
+fn retry_field(wait: Duration) -> Bytes {
+    Bytes::from(format!("retry: {}\n\n", wait.as_millis()))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! outside a call's own answer (progress, server requests, list changes) is pushed through an [`Outlet`] the front
 //! hands over: a bounded hand-off that never waits, so no agent can slow down a session it shares.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -124,6 +124,8 @@ pub enum LinkEvent {
         /// For a human.
         reason: &'static str,
     },
+    /// The server ended the stream of this call before its answer, to be asked for the rest after this time.
+    Paused(Duration),
     /// The link is over (a pinned session broke): the agent has to initialise again.
     Ended(CallError),
 }

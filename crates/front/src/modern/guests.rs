@@ -114,7 +114,10 @@ impl Outlet for Unheard {
                 self.ended.store(true, Ordering::Relaxed);
                 Ok(())
             }
-            LinkEvent::Progress(_) | LinkEvent::Notification(_) | LinkEvent::Withdrawn { .. } => Ok(()),
+            LinkEvent::Progress(_)
+            | LinkEvent::Notification(_)
+            | LinkEvent::Withdrawn { .. }
+            | LinkEvent::Paused(_) => Ok(()),
             // A server must not ask outside of a call.
             LinkEvent::Request { .. } => Err(OutletFull),
         }

@@ -185,7 +185,7 @@ impl Outlet for Ear {
     fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
         match event {
             LinkEvent::Notification(bytes) => self.hear(bytes),
-            LinkEvent::Progress(_) | LinkEvent::Withdrawn { .. } => Ok(()),
+            LinkEvent::Progress(_) | LinkEvent::Withdrawn { .. } | LinkEvent::Paused(_) => Ok(()),
             LinkEvent::Ended(_) => {
                 self.end();
                 Ok(())

@@ -409,7 +409,7 @@ impl Outlet for Voice {
                 self.lock().questions.retain(|one| one.number != id);
                 Ok(())
             }
-            LinkEvent::Ended(_) => Ok(()),
+            LinkEvent::Paused(_) | LinkEvent::Ended(_) => Ok(()),
         }
     }
 }

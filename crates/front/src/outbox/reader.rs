@@ -4,9 +4,8 @@ use std::{
     collections::VecDeque,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
-
-use tokio::time::Instant;
 
 use super::{Outbox, Presence};
 use crate::{
@@ -21,6 +20,13 @@ pub(crate) struct Reader {
     pub(super) again: VecDeque<Event>,
     /// The last event before the first this one gets.
     pub(super) after: u64,
+}
+
+/// What a reader gets.
+pub(crate) enum Next {
+    Event(Event),
+    /// Nothing more here: the rest is for who comes back after this time.
+    BackIn(Duration),
 }
 
 impl Reader {
@@ -43,14 +49,14 @@ impl Reader {
         }
     }
 
-    /// The next event; `None` at the end of the stream, or when a newer reader took over.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+    /// What comes next; `None` at the end of the stream, or when a newer reader took over.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
         let mut state = self.outbox.lock();
         if state.readers != self.generation {
             return Poll::Ready(None);
         }
         if let Some(event) = self.again.pop_front() {
-            return Poll::Ready(Some(event));
+            return Poll::Ready(Some(Next::Event(event)));
         }
         if let Some(entry) = state.queue.pop_front() {
             self.outbox.count(&mut state, 0, entry.bytes.len());
@@ -59,10 +65,18 @@ impl Reader {
                 state.queue = VecDeque::new();
             }
             let id = self.outbox.number(&mut state, &entry.bytes);
-            return Poll::Ready(Some(Event { id, bytes: entry.bytes }));
+            return Poll::Ready(Some(Next::Event(Event { id, bytes: entry.bytes })));
         }
         if state.presence == Presence::Closed {
             return Poll::Ready(None);
+        }
+        if let Some(wait) = state.dismissed.take() {
+            state.leave();
+            // From now on this one is at its end.
+            state.readers += 1;
+            drop(state);
+            self.outbox.owner.wake();
+            return Poll::Ready(Some(Next::BackIn(wait)));
         }
         state.waker = Some(cx.waker().clone());
         Poll::Pending
@@ -86,17 +100,17 @@ impl Drop for Reader {
         if state.readers != self.generation {
             return;
         }
-        state.connection = None;
         match state.presence {
             Presence::Attached(_) => {
-                state.presence = Presence::Absent;
-                state.left = Some(Instant::now());
-                state.waker = None;
+                state.leave();
                 drop(state);
                 self.outbox.owner.wake();
             }
-            Presence::Closed => self.outbox.retire(&mut state),
-            Presence::Absent => {}
+            Presence::Closed => {
+                state.connection = None;
+                self.outbox.retire(&mut state);
+            }
+            Presence::Absent => state.connection = None,
         }
     }
 }

@@ -289,7 +289,7 @@ impl Event {
             lines.first().map(|line| line.trim_start().to_owned())
         };
         let event = field("event:").unwrap_or_default();
-        Self { event, id: field("id:"), retry: field("retry:"), data: field("data:").unwrap() }
+        Self { event, id: field("id:"), retry: field("retry:"), data: field("data:").unwrap_or_default() }
     }
 }
 

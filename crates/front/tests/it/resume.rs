@@ -207,6 +207,82 @@ async fn only_agents_of_2025_11_25_are_primed() {
 }
 
 #[tokio::test]
+async fn an_agent_that_names_streams_first_gets_one_in_any_case() {
+    let front = start().await;
+    let session = front.session_of("2025-11-25").await;
+    let typed = async |accept: &str| {
+        let headers = [("mcp-session-id", session.as_str()), ("accept", accept)];
+        let response = front.start_post("/mcp", &headers, &tool(1, "echo")).await;
+        let media = response.headers()["content-type"].to_str().unwrap().to_owned();
+        (media, Got::read(response).await.text)
+    };
+    for accept in [
+        "text/event-stream, application/json",
+        "text/event-stream;q=0.5 , application/json;q=0.4",
+        "application/json;q=0.9, Text/Event-Stream",
+        "application/json;q=0, text/event-stream",
+        "text/event-stream",
+    ] {
+        let (media, body) = typed(accept).await;
+        assert_eq!(media, "text/event-stream", "{accept}");
+        assert!(body.starts_with("id: ") && body.contains("\nretry: 3000\ndata: \n\n"), "primed: {body}");
+        assert!(body.contains("\"id\":1"), "{body}");
+    }
+    for accept in [
+        "application/json, text/event-stream",
+        "text/event-stream;q=0.4, application/json;q=0.5",
+        "text/event-stream;q=0, application/json",
+        "text/event-stream;q=high, application/json",
+        "*/*",
+        "application/json",
+    ] {
+        assert_eq!(typed(accept).await.0, "application/json", "{accept}");
+    }
+}
+
+#[tokio::test]
+async fn who_asked_for_a_stream_is_sent_away_when_the_server_ends_its_own() {
+    let front = start().await;
+    let pause = |wait_ms: u64| {
+        json!({"jsonrpc":"2.0","id":1,"method":"tools/call",
+               "params":{"name":"pause","arguments":{"wait_ms":wait_ms}}})
+    };
+    let call = async |revision: &str, accept: &str, wait_ms: u64| {
+        let session = front.session_of(revision).await;
+        let headers = [("mcp-session-id", session.as_str()), ("accept", accept)];
+        let stream = Sse::over(front.start_post("/mcp", &headers, &pause(wait_ms)).await);
+        (session, stream)
+    };
+    let (first, second) = ("text/event-stream, application/json", "application/json, text/event-stream");
+    // Primed, told what there is to tell, then when to come back.
+    let (session, mut stream) = call("2025-11-25", first, 250).await;
+    assert_eq!(next(&mut stream).await.data, "");
+    let seen = next(&mut stream).await;
+    assert_eq!(seen.json()["params"]["data"], "before");
+    let last = next(&mut stream).await;
+    assert_eq!((last.retry.as_deref(), last.id, last.data.as_str()), (Some("250"), None, ""));
+    assert!(stream.event().await.is_none());
+    let mut again = front.listen(&session, seen.id.as_deref()).await;
+    let primed = next(&mut again).await;
+    assert_eq!(primed.id, seen.id);
+    // Who did not ask for it, cannot come back, or would come too late, keeps its stream.
+    let mut kept = Vec::new();
+    for (revision, accept, wait_ms) in
+        [("2025-11-25", second, 250), ("2025-06-18", first, 250), ("2025-11-25", first, 40_000)]
+    {
+        let (_, mut stream) = call(revision, accept, wait_ms).await;
+        while next(&mut stream).await.data.is_empty() {}
+        kept.push(stream);
+    }
+    front.script.gate.open();
+    for stream in [&mut again].into_iter().chain(&mut kept) {
+        assert_eq!(stream.json().await["id"], 1);
+        assert!(stream.event().await.is_none());
+    }
+    assert_eq!(front.script.dropped_calls.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn what_a_call_logs_reaches_its_caller_without_a_token() {
     let front = start().await;
     let session = front.session("/mcp").await;

@@ -1,8 +1,11 @@
 //! What lies behind the front in these tests: backends in memory whose tools do what their name says.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -245,6 +248,12 @@ async fn act(
             log(call, "before");
             script.gate.wait().await;
             log(call, "after");
+        }
+        "pause" => {
+            log(call, "before");
+            let wait = Duration::from_millis(arguments["wait_ms"].as_u64().unwrap());
+            call.outlet.as_ref().unwrap().push(LinkEvent::Paused(wait)).unwrap();
+            script.gate.wait().await;
         }
         "ask" => return Ok(answer(&json!({"heard": ask(call, answers).await}))),
         "progress-ask" => {

@@ -355,7 +355,7 @@ fn read_out(
                 Ok(Received::Message(bytes)) => {
                     session.route(bytes, Origin::Stream);
                 }
-                Ok(Received::Accepted) => {}
+                Ok(Received::Accepted | Received::Paused(_)) => {}
                 Err(_) => break,
             }
         }
@@ -385,7 +385,7 @@ fn abandon(
         if let Some(exchange) = exchange.as_mut().filter(|_| !accepted) {
             match tokio::time::timeout(OVERTAKING.min(limit / 4), exchange.next()).await {
                 Ok(Some(Ok(Received::Message(bytes)))) => drop(session.route(bytes, Origin::Stream)),
-                Ok(Some(Ok(Received::Accepted)) | None) | Err(_) => {}
+                Ok(Some(Ok(Received::Accepted | Received::Paused(_))) | None) | Err(_) => {}
                 Ok(Some(Err(error))) => {
                     if error.phase != SendPhase::MaybeSent {
                         // The backend never had it: there is nothing to wait for.

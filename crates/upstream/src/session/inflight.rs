@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use mcpool_wire::{CallTrace, Era};
+use mcpool_wire::{CallTrace, Era, LinkEvent};
 
 use super::{
     Errand, Session,
@@ -79,6 +79,9 @@ impl InFlight {
                         }
                         return Poll::Ready(Ok(answer));
                     }
+                }
+                Poll::Ready(Some(Ok(Received::Paused(wait)))) => {
+                    self.session.pending.push_to(self.ticket.id, LinkEvent::Paused(wait));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.exchange = None;

@@ -50,6 +50,8 @@ pub enum Received {
     Accepted,
     /// It said this.
     Message(Bytes),
+    /// It ended its stream before the answer, and is asked for the rest after this time (2025-11-25 polling).
+    Paused(Duration),
 }
 
 /// An item of an [`Inbound`].

@@ -11,6 +11,7 @@ use http::Method;
 use mcpool_wire::is_response;
 
 use super::{
+    Received,
     classify::Asked,
     http::{Content, Events},
     sse_reader::{SseError, SseEvent, SseItem},
@@ -49,8 +50,9 @@ impl Reading {
         }
     }
 
-    /// The next message; after an error there is none.
-    pub(super) async fn next(&mut self) -> Option<Result<Bytes, SendError>> {
+    /// The next message, or that the server ended the stream and is asked again later; after an error there is
+    /// nothing.
+    pub(super) async fn next(&mut self) -> Option<Result<Received, SendError>> {
         loop {
             let Some(events) = &mut self.events else {
                 match self.resume().await {
@@ -63,7 +65,7 @@ impl Reading {
             match events.next().await {
                 Some(Ok(SseItem::Event(event))) => {
                     if let Some(message) = self.take(event) {
-                        return Some(Ok(message));
+                        return Some(Ok(Received::Message(message)));
                     }
                 }
                 Some(Ok(SseItem::Retry(pause))) => self.pause = pause,
@@ -71,7 +73,11 @@ impl Reading {
                 Some(Err(SseError::TooLarge(cap))) => {
                     return Some(Err(SendError::maybe_sent(Cause::TooLarge(cap))));
                 }
-                Some(Err(SseError::Body(_))) | None if self.can_resume() => self.events = None,
+                Some(Err(SseError::Body(_))) if self.can_resume() => self.events = None,
+                None if self.can_resume() => {
+                    self.events = None;
+                    return Some(Ok(Received::Paused(self.pause)));
+                }
                 Some(Err(SseError::Body(error))) => return Some(Err(error)),
                 None => return None,
             }

@@ -220,7 +220,7 @@ impl Step {
             },
             Self::Answer(body) => Some((Ok(Received::Message(body)), Self::Done)),
             Self::Events(mut reading) => match reading.next().await? {
-                Ok(message) => Some((Ok(Received::Message(message)), Self::Events(reading))),
+                Ok(received) => Some((Ok(received), Self::Events(reading))),
                 Err(error) => Some((Err(error), Self::Done)),
             },
             Self::Done => None,

@@ -67,12 +67,12 @@ const RUNS: [Run; 14] = [
     Run { name: "fixture-0.2-required-2026-07-28", era: "both", way: Way::Direct, package: NEW, checks: Checks::Required("2026-07-28"), expected: "direct.yml", least: 152 },
     Run { name: "fixture-legacy-0.2@2025-11-25", era: "legacy", way: Way::Direct, package: NEW, checks: Checks::At("2025-11-25"), expected: "direct.yml", least: 84 },
     Run { name: "fixture-modern-0.2@2026-07-28", era: "modern", way: Way::Direct, package: NEW, checks: Checks::At("2026-07-28"), expected: "direct.yml", least: 152 },
-    Run { name: "fixture-mcpool-0.1.16", era: "legacy", way: PINNED, package: OLD, checks: Checks::All, expected: "mcpool.yml", least: 43 },
+    Run { name: "fixture-mcpool-0.1.16", era: "legacy", way: PINNED, package: OLD, checks: Checks::All, expected: "mcpool.yml", least: 47 },
     Run { name: "fixture-mcpool-0.2@2025-06-18", era: "legacy", way: PINNED, package: NEW, checks: Checks::At("2025-06-18"), expected: "mcpool.yml", least: 56 },
-    Run { name: "fixture-mcpool-0.2@2025-11-25", era: "legacy", way: PINNED, package: NEW, checks: Checks::At("2025-11-25"), expected: "mcpool.yml", least: 80 },
+    Run { name: "fixture-mcpool-0.2@2025-11-25", era: "legacy", way: PINNED, package: NEW, checks: Checks::At("2025-11-25"), expected: "mcpool.yml", least: 84 },
     Run { name: "fixture-modern-mcpool-0.2@2026-07-28", era: "modern", way: AUTO, package: NEW, checks: Checks::At("2026-07-28"), expected: "mcpool.yml", least: 152 },
     Run { name: "fixture-legacy-mcpool-0.2@2026-07-28", era: "legacy", way: STATELESS, package: NEW, checks: Checks::At("2026-07-28"), expected: "modern-agents.yml", least: 147 },
-    Run { name: "fixture-modern-mcpool-0.2@2025-11-25", era: "modern", way: AUTO, package: NEW, checks: Checks::At("2025-11-25"), expected: "mcpool.yml", least: 80 },
+    Run { name: "fixture-modern-mcpool-0.2@2025-11-25", era: "modern", way: AUTO, package: NEW, checks: Checks::At("2025-11-25"), expected: "mcpool.yml", least: 83 },
     Run { name: "fixture-modern-mcpool-0.2@2025-06-18", era: "modern", way: AUTO, package: NEW, checks: Checks::At("2025-06-18"), expected: "mcpool.yml", least: 56 },
 ];
 

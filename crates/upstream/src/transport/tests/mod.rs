@@ -226,8 +226,9 @@ pub(super) async fn messages(exchange: Exchange) -> Vec<Bytes> {
     let mut items = all(exchange).await.into_iter().map(Result::unwrap);
     assert_eq!(items.next(), Some(Received::Accepted));
     items
-        .map(|item| match item {
-            Received::Message(message) => message,
+        .filter_map(|item| match item {
+            Received::Message(message) => Some(message),
+            Received::Paused(_) => None,
             Received::Accepted => panic!("accepted twice"),
         })
         .collect()
