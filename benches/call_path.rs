@@ -35,7 +35,7 @@ fn seated(runtime: &Runtime, shape: Shape, agents: u64) -> (Arc<Backend>, Vec<Se
 
 fn lease_and_drop(backend: &Backend, seat: &Seat, times: u64) {
     for _ in 0..times {
-        assert!(backend.try_lease(seat, CallKind::Free).is_ok(), "there are more slots than threads");
+        assert!(backend.try_lease(seat, CallKind::Free, None).is_ok(), "there are more slots than threads");
     }
 }
 

@@ -80,14 +80,14 @@ const MESSAGE: usize = 128;
 /// # Errors
 /// When the room is full, or the seat's own session is over.
 pub async fn lease(backend: &Backend, seat: &Seat) -> anyhow::Result<Lease> {
-    if let Ok(lease) = backend.try_lease(seat, CallKind::Free) {
+    if let Ok(lease) = backend.try_lease(seat, CallKind::Free, None) {
         return Ok(lease);
     }
     let mut waiter = backend
         .wait(seat, CallKind::Free, MESSAGE)
         .map_err(|full| anyhow::anyhow!("the room is full: {:?}", full.of))?;
     loop {
-        match backend.try_lease(seat, CallKind::Free) {
+        match backend.try_lease(seat, CallKind::Free, None) {
             Ok(lease) => {
                 waiter.served(tokio::time::Instant::now().into_std());
                 return Ok(lease);

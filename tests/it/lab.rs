@@ -20,7 +20,7 @@ use mcpool_upstream::{
 };
 use mcpool_wire::{
     AgentKey, Answer, BackendId, Call, CallError, CallTrace, Caller, ClientHello, Envelope, Hello, Link as _,
-    LinkEvent, Message, Method, Outlet, OutletFull, Principal, RequestId, Target,
+    LinkEvent, Message, Method, Outlet, OutletFull, Principal, RequestId, Revision, Target,
 };
 use serde_json::{Value, json};
 
@@ -129,6 +129,22 @@ impl Lab {
         affinity: Option<&str>,
         capabilities: Value,
     ) -> Result<Agent, CallError> {
+        let client = ClientHello { capabilities, ..ClientHello::neutral() };
+        self.open(number, affinity, client).await
+    }
+
+    /// Callers without handshake, as many as there are calls.
+    pub(crate) async fn guests(&self, number: u64) -> Agent {
+        let client = ClientHello { revision: Revision::V2026_07_28, ..ClientHello::neutral() };
+        self.open(number, None, client).await.expect("a link")
+    }
+
+    async fn open(
+        &self,
+        number: u64,
+        affinity: Option<&str>,
+        client: ClientHello,
+    ) -> Result<Agent, CallError> {
         let caller = Arc::new(Caller {
             principal: Principal::Anonymous,
             is_local: true,
@@ -138,7 +154,6 @@ impl Lab {
             forwarded: Arc::default(),
         });
         let inbox = Arc::new(Inbox::default());
-        let client = ClientHello { capabilities, ..ClientHello::neutral() };
         let target = Target { name: "lab".into() };
         let hello = Hello { caller: caller.clone(), target, client, outlet: inbox.clone() };
         let link = self.registered.open(&hello).await?;

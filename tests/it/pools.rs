@@ -65,6 +65,26 @@ async fn one_busy_agent_opens_no_sessions_it_could_not_use() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn callers_without_handshake_use_every_slot_of_every_session() {
+    let lab = Lab::scripted(limits(|l| (l.calls_per_session, l.shared_sessions) = (4, 3)));
+    let guests = lab.guests(1).await;
+    let start = now();
+    let calls = (0..12).map(|n| guests.link.call(guests.tool("write", &json!({"n": n, "ms": 1_000}))));
+    for outcome in futures::future::join_all(calls).await {
+        outcome.expect("an answer");
+    }
+    // The kept ones, too: nobody can say that two calls are of one caller.
+    assert_eq!((opened(&lab), now() - start), (3, Duration::from_secs(1)));
+    assert_eq!(sessions_with(&lab, "write").len(), 3);
+    // One that says which agent it is has a session it keeps to.
+    let client = json!({});
+    let named = lab.try_agent(2, Some("anna"), client).await.expect("a link");
+    let calls = (0..8).map(|n| named.link.call(named.tool("named", &json!({"n": n, "ms": 100}))));
+    futures::future::join_all(calls).await.into_iter().for_each(|outcome| drop(outcome.expect("an answer")));
+    assert_eq!(sessions_with(&lab, "named").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_handshake_is_repeated_soon_while_somebody_waits() {
     // No circuit in this one: only the opener's own pauses.
     let mut wish = Wish::default();

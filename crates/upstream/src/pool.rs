@@ -1,8 +1,10 @@
-//! Who may use which sessions: keys, the session budget, and an agent's seat.
+//! Who may use which sessions: keys, the session budget, and an agent's seat (`seat`).
 //!
 //! A deadpool object is one *place* in the backend's session budget, not a session: deadpool lends an object to one
 //! holder, while a session is shared. A session holds its place for as long as it lives. Nothing else names
 //! deadpool.
+
+mod seat;
 
 use std::{
     convert::Infallible,
@@ -14,14 +16,16 @@ use std::{
 };
 
 use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
-use mcpool_wire::{Caller, CapabilityClass, Era, Forwarded, Hello, Outlet, Principal, Revision};
+use mcpool_wire::{Caller, CapabilityClass, Forwarded, Principal};
+
+pub(crate) use self::seat::ANY_SESSION;
+pub use self::seat::Seat;
 
 use crate::{
     catalog::Catalog,
-    loan::Loans,
     merged::Merged,
     observe::Mode,
-    room::{Lane, Need, Room},
+    room::{Lane, Need},
     session::{Session, state::Standing},
     slot::{CallKind, Holding, NoSlot, Slot},
     sync::{Mutex, MutexGuard},
@@ -109,7 +113,11 @@ impl Pool {
 
     /// Whether this session lives, so that changes announced on it are heard.
     pub(crate) fn listens(&self, epoch: u64) -> bool {
-        self.lock().iter().any(|session| session.epoch == epoch && session.is_live())
+        self.live_session(epoch).is_some()
+    }
+
+    fn live_session(&self, epoch: u64) -> Option<Arc<Session>> {
+        self.lock().iter().find(|session| session.epoch == epoch && session.is_live()).cloned()
     }
 
     /// Slots that could be leased now.
@@ -188,178 +196,6 @@ pub enum NoLease {
     Gone,
     /// The operator drained the backend: nothing is to be waited for.
     Drained,
-}
-
-/// Stands for the epoch of a session where every one of the pool will do; no session has it.
-pub(crate) const ANY_SESSION: u64 = 0;
-
-/// One agent's tie to a backend: which pool it draws on and which session it keeps to.
-pub struct Seat {
-    pub(crate) caller: Arc<Caller>,
-    pub(crate) pool: Arc<Pool>,
-    tie: Tie,
-    /// What was last agreed with the agent: it may initialise again.
-    pub(crate) revision: std::sync::Mutex<Revision>,
-    /// Its name among the agents of the pool.
-    pub(crate) number: u64,
-    /// Keeps the agent's outlet alive for as long as the pool may want to tell it something.
-    pub(crate) outlet: Arc<dyn Outlet>,
-}
-
-enum Tie {
-    Shared { bound: Mutex<Option<Bound>> },
-    Exclusive { loans: Arc<Loans>, reset: bool },
-    Pinned { session: Arc<Session> },
-}
-
-/// The session an agent keeps to, and what it has in flight there.
-struct Bound {
-    session: Arc<Session>,
-    holding: Arc<Holding>,
-}
-
-impl Seat {
-    pub(crate) fn shared(hello: &Hello, pool: Arc<Pool>) -> Self {
-        Self::new(hello, pool, Tie::Shared { bound: Mutex::new(None) })
-    }
-
-    /// A seat whose calls have a session to themselves, one after the other; with `reset` each has a fresh one.
-    pub(crate) fn exclusive(hello: &Hello, pool: Arc<Pool>, reset: bool) -> Self {
-        let loans = Loans::new(hello.caller.agent, &hello.outlet);
-        Self::new(hello, pool, Tie::Exclusive { loans, reset })
-    }
-
-    pub(crate) fn pinned(hello: &Hello, pool: Arc<Pool>, session: Arc<Session>) -> Self {
-        Self::new(hello, pool, Tie::Pinned { session })
-    }
-
-    fn new(hello: &Hello, pool: Arc<Pool>, tie: Tie) -> Self {
-        let outlet = hello.outlet.clone();
-        let number = pool.merged.add_agent(hello.caller.agent, &outlet);
-        let revision = std::sync::Mutex::new(hello.client.revision);
-        Self { caller: hello.caller.clone(), pool, tie, revision, number, outlet }
-    }
-
-    /// Takes a slot on the agent's session, binding it to one if it has none.
-    pub(crate) fn try_lease(&self, kind: CallKind) -> Result<Lease, NoLease> {
-        let bound = match &self.tie {
-            Tie::Pinned { session } => return Self::lease_pinned(session),
-            Tie::Exclusive { loans, reset } => return self.lease_exclusive(loans, *reset),
-            Tie::Shared { bound } => bound,
-        };
-        let mut bound = bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(Bound { session, holding }) = bound.as_ref() {
-            match session.standing() {
-                Standing::Draining | Standing::Closed => {}
-                Standing::Initializing | Standing::Ready | Standing::Suspect => {
-                    let slot = session.try_slot(kind, Some(holding)).map_err(|none| none.at(session))?;
-                    return Ok(Lease::new(session.clone(), slot));
-                }
-            }
-        }
-        let holding = Holding::new(self.caller.clone());
-        let chosen = self.pool.choose(&self.caller, kind, Some(&holding));
-        *bound = chosen.as_ref().map(|(session, _)| Bound { session: session.clone(), holding });
-        let (session, slot) = chosen.ok_or(NoLease::Wait(self.pool.lane()))?;
-        let slot = slot.map_err(|none| none.at(&session))?;
-        Ok(Lease::new(session, slot))
-    }
-
-    fn lease_exclusive(&self, loans: &Arc<Loans>, reset: bool) -> Result<Lease, NoLease> {
-        // Its session is the call's alone: there is nobody to take turns with.
-        let chosen =
-            self.pool.choose(&self.caller, CallKind::Free, None).ok_or(NoLease::Wait(self.pool.lane()))?;
-        let (session, slot) = (chosen.0, chosen.1.map_err(|_| NoLease::Wait(self.pool.lane()))?);
-        let slot = slot.with_loan(loans.lend(&session, reset));
-        Ok(Lease::new(session, slot))
-    }
-
-    fn lease_pinned(session: &Arc<Session>) -> Result<Lease, NoLease> {
-        match session.standing() {
-            Standing::Draining | Standing::Closed => Err(NoLease::Gone),
-            Standing::Initializing | Standing::Ready | Standing::Suspect => {
-                // Its one agent orders its writes itself.
-                let slot = session.try_slot(CallKind::Free, None).map_err(|none| none.at(session))?;
-                Ok(Lease::new(session.clone(), slot))
-            }
-        }
-    }
-
-    /// Where this agent waits: for the session it keeps to, or for any of its pool. A write goes behind the others
-    /// that wait for the turn.
-    pub(crate) fn lane(&self, kind: CallKind, room: &Room) -> Lane {
-        let bound = match &self.tie {
-            Tie::Pinned { session } => return session.lane,
-            Tie::Exclusive { .. } => return self.pool.lane(),
-            Tie::Shared { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-        };
-        match bound.as_ref() {
-            Some(Bound { session, holding })
-                if !matches!(session.standing(), Standing::Draining | Standing::Closed) =>
-            {
-                let turn = session.lane.needing(Need::WriteTurn);
-                let in_line = || session.is_writing() || room.waiting_in(turn) > 0;
-                if kind == CallKind::Write && in_line() {
-                    turn
-                } else if session.is_kept_from(Some(holding)) {
-                    session.lane.needing(Need::OpenSlot)
-                } else {
-                    session.lane
-                }
-            }
-            _ => self.pool.lane(),
-        }
-    }
-
-    /// Whether this agent is served by this session, or can be from now on: it keeps to the one it has. Who has another
-    /// one for each call is served by [`ANY_SESSION`] only.
-    pub(crate) fn keeps_to(&self, epoch: u64) -> bool {
-        let mut bound = match &self.tie {
-            Tie::Pinned { session } => return session.epoch == epoch,
-            Tie::Exclusive { .. } => return epoch == ANY_SESSION,
-            Tie::Shared { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-        };
-        if let Some(Bound { session, .. }) = bound.as_ref().filter(|bound| bound.session.is_live()) {
-            return session.epoch == epoch;
-        }
-        let found =
-            self.pool.sessions().into_iter().find(|session| session.epoch == epoch && session.is_live());
-        let is_there = found.is_some();
-        let holding = || Holding::new(self.caller.clone());
-        *bound = found.map(|session| Bound { session, holding: holding() }).or(bound.take());
-        is_there
-    }
-
-    /// The sessions that may ask this agent something: its own, or, where each call says what its agent can be asked,
-    /// any it may have used.
-    pub(crate) fn asking_sessions(&self) -> Vec<Arc<Session>> {
-        match &self.tie {
-            Tie::Pinned { .. } | Tie::Exclusive { .. } => self.own_sessions(),
-            Tie::Shared { .. } => {
-                let mut sessions = self.pool.sessions();
-                sessions.retain(|session| session.era == Era::Modern);
-                sessions
-            }
-        }
-    }
-
-    /// The sessions that are the agent's alone now.
-    pub(crate) fn own_sessions(&self) -> Vec<Arc<Session>> {
-        match &self.tie {
-            Tie::Pinned { session } => vec![session.clone()],
-            Tie::Exclusive { loans, .. } => loans.sessions(),
-            Tie::Shared { .. } => Vec::new(),
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.pool.merged.remove_agent(self.number);
-        if let Tie::Pinned { session } = &self.tie {
-            session.drain(crate::observe::CloseReason::AgentGone);
-        }
-    }
 }
 
 /// The session budget of one backend.

@@ -2,6 +2,8 @@
 //!
 //! The handshake is not on the call path, so it is read as a JSON tree.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
@@ -23,7 +25,7 @@ pub struct ClientHello {
 
 /// The capabilities declared upstream, in a canonical form: part of the pool key (SEMANTICS.md 3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CapabilityClass(String);
+pub struct CapabilityClass(Cow<'static, str>);
 
 /// What a backend answered to the gateway's `initialize`.
 #[derive(Clone, Debug)]
@@ -88,7 +90,7 @@ impl ClientHello {
                 kept.insert(key.to_owned(), value.clone());
             }
         }
-        CapabilityClass(Value::Object(kept).to_string())
+        CapabilityClass(Value::Object(kept).to_string().into())
     }
 }
 
@@ -96,7 +98,7 @@ impl CapabilityClass {
     /// No capabilities: what every shared session declares.
     #[must_use]
     pub fn neutral() -> Self {
-        Self("{}".to_owned())
+        Self(Cow::Borrowed("{}"))
     }
 
     /// The capabilities as JSON text.

@@ -1,5 +1,7 @@
 //! Lists: one request for all who ask at the same time, changes told once, cursors that lead back.
 
+use mcpool_upstream::transport::memory::MemorySession;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -68,6 +70,46 @@ async fn a_cursor_leads_back_to_its_session_or_nowhere() {
             ask(agent, "prompts/list", json!({"cursor": cursor})).await.expect_err("its session is gone");
         assert_eq!(refused.kind, ErrorKind::InvalidParams);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_without_handshake_follow_a_cursor_to_its_session() {
+    let mut wish = Wish::default();
+    (wish.limits.calls_per_session, wish.limits.shared_sessions) = (1, 2);
+    let lab = Lab::start(Memory::new(act), wish);
+    let guests = lab.guests(1).await;
+    let paged = async |params: Value| value(&ask(&guests, "prompts/list", params).await.expect("a page"));
+    let mut cursors = Vec::new();
+    for _ in 0..2 {
+        // Whichever session the first page came from, the other is the one that is free.
+        let mut busy = guests.link.call(guests.tool("hang", &json!({})));
+        assert!(busy.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+        let page = paged(json!({})).await;
+        cursors.push(page["result"]["nextCursor"].as_str().expect("a cursor").to_owned());
+        drop(busy);
+        lab.until("the session is free again", |lab| lab.held().in_flight == 0).await;
+        for cursor in &cursors {
+            assert_eq!(paged(json!({ "cursor": cursor })).await["result"]["got"], "page 2");
+        }
+    }
+    let sessions = lab.memory.sessions();
+    assert_eq!(sessions.len(), 2);
+    let was_sent = |session: &MemorySession, what: &str| {
+        session.sent().iter().any(|message| String::from_utf8_lossy(message).contains(what))
+    };
+    for session in &sessions {
+        assert_ne!(
+            was_sent(session, "\"hang\""),
+            was_sent(session, "\"cursor\""),
+            "not where others would go"
+        );
+    }
+    for session in sessions {
+        session.fail(broken());
+    }
+    lab.until("they are gone", |lab| lab.standings().is_empty()).await;
+    let refused = ask(&guests, "prompts/list", json!({ "cursor": cursors[0] })).await;
+    assert_eq!(refused.expect_err("its session is gone").kind, ErrorKind::InvalidParams);
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,8 +14,8 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use mcpool_wire::{
-    CallError, Envelope, Era, ErrorKind, Forwarded, Link, Message, Method, Outlet, RpcId,
-    modern::{answers, code, error_code, to_legacy_request},
+    CallError, Era, ErrorKind, Forwarded, Link, Message, Method, Outlet, RpcId,
+    modern::{answers, code, error_code},
 };
 use tokio::time::{Sleep, sleep_until};
 
@@ -56,7 +56,7 @@ pub(super) async fn answer<L: Link>(
 ) -> Served {
     let era = guest.link.era();
     if era == Era::Legacy && asking.modern.request_state.is_some() {
-        return again(guest, &asking, &message).await;
+        return Box::pin(again(guest, &asking, &message)).await;
     }
     let (core, id) = (&guest.core, asking.request.id.clone());
     let parameters = parameters(asking.headers);
@@ -70,7 +70,7 @@ pub(super) async fn answer<L: Link>(
     if era == Era::Legacy
         && let Some(level) = asking.modern.log_level.as_deref().and_then(Level::parse)
     {
-        guest.hear(level).await;
+        Box::pin(guest.hear(level)).await;
     }
     let asks = if era == Era::Legacy { asks_of(guest, &asking, &message) } else { None };
     let voice = Voice::new(core, &id, message.token(), asking.modern.log_level.as_deref(), asks);
@@ -82,7 +82,7 @@ pub(super) async fn answer<L: Link>(
                 && !asking.modern.client.capabilities["elicitation"]["url"].is_null();
             let ttl_ms = is_kept.then_some(0);
             let carry = Carry { server_info: Arc::clone(&guest.server_info), ttl_ms, opens_urls };
-            (legacy(message), Manner::carried(outlet, carry))
+            (asking.modern.to_legacy(&message), Manner::carried(outlet, carry))
         }
     };
     match Running::begin(core, guest.link.as_ref(), asking.request, (message, charge), manner) {
@@ -226,15 +226,6 @@ fn status_of(body: &Bytes) -> StatusCode {
             -32700 | -32600 | code::HEADER_MISMATCH | code::MISSING_CAPABILITY | code::UNSUPPORTED_VERSION,
         ) => StatusCode::BAD_REQUEST,
         _ => StatusCode::OK,
-    }
-}
-
-/// The message without its envelope. It was a message, so what is left of it is one.
-fn legacy(message: Message) -> Message {
-    let bytes = to_legacy_request(message.bytes());
-    match Envelope::parse(&bytes) {
-        Ok(envelope) => Message::new(bytes.clone(), &envelope),
-        Err(_) => message,
     }
 }
 

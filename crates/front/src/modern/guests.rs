@@ -252,10 +252,10 @@ impl<B: Backends> Front<B> {
         match self.guests.find(&kind) {
             Room::Free(guest) => Ok(guest),
             Room::Busy(guest) => {
-                let another = self.opened(kind, target, headers, peer, client).await;
+                let another = Box::pin(self.opened(kind, target, headers, peer, client)).await;
                 Ok(another.unwrap_or(guest))
             }
-            Room::None => self.opened(kind, target, headers, peer, client).await,
+            Room::None => Box::pin(self.opened(kind, target, headers, peer, client)).await,
         }
     }
 
@@ -264,7 +264,7 @@ impl<B: Backends> Front<B> {
         let backend = Arc::clone(&target.name);
         let mut kind =
             Kind { backend, principal, is_local, affinity, forwarded, class: CapabilityClass::neutral() };
-        if client.class() != kind.class && !self.guests.is_modern(&kind) {
+        if client.is_interactive() && !self.guests.is_modern(&kind) {
             kind.class = client.class();
         }
         kind

@@ -83,8 +83,9 @@ pub(crate) async fn message<B: Backends>(
     };
     let asking = Asking { headers, peer, target, request, modern };
     match service {
-        Service::Listen => listen::open(front, asking, message.bytes()).await,
-        Service::Discover => discovered(front, asking).await,
+        // Boxed, so that calls do not carry around what these need.
+        Service::Listen => Box::pin(listen::open(front, asking, message.bytes())).await,
+        Service::Discover => Box::pin(discovered(front, asking)).await,
         Service::Call { is_kept } => called(front, asking, is_kept, (message, charge)).await,
     }
 }

@@ -212,7 +212,7 @@ impl Service<Order> for Pool {
             return held_back(until, HeldBy::SlowStart);
         }
         let kind = self.backend.kind_of(order.seat(), order.call());
-        let lease = match self.backend.try_lease(order.seat(), kind) {
+        let lease = match self.backend.try_lease(order.seat(), kind, order.only_on()) {
             // What only one session knows is of no use on another.
             Ok(lease) if order.only_on().is_some_and(|epoch| epoch != lease.epoch()) => {
                 return futures::future::ready(Err(StackError::Ended(unknown_cursor()))).boxed();

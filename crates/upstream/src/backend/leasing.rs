@@ -14,11 +14,11 @@ use crate::{
 };
 
 impl Backend {
-    /// A slot on the agent's session, if there is one now.
+    /// A slot on the agent's session, if there is one now; `only`: on this one, where the agent keeps to none.
     ///
     /// # Errors
     /// [`NoLease`] says where to wait, or that waiting is of no use.
-    pub fn try_lease(&self, seat: &Seat, kind: CallKind) -> Result<Lease, NoLease> {
+    pub fn try_lease(&self, seat: &Seat, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
         let refused = |shut| match shut {
             Traffic::Drained => NoLease::Drained,
             Traffic::Flowing | Traffic::Resuming | Traffic::Paused => {
@@ -26,7 +26,7 @@ impl Backend {
             }
         };
         let passage = self.valve.admit().map_err(refused)?;
-        let lease = seat.try_lease(kind)?;
+        let lease = seat.try_lease(kind, only)?;
         // Whoever shut it meanwhile counts the slots after that, and must not be told that none is taken.
         match self.valve.traffic() {
             shut @ (Traffic::Paused | Traffic::Drained) => Err(refused(shut)),

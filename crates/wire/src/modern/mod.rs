@@ -5,6 +5,8 @@
 //! came.
 
 mod asking;
+mod cuts;
+mod envelope;
 mod header;
 mod members;
 mod params;
@@ -17,7 +19,7 @@ mod tests;
 pub use asking::{answers, essence, input_required, question};
 pub use header::{decode_header, encode_header};
 pub use params::{ToolParams, ToolsPage, read_tools};
-pub use request::{Carried, Defect, ModernRequest, Stamp, to_legacy_request, to_modern_request};
+pub use request::{Carried, Defect, ModernRequest, Stamp, to_modern_request};
 pub use result::{
     Finish, InputRequest, LegacyResult, error_code, input_responses, to_legacy_notification,
     to_legacy_result, to_modern_result,

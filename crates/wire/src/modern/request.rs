@@ -1,15 +1,15 @@
 //! Requests: what one of this era says of its sender, and how it loses or gets that.
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{key, members::Members};
-use crate::{Revision, handshake::ClientHello};
+use super::{envelope::Envelope, key, members::Members};
+use crate::{Revision, envelope::Span, handshake::ClientHello, rewrite::Message};
 
 /// What a request of this era carries besides its method's own parameters.
 #[derive(Clone, Debug)]
 pub struct ModernRequest {
-    /// Who sends it and what it can be asked.
+    /// Who sends it and what it can be asked. Its name is not read.
     pub client: ClientHello,
     /// The least severe log message it wants on its stream; nothing: none.
     pub log_level: Option<String>,
@@ -17,6 +17,8 @@ pub struct ModernRequest {
     pub request_state: Option<String>,
     /// `params.inputResponses` as JSON text.
     pub input_responses: Option<String>,
+    /// What only this era knows of it.
+    envelope: Vec<Span>,
 }
 
 /// Why a message does not carry what a request of this era must.
@@ -50,9 +52,6 @@ pub struct Carried<'a> {
     pub state: Option<&'a str>,
 }
 
-/// The keys of `_meta` that only this era knows.
-const ENVELOPE: [&str; 4] = [key::VERSION, key::CLIENT_INFO, key::CAPABILITIES, key::LOG_LEVEL];
-
 impl ModernRequest {
     /// Reads the envelope of a request.
     ///
@@ -60,58 +59,43 @@ impl ModernRequest {
     /// [`Defect`] when a required key is missing or wrong, or the revision is another one.
     pub fn parse(message: &[u8]) -> Result<Self, Defect> {
         let missing = |what: &str| Defect::Envelope(format!("params._meta needs {what:?}"));
-        let text = std::str::from_utf8(message).map_err(|_| missing(key::VERSION))?;
-        let message = Members::read(text).ok_or_else(|| missing(key::VERSION))?;
-        let params = message.get("params").and_then(Members::read).ok_or_else(|| missing(key::VERSION))?;
-        let meta = params.get("_meta").and_then(Members::read).ok_or_else(|| missing(key::VERSION))?;
-        let version = meta.text(key::VERSION).ok_or_else(|| missing(key::VERSION))?;
+        let none = || missing(key::VERSION);
+        let text = std::str::from_utf8(message).map_err(|_| none())?;
+        let said = Envelope::read(text).ok_or_else(none)?;
+        let version = said.version.and_then(text_of).ok_or_else(none)?;
         if version != Revision::V2026_07_28.as_str() {
             return Err(Defect::Version(version));
         }
-        let capabilities: Value = meta
-            .get(key::CAPABILITIES)
-            .and_then(|json| serde_json::from_str(json).ok())
-            .filter(Value::is_object)
-            .ok_or_else(|| missing(key::CAPABILITIES))?;
-        let client_info = match meta.get(key::CLIENT_INFO) {
-            None => Value::Null,
-            Some(info) => serde_json::from_str(info)
-                .ok()
-                .filter(Value::is_object)
-                .ok_or_else(|| Defect::Envelope(format!("{:?} must be an object", key::CLIENT_INFO)))?,
-        };
+        let capabilities = said.capabilities.and_then(object_of);
+        let capabilities = Value::Object(capabilities.ok_or_else(|| missing(key::CAPABILITIES))?);
+        if said.client_info.is_some_and(|info| !info.starts_with('{')) {
+            return Err(Defect::Envelope(format!("{:?} must be an object", key::CLIENT_INFO)));
+        }
         Ok(Self {
-            client: ClientHello { revision: Revision::V2026_07_28, capabilities, client_info },
-            log_level: meta.text(key::LOG_LEVEL),
-            request_state: params.get("requestState").map(str::to_owned),
-            input_responses: params.get("inputResponses").map(str::to_owned),
+            client: ClientHello { revision: Revision::V2026_07_28, capabilities, client_info: Value::Null },
+            log_level: said.log_level.and_then(text_of),
+            request_state: said.request_state.map(str::to_owned),
+            input_responses: said.input_responses.map(str::to_owned),
+            envelope: said.cuts,
         })
+    }
+
+    /// The request, which this was read from, as a session of the other era reads it: without envelope, and without
+    /// answers to what such a session never asked.
+    #[must_use]
+    pub fn to_legacy(&self, message: &Message) -> Message {
+        message.without(&self.envelope)
     }
 }
 
-/// The request as a session of the other era reads it: without envelope, and without answers to what such a session
-/// never asked. As it came if it is no request with parameters.
-#[must_use]
-pub fn to_legacy_request(message: &Bytes) -> Bytes {
-    let change = |text: &str| {
-        let mut whole = Members::read(text)?;
-        let mut params = Members::read(whole.get("params")?)?;
-        let meta = params.get("_meta").and_then(Members::read).map(|mut meta| {
-            ENVELOPE.iter().for_each(|key| meta.remove(key));
-            (!meta.is_empty()).then(|| meta.to_string())
-        });
-        match meta {
-            Some(Some(meta)) => params.set("_meta", meta),
-            Some(None) => params.remove("_meta"),
-            None => {}
-        }
-        params.remove("requestState");
-        params.remove("inputResponses");
-        let params = params.to_string();
-        whole.set("params", params);
-        Some(Bytes::from(whole.to_string()))
-    };
-    std::str::from_utf8(message).ok().and_then(change).unwrap_or_else(|| message.clone())
+/// The string of a JSON text that is one.
+fn text_of(json: &str) -> Option<String> {
+    serde_json::from_str(json).ok()
+}
+
+/// The members of a JSON text that is an object; most senders can be asked nothing.
+fn object_of(json: &str) -> Option<Map<String, Value>> {
+    if json == "{}" { Some(Map::new()) } else { serde_json::from_str(json).ok() }
 }
 
 /// The request with the envelope of this era. As it came if it is no message.

@@ -1,9 +1,12 @@
 //! Results: what one of this era says of itself, and how it loses or gets that.
 
-use bytes::Bytes;
+use std::fmt::Write as _;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
 use serde_json::{json, value::RawValue};
 
-use super::{asking::input_required, key, members::Members};
+use super::{asking::input_required, cuts::Level, key, members::Members};
+use crate::envelope::span_of;
 
 /// What a result of the other era is given.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +51,9 @@ pub struct InputRequest {
 #[must_use]
 pub fn to_modern_result(message: &Bytes, finish: &Finish<'_>) -> Bytes {
     let change = |text: &str| {
+        if let Some(opened) = opened(text, finish) {
+            return Some(opened);
+        }
         let mut whole = Members::read(text)?;
         if let Some(mut error) = whole.get("error").and_then(Members::read) {
             match error.get("code")? {
@@ -82,6 +88,29 @@ pub fn to_modern_result(message: &Bytes, finish: &Finish<'_>) -> Bytes {
     };
     std::str::from_utf8(message).ok().and_then(change).unwrap_or_else(|| message.clone())
 }
+
+/// The usual response: its result says nothing of this era, and is given it before all else. It is copied once.
+fn opened(text: &str, finish: &Finish<'_>) -> Option<Bytes> {
+    let result = Level::read(text)?.get("result")?;
+    let members = Level::read(result)?;
+    if members.has_one_of(&OF_THIS_ERA) {
+        return None;
+    }
+    let (key, server_info) = (key::SERVER_INFO, finish.server_info);
+    let mut said = String::with_capacity(128 + server_info.len());
+    let kept = |ttl: u64| write!(said, "\"ttlMs\":{ttl},\"cacheScope\":\"private\",");
+    // Writing to a string cannot fail.
+    let _ = finish.ttl_ms.map_or(Ok(()), kept);
+    let _ = write!(said, "\"resultType\":\"complete\",\"_meta\":{{\"{key}\":{server_info}}}");
+    let (before, after) = text.split_at(span_of(text, result).start + 1);
+    let comma = if members.is_empty() { "" } else { "," };
+    let mut out = BytesMut::with_capacity(text.len() + said.len() + 1);
+    [before, &said, comma, after].iter().for_each(|part| out.put_slice(part.as_bytes()));
+    Some(out.freeze())
+}
+
+/// What a result of this era says of itself.
+const OF_THIS_ERA: [&str; 4] = ["resultType", "_meta", "ttlMs", "cacheScope"];
 
 /// What the other era says of a resource that does not exist.
 const NO_RESOURCE: &str = "-32002";

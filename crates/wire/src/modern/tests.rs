@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::{envelope::Envelope, rewrite::Message};
 
 const REQUEST: &[u8] = br#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"t","arguments":{"n":1.0e2, "u":"\u00e9"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"elicitation":{}},"io.modelcontextprotocol/logLevel":"info","progressToken":7},"requestState":"x","inputResponses":{"k":{"action":"accept"}}}}"#;
 
@@ -42,13 +43,29 @@ fn what_is_missing_is_named_and_another_revision_is_its_own_defect() {
 
 #[test]
 fn a_request_loses_its_envelope_and_nothing_else() {
-    let legacy = to_legacy_request(&Bytes::from_static(REQUEST));
+    let legacy = legacy(REQUEST);
     let text = std::str::from_utf8(&legacy).expect("text");
     assert!(text.contains(r#""arguments":{"n":1.0e2, "u":"\u00e9"}"#), "{text}");
     assert_eq!(value(&legacy)["params"]["_meta"], json!({ "progressToken": 7 }));
     assert_eq!(value(&legacy)["params"].as_object().map(serde_json::Map::len), Some(3), "{text}");
-    let bare = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#);
-    assert_eq!(to_legacy_request(&bare), bare);
+    // Its id and its token stand elsewhere now, and are still known.
+    let read = ModernRequest::parse(REQUEST).expect("an envelope");
+    let sent = value(&read.to_legacy(&message(REQUEST)).with_id_and_token(42));
+    assert_eq!((&sent["id"], &sent["params"]["_meta"]["progressToken"]), (&json!(42), &json!(42)));
+    let only = br#"{"jsonrpc":"2.0","method":"x","params":{ "_meta" : {"io.modelcontextprotocol\/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}} , "a":1},"id":1}"#;
+    assert_eq!(
+        value(&self::legacy(only)),
+        json!({ "jsonrpc": "2.0", "method": "x", "params": { "a": 1 }, "id": 1 })
+    );
+}
+
+fn message(text: &[u8]) -> Message {
+    let bytes = Bytes::copy_from_slice(text);
+    Message::new(bytes.clone(), &Envelope::parse(&bytes).expect("a message"))
+}
+
+fn legacy(text: &[u8]) -> Bytes {
+    ModernRequest::parse(text).expect("an envelope").to_legacy(&message(text)).bytes().clone()
 }
 
 #[test]
@@ -67,7 +84,7 @@ fn a_request_that_goes_over_and_back_is_what_it_was() {
         let read = ModernRequest::parse(&modern).expect("an envelope");
         assert_eq!(read.request_state.as_deref(), Some(r#""a\u0062""#), "byte for byte");
         assert_eq!(read.client.capabilities, json!({ "roots": {} }));
-        let back = value(&to_legacy_request(&modern));
+        let back = value(&legacy(&modern));
         let mut before = value(message.as_bytes());
         if before.get("params").is_none() {
             before["params"] = json!({});
@@ -91,6 +108,26 @@ fn a_result_says_what_it_is_and_keeps_its_content() {
     let error = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"m"}}"#);
     assert_eq!(to_modern_result(&error, &finish), error);
     assert_eq!(to_legacy_result(&error), LegacyResult::Complete(error));
+}
+
+#[test]
+fn what_a_result_says_of_this_era_is_said_once() {
+    let finish = Finish { server_info: r#"{"name":"n"}"#, ttl_ms: Some(5), opens_urls: false };
+    let said = |result: &str| {
+        let message = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":1,"result": {result} }}"#));
+        let text = String::from_utf8(to_modern_result(&message, &finish).to_vec()).expect("text");
+        for key in ["resultType", "ttlMs", "cacheScope", key::SERVER_INFO, "\"_meta\""] {
+            assert_eq!(text.matches(key).count(), 1, "{key}: {text}");
+        }
+        value(text.as_bytes())["result"].clone()
+    };
+    let own = json!({ "resultType": "complete", "ttlMs": 5, "cacheScope": "private",
+                      "_meta": { key::SERVER_INFO: { "name": "n" } } });
+    for empty in ["{}", "{ }", r#"{"ttlMs":9}"#, r#"{"_meta":{},"cacheScope":"public"}"#] {
+        assert_eq!(said(empty), own);
+    }
+    assert_eq!(said(r#"{"\u005fmeta":{"a":1}}"#)["_meta"]["a"], 1);
+    assert_eq!(said(r#"{"tools":[{"m":1.0e2}]}"#)["tools"].to_string(), r#"[{"m":100.0}]"#);
 }
 
 #[test]

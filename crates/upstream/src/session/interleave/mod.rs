@@ -218,7 +218,7 @@ fn loan() {
     rig::all((0..2).map(|agent| {
         let seat = rig.exclusive(agent);
         move || {
-            let Ok(lease) = seat.seat.try_lease(CallKind::Free) else { return };
+            let Ok(lease) = seat.seat.try_lease(CallKind::Free, None) else { return };
             let own: Arc<dyn Outlet> = seat.outlet.clone();
             let is_own = || lease.session.owner().is_some_and(|owner| Arc::ptr_eq(&owner, &own));
             assert!(is_own(), "lent to somebody else");

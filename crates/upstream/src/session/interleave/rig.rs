@@ -126,7 +126,7 @@ impl Seated {
     /// A slot, waited for as the layers of a call do it.
     pub(super) async fn lease(&self, kind: CallKind) -> Lease {
         if self.room.is_empty()
-            && let Ok(lease) = self.seat.try_lease(kind)
+            && let Ok(lease) = self.seat.try_lease(kind, None)
         {
             return lease;
         }
@@ -134,7 +134,7 @@ impl Seated {
         let mut may_try = waiter.is_first();
         loop {
             if may_try {
-                match self.seat.try_lease(kind) {
+                match self.seat.try_lease(kind, None) {
                     Ok(lease) => {
                         waiter.served(clock::now());
                         return lease;

@@ -1,0 +1,156 @@
+//! Objects as they stand in a text: what goes of one when some of its members do, so that the rest needs no writing.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::envelope::Span;
+
+/// Collects what goes of one object: its members are told one after the other, by where they stand.
+#[derive(Debug, Default)]
+pub(super) struct Cutter {
+    cuts: Vec<Span>,
+    /// Something stays of it.
+    keeps: bool,
+    /// The end of the last member.
+    end: usize,
+    /// Where what goes begins, while nothing stays before it.
+    lead: Option<usize>,
+}
+
+impl Cutter {
+    /// A member from here to there: it goes with its comma, or stays.
+    pub(super) fn member(&mut self, start: usize, end: usize, goes: bool) {
+        match (goes, self.keeps) {
+            (true, true) => self.cuts.push(self.end..end),
+            (true, false) => self.lead = self.lead.or(Some(start)),
+            (false, _) => {
+                self.cuts.extend(self.lead.take().map(|lead| lead..start));
+                self.keeps = true;
+            }
+        }
+        self.end = end;
+    }
+
+    /// What goes of the member that was told last, and stays.
+    pub(super) fn within(&mut self, inner: Self) {
+        self.cuts.append(&mut inner.cuts());
+    }
+
+    pub(super) fn keeps_any(&self) -> bool {
+        self.keeps
+    }
+
+    pub(super) fn end(&self) -> usize {
+        self.end
+    }
+
+    /// What goes, in order and without overlap.
+    pub(super) fn cuts(mut self) -> Vec<Span> {
+        self.cuts.extend(self.lead.map(|lead| lead..self.end));
+        self.cuts
+    }
+}
+
+/// One level of an object: keys and values as they stand in its text.
+pub(super) struct Level<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+
+impl<'a> Level<'a> {
+    /// Nothing if it is no object.
+    pub(super) fn read(json: &'a str) -> Option<Self> {
+        serde_json::from_str(json).ok()
+    }
+
+    /// The value of the first member with this key.
+    pub(super) fn get(&self, key: &str) -> Option<&'a str> {
+        self.0.iter().find(|(one, _)| is(one, key)).map(|(_, value)| value.get())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether it has one of these members.
+    pub(super) fn has_one_of(&self, these: &[&str]) -> bool {
+        self.0.iter().any(|(key, _)| these.iter().any(|one| is(key, one)))
+    }
+}
+
+/// Whether a key as it stands in a text is this one, in which there is nothing to be escaped.
+pub(super) fn is(raw: &RawValue, key: &str) -> bool {
+    let text = raw.get().as_bytes();
+    // With an escape it is longer than what it says and its quotes.
+    match text.len().cmp(&(key.len() + 2)) {
+        std::cmp::Ordering::Less => false,
+        std::cmp::Ordering::Equal => &text[1..=key.len()] == key.as_bytes(),
+        std::cmp::Ordering::Greater => {
+            text.contains(&b'\\') && serde_json::from_slice::<String>(text).is_ok_and(|text| text == key)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Level<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Level<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut out = Vec::with_capacity(4);
+                while let Some(member) = map.next_entry()? {
+                    out.push(member);
+                }
+                Ok(Level(out))
+            }
+        }
+        deserializer.deserialize_map(V)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::span_of;
+
+    #[test]
+    fn what_is_left_is_the_object_without_those_members() {
+        for (json, left) in [
+            (r#"{"a":1,"b":2,"c":3}"#, r#"{"a":1,"b":2,"c":3}"#),
+            (r#"{"x":1,"b":2,"c":3}"#, r#"{"b":2,"c":3}"#),
+            (r#"{"a":1,"x":[1,{"x":2}],"c":3}"#, r#"{"a":1,"c":3}"#),
+            (r#"{"a":1,"b":2,"x":3}"#, r#"{"a":1,"b":2}"#),
+            (r#"{ "x" : 1 , "y" : 2 , "c" : 3 , "x":4 }"#, r#"{ "c" : 3 }"#),
+            (r#"{"a":1 , "x" : 1 , "y":2, "\u0078":3}"#, r#"{"a":1}"#),
+            (r#"{ "x":1,"y":2 }"#, "{  }"),
+            ("{}", "{}"),
+        ] {
+            let mut cutter = Cutter::default();
+            for (key, value) in Level::read(json).expect("an object").0 {
+                let (start, end) = (span_of(json, key.get()).start, span_of(json, value.get()).end);
+                cutter.member(start, end, is(key, "x") || is(key, "y"));
+            }
+            assert_eq!(cutter.keeps_any(), left.contains(':'), "{json}");
+            let (mut all, mut at) = (String::new(), 0);
+            for cut in cutter.cuts() {
+                all.push_str(&json[at..cut.start]);
+                at = cut.end;
+            }
+            all.push_str(&json[at..]);
+            assert_eq!(all, left);
+        }
+        assert!(Level::read("[]").is_none());
+    }
+
+    #[test]
+    fn a_key_is_what_it_says() {
+        let is = |raw: &str, key: &str| super::is(serde_json::from_str(raw).expect("JSON"), key);
+        assert!(is(r#""a/b""#, "a/b") && is(r#""a\/b""#, "a/b") && is(r#""\u0061""#, "a") && is(r#""""#, ""));
+        assert!(!is(r#""a""#, "b") && !is(r#""ab""#, "a") && !is(r#""a""#, "ab") && !is(r#""\u0061""#, "b"));
+    }
+}
