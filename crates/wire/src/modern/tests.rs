@@ -1,5 +1,7 @@
 //! What is carried over, and that nothing else changes.
 
+mod spelling;
+
 use bytes::Bytes;
 use serde_json::{Value, json};
 
