@@ -10,12 +10,30 @@ use super::{
     rig::Backend,
 };
 use crate::{
-    load::{self, Drive, Front, Outcome},
+    load::{self, Drive, Front, Outcome, Plan},
     report::{Limit, Report, Table},
 };
 
 const AGENTS: usize = 64;
 const VIA: Via = Via::Mcpool(Front::Sse);
+
+/// Rounds in which the pool may grow.
+const MOST_ROUNDS: usize = 10;
+
+/// Puts the load on the pool until it does not grow any more: how many sessions were opened until then.
+async fn grown(rig: &Rig, variants: &[(Via, Plan)], report: &mut Report) -> anyhow::Result<f64> {
+    let mut opened = rig.sessions_opened()?;
+    for _ in 0..MOST_ROUNDS {
+        for (_, plan) in variants {
+            report.count(&load::run(plan, &[]).await?.tally, "stateless, while the pool grows");
+        }
+        let before = std::mem::replace(&mut opened, rig.sessions_opened()?);
+        if opened <= before {
+            break;
+        }
+    }
+    Ok(opened)
+}
 
 pub(super) async fn measure(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     if !settings.has_mcpool() {
@@ -25,11 +43,9 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> anyhow:
     let mut variants = Vec::new();
     for front in [Front::Http, Front::Modern] {
         rig.wait_until_answered(VIA, front).await?;
-        let plan = settings.plan(&rig, VIA, front, AGENTS, Drive::Reuse)?;
-        report.count(&load::run(&plan, &[]).await?.tally, "stateless, while the pool grows");
-        variants.push((VIA, plan));
+        variants.push((VIA, settings.plan(&rig, VIA, front, AGENTS, Drive::Reuse)?));
     }
-    let before = rig.sessions_opened()?;
+    let before = grown(&rig, &variants, report).await?;
     let outcomes = interleave(settings, &rig, &variants, report).await?;
     let opened = rig.sessions_opened()? - before;
     let (legacy, modern) = (&outcomes[0], &outcomes[1]);

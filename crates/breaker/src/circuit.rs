@@ -172,6 +172,12 @@ impl<P: Policy> Circuit<P> {
         })
     }
 
+    /// Whether every call is let through now: closed, and no slow start any more.
+    pub fn is_unhindered(&mut self, now: Instant) -> bool {
+        let now = self.settle(now);
+        matches!(self.phase, Phase::Closed { .. }) && self.slow_start(now).is_none()
+    }
+
     /// Whether the slow start after a recovery lets one more call begin. What it does not let begin is not rejected,
     /// but told when to look again; [`Circuit::end`] may say so earlier.
     ///

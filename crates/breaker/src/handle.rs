@@ -90,6 +90,12 @@ impl Breaker {
         self.with(|circuit| circuit.would_admit(now))
     }
 
+    /// See [`Circuit::is_unhindered`].
+    #[must_use]
+    pub fn is_unhindered(&self, now: Instant) -> bool {
+        self.with(|circuit| circuit.is_unhindered(now))
+    }
+
     /// See [`Circuit::may_begin`].
     ///
     /// # Errors

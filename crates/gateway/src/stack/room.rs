@@ -65,7 +65,7 @@ where
 
     fn call(&mut self, order: Order) -> Self::Future {
         // The common case: nobody waits and there is a slot.
-        if self.desk.backend.is_quiet() && !self.desk.backend.traffic().is_shut() {
+        if self.desk.is_open(&order) {
             let mut room = self.clone();
             let first = self.inner.call(order.clone());
             return async move {
@@ -213,6 +213,18 @@ impl Desk {
             Held::Slot => until,
         };
         (until, end)
+    }
+
+    /// Whether the call may try without a place. Where some wait and there is a slot for each of them, too, to queue
+    /// behind them would only keep the queue alive: each would be woken for a slot that was free all the time.
+    fn is_open(&self, order: &Order) -> bool {
+        if self.backend.is_quiet() {
+            return !self.backend.traffic().is_shut();
+        }
+        let kind = self.backend.kind_of(order.seat(), order.call());
+        self.backend.has_slots_for_all(order.seat(), kind)
+            && order.seat().paused_until(now()).is_none()
+            && self.breaker.is_unhindered(now())
     }
 
     fn enter(&self, order: &Order) -> Result<Waiter, StackError> {

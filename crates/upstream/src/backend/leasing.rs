@@ -49,6 +49,16 @@ impl Backend {
         self.room.is_empty()
     }
 
+    /// Whether there are more slots for this call than callers who wait for anything: then it overtakes nobody. Where
+    /// a seat keeps to a session only the few that wait for the same one matter, and its lane looks after them.
+    #[must_use]
+    pub fn has_slots_for_all(&self, seat: &Seat, kind: CallKind) -> bool {
+        kind == CallKind::Free
+            && seat.keeps_to_none()
+            && self.traffic() == Traffic::Flowing
+            && seat.pool.free_slots() > self.room.waiting()
+    }
+
     /// A place in the waiting room for a call with a message of so many bytes.
     ///
     /// # Errors

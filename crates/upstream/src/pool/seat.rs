@@ -102,6 +102,11 @@ impl Seat {
         Ok(Lease::new(session, slot))
     }
 
+    /// Whether its calls are of callers that nobody can tell apart.
+    pub(crate) fn keeps_to_none(&self) -> bool {
+        matches!(self.tie, Tie::Loose)
+    }
+
     fn lease_any(&self, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
         let known = only.and_then(|epoch| self.pool.live_session(epoch));
         let (session, slot) = match known {

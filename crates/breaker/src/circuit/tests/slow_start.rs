@@ -30,6 +30,7 @@ fn each_success_doubles_what_may_be_in_flight_until_it_is_over() {
     let mut lab = recovered(32);
     let first = lab.begin_all();
     assert_eq!(first.len(), 1);
+    assert!(!lab.circuit.is_unhindered(lab.now));
     assert!(lab.circuit.end(first[0], true), "those that were turned away should look again");
     let two = lab.begin_all();
     assert_eq!(two.len(), 2);
@@ -46,6 +47,7 @@ fn each_success_doubles_what_may_be_in_flight_until_it_is_over() {
     assert_eq!(lab.snapshot().slow_start, None, "32 is full speed");
     assert_eq!(lab.circuit.begin(lab.now), Ok(None));
     assert_eq!(lab.circuit.may_begin(lab.now), Ok(()));
+    assert!(lab.circuit.is_unhindered(lab.now));
 }
 
 #[test]
@@ -109,6 +111,7 @@ fn calls_of_an_earlier_slow_start_mean_nothing_to_the_next() {
     let old = lab.begin_all();
     lab.break_epochs(7..=11);
     assert_eq!(lab.state(), State::Open);
+    assert!(!lab.circuit.is_unhindered(lab.now));
     assert!(!lab.circuit.end(old[0], true));
     assert_eq!(lab.circuit.begin(lab.now), Ok(None), "what was admitted before the trip goes its way");
     let now = lab.at(2.0).now;
