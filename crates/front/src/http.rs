@@ -230,7 +230,7 @@ pub(crate) fn accepts(headers: &HeaderMap, media: &str) -> bool {
 pub(crate) fn prefers_events(headers: &HeaderMap) -> bool {
     let wish = |media| {
         let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let mut ranges = values.flat_map(|value| value.split(',')).zip((0_u16..).map(std::cmp::Reverse));
+        let mut ranges = values.flat_map(|value| value.split(',')).zip((0_u32..).map(std::cmp::Reverse));
         ranges.find_map(|(range, place)| {
             let mut parts = range.split(';').map(str::trim);
             let is_it = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(media));
