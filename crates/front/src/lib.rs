@@ -37,6 +37,7 @@ mod modern;
 mod observe;
 mod opening;
 mod outbox;
+mod pieces;
 mod principals;
 mod pulse;
 mod relief;

@@ -32,6 +32,7 @@ use crate::{
     http::Endpoint,
     modern::Guests,
     observe::{Cause, FrontEvent, FrontObserve, Gauges, Health, Transport},
+    pieces::Pieces,
     pulse::{Pulse, TimedIo},
     relief,
     tombstone_file::Keeper,
@@ -216,6 +217,8 @@ async fn serve_connection<B: Backends>(
     let stalled = Arc::clone(&common);
     let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));
     let io = TimedIo::new(TokioIo::new(stream), Arc::clone(&pulse), common.times(), on_stall);
+    // Outermost: giving way is no sign of a peer that does not read.
+    let io = Pieces::new(io);
     let connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(common.limits().header_bytes.max(8 << 10))
