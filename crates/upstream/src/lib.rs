@@ -6,6 +6,7 @@
 #[macro_use]
 mod seeded;
 
+mod aside;
 mod backend;
 mod catalog;
 mod clock;

@@ -11,6 +11,7 @@ use mcpool_wire::{
 
 use super::{Session, lock, pending::Delivery};
 use crate::{
+    aside::aside,
     clock,
     error::{Cause, SendError},
     mode::Evidence,
@@ -28,7 +29,7 @@ pub(super) enum Origin<'a> {
 impl Session {
     /// Routes one message. Gives back the answer if it is the one of the call it came with.
     pub(super) fn route(&self, bytes: Bytes, origin: Origin<'_>) -> Option<Answer> {
-        let Ok(envelope) = Envelope::parse(&bytes) else {
+        let Ok(envelope) = aside(bytes.len(), || Envelope::parse(&bytes)) else {
             self.dropped("malformed");
             return None;
         };

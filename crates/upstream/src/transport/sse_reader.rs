@@ -20,6 +20,8 @@ use eventsource_stream::EventStream;
 use futures::{FutureExt, Stream, StreamExt};
 use memchr::{memchr, memchr2};
 
+use crate::aside::aside;
+
 /// Longest reconnection time a server can ask for (SEMANTICS.md 12).
 const MAX_RETRY: Duration = Duration::from_secs(60);
 
@@ -90,7 +92,7 @@ where
             }
             match this.cutter.cut(&mut this.chunk) {
                 Cut::Block(block) => {
-                    let (first, second) = digest(&block);
+                    let (first, second) = aside(block.len(), || digest(&block));
                     this.next = second;
                     if let Some(item) = first {
                         this.reported = true;
@@ -166,8 +168,8 @@ impl Cutter {
                 self.held = BytesMut::new();
             }
             match (complete, too_large, self.skipping) {
-                (true, false, false) => return Cut::Block(self.take(part)),
-                (false, false, false) => self.held.extend_from_slice(&part),
+                (true, false, false) => return Cut::Block(aside(self.held.len(), || self.take(part))),
+                (false, false, false) => self.hold(&part),
                 (true, false, true) => self.skipping = false,
                 (false, false, true) => {}
                 (complete, true, _) => {
@@ -177,6 +179,15 @@ impl Cutter {
             }
         }
         Cut::More
+    }
+
+    /// Keeps a part of a block. The memory doubles when it is full, which moves all that is there.
+    fn hold(&mut self, part: &[u8]) {
+        let len = self.held.len();
+        if self.held.capacity() - len < part.len() {
+            aside(len, || self.held.reserve(part.len().max(len)));
+        }
+        self.held.extend_from_slice(part);
     }
 
     /// Where the current block ends in the chunk, or the whole chunk.
