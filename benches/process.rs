@@ -126,26 +126,49 @@ fn parse_rss(status: &str) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
 }
 
-/// Lets the calling thread run only when nobody else wants the core; false where the system has no way to say so.
-#[must_use]
-pub fn step_back() -> bool {
-    let own = fs::read_link("/proc/thread-self").ok();
-    let Some(thread) = own.as_deref().and_then(|path| path.file_name()) else { return false };
-    // A system call, but not one that can be made without `unsafe`.
-    let told = Command::new("chrt").args(["--idle", "--pid", "0"]).arg(thread).status();
-    told.is_ok_and(|status| status.success())
+/// Who runs first where there are fewer cores than programs: what machines of their own would be otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// Whenever it wants a core, before all others.
+    Ahead,
+    /// As the system shares its cores.
+    Ordinary,
+    /// When nobody else wants the core.
+    Behind,
 }
 
-/// The same for a program that is about to be started, where the system can.
-#[must_use]
-pub fn stepping_back(program: &Path) -> Command {
-    let able = Command::new("chrt").args(["--idle", "0", "true"]).status();
-    if !able.is_ok_and(|status| status.success()) {
-        return Command::new(program);
+impl Rank {
+    /// Policy and priority for `chrt`: these are system calls, but not ones that can be made without `unsafe`.
+    fn words(self) -> [&'static str; 2] {
+        match self {
+            Self::Ahead => ["--rr", "1"],
+            Self::Ordinary => ["--other", "0"],
+            Self::Behind => ["--idle", "0"],
+        }
     }
-    let mut command = Command::new("chrt");
-    command.args(["--idle", "0"]).arg(program);
-    command
+
+    /// Gives it to the calling thread and those that it starts from now on; false where the system does not.
+    #[must_use]
+    pub fn take(self) -> bool {
+        let own = fs::read_link("/proc/thread-self").ok();
+        let Some(thread) = own.as_deref().and_then(|path| path.file_name()) else { return false };
+        let [policy, priority] = self.words();
+        let told = Command::new("chrt").args([policy, "--pid", priority]).arg(thread).status();
+        told.is_ok_and(|status| status.success())
+    }
+
+    /// Gives it to a program that is about to be started, where the system can.
+    #[must_use]
+    pub fn command(self, program: &Path) -> Command {
+        let words = self.words();
+        let able = Command::new("chrt").args(words).arg("true").stderr(Stdio::null()).status();
+        if !able.is_ok_and(|status| status.success()) {
+            return Command::new(program);
+        }
+        let mut command = Command::new("chrt");
+        command.args(words).arg(program);
+        command
+    }
 }
 
 /// Processes that this one has started and that bear this name.

@@ -15,7 +15,7 @@ use super::Settings;
 use crate::{
     admin,
     load::{Agent, Front, Target, Work},
-    process::{self, CpuMeter, Program},
+    process::{self, CpuMeter, Program, Rank},
 };
 
 /// Which way a call takes.
@@ -90,9 +90,10 @@ impl Rig {
 
     /// Two backends of a kind behind one mcpool.
     pub(super) async fn with_two_backends(settings: &Settings, backend: Backend) -> anyhow::Result<Self> {
-        let main = start_backend(backend)?;
-        // On few cores the second backend's own work would delay everybody, whatever the gateway does.
-        let second = start_backend_by(process::stepping_back(&beside("backend")?), backend)?;
+        // On few cores the work of the second backend would delay everybody, whatever the gateway does.
+        let program = beside("backend")?;
+        let main = start_backend_by(Rank::Ahead.command(&program), backend)?;
+        let second = start_backend_by(Rank::Behind.command(&program), backend)?;
         let backends = [(Which::Main, main.addr), (Which::Second, second.addr)];
         let (mcpool, admin) = start_mcpool(settings, &backends).await?.unzip();
         let rig =
