@@ -84,7 +84,8 @@ impl Rig {
     /// A backend and a fresh mcpool that no agent has called yet.
     pub(super) async fn with_mcpool_alone(settings: &Settings, backend: Backend) -> anyhow::Result<Self> {
         let backend = start_backend(backend)?;
-        let (mcpool, admin) = start_mcpool(settings, &[(Which::Main, backend.addr)]).await?.unzip();
+        let (mcpool, admin) =
+            start_mcpool(settings, Rank::Ordinary, &[(Which::Main, backend.addr)]).await?.unzip();
         Ok(Self { mcpool, admin, passthrough: None, splice: None, second: None, backend })
     }
 
@@ -95,7 +96,7 @@ impl Rig {
         let main = start_backend_by(Rank::Ahead.command(&program), backend)?;
         let second = start_backend_by(Rank::Behind.command(&program), backend)?;
         let backends = [(Which::Main, main.addr), (Which::Second, second.addr)];
-        let (mcpool, admin) = start_mcpool(settings, &backends).await?.unzip();
+        let (mcpool, admin) = start_mcpool(settings, Rank::Ahead, &backends).await?.unzip();
         let rig =
             Self { mcpool, admin, passthrough: None, splice: None, second: Some(second), backend: main };
         for front in [Front::Http, Front::Sse] {
@@ -197,6 +198,7 @@ fn start_backend_by(mut command: Command, options: Backend) -> anyhow::Result<Pr
 /// default. Also where operators reach it.
 async fn start_mcpool(
     settings: &Settings,
+    rank: Rank,
     backends: &[(Which, SocketAddr)],
 ) -> anyhow::Result<Option<(Program, SocketAddr)>> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -215,7 +217,10 @@ async fn start_mcpool(
     fs::write(&config, text)?;
     let log = fs::File::create(folder.join(format!("mcpool-{number}.log")))?;
     let (listen, admin) = (process::free_port()?, process::free_port()?);
-    let mut command = Command::new(path);
+    let mut command = match rank {
+        Rank::Ordinary => Command::new(path),
+        Rank::Ahead | Rank::Behind => rank.command(path),
+    };
     command.arg("serve").arg("--config").arg(&config);
     command.args(["--listen", &listen.to_string(), "--admin-listen", &admin.to_string()]);
     // What the caller's environment says about another gateway must not reach this one.
