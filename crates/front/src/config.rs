@@ -54,6 +54,8 @@ pub struct FrontLimits {
     pub connections: usize,
     /// Connections of one peer that is not on this machine.
     pub connections_per_peer: usize,
+    /// Counts peers on this machine like any other, so that a machine with one interface can test the limits per peer.
+    pub count_loopback: bool,
     /// Most descriptors of this process; a quarter of them is not for agents.
     pub descriptors: usize,
     /// Agent sessions.
@@ -163,6 +165,7 @@ impl Default for FrontLimits {
         Self {
             connections: 20_000,
             connections_per_peer: 64,
+            count_loopback: false,
             descriptors: usize::MAX,
             agent_sessions: 20_000,
             sessions_per_peer: 1_000,

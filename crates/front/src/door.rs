@@ -1,6 +1,7 @@
 //! Who comes in: connections and agent sessions are counted for each peer, and who finds no place is told so.
 //!
-//! Peers on this machine are not counted apart: they are one address however many they are. A peer of IPv6 is its /64,
+//! Peers on this machine are not counted apart, unless `FrontLimits::count_loopback` says so: they are one address
+//! however many they are. A peer of IPv6 is its /64,
 //! because one machine has all of it.
 
 use std::{
@@ -23,6 +24,8 @@ use crate::config::FrontLimits;
 /// Of what one peer may have so many.
 pub(crate) struct Peers {
     limit: usize,
+    /// Whether addresses of this machine are counted like any other.
+    count_loopback: bool,
     held: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -34,13 +37,13 @@ pub(crate) struct PeerSeat {
 }
 
 impl Peers {
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, held: Mutex::default() })
+    pub(crate) fn new(limit: usize, count_loopback: bool) -> Arc<Self> {
+        Arc::new(Self { limit, count_loopback, held: Mutex::default() })
     }
 
     /// A seat, unless this peer has as many as it may.
     pub(crate) fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<PeerSeat> {
-        let peer = counted(peer);
+        let peer = Some(counted(peer)).filter(|peer| self.count_loopback || !peer.is_loopback());
         if let Some(peer) = peer {
             let mut held = self.lock();
             let seats = held.entry(peer).or_default();
@@ -71,16 +74,15 @@ impl Drop for PeerSeat {
     }
 }
 
-/// What a peer is counted as.
-fn counted(peer: IpAddr) -> Option<IpAddr> {
+/// The address a peer is counted under.
+fn counted(peer: IpAddr) -> IpAddr {
     let peer = peer.to_canonical();
     match peer {
-        _ if peer.is_loopback() => None,
-        IpAddr::V4(_) => Some(peer),
-        IpAddr::V6(peer) => {
+        IpAddr::V6(peer) if !peer.is_loopback() => {
             let [a, b, c, d, ..] = peer.segments();
-            Some(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into())
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
         }
+        _ => peer,
     }
 }
 
@@ -120,7 +122,7 @@ impl Door {
             places: Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS))),
             scarce: affordable < limits.connections,
             full_since: None,
-            peers: Peers::new(limits.connections_per_peer),
+            peers: Peers::new(limits.connections_per_peer, limits.count_loopback),
             porch: Arc::new(Semaphore::new((limits.descriptors / 16).clamp(1, PORCH))),
         }
     }
@@ -226,23 +228,32 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_its_address_or_its_network_and_this_machine_is_not_counted() {
+    fn a_peer_is_its_address_or_its_network() {
         for (peer, as_what) in [
-            ("127.0.0.1", None),
-            ("127.9.9.9", None),
-            ("::1", None),
-            ("::ffff:127.0.0.1", None),
-            ("192.0.2.7", Some("192.0.2.7")),
-            ("::ffff:192.0.2.7", Some("192.0.2.7")),
-            ("2001:db8:1:2:3:4:5:6", Some("2001:db8:1:2::")),
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.9.9.9", "127.9.9.9"),
+            ("::1", "::1"),
+            ("::ffff:127.0.0.1", "127.0.0.1"),
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
         ] {
-            assert_eq!(counted(ip(peer)), as_what.map(ip), "{peer}");
+            assert_eq!(counted(ip(peer)), ip(as_what), "{peer}");
+        }
+    }
+
+    #[test]
+    fn peers_of_this_machine_are_counted_only_where_that_is_asked_for() {
+        for (count_loopback, second) in [(false, true), (true, false)] {
+            let peers = Peers::new(1, count_loopback);
+            let _first = peers.enter(ip("::ffff:127.0.0.1"));
+            assert_eq!(peers.enter(ip("127.0.0.1")).is_some(), second);
         }
     }
 
     #[test]
     fn a_seat_comes_back_and_nothing_is_remembered_of_a_peer_that_left() {
-        let peers = Peers::new(2);
+        let peers = Peers::new(2, false);
         let seats = [peers.enter(ip("192.0.2.7")), peers.enter(ip("192.0.2.7"))];
         assert!(seats.iter().all(Option::is_some));
         assert!(peers.enter(ip("192.0.2.7")).is_none());

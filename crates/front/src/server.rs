@@ -85,7 +85,7 @@ impl<B: Backends> Server<B> {
     ) -> Self {
         let (adopt, adopted) = mpsc::channel(ADOPT);
         let door = Door::new(&config.limits);
-        let peers = Peers::new(config.limits.sessions_per_peer);
+        let peers = Peers::new(config.limits.sessions_per_peer, config.limits.count_loopback);
         let (common, keeper) = Common::new(config, observe, Arc::default(), adopt);
         let common = Arc::new(common);
         let agents = Agents::new(Arc::clone(&common));

@@ -38,17 +38,8 @@ pub(crate) async fn start_with(config: FrontConfig) -> Running {
 }
 
 pub(crate) async fn start_ready(config: FrontConfig, readiness: Readiness) -> Running {
-    start_fully(config, readiness, ([127, 0, 0, 1], 0).into()).await
-}
-
-/// On an address that need not be loopback.
-pub(crate) async fn start_at(config: FrontConfig, at: SocketAddr) -> Running {
-    start_fully(config, Readiness::Ok, at).await
-}
-
-async fn start_fully(config: FrontConfig, readiness: Readiness, at: SocketAddr) -> Running {
     let script = Arc::new(Script::default());
-    let listener = TcpListener::bind(at).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let backends = Arc::new(Scripted(Arc::clone(&script)));
     let observe = Arc::new(Watcher(Arc::clone(&script)));

@@ -381,6 +381,7 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
     let limits = FrontLimits {
         connections,
         connections_per_peer,
+        count_loopback: default.count_loopback,
         descriptors: default.descriptors,
         agent_sessions,
         sessions_per_peer,
