@@ -26,7 +26,7 @@ use ledger::Ledger;
 use load::Plan;
 use sample::Sample;
 use trouble::{History, Kinds};
-use verdict::{Check, Evidence};
+use verdict::{Check, Evidence, Outcome};
 use world::{Paths, World};
 
 /// How long everything that was taken may take to come back: an agent that vanished is missed after 15 s, an idle
@@ -264,10 +264,10 @@ fn write(options: &Options, samples: &[Sample], report: &Value) -> anyhow::Resul
 }
 
 fn conclude(checks: &[Check]) -> anyhow::Result<()> {
-    for Check { name, passed, text } in checks {
-        say(&format!("{:<6} {name:<12} {text}\n", if *passed { "ok" } else { "FAILED" }))?;
+    for Check { name, outcome, text } in checks {
+        say(&format!("{:<10} {name:<12} {text}\n", outcome.as_str()))?;
     }
-    anyhow::ensure!(checks.iter().all(|check| check.passed), "the soak has failed");
+    anyhow::ensure!(checks.iter().all(|check| check.outcome != Outcome::Failed), "the soak has failed");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What ran and how it ended, summed into the last line `N passed, N failed`.
 //!
-//! The subtle thing: a step that ran nothing has failed, because a gate that runs nothing passes for ever.
+//! The subtle thing: a step that ran nothing has failed, because a gate that runs nothing passes for ever. A check that
+//! cannot fail in the form it ran in is `not judged`: printed with its figure, counted neither way.
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     /// One line per failure that has one.
     pub(crate) failures: Vec<String>,
+    /// One line per check whose figure this form of the run cannot judge.
+    pub(crate) not_judged: Vec<String>,
 }
 
 impl Tally {
@@ -28,6 +31,11 @@ impl Tally {
         Self { failed: 1, failures: vec![text.into()], ..Self::default() }
     }
 
+    /// One check whose figure is only shown, because it could not fail here.
+    pub(crate) fn not_judged(text: impl Into<String>) -> Self {
+        Self { not_judged: vec![text.into()], ..Self::default() }
+    }
+
     /// One check by its outcome.
     pub(crate) fn check(ok: bool, text: impl FnOnce() -> String) -> Self {
         if ok { Self::one() } else { Self::fault(text()) }
@@ -38,6 +46,7 @@ impl Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.failures.extend(other.failures);
+        self.not_judged.extend(other.not_judged);
     }
 }
 
@@ -65,6 +74,9 @@ impl Report {
         }
         let took = began.elapsed();
         println!("   {name}: {} passed, {} failed ({:.0} s)", tally.passed, tally.failed, took.as_secs_f64());
+        for text in &tally.not_judged {
+            println!("   not judged {name}: {text}");
+        }
         for failure in &tally.failures {
             println!("   FAILED {name}: {failure}");
         }
@@ -78,10 +90,15 @@ impl Report {
 
     /// Prints the table and the sum; whether something ran and all of it passed.
     pub(crate) fn finish(self) -> bool {
-        println!("\n{:<12} {:>7} {:>7} {:>8}", "step", "passed", "failed", "seconds");
+        println!("\n{:<12} {:>7} {:>7} {:>10} {:>8}", "step", "passed", "failed", "not judged", "seconds");
+        let mut whole = Duration::ZERO;
         for Row { name, tally, took } in &self.rows {
-            println!("{name:<12} {:>7} {:>7} {:>8.0}", tally.passed, tally.failed, took.as_secs_f64());
+            let Tally { passed, failed, not_judged, .. } = tally;
+            let (unjudged, seconds) = (not_judged.len(), took.as_secs_f64());
+            println!("{name:<12} {passed:>7} {failed:>7} {unjudged:>10} {seconds:>8.0}");
+            whole += *took;
         }
+        println!("{:<12} {:>35.0}", "all", whole.as_secs_f64());
         for row in &self.rows {
             for failure in &row.tally.failures {
                 println!("FAILED {}: {}", row.name, failure.lines().next().unwrap_or_default());

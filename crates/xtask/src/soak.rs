@@ -10,9 +10,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::Value;
 
-use crate::paths;
 use crate::report::Tally;
 use crate::run::Job;
+use crate::{paths, steps};
 
 /// What the program needs beyond its own time: starting, and waiting until everything is given back.
 const BESIDES: Duration = Duration::from_secs(300);
@@ -110,9 +110,7 @@ impl Options {
 /// # Errors
 /// When something cannot be built, or no report was written.
 pub(crate) fn run(options: &Options) -> Result<Tally> {
-    // Beside each other, because the program starts its siblings.
-    let build = Job::new("cargo").args(["build", "--workspace", "--bins"]).env("CARGO_TERM_COLOR", "never");
-    build.within(Duration::from_secs(1800)).logged("build-soak")?.ok()?;
+    steps::build()?;
     let report = paths::root().join("target").join(&options.folder).join("report.json");
     // One of an earlier run would speak for this one.
     if report.exists() {
@@ -132,7 +130,11 @@ fn tally(report: &Value) -> Result<Tally> {
     let mut tally = Tally::default();
     for check in report["checks"].as_array().context("a report with checks")? {
         let text = || format!("{}: {} (seed {})", check["name"], check["text"], report["seed"]);
-        tally.add(Tally::check(check["passed"] == true, text));
+        tally.add(match check["outcome"].as_str() {
+            Some("passed") => Tally::one(),
+            Some("not judged") => Tally::not_judged(text()),
+            _ => Tally::fault(text()),
+        });
     }
     Ok(tally)
 }
@@ -144,10 +146,11 @@ mod tests {
     #[test]
     fn every_check_of_the_report_counts() {
         let report = serde_json::json!({ "seed": 1, "checks": [
-            { "name": "a", "passed": true, "text": "" }, { "name": "b", "passed": false, "text": "why" },
+            { "name": "a", "outcome": "passed", "text": "" }, { "name": "b", "outcome": "failed", "text": "why" },
+            { "name": "c", "outcome": "not judged", "text": "" }, { "name": "d", "text": "no outcome" },
         ]});
         let counted = tally(&report).expect("a report");
-        assert_eq!((counted.passed, counted.failed), (1, 1));
+        assert_eq!((counted.passed, counted.failed, counted.not_judged.len()), (1, 2, 1));
         assert!(counted.failures[0].contains("why"), "{:?}", counted.failures);
         assert!(tally(&serde_json::json!({})).is_err());
     }
