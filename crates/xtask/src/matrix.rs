@@ -11,7 +11,6 @@ use crate::cell::{Cell, Shown, Way};
 use crate::driver;
 use crate::gateway::{self, Gateway};
 use crate::report::Tally;
-use crate::run::Job;
 
 /// Agents of one cell: more than `shared_sessions` is by default, so that sharing shows.
 const AGENTS: u32 = 12;
@@ -80,10 +79,6 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
 }
 
 fn real(options: &Options, wanted: &[Spec]) -> Result<Tally> {
-    if wanted.iter().any(|spec| spec.kind == Kind::Testkit) {
-        let build = Job::new("cargo").args(["build", "-p", "mcpool-benches", "--bin", "backend"]);
-        build.logged("build-backend")?.ok()?;
-    }
     let mut running = wanted.iter().map(|spec| spec.start()).collect::<Result<Vec<Backend>>>()?;
     if options.direct {
         return Ok(direct(options, &running));

@@ -21,6 +21,9 @@ const MODULES: [&str; 2] = ["node", "conformance"];
 /// Debian's packages, each with a program it brings.
 const PACKAGES: [(&str, &str); 2] = [("docker-compose", "docker-compose"), ("prometheus", "promtool")];
 
+/// The test runner that ends a test which hangs; `cargo test` has no time limits.
+const NEXTEST: &str = "0.9.143";
+
 /// Installs everything that is missing; one check per part.
 ///
 /// # Errors
@@ -33,6 +36,7 @@ pub(crate) fn all() -> Result<Tally> {
     for name in MODULES {
         tally.add(part(name, modules(name)));
     }
+    tally.add(part("nextest", nextest()));
     for (name, program) in PACKAGES {
         tally.add(part(name, package(name, program)));
     }
@@ -80,6 +84,15 @@ fn modules(name: &str) -> Result<()> {
     let install = Job::new("npm").args(["ci", "--ignore-scripts", "--loglevel", "error"]).at(&to);
     install.within(Duration::from_secs(900)).logged(&format!("setup-{name}"))?.ok()?;
     stamp(&to, &wanted)
+}
+
+/// cargo-nextest, unless some version of it is there.
+fn nextest() -> Result<()> {
+    if Job::new("cargo").args(["nextest", "--version"]).logged("setup-nextest-look")?.success {
+        return Ok(());
+    }
+    let args = ["install", "cargo-nextest", "--locked", "--version", NEXTEST];
+    Job::new("cargo").args(args).within(Duration::from_secs(1800)).logged("setup-nextest")?.ok()
 }
 
 /// A package of Debian, unless its program is there.

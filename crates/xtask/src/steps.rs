@@ -1,4 +1,4 @@
-//! The steps of the gate, in the order of how soon each can say no.
+//! The steps of the gate: set-up, one build of everything, then the steps in the order of how soon each can say no.
 //!
 //! The subtle thing: the numbers of a test runner are read from what it prints; a runner whose numbers cannot
 //! be read, or are zero, has failed even when its status is zero.
@@ -30,12 +30,12 @@ pub(crate) fn all() -> Vec<Step> {
     vec![
         step("setup", "virtual environments, node modules, docker-compose and Prometheus", setup::all),
         step("fmt", "cargo fmt --check", fmt),
+        step("build", "every target of the workspace, once, for all steps that follow", build),
         step("clippy", "every target of the workspace, warnings denied", clippy),
         step("unit", "unit and integration tests, and the examples in the documentation", unit),
         step("interleave", "hand-overs between threads, in every order of their steps", || interleave(false)),
         step("doc", "documentation, broken links denied", doc),
         step("compose", "docker-compose.yml is valid", compose),
-        step("build", "the gateway and the conformance fixture that the next steps start", build),
         step("alerts", "the shipped alerts by promtool, and a real Prometheus over the gateway", || {
             alerts::run(&alerts::Options::default())
         }),
@@ -102,12 +102,15 @@ pub(crate) fn gate(only: &[String]) -> Result<bool> {
     Ok(report.finish())
 }
 
-/// The debug builds of the gateway and of the conformance fixture.
+/// The debug build of everything: the programs that other steps start, and the tests.
+///
+/// Cargo unites the features of what one command builds, so a build of fewer packages would compile the dependencies once
+/// more, with other features.
 ///
 /// # Errors
-/// When cargo cannot be started.
+/// When cargo cannot be started or the build fails.
 pub(crate) fn build() -> Result<Tally> {
-    one(cargo("build", ["build", "-p", "mcpool", "-p", "mcpool-testkit"])?)
+    one(cargo("build", ["build", "--workspace", "--all-targets"])?)
 }
 
 fn fmt() -> Result<Tally> {
@@ -128,13 +131,8 @@ fn compose() -> Result<Tally> {
 }
 
 fn unit() -> Result<Tally> {
-    let mut tally = if cargo("unit-look", ["nextest", "--version"])?.success {
-        let args = ["nextest", "run", "--workspace", "--no-fail-fast"];
-        counted(&cargo("unit", args)?, nextest_counts)?
-    } else {
-        let args = ["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"];
-        counted(&cargo("unit", args)?, libtest_counts)?
-    };
+    let args = ["nextest", "run", "--workspace", "--no-fail-fast"];
+    let mut tally = counted(&cargo("unit", args)?, nextest_counts)?;
     // nextest runs no examples of the documentation.
     tally.add(counted(
         &cargo("unit-doc", ["test", "--workspace", "--doc", "--no-fail-fast"])?,
@@ -174,7 +172,7 @@ fn counted(ended: &Ended, counts: fn(&str) -> Option<(u64, u64)>) -> Result<Tall
         ended.ok()?;
         bail!("no count of tests in its output");
     };
-    let mut tally = Tally { passed, failed, failures: Vec::new() };
+    let mut tally = Tally { passed, failed, ..Tally::default() };
     tally.failures.extend(failed_names(&ended.output));
     if !ended.success && failed == 0 {
         tally.add(Tally::fault(format!(
