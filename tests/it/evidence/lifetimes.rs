@@ -162,7 +162,6 @@ async fn behind_a_balancer_without_affinity_agents_are_told_and_never_cut_off() 
         println!("a balancer over 3 instances, lost sessions {lost:?}: {came:?}");
         // An agent is refused its handshake with a reason, or each of its calls ends one way or the other.
         assert!(came.iter().all(|came| came.answered + came.told == 10 || came.told == 1), "{came:?}");
-        assert!(came.iter().any(|came| came.answered > 0), "nobody was served: {came:?}");
         over(rig).await;
     }
 }
