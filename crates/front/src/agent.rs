@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -40,6 +41,8 @@ pub(crate) struct AgentCore {
     pub(crate) caller: Arc<Caller>,
     pub(crate) target: Target,
     pub(crate) transport: Transport,
+    /// Where it came from when its session began.
+    pub(crate) peer: IpAddr,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) common: Arc<Common>,
     /// Of agents that can resume a stream: those of Streamable HTTP.
@@ -124,7 +127,7 @@ impl AgentCore {
         caller: Arc<Caller>,
         target: Target,
         transport: Transport,
-        seat: Option<PeerSeat>,
+        (peer, seat): (IpAddr, Option<PeerSeat>),
         common: Arc<Common>,
     ) -> Self {
         let replay = (transport == Transport::Http).then(|| Arc::new(Replay::new(&common)));
@@ -135,6 +138,7 @@ impl AgentCore {
             caller,
             target,
             transport,
+            peer,
             outbox: Arc::new(outbox),
             inflight: Mutex::default(),
             joined: AtomicI64::new(0),

@@ -1,4 +1,5 @@
-//! The table of all agent sessions of one front: found by id, counted, swept, ended.
+//! The table of all agent sessions of one front: found by id, counted, swept, ended. Where it is full, the session that
+//! was idle longest gives way: its sealed id brings it back.
 
 use std::{
     collections::VecDeque,
@@ -10,8 +11,9 @@ use dashmap::DashMap;
 use mcpool_wire::Link;
 
 use crate::{
-    agent::{Agent, AgentCore},
+    agent::{Agent, AgentCore, Side},
     common::Common,
+    idle::{IdleSessions, Use},
     observe::{AgentEnd, FrontEvent, Gauges, Transport},
     outbox::{Outbox, Presence},
     restore::Flights,
@@ -24,6 +26,8 @@ pub(crate) struct Agents<L> {
     table: DashMap<AgentSessionId, Arc<Agent<L>>>,
     /// HTTP+SSE agents whose stream is gone and who may come back, oldest first.
     away: Mutex<VecDeque<AgentSessionId>>,
+    /// Those that may give way to others.
+    idle: IdleSessions<AgentSessionId>,
     /// Sessions that are on their way back into the table.
     pub(crate) flights: Flights<L>,
     common: Arc<Common>,
@@ -31,11 +35,51 @@ pub(crate) struct Agents<L> {
 
 impl<L: Link> Agents<L> {
     pub(crate) fn new(common: Arc<Common>) -> Self {
-        Self { table: DashMap::new(), away: Mutex::default(), flights: Flights::default(), common }
+        let (away, idle, flights) = (Mutex::default(), IdleSessions::default(), Flights::default());
+        Self { table: DashMap::new(), away, idle, flights, common }
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.has_no_place(0)
+    /// Makes place for one more, with so many others on their way; false where nobody can give way.
+    pub(crate) fn make_place(&self, coming: usize) -> bool {
+        // Those on their way do not give way.
+        if coming >= self.common.limits().agent_sessions {
+            return false;
+        }
+        while self.has_no_place(coming) {
+            if !self.evict() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Ends the session that was idle longest, of those that their ids bring back.
+    fn evict(&self) -> bool {
+        loop {
+            let found = self.idle.longest(self.common.millis(), |id| self.use_of(*id));
+            let Some((id, since)) = found else { return false };
+            // Looked at again while nobody can find it: it may have ended or be used just now.
+            let is_idle = |_: &AgentSessionId, agent: &Arc<Agent<L>>| agent.idle_since() == Some(since);
+            if let Some((_, agent)) = self.table.remove_if(&id, is_idle) {
+                self.ended(&agent.core, AgentEnd::Evicted);
+                return true;
+            }
+            self.remember(&id);
+        }
+    }
+
+    fn use_of(&self, id: AgentSessionId) -> Use {
+        let Some(agent) = self.table.get(&id).map(|entry| Arc::clone(entry.value())) else {
+            return Use::Over;
+        };
+        agent.idle_since().map_or(Use::Busy, Use::Idle)
+    }
+
+    /// A session that may give way from now on.
+    fn remember(&self, id: &AgentSessionId) {
+        let Some(agent) = self.table.get(id).map(|entry| Arc::clone(entry.value())) else { return };
+        let entry = (self.common.millis(), agent.core.caller.agent.0, agent.id);
+        self.idle.add(entry, self.table.len(), |id| self.use_of(*id));
     }
 
     /// Whether the limit is reached with so many more on their way.
@@ -56,13 +100,21 @@ impl<L: Link> Agents<L> {
             agent: core.caller.agent,
             transport: core.transport,
             backend: &core.target.name,
+            peer: core.peer,
         });
+        if agent.comes_back() {
+            self.remember(&agent.id);
+        }
         (agent, true)
     }
 
     /// The agent session of this id, if it lives and is presented as what it is.
     pub(crate) fn find(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Arc<Agent<L>>> {
-        let agent = Arc::clone(self.table.get(&id)?.value());
+        // Seen before it is let go of: nobody takes it for idle in between.
+        let entry = self.table.get(&id)?;
+        entry.value().core.seen();
+        let agent = Arc::clone(entry.value());
+        drop(entry);
         let core = &agent.core;
         let is_this = core.transport == presented.transport
             && core.target == *presented.target
@@ -77,7 +129,6 @@ impl<L: Link> Agents<L> {
             }
             return None;
         }
-        agent.core.seen();
         Some(agent)
     }
 
@@ -128,6 +179,12 @@ impl<L: Link> Agents<L> {
             // It is told to begin again, so it must not come back. Nothing of it outlives this life.
             self.common.bury(id, &core.presented());
         }
+        self.ended(core, reason);
+        true
+    }
+
+    /// One that is no longer in the table ends.
+    fn ended(&self, core: &AgentCore, reason: AgentEnd) {
         core.end();
         Gauges::down(self.common.gauges.agents(core.transport), 1);
         self.common.emit(&FrontEvent::AgentClosed {
@@ -135,7 +192,6 @@ impl<L: Link> Agents<L> {
             transport: core.transport,
             reason,
         });
-        true
     }
 
     /// Ends what was idle too long or lost its link. SSE agents are ended by their own stream.
@@ -184,6 +240,24 @@ impl<L: Link> Agents<L> {
     // Copied out, so that no shard is locked while sessions are looked at.
     fn snapshot(&self) -> Vec<(AgentSessionId, Arc<AgentCore>)> {
         self.table.iter().map(|entry| (*entry.key(), Arc::clone(&entry.value().core))).collect()
+    }
+}
+
+impl<L: Link> Agent<L> {
+    /// Whether its sealed id brings it back once it is no longer held.
+    fn comes_back(&self) -> bool {
+        match &self.side {
+            Side::Http { link, interactive } => !interactive && !link.is_own() && !self.core.has_ended(),
+            Side::Sse { .. } => false,
+        }
+    }
+
+    /// Since when nobody has used it, where it may give way: who listens is not idle, nor who waits for an answer, and
+    /// who has a session of the backend to itself would lose it.
+    fn idle_since(&self) -> Option<u64> {
+        let listens = matches!(self.core.outbox.presence(), Presence::Attached(_));
+        let is_idle = !listens && self.core.is_idle() && self.comes_back();
+        is_idle.then(|| self.core.last_seen.load(Ordering::Relaxed))
     }
 }
 

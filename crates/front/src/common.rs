@@ -73,6 +73,7 @@ impl Common {
         adopt: mpsc::Sender<Box<Adoptee>>,
     ) -> (Self, Option<Keeper>) {
         let age = Age::new(config.sessions.clock.clone(), config.times.session_lifetime);
+        gauges.set_limits(&config.limits);
         let (deleted, limit) = (config.sessions.deleted.as_deref(), config.limits.deleted_sessions);
         let (tombstones, keeper) = Tombstones::open(deleted, limit, age.now());
         let budget = Budget::new(config.limits.buffered_bytes, Arc::clone(&gauges), Arc::clone(&observe));
@@ -113,6 +114,7 @@ impl Common {
     }
 
     pub(crate) fn apply(&self, config: FrontConfig) {
+        self.gauges.set_limits(&config.limits);
         self.in_force.store(Arc::new(InForce::new(config)));
     }
 
@@ -130,6 +132,12 @@ impl Common {
 
     pub(crate) fn emit(&self, event: &FrontEvent<'_>) {
         self.observe.on(event);
+    }
+
+    /// Somebody or something was turned away: one of [`REFUSALS`](crate::observe::REFUSALS).
+    pub(crate) fn refused(&self, kind: &'static str) {
+        self.gauges.note_refusal(kind);
+        self.emit(&FrontEvent::Refused { kind });
     }
 
     pub(crate) fn dropped(&self, kind: &'static str) {

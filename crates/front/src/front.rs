@@ -12,7 +12,7 @@ use crate::{
     common::Common,
     door::{PeerSeat, Peers},
     modern::{Guests, Listens},
-    observe::{FrontEvent, Health, Transport},
+    observe::{Health, Transport},
     seal::{Facts, Presented},
     session_id::AgentSessionId,
 };
@@ -84,11 +84,12 @@ impl<B: Backends> Front<B> {
                 return Err(NoPlace::Overloaded);
             }
         }
-        if self.agents.is_full() {
+        if !self.agents.make_place(0) {
+            common.refused("agent_sessions");
             return Err(NoPlace::Full);
         }
         self.peers.enter(peer).ok_or_else(|| {
-            common.emit(&FrontEvent::Refused { kind: "peer_sessions" });
+            common.refused("peer_sessions");
             NoPlace::Peer
         })
     }
@@ -104,7 +105,7 @@ impl<B: Backends> Front<B> {
         seat: Option<PeerSeat>,
     ) -> Arc<AgentCore> {
         let caller = self.caller(headers, peer, self.common.agent_key());
-        Arc::new(AgentCore::new(Arc::new(caller), target, transport, seat, Arc::clone(&self.common)))
+        Arc::new(AgentCore::new(Arc::new(caller), target, transport, (peer, seat), Arc::clone(&self.common)))
     }
 
     /// Who calls, as far as the request says.

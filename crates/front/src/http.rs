@@ -100,7 +100,7 @@ fn admit<B: Backends>(
         .and_then(|()| if route.is_health() { Ok(()) } else { hosts.check_host(&parts.uri, &parts.headers) })
         .and_then(|()| hosts.check_origin(&parts.headers));
     checked.map_err(|TurnedAway { status, kind, message }| {
-        front.common.emit(&FrontEvent::Refused { kind });
+        front.common.refused(kind);
         // A body that an MCP client shows and a person can read.
         Box::new(Served::json(status, Cause::Agent, refusal(None, -31910, &message)))
     })?;

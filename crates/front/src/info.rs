@@ -43,6 +43,7 @@ pub(crate) fn readyz<B: Backends>(front: &Front<B>) -> Served {
     if let Some(overload) = front.common.gauges.overload() {
         body.insert("overload".to_owned(), overload);
     }
+    front.common.gauges.strain().put_into(&mut body);
     body.insert("status".to_owned(), readiness.as_str().into());
     let status = if readiness.serves() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Served::value(status, Cause::Gateway, &Value::Object(body))
@@ -52,6 +53,7 @@ fn readiness<B: Backends>(front: &Front<B>) -> Readiness {
     match front.health.readiness() {
         _ if front.common.is_draining() => Readiness::Draining,
         Readiness::Ok if !front.common.budget.is_calm() => Readiness::Degraded,
+        Readiness::Ok if front.common.gauges.strain().refuses() => Readiness::Degraded,
         readiness => readiness,
     }
 }

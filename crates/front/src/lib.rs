@@ -4,7 +4,7 @@
 //! Reading order: `server` and `door` (connections), `http` and `body` (what a request means), `dispatch` and `batch`
 //! (Streamable HTTP), `legacy` and `stream` (HTTP+SSE), `modern` (who has no session), `running` and `adopter` (who owns a call), `call_stream`,
 //! `outbox` and `sse_body` (what an agent reads), `weight` (what it may miss), `replay` (what it can fetch again),
-//! `seal`, `restore` and `tombstones` (sessions that outlive a restart), `rescue` (errors as responses), `budget`, `rung`
+//! `seal`, `restore`, `tombstones` and `idle` (sessions that outlive a restart, or give way), `rescue` (errors as responses), `budget`, `rung`
 //! and `relief` (what happens when memory is short). The subtle thing: no response body ever runs a call, so an agent
 //! that does not read holds up nobody.
 //!
@@ -28,8 +28,10 @@ mod front;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gauges;
 mod hosts;
 mod http;
+mod idle;
 mod incoming;
 mod info;
 mod legacy;
@@ -59,10 +61,11 @@ mod wall;
 mod weight;
 
 pub use config::{FrontConfig, FrontLimits, FrontTimes, SessionsConfig, Unauthenticated};
+pub use gauges::{Gauges, LimitUse, Strain};
 pub use hosts::{HostPolicy, TurnedAway};
 pub use observe::{
-    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Gauges, Health, Outcome, Parking, REFUSALS,
-    Readiness, Restore, SHED, Transport,
+    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Health, Outcome, Parking, REFUSALS, Readiness,
+    Restore, SHED, Transport,
 };
 pub use route::RESERVED;
 pub use rung::Rung;

@@ -2,13 +2,11 @@
 //!
 //! Observers are called inline on the call path: they must neither block nor call back.
 
-use std::{
-    sync::atomic::{AtomicU8, AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use mcpool_wire::{AgentKey, CallError, CallTrace, Executed, Method, RequestId};
 
+pub(crate) use crate::gauges::Gauges;
 use crate::rung::Rung;
 
 /// Takes events.
@@ -28,6 +26,8 @@ pub enum FrontEvent<'a> {
         transport: Transport,
         /// The backend it means.
         backend: &'a str,
+        /// Where it comes from.
+        peer: IpAddr,
     },
     /// An agent session ended.
     AgentClosed {
@@ -100,8 +100,8 @@ pub enum FrontEvent<'a> {
 }
 
 /// What is turned away at the door, and why.
-pub const REFUSALS: [&str; 7] =
-    ["limit", "peer", "host", "origin", "peer_connections", "peer_sessions", "descriptors"];
+pub const REFUSALS: [&str; 8] =
+    ["limit", "peer", "host", "origin", "agent_sessions", "peer_connections", "peer_sessions", "descriptors"];
 
 /// What is done for the ceiling's sake.
 pub const SHED: [&str; 7] = [
@@ -181,6 +181,8 @@ pub enum AgentEnd {
     Gone,
     /// It did nothing for long.
     Idle,
+    /// There were as many as there may be, and it was idle longest: its id brings it back.
+    Evicted,
     /// What it was tied to is over.
     LinkEnded,
     /// The gateway failed on it.
@@ -221,37 +223,6 @@ pub enum Parking {
     Expired,
     /// Too many wait already: it was cancelled.
     Refused,
-}
-
-/// Numbers that are read when somebody looks.
-#[derive(Debug, Default)]
-pub struct Gauges {
-    /// Open connections.
-    pub connections: AtomicUsize,
-    /// HTTP+SSE agent sessions.
-    pub sse_agents: AtomicUsize,
-    /// Streamable HTTP agent sessions.
-    pub http_agents: AtomicUsize,
-    /// Links that agents without session share, and streams of `subscriptions/listen`.
-    pub modern_agents: AtomicUsize,
-    /// Calls in flight.
-    pub calls: AtomicUsize,
-    /// Calls that wait for their callers.
-    pub parked: AtomicUsize,
-    /// Calls owned by the adopter.
-    pub adopted: AtomicUsize,
-    /// Bytes kept for agents in all; the three below are its parts.
-    pub buffered_bytes: AtomicUsize,
-    /// Most bytes that may be kept.
-    pub buffered_limit: AtomicUsize,
-    /// Bytes of bodies that are read, and of messages whose calls have not ended.
-    pub request_bytes: AtomicUsize,
-    /// Bytes waiting for agents to read them.
-    pub outbound_bytes: AtomicUsize,
-    /// Bytes sent and kept for agents that resume a stream.
-    pub replay_bytes: AtomicUsize,
-    /// How near the ceiling that is.
-    rung: AtomicU8,
 }
 
 /// What only the gateway as a whole knows about its health.
@@ -363,6 +334,7 @@ impl AgentEnd {
             Self::Deleted => "deleted",
             Self::Gone => "gone",
             Self::Idle => "idle",
+            Self::Evicted => "evicted",
             Self::LinkEnded => "link_ended",
             Self::Fault => "fault",
             Self::Slow => "slow",
@@ -397,47 +369,5 @@ impl Parking {
             Self::Expired => "expired",
             Self::Refused => "refused",
         }
-    }
-}
-
-impl Gauges {
-    /// How near the ceiling what is kept for agents has come.
-    #[must_use]
-    pub fn rung(&self) -> Rung {
-        let rung = self.rung.load(Ordering::Acquire);
-        Rung::ALL.into_iter().find(|known| *known as u8 == rung).unwrap_or_default()
-    }
-
-    pub(crate) fn set_rung(&self, rung: Rung) {
-        self.rung.store(rung as u8, Ordering::Release);
-    }
-
-    /// What `/readyz` says while not everything is taken as usual.
-    #[must_use]
-    pub fn overload(&self) -> Option<serde_json::Value> {
-        let rung = self.rung();
-        (rung != Rung::Calm).then(|| {
-            serde_json::json!({
-                "state": rung.as_str(),
-                "reason": "what is kept for agents is near the limit `limits.buffered`",
-                "buffered_bytes": self.buffered_bytes.load(Ordering::Relaxed),
-                "limit_bytes": self.buffered_limit.load(Ordering::Relaxed),
-            })
-        })
-    }
-
-    pub(crate) fn agents(&self, transport: Transport) -> &AtomicUsize {
-        match transport {
-            Transport::Sse => &self.sse_agents,
-            Transport::Http | Transport::Other => &self.http_agents,
-        }
-    }
-
-    pub(crate) fn up(gauge: &AtomicUsize, by: usize) {
-        gauge.fetch_add(by, Ordering::Relaxed);
-    }
-
-    pub(crate) fn down(gauge: &AtomicUsize, by: usize) {
-        gauge.fetch_sub(by, Ordering::Relaxed);
     }
 }

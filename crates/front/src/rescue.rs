@@ -101,12 +101,12 @@ impl Served {
             NoPlace::Full => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorKind::Overloaded,
-                "the gateway has no place for another agent session",
+                "the gateway has no place for another agent session (limits.agent_sessions)",
             ),
             NoPlace::Peer => (
                 StatusCode::TOO_MANY_REQUESTS,
                 ErrorKind::Overloaded,
-                "this address has too many agent sessions",
+                "this address has too many agent sessions (limits.sessions_per_peer)",
             ),
             NoPlace::Overloaded => (
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -124,7 +124,7 @@ impl<B: Backends> Front<B> {
             if flights.len() >= MANY {
                 flights.retain(|_, flight| flight.upgrade().is_some());
             }
-            if self.agents.has_no_place(flights.len()) {
+            if !self.agents.make_place(flights.len()) {
                 return None;
             }
             let core = self.new_agent(target.clone(), Transport::Http, headers, peer, None);
@@ -136,6 +136,7 @@ impl<B: Backends> Front<B> {
         match flight {
             Some(flight) => flight.await,
             None => {
+                self.common.refused("agent_sessions");
                 self.told(Restore::Full);
                 Err(Missing::NoPlace)
             }
@@ -183,7 +184,8 @@ impl<B: Backends> Front<B> {
             // What the backend is has changed: from now on the agent would have something to lose.
             return Err(Missing::Unknown);
         }
-        if self.agents.has_no_place(0) {
+        if !self.agents.make_place(0) {
+            self.common.refused("agent_sessions");
             return Err(Missing::NoPlace);
         }
         let (agent, _) =

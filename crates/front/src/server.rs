@@ -169,7 +169,7 @@ async fn accept<B: Backends>(
             Err(error) => {
                 backoff = (backoff * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
                 tracing::warn!(%error, ?backoff, "cannot accept connections");
-                front.common.emit(&FrontEvent::Refused { kind: "limit" });
+                front.common.refused("limit");
                 tokio::time::sleep(backoff).await;
             }
         }
@@ -196,7 +196,7 @@ pub(crate) fn welcome<B: Backends, T>(
 /// A connection that may not stay is told so, as long as there are not too many of them.
 fn turn_away<B: Backends>(front: &Front<B>, door: &Door, stream: TcpStream, away: Away) {
     let common = &front.common;
-    common.emit(&FrontEvent::Refused { kind: away.kind() });
+    common.refused(away.kind());
     if let Some(telling) = door.tell(stream, away) {
         let (transport, cause) = (Transport::Other, Cause::Gateway);
         common.emit(&FrontEvent::Responded { transport, code: away.code(), cause });

@@ -18,7 +18,7 @@ const LEN: usize = HEAD + NONCE + BODY + TAG;
 const TEXT_LEN: usize = LEN / 3 * 4;
 
 /// The name of an agent session, known to its agent only.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentSessionId([u8; LEN]);
 
 impl AgentSessionId {

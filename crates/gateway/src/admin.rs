@@ -31,7 +31,7 @@ use axum::{
     serve::{IncomingStream, Listener},
 };
 use futures::FutureExt as _;
-use mcpool_front::{Gauges, Health as _, HostPolicy, Readiness, TurnedAway};
+use mcpool_front::{Gauges, Health as _, HostPolicy, LimitUse, Readiness, TurnedAway};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::verbs::message_of;
 use crate::{
     config::Config,
-    observe::{Events, Metrics, Status},
+    observe::{Events, Metrics, Status, descriptors},
     reload::ReloadHook,
     verbs::Verb,
 };
@@ -92,6 +92,15 @@ impl Admin {
             () = upkeep(&shared.admin.metrics) => {}
             () = last_moment => {}
         }
+    }
+}
+
+impl Admin {
+    /// The limits of the gateway as a whole, and how much of each is taken.
+    fn limits(&self) -> Vec<LimitUse> {
+        let mut limits = self.gauges.limits();
+        limits.extend(descriptors().map(|(used, limit)| LimitUse { name: "descriptors", used, limit }));
+        limits
     }
 }
 
@@ -184,6 +193,7 @@ async fn wrong_method(uri: Uri) -> Response {
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let Admin { status, metrics, gauges, .. } = &shared.admin;
+    metrics.limits(&shared.admin.limits());
     let text = metrics.render(status.gateway(), gauges, status.readiness());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
@@ -195,13 +205,18 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
         body.insert("overload".to_owned(), overload);
         readiness = if readiness == Readiness::Ok { Readiness::Degraded } else { readiness };
     }
+    let strain = shared.admin.gauges.strain();
+    readiness = if readiness == Readiness::Ok && strain.refuses() { Readiness::Degraded } else { readiness };
+    strain.put_into(&mut body);
     body.insert("status".to_owned(), readiness.as_str().into());
     let status = if readiness.serves() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Value::Object(body))).into_response()
 }
 
 async fn backends(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    Json(json!({ "backends": shared.admin.status.backends() }))
+    let limits = shared.admin.limits();
+    let limits = limits.iter().map(|one| json!({ "limit": one.name, "used": one.used, "most": one.limit }));
+    Json(json!({ "backends": shared.admin.status.backends(), "limits": limits.collect::<Vec<_>>() }))
 }
 
 async fn backend(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {

@@ -331,7 +331,8 @@ impl<B: Backends> Front<B> {
         let hello = Hello { caller: Arc::clone(&caller), target: target.clone(), client, outlet };
         let opened = opening::bounded(self.backends.open(hello), self.common.times().open).await;
         let link = opened.map_err(|error| NoGuest::Unopened(Arc::new(error)))?;
-        let core = AgentCore::new(caller, target, Transport::Other, Some(seat), Arc::clone(&self.common));
+        let from = (peer, Some(seat));
+        let core = AgentCore::new(caller, target, Transport::Other, from, Arc::clone(&self.common));
         let guest = Arc::new(Guest::new(Arc::new(core), link, unheard));
         let mut kind = kind.clone();
         if guest.link.era() == Era::Modern {
@@ -359,6 +360,7 @@ impl<L: Link> Guest<L> {
             agent: core.caller.agent,
             transport: Transport::Http,
             backend: &core.target.name,
+            peer: core.peer,
         });
         Self { core, link, server_info, level, unheard }
     }

@@ -29,6 +29,8 @@ impl Listens {
     pub(super) fn enter(self: &Arc<Self>, ear: &Arc<Ear>, common: &Arc<Common>) -> Option<Listed> {
         let mut state = self.lock();
         if state.open.len() >= common.limits().agent_sessions {
+            drop(state);
+            common.refused("agent_sessions");
             return None;
         }
         state.last += 1;

@@ -202,7 +202,7 @@ async fn a_flood_of_streams_and_sessions_is_bounded_and_an_agent_is_served_throu
     let limits = FrontLimits { agent_sessions: 64, ..FrontLimits::default() };
     let front = start_with(FrontConfig { limits, ..FrontConfig::default() }).await;
     let session = front.session("/mcp").await;
-    let (mut refused, mut served) = (0, 0);
+    let mut served = 0;
     let flood = async {
         for n in 0..400 {
             let status = if n % 2 == 0 {
@@ -211,7 +211,6 @@ async fn a_flood_of_streams_and_sessions_is_bounded_and_an_agent_is_served_throu
                 front.post("/mcp", &[], &initialize(n)).await.status.as_u16()
             };
             assert!(status == 200 || status == 503, "{status}");
-            refused += usize::from(status == 503);
             let agents = front.gauges.sse_agents.load(Ordering::SeqCst)
                 + front.gauges.http_agents.load(Ordering::SeqCst);
             assert!(agents <= 64 + 2, "{agents}");
@@ -227,5 +226,7 @@ async fn a_flood_of_streams_and_sessions_is_bounded_and_an_agent_is_served_throu
         () = flood => {}
         () = behaved => {}
     }
-    assert!(refused > 0 && served > 10, "{refused} refused, {served} served");
+    // Of the streams at most a quarter is waited for, and sessions give way: nobody is refused.
+    let evicted = front.script.saw("closed evicted");
+    assert!(evicted > 0 && served > 10, "{evicted} evicted, {served} served");
 }

@@ -106,13 +106,57 @@ async fn connections_above_the_limit_wait() {
 async fn agent_sessions_above_the_limit_are_503_with_retry_after() {
     let limits = FrontLimits { agent_sessions: 1, ..FrontLimits::default() };
     let front = start_with(FrontConfig { limits, ..FrontConfig::default() }).await;
+    // What it keeps at its backend would be lost: it does not give way.
+    front.script.own.store(true, Ordering::SeqCst);
     let session = front.session("/mcp").await;
     let got = front.post("/mcp", &[], &initialize("i")).await;
     assert_eq!((got.status.as_u16(), got.code(), got.json()["id"].clone()), (503, -31903, json!("i")));
+    assert_eq!(front.script.saw("Refused { kind: \"agent_sessions\" }"), 1);
+    let ready = front.get("/readyz", &[]).await.json();
+    assert_eq!(
+        (&ready["status"], &ready["refused"][0]["raise"]),
+        (&json!("degraded"), &json!("limits.agent_sessions"))
+    );
+    assert_eq!(ready["limits"][0], json!({"limit": "agent_sessions", "used": 1, "most": 1}));
     assert!(got.headers.contains_key("retry-after"));
     assert_eq!(front.get("/sse", &[]).await.status, 503);
     assert_eq!(front.call(&session, &tool(1, "echo")).await.status, 200);
     assert_eq!(front.script.saw("responded http 503 gateway"), 1);
+}
+
+#[tokio::test]
+async fn the_session_idle_longest_gives_way_and_its_id_brings_it_back() {
+    let limits = FrontLimits { agent_sessions: 3, ..FrontLimits::default() };
+    let front = start_with(FrontConfig { limits, ..FrontConfig::default() }).await;
+    let [one, two, three] =
+        [front.session("/mcp").await, front.session("/mcp").await, front.session("/mcp").await];
+    let listens = [("mcp-session-id", three.as_str()), ("accept", "text/event-stream")];
+    let stream = Sse::over(front.send("GET", "/mcp", &listens, "").await);
+    tokio::time::sleep(SHORT).await;
+    assert_eq!(front.call(&one, &tool(1, "echo")).await.status, 200);
+    front.session("/mcp").await;
+    assert_eq!((front.script.saw("closed evicted"), front.script.links.load(Ordering::SeqCst)), (1, 3));
+    let opened = || front.script.opened.load(Ordering::SeqCst);
+    assert_eq!((front.call(&one, &tool(2, "echo")).await.status.as_u16(), opened()), (200, 4), "it was held");
+    assert_eq!(
+        (front.call(&two, &tool(3, "echo")).await.status.as_u16(), opened()),
+        (200, 5),
+        "it came back"
+    );
+    assert_eq!(front.gauges.http_agents.load(Ordering::SeqCst), 3);
+    assert_eq!((front.script.saw("Refused"), front.script.saw("503")), (0, 0));
+    drop(stream);
+}
+
+#[tokio::test]
+async fn more_agents_than_there_is_place_for_are_served_in_turn_and_none_is_refused() {
+    let limits = FrontLimits { agent_sessions: 20, ..FrontLimits::default() };
+    let front = start_with(FrontConfig { limits, ..FrontConfig::default() }).await;
+    for n in 0..100 {
+        assert_eq!(front.post("/mcp", &[], &initialize(n)).await.status, 200, "{n}");
+        assert!(front.gauges.http_agents.load(Ordering::SeqCst) <= 20);
+    }
+    assert_eq!((front.script.saw("closed evicted"), front.script.saw("Refused")), (80, 0));
 }
 
 #[tokio::test]
@@ -168,6 +212,7 @@ async fn an_idle_agent_is_put_away_unless_it_listens() {
 #[tokio::test]
 async fn what_is_allowed_can_change_while_agents_are_served() {
     let front = start_with(FrontConfig::default()).await;
+    front.script.own.store(true, Ordering::SeqCst);
     let session = front.session("/mcp").await;
     let from = |host: &'static str| [("host", host)];
     assert_eq!(front.get("/api/mcp/servers", &from("gateway.example")).await.status, 421);

@@ -274,7 +274,12 @@ async fn those_who_come_back_count_against_the_limit() {
     lives.limits.agent_sessions = 1;
     let front = lives.again(front).await;
     assert_eq!(status(&front, &sessions[0]).await, 200);
-    let got = front.call(&sessions[1], &tool(1, "echo")).await;
+    // Who is idle gives way to who comes back; who listens does not.
+    assert_eq!(status(&front, &sessions[1]).await, 200);
+    assert_eq!((front.script.saw("closed evicted"), front.script.saw("Full")), (1, 0));
+    let stream = front.try_listen(&sessions[1], None).await;
+    assert_eq!(stream.status(), 200);
+    let got = front.call(&sessions[0], &tool(1, "echo")).await;
     assert_eq!((got.status.as_u16(), got.code()), (503, -31903));
     assert_eq!(front.script.saw("Full"), 1);
 }

@@ -4,16 +4,39 @@ use serde_json::Value;
 
 const HEAD: [&str; 10] =
     ["BACKEND", "STATE", "MODE", "CIRCUIT", "SESSIONS", "IN USE", "WAITING", "OLDEST", "AGENTS", "REASON"];
+const LIMIT_HEAD: [&str; 3] = ["LIMIT", "USED", "PERCENT"];
 const SESSION_HEAD: [&str; 6] = ["SESSION", "MODE", "STATE", "IN FLIGHT", "PENDING", "AGE"];
 
 /// All backends, one line each.
 pub(super) fn backends(body: &Value) -> String {
     let mut all: Vec<&Value> = body["backends"].as_array().into_iter().flatten().collect();
     all.sort_by(|a, b| worse(b).total_cmp(&worse(a)).then_with(|| text(&a["name"]).cmp(&text(&b["name"]))));
-    if all.is_empty() {
-        return "no backend is configured".to_owned();
+    let backends = match all.is_empty() {
+        true => "no backend is configured".to_owned(),
+        false => columns(
+            std::iter::once(HEAD.map(str::to_owned).to_vec()).chain(all.into_iter().map(line)).collect(),
+        ),
+    };
+    match limits(&body["limits"]) {
+        Some(limits) => format!("{backends}\n{limits}"),
+        None => backends,
     }
-    columns(std::iter::once(HEAD.map(str::to_owned).to_vec()).chain(all.into_iter().map(line)).collect())
+}
+
+/// The limits of the gateway as a whole: what is taken, of how much.
+fn limits(limits: &Value) -> Option<String> {
+    let all = limits.as_array().filter(|all| !all.is_empty())?;
+    let lines = all.iter().map(|one| {
+        let (used, most) =
+            (one["used"].as_f64().unwrap_or_default(), one["most"].as_f64().unwrap_or_default());
+        let percent = if most > 0.0 { used / most * 100.0 } else { 0.0 };
+        vec![
+            text(&one["limit"]),
+            format!("{}/{}", text(&one["used"]), text(&one["most"])),
+            format!("{percent:.0}%"),
+        ]
+    });
+    Some(columns(std::iter::once(LIMIT_HEAD.map(str::to_owned).to_vec()).chain(lines).collect()))
 }
 
 /// One backend with its sessions.
@@ -111,6 +134,9 @@ mod tests {
             "{text}"
         );
         assert_eq!(backends(&json!({ "backends": [] })), "no backend is configured");
+        let near =
+            json!({ "backends": [], "limits": [{ "limit": "agent_sessions", "used": 19, "most": 20 }] });
+        assert!(backends(&near).contains("\nagent_sessions  19/20  95%"), "{}", backends(&near));
     }
 
     #[test]

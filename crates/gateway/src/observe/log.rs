@@ -1,8 +1,9 @@
 //! What becomes a log line. A failing call is one line that says who, where, how far and why; never a token or an
 //! argument.
 //!
-//! The subtle thing: a backend that is down is tried twice a second, so the same failed handshake is one warning a
-//! minute; in between it is a debug line.
+//! The subtle things: a backend that is down is tried twice a second, so the same failed handshake is one warning a
+//! minute; in between it is a debug line. And what an agent can cause at will is thinned by agent and cause: the lines
+//! left out are counted, and are debug lines. What is an agent's own mistake is no warning.
 
 use std::{
     collections::HashMap,
@@ -13,14 +14,26 @@ use std::{
 use mcpool_breaker::{State, Transition};
 use mcpool_front::{CallEnd, FrontEvent, Outcome, Rung};
 use mcpool_upstream::{CloseReason, Event, Mode, Source};
+use mcpool_wire::{AgentKey, ErrorKind};
 use tracing::{debug, error, info, warn};
 
+use super::thin::Thinned;
 use crate::stack::now;
 
 /// Writes the log.
-#[derive(Default)]
 pub(super) struct Log {
     troubles: Mutex<HashMap<Arc<str>, Trouble>>,
+    /// Failed calls, by agent and cause.
+    calls: Thinned<(AgentKey, &'static str)>,
+    /// What was turned away, by kind.
+    refusals: Thinned<&'static str>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        let (calls, refusals) = (Thinned::new(CALLS_OF_AGENT, CALLS_A_SECOND), Thinned::new(1, 10));
+        Self { troubles: Mutex::default(), calls, refusals }
+    }
 }
 
 /// The last failed handshake that was said aloud.
@@ -33,9 +46,9 @@ struct Trouble {
 impl Log {
     pub(super) fn front(&self, event: &FrontEvent<'_>) {
         match event {
-            FrontEvent::CallEnded(end) => call(end),
-            FrontEvent::AgentOpened { agent, transport, backend } => {
-                debug!(target: AGENT, %agent, backend, transport = transport.as_str(), "agent session opened");
+            FrontEvent::CallEnded(end) => self.call(end),
+            FrontEvent::AgentOpened { agent, transport, backend, peer } => {
+                debug!(target: AGENT, %agent, backend, %peer, transport = transport.as_str(), "agent session opened");
             }
             FrontEvent::AgentClosed { agent, transport, reason } => {
                 debug!(target: AGENT, %agent, transport = transport.as_str(), reason = reason.as_str(), "agent session closed");
@@ -46,9 +59,7 @@ impl Log {
             FrontEvent::SlowAgentClosed => {
                 warn!(target: AGENT, "stream of an agent closed: it does not read")
             }
-            FrontEvent::Refused { kind } => {
-                debug!(target: AGENT, kind, "connection or request of an agent refused")
-            }
+            FrontEvent::Refused { kind } => self.refused(kind),
             FrontEvent::Overload { from, to, held, limit } => {
                 warn!(target: AGENT, from = from.as_str(), state = to.as_str(), buffered_bytes = held, limit_bytes = limit, "memory for agents: {}", advice(*to));
             }
@@ -59,7 +70,44 @@ impl Log {
             FrontEvent::Parked { outcome } => {
                 debug!(target: AGENT, outcome = outcome.as_str(), "call that waits for its caller");
             }
-            FrontEvent::Responded { .. } | FrontEvent::Dropped { .. } | FrontEvent::AuthorizationIgnored => {}
+            // Something happens all the time: what is left of earlier lines is said then.
+            FrontEvent::Responded { .. } => self.leftovers(),
+            FrontEvent::Dropped { .. } | FrontEvent::AuthorizationIgnored => {}
+        }
+    }
+
+    fn refused(&self, kind: &'static str) {
+        match self.refusals.admit(kind, kind, now()) {
+            Some(unsaid) => {
+                warn!(target: AGENT, kind, left_out = left_out(unsaid), "agent turned away: {}", turned_away(kind));
+            }
+            None => debug!(target: AGENT, kind, "connection or request of an agent refused"),
+        }
+    }
+
+    /// One line per call: loud if the gateway has no answer for the agent, quiet if the backend gave one.
+    fn call(&self, end: &CallEnd<'_>) {
+        match end.outcome {
+            Outcome::Rejected | Outcome::Timeout | Outcome::Lost => {}
+            Outcome::Ok | Outcome::ToolError | Outcome::RpcError | Outcome::Cancelled => {
+                return line::<QUIET>(end, 0);
+            }
+        }
+        let cause = end.error.map_or("none", |error| error.kind.as_str());
+        match self.calls.admit((end.agent, cause), (AgentKey(0), cause), now()) {
+            Some(unsaid) if is_agents_own(end) => line::<OWN>(end, unsaid),
+            Some(unsaid) => line::<FAILED>(end, unsaid),
+            None => line::<QUIET>(end, 0),
+        }
+    }
+
+    fn leftovers(&self) {
+        let now = now();
+        for ((agent, cause), count) in self.calls.left_over(now) {
+            info!(target: CALL, %agent, cause, left_out = count, "more calls failed like those before");
+        }
+        for (kind, count) in self.refusals.left_over(now) {
+            info!(target: AGENT, kind, left_out = count, "more agents were turned away");
         }
     }
 
@@ -202,18 +250,61 @@ fn advice(rung: Rung) -> &'static str {
     }
 }
 
-/// One line per call: loud if the gateway has no answer for the agent, quiet if the backend gave one.
-fn call(end: &CallEnd<'_>) {
-    match end.outcome {
-        Outcome::Rejected | Outcome::Timeout | Outcome::Lost => line::<true>(end),
-        Outcome::Ok | Outcome::ToolError | Outcome::RpcError | Outcome::Cancelled => line::<false>(end),
+/// What is wrong, and the key that says how many there may be.
+fn turned_away(kind: &str) -> &'static str {
+    match kind {
+        "agent_sessions" => {
+            "there are as many agent sessions as limits.agent_sessions allows, and none is idle"
+        }
+        "peer_sessions" => "its address has as many agent sessions as limits.sessions_per_peer allows",
+        "peer_connections" => "its address has as many connections as limits.connections_per_peer allows",
+        "descriptors" | "limit" => {
+            "there is no descriptor for another connection; `ulimit -n` says how many there are"
+        }
+        "peer" => {
+            "without authentication only this machine is served; unauthenticated = \"allow\" serves others"
+        }
+        "host" => "the Host it names is not in allowed_hosts",
+        "origin" => "its page's origin is not in allowed_origins",
+        _ => "the gateway does not serve it",
     }
 }
 
-fn line<const FAILED: bool>(end: &CallEnd<'_>) {
-    if !FAILED && !tracing::enabled!(target: CALL, tracing::Level::DEBUG) {
+/// Whether the agent asked for what cannot be.
+fn is_agents_own(end: &CallEnd<'_>) -> bool {
+    end.error.is_some_and(|error| match error.kind {
+        ErrorKind::MethodNotFound
+        | ErrorKind::InvalidParams
+        | ErrorKind::InvalidRequest
+        | ErrorKind::Denied => true,
+        ErrorKind::Deadline
+        | ErrorKind::QueueTimeout
+        | ErrorKind::Cancelled
+        | ErrorKind::Lost
+        | ErrorKind::ProtocolViolation
+        | ErrorKind::TooLarge
+        | ErrorKind::Unavailable
+        | ErrorKind::Overloaded
+        | ErrorKind::CircuitOpen
+        | ErrorKind::NotRoutable
+        | ErrorKind::Draining => false,
+    })
+}
+
+/// A count that is worth saying.
+fn left_out(unsaid: u64) -> Option<u64> {
+    (unsaid > 0).then_some(unsaid)
+}
+
+const QUIET: u8 = 0;
+const OWN: u8 = 1;
+const FAILED: u8 = 2;
+
+fn line<const HOW: u8>(end: &CallEnd<'_>, unsaid: u64) {
+    if HOW == QUIET && !tracing::enabled!(target: CALL, tracing::Level::DEBUG) {
         return;
     }
+    let left_out = left_out(unsaid);
     let trace = end.trace;
     let [leased_ms, sent_ms, accepted_ms, last_part_ms] = trace.rungs_ms().map(|ms| ms.map(rounded));
     let cause = end.error.map(|error| error.kind.as_str());
@@ -225,10 +316,15 @@ fn line<const FAILED: bool>(end: &CallEnd<'_>) {
     let method: String = end.method.as_str().chars().take(MAX_METHOD).collect();
     let (request_id, agent, backend, session) = (end.request_id, end.agent, end.backend, trace.session());
     let took_ms = millis(end.took);
-    if FAILED {
+    if HOW == FAILED {
         warn!(
             target: CALL, %request_id, %agent, backend, session, method, outcome, executed, cause, why, attempt,
-            attempts, leased_ms, sent_ms, accepted_ms, last_part_ms, took_ms, "call failed"
+            attempts, leased_ms, sent_ms, accepted_ms, last_part_ms, took_ms, left_out, "call failed"
+        );
+    } else if HOW == OWN {
+        info!(
+            target: CALL, %request_id, %agent, backend, method, outcome, executed, cause, why, took_ms, left_out,
+            "call refused"
         );
     } else {
         debug!(
@@ -253,6 +349,10 @@ const BACKEND: &str = "mcpool::backend";
 const PANIC: &str = "mcpool::panic";
 const AGAIN: Duration = Duration::from_secs(60);
 const MAX_METHOD: usize = 64;
+/// Failed calls of one agent and one cause that are said within a minute.
+const CALLS_OF_AGENT: u32 = 10;
+/// Failed calls that are said within a second: each is some 400 bytes.
+const CALLS_A_SECOND: u32 = 50;
 
 #[cfg(test)]
 mod tests;

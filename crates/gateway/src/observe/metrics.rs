@@ -10,7 +10,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mcpool_front::{Cause, FrontEvent, Gauges, Parking, REFUSALS, Readiness, Restore, Rung, SHED, Transport};
+use mcpool_front::{
+    AgentEnd, Cause, FrontEvent, Gauges, LimitUse, Parking, REFUSALS, Readiness, Restore, Rung, SHED,
+    Transport,
+};
 use mcpool_upstream::DROPPED_KINDS;
 use mcpool_wire::Era;
 use metrics::{Counter, Gauge};
@@ -37,6 +40,8 @@ pub struct Metrics {
     dropped: PerValue<Counter>,
     slow_agents_closed: Counter,
     agent_sessions: [Gauge; 3],
+    evictions: Counter,
+    limits: PerValue<[Gauge; 2]>,
     buffered_bytes: Gauge,
     buffered_limit: Gauge,
     rungs: [Gauge; 4],
@@ -92,6 +97,10 @@ impl Metrics {
                 sessions(Transport::Http, Era::Legacy),
                 sessions(Transport::Http, Era::Modern),
             ],
+            evictions: counter(&recorder, "mcpool_agent_evictions_total", &[]),
+            limits: PerValue::new(LIMITS, |limit| {
+                ["mcpool_limit_used", "mcpool_limit"].map(|name| gauge(&recorder, name, &[("limit", limit)]))
+            }),
             buffered_bytes: gauge(&recorder, "mcpool_buffered_bytes", &[]),
             buffered_limit: gauge(&recorder, "mcpool_buffered_limit_bytes", &[]),
             rungs: Rung::ALL
@@ -199,7 +208,18 @@ impl Metrics {
                     counter.increment(1);
                 }
             }
+            FrontEvent::AgentClosed { reason: AgentEnd::Evicted, .. } => self.evictions.increment(1),
             FrontEvent::AgentOpened { .. } | FrontEvent::AgentClosed { .. } => {}
+        }
+    }
+
+    /// What is taken of the limits of the gateway as a whole.
+    pub fn limits(&self, limits: &[LimitUse]) {
+        for one in limits {
+            if let Some([used, limit]) = self.limits.of(one.name) {
+                used.set(number(one.used));
+                limit.set(number(one.limit));
+            }
         }
     }
 
@@ -293,6 +313,8 @@ const CODES: &[u16] = &[
     200, 202, 204, 400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 421, 429, 431, 500, 502, 503, 504,
     0,
 ];
+/// Limits of the gateway as a whole.
+const LIMITS: &[&str] = &["agent_sessions", "connections", "adopted_calls", "buffered", "descriptors"];
 /// Tasks that are looked after, `other` last.
 const TASKS: &[&str] = &[
     "session",

@@ -12,6 +12,7 @@ mod metrics;
 mod process;
 mod status;
 mod text;
+mod thin;
 mod walk;
 
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub(crate) use self::walk::{Climbed, Failed, Rung, climb};
 pub use self::{
     events::Events,
     metrics::Metrics,
-    process::max_descriptors,
+    process::{descriptors, max_descriptors},
     status::{Phase, Status},
     walk::walk,
 };

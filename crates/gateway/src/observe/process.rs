@@ -66,6 +66,14 @@ pub fn max_descriptors() -> Option<usize> {
     most.split_whitespace().next()?.parse().ok()
 }
 
+/// Descriptors that are open, and the most there may be, where that is known.
+#[must_use]
+pub fn descriptors() -> Option<(usize, usize)> {
+    // One of them is the folder being read.
+    let open = fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1);
+    Some((open, max_descriptors()?))
+}
+
 /// Seconds since 1970.
 pub(super) fn seconds_now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()

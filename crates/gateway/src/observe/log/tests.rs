@@ -128,6 +128,57 @@ fn a_method_cannot_flood_or_forge_a_line() {
 }
 
 #[test]
+fn an_agents_own_mistake_is_no_warning() {
+    let trace = CallTrace::new(Instant::now());
+    for kind in [ErrorKind::MethodNotFound, ErrorKind::InvalidParams, ErrorKind::InvalidRequest] {
+        let error = CallError::not_sent(kind, "no");
+        let lines = logged("info", |log| {
+            log.front(&end(&Method::ToolsCall, Outcome::Rejected, &trace, Some(&error)))
+        });
+        assert_eq!((lines.len(), &lines[0]["level"]), (1, &"INFO".into()), "{kind:?}");
+    }
+}
+
+#[test]
+fn an_agent_that_fails_all_the_time_is_thinned_with_a_count_and_others_are_heard() {
+    let trace = CallTrace::new(Instant::now());
+    let (unknown, lost) = (
+        CallError::not_sent(ErrorKind::MethodNotFound, "no"),
+        CallError::not_sent(ErrorKind::Lost, "broken").executed(Executed::Maybe),
+    );
+    let lines = logged("info", |log| {
+        for _ in 0..20_000 {
+            log.front(&end(&Method::ToolsCall, Outcome::Rejected, &trace, Some(&unknown)));
+        }
+        log.front(&end(&Method::ToolsCall, Outcome::Lost, &trace, Some(&lost)));
+    });
+    assert_eq!(lines.len(), 10 + 1);
+    assert_eq!((&lines[10]["level"], &lines[10]["cause"]), (&"WARN".into(), &"lost_in_flight".into()));
+    // Over time nothing is lost: the next line has the count.
+    let thinned = Log::default();
+    let said = |at| thinned.calls.admit((AgentKey(1), "lost"), (AgentKey(0), "lost"), at);
+    let start = Instant::now();
+    assert_eq!((0..100).filter_map(|_| said(start)).count(), 10);
+    assert_eq!(said(start + Duration::from_secs(60)), Some(90));
+}
+
+#[test]
+fn who_is_turned_away_is_said_once_with_the_key_to_raise() {
+    let lines = logged("info", |log| {
+        for _ in 0..100 {
+            log.front(&FrontEvent::Refused { kind: "agent_sessions" });
+        }
+        log.front(&FrontEvent::Refused { kind: "host" });
+    });
+    let said: Vec<_> = lines.iter().map(|line| (line["kind"].as_str(), line["level"].as_str())).collect();
+    assert_eq!(said, [(Some("agent_sessions"), Some("WARN")), (Some("host"), Some("WARN"))]);
+    assert!(lines[0]["message"].as_str().unwrap().contains("limits.agent_sessions"), "{lines:?}");
+    for kind in mcpool_front::REFUSALS {
+        assert_ne!(turned_away(kind), turned_away("?"), "{kind}");
+    }
+}
+
+#[test]
 fn the_same_failed_handshake_is_said_once_and_another_at_once() {
     let failed = |why: &'static str| Event::OpenFailed {
         epoch: 1,
@@ -179,7 +230,8 @@ fn the_circuit_speaks_up_when_it_opens_and_when_it_closes() {
 
 #[test]
 fn agents_that_come_and_go_are_quiet() {
-    let opened = FrontEvent::AgentOpened { agent: AgentKey(1), transport: Transport::Sse, backend: "search" };
+    let (agent, transport, peer) = (AgentKey(1), Transport::Sse, [127, 0, 0, 1].into());
+    let opened = FrontEvent::AgentOpened { agent, transport, backend: "search", peer };
     assert!(logged("info", |log| log.front(&opened)).is_empty());
     assert_eq!(logged("debug", |log| log.front(&opened))[0]["agent"], "a1");
 }

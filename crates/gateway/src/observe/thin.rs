@@ -1,0 +1,154 @@
+//! Log lines that many agents, or one in a loop, would write by the thousand: some of each kind are said, the rest are
+//! counted, and the count is said with the next one, or by itself once it is clear that there will be none soon.
+//!
+//! Two bounds hold at the same time: so many lines of one kind within a while, and so many of all kinds within a second.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Lines that are thinned, by what makes them alike.
+pub(super) struct Thinned<K> {
+    state: Mutex<State<K>>,
+    /// Lines of one kind within [`WHILE`].
+    each: u32,
+    /// Lines of all kinds within a second.
+    all: f64,
+}
+
+struct State<K> {
+    kinds: HashMap<K, Kind>,
+    /// Lines that may be said at once.
+    tokens: f64,
+    filled: Option<Instant>,
+    told: Option<Instant>,
+}
+
+struct Kind {
+    since: Instant,
+    said: u32,
+    unsaid: u64,
+}
+
+/// How long a kind is remembered.
+pub(super) const WHILE: Duration = Duration::from_secs(60);
+/// How often it is looked whether something is left to be said.
+const LOOK: Duration = Duration::from_secs(5);
+/// Kinds that are remembered; one that is new beyond that is not said, but counted under the one given for that.
+const MOST: usize = 4_096;
+/// Seconds worth of lines that may come at once.
+const BURST: f64 = 4.0;
+
+impl<K: Eq + Hash + Clone> Thinned<K> {
+    pub(super) fn new(each: u32, all: u32) -> Self {
+        let all = f64::from(all);
+        let state = State { kinds: HashMap::new(), tokens: all * BURST, filled: None, told: None };
+        Self { state: Mutex::new(state), each, all }
+    }
+
+    /// Whether this line is to be said, and how many of its kind were not since the last that was. `rest` stands for
+    /// kinds there is no place for.
+    pub(super) fn admit(&self, kind: K, rest: K, now: Instant) -> Option<u64> {
+        let mut state = self.lock();
+        if state.kinds.len() >= MOST && !state.kinds.contains_key(&kind) {
+            state.kinds.retain(|_, one| one.unsaid > 0 || now.saturating_duration_since(one.since) < WHILE);
+        }
+        let is_full = state.kinds.len() >= MOST && !state.kinds.contains_key(&kind);
+        let has_token = state.refill(now, self.all);
+        let kind = state.kinds.entry(if is_full { rest } else { kind }).or_insert(Kind::new(now));
+        if kind.unsaid == 0 && now.saturating_duration_since(kind.since) >= WHILE {
+            *kind = Kind::new(now);
+        }
+        let may = now.saturating_duration_since(kind.since) >= WHILE || kind.said < self.each;
+        if !may || !has_token {
+            kind.unsaid += 1;
+            return None;
+        }
+        let unsaid = std::mem::take(&mut kind.unsaid);
+        if now.saturating_duration_since(kind.since) >= WHILE {
+            *kind = Kind::new(now);
+        }
+        kind.said += 1;
+        state.tokens -= 1.0;
+        Some(unsaid)
+    }
+
+    /// What was left unsaid of kinds whose while is over; looked for every few seconds, so that it may be asked often.
+    pub(super) fn left_over(&self, now: Instant) -> Vec<(K, u64)> {
+        let mut state = self.lock();
+        if state.told.is_some_and(|told| now.saturating_duration_since(told) < LOOK) {
+            return Vec::new();
+        }
+        state.told = Some(now);
+        let mut left = Vec::new();
+        state.kinds.retain(|kind, one| {
+            let is_over = now.saturating_duration_since(one.since) >= WHILE;
+            if is_over && one.unsaid > 0 {
+                left.push((kind.clone(), one.unsaid));
+            }
+            !is_over
+        });
+        left
+    }
+
+    // Consistent between any two statements.
+    fn lock(&self) -> MutexGuard<'_, State<K>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K> State<K> {
+    fn refill(&mut self, now: Instant, all: f64) -> bool {
+        let since = self.filled.replace(now).map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.tokens = (self.tokens + since.as_secs_f64() * all).min(all * BURST);
+        self.tokens >= 1.0
+    }
+}
+
+impl Kind {
+    fn new(since: Instant) -> Self {
+        Self { since, said: 0, unsaid: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn some_of_a_kind_are_said_and_the_rest_is_counted() {
+        let (thinned, start) = (Thinned::new(3, 1_000), Instant::now());
+        let said = |kind, seconds| thinned.admit(kind, 0, at(start, seconds));
+        let first: Vec<_> = (0..10).map(|_| said(1, 0)).collect();
+        assert_eq!(first.iter().flatten().count(), 3);
+        assert_eq!(said(2, 0), Some(0), "another kind is said at once");
+        assert_eq!(said(1, 61), Some(7));
+        assert_eq!(said(1, 61), Some(0));
+    }
+
+    #[test]
+    fn the_lines_of_all_kinds_are_bounded_within_a_second() {
+        let (thinned, start) = (Thinned::new(10, 50), Instant::now());
+        let said = (0..100_000).filter(|kind| thinned.admit(*kind, 0, start).is_some()).count();
+        assert_eq!(said, 200);
+        assert!(thinned.lock().kinds.len() <= MOST + 1);
+        let later = (0..100_000).filter(|kind| thinned.admit(*kind, 0, at(start, 1)).is_some()).count();
+        assert_eq!(later, 50);
+    }
+
+    #[test]
+    fn a_count_is_said_by_itself_when_no_line_follows() {
+        let (thinned, start) = (Thinned::new(1, 50), Instant::now());
+        assert_eq!((0..5).filter_map(|_| thinned.admit("x", "", start)).count(), 1);
+        assert_eq!(thinned.left_over(at(start, 30)), []);
+        assert_eq!(thinned.left_over(at(start, 61)), [("x", 4)]);
+        assert_eq!(thinned.left_over(at(start, 99)), []);
+    }
+}
