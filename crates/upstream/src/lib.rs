@@ -51,4 +51,5 @@ pub use seeded::{Bug, Planted};
 pub use session::interleave;
 pub use slot::CallKind;
 pub use tasks::Tasks;
+pub use transport::names::UNRESOLVED;
 pub use valve::Traffic;

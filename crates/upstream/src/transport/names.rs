@@ -61,14 +61,18 @@ impl fmt::Debug for Resolver {
     }
 }
 
+/// What every failure to resolve a name says, so that it can be told from a server that is down.
+pub const UNRESOLVED: &str = "does not resolve";
+
 impl Names {
     pub(super) fn new(resolver: Option<Resolver>, limit: Duration) -> Self {
         Self { resolver, limit }
     }
 
     async fn find(self, host: String) -> io::Result<Addresses> {
-        let late = || io::Error::new(io::ErrorKind::TimedOut, "the name was not resolved in time");
-        tokio::time::timeout(self.limit, self.ask(&host)).await.map_err(|_| late())?
+        let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{host:?} {UNRESOLVED} in time"));
+        let found = tokio::time::timeout(self.limit, self.ask(&host)).await.map_err(|_| late())?;
+        found.map_err(|why| io::Error::new(why.kind(), format!("{host:?} {UNRESOLVED}: {why}")))
     }
 
     async fn ask(&self, host: &str) -> io::Result<Addresses> {

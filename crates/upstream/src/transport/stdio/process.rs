@@ -7,6 +7,7 @@
 
 use std::{
     io,
+    path::Path,
     process::{ExitStatus, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -79,8 +80,8 @@ pub(super) fn start(
 ) -> Result<(Arc<Process>, ChildStdout), SendError> {
     let started = spawn(endpoint).inspect_err(|_| respawn.failed());
     // Its path is nothing for agents, who see this text.
-    let (group, pipes) = started
-        .map_err(|why| SendError::not_sent(Cause::Connect(format!("its program does not start: {why}"))))?;
+    let (group, pipes) =
+        started.map_err(|why| SendError::not_sent(Cause::Connect(not_started(endpoint, &why))))?;
     let pid = group.child.id().unwrap_or_default();
     let (queue, inbox) = mpsc::channel(queue::LENGTH);
     let (tell, ended) = watch::channel(None);
@@ -150,6 +151,22 @@ struct Pipes {
     stdin: ChildStdin,
     stdout: ChildStdout,
     stderr: ChildStderr,
+}
+
+/// Why a program does not start. Folders are nothing for agents, who see this text: it names the program and where it was
+/// looked for.
+fn not_started(endpoint: &StdioEndpoint, why: &io::Error) -> String {
+    let name = Path::new(&endpoint.command).file_name().unwrap_or(&endpoint.command).to_string_lossy();
+    if why.kind() != io::ErrorKind::NotFound {
+        return format!("its program {name:?} does not start: {why}");
+    }
+    if endpoint.cwd.as_ref().is_some_and(|folder| !folder.is_dir()) {
+        return format!("its program {name:?} does not start: its folder (cwd) is not there");
+    }
+    if Path::new(&endpoint.command).components().count() > 1 {
+        return format!("its program {name:?} does not start: there is no such file");
+    }
+    format!("its program {name:?} does not start: it is in no folder of PATH")
 }
 
 fn spawn(endpoint: &StdioEndpoint) -> io::Result<(Group, Pipes)> {

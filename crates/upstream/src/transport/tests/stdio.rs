@@ -129,6 +129,16 @@ async fn a_program_that_is_not_there_is_a_failed_connection_that_names_no_path()
     assert_eq!(error.phase, SendPhase::NotSent);
     assert!(matches!(error.cause, Cause::Connect(_)), "{error:?}");
     assert!(!error.to_string().contains("/no/such"), "{error}");
+    assert!(
+        error.to_string().contains("its program \"program\" does not start: there is no such file"),
+        "{error}"
+    );
+    let endpoint = StdioEndpoint { command: "no-such-program".into(), ..shell("") };
+    let error = failed(within(stdio(endpoint).connect(hail(INITIALIZE))).await);
+    assert!(
+        error.to_string().contains("\"no-such-program\" does not start: it is in no folder of PATH"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
