@@ -10,7 +10,10 @@ use std::{
 use mcpool_upstream::Origin;
 use serde_json::json;
 
-use crate::config::{Config, reached_at};
+use crate::{
+    config::{Config, reached_at},
+    terminal,
+};
 
 /// Says how to reach the gateway, once it serves.
 ///
@@ -50,12 +53,16 @@ pub fn ready(out: &mut dyn Write, config: &Config, agents: SocketAddr, admin: So
     out.flush()
 }
 
-/// Shows the configuration that is in force.
+/// Says that a configuration is valid, or shows all of it.
 ///
 /// # Errors
 /// When nobody reads.
-pub fn checked(out: &mut dyn Write, config: &Config) -> io::Result<()> {
+pub fn checked(out: &mut dyn Write, config: &Config, whole: bool) -> io::Result<()> {
     let from = config.file.as_ref().map_or("defaults and the command line".into(), |f| f.to_string_lossy());
+    if !whole {
+        writeln!(out, "OK: {} ({from})", terminal::count(config.backends.len(), "backend"))?;
+        return out.flush();
+    }
     writeln!(out, "# in force, from {from}; secrets are masked")?;
     for (variable, set) in &config.variables {
         let set = if *set { "set" } else { "not set, the default is used" };

@@ -3,13 +3,16 @@
 //! A problem does not stop the reading: the default stands in, so that one run shows everything that is wrong.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     ops::{Range, RangeInclusive},
     time::Duration,
 };
 
-use toml::Spanned;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     problem::{Place, Problem, line_of},
@@ -61,6 +64,13 @@ impl<'a> Checker<'a> {
         let place = Place::File { file: self.file.to_owned(), line };
         let key = format!("{}{key}", self.prefix);
         self.problems.push(Problem { place, key, reason: reason.into() });
+    }
+
+    /// A mistake of form: a key that is not known, or a value of the wrong kind.
+    pub(super) fn form(&mut self, span: Option<&Range<usize>>, reason: &str) {
+        let line = span.map(|span| line_of(self.text, span));
+        let place = Place::File { file: self.file.to_owned(), line };
+        self.problems.push(Problem { place, key: String::new(), reason: reason.to_owned() });
     }
 
     /// A string with its variables put in.
@@ -194,24 +204,25 @@ impl<'a> Checker<'a> {
         })
     }
 
-    /// Notes every key that means something in later versions only.
-    pub(super) fn later_keys(&mut self, document: &toml::de::DeTable<'_>) {
+    /// Notes every key that means something in later versions only, and takes it out.
+    pub(super) fn later_keys(&mut self, document: &mut DeTable<'_>) {
         self.later_in(document, &LATER_TOP);
-        let Some(backends) = document.get("backends").and_then(|value| value.get_ref().as_table()) else {
-            return;
-        };
-        for (name, backend) in backends {
-            let Some(backend) = backend.get_ref().as_table() else { continue };
-            self.section(format!("backends.{}.", name.get_ref()));
-            self.later_in(backend, &LATER_BACKEND);
+        if let Some(DeValue::Table(backends)) = document.get_mut("backends").map(Spanned::get_mut) {
+            for (name, backend) in backends.iter_mut() {
+                if let DeValue::Table(backend) = backend.get_mut() {
+                    self.section(format!("backends.{}.", name.get_ref()));
+                    self.later_in(backend, &LATER_BACKEND);
+                }
+            }
         }
         self.section("");
     }
 
-    fn later_in(&mut self, table: &toml::de::DeTable<'_>, later: &[&str]) {
-        let later: BTreeSet<&str> = later.iter().copied().collect();
-        for key in table.keys().filter(|key| later.contains(key.get_ref().as_ref())) {
-            self.problem(key.get_ref(), Some(&key.span()), NOT_YET);
+    fn later_in(&mut self, table: &mut DeTable<'_>, later: &[&str]) {
+        for name in later {
+            if let Some((key, _)) = table.remove_entry(*name) {
+                self.problem(name, Some(&key.span()), NOT_YET);
+            }
         }
     }
 }

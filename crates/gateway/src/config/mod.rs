@@ -5,6 +5,7 @@
 
 mod backend;
 mod check;
+mod document;
 mod fixed;
 mod memory;
 mod problem;
@@ -35,7 +36,6 @@ use url::Url;
 pub(crate) use self::backend::{check_name, parse_url, transport_word};
 use self::{
     check::{Checker, Environment, Words},
-    problem::line_of,
     raw::{RawConfig, RawLimits, RawTimes},
 };
 pub use self::{
@@ -45,7 +45,7 @@ pub use self::{
 };
 pub(crate) use self::{
     sessions::keys_of,
-    shown::reached_at,
+    shown::{masked_text, reached_at},
     value::{parse_duration, show_duration},
 };
 use crate::build::BackendSettings;
@@ -170,9 +170,9 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong, with file and line.
-    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, Problems> {
+    pub fn load(named: Option<&Path>, overrides: Overrides) -> Result<Self, Problems> {
         let default = Path::new(DEFAULT_FILE);
-        let file = match file {
+        let file = match named {
             None if overrides.backends.is_empty() && default.is_file() => Some(default),
             named => named,
         };
@@ -181,6 +181,14 @@ impl Config {
             None => Self::default(),
         };
         config.apply(overrides)?;
+        if config.backends.is_empty()
+            && let Some(path) = named
+        {
+            let reason = "no backend is configured: write a table [backends.NAME] with a url or a command (in \
+                          config/mcpool.toml each is a comment), or give --backend NAME=URL; without a file the demo \
+                          server starts";
+            return Err(at(&path.display().to_string(), None, reason.to_owned()));
+        }
         config.guard_admin()?;
         Ok(config)
     }
@@ -207,20 +215,16 @@ impl Config {
         folder: &Path,
         environment: Environment<'_>,
     ) -> Result<Self, Problems> {
-        let syntax = |error: toml::de::Error| {
-            let line = error.span().map(|span| line_of(text, &span));
-            let reason = error.message().replacen("unknown field", "unknown key", 1);
-            at(file, line, reason)
-        };
-        let document = toml::de::DeTable::parse(text).map_err(syntax)?;
         let mut checker = Checker::new(file, text, environment);
-        checker.later_keys(document.get_ref());
-        if !checker.problems.is_empty() {
-            return Err(Problems(checker.problems));
+        let config = document::read(&mut checker, text).map(|raw| Self::check(&mut checker, &raw, folder));
+        let mut problems = checker.problems;
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => {
+                problems.sort_by_key(Problem::line);
+                Err(Problems(problems))
+            }
         }
-        let raw: RawConfig = toml::from_str(text).map_err(syntax)?;
-        let config = Self::check(&mut checker, &raw, folder);
-        if checker.problems.is_empty() { Ok(config) } else { Err(Problems(checker.problems)) }
     }
 
     fn check(checker: &mut Checker<'_>, raw: &RawConfig, folder: &Path) -> Self {
@@ -306,11 +310,14 @@ impl Config {
         self.admin_listen = overrides.admin_listen.unwrap_or(self.admin_listen);
         self.log.format = overrides.log_format.unwrap_or(self.log.format);
         if let Some(wanted) = overrides.log_level {
-            self.log.level = level(&wanted).map_err(|reason| flag("MCPOOL_LOG", reason))?;
+            self.log.level = level(&wanted).map_err(|reason| Problems::of_flag("MCPOOL_LOG", reason))?;
         }
         for one in overrides.backends {
             if self.backends.iter().any(|known| known.spec.name == one.name) {
-                return Err(flag("--backend", format!("there is already a backend named {:?}", one.name)));
+                return Err(Problems::of_flag(
+                    "--backend",
+                    format!("there is already a backend named {:?}", one.name),
+                ));
             }
             let id = BackendId(u32::try_from(self.backends.len()).unwrap_or(u32::MAX));
             let profiles = sharing::with_built_in(&self.profiles);
@@ -337,7 +344,7 @@ impl Config {
              unauthenticated = \"allow\"",
             self.admin_listen
         );
-        Err(flag("admin_listen", reason))
+        Err(Problems::of_flag("admin_listen", reason))
     }
 
     /// The backend that stands in where none is configured: the bundled server at this address.
@@ -457,10 +464,6 @@ pub(crate) fn fingerprint(text: &[u8]) -> u64 {
 fn at(file: &str, line: Option<usize>, reason: String) -> Problems {
     let place = Place::File { file: file.to_owned(), line };
     Problems(vec![Problem { place, key: String::new(), reason }])
-}
-
-fn flag(name: &'static str, reason: String) -> Problems {
-    Problems(vec![Problem { place: Place::Flag(name), key: String::new(), reason }])
 }
 
 #[cfg(test)]

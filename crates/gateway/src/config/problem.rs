@@ -31,6 +31,23 @@ pub enum Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
+impl Problem {
+    /// The line it stands on, if it stands in a file.
+    pub(super) fn line(&self) -> Option<usize> {
+        match &self.place {
+            Place::File { line, .. } => *line,
+            Place::Flag(_) => None,
+        }
+    }
+}
+
+impl Problems {
+    /// One that concerns an argument or a variable.
+    pub(crate) fn of_flag(flag: &'static str, reason: impl Into<String>) -> Self {
+        Self(vec![Problem { place: Place::Flag(flag), key: String::new(), reason: reason.into() }])
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {

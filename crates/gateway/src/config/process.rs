@@ -58,6 +58,20 @@ pub(super) fn read(
         return None;
     }
     let is_path = text.contains('/');
+    // A shell command instead of a program: the likeliest mistake, because other configurations take one.
+    if text.trim().contains(char::is_whitespace) && !folder.join(&text).is_file() {
+        // As written: what variables stand for may be secret.
+        let mut words =
+            command.get_ref().split_whitespace().map(str::to_owned).map(|word| format!("{word:?}"));
+        let program = words.next().unwrap_or_default();
+        let written = raw.args.iter().map(|arg| format!("{:?}", arg.get_ref()));
+        let args = words.chain(written).collect::<Vec<_>>().join(", ");
+        let reason = format!(
+            "a command is one program, without its arguments; write command = {program}, args = [{args}]"
+        );
+        checker.problem("command", Some(&command.span()), reason);
+        return None;
+    }
     // Made absolute: the program may start in another folder.
     let command = if is_path { absolute(folder.join(&text)).ok()?.into_os_string() } else { text.into() };
     Some(StdioEndpoint { command, args, env, cwd })

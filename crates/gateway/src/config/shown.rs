@@ -283,6 +283,23 @@ pub(crate) fn masked_url(url: &Url) -> String {
     }
 }
 
+/// The text of an argument without the credentials of a URL, or without the value of a header.
+pub(crate) fn masked_text(text: &str) -> String {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        return match rest[..authority].rfind('@') {
+            Some(at) => format!("{scheme}://{MASK}{}", &rest[at..]),
+            None => text.to_owned(),
+        };
+    }
+    match text.split_once(':') {
+        Some((name, value)) if !value.trim().is_empty() && value.parse::<u16>().is_err() => {
+            format!("{name}: {MASK}")
+        }
+        _ => text.to_owned(),
+    }
+}
+
 fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -34,7 +34,7 @@ fn an_empty_file_is_the_defaults() {
 #[test]
 fn unknown_keys_are_refused_with_their_line() {
     let error = parse("listen = \"127.0.0.1:1\"\n\nlissen = 1\n").unwrap_err().to_string();
-    assert!(error.starts_with("file.toml:3: unknown key `lissen`, expected one of `listen`,"), "{error}");
+    assert_eq!(error, "file.toml:3: unknown key `lissen`; did you mean `listen`?");
     for (text, line, key) in [
         ("[limits]\nbodies = 1", 2, "bodies"),
         ("[times]\nx = 1", 2, "x"),
@@ -51,15 +51,53 @@ fn unknown_keys_are_refused_with_their_line() {
 }
 
 #[test]
+fn every_mistake_is_named_in_one_run() {
+    let text = "lissen = 1\nallowed_host = []\n[limits]\nbodies = 1\nconnections = true\n[backends.a]\nurl = \"ftp://h\"\n\
+                call_timout = \"1s\"\nshare_across = \"everyone\"\n[times]\nsession_lifetime = \"soon\"\n\
+                [[profiles]]\nmode = \"pinned\"\nserver = \"x\"\nmodes = 1\n[nonsense]\nx = 1\n";
+    let error = parse(text).unwrap_err().to_string();
+    let lines: Vec<&str> = error.lines().collect();
+    let expect = [
+        "file.toml:1: unknown key `lissen`; did you mean `listen`?",
+        "file.toml:2: unknown key `allowed_host`; did you mean `allowed_hosts`?",
+        "file.toml:4: unknown key `bodies`; config/mcpool.toml names every key",
+        "file.toml:5: invalid type: boolean `true`",
+        "file.toml:7: backends.a.url: not an http:// or https:// URL",
+        "file.toml:8: unknown key `call_timout`; did you mean `call_timeout`?",
+        "file.toml:9: backends.a.share_across: not supported",
+        "file.toml:11: times.session_lifetime: ",
+        "file.toml:15: unknown key `modes`; did you mean `mode`?",
+        "file.toml:16: unknown key `nonsense`; config/mcpool.toml names every key",
+    ];
+    for (line, expect) in lines.iter().zip(expect) {
+        assert!(line.starts_with(expect), "{expect}\n{error}");
+    }
+    assert_eq!(lines.len(), expect.len(), "{error}");
+    let error = parse("a = \n[b\nc = 1\nd d = 2\n").unwrap_err().to_string();
+    assert!(error.lines().count() >= 2, "every error of syntax: {error}");
+}
+
+#[test]
+fn a_file_that_names_no_backend_is_refused_where_it_was_named() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(DEFAULT_FILE);
+    let why = Config::load(Some(&shipped), Overrides::default()).unwrap_err().to_string();
+    assert!(why.contains("no backend is configured") && why.contains("[backends.NAME]"), "{why}");
+    let backend = BackendFlag { name: "a".into(), url: "http://h/mcp".parse().unwrap() };
+    let overrides = Overrides { backends: vec![backend], ..Overrides::default() };
+    assert_eq!(Config::load(Some(&shipped), overrides).unwrap().backends.len(), 1);
+}
+
+#[test]
 fn keys_and_words_of_later_versions_are_refused_as_such() {
     for key in ["share_across = \"everyone\"", "on_state_loss = \"error\""] {
         let name = key.split(' ').next().unwrap();
         check_backend(key, &format!("backends.a.{name}: not supported by this version"));
     }
-    // Even where the table would be incomplete for other reasons.
+    // Beside what else is wrong with the table.
     check(
         "[backends.a]\nshare_across = \"everyone\"",
-        "file.toml:2: backends.a.share_across: not supported by this version",
+        "file.toml:1: backends.a.url: missing; a backend needs the URL of its MCP server, or the command that starts it\n\
+         file.toml:2: backends.a.share_across: not supported by this version",
     );
 }
 

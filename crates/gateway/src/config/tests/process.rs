@@ -45,6 +45,17 @@ fn arguments_and_variables_are_put_together_and_secrets_are_never_shown() {
 }
 
 #[test]
+fn a_shell_command_is_refused_with_what_to_write() {
+    let text = "[backends.a]\ncommand = \"npx -y foo\"\nargs = [\"--key\", \"${TOKEN}\"]\n";
+    let error = parse_with(text, &|_| Some("hunter2".to_owned())).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "file.toml:2: backends.a.command: a command is one program, without its arguments; write command = \"npx\", \
+         args = [\"-y\", \"foo\", \"--key\", \"${TOKEN}\"]"
+    );
+}
+
+#[test]
 fn what_does_not_go_together_is_refused_with_its_line() {
     for (more, expect) in [
         ("url = \"http://h/\"", "url: a backend has a URL or a command, not both"),
