@@ -15,7 +15,7 @@ pub use self::{
     examine::{DoctorArgs, RehearseArgs},
     operate::{AdminArgs, ReconnectArgs, StatusArgs, VerbArgs},
 };
-use crate::config::{BackendFlag, LogFormat, Overrides, check_name, parse_url};
+use crate::config::{BackendFlag, LogFormat, Overrides, Problems, check_name, masked_text, parse_url};
 
 /// A session-pooling gateway for the Model Context Protocol.
 #[derive(Debug, Parser)]
@@ -35,7 +35,7 @@ pub enum Command {
     /// Serve agents (also what `mcpool` does without a command)
     #[command(after_help = EXAMPLES)]
     Serve(ServeArgs),
-    /// Validate a configuration and print what is in force, secrets masked
+    /// Validate a configuration: every mistake in it with line and reason, or OK
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
     /// Walk the way to a ready session with one server, and say what is wrong and what to do
@@ -80,7 +80,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ADDR", env = "MCPOOL_LISTEN")]
     pub listen: Option<SocketAddr>,
     /// Where operators connect: /metrics, /readyz, /api/v1/... [default: 127.0.0.1:8801]
-    #[arg(long, value_name = "ADDR", env = "MCPOOL_ADMIN")]
+    #[arg(long, value_name = "ADDR", env = "MCPOOL_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
     /// How log lines look [default: text]
     #[arg(long, value_name = "FORMAT")]
@@ -99,6 +99,9 @@ pub struct CheckArgs {
     /// Also open a session with every backend, and say what was seen (exit status 1 if one is not ready)
     #[arg(long)]
     pub connect: bool,
+    /// Print the whole configuration in force, secrets masked
+    #[arg(long)]
+    pub print: bool,
 }
 
 /// Where the configuration comes from.
@@ -113,6 +116,14 @@ pub struct SourceArgs {
 }
 
 impl Cli {
+    /// Reads the command line of this process.
+    ///
+    /// # Errors
+    /// The usage error, or the help that was asked for; credentials in a refused value are masked.
+    pub fn read() -> Result<Self, clap::Error> {
+        Self::try_parse().map_err(masked)
+    }
+
     /// The command that is meant.
     #[must_use]
     pub fn command(self) -> Command {
@@ -121,16 +132,22 @@ impl Cli {
 }
 
 impl ServeArgs {
-    /// What these arguments put on top of the file.
-    #[must_use]
-    pub fn overrides(&self) -> Overrides {
-        Overrides {
+    /// What these arguments, and the environment, put on top of the file.
+    ///
+    /// # Errors
+    /// When `MCPOOL_ADMIN`, which older versions read here, is no address.
+    pub fn overrides(&self) -> Result<Overrides, Problems> {
+        let admin_listen = match (self.admin_listen, std::env::var(OLD_ADMIN)) {
+            (None, Ok(old)) if !old.is_empty() => Some(operate::listen_address(&old)?),
+            (named, _) => named,
+        };
+        Ok(Overrides {
             listen: self.listen,
-            admin_listen: self.admin_listen,
+            admin_listen,
             backends: self.source.backends.clone(),
             log_format: self.log_format,
             log_level: self.log_level.clone(),
-        }
+        })
     }
 }
 
@@ -149,6 +166,19 @@ fn backend(text: &str) -> Result<BackendFlag, String> {
     Ok(BackendFlag { name: name.into(), url: parse_url(url)? })
 }
 
+/// A refused value may hold a password; clap would print it as it was written.
+fn masked(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
+        let shown = masked_text(value);
+        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+    }
+    error
+}
+
+/// Read by `serve` as an address and by the other commands as a URL, before each had a variable of its own.
+const OLD_ADMIN: &str = "MCPOOL_ADMIN";
+
 const EXAMPLES: &str = "\
 Examples:
   mcpool                                                    the file config/mcpool.toml, or a demo backend
@@ -162,7 +192,8 @@ default_backend, also without /NAME. Every URL speaks every transport.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
-  mcpool check --config my.toml                 exit status 0, or 2 with file, line and reason
+  mcpool check --config my.toml                 exit status 0, or 2 with file, line and reason of every mistake
+  mcpool check --config my.toml --print         the configuration in force, secrets masked
   mcpool check --config my.toml --connect       1 if a backend is not ready
   mcpool check --connect --backend search=http://127.0.0.1:9000/sse/";
 
@@ -171,7 +202,7 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Command, clap::Error> {
-        Cli::try_parse_from([&["mcpool"], args].concat()).map(Cli::command)
+        Cli::try_parse_from([&["mcpool"], args].concat()).map(Cli::command).map_err(masked)
     }
 
     fn serve(args: &[&str]) -> ServeArgs {
@@ -206,7 +237,13 @@ mod tests {
         ] {
             let error = parse(&["--backend", flag]).unwrap_err().to_string();
             assert!(error.contains(reason), "{flag}: {error}");
+            assert!(!error.contains("secret"), "{error}");
         }
+        let header = ["rehearse", "http://h/mcp", "--header", "Authorization: Bearer secret\nx: y"];
+        let error = parse(&header).unwrap_err().to_string();
+        assert!(error.contains("not a header value") && !error.contains("secret"), "{error}");
+        let error = parse(&["rehearse", "http://user:secret@h/mcp"]).unwrap_err().to_string();
+        assert!(error.contains("http://***@h/mcp") && !error.contains("secret"), "{error}");
     }
 
     #[test]

@@ -6,10 +6,7 @@
 mod client;
 mod table;
 
-use std::{
-    io::{self, Write},
-    time::Duration,
-};
+use std::{io::Write, time::Duration};
 
 use http::Method;
 use serde_json::Value;
@@ -17,8 +14,9 @@ use serde_json::Value;
 use self::client::Client;
 use crate::{
     admin::message_of,
-    cli::{AdminArgs, ReconnectArgs, StatusArgs, VerbArgs},
-    config::show_duration,
+    cli::{AdminArgs, DoctorArgs, ReconnectArgs, StatusArgs, VerbArgs},
+    config::{Config, parse_url, show_duration},
+    doctor, terminal,
     verbs::Verb,
 };
 
@@ -55,7 +53,7 @@ pub async fn run(ask: Ask, out: &mut dyn Write) -> Result<bool, String> {
         Ask::Reload(args) => (true, reload(&args).await?),
     };
     // A reader that went away does not undo what was done.
-    let _: io::Result<()> = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
+    let _ = terminal::line(out, text.trim_end());
     Ok(is_done)
 }
 
@@ -88,8 +86,29 @@ async fn reload(args: &AdminArgs) -> Result<String, String> {
     Ok(shown(args, &body, |body| message_of(body).to_owned()))
 }
 
+/// Examines a backend that only a running gateway knows: where the gateway says it is, or else as the gateway sees it.
+///
+/// # Errors
+/// When there is no such gateway, or it knows no such backend.
+pub async fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<bool, String> {
+    let name = &args.target;
+    let asked = client(&args.admin)?.ask(Method::GET, &format!("/api/v1/backends/{name}"), SOON).await;
+    let body = asked.and_then(client::Answer::accepted).map_err(|why| {
+        format!("the configuration names no backend {name:?}, and no running gateway was of help: {why}")
+    })?;
+    match body["url"].as_str().map(parse_url) {
+        // A masked query is not the one the gateway uses.
+        Some(Ok(url)) if url.query().is_none() => doctor::examine(Config::backend_at(name, url), out).await,
+        _ => {
+            terminal::line(out, "the gateway alone can reach this backend; it sees:\n")?;
+            terminal::line(out, table::backend(&body).trim_end())?;
+            Ok(body["state"] == "ready" || body["state"] == "idle")
+        }
+    }
+}
+
 fn client(args: &AdminArgs) -> Result<Client, String> {
-    Client::new(&args.admin, args.token.as_deref())
+    Client::new(&args.address(), args.token.as_deref())
 }
 
 fn shown(args: &AdminArgs, body: &Value, text: impl FnOnce(&Value) -> String) -> String {

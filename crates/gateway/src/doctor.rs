@@ -1,7 +1,7 @@
 //! `mcpool doctor`: the way to a ready session, rung by rung, with the cause of what is wrong and what to do about it.
 
 use std::{
-    io::{self, Write},
+    io::Write,
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use crate::{
     config::reached_at,
     inside::Inside,
     observe::{Climbed, Failed, Rung, climb},
+    terminal,
 };
 
 /// Examines one backend; whether it is ready.
@@ -23,12 +24,12 @@ use crate::{
 /// A sentence when it cannot even be set up, or nobody reads.
 pub async fn examine(backend: BackendSettings, out: &mut dyn Write) -> Result<bool, String> {
     let patience = backend.spec.times.handshake;
-    say(out, &format!("{}  {}\n", backend.spec.name, reached_at(&backend.spec.endpoint)))?;
+    terminal::line(out, &format!("{}  {}\n", backend.spec.name, reached_at(&backend.spec.endpoint)))?;
     let began = Instant::now();
     let (mut written, mut last) = (Ok(()), None);
     let climbed = climb(backend, &mut |rung| {
         if rung.ok && written.is_ok() {
-            written = say(out, &line_of(&rung));
+            written = terminal::line(out, &line_of(&rung));
         } else if !rung.ok {
             last = Some(rung);
         }
@@ -40,13 +41,13 @@ pub async fn examine(backend: BackendSettings, out: &mut dyn Write) -> Result<bo
     match outcome {
         Err(failed) => {
             gateway.shutdown(GOODBYE).await;
-            say(out, &diagnosis(last.as_ref(), &failed, patience))?;
+            terminal::line(out, &diagnosis(last.as_ref(), &failed, patience))?;
             Ok(false)
         }
         Ok(transport) => {
             let era = gateway.backends().first().and_then(|one| one.backend.status().era);
             let over = spoken(transport, era);
-            say(out, &format!("\nready after {}, over {over}", millis(took)))?;
+            terminal::line(out, &format!("\nready after {}, over {over}", millis(took)))?;
             let inside = Inside::serve(gateway).await?;
             let told = describe(&inside, out).await;
             inside.end(GOODBYE).await;
@@ -91,11 +92,7 @@ fn diagnosis(last: Option<&Rung>, failed: &Failed, patience: Duration) -> String
 fn remedy(cause: &Cause) -> String {
     let refused = |r: &mcpool_upstream::Refusal| r.status;
     match cause {
-        Cause::Connect(_) => {
-            "start the server, or correct host and port; inside a container, localhost is the \
-             container itself, and the server may listen on loopback only"
-                .to_owned()
-        }
+        Cause::Connect(why) => unreachable(why),
         Cause::Tls(_) => {
             "a private CA goes into tls.ca_file; a certificate for another name, or one that has expired, \
              must be replaced; a plain server needs http://"
@@ -146,6 +143,25 @@ fn remedy(cause: &Cause) -> String {
     }
 }
 
+/// What to do about a server that cannot be connected to, or a program that does not start.
+fn unreachable(why: &str) -> String {
+    if why.contains(mcpool_upstream::UNRESOLVED) {
+        return "correct the host name: no resolver of this machine knows it; between containers a server is reached by \
+                the name of its service, and only on a network they share"
+            .to_owned();
+    }
+    if why.contains("does not start") {
+        let path = std::env::var("PATH").unwrap_or_default();
+        return format!(
+            "install the program, or write its whole path as command; a relative one starts at the folder of the \
+             configuration, a plain name is looked for in PATH (here: {path})"
+        );
+    }
+    "start the server, or correct host and port; inside a container, localhost is the container itself, and the server \
+     may listen on loopback only"
+        .to_owned()
+}
+
 /// What a ready server turned out to be, and what that means for its agents.
 async fn describe(inside: &Inside, out: &mut dyn Write) -> Result<(), String> {
     let backends = inside.gateway().backends();
@@ -154,14 +170,20 @@ async fn describe(inside: &Inside, out: &mut dyn Write) -> Result<(), String> {
     let status = registered.backend.status();
     if let Some(server) = status.server {
         let text = |key: &str| server[key].as_str().unwrap_or("?").to_owned();
-        say(out, &format!("  server      {} {}", text("name"), text("version")))?;
+        terminal::line(out, &format!("  server      {} {}", text("name"), text("version")))?;
     }
     let listed = agent.request("tools/list", json!({})).await;
-    say(out, &format!("  tools       {}", listed.as_ref().map_or_else(ToString::to_string, tools)))?;
+    terminal::line(
+        out,
+        &format!("  tools       {}", listed.as_ref().map_or_else(ToString::to_string, tools)),
+    )?;
     let [neutral, interactive] = [false, true].map(|can_be_asked| registered.backend.mode_of(can_be_asked));
-    say(out, &format!("  agents      {}", chosen(neutral)))?;
+    terminal::line(out, &format!("  agents      {}", chosen(neutral)))?;
     if interactive != neutral {
-        say(out, &format!("              those that can be asked things: {}", chosen(interactive)))?;
+        terminal::line(
+            out,
+            &format!("              those that can be asked things: {}", chosen(interactive)),
+        )?;
     }
     agent.close().await;
     Ok(())
@@ -204,11 +226,6 @@ fn spoken(transport: &str, era: Option<Era>) -> String {
 
 fn millis(took: Duration) -> String {
     format!("{:.1} ms", took.as_secs_f64() * 1e3)
-}
-
-fn say(out: &mut dyn Write, line: &str) -> Result<(), String> {
-    let written: io::Result<()> = writeln!(out, "{line}").and_then(|()| out.flush());
-    written.map_err(|why| why.to_string())
 }
 
 /// For sessions that are told that they end.

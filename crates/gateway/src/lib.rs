@@ -18,5 +18,6 @@ pub mod route;
 pub mod signal;
 pub mod stack;
 pub mod state;
+pub mod terminal;
 pub mod verbs;
 pub mod watch;

@@ -39,7 +39,15 @@ pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, String> {
     {
         return Err(format!("{word:?} is no level"));
     }
-    EnvFilter::builder().parse(text).map_err(|why| why.to_string())
+    let filter = EnvFilter::builder().parse(text).map_err(|why| why.to_string())?;
+    if text.contains("rustls") {
+        return Ok(filter);
+    }
+    // It writes an ERROR for every certificate it refuses, at every probe; why a backend is not reached stands in our
+    // own line, once a minute.
+    ["rustls=off", "rustls_platform_verifier=off"].iter().try_fold(filter, |filter, quiet| {
+        quiet.parse().map(|quiet| filter.add_directive(quiet)).map_err(|why| format!("{quiet}: {why}"))
+    })
 }
 
 fn is_level(word: &str) -> bool {

@@ -13,7 +13,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use clap::Parser as _;
 use futures::FutureExt as _;
 use mcpool::{
     admin::Admin,
@@ -40,7 +39,10 @@ use tokio_util::sync::CancellationToken;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command();
+    let command = match Cli::read() {
+        Ok(cli) => cli.command(),
+        Err(wrong) => wrong.exit(),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(why) => return fail(&format!("cannot start: {why}")),
@@ -73,14 +75,16 @@ fn main() -> ExitCode {
 }
 
 async fn serve(args: ServeArgs) -> ExitCode {
-    let config = match Config::load(args.source.config.as_deref(), args.overrides()) {
-        Ok(config) => config,
+    let (overrides, config) = match args.overrides().and_then(|overrides| {
+        Ok((overrides.clone(), Config::load(args.source.config.as_deref(), overrides)?))
+    }) {
+        Ok(read) => read,
         Err(problems) => return refuse(&problems),
     };
     let served = async {
         logging::init(&config.log)?;
         logging::tell_of_panics();
-        serve_until_signalled(config, args.overrides()).await
+        serve_until_signalled(config, overrides).await
     };
     served.await.unwrap_or_else(|why: String| fail(&why))
 }
@@ -126,7 +130,7 @@ async fn check(args: CheckArgs) -> ExitCode {
         Err(problems) => return refuse(&problems),
     };
     // A reader that went away has seen enough.
-    let _ = print::checked(&mut io::stdout(), &config);
+    let _ = print::checked(&mut io::stdout(), &config, args.print);
     if !args.connect {
         return ExitCode::SUCCESS;
     }
@@ -135,7 +139,8 @@ async fn check(args: CheckArgs) -> ExitCode {
 
 async fn doctor(args: &DoctorArgs) -> ExitCode {
     match args.backend() {
-        Ok(backend) => told(mcpool::doctor::examine(backend, &mut io::stdout()).await),
+        Ok(Some(backend)) => told(mcpool::doctor::examine(backend, &mut io::stdout()).await),
+        Ok(None) => told(mcpool::console::examine(args, &mut io::stdout()).await),
         Err(why) => {
             say(&format!("mcpool: {why}"));
             ExitCode::from(2)
@@ -175,7 +180,7 @@ impl Listeners {
     fn bind(config: &Config) -> Result<Self, String> {
         Ok(Self {
             agents: listen(config.listen, "--listen", "MCPOOL_LISTEN", "listen")?,
-            admin: listen(config.admin_listen, "--admin-listen", "MCPOOL_ADMIN", "admin_listen")?,
+            admin: listen(config.admin_listen, "--admin-listen", "MCPOOL_ADMIN_LISTEN", "admin_listen")?,
         })
     }
 
@@ -331,7 +336,7 @@ fn fail(why: &str) -> ExitCode {
 
 fn say(line: &str) {
     // Nothing is left to be done if nobody hears it.
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", mcpool::terminal::escaped(line));
 }
 
 /// A herd of agents arrives within one scheduling pause; the kernel cuts this to its own limit.
@@ -439,7 +444,7 @@ mod tests {
         let free = "127.0.0.1:0".parse().unwrap();
         for (listen, admin_listen, flag) in [
             (taken.local_addr().unwrap(), free, "--listen IP:PORT, MCPOOL_LISTEN"),
-            (free, taken.local_addr().unwrap(), "--admin-listen IP:PORT, MCPOOL_ADMIN"),
+            (free, taken.local_addr().unwrap(), "--admin-listen IP:PORT, MCPOOL_ADMIN_LISTEN"),
         ] {
             let config = Config { listen, admin_listen, ..Config::default() };
             let why = Listeners::bind(&config).map(|_| ()).unwrap_err();

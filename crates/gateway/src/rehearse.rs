@@ -8,10 +8,7 @@
 mod orders;
 mod outcome;
 
-use std::{
-    io::{self, Write},
-    time::Duration,
-};
+use std::{io::Write, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -23,6 +20,7 @@ use crate::{
     build::{BackendSettings, Gateway},
     inside::Inside,
     observe::climb,
+    terminal,
 };
 
 /// What is rehearsed, and how hard.
@@ -86,8 +84,8 @@ pub async fn rehearse(rehearsal: &Rehearsal, json: bool, out: &mut dyn Write) ->
     if !json {
         let what = call.params.get("name").map_or_else(|| call.method.clone(), |name| format!("tool {name}"));
         let title = format!("{}  {agents} executors, {rounds} rounds, {what}\n", rehearsal.url);
-        say(out, &title)?;
-        say(out, &format!("  {:<34} {:>14} {:>14}", "order", "directly", "pooled"))?;
+        terminal::line(out, &title)?;
+        terminal::line(out, &format!("  {:<34} {:>14} {:>14}", "order", "directly", "pooled"))?;
     }
     let mut rows = Vec::new();
     for order in ORDERS.iter().filter(|order| order.fits(transport, rehearsal)) {
@@ -101,7 +99,7 @@ pub async fn rehearse(rehearsal: &Rehearsal, json: bool, out: &mut dyn Write) ->
         return Err(format!("there is no order to rehearse over {transport}"));
     }
     let safe = rows.iter().all(|row| row.pooled.failed() == 0);
-    say(out, &if json { report(rehearsal, &rows, safe) } else { verdict(&rows, safe) })?;
+    terminal::line(out, &if json { report(rehearsal, &rows, safe) } else { verdict(&rows, safe) })?;
     Ok(safe)
 }
 
@@ -141,10 +139,13 @@ fn show(row: &Row, out: &mut dyn Write) -> Result<(), String> {
         0 => format!("0 of {}", outcome.total()),
         n => format!("{n} of {} failed", outcome.total()),
     };
-    say(out, &format!("  {:<34} {:>14} {:>14}", row.order.title, failed(&row.direct), failed(&row.pooled)))?;
+    terminal::line(
+        out,
+        &format!("  {:<34} {:>14} {:>14}", row.order.title, failed(&row.direct), failed(&row.pooled)),
+    )?;
     for (way, outcome) in [("directly", &row.direct), ("pooled", &row.pooled)] {
         for (cause, times) in outcome.causes() {
-            say(out, &format!("      {way}, {times} times: {cause}"))?;
+            terminal::line(out, &format!("      {way}, {times} times: {cause}"))?;
         }
     }
     Ok(())
@@ -178,11 +179,6 @@ fn report(rehearsal: &Rehearsal, rows: &[Row], safe: bool) -> String {
         "url": rehearsal.url, "agents": rehearsal.agents, "rounds": rehearsal.rounds, "orders": orders, "safe": safe,
     })
     .to_string()
-}
-
-fn say(out: &mut dyn Write, line: &str) -> Result<(), String> {
-    let written: io::Result<()> = writeln!(out, "{line}").and_then(|()| out.flush());
-    written.map_err(|why| why.to_string())
 }
 
 /// For sessions that are told that they end.

@@ -15,6 +15,7 @@ use crate::{
     config::transport_word,
     link::{Links, MOST_MOVES, Tie, find, seat_unless_left},
     stack::{BackendStack, left, now},
+    terminal::count,
 };
 
 /// One backend with everything that stands in front of it.
@@ -89,7 +90,8 @@ pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str,
         return (status.traffic.0.as_str(), at_rest(status));
     }
     if ready > 0 {
-        return ("ready", format!("{ready} sessions ready for {} agents", status.agents));
+        let (sessions, agents) = (count(ready, "session"), count(status.agents, "agent"));
+        return ("ready", format!("{sessions} ready for {agents}"));
     }
     match (circuit, why) {
         (State::Open | State::HalfOpen, why) => {

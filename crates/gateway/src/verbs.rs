@@ -6,7 +6,7 @@ use std::time::Duration;
 use mcpool_upstream::{Activity, Traffic};
 use serde_json::{Value, json};
 
-use crate::{route::Registered, stack::now};
+use crate::{route::Registered, stack::now, terminal::count};
 
 /// What can be done to a backend that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +104,10 @@ impl Registered {
         match verb {
             Verb::Pause => calls + handshakes == 0,
             Verb::Drain => sessions + handshakes == 0,
-            Verb::Resume => self.backend.traffic() == Traffic::Flowing,
+            Verb::Resume => {
+                // A session is there, or none is wanted before the next call.
+                self.backend.traffic() == Traffic::Flowing && matches!(self.state().0, "ready" | "idle")
+            }
             Verb::Reconnect { .. } => !self.backend.rebuild().is_running,
         }
     }
@@ -112,31 +115,37 @@ impl Registered {
     fn report(&self, verb: Verb, is_done: bool, took: Duration) -> Done {
         let Activity { calls, handshakes, sessions } = self.backend.activity();
         let rebuild = self.backend.rebuild();
-        let (name, state) = (&self.name, self.state().0);
+        let (name, (state, reason)) = (&self.name, self.state());
         let waiting = self.backend.status().waiting.calls;
         let failed = matches!(verb, Verb::Reconnect { .. }) && rebuild.why.is_some();
-        let still = format!("{calls} calls in flight, {handshakes} handshakes, {sessions} sessions");
+        let still = format!(
+            "{} in flight, {}, {}",
+            count(calls, "call"),
+            count(handshakes, "handshake"),
+            count(sessions, "session")
+        );
+        let waiting_calls = format!("{} waiting", count(waiting, "call"));
         let sentence = match (verb, is_done) {
-            (Verb::Pause, true) => format!("{name} is paused: nothing is in flight, {waiting} calls wait"),
+            (Verb::Pause, true) => format!("{name} is paused: nothing is in flight, {waiting_calls}"),
             (Verb::Pause, false) => {
-                format!("{name} is paused, but not at rest yet: {still}; {waiting} calls wait")
+                format!("{name} is paused, but not at rest yet: {still}; {waiting_calls}")
             }
-            (Verb::Resume, true) => format!("{name} serves again: {waiting} calls wait"),
+            (Verb::Resume, true) => format!("{name} serves again: {waiting_calls}"),
             (Verb::Resume, false) => {
-                format!("{name} is being resumed: {waiting} calls wait for a session{}", self.trouble())
+                format!("{name} takes calls again, but has no session ({state}: {reason}); {waiting_calls}")
             }
             (Verb::Drain, true) => format!("{name} is drained: no session is left, calls are refused"),
             (Verb::Drain, false) => format!("{name} refuses calls, but is not empty yet: {still}"),
             (Verb::Reconnect { .. }, true) if failed => format!(
-                "{name}: {} of {} sessions are replaced; the others stay: {}",
+                "{name}: {} of {} sessions replaced; the others stay: {}",
                 rebuild.done,
                 rebuild.total,
                 rebuild.why.as_deref().unwrap_or_default()
             ),
-            (Verb::Reconnect { .. }, true) => format!("{name}: {} sessions are replaced", rebuild.done),
+            (Verb::Reconnect { .. }, true) => format!("{name}: {} replaced", count(rebuild.done, "session")),
             (Verb::Reconnect { .. }, false) => {
                 format!(
-                    "{name}: {} of {} sessions are replaced so far{}",
+                    "{name}: {} of {} sessions replaced so far{}",
                     rebuild.done,
                     rebuild.total,
                     self.trouble()

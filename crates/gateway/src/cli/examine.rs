@@ -10,19 +10,23 @@ use url::Url;
 
 use crate::{
     build::BackendSettings,
-    config::{Config, Overrides, parse_url},
+    cli::AdminArgs,
+    config::{Config, Overrides, check_name, parse_url},
     rehearse::{Errand, Rehearsal},
 };
 
 /// The arguments of `doctor`.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
-    /// A URL, or the name of a backend in the configuration
+    /// A URL, or the name of a backend: of the configuration, else of the gateway that runs
     #[arg(value_name = "NAME|URL")]
     pub target: String,
     /// The configuration that has the name [default: config/mcpool.toml]
     #[arg(long, value_name = "FILE", env = "MCPOOL_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Where the gateway is that knows the name, if no configuration does.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 }
 
 /// The arguments of `rehearse`.
@@ -61,24 +65,18 @@ pub struct RehearseArgs {
 }
 
 impl DoctorArgs {
-    /// The backend that is meant.
+    /// The backend that is meant; `None` if the configuration does not have the name, and a running gateway may.
     ///
     /// # Errors
-    /// What is wrong with the URL or the configuration, or which names there are.
-    pub fn backend(&self) -> Result<BackendSettings, String> {
+    /// What is wrong with the URL or the configuration.
+    pub fn backend(&self) -> Result<Option<BackendSettings>, String> {
         if self.target.contains("://") {
-            return Ok(Config::backend_at("server", parse_url(&self.target)?));
+            return Ok(Some(Config::backend_at("server", parse_url(&self.target)?)));
         }
+        check_name(&self.target)?;
         let config = Config::load(self.config.as_deref(), Overrides::default())
             .map_err(|problems| problems.to_string())?;
-        let found = config.backends.iter().find(|backend| *backend.spec.name == *self.target);
-        found.cloned().ok_or_else(|| {
-            let names =
-                config.backends.iter().map(|backend| &*backend.spec.name).collect::<Vec<_>>().join(", ");
-            let there =
-                if names.is_empty() { "there is none".to_owned() } else { format!("there are: {names}") };
-            format!("no backend is named {:?}; {there}", self.target)
-        })
+        Ok(config.backends.into_iter().find(|backend| *backend.spec.name == *self.target))
     }
 }
 
@@ -140,6 +138,7 @@ pub(super) const DOCTOR_EXAMPLES: &str = "\
 Examples:
   mcpool doctor http://127.0.0.1:9000/sse/
   mcpool doctor search --config my.toml         with its headers, certificates and timeouts
+  mcpool doctor demo                            a backend that only the gateway that runs knows
 
 Exit status: 0 ready, 1 not ready, 2 told wrongly.";
 

@@ -1,23 +1,44 @@
 //! The arguments of the commands that talk to a gateway that runs.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
 
-use crate::config::{check_name, parse_duration};
+use crate::config::{Problems, check_name, parse_duration};
 
 /// Where the gateway is, and how it is talked to.
 #[derive(Args, Clone, Debug)]
 pub struct AdminArgs {
-    /// The admin listener of the gateway: http://IP:PORT or IP:PORT
-    #[arg(long, value_name = "URL", env = "MCPOOL_ADMIN", default_value = "127.0.0.1:8801")]
-    pub admin: String,
+    /// The admin listener of the gateway: http://IP:PORT or IP:PORT [default: 127.0.0.1:8801]
+    #[arg(long, value_name = "URL", env = "MCPOOL_ADMIN_URL")]
+    pub admin: Option<String>,
     /// The admin_token of its configuration
     #[arg(long, value_name = "TOKEN", env = "MCPOOL_ADMIN_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
     /// Print the answer as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+impl AdminArgs {
+    /// The admin listener that is meant: the argument, `MCPOOL_ADMIN_URL`, the older `MCPOOL_ADMIN`, or the default.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let old = || std::env::var(super::OLD_ADMIN).ok().filter(|old| !old.is_empty());
+        self.admin.clone().or_else(old).unwrap_or_else(|| "127.0.0.1:8801".to_owned())
+    }
+}
+
+/// The address in what may also be a URL: `MCPOOL_ADMIN` was both.
+pub(super) fn listen_address(old: &str) -> Result<SocketAddr, Problems> {
+    let text = old.strip_prefix("http://").unwrap_or(old).trim_end_matches('/');
+    text.parse().map_err(|_| {
+        let reason = format!(
+            "{old:?} is no address to listen on; set MCPOOL_ADMIN_LISTEN to IP:PORT, and MCPOOL_ADMIN_URL to the URL that \
+             `mcpool status` and the other commands ask"
+        );
+        Problems::of_flag(super::OLD_ADMIN, reason)
+    })
 }
 
 /// The arguments of a verb.
@@ -92,6 +113,15 @@ mod tests {
     }
 
     #[test]
+    fn the_older_variable_is_read_as_an_address_or_a_url() {
+        for old in ["127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1/"] {
+            assert_eq!(listen_address(old).unwrap(), "127.0.0.1:1".parse().unwrap(), "{old}");
+        }
+        let why = listen_address("http://gateway:8801").unwrap_err().to_string();
+        assert!(why.starts_with("MCPOOL_ADMIN: ") && why.contains("MCPOOL_ADMIN_LISTEN"), "{why}");
+    }
+
+    #[test]
     fn a_verb_names_its_backend_and_its_gateway() {
         let Ok(Command::Pause(args)) =
             parse(&["pause", "a", "--wait", "2m", "--admin", "http://h:1", "--json"])
@@ -99,7 +129,7 @@ mod tests {
             panic!("pause")
         };
         assert_eq!((args.name.as_str(), args.wait), ("a", Duration::from_secs(120)));
-        assert_eq!((args.admin.admin.as_str(), args.admin.json), ("http://h:1", true));
+        assert_eq!((args.admin.address().as_str(), args.admin.json), ("http://h:1", true));
         assert!(
             matches!(parse(&["reconnect", "a", "--pinned"]), Ok(Command::Reconnect(args)) if args.pinned)
         );

@@ -49,7 +49,7 @@ impl Client {
         let at = &self.authority;
         let unreachable = |why: &dyn std::fmt::Display| {
             format!(
-                "cannot reach a gateway at {at}: {why}; name its admin listener with --admin or MCPOOL_ADMIN"
+                "cannot reach a gateway at {at}: {why}; name its admin listener with --admin or MCPOOL_ADMIN_URL"
             )
         };
         let stream = match timeout(CONNECT, TcpStream::connect(at)).await {

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::terminal;
+
 const HEAD: [&str; 10] =
     ["BACKEND", "STATE", "MODE", "CIRCUIT", "SESSIONS", "IN USE", "WAITING", "OLDEST", "AGENTS", "REASON"];
 const LIMIT_HEAD: [&str; 3] = ["LIMIT", "USED", "PERCENT"];
@@ -81,7 +83,8 @@ fn line(backend: &Value) -> Vec<String> {
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        // A cell stays on its line.
+        Value::String(text) => terminal::escaped(&text.replace(['\n', '\t'], " ")).into_owned(),
         other => other.to_string(),
     }
 }

@@ -40,7 +40,8 @@ impl Default for Log {
 struct Trouble {
     why: String,
     said: Instant,
-    unsaid: u64,
+    /// How often it came again since, without a line.
+    repeats: u64,
 }
 
 impl Log {
@@ -145,10 +146,12 @@ impl Log {
                 warn!(target: BACKEND, backend, evidence = evidence.as_str(), why, "sharing withdrawn: new agents get sessions of their own");
             }
             Event::OpenFailed { epoch, reason, incident, why, .. } => {
-                let (reason, incident) = (reason.as_str(), incident.unwrap_or("none"));
+                let (reason, incident) = (reason.as_str(), *incident);
                 match self.trouble(&source.name, why) {
-                    Some(unsaid) => {
-                        warn!(target: BACKEND, backend, session = epoch, reason, incident, why, unsaid, "session not opened");
+                    Some(repeats) => {
+                        // A field without a value is left out.
+                        let repeats = (repeats > 0).then_some(repeats);
+                        warn!(target: BACKEND, backend, session = epoch, reason, incident, why, repeats, "session not opened");
                     }
                     None => {
                         debug!(target: BACKEND, backend, session = epoch, reason, incident, why, "session not opened")
@@ -156,7 +159,7 @@ impl Log {
                 }
             }
             Event::Closed { epoch, mode, reason, incident, why } => {
-                let (mode, incident) = (mode.as_str(), incident.unwrap_or("none"));
+                let (mode, incident) = (mode.as_str(), *incident);
                 let word = reason.as_str();
                 match reason {
                     CloseReason::Broken
@@ -218,14 +221,14 @@ impl Log {
         let mut troubles = self.troubles();
         match troubles.get_mut(backend) {
             Some(last) if last.why == why && now.saturating_duration_since(last.said) < AGAIN => {
-                last.unsaid += 1;
+                last.repeats += 1;
                 None
             }
             last => {
-                let unsaid = last.map_or(0, |last| last.unsaid);
-                let trouble = Trouble { why: why.to_owned(), said: now, unsaid: 0 };
+                let repeats = last.map_or(0, |last| last.repeats);
+                let trouble = Trouble { why: why.to_owned(), said: now, repeats: 0 };
                 troubles.insert(backend.clone(), trouble);
-                Some(unsaid)
+                Some(repeats)
             }
         }
     }

@@ -1,11 +1,7 @@
 //! `check --connect`: opens one session with every backend, as the gateway would, and says what was seen on the way.
 //! [`climb`] is what `doctor` shows in full.
 
-use std::{
-    io::{self, Write},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use mcpool_breaker::Transition;
 use mcpool_upstream::{Cause, Event, ModeChoice, Observe, Source};
@@ -15,6 +11,7 @@ use crate::{
     build::{BackendSettings, Gateway, GatewayObserve},
     config::Config,
     stack::StackObserve,
+    terminal,
 };
 
 /// Whether every backend became ready; what was seen goes to `out`.
@@ -43,9 +40,9 @@ async fn walk_one(backend: BackendSettings, out: &mut dyn Write) -> Result<bool,
     match &climbed.outcome {
         Ok(transport) => {
             let server = server.map(|server| format!(", {server}")).unwrap_or_default();
-            say(out, &format!("{name}: ready over {transport}{server} ({steps})"))?;
+            terminal::line(out, &format!("{name}: ready over {transport}{server} ({steps})"))?;
         }
-        Err(failed) => say(out, &format!("{name}: not ready: {} ({steps})", failed.why))?,
+        Err(failed) => terminal::line(out, &format!("{name}: not ready: {} ({steps})", failed.why))?,
     }
     Ok(climbed.outcome.is_ok())
 }
@@ -107,11 +104,6 @@ pub(crate) async fn climb(
     .await
     .unwrap_or_else(|_| failed(format!("nothing happened within {patience:?}")));
     Ok(Climbed { outcome, gateway })
-}
-
-fn say(out: &mut dyn Write, line: &str) -> Result<(), String> {
-    let written: io::Result<()> = writeln!(out, "{line}").and_then(|()| out.flush());
-    written.map_err(|why| why.to_string())
 }
 
 /// What is of interest on the way.

@@ -1,5 +1,6 @@
 //! The life of the real binary: another configuration while it serves, and its end. With real files and real signals.
 
+mod console;
 mod load;
 mod process;
 mod reload;

@@ -53,6 +53,10 @@ impl Process {
         format!("http://{}/{path}", self.listen)
     }
 
+    pub(crate) fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
     pub(crate) async fn agent(&self, backend: &str) -> Agent {
         let config = AgentConfig::http(self.url(&format!("{backend}/mcp")));
         Agent::ready(config).await.expect("an agent is served")
