@@ -19,7 +19,7 @@ mod peek;
 mod scan;
 mod strict;
 
-pub use batch::{MAX_BATCH, is_batch, split_batch};
+pub use batch::{MAX_BATCH, is_batch, split_batch, split_batch_of};
 pub use peek::is_response;
 
 /// Byte offsets of a value inside a message.
@@ -159,6 +159,12 @@ impl<'a> Envelope<'a> {
         self.id.and_then(|raw| IdValue::parse(raw).ok())
     }
 
+    /// Whether the id is there and `null`.
+    #[must_use]
+    pub fn is_null_id(&self) -> bool {
+        self.id.is_some_and(|raw| raw.get() == "null")
+    }
+
     /// Where the id stands in the bytes.
     #[must_use]
     pub fn id_span(&self) -> Option<Span> {
@@ -195,6 +201,12 @@ impl DecodeError {
     #[must_use]
     pub fn of_batch(reason: &'static str) -> Self {
         Self::new(DecodeKind::Batch, 0, reason)
+    }
+
+    /// Whether it is JSON that ends too early.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.kind == DecodeKind::Parse && self.reason.starts_with("EOF while parsing")
     }
 
     fn new(kind: DecodeKind, offset: usize, reason: impl Into<Cow<'static, str>>) -> Self {

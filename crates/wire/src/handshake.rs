@@ -138,7 +138,8 @@ impl ServerHello {
     pub fn parse(message: &[u8]) -> Result<Self, String> {
         let mut message: Value =
             serde_json::from_slice(message).map_err(|e| format!("not valid JSON: {e}"))?;
-        if let Some(error) = message.get("error") {
+        // Some servers write `null` for what they leave out.
+        if let Some(error) = message.get("error").filter(|error| !error.is_null()) {
             let code = error.get("code").and_then(Value::as_i64).unwrap_or_default();
             let text = error.get("message").and_then(Value::as_str).unwrap_or("no message");
             return Err(format!("the backend refused initialize: {code} {text}"));
@@ -147,7 +148,7 @@ impl ServerHello {
         let version = result.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
         let revision = Revision::parse(version)
             .ok_or_else(|| format!("the backend negotiated an unknown protocol version {version:?}"))?;
-        // Some servers write `null` for what they leave out; agents get what the schema allows, or nothing.
+        // Agents get what the schema allows, or nothing.
         let capabilities = result
             .get_mut("capabilities")
             .map(Value::take)

@@ -4,6 +4,7 @@
 //! into messages, and the seam ([`Backends`] / [`Link`]) between the front and everything behind it.
 //! It does no IO, reads no clock and needs no async runtime; instants and futures are only types here.
 
+mod amend;
 mod call;
 mod envelope;
 mod era;
@@ -19,12 +20,13 @@ mod skim;
 #[cfg(test)]
 mod testing;
 
+pub use amend::{readdressed, without_nulls, without_verdict};
 pub use call::{
     AgentKey, Answer, BackendId, Call, CallTrace, Caller, Forwarded, Phase, Principal, RequestId,
 };
 pub use envelope::{
     DecodeError, DecodeKind, Envelope, Kind, MAX_BATCH, Params, ResultView, Span, is_batch, is_response,
-    split_batch,
+    split_batch, split_batch_of,
 };
 pub use era::{Era, Revision};
 pub use error::{CallError, ErrorKind, Executed};

@@ -4,8 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, SeqAccess, Visitor},
+    Deserializer,
+    de::{DeserializeSeed, IgnoredAny, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -25,11 +25,25 @@ pub fn is_batch(bytes: &[u8]) -> bool {
 /// # Errors
 /// [`DecodeError`] when it is no well-formed array, empty, longer than [`MAX_BATCH`], or holds another array.
 pub fn split_batch(bytes: &Bytes) -> Result<Vec<Bytes>, DecodeError> {
+    split(bytes, MAX_BATCH, "a batch has at most 50 messages")
+}
+
+/// The messages of a backend's batch, of at most `limit`.
+///
+/// # Errors
+/// As [`split_batch`].
+pub fn split_batch_of(bytes: &Bytes, limit: usize) -> Result<Vec<Bytes>, DecodeError> {
+    split(bytes, limit, "the batch has more messages than the gateway takes at once")
+}
+
+fn split(bytes: &Bytes, limit: usize, longer: &'static str) -> Result<Vec<Bytes>, DecodeError> {
     let text = std::str::from_utf8(bytes)
         .map_err(|e| DecodeError::new(DecodeKind::Parse, e.valid_up_to(), "the body is not valid UTF-8"))?;
-    let Parts { parts, too_many } = serde_json::from_str(text).map_err(|e| decode_error(text, &e))?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let read = AtMost(limit).deserialize(&mut reader).and_then(|parts| reader.end().map(|()| parts));
+    let Parts { parts, too_many } = read.map_err(|e| decode_error(text, &e))?;
     if too_many {
-        return Err(DecodeError::of_batch("a batch has at most 50 messages"));
+        return Err(DecodeError::of_batch(longer));
     }
     if parts.is_empty() {
         return Err(DecodeError::of_batch("a batch needs at least one message"));
@@ -40,15 +54,19 @@ pub fn split_batch(bytes: &Bytes) -> Result<Vec<Bytes>, DecodeError> {
     Ok(parts.into_iter().map(|part| bytes.slice(span_of(text, part.get()))).collect())
 }
 
-/// At most [`MAX_BATCH`] elements are kept, so that a body of a million brackets costs a scan and no memory.
+/// Reads an array of which no more elements are kept, so that a body of a million brackets costs a scan and no memory.
+struct AtMost(usize);
+
 struct Parts<'a> {
     parts: Vec<&'a RawValue>,
     too_many: bool,
 }
 
-impl<'de> Deserialize<'de> for Parts<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
+impl<'de> DeserializeSeed<'de> for AtMost {
+    type Value = Parts<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        struct V(usize);
         impl<'de> Visitor<'de> for V {
             type Value = Parts<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,7 +74,7 @@ impl<'de> Deserialize<'de> for Parts<'de> {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
                 let mut parts = Vec::new();
-                while parts.len() < MAX_BATCH {
+                while parts.len() < self.0 {
                     let Some(part) = seq.next_element()? else { return Ok(Parts { parts, too_many: false }) };
                     parts.push(part);
                 }
@@ -67,7 +85,7 @@ impl<'de> Deserialize<'de> for Parts<'de> {
                 Ok(Parts { parts, too_many })
             }
         }
-        deserializer.deserialize_seq(V)
+        deserializer.deserialize_seq(V(self.0))
     }
 }
 

@@ -4,8 +4,8 @@
 use std::{borrow::Cow, cell::Cell, fmt};
 
 use serde::{
-    Deserialize, Deserializer as _,
-    de::{Error as _, IgnoredAny, MapAccess, Visitor},
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 /// Whether this is a response. What comes behind the member that says so may still be no JSON.
@@ -29,15 +29,73 @@ impl<'de> Visitor<'de> for Look<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(key)) = map.next_key()? {
             match key.as_ref() {
-                "result" | "error" => {
-                    self.0.set(true);
-                    return Err(A::Error::custom("told"));
+                // What is `null` counts as left out; of what is not, no more is read.
+                "result" | "error" | "method" => {
+                    let seed = NullOr(self.0, key != "method");
+                    map.next_value_seed(seed)?;
                 }
-                "method" => return Err(A::Error::custom("told")),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         Ok(())
+    }
+}
+
+/// Reads a value that is null, and ends the reading at any other, which tells this.
+struct NullOr<'c>(&'c Cell<bool>, bool);
+
+impl NullOr<'_> {
+    fn told<E: serde::de::Error>(&self) -> E {
+        self.0.set(self.1);
+        E::custom("told")
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for NullOr<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NullOr<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<(), E> {
+        Err(self.told())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<(), E> {
+        Err(self.told())
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<(), E> {
+        Err(self.told())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
+        Err(self.told())
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<(), E> {
+        Err(self.told())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        Err(self.told())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        Err(self.told())
     }
 }
 
@@ -56,6 +114,10 @@ mod tests {
             (r#" {"id":{"result":1},"method":"result"}"#, false),
             (r#"{"jsonrpc":"2.0","resul"#, false),
             (r#"{"r\u0065sult":1}"#, true),
+            (r#"{"method":null,"result":"#, false),
+            (r#"{"error":null,"method":null,"id":1,"result":{"#, true),
+            (r#"{"result":null,"error":[1"#, true),
+            (r#"{"result":null,"method":"x","id":1}"#, false),
             (r#"{"id":1}"#, false),
             (r#"["result"]"#, false),
             ("", false),

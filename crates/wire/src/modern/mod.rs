@@ -8,7 +8,7 @@ mod asking;
 mod cuts;
 mod envelope;
 mod header;
-mod members;
+pub(crate) mod members;
 mod params;
 mod request;
 mod result;
