@@ -51,6 +51,8 @@ struct OrderParts {
     /// How often it may have been executed, and how often it was refused or not sent.
     doubtful: Mutex<Doubtful>,
     harmless: AtomicU32,
+    /// How often the backend did not know the session it was sent on.
+    lost: AtomicU32,
     /// The only session that can serve it, by its epoch.
     only_on: Option<u64>,
 }
@@ -62,6 +64,8 @@ struct Doubtful {
     /// When the last one began, and the sessions it took from this call.
     since: Option<Instant>,
     sessions: Vec<u64>,
+    /// When the session was opened that the call was last sent on.
+    opened: Option<Instant>,
 }
 
 /// What one more attempt that may have run means.
@@ -153,8 +157,8 @@ pub(crate) fn now() -> Instant {
 
 impl OrderParts {
     fn new(call: Call, seat: Arc<Seat>, only_on: Option<u64>) -> Self {
-        let (waiter, harmless) = (Mutex::new(None), AtomicU32::new(0));
-        Self { call, seat, waiter, doubtful: Mutex::default(), harmless, only_on }
+        let (waiter, harmless, lost) = (Mutex::new(None), AtomicU32::new(0), AtomicU32::new(0));
+        Self { call, seat, waiter, doubtful: Mutex::default(), harmless, lost, only_on }
     }
 }
 
@@ -196,13 +200,15 @@ impl Order {
 
     /// Counts an attempt that may have run. The sessions of a backend that dies are lost one after another within
     /// moments, and a repeated call can meet each of them: that is one outage, and counts once.
-    /// A session that fails the call twice is another matter.
+    /// A session that fails the call twice is another matter, and so is one that was opened since.
     fn count_doubtful(&self, now: Instant) -> Doubt {
         let session = self.0.call.trace.session();
-        let mut doubtful = self.0.doubtful.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut doubtful = self.doubtful();
+        let opened = doubtful.opened;
         match doubtful.since {
             Some(since)
                 if now.saturating_duration_since(since) < ONE_OUTAGE
+                    && opened.is_none_or(|opened| opened <= since)
                     && !doubtful.sessions.contains(&session) =>
             {
                 doubtful.sessions.push(session);
@@ -219,12 +225,31 @@ impl Order {
 
     /// Whether any attempt so far may have been executed.
     fn may_have_run(&self) -> bool {
-        self.0.doubtful.lock().unwrap_or_else(std::sync::PoisonError::into_inner).outages > 0
+        self.doubtful().outages > 0
+    }
+
+    /// It is sent on a session that was opened then.
+    fn sent_on(&self, opened: Instant) {
+        self.doubtful().opened = Some(opened);
+    }
+
+    fn doubtful(&self) -> std::sync::MutexGuard<'_, Doubtful> {
+        self.0.doubtful.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Whether it was never sent.
     fn is_first_attempt(&self) -> bool {
         self.0.call.trace.attempts() == 0
+    }
+
+    /// Counts a session that was lost under it.
+    fn count_lost(&self) -> u32 {
+        self.0.lost.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How many sessions were lost under it.
+    fn lost(&self) -> u32 {
+        self.0.lost.load(Ordering::Relaxed)
     }
 
     fn count_harmless(&self) -> u32 {

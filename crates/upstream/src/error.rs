@@ -115,6 +115,14 @@ impl Cause {
         }
     }
 
+    /// Whether the backend was there and said something else than what was wanted.
+    pub(crate) fn was_answered(&self) -> bool {
+        !matches!(
+            self,
+            Self::Connect(_) | Self::Tls(_) | Self::Broken(_) | Self::Timeout(_) | Self::Closed(_)
+        )
+    }
+
     /// Whether the session can carry nothing more.
     #[must_use]
     pub fn ends_session(&self) -> bool {

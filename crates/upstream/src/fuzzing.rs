@@ -116,8 +116,8 @@ pub fn classify(question: Question, status: u16, body: &[u8], retry_after: Optio
 
 /// Whether the body of a refusal is the answer to its call.
 #[must_use]
-pub fn is_answer(body: &[u8]) -> bool {
-    classify::is_answer(body)
+pub fn is_answer(status: u16, body: &[u8]) -> bool {
+    classify::is_answer(status, body)
 }
 
 /// Whether an answer says "before initialization".

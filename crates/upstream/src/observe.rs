@@ -237,6 +237,11 @@ impl OpenReason {
 }
 
 impl CloseReason {
+    /// Whether the backend is believed to know it no more.
+    pub(crate) fn is_gone(self) -> bool {
+        matches!(self, Self::Broken | Self::Lost)
+    }
+
     /// The metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {

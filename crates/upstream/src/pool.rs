@@ -10,7 +10,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -59,6 +59,8 @@ pub(crate) struct Pool {
     pub(crate) greeting: AtomicUsize,
     /// Nothing is sent before this moment: the backend asked for it.
     paused: std::sync::Mutex<Option<Instant>>,
+    /// The session that was last lost, by its epoch.
+    last_lost: AtomicU64,
     sessions: Mutex<Vec<Arc<Session>>>,
 }
 
@@ -72,6 +74,7 @@ impl Pool {
             opening: AtomicUsize::new(0),
             greeting: AtomicUsize::new(0),
             paused: std::sync::Mutex::default(),
+            last_lost: AtomicU64::new(0),
             sessions: Mutex::default(),
         }
     }
@@ -125,6 +128,15 @@ impl Pool {
         let sessions = self.lock();
         let ready = sessions.iter().filter(|session| session.standing() == Standing::Ready);
         ready.map(|session| session.free_slots()).sum()
+    }
+
+    /// A backend that lost one session may have lost them all: the others are lent again once they were heard of, so
+    /// that a call which is repeated does not meet the next one that is lost.
+    pub(crate) fn doubt_others(&self, lost: u64) {
+        if self.mode() == Mode::Pinned || self.last_lost.swap(lost, Ordering::AcqRel) == lost {
+            return;
+        }
+        self.lock().iter().filter(|session| session.epoch != lost).for_each(|session| session.look());
     }
 
     /// Whether it has no session at all, not even one that ends.
@@ -184,6 +196,12 @@ impl Lease {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.session.epoch
+    }
+
+    /// When the session was opened.
+    #[must_use]
+    pub fn opened(&self) -> Instant {
+        self.session.opened
     }
 }
 

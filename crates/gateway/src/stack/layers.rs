@@ -18,8 +18,10 @@ use super::{
     errors::{HeldBy, phase_word},
 };
 
-/// Attempts of which it is certain that nothing was executed: bounded only so that nothing is endless.
+/// Attempts of which not one byte was sent: bounded only so that nothing is endless.
 const MAX_HARMLESS: u32 = 64;
+/// Sessions that may be lost under one call before that is its result: the second loss may be a word about the call.
+const MAX_LOST: u32 = 2;
 
 /// Repeats a call as far as the phase of its failure allows (SEMANTICS.md 9.1).
 #[derive(Clone)]
@@ -75,7 +77,7 @@ where
         async move {
             loop {
                 let error = match attempt.await {
-                    Err(StackError::Failed(error)) => error,
+                    Err(StackError::Failed(error)) => doubted(&order, error),
                     settled => return settled,
                 };
                 order.call().trace.note_cause(error.to_string());
@@ -104,22 +106,23 @@ impl<S> Retry<S> {
     fn again(&self, order: &Order, error: &SendError) -> Option<Again> {
         let attempts = self.settings.attempts;
         match error.phase {
-            SendPhase::NotSent => (order.count_harmless() < MAX_HARMLESS).then_some(Again::FREE),
+            SendPhase::NotSent => match order.count_harmless() {
+                times if times <= attempts => Some(Again::FREE),
+                times => (times < MAX_HARMLESS).then(|| Again::counted(self.backoff(times - attempts))),
+            },
             SendPhase::Refused => {
                 let times = order.count_harmless();
                 match &error.cause {
                     // The session that is gone does not do the work a second time.
-                    Cause::SessionLost(_) => (times < MAX_HARMLESS).then_some(Again::FREE),
+                    Cause::SessionLost(_) => (order.lost() < MAX_LOST).then_some(Again::FREE),
                     // It is the pool that pauses, and the call waits in the room with the others.
                     Cause::Pressure(Refusal { retry_after: Some(pause), .. }) => {
                         order.seat().pause_for(*pause);
-                        (times < MAX_HARMLESS).then(|| Again::counted(Duration::ZERO))
+                        (times < attempts).then(|| Again::counted(Duration::ZERO))
                     }
-                    Cause::Pressure(_) | Cause::Gateway(_) => {
-                        (times < MAX_HARMLESS).then(|| Again::counted(self.backoff(times)))
-                    }
+                    Cause::Pressure(_) => (times < attempts).then(|| Again::counted(self.backoff(times))),
                     // Its session is given up for one that agrees anew.
-                    Cause::WrongVersion(_) => (times <= attempts).then(|| Again::counted(Duration::ZERO)),
+                    Cause::WrongVersion(_) => (times < MAX_LOST).then(|| Again::counted(Duration::ZERO)),
                     Cause::NotInitialized(_) => {
                         (times <= attempts).then(|| Again::counted(self.backoff(times)))
                     }
@@ -127,7 +130,11 @@ impl<S> Retry<S> {
                 }
             }
             SendPhase::MaybeSent => {
-                let again = is_passing(&error.cause) && order.seat().is_safe(order.call());
+                if let Cause::Pressure(Refusal { retry_after: Some(pause), .. }) = &error.cause {
+                    order.seat().pause_for(*pause);
+                }
+                let again =
+                    is_passing(&error.cause) && order.lost() < MAX_LOST && order.seat().is_safe(order.call());
                 match order.count_doubtful(super::now()) {
                     Doubt::Outage(times) => {
                         let at_once = times == 1 && went_with_its_session(&error.cause);
@@ -164,6 +171,16 @@ impl<S> Retry<S> {
         let doubled = 2_u32.saturating_pow(times.saturating_sub(1).min(16));
         self.settings.base.saturating_mul(doubled).min(self.settings.cap).mul_f64(rand::random())
     }
+}
+
+/// Counts a session that was lost under the call. A status alone is believed once; where a session that was opened for
+/// the call is lost in the same way, the status may be a word about the call, which may have run.
+fn doubted(order: &Order, error: SendError) -> SendError {
+    let Cause::SessionLost(refusal) = &error.cause else { return error };
+    if error.phase == SendPhase::NotSent || order.count_lost() < MAX_LOST || refusal.names_lost_session() {
+        return error;
+    }
+    SendError { phase: SendPhase::MaybeSent, ..error }
 }
 
 /// Whether the next attempt may fare better. What the backend says it says again.
@@ -240,8 +257,15 @@ impl Service<Order> for Pool {
             waited
         });
         self.observe.leased(waited);
+        order.sent_on(lease.opened());
         async move {
-            let answer = lease.call(order.call()).await.map_err(StackError::Failed)?;
+            let epoch = lease.epoch();
+            let answer = lease.call(order.call()).await.map_err(|error| {
+                if matches!(error.cause, Cause::SessionLost(_)) {
+                    order.seat().session_lost(epoch);
+                }
+                StackError::Failed(error)
+            })?;
             pass.succeeded();
             Ok(answer)
         }

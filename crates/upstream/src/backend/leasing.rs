@@ -89,6 +89,11 @@ impl Seat {
         self.pool.paused_until().filter(|until| *until > now)
     }
 
+    /// The backend does not know this session any more.
+    pub fn session_lost(&self, epoch: u64) {
+        self.pool.doubt_others(epoch);
+    }
+
     /// The backend is at its limit: nothing is sent for the agents of this pool for so long, a minute at most.
     pub fn pause_for(&self, pause: Duration) {
         self.pool.pause_until(clock::now() + pause.min(LONGEST_PAUSE));

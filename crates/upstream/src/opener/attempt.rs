@@ -182,7 +182,8 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
         CloseReason::Unresponsive => Some("timeout"),
         _ => None,
     };
-    let why = error.map(|e| e.to_string()).unwrap_or_default();
+    let why = error.as_ref().map(ToString::to_string).unwrap_or_default();
+    let cause = error.map(|error| error.cause);
     backend.reporter.on(Event::Closed {
         epoch: session.epoch,
         mode: session.mode,
@@ -191,6 +192,9 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
         why: &why,
     });
     session.tell_owner_it_ended(reason, &why, &backend.spec.name);
+    if reason.is_gone() && cause.is_some_and(|cause| cause.was_answered()) {
+        session.say_farewell(backend.spec.times.connect).await;
+    }
 }
 
 /// Does for a session whose driver panicked what the driver did not come to: its calls are told whether they may have

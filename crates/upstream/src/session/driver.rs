@@ -199,7 +199,7 @@ impl Driver {
         if let Some(error) = wishes.lost {
             return self.lost(error);
         }
-        if wishes.broke
+        if (wishes.broke || wishes.look)
             && let Some(reason) = self.input(Input::ConnectionBroke)
         {
             return Some(reason);
@@ -325,8 +325,7 @@ impl Driver {
             (Some(error), CloseReason::Broken | CloseReason::Lost) => error.cause.clone(),
             (_, reason) => Cause::Closed(reason.as_str()),
         };
-        let is_gone = matches!(reason, CloseReason::Broken | CloseReason::Lost);
-        end(&self.session, &cause, (!is_gone).then_some(self.times.connect)).await;
+        end(&self.session, &cause, (!reason.is_gone()).then_some(self.times.connect)).await;
     }
 }
 

@@ -16,7 +16,8 @@ use mcpool_wire::{CallTrace, Era, LinkEvent};
 use super::{
     Errand, Session,
     pending::{Outcome, Ticket},
-    route::Origin,
+    route::{Origin, Routed},
+    stray::Stray,
 };
 use crate::{
     clock,
@@ -31,6 +32,8 @@ pub(super) struct InFlight {
     trace: Option<Arc<CallTrace>>,
     /// The backend took the message.
     accepted: bool,
+    /// What came back in place of an answer.
+    stray: Option<Stray>,
     /// The answer, or the reason why there is none, was taken out of the book.
     settled: bool,
 }
@@ -42,7 +45,15 @@ impl InFlight {
         exchange: Exchange,
         trace: Option<Arc<CallTrace>>,
     ) -> Self {
-        Self { session, ticket, exchange: Some(exchange), trace, accepted: false, settled: false }
+        Self {
+            session,
+            ticket,
+            exchange: Some(exchange),
+            trace,
+            accepted: false,
+            stray: None,
+            settled: false,
+        }
     }
 
     pub(super) async fn answer(&mut self) -> Outcome {
@@ -70,14 +81,23 @@ impl InFlight {
                 Poll::Ready(Some(Ok(Received::Message(bytes)))) => {
                     self.session.heard();
                     let origin = Origin::Exchange { call: self.ticket.id, trace: self.trace.as_ref() };
-                    if let Some(answer) = self.session.route(bytes, origin) {
-                        self.session.pending.remove(self.ticket.id);
-                        // Most bodies end with their answer: then the connection is free and the driver has nothing
-                        // to read out.
-                        if let Poll::Ready(None | Some(Err(_))) = exchange.as_mut().poll_next(cx) {
-                            self.exchange = None;
+                    match self.session.route(bytes, origin) {
+                        Routed::Answer(answer) => {
+                            self.session.pending.remove(self.ticket.id);
+                            // Most bodies end with their answer: then the connection is free and the driver has
+                            // nothing to read out.
+                            if let Poll::Ready(None | Some(Err(_))) = exchange.as_mut().poll_next(cx) {
+                                self.exchange = None;
+                            }
+                            return Poll::Ready(Ok(answer));
                         }
-                        return Poll::Ready(Ok(answer));
+                        Routed::Stray(stray) => {
+                            self.stray = Some(match self.stray.take() {
+                                Some(first) => first.or(stray),
+                                None => stray,
+                            });
+                        }
+                        Routed::Elsewhere => {}
                     }
                 }
                 Poll::Ready(Some(Ok(Received::Paused(wait)))) => {
@@ -85,10 +105,16 @@ impl InFlight {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.exchange = None;
-                    return Poll::Ready(self.fail(error));
+                    return Poll::Ready(match self.stray.take().filter(Stray::is_error) {
+                        Some(said) => self.settle_with(said),
+                        None => self.fail(error),
+                    });
                 }
                 Poll::Ready(None) => {
                     self.exchange = None;
+                    if let Some(said) = self.stray.take() {
+                        return Poll::Ready(self.settle_with(said));
+                    }
                     if self.session.kind == TransportKind::Http {
                         let ended = Cause::Broken("the answer stream ended without an answer".to_owned());
                         return Poll::Ready(self.fail(SendError::maybe_sent(ended)));
@@ -104,6 +130,17 @@ impl InFlight {
         match exchange.as_mut().poll_next(cx) {
             Poll::Ready(Some(Err(own))) if own.phase != SendPhase::MaybeSent => own,
             _ => error,
+        }
+    }
+
+    /// Ends with what came in place of an answer.
+    fn settle_with(&mut self, said: Stray) -> Outcome {
+        match said.answer_to(self.ticket.id) {
+            Ok(answer) => {
+                self.session.pending.remove(self.ticket.id);
+                Ok(answer)
+            }
+            Err(error) => self.fail(error),
         }
     }
 

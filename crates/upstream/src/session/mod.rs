@@ -14,6 +14,7 @@ pub(crate) mod pending;
 mod route;
 mod slots;
 pub(crate) mod state;
+mod stray;
 
 use std::{
     sync::{
@@ -105,6 +106,7 @@ pub(crate) struct Holder {
 struct Wishes {
     handshaken: bool,
     broke: bool,
+    look: bool,
     lost: Option<SendError>,
     drain: Option<CloseReason>,
 }
@@ -295,6 +297,21 @@ impl Session {
     pub(crate) fn send_later(&self, message: Bytes) {
         if self.errands.try_send(Errand::Send(message)).is_err() {
             self.reporter.on(Event::Dropped { kind: "notification" });
+        }
+    }
+
+    /// Tells the backend that a session is over which it may know all the same. Best effort.
+    pub(crate) async fn say_farewell(&self, limit: Duration) {
+        if self.kind == TransportKind::Http {
+            let _ = tokio::time::timeout(limit, self.outbound.close()).await;
+        }
+    }
+
+    /// One of the sessions of its pool was lost: nobody new is put on this one before it was heard of again.
+    pub(crate) fn look(&self) {
+        let (ready, suspect) = (Standing::Ready as u8, Standing::Suspect as u8);
+        if self.standing.compare_exchange(ready, suspect, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            self.wish(|wishes| wishes.look = true);
         }
     }
 

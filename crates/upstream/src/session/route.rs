@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, CallError, CallTrace, Envelope, Era, ErrorKind, IdValue, Kind, LinkEvent, Message, Method,
-    error_response, result_response,
+    Answer, CallError, CallTrace, DecodeError, Envelope, Era, ErrorKind, IdValue, Kind, LinkEvent, Message,
+    Method, error_response, is_batch, result_response, without_nulls, without_verdict,
 };
 
-use super::{Session, lock, pending::Delivery};
+use super::{Session, lock, pending::Delivery, stray::Stray};
 use crate::{
     aside::aside,
     clock,
     error::{Cause, SendError},
     mode::Evidence,
     observe::{CloseReason, Event, Mode},
+    transport::parts::parts,
 };
 
 /// Where a message came in.
@@ -26,50 +27,106 @@ pub(super) enum Origin<'a> {
     Exchange { call: u64, trace: Option<&'a Arc<CallTrace>> },
 }
 
+/// What a message was to the call it came with.
+pub(super) enum Routed {
+    /// Its answer.
+    Answer(Answer),
+    /// What may be meant as its answer, if no better one comes.
+    Stray(Stray),
+    /// Something else.
+    Elsewhere,
+}
+
+impl Routed {
+    /// The answer before anything else, then what came first.
+    fn or(self, later: Self) -> Self {
+        match (self, later) {
+            (answer @ Self::Answer(_), _) | (_, answer @ Self::Answer(_)) => answer,
+            (Self::Stray(first), Self::Stray(later)) => Self::Stray(first.or(later)),
+            (stray @ Self::Stray(_), _) | (_, stray) => stray,
+        }
+    }
+}
+
 impl Session {
-    /// Routes one message. Gives back the answer if it is the one of the call it came with.
-    pub(super) fn route(&self, bytes: Bytes, origin: Origin<'_>) -> Option<Answer> {
-        let Ok(envelope) = aside(bytes.len(), || Envelope::parse(&bytes)) else {
-            self.dropped("malformed");
-            return None;
-        };
-        let message = Message::new(bytes.clone(), &envelope);
-        match envelope.kind {
-            Kind::Success | Kind::Failure => self.route_answer(message, &envelope, &origin),
-            Kind::Notification => {
-                self.route_notification(message, &envelope, &origin);
-                None
-            }
-            Kind::Request => {
-                self.route_request(message, &envelope, &origin);
-                None
-            }
+    /// Routes one message, or the messages of an array.
+    pub(super) fn route(&self, bytes: Bytes, origin: Origin<'_>) -> Routed {
+        if !is_batch(&bytes) {
+            return self.route_one(bytes, &origin);
+        }
+        match aside(bytes.len(), || parts(bytes)) {
+            Ok(parts) => parts
+                .into_iter()
+                .map(|part| self.route_one(part, &origin))
+                .fold(Routed::Elsewhere, Routed::or),
+            Err(why) => self.malformed(&why, &origin),
         }
     }
 
-    fn route_answer(&self, message: Message, envelope: &Envelope<'_>, origin: &Origin<'_>) -> Option<Answer> {
+    fn route_one(&self, mut bytes: Bytes, origin: &Origin<'_>) -> Routed {
+        let why = match aside(bytes.len(), || Envelope::parse(&bytes)) {
+            Ok(envelope) if !is_null_id(&envelope) => return self.sort(&bytes, &envelope, origin),
+            Ok(_) => None,
+            Err(why) => Some(why),
+        };
+        // Some servers write `null` for what they leave out.
+        if let Some(mended) = without_nulls(&bytes) {
+            bytes = mended;
+        }
+        match (Envelope::parse(&bytes), why) {
+            (Ok(envelope), _) => self.sort(&bytes, &envelope, origin),
+            (Err(why), None) | (Err(_), Some(why)) => self.malformed(&why, origin),
+        }
+    }
+
+    fn sort(&self, bytes: &Bytes, envelope: &Envelope<'_>, origin: &Origin<'_>) -> Routed {
+        let message = Message::new(bytes.clone(), envelope);
+        match envelope.kind {
+            Kind::Success | Kind::Failure => return self.route_answer(message, envelope, origin),
+            Kind::Notification => self.route_notification(message, envelope, origin),
+            Kind::Request => self.route_request(message, envelope, origin),
+        }
+        Routed::Elsewhere
+    }
+
+    /// What cannot be read: the call it came with may get nothing else, and one that it names gets nothing else.
+    fn malformed(&self, why: &DecodeError, origin: &Origin<'_>) -> Routed {
+        self.dropped("malformed");
+        let stray = Stray::malformed(why);
+        if matches!(origin, Origin::Exchange { .. }) {
+            return Routed::Stray(stray);
+        }
+        let id = why.id.as_ref().and_then(|id| id.value().as_number_lenient());
+        if let Some(id) = id.and_then(|(id, _)| u64::try_from(id).ok()) {
+            self.pending.complete(id, stray.answer_to(id));
+        }
+        Routed::Elsewhere
+    }
+
+    fn route_answer(&self, message: Message, envelope: &Envelope<'_>, origin: &Origin<'_>) -> Routed {
         let id = envelope.id_value().and_then(|id| id.as_number_lenient());
         let Some((id, mangled)) = id.and_then(|(id, mangled)| Some((u64::try_from(id).ok()?, mangled)))
         else {
             self.dropped("unknown_id");
-            return None;
+            return Routed::Stray(Stray::unaddressed(message.bytes(), envelope.kind));
         };
         if mangled {
             self.dropped("mangled_id");
             if seeded!(StringIdRefused) {
-                return None;
+                return Routed::Elsewhere;
             }
         }
+        let bytes = message.bytes().clone();
         let answer = answer_of(message, envelope);
         if matches!(origin, Origin::Exchange { call, .. } if *call == id) {
-            return Some(answer);
+            return Routed::Answer(answer);
         }
         match self.pending.complete(id, Ok(answer)) {
-            Delivery::Delivered => {}
+            Delivery::Delivered => return Routed::Elsewhere,
             Delivery::Late => self.dropped("late_answer"),
             Delivery::Unknown => self.dropped("unknown_id"),
         }
-        None
+        Routed::Stray(Stray::unaddressed(&bytes, envelope.kind))
     }
 
     /// A message that was not kept: whoever waits for it is told.
@@ -235,7 +292,19 @@ fn is_asking(envelope: &Envelope<'_>) -> bool {
     matches!(method, Some(Method::SamplingCreateMessage | Method::ElicitationCreate | Method::RootsList))
 }
 
+/// Whether a message that is no response says `null` for its id: then it has none.
+fn is_null_id(envelope: &Envelope<'_>) -> bool {
+    envelope.kind == Kind::Request && envelope.is_null_id()
+}
+
 /// An answer as the callers get it.
 fn answer_of(message: Message, envelope: &Envelope<'_>) -> Answer {
+    if envelope.kind == Kind::Failure
+        && let Some(amended) = without_verdict(message.bytes())
+        && let Ok(envelope) = Envelope::parse(&amended)
+    {
+        let message = Message::new(amended.clone(), &envelope);
+        return Answer { is_rpc_error: true, is_tool_error: false, message };
+    }
     Answer { is_rpc_error: envelope.kind == Kind::Failure, is_tool_error: envelope.result.is_error, message }
 }

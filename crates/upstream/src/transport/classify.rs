@@ -1,13 +1,17 @@
-//! What a refusal of a backend means: status and message patterns as data (SEMANTICS.md 7, PROTOCOL.md 11).
+//! What a status other than success means: whether its body is the answer to the message, and what is known where it
+//! is not (SEMANTICS.md 7 and 9, PROTOCOL.md 11).
 //!
-//! The first rule that fits decides. Servers spell the same condition in many ways (a lost session is 404 in most
-//! and 400 in some), so a status alone is never enough and a body alone never is either. The fixtures in the
-//! tests are the bodies of real servers; a new spelling is a new line here and there.
+//! A JSON-RPC response is the answer, whatever its status; only a transport's own words ([`phrases`]) are not. Where
+//! there is no response the status says what is known: 404 loses a session, some statuses refuse a message before it
+//! ran, and everything else leaves open whether it ran.
+
+mod phrases;
 
 use std::time::Duration;
 
 use mcpool_wire::{Envelope, Kind};
 
+use self::phrases::{Meaning, meaning};
 use crate::error::{Cause, Refusal, SendError, SendPhase};
 
 /// What we asked for when we were refused.
@@ -36,65 +40,30 @@ type Verdict = fn(Refusal) -> Cause;
 
 struct Rule {
     statuses: &'static [u16],
-    /// Lower case; one of them has to be in the message. Empty: any message.
-    says: &'static [&'static str],
     asked: fn(Asked) -> bool,
     cause: Verdict,
     phase: SendPhase,
 }
 
-const SESSION: &[&str] = &[
-    "missing session id",
-    "no valid session id",
-    "invalid session id",
-    "session id is required",
-    "session id required",
-    "session-id header is required",
-    "session_id is required",
-    "sessionid is required",
-    "session not found",
-    "could not find session",
-    "unknown session",
-    "no active session",
-    "session expired",
-    "session has been terminated",
-    "session terminated",
-    "server not initialized",
-    "sse connection not established",
-    "no transport found for sessionid",
-];
-
-const NOT_INITIALIZED: &[&str] = &["before initialization"];
-
-const VERSION: &[&str] = &["unsupported protocol version", "unsupported mcp-protocol-version"];
-
+/// What a handshake is refused with by a server at its limit, besides 429 and `Retry-After`. Only ever asked of a
+/// handshake, where nothing can have run.
 const AT_LIMIT: &[&str] = &["too many", "session", "capacity", "limit", "overload", "busy", "try again"];
 
-/// The transport of a session whose streams are gone already: it may have taken the message before.
-const HALF_GONE: &[&str] = &["error handling post request", "closedresourceerror"];
-
 const RULES: &[Rule] = &[
-    rule(&[401, 403], &[], any, Cause::Credential, SendPhase::Refused),
-    rule(&[400], VERSION, agreed, Cause::WrongVersion, SendPhase::Refused),
-    rule(&[429], &[], any, Cause::Pressure, SendPhase::Refused),
-    rule(&[400, 404, 409, 410, 500], SESSION, any, Cause::SessionLost, SendPhase::Refused),
-    rule(&[400], NOT_INITIALIZED, any, Cause::NotInitialized, SendPhase::Refused),
-    rule(&[503], AT_LIMIT, any, Cause::Pressure, SendPhase::Refused),
-    rule(&[502, 503, 504], &[], any, Cause::Gateway, SendPhase::MaybeSent),
-    rule(&[400, 404, 405, 406, 415, 501], &[], opening, Cause::WrongTransport, SendPhase::Refused),
-    rule(&[404], &[], of_session, Cause::SessionLost, SendPhase::Refused),
-    rule(&[404, 405, 406, 415], &[], without_session, Cause::WrongTransport, SendPhase::Refused),
-    rule(&[500], HALF_GONE, of_session, Cause::SessionLost, SendPhase::MaybeSent),
+    rule(&[401, 403], any, Cause::Credential, SendPhase::Refused),
+    rule(&[429], any, Cause::Pressure, SendPhase::Refused),
+    // A server that failed, or a proxy without one, may have passed the message on before.
+    rule(&[502, 503, 504], any, Cause::Gateway, SendPhase::MaybeSent),
+    rule(&[400, 404, 405, 406, 415, 501], opening, Cause::WrongTransport, SendPhase::Refused),
+    rule(&[404], of_session, Cause::SessionLost, SendPhase::Refused),
+    rule(&[404], without_session, Cause::WrongTransport, SendPhase::MaybeSent),
+    rule(&[405, 406, 415], without_session, Cause::WrongTransport, SendPhase::Refused),
+    // By their definition the request was refused for its method, headers, size or host.
+    rule(&[405, 406, 411, 413, 414, 415, 417, 421, 426, 431], any, Cause::Status, SendPhase::Refused),
 ];
 
-const fn rule(
-    statuses: &'static [u16],
-    says: &'static [&'static str],
-    asked: fn(Asked) -> bool,
-    cause: Verdict,
-    phase: SendPhase,
-) -> Rule {
-    Rule { statuses, says, asked, cause, phase }
+const fn rule(statuses: &'static [u16], asked: fn(Asked) -> bool, cause: Verdict, phase: SendPhase) -> Rule {
+    Rule { statuses, asked, cause, phase }
 }
 
 fn any(_: Asked) -> bool {
@@ -105,11 +74,6 @@ fn opening(asked: Asked) -> bool {
     asked == Asked::Open
 }
 
-/// `initialize` itself names no version in its headers.
-fn agreed(asked: Asked) -> bool {
-    asked != Asked::Open
-}
-
 fn of_session(asked: Asked) -> bool {
     asked == Asked::Message { has_session: true }
 }
@@ -118,27 +82,34 @@ fn without_session(asked: Asked) -> bool {
     matches!(asked, Asked::Listen | Asked::Message { has_session: false })
 }
 
-impl Rule {
-    fn fits(&self, asked: Asked, status: u16, text: &str) -> bool {
-        self.statuses.contains(&status)
-            && (self.asked)(asked)
-            && (self.says.is_empty() || self.says.iter().any(|pattern| text.contains(pattern)))
+/// What a refusal without an answer means for the message and its session.
+pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
+    let Refused { status, body, retry_after } = *refused;
+    let refusal = Refusal { retry_after, ..Refusal::read(status, body) };
+    // While opening there is no session to be lost, and no version was agreed.
+    if asked != Asked::Open
+        && let Some(meaning) = meaning(status, refusal.code, &refusal.message)
+    {
+        return match meaning {
+            Meaning::SessionLost => SendError::refused(Cause::SessionLost(refusal)),
+            Meaning::SessionHalfGone => SendError::maybe_sent(Cause::SessionLost(refusal)),
+            Meaning::WrongVersion => SendError::refused(Cause::WrongVersion(refusal)),
+            Meaning::NotInitialized => SendError::refused(Cause::NotInitialized(refusal)),
+        };
+    }
+    // A server that speaks of its own limits says when to come back; a proxy without one does not.
+    if status == 503 && (retry_after.is_some() || asked == Asked::Open && is_at_limit(&refusal.message)) {
+        return SendError::maybe_sent(Cause::Pressure(refusal));
+    }
+    match RULES.iter().find(|rule| rule.statuses.contains(&status) && (rule.asked)(asked)) {
+        Some(rule) => SendError { phase: rule.phase, cause: (rule.cause)(refusal) },
+        None => SendError::maybe_sent(Cause::Status(refusal)),
     }
 }
 
-/// What a refusal means for the message and its session.
-pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
-    let refusal = Refusal { retry_after: refused.retry_after, ..Refusal::read(refused.status, refused.body) };
-    // A server that speaks of its own limits says so, or says when to come back; a proxy without one does neither.
-    if refused.status == 503 && refused.retry_after.is_some() {
-        return SendError::refused(Cause::Pressure(refusal));
-    }
-    let text = refusal.message.to_lowercase();
-    match RULES.iter().find(|rule| rule.fits(asked, refused.status, &text)) {
-        Some(rule) => SendError { phase: rule.phase, cause: (rule.cause)(refusal) },
-        None if refused.status >= 500 => SendError::maybe_sent(Cause::Status(refusal)),
-        None => SendError::refused(Cause::Status(refusal)),
-    }
+fn is_at_limit(message: &str) -> bool {
+    let message = message.to_lowercase();
+    AT_LIMIT.iter().any(|words| message.contains(words))
 }
 
 impl Refusal {
@@ -147,14 +118,31 @@ impl Refusal {
         let code = serde_json::from_slice::<Body>(body).ok().map(|body| body.error.code);
         Self { status, message: message_of(body), code: code.filter(|code| *code != 0), retry_after: None }
     }
+
+    /// Whether it says in a transport's own words that the session is lost; else its status alone does.
+    #[must_use]
+    pub fn names_lost_session(&self) -> bool {
+        meaning(self.status, self.code, &self.message) == Some(Meaning::SessionLost)
+    }
 }
 
-/// Whether the body of a refusal is in truth the backend's answer to this one call: a JSON-RPC error under an
-/// integer id, which are ours. Refusals of the transport carry `null`, a word, or no id.
-pub(crate) fn is_answer(body: &[u8]) -> bool {
-    Envelope::parse(body).is_ok_and(|envelope| {
-        envelope.kind == Kind::Failure && matches!(envelope.id_value(), Some(mcpool_wire::IdValue::Num(_)))
-    })
+/// Whether one message in the body of a refusal is the answer to the call: a JSON-RPC response that is no word of the
+/// transport. A number as its id is one of ours; refusals of transports carry `null`, a word, or no id, and so do some
+/// answers.
+pub(crate) fn is_answer(status: u16, message: &[u8]) -> bool {
+    let Ok(envelope) = Envelope::parse(message) else { return false };
+    let is_ours = envelope.id_value().is_some_and(|id| id.as_number_lenient().is_some());
+    match envelope.kind {
+        Kind::Success => true,
+        Kind::Failure if is_ours && !matches!(status, 400 | 404) => true,
+        // Who refuses a credential answers before there is a call.
+        Kind::Failure if !is_ours && matches!(status, 401 | 403) => false,
+        Kind::Failure => {
+            let refusal = Refusal::read(status, message);
+            meaning(status, refusal.code, &refusal.message).is_none()
+        }
+        Kind::Request | Kind::Notification => false,
+    }
 }
 
 /// Whether a JSON-RPC answer is how servers say "before initialization was complete" when their handshake is not
@@ -174,6 +162,9 @@ pub(crate) fn says_before_initialized(answer: &[u8]) -> bool {
         _ => false,
     }
 }
+
+/// How servers say so in an answer; asked right after a handshake only.
+const NOT_INITIALIZED: &[&str] = &["before initialization"];
 
 #[derive(serde::Deserialize)]
 struct Body {

@@ -38,7 +38,7 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 const POOL_CONNECTIONS: usize = 1024;
 /// What is read of a body nobody wants, so that its connection can be used again.
 const DRAIN_BYTES: usize = 64 * 1024;
-const DRAIN_TIME: Duration = Duration::from_secs(2);
+pub(super) const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -324,7 +324,8 @@ impl Reply {
         (classify(asked, &Refused { status, body: &body, retry_after }), body)
     }
 
-    async fn beginning(mut self) -> Bytes {
+    /// The beginning of a body, as far as it comes in time.
+    pub(super) async fn beginning(mut self) -> Bytes {
         let mut read = BytesMut::new();
         let all = async {
             while read.len() < DRAIN_BYTES {
@@ -337,7 +338,7 @@ impl Reply {
         read.freeze()
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    pub(super) fn retry_after(&self) -> Option<Duration> {
         let seconds = self.header(&header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
         Some(Duration::from_secs(seconds))
     }

@@ -4,6 +4,7 @@
 //! [`Outbound`] that many callers use at once through `&self`; [`Outbound::listen`] gives the one stream of what
 //! the backend says by itself, which only the session's driver reads.
 
+mod answered;
 mod auto;
 pub(crate) mod classify;
 mod http;
@@ -12,6 +13,7 @@ mod listening;
 pub mod memory;
 mod modern;
 pub mod names;
+pub(crate) mod parts;
 mod resume;
 mod rhythm;
 mod sse;

@@ -19,8 +19,9 @@ use tokio::time::Instant;
 
 use super::{
     Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
+    answered::answers_in,
     classify::Asked,
-    http::{Content, Events, Headers, Http, Target, is_same_origin},
+    http::{Content, Events, Headers, Http, Reply, Target, is_same_origin},
     sse_reader::{SseError, SseItem},
     streamable::{first_answer, protocol},
 };
@@ -81,8 +82,7 @@ async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened
     let session = Arc::new(Session { http, endpoint, forwarded, headers: ArcSwap::from_pointee(headers) });
     let mut early = VecDeque::new();
     // Both at once: some servers answer on the stream before, some only after they acknowledge the POST.
-    let ((), answer) =
-        futures::try_join!(session.post(initialize, Asked::Open), first_answer(&mut events, &mut early))?;
+    let ((), answer) = futures::try_join!(session.open(initialize), first_answer(&mut events, &mut early))?;
     let stream = Mutex::new(Some(Streaming { early, events, over: false }));
     Ok(Opened {
         kind: TransportKind::Sse,
@@ -124,14 +124,29 @@ fn not_sent(why: &str) -> SendError {
 }
 
 impl Session {
-    async fn post(&self, message: Bytes, asked: Asked) -> Result<(), SendError> {
-        let headers = self.headers.load_full();
-        let reply = self.http.send(Method::POST, &self.endpoint, &headers.post, message).await?;
+    async fn open(&self, initialize: Bytes) -> Result<(), SendError> {
+        let reply = self.post(initialize).await?;
         if !reply.is_success() {
-            return Err(reply.refusal(asked).await.0);
+            return Err(reply.refusal(Asked::Open).await.0);
         }
         reply.drain().await;
         Ok(())
+    }
+
+    /// Sends one message. The body of a success is none of the protocol's, but a server that refuses a call may do so
+    /// with its answer.
+    async fn send(&self, message: Bytes) -> Result<Vec<Bytes>, SendError> {
+        let reply = self.post(message).await?;
+        if !reply.is_success() {
+            return answers_in(reply, Asked::Message { has_session: true }, self.http.max_message).await;
+        }
+        reply.drain().await;
+        Ok(Vec::new())
+    }
+
+    async fn post(&self, message: Bytes) -> Result<Reply, SendError> {
+        let headers = self.headers.load_full();
+        self.http.send(Method::POST, &self.endpoint, &headers.post, message).await
     }
 }
 
@@ -156,9 +171,15 @@ impl Outbound for Sender {
     fn send(&self, message: Bytes) -> Exchange {
         let session = Arc::clone(&self.session);
         let sending = async move {
-            session.post(message, Asked::Message { has_session: true }).await.map(|()| Received::Accepted)
+            match session.send(message).await {
+                Err(error) => stream::iter(vec![Err(error)]),
+                Ok(messages) => {
+                    let said = messages.into_iter().map(|message| Ok(Received::Message(message)));
+                    stream::iter(std::iter::once(Ok(Received::Accepted)).chain(said).collect::<Vec<_>>())
+                }
+            }
         };
-        Box::pin(stream::once(sending))
+        Box::pin(sending.flatten_stream())
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

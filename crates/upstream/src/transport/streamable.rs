@@ -18,7 +18,8 @@ use mcpool_wire::{Era, Forwarded, Revision, is_response};
 
 use super::{
     Exchange, Hail, Inbound, Opened, Outbound, Received, Transport, TransportKind,
-    classify::{Asked, is_answer},
+    answered::answers_in,
+    classify::Asked,
     http::{Content, Events, Headers, Http, LAST_EVENT_ID, Reply, SESSION_ID, Target},
     listening::Listening,
     resume::Reading,
@@ -199,8 +200,8 @@ enum Step {
     Send(Arc<Session>, Bytes),
     /// A JSON body is to be read.
     Body(Reply, usize),
-    /// The answer is here already.
-    Answer(Bytes),
+    /// The messages are here already.
+    Here(std::vec::IntoIter<Bytes>),
     /// A stream of events.
     Events(Box<Reading>),
     Done,
@@ -218,7 +219,10 @@ impl Step {
                 Ok(body) => Some((Ok(Received::Message(body)), Self::Done)),
                 Err(error) => Some((Err(error), Self::Done)),
             },
-            Self::Answer(body) => Some((Ok(Received::Message(body)), Self::Done)),
+            Self::Here(mut messages) => {
+                let message = messages.next()?;
+                Some((Ok(Received::Message(message)), Self::Here(messages)))
+            }
             Self::Events(mut reading) => match reading.next().await? {
                 Ok(received) => Some((Ok(received), Self::Events(reading))),
                 Err(error) => Some((Err(error), Self::Done)),
@@ -229,23 +233,26 @@ impl Step {
 
     async fn send(session: Arc<Session>, message: Bytes) -> Result<Self, SendError> {
         let reply = session.request(Method::POST, None, message).await?;
+        let cap = session.max_message();
         if !reply.is_success() {
             let asked = Asked::Message { has_session: session.has_session() };
-            let (error, body) = reply.refusal(asked).await;
-            // Some servers put the JSON-RPC error of a call under a status of its own.
-            let is_answer = matches!(error.cause, Cause::Status(_)) && is_answer(&body);
-            return if is_answer { Ok(Self::Answer(body)) } else { Err(error) };
+            return Ok(Self::Here(answers_in(reply, asked, cap).await?.into_iter()));
         }
-        let cap = session.max_message();
         match reply.content() {
-            _ if matches!(reply.status(), 202 | 204) => {
-                reply.drain().await;
-                Ok(Self::Done)
-            }
             Content::Json => Ok(Self::Body(reply, cap)),
             Content::Events => Ok(Self::Events(Box::new(Reading::new(session, reply.events(cap))))),
-            Content::Other if reply.body(cap).await?.is_empty() => Ok(Self::Done),
-            Content::Other => Err(protocol("a call was answered with neither JSON nor events")),
+            Content::Other => {
+                // A message under another type is a message.
+                let is_accepted = matches!(reply.status(), 202 | 204);
+                let body = reply.body(cap).await?;
+                if is_response(&body) {
+                    Ok(Self::Here(vec![body].into_iter()))
+                } else if is_accepted || body.is_empty() {
+                    Ok(Self::Done)
+                } else {
+                    Err(protocol("a call was answered with neither JSON nor events"))
+                }
+            }
         }
     }
 }

@@ -43,6 +43,7 @@ fn a_refused_version_is_recognised_but_for_initialize() {
     ] {
         for asked in [CALL, STATELESS, Asked::Listen] {
             assert_eq!(verdict(asked, 400, &body), ("wrong_version", Before), "{body}");
+            assert!(!is_answer(400, body.as_bytes()));
         }
         assert_eq!(verdict(OPEN, 400, &body), ("wrong_transport", Before), "{body}");
     }
@@ -65,29 +66,36 @@ fn a_lost_session_is_recognised_in_every_dialect() {
         ("S", 404, "Could not find session".to_owned()),
         ("S", 400, "session_id is required".to_owned()),
         ("S", 400, "Invalid session ID".to_owned()),
-        ("T1", 500, "SSE connection not established".to_owned()),
         ("a proxy or framework", 404, "<html><body>Not Found</body></html>".to_owned()),
         ("nothing", 404, String::new()),
     ];
     for (server, status, body) in bodies {
         assert_eq!(verdict(CALL, status, &body), ("lost", Before), "{server}: {status} {body}");
+        assert!(!is_answer(status, body.as_bytes()), "{server}: {body}");
     }
+    // What failed inside a server may have run.
+    assert_eq!(verdict(CALL, 500, "SSE connection not established"), ("lost", MaybeSent));
     let half_gone = rpc(r#""server-error""#, -32603, "Error handling POST request: ");
     assert_eq!(verdict(CALL, 500, &half_gone), ("lost", MaybeSent));
+    assert!(!is_answer(500, half_gone.as_bytes()));
 }
 
 #[test]
 fn other_refusals_keep_the_session() {
     let already = rpc("null", -32600, "Invalid Request: Server already initialized");
     let table = [
-        (CALL, 400, already.as_str(), "status", Before),
+        (CALL, 400, already.as_str(), "status", MaybeSent),
         (
             CALL,
             400,
             r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}"#,
             "status",
-            Before,
+            MaybeSent,
         ),
+        (CALL, 302, "", "status", MaybeSent),
+        (CALL, 400, "{\"error\":\"quota\"}", "status", MaybeSent),
+        (CALL, 409, "shell session not found", "status", MaybeSent),
+        (CALL, 410, "session expired", "status", MaybeSent),
         (CALL, 405, "Method Not Allowed", "status", Before),
         (CALL, 406, "Not Acceptable: Client must accept both", "status", Before),
         (CALL, 413, "Payload too large", "status", Before),
@@ -95,15 +103,17 @@ fn other_refusals_keep_the_session() {
         (CALL, 401, r#"{"error":"invalid_token"}"#, "credential", Before),
         (CALL, 403, "Invalid Origin header", "credential", Before),
         (CALL, 429, "slow down", "pressure", Before),
-        (CALL, 503, r#"{"error":{"code":-32603,"message":"Too many open sessions"}}"#, "pressure", Before),
+        (CALL, 503, r#"{"error":{"code":-32603,"message":"Too many open sessions"}}"#, "gateway", MaybeSent),
+        (CALL, 503, "database is busy, try again", "gateway", MaybeSent),
+        (CALL, 500, "session expired", "status", MaybeSent),
         (CALL, 503, "no healthy upstream", "gateway", MaybeSent),
         (CALL, 502, "Bad Gateway", "gateway", MaybeSent),
         (CALL, 504, "", "gateway", MaybeSent),
         (CALL, 500, "Internal Server Error", "status", MaybeSent),
         (CALL, 400, "Received request before initialization was complete", "not_initialized", Before),
-        (STATELESS, 404, "Not Found", "wrong_transport", Before),
+        (STATELESS, 404, "Not Found", "wrong_transport", MaybeSent),
         (STATELESS, 405, "", "wrong_transport", Before),
-        (Asked::Listen, 404, "Cannot GET /mcp", "wrong_transport", Before),
+        (Asked::Listen, 404, "Cannot GET /mcp", "wrong_transport", MaybeSent),
         (Asked::Listen, 404, "Session not found", "lost", Before),
     ];
     for (asked, status, body, cause, phase) in table {
@@ -126,15 +136,13 @@ fn a_server_of_the_other_transport_says_so_when_opening() {
         (
             400,
             r#"{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"Bad Request: Missing session ID"}}"#,
-            "lost",
+            "wrong_transport",
         ),
+        (404, "Could not find session", "wrong_transport"),
+        (400, "session_id is required", "wrong_transport"),
     ];
     for (status, body, cause) in table {
-        assert_eq!(
-            verdict(OPEN, status, body),
-            (cause, if status == 502 || status == 500 { MaybeSent } else { Before }),
-            "{status} {body}"
-        );
+        assert_eq!(verdict(OPEN, status, body).0, cause, "{status} {body}");
     }
 }
 
@@ -143,17 +151,35 @@ fn retry_after_makes_a_503_pressure() {
     let refused = Refused { status: 503, body: b"", retry_after: Some(Duration::from_secs(2)) };
     let error = classify(CALL, &refused);
     assert!(matches!(&error.cause, Cause::Pressure(r) if r.retry_after == Some(Duration::from_secs(2))));
-    assert_eq!(error.phase, Before);
+    assert_eq!(error.phase, MaybeSent, "a server that failed may have run it before");
 }
 
 #[test]
-fn only_an_error_under_our_own_kind_of_id_is_an_answer() {
-    assert!(is_answer(rpc("17", -32602, "Unknown tool").as_bytes()));
-    for id in ["null", r#""server-error""#] {
-        assert!(!is_answer(rpc(id, -32602, "x").as_bytes()), "{id}");
+fn a_response_is_the_answer_whatever_its_status_unless_a_transport_says_it() {
+    for status in (200..600).filter(|status| !matches!(status, 401 | 403)) {
+        for id in ["17", "null", r#""server-error""#, r#""17""#] {
+            for words in [
+                "Issue 12 not found",
+                "shell session not found",
+                "session expired, start a new one",
+                "no active session: tab 3 was closed",
+                "Unsupported protocol version of the archive",
+                "Method not found",
+            ] {
+                assert!(is_answer(status, rpc(id, -32000, words).as_bytes()), "{status} {id} {words}");
+            }
+            let result = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
+            assert!(is_answer(status, result.as_bytes()), "{status} {id}");
+        }
+        let lost = rpc("17", -32001, "Session not found");
+        assert_eq!(is_answer(status, lost.as_bytes()), !matches!(status, 400 | 404), "{status}");
+        assert!(!is_answer(status, b"<html>"));
+        assert!(!is_answer(status, br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#));
     }
-    assert!(!is_answer(b"<html>"));
-    assert!(!is_answer(br#"{"jsonrpc":"2.0","id":1,"result":{}}"#));
+    for status in [401, 403] {
+        assert!(is_answer(status, rpc("17", -32000, "not yours").as_bytes()));
+        assert!(!is_answer(status, rpc("null", -32000, "not yours").as_bytes()));
+    }
 }
 
 #[test]

@@ -1,34 +1,51 @@
 //! One request on the wire: a POST, what its stream says before the answer, and the answer. A status with a JSON-RPC
 //! body is an answer.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use futures::StreamExt as _;
 use http::HeaderMap;
 use mcpool_wire::{
-    Envelope, Kind,
-    modern::{code, to_modern_request},
+    Envelope, IdValue, Kind,
+    modern::{code, error_code, to_modern_request},
+    readdressed,
 };
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::{
     super::{
+        answered::answers_in,
         classify::Asked,
         http::{Content, Events, Reply},
+        parts::{mended, parts},
         sse_reader::{SseError, SseItem},
         streamable::protocol,
     },
     Session,
 };
-use crate::error::{Cause, SendError};
+use crate::error::{Cause, Refusal, SendError};
 
 /// The answer to one POST.
-pub(super) enum Round {
+pub(super) struct Round {
+    /// The id of the request.
+    id: u64,
+    from: From,
+    /// What was read and not said yet.
+    read: VecDeque<Bytes>,
+    /// What came in place of an answer: it counts if no better one comes.
+    stray: Option<Stray>,
+}
+
+enum From {
     Body(Reply, usize),
     Events(Events),
-    /// It came with its status.
-    Here(Bytes),
     Done,
+}
+
+enum Stray {
+    /// An error without an id, or under none of ours.
+    Error(Bytes),
+    Unusable(String),
 }
 
 /// One thing a POST was answered with.
@@ -46,93 +63,129 @@ pub(super) async fn begin(
     id: u64,
 ) -> Result<Round, SendError> {
     let reply = session.post(headers, body).await?;
-    if !reply.is_success() {
-        let (error, body) = reply.refusal(Asked::Message { has_session: false }).await;
-        return refused(error, &body, id);
-    }
     let cap = session.http.max_message;
-    match reply.content() {
-        Content::Json => Ok(Round::Body(reply, cap)),
-        Content::Events => Ok(Round::Events(reply.events(cap))),
-        Content::Other => {
-            reply.drain().await;
-            Err(protocol("a request was answered with neither JSON nor events"))
-        }
-    }
-}
-
-/// What a status other than success means.
-fn refused(error: SendError, body: &[u8], id: u64) -> Result<Round, SendError> {
-    match error.cause {
+    let new = |from, read| Round { id, from, read, stray: None };
+    if !reply.is_success() {
+        let status = reply.status();
+        let messages = answers_in(reply, Asked::Message { has_session: false }, cap).await?;
         // It does not speak this era any more: to be found out anew.
-        Cause::Status(refusal) | Cause::WrongTransport(refusal)
-            if refusal.code == Some(i64::from(code::UNSUPPORTED_VERSION)) =>
-        {
-            Err(SendError::refused(Cause::WrongVersion(refusal)))
+        let unsupported = messages
+            .iter()
+            .find(|message| status == 400 && error_code(message.as_ref()) == Some(code::UNSUPPORTED_VERSION));
+        if let Some(message) = unsupported {
+            return Err(SendError::refused(Cause::WrongVersion(Refusal::read(status, message))));
         }
-        Cause::Status(_) | Cause::WrongTransport(_) => match answer_in(body, id) {
-            Some(answer) => Ok(Round::Here(answer)),
-            None => Err(error),
-        },
-        _ => Err(error),
+        return Ok(new(From::Done, messages.into()));
     }
-}
-
-/// The JSON-RPC error in the body of a refusal, under the id of the request: servers leave it out, or write null.
-fn answer_in(body: &[u8], id: u64) -> Option<Bytes> {
-    #[derive(Deserialize)]
-    struct Failure<'a> {
-        #[serde(borrow)]
-        error: &'a RawValue,
+    match reply.content() {
+        Content::Json => Ok(new(From::Body(reply, cap), VecDeque::new())),
+        Content::Events => Ok(new(From::Events(reply.events(cap)), VecDeque::new())),
+        Content::Other => {
+            let body = reply.body(cap).await?;
+            match Envelope::parse(&body) {
+                Ok(_) => Ok(new(From::Done, [body].into())),
+                Err(_) => Err(protocol("a request was answered with neither JSON nor events")),
+            }
+        }
     }
-    let envelope = Envelope::parse(body).ok().filter(|envelope| envelope.kind == Kind::Failure);
-    envelope?;
-    let error = serde_json::from_slice::<Failure<'_>>(body).ok()?.error.get();
-    Some(Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}")))
 }
 
 impl Round {
     /// The next thing; after the answer, and after an error, there is none.
     pub(super) async fn next(&mut self) -> Result<Said, SendError> {
-        match std::mem::replace(self, Self::Done) {
-            Self::Here(answer) => Ok(Said::Answer(answer)),
-            Self::Body(reply, cap) => sort(reply.body(cap).await?).ok_or_else(unanswered),
-            Self::Events(mut events) => loop {
+        loop {
+            while let Some(message) = self.read.pop_front() {
+                if let Some(said) = self.sort(mended(message)) {
+                    return Ok(said);
+                }
+            }
+            match self.more().await {
+                Ok(Some(bytes)) => match parts(bytes) {
+                    Ok(parts) => self.read.extend(parts),
+                    Err(why) => self.unusable(&why),
+                },
+                Ok(None) => return self.end(),
+                Err(error) => match self.stray.take() {
+                    Some(Stray::Error(message)) => return self.amended(&message),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    async fn more(&mut self) -> Result<Option<Bytes>, SendError> {
+        match std::mem::replace(&mut self.from, From::Done) {
+            From::Body(reply, cap) => Ok(Some(reply.body(cap).await?).filter(|body| !body.is_empty())),
+            From::Events(mut events) => loop {
                 match events.next().await {
                     Some(Ok(SseItem::Event(event))) if event.name.is_none() && !event.data.is_empty() => {
-                        let Some(said) = sort(event.data) else { continue };
-                        *self = Self::Events(events);
-                        return Ok(said);
+                        self.from = From::Events(events);
+                        return Ok(Some(event.data));
                     }
                     Some(Ok(SseItem::Event(_) | SseItem::Alive | SseItem::Retry(_))) => {}
                     Some(Err(SseError::TooLarge(cap))) => {
                         return Err(SendError::maybe_sent(Cause::TooLarge(cap)));
                     }
                     Some(Err(SseError::Body(error))) => return Err(error),
-                    None => return Err(unanswered()),
+                    None => return Ok(None),
                 }
             },
-            Self::Done => Err(unanswered()),
+            From::Done => Ok(None),
         }
+    }
+
+    /// Servers ask nothing in this era but in their results, so a request is none of ours.
+    fn sort(&mut self, message: Bytes) -> Option<Said> {
+        let envelope = match Envelope::parse(&message) {
+            Ok(envelope) => envelope,
+            Err(why) => {
+                self.unusable(&why);
+                return None;
+            }
+        };
+        let id = envelope.id_value().and_then(|id: IdValue| id.as_number_lenient());
+        let is_ours = id.is_some_and(|(id, _)| u64::try_from(id) == Ok(self.id));
+        match envelope.kind {
+            Kind::Success | Kind::Failure if is_ours => return Some(Said::Answer(message)),
+            Kind::Notification => return Some(Said::Notification(message)),
+            Kind::Failure if !matches!(self.stray, Some(Stray::Error(_))) => {
+                self.stray = Some(Stray::Error(message));
+            }
+            Kind::Success => {
+                let why = "the backend answered with a result under an id that is not the call's";
+                self.stray.get_or_insert_with(|| Stray::Unusable(why.to_owned()));
+            }
+            Kind::Failure | Kind::Request => {
+                tracing::debug!("a message of the backend that belongs nowhere was dropped");
+            }
+        }
+        None
+    }
+
+    fn unusable(&mut self, why: &mcpool_wire::DecodeError) {
+        if !why.is_cut() {
+            let why = format!("the backend's answer is no JSON-RPC message: {why}");
+            self.stray.get_or_insert(Stray::Unusable(why));
+        }
+    }
+
+    /// What is known where nothing came that is plainly the answer.
+    fn end(&mut self) -> Result<Said, SendError> {
+        match self.stray.take() {
+            Some(Stray::Error(message)) => self.amended(&message),
+            Some(Stray::Unusable(why)) => Err(protocol(&why)),
+            None => Err(unanswered()),
+        }
+    }
+
+    fn amended(&self, message: &[u8]) -> Result<Said, SendError> {
+        readdressed(message, self.id).map(Said::Answer).ok_or_else(unanswered)
     }
 
     /// Reads what comes after the answer, so that the connection can be used again.
     pub(super) async fn read_out(self) {
-        match self {
-            Self::Events(mut events) => while let Some(Ok(_)) = events.next().await {},
-            Self::Body(..) | Self::Here(_) | Self::Done => {}
-        }
-    }
-}
-
-/// Servers ask nothing in this era but in their results, so a request is none of ours.
-fn sort(message: Bytes) -> Option<Said> {
-    match Envelope::parse(&message).map(|envelope| envelope.kind) {
-        Ok(Kind::Success | Kind::Failure) => Some(Said::Answer(message)),
-        Ok(Kind::Notification) => Some(Said::Notification(message)),
-        Ok(Kind::Request) | Err(_) => {
-            tracing::debug!("a message of the backend that belongs nowhere was dropped");
-            None
+        if let From::Events(mut events) = self.from {
+            while let Some(Ok(_)) = events.next().await {}
         }
     }
 }

@@ -133,7 +133,8 @@ async fn other_redirects_are_refused() {
         .await;
         let error = failed(connect(server.url("/mcp")).await);
         assert!(matches!(&error.cause, Cause::Status(r) if r.status == status), "{to}: {error}");
-        assert_eq!(error.phase, SendPhase::Refused);
+        // Many a framework answers a POST with 302 once it has acted on it.
+        assert_eq!(error.phase == SendPhase::Refused, status != 302);
     }
     let circle = Server::start(|_| async { Answer::status(307).with("location", "/mcp") }).await;
     failed(connect(circle.url("/mcp")).await);

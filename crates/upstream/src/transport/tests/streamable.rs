@@ -187,11 +187,41 @@ async fn a_lost_session_is_refused_before_execution() {
 }
 
 #[tokio::test]
-async fn an_rpc_error_under_a_status_of_its_own_is_the_answer() {
-    const BODY: &str = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"Unknown tool"}}"#;
-    let server = server(|_| Answer::new(400, "application/json", BODY)).await;
+async fn a_response_is_passed_on_whatever_its_status_and_type() {
+    const BODY: &str =
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"shell session not found"}}"#;
+    for status in [200, 201, 202, 302, 400, 401, 404, 409, 410, 429, 500, 502, 503, 599] {
+        for kind in ["application/json", "text/event-stream", "text/plain"] {
+            let body =
+                if kind == "text/event-stream" { format!("data: {BODY}\n\n") } else { BODY.to_owned() };
+            let server = server(move |_| Answer::new(status, kind, body.clone())).await;
+            let opened = connect(&server).await;
+            assert_eq!(messages(opened.outbound.send(CALL.into())).await, [BODY], "{status} {kind}");
+            assert_eq!(server.seen().len(), 2, "{status} {kind}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn half_a_body_says_nothing_about_the_session() {
+    let server = Server::start(|seen: Seen| async move {
+        if seen.is_initialize() {
+            return Answer::json(INITIALIZED).with("mcp-session-id", ID);
+        }
+        let (tx, rx) = mpsc::channel(1);
+        tx.try_send(r#"{"jsonrpc":"2.0","id":1,"err"#.to_owned()).unwrap();
+        drop(tx);
+        let mut answer = Answer::streaming(rx).with("content-length", "100");
+        answer.status = 404;
+        answer.headers[0].1 = "application/json".to_owned();
+        answer
+    })
+    .await;
     let opened = connect(&server).await;
-    assert_eq!(messages(opened.outbound.send(CALL.into())).await, [BODY]);
+    let items = all(opened.outbound.send(CALL.into())).await;
+    let [Err(error)] = &items[..] else { panic!("{items:?}") };
+    assert_eq!(error.phase, SendPhase::MaybeSent);
+    assert!(matches!(error.cause, Cause::Broken(_)), "{error}");
 }
 
 #[tokio::test]

@@ -1,0 +1,21 @@
+//! The messages of one body, event or line. 2025-03-26 lets a backend send several as an array; no harm is done in
+//! taking one of any other revision apart, too.
+
+use bytes::Bytes;
+use mcpool_wire::{DecodeError, Envelope, is_batch, split_batch_of, without_nulls};
+
+/// Most messages in one array of a backend.
+pub(crate) const MAX_PARTS: usize = 1024;
+
+/// The messages in these bytes: themselves, unless they are an array.
+///
+/// # Errors
+/// What is wrong with an array that cannot be taken apart.
+pub(crate) fn parts(bytes: Bytes) -> Result<Vec<Bytes>, DecodeError> {
+    if is_batch(&bytes) { split_batch_of(&bytes, MAX_PARTS) } else { Ok(vec![bytes]) }
+}
+
+/// The message without members that are null, where it can be read only so.
+pub(crate) fn mended(message: Bytes) -> Bytes {
+    if Envelope::parse(&message).is_ok() { message } else { without_nulls(&message).unwrap_or(message) }
+}
