@@ -110,3 +110,65 @@ async fn an_agent_whose_own_session_broke_has_to_initialize_again() {
     again.close().await;
     rig.stop().await;
 }
+
+fn crowded(server: &Server, places: usize) -> Wanted {
+    let mut wanted = Wanted { mode: ModeChoice::Pinned, ..Wanted::shared(server.url_http()) };
+    wanted.transport = TransportChoice::Http;
+    wanted.limits.max_sessions = places;
+    wanted
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_nobody_used_for_long_gives_way_and_its_agent_initializes_again() {
+    let server = Server::start(Script::default()).await.expect("a backend");
+    let mut wanted = crowded(&server, 2);
+    wanted.times.pinned_idle = std::time::Duration::from_millis(300);
+    let rig = Rig::start(wanted).await;
+    let anna = person(&rig, Transport::Http, "anna").await;
+    let bert = person(&rig, Transport::Http, "bert").await;
+    let busy = async {
+        loop {
+            bert.call_tool("echo", json!({ "nonce": "b" })).await.expect("its session is its own");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let coming = async {
+        tokio::select! {
+            carl = person(&rig, Transport::Http, "carl") => carl,
+            () = busy => unreachable!("it goes on"),
+        }
+    };
+    let carl = tokio::time::timeout(std::time::Duration::from_secs(20), coming).await.expect("a place");
+    carl.call_tool("echo", json!({ "nonce": "c" })).await.expect("served");
+    let gone = anna.call_tool("echo", json!({ "nonce": "a" })).await.expect_err("it gave way");
+    assert!(matches!(gone, mcpool_testkit::agent::AgentError::Http { status: 404, .. }), "{gone:?}");
+    for agent in [anna, bert, carl] {
+        agent.close().await;
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_that_wait_for_a_session_are_seen_and_told_what_to_raise() {
+    let server = Server::start(Script::default()).await.expect("a backend");
+    let mut wanted = crowded(&server, 1);
+    wanted.times.queue = std::time::Duration::from_secs(2);
+    let rig = Rig::start(wanted).await;
+    let anna = person(&rig, Transport::Http, "anna").await;
+    let bert = Agent::connect(AgentConfig::http(rig.url_http())).await.expect("connected");
+    let backend = rig.gateway.backends().remove(0);
+    let seen = async {
+        while backend.backend.status().applicants.0 == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        backend.state()
+    };
+    let (told, (state, why)) = tokio::join!(bert.initialize(), seen);
+    let told = format!("{:?}", told.expect_err("there is one session only"));
+    assert!(told.contains(".max_sessions") && told.contains("1 of 1 are taken"), "{told}");
+    assert!(state == "full" && why.contains("1 agents wait"), "{state}: {why}");
+    assert_eq!(backend.backend.status().applicants, (0, None), "it does not wait any more");
+    anna.close().await;
+    bert.close().await;
+    rig.stop().await;
+}

@@ -1,5 +1,6 @@
 //! One registered server: its session budget, its pools by key, its waiting room, and the opener that feeds them.
 
+mod applicants;
 mod here;
 mod leasing;
 mod leaving;
@@ -21,6 +22,7 @@ use http::{HeaderName, HeaderValue};
 use mcpool_wire::{CallError, Caller, CapabilityClass, Era, Principal};
 use tokio::sync::{Notify, mpsc};
 
+use self::applicants::Applicants;
 pub(crate) use self::verbs::Old;
 use self::verbs::Rebuilding;
 pub use self::{
@@ -85,6 +87,8 @@ pub struct Backend {
     handshake: AtomicU64,
     pub(crate) valve: Valve,
     pub(crate) rebuilding: Mutex<Rebuilding>,
+    /// Agents that wait for a session of their own.
+    applicants: Arc<Applicants>,
 }
 
 /// Why the last handshake failed.
@@ -111,6 +115,8 @@ pub struct BackendStatus {
     pub leases: (usize, usize),
     /// Calls that wait.
     pub waiting: Waiting,
+    /// Agents that wait for a session of their own, and how long the first of them has waited.
+    pub applicants: (usize, Option<Duration>),
     /// Agents that share a pool.
     pub agents: usize,
     /// Resources that are subscribed to for agents, over all pools.
@@ -184,6 +190,7 @@ impl Backend {
             handshake: AtomicU64::new(0),
             valve: Valve::default(),
             rebuilding: Mutex::default(),
+            applicants: Arc::default(),
             spec,
         });
         let opener = Opener::new(backend.clone(), inbox);
@@ -245,6 +252,7 @@ impl Backend {
             places: self.budget.usage(),
             leases: sessions.iter().fold((0, 0), |(used, all), s| (used + s.in_flight(), all + s.limit())),
             waiting: self.room.status(now),
+            applicants: self.applicants.waiting(now),
             agents: pools.iter().map(|p| p.merged.agents()).sum(),
             subscriptions: pools.iter().map(|p| p.merged.subscriptions()).sum(),
             trouble: self.trouble(),

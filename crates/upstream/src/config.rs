@@ -170,6 +170,8 @@ pub struct Times {
     pub queue: Duration,
     /// A session without calls, 10 min.
     pub idle: Duration,
+    /// A session of one agent's own without calls, 5 min; then it gives way to whoever waits for a session.
+    pub pinned_idle: Duration,
     /// A session's life, 1 h; jittered by 10 %.
     pub max_age: Duration,
     /// Silence after which a session is probed, 30 s.
@@ -228,6 +230,7 @@ impl Default for Times {
             call_idle: Duration::from_secs(60),
             queue: Duration::from_secs(30),
             idle: Duration::from_secs(600),
+            pinned_idle: Duration::from_secs(300),
             max_age: Duration::from_secs(3600),
             probe_interval: Duration::from_secs(30),
             probe_timeout: Duration::from_secs(5),

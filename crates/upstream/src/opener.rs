@@ -354,7 +354,7 @@ impl Opener {
         // Nobody loses a session for mere warmth.
         if !leaving
             && wanted.reason != OpenReason::Warm
-            && let Some(session) = idlest(&self.backend, &wanted.pool)
+            && let Some(session) = idlest(&self.backend, &wanted.pool).or_else(|| abandoned(&self.backend))
         {
             session.drain(CloseReason::Evicted);
             self.evicted = Arc::downgrade(&session);
@@ -416,6 +416,19 @@ fn idlest(backend: &Backend, pool: &Pool) -> Option<Arc<Session>> {
         .filter(|(_, session)| session.standing() == Standing::Ready && session.in_flight() == 0)
         // One that carries subscriptions is missed by its agents: it goes last.
         .max_by_key(|(is_lane, session)| (!is_lane, session.idle_for()))
+        .map(|(_, session)| session)
+}
+
+/// The session of one agent's own that was idle longest, if that is so long that others come first: its agent has to
+/// initialise again.
+fn abandoned(backend: &Backend) -> Option<Arc<Session>> {
+    let pinned = backend.pools().into_iter().filter(|pool| pool.mode() == Mode::Pinned);
+    pinned
+        .flat_map(|pool| pool.sessions())
+        .filter(|session| session.standing() == Standing::Ready && session.pending() == 0)
+        .map(|session| (session.idle_for(), session))
+        .filter(|(idle, _)| *idle >= backend.spec.times.pinned_idle)
+        .max_by_key(|(idle, _)| *idle)
         .map(|(_, session)| session)
 }
 

@@ -230,6 +230,7 @@ fn times(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> Times
         call_idle: time("call_timeout", &raw.call_timeout, default.call_idle),
         queue: time("queue_timeout", &raw.queue_timeout, default.queue),
         idle: time("idle_timeout", &raw.idle_timeout, default.idle),
+        pinned_idle: time("pinned_idle", &raw.pinned_idle, default.pinned_idle),
         max_age: time("max_age", &raw.max_age, default.max_age),
         probe_interval: time("probe_interval", &raw.probe_interval, default.probe_interval),
         probe_timeout: time("probe_timeout", &raw.probe_timeout, default.probe_timeout),

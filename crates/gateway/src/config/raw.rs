@@ -144,6 +144,7 @@ pub(super) struct RawBackend {
     pub(super) first_open_timeout: Span,
     pub(super) call_timeout: Span,
     pub(super) idle_timeout: Span,
+    pub(super) pinned_idle: Span,
     pub(super) max_age: Span,
     pub(super) drain_timeout: Span,
     pub(super) max_sessions: Amount,

@@ -219,6 +219,7 @@ fn times_of(table: &mut Table, settings: &BackendSettings) {
         ("first_open_timeout", times.first_open),
         ("call_timeout", times.call_idle),
         ("idle_timeout", times.idle),
+        ("pinned_idle", times.pinned_idle),
         ("max_age", times.max_age),
         ("drain_timeout", times.drain),
         ("queue_timeout", times.queue),

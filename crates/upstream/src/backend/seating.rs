@@ -116,13 +116,17 @@ impl Backend {
     }
 
     async fn seat_pinned(&self, hello: &Hello, pool: Arc<Pool>) -> Result<Seat, CallError> {
+        let _waits = self.applicants.enter();
         let (reply, opened) = oneshot::channel();
         let request = OpenRequest { pool: pool.clone(), owner: Arc::downgrade(&hello.outlet), reply };
         self.requests.try_send(request).map_err(|refused| {
             self.named(match refused {
                 TrySendError::Full(_) => CallError::not_sent(
                     ErrorKind::Overloaded,
-                    "too many agents wait for a session of their own",
+                    format!(
+                        "{} agents wait for a session of their own already; raise backends.{}.max_sessions",
+                        self.spec.limits.queue, self.spec.name
+                    ),
                 ),
                 TrySendError::Closed(_) => removed(),
             })
@@ -142,10 +146,11 @@ impl Backend {
                 Err(self.unavailable("gave the agent a session", patience))
             }
             Err(Waited::TooLong) => {
-                let limit = self.spec.limits.max_sessions;
+                let (name, (taken, limit)) = (&self.spec.name, self.budget.usage());
                 let message = format!(
-                    "no session of backend {:?} became free within {patience:?} (limit {limit})",
-                    self.spec.name
+                    "no session of backend {name:?} became free within {patience:?}: {taken} of {limit} are taken, and \
+                     agents that have one of their own keep it; raise backends.{name}.max_sessions, or lower its \
+                     pinned_idle"
                 );
                 Err(self.named(CallError::not_sent(ErrorKind::QueueTimeout, message)))
             }
