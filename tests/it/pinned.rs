@@ -166,7 +166,7 @@ async fn agents_that_wait_for_a_session_are_seen_and_told_what_to_raise() {
     let (told, (state, why)) = tokio::join!(bert.initialize(), seen);
     let told = format!("{:?}", told.expect_err("there is one session only"));
     assert!(told.contains(".max_sessions") && told.contains("1 of 1 are taken"), "{told}");
-    assert!(state == "full" && why.contains("1 agents wait"), "{state}: {why}");
+    assert!(state == "full" && why.contains("waiting for one: 1 agent;"), "{state}: {why}");
     assert_eq!(backend.backend.status().applicants, (0, None), "it does not wait any more");
     anna.close().await;
     bert.close().await;

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,6 +20,7 @@ use mcpool_wire::{
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    census::{CallNote, Profile},
     common::Common,
     door::PeerSeat,
     incoming::Parcel,
@@ -41,8 +42,7 @@ pub(crate) struct AgentCore {
     pub(crate) caller: Arc<Caller>,
     pub(crate) target: Target,
     pub(crate) transport: Transport,
-    /// Where it came from when its session began.
-    pub(crate) peer: IpAddr,
+    pub(crate) profile: Profile,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) common: Arc<Common>,
     /// Of agents that can resume a stream: those of Streamable HTTP.
@@ -86,6 +86,8 @@ pub(crate) enum Side<L> {
 pub(crate) struct CancelFlag {
     cancelled: AtomicBool,
     waker: AtomicWaker,
+    /// Where there is a call to tell of.
+    pub(crate) note: OnceLock<CallNote>,
 }
 
 /// What a `Last-Event-ID` leads to.
@@ -138,7 +140,7 @@ impl AgentCore {
             caller,
             target,
             transport,
-            peer,
+            profile: Profile::new(peer),
             outbox: Arc::new(outbox),
             inflight: Mutex::default(),
             joined: AtomicI64::new(0),
@@ -201,10 +203,14 @@ impl AgentCore {
     }
 
     fn cancel_all(&self) {
-        let flags: Vec<_> = lock(&self.inflight).values().cloned().collect();
-        for flag in flags {
+        for flag in self.flags() {
             flag.cancel();
         }
+    }
+
+    /// Those of its calls in flight.
+    pub(crate) fn flags(&self) -> Vec<Arc<CancelFlag>> {
+        lock(&self.inflight).values().cloned().collect()
     }
 
     pub(crate) fn is_idle(&self) -> bool {

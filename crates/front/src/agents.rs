@@ -100,7 +100,8 @@ impl<L: Link> Agents<L> {
             agent: core.caller.agent,
             transport: core.transport,
             backend: &core.target.name,
-            peer: core.peer,
+            peer: core.profile.peer,
+            client: core.profile.client(),
         });
         if agent.comes_back() {
             self.remember(&agent.id);
@@ -219,6 +220,11 @@ impl<L: Link> Agents<L> {
                 Transport::Http | Transport::Other => {}
             }
         }
+    }
+
+    /// Everybody.
+    pub(crate) fn cores(&self) -> Vec<Arc<AgentCore>> {
+        self.table.iter().map(|entry| Arc::clone(&entry.value().core)).collect()
     }
 
     /// The streams of everybody.

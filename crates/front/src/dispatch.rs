@@ -220,12 +220,14 @@ async fn initialize<B: Backends>(
     };
     let core = front.new_agent(target, Transport::Http, headers, peer, Some(seat));
     let (revision, interactive) = (client.revision, client.is_interactive());
+    core.profile.introduced(&client.client_info);
     let end = OpenEnd::new(&core);
     let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&core);
     let hello = Hello { caller: Arc::clone(&core.caller), target: core.target.clone(), client, outlet };
     match opening::bounded(front.backends.open(hello), common.times().open).await {
         Ok(link) => {
             core.agreed_on(revision);
+            core.profile.tied(link.as_ref());
             end.ok(&core, &request);
             let Some(id) = front.mint(&core, link.is_own(), interactive) else {
                 return Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);

@@ -60,22 +60,24 @@ impl HostPolicy {
     /// # Errors
     /// Why not.
     pub fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), TurnedAway> {
-        let named = uri.authority().map(|authority| authority.as_str());
-        let host = named.or_else(|| headers.get(header::HOST).and_then(|value| value.to_str().ok()));
-        let host = host.unwrap_or_default().to_ascii_lowercase();
-        let (name, _) = split_port(&host);
-        if is_loopback_name(name) || self.hosts.iter().any(|allowed| *allowed == host || allowed == name) {
+        let host = host_of(uri, headers);
+        if let Some(name) = name_of(&host)
+            && (is_loopback_name(name)
+                || self.hosts.iter().any(|allowed| *allowed == host || allowed == name))
+        {
             return Ok(());
         }
         let shown: String = host.chars().filter(|c| c.is_ascii_graphic()).take(100).collect();
-        Err(TurnedAway {
-            status: StatusCode::MISDIRECTED_REQUEST,
-            kind: "host",
-            message: format!(
+        let message = match name_of(&host) {
+            Some(_) => format!(
                 "the host {shown:?} is not served here; add it to allowed_hosts, for instance \
                  allowed_hosts = [{shown:?}]"
             ),
-        })
+            None => format!(
+                "{shown:?} is no host (a name or an address, and a port if need be), so allowed_hosts cannot name it"
+            ),
+        };
+        Err(TurnedAway { status: StatusCode::MISDIRECTED_REQUEST, kind: "host", message })
     }
 
     /// Whether pages of this origin are served.
@@ -83,22 +85,94 @@ impl HostPolicy {
     /// # Errors
     /// Why not.
     pub fn check_origin(&self, headers: &HeaderMap) -> Result<(), TurnedAway> {
-        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+        let away = |message| TurnedAway { status: StatusCode::FORBIDDEN, kind: "origin", message };
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            // A page's request that needs no permission, such as an image, does not say where the page is from, but
+            // whether it is from elsewhere.
+            return match headers.get("sec-fetch-site") {
+                Some(site) if site.as_bytes().eq_ignore_ascii_case(b"cross-site") => {
+                    Err(away("pages of other sites are not served here".to_owned()))
+                }
+                _ => Ok(()),
+            };
+        };
         let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
-        let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        if host.is_some_and(|host| is_loopback_name(split_port(host).0)) || self.origins.contains(&origin) {
+        let is_known = origin_host(&origin).is_some_and(is_loopback_name) || self.origins.contains(&origin);
+        if is_known && origin != "null" {
             return Ok(());
         }
         let shown: String = origin.chars().filter(|c| c.is_ascii_graphic()).take(100).collect();
-        Err(TurnedAway {
-            status: StatusCode::FORBIDDEN,
-            kind: "origin",
-            message: format!(
+        Err(away(match check_allowed_origin(&origin) {
+            Ok(()) => format!(
                 "the origin {shown:?} is not served here; add it to allowed_origins, for instance \
                  allowed_origins = [{shown:?}]"
             ),
-        })
+            Err(why) => format!("the origin {shown:?} is not served here: {why}"),
+        }))
     }
+}
+
+/// The host a request names, in lower case: that of its target, else of its header.
+#[must_use]
+pub fn host_of(uri: &Uri, headers: &HeaderMap) -> String {
+    let named = uri.authority().map(|authority| authority.as_str());
+    let host = named.or_else(|| headers.get(header::HOST).and_then(|value| value.to_str().ok()));
+    host.unwrap_or_default().to_ascii_lowercase()
+}
+
+/// Whether an origin can be allowed.
+///
+/// # Errors
+/// Why not, as a sentence.
+pub fn check_allowed_origin(origin: &str) -> Result<(), &'static str> {
+    match origin.trim() {
+        "null" => Err(
+            "\"null\" is the origin of every page that has none of its own: sandboxed frames, files, redirects",
+        ),
+        "*" => Err("\"*\" would serve the pages of every site; name each origin"),
+        origin if origin_host(&origin.to_ascii_lowercase()).is_none() => Err(
+            "an origin is a scheme, a host and a port if it is not the usual one, such as \"https://example.org\"",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a host can be allowed.
+///
+/// # Errors
+/// Why not, as a sentence.
+pub fn check_allowed_host(host: &str) -> Result<(), &'static str> {
+    match host {
+        _ if host.contains('*') => {
+            Err("patterns are not supported, since any name can be pointed at this machine; name each host")
+        }
+        _ if host.parse::<std::net::Ipv6Addr>().is_ok() => Ok(()),
+        _ if name_of(&host.to_ascii_lowercase()).is_none() => Err(
+            "a host is a name or an address, and a port if need be, such as \"gateway\" or \"gateway:8800\"",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The name in an authority without user, or nothing where it is none: `name`, `name:port`, `[address]:port`.
+fn name_of(host: &str) -> Option<&str> {
+    let (name, port) = split_port(host);
+    let is_port = |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
+    let is_name = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_');
+    let is_bracketed = host.starts_with('[');
+    let known = match is_bracketed {
+        true => name.parse::<std::net::Ipv6Addr>().is_ok(),
+        false => !name.is_empty() && name.bytes().all(is_name),
+    };
+    (known && port.is_none_or(|port| is_port(port) && port.parse::<u16>().is_ok())).then_some(name)
+}
+
+/// The host in an origin, which has nothing else but its scheme and a port.
+fn origin_host(origin: &str) -> Option<&str> {
+    let (scheme, host) = origin.split_once("://")?;
+    let is_scheme = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'-' | b'.');
+    let name = name_of(host)?;
+    (!scheme.is_empty() && scheme.bytes().all(is_scheme)).then_some(name)
 }
 
 /// The name and the port of `host[:port]`, brackets of an IPv6 address removed.
@@ -148,6 +222,67 @@ mod tests {
             let (status, message) = host_status(&[], host).unwrap_err();
             assert_eq!(status, 421, "{host}");
             assert!(message.contains("allowed_hosts"), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_read_strictly() {
+        for host in [
+            "localhost:1@evil.example",
+            "evil.example@localhost",
+            "localhost:abc",
+            "localhost:",
+            "localhost:99999",
+            "localhost:1:2",
+            "localhost/",
+            "localhost evil.example",
+            "[::1]evil.example",
+            "[::1]:x",
+            "::1",
+            "[127.0.0.1]",
+        ] {
+            assert_eq!(host_status(&["localhost"], host).unwrap_err().0, 421, "{host}");
+        }
+        for origin in [
+            "http://127.0.0.1:1@evil.example",
+            "http://localhost:abc",
+            "http://localhost/",
+            "http://localhost#",
+            "localhost",
+            "://localhost",
+        ] {
+            assert!(origin_host(origin).is_none(), "{origin}");
+        }
+    }
+
+    #[test]
+    fn what_would_let_everybody_in_is_refused_and_never_suggested() {
+        for origin in ["null", "*", "https://*.example.org", "https://example.org/path", "example.org", ""] {
+            assert!(check_allowed_origin(origin).is_err(), "{origin}");
+        }
+        for origin in ["https://example.org", "http://localhost:3000", "vscode-webview://abc"] {
+            assert_eq!(check_allowed_origin(origin), Ok(()), "{origin}");
+        }
+        for (host, good) in
+            [("gateway", true), ("gateway:8800", true), ("*", false), ("http://gateway", false)]
+        {
+            assert_eq!(check_allowed_host(host).is_ok(), good, "{host}");
+        }
+        let policy = HostPolicy::new(&FrontConfig {
+            allowed_origins: vec!["null".to_owned(), "https://ok.example".to_owned()],
+            ..FrontConfig::default()
+        });
+        let asked = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            policy.check_origin(&headers).map_err(|away| away.message)
+        };
+        let why = asked("origin", "null").unwrap_err();
+        assert!(!why.contains("allowed_origins") && why.contains("sandboxed"), "{why}");
+        assert!(asked("origin", "https://evil.example").unwrap_err().contains("allowed_origins"));
+        assert!(asked("sec-fetch-site", "cross-site").is_err());
+        for site in ["same-origin", "same-site", "none"] {
+            assert!(asked("sec-fetch-site", site).is_ok(), "{site}");
         }
     }
 

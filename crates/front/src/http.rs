@@ -80,10 +80,15 @@ async fn serve<B: Backends>(front: &Arc<Front<B>>, peer: SocketAddr, request: Re
             Served::method_not_allowed("GET, HEAD")
         }
         Route::Servers => info::servers(front, &parts.uri, &parts.headers),
-        Route::Health => info::health(front),
+        Route::Health => info::health(front, is_foreign(front, &parts)),
         Route::Livez => info::livez(),
-        Route::Readyz => info::readyz(front),
+        Route::Readyz => info::readyz(front, is_foreign(front, &parts)),
     }
+}
+
+/// Whether a page about health was asked for under a name that is not served: then it names no backend.
+fn is_foreign<B: Backends>(front: &Front<B>, parts: &Parts) -> bool {
+    front.common.in_force().hosts.check_host(&parts.uri, &parts.headers).is_err()
 }
 
 /// Whether this request may be looked at at all.

@@ -22,13 +22,15 @@ pub(crate) fn servers<B: Backends>(front: &Front<B>, uri: &Uri, headers: &Header
     Served::value(StatusCode::OK, Cause::Gateway, &json!({ "servers": servers }))
 }
 
-pub(crate) fn health<B: Backends>(front: &Front<B>) -> Served {
+/// Who asks under a foreign name is told nothing about backends.
+pub(crate) fn health<B: Backends>(front: &Front<B>, is_foreign: bool) -> Served {
+    let backends = if is_foreign { Vec::new() } else { front.backends.servers() };
     let body = json!({
         "status": readiness(front).as_str(),
         "service": "mcpool",
         "version": front.health.version(),
         "timestamp": rfc3339(SystemTime::now()),
-        "backends": front.backends.servers(),
+        "backends": backends,
     });
     Served::value(StatusCode::OK, Cause::Gateway, &body)
 }
@@ -37,13 +39,16 @@ pub(crate) fn livez() -> Served {
     Served::value(StatusCode::OK, Cause::Gateway, &json!({ "status": "ok" }))
 }
 
-pub(crate) fn readyz<B: Backends>(front: &Front<B>) -> Served {
+pub(crate) fn readyz<B: Backends>(front: &Front<B>, is_foreign: bool) -> Served {
     let readiness = readiness(front);
     let mut body = front.health.details();
     if let Some(overload) = front.common.gauges.overload() {
         body.insert("overload".to_owned(), overload);
     }
     front.common.gauges.strain().put_into(&mut body);
+    if is_foreign {
+        body.clear();
+    }
     body.insert("status".to_owned(), readiness.as_str().into());
     let status = if readiness.serves() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Served::value(status, Cause::Gateway, &Value::Object(body))

@@ -20,6 +20,7 @@ mod batch;
 mod body;
 mod budget;
 mod call_stream;
+mod census;
 mod common;
 mod config;
 mod dispatch;
@@ -60,9 +61,10 @@ mod unharmed;
 mod wall;
 mod weight;
 
+pub use census::{Census, CensusQuery, ClientName};
 pub use config::{FrontConfig, FrontLimits, FrontTimes, SessionsConfig, Unauthenticated};
 pub use gauges::{Gauges, LimitUse, Strain};
-pub use hosts::{HostPolicy, TurnedAway};
+pub use hosts::{HostPolicy, TurnedAway, check_allowed_host, check_allowed_origin, host_of};
 pub use observe::{
     AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Health, Outcome, Parking, REFUSALS, Readiness,
     Restore, SHED, Transport,

@@ -7,7 +7,7 @@ use std::{net::IpAddr, time::Duration};
 use mcpool_wire::{AgentKey, CallError, CallTrace, Executed, Method, RequestId};
 
 pub(crate) use crate::gauges::Gauges;
-use crate::rung::Rung;
+use crate::{census::ClientName, rung::Rung};
 
 /// Takes events.
 pub trait FrontObserve: Send + Sync + 'static {
@@ -28,6 +28,19 @@ pub enum FrontEvent<'a> {
         backend: &'a str,
         /// Where it comes from.
         peer: IpAddr,
+        /// What it calls itself, where it has said so: over HTTP+SSE it does later, and one that is restored does not.
+        client: Option<&'a ClientName>,
+    },
+    /// An HTTP+SSE agent did its handshake.
+    AgentGreeted {
+        /// The agent session.
+        agent: AgentKey,
+        /// The backend it means.
+        backend: &'a str,
+        /// Where it comes from.
+        peer: IpAddr,
+        /// What it calls itself.
+        client: Option<&'a ClientName>,
     },
     /// An agent session ended.
     AgentClosed {

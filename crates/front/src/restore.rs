@@ -188,6 +188,7 @@ impl<B: Backends> Front<B> {
             self.common.refused("agent_sessions");
             return Err(Missing::NoPlace);
         }
+        core.profile.tied(link.as_ref());
         let (agent, _) =
             self.agents.insert(Agent { id, core, side: Side::Http { link, interactive: false } });
         // It may have been deleted meanwhile; who deletes buries first and looks in the table then.

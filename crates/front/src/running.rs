@@ -22,6 +22,7 @@ use crate::{
     agent::{AgentCore, Busy, InFlight},
     budget::{Budget, Charge},
     call_stream::CallStream,
+    census::CallNote,
     common::{Common, Ending, outcome_of},
     incoming::Request,
     observe::{Cause, FrontEvent, Outcome},
@@ -140,6 +141,10 @@ impl Running {
             hard_deadline: started + core.common.times().call,
             trace: Arc::clone(&trace),
         };
+        let name = call.name.clone();
+        let note = CallNote { request_id, method: request.method.clone(), name, trace: Arc::clone(&trace) };
+        let _ = slot.flag.note.set(note);
+        core.profile.calls(call.message.bytes().len());
         let reply = catch_unwind(AssertUnwindSafe(|| link.call(call))).unwrap_or_else(|payload| {
             let error = failed(Some(&core.common), payload.as_ref());
             Box::pin(std::future::ready(Err(error)))
@@ -194,6 +199,9 @@ impl Running {
                 (error.to_response(Some(&self.id), &self.request_id.to_string()), Cause::Gateway, true)
             }
         };
+        if let Some(slot) = &self.slot {
+            slot.core.profile.answered(body.len());
+        }
         Finished { body: Some(body), cause, is_error, slot: self.slot.take() }
     }
 
@@ -206,6 +214,7 @@ impl Running {
             backend: &slot.core.target.name,
             trace: &self.trace,
         };
+        slot.core.profile.ended(outcome, &self.trace);
         ending.report(&slot.core.common, outcome, error);
     }
 }

@@ -25,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     adopter,
     agents::Agents,
+    census::Census,
     common::Common,
     config::FrontConfig,
     door::{Away, Door, Pass, Peers},
@@ -99,6 +100,12 @@ impl<B: Backends> Server<B> {
     #[must_use]
     pub fn gauges(&self) -> Arc<Gauges> {
         Arc::clone(&self.front.common.gauges)
+    }
+
+    /// Who is served, and what runs.
+    #[must_use]
+    pub fn census(&self) -> Arc<dyn Census> {
+        Arc::<Front<B>>::clone(&self.front)
     }
 
     /// The way to change the configuration of a front that runs.

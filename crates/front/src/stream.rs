@@ -24,7 +24,7 @@ use crate::{
     common::Common,
     front::Front,
     incoming::{Body, Incoming, Parcel, Request, Seen},
-    observe::AgentEnd,
+    observe::{AgentEnd, FrontEvent},
     opening::{self, OpenEnd},
     outbox::{Presence, Watch},
     rescue::refusal,
@@ -242,6 +242,7 @@ impl<B: Backends> AgentStream<B> {
             let result = link.initialize_result(revision);
             return self.core.answer(result_response(&request.id, &result));
         }
+        self.core.profile.introduced(&client.client_info);
         let end = OpenEnd::new(&self.core);
         let slot = match self.core.begin(request.id.value()) {
             Ok(slot) => slot,
@@ -282,6 +283,13 @@ impl<B: Backends> AgentStream<B> {
                 let result = link.initialize_result(greeting.revision);
                 self.core.answer(result_response(&greeting.request.id, &result));
                 greeting.end.ok(&self.core, &greeting.request);
+                self.core.profile.tied(link.as_ref());
+                self.common().emit(&FrontEvent::AgentGreeted {
+                    agent: self.core.caller.agent,
+                    backend: &self.core.target.name,
+                    peer: self.core.profile.peer,
+                    client: self.core.profile.client(),
+                });
                 self.tie = Tie::Greeted(link);
             }
             (Ok(link), Why::Early) => self.tie = Tie::Neutral(link),

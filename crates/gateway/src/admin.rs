@@ -1,46 +1,51 @@
 //! The admin listener: metrics, health, and what the gateway knows about its backends and its configuration.
 //!
-//! It is guarded by the same rules as the agent listener (peers, host names, origins), and its connections are
-//! bounded, so that a scraper that never closes cannot take the agents' descriptors. With an `admin_token` everything
-//! under `/api` needs it; metrics and health say nothing that is worth one.
+//! It is guarded by the same rules as the agent listener (peers, host names, origins; `guard`), and its connections are
+//! bounded in number and time (`listener`), so that nobody takes the agents' descriptors or the operators' places. With
+//! an `admin_token` everything under `/api` needs it; metrics and health say nothing that is worth one.
 
+mod census;
 mod events;
+mod guard;
+mod listener;
 mod verbs;
 
 use std::{
-    io,
+    convert::Infallible,
+    io::Write as _,
     net::SocketAddr,
-    panic::AssertUnwindSafe,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use axum::{
-    Json, Router,
-    extract::{
-        Path, Request, State,
-        connect_info::{ConnectInfo, Connected},
-    },
+    Extension, Json, Router,
+    body::Body,
+    extract::{ConnectInfo, Path, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
-    middleware::{Next, from_fn_with_state},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{get, post},
-    serve::{IncomingStream, Listener},
 };
-use futures::FutureExt as _;
-use mcpool_front::{Gauges, Health as _, HostPolicy, LimitUse, Readiness, TurnedAway};
-use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
-use tokio_util::sync::CancellationToken;
+use flate2::{Compression, write::GzEncoder};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use mcpool_front::{Census, Gauges, Health as _, LimitUse, Readiness};
+use serde_json::{Map, Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
 
+pub(crate) use self::guard::ADMIN_HEADER;
 pub(crate) use self::verbs::message_of;
+use self::{
+    guard::{Foreign, guard},
+    listener::{Connection, Connections, Held, MOST, Noted, Place, turn_away},
+};
 use crate::{
     config::Config,
     observe::{Events, Metrics, Status, descriptors},
@@ -60,6 +65,8 @@ pub struct Admin {
     pub config: Arc<ArcSwap<Config>>,
     /// What happened lately.
     pub events: Arc<Events>,
+    /// Who is served, and what runs.
+    pub census: Option<Arc<dyn Census>>,
     /// Takes the configuration anew, where that is possible.
     pub reload: Option<ReloadHook>,
 }
@@ -67,6 +74,10 @@ pub struct Admin {
 struct Shared {
     admin: Admin,
     stop: CancellationToken,
+    connections: Arc<Connections>,
+    /// Milliseconds after the start, and one, at which it was last told that somebody has no token.
+    told: AtomicU64,
+    started: tokio::time::Instant,
 }
 
 impl Admin {
@@ -75,31 +86,109 @@ impl Admin {
     /// # Cancel safety
     /// Dropping the future stops accepting; connections end with what they are answering.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let shared = Arc::new(Shared { admin: self, stop: stop.clone() });
-        let routes = routes(&shared).into_make_service_with_connect_info::<Peer>();
-        let listener = Capped { listener, permits: Arc::new(Semaphore::new(MOST_CONNECTIONS)) };
-        let serving = axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
-        let last_moment = async {
-            stop.cancelled().await;
-            tokio::time::sleep(LAST_MOMENT).await;
-        };
+        let shared = Arc::new(Shared {
+            admin: self,
+            stop: stop.clone(),
+            connections: Arc::default(),
+            told: AtomicU64::new(0),
+            started: tokio::time::Instant::now(),
+        });
+        let (tasks, kill) = (TaskTracker::new(), CancellationToken::new());
+        let _kill = kill.clone().drop_guard();
         tokio::select! {
-            served = serving => {
-                if let Err(error) = served {
-                    tracing::error!(%error, "the admin listener ended");
+            () = accept(&shared, &listener, &tasks, &kill) => {}
+            () = upkeep(&shared.admin.metrics) => {}
+            () = stop.cancelled() => {}
+        }
+        tasks.close();
+        // Who is busy then has a moment; who is not ends at once.
+        let _ = tokio::time::timeout(LAST_MOMENT, tasks.wait()).await;
+    }
+}
+
+async fn accept(shared: &Arc<Shared>, listener: &TcpListener, tasks: &TaskTracker, kill: &CancellationToken) {
+    let routes = routes(shared);
+    let mut backoff = Duration::ZERO;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                backoff = Duration::ZERO;
+                let config = shared.admin.config.load();
+                match shared.connections.enter(peer.ip(), &config.front) {
+                    Some(place) => {
+                        let serving = serve(shared.clone(), routes.clone(), (stream, peer), place);
+                        let kill = kill.clone();
+                        tasks.spawn(async move { kill.run_until_cancelled(serving).await });
+                    }
+                    None => turn_away(&stream, peer),
                 }
             }
-            () = upkeep(&shared.admin.metrics) => {}
-            () = last_moment => {}
+            Err(error) => {
+                // For want of a descriptor: one that is idle gives its own.
+                shared.connections.evict();
+                backoff = (backoff * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
+                tracing::warn!(%error, ?backoff, "cannot accept connections of operators");
+                tokio::time::sleep(backoff).await;
+            }
         }
     }
 }
 
-impl Admin {
+/// One connection, until it ends, takes too long, or gives way.
+async fn serve(shared: Arc<Shared>, routes: Router, (stream, peer): (TcpStream, SocketAddr), place: Place) {
+    let front = shared.admin.config.load().front.clone();
+    let connection = place.connection.clone();
+    let served = connection.clone();
+    let service = service_fn(move |mut request: axum::http::Request<Incoming>| {
+        let (routes, serving) = (routes.clone(), served.serve());
+        request.extensions_mut().insert(ConnectInfo(Peer(peer)));
+        async move {
+            let response =
+                routes.oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {});
+            Ok::<_, Infallible>(response.map(|body| Held::new(body, serving).boxed()))
+        }
+    });
+    let _ = stream.set_nodelay(true);
+    let io = Noted { io: TokioIo::new(stream), connection: connection.clone() };
+    let http = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(front.limits.header_bytes.max(8 << 10))
+        .serve_connection(io, service);
+    let mut http = std::pin::pin!(http);
+    let mut looks = tokio::time::interval(Connection::look(&front.times));
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            done = http.as_mut() => {
+                if let Err(error) = done {
+                    tracing::debug!(%peer, %error, "operator's connection ended");
+                }
+                return;
+            }
+            () = connection.end.cancelled() => return,
+            _ = looks.tick() => if connection.is_late(&front.times) { return },
+            () = shared.stop.cancelled(), if !stopping => {
+                stopping = true;
+                http.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Once a minute.
+    fn may_tell(&self) -> bool {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+        let told = self.told.load(Ordering::Relaxed);
+        (told == 0 || now >= told + 60_000)
+            && self.told.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
     /// The limits of the gateway as a whole, and how much of each is taken.
     fn limits(&self) -> Vec<LimitUse> {
-        let mut limits = self.gauges.limits();
+        let mut limits = self.admin.gauges.limits();
         limits.extend(descriptors().map(|(used, limit)| LimitUse { name: "descriptors", used, limit }));
+        limits.push(LimitUse { name: "admin_connections", used: self.connections.count(), limit: MOST });
         limits
     }
 }
@@ -123,62 +212,14 @@ fn routes(shared: &Arc<Shared>) -> Router {
         .route("/api/v1/backends/{name}/sessions", get(verbs::sessions))
         .route("/api/v1/backends/{name}/{verb}", post(verbs::perform))
         .route("/api/v1/reload", post(verbs::reload))
+        .route("/api/v1/agents", get(census::agents))
+        .route("/api/v1/calls", get(census::calls))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/config", get(config))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(shared.clone(), guard))
         .with_state(shared.clone())
-}
-
-async fn guard(
-    State(shared): State<Arc<Shared>>,
-    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
-    request: Request,
-    next: Next,
-) -> Response {
-    // Operators are few: the rules are read anew each time, so that they are those in force.
-    let hosts = HostPolicy::new(&shared.admin.config.load().front);
-    let exempt = matches!(request.uri().path(), "/metrics" | "/livez" | "/readyz");
-    let identified = shared.identify(request.headers());
-    // Whoever has the token is authenticated, wherever that is.
-    let checked = if identified == Some(true) { Ok(()) } else { hosts.check_peer(peer) };
-    let checked = checked
-        .and_then(|()| if exempt { Ok(()) } else { hosts.check_host(request.uri(), request.headers()) })
-        .and_then(|()| hosts.check_origin(request.headers()));
-    match checked {
-        Ok(()) if identified == Some(false) && !exempt => unauthorized(),
-        Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-            Ok(response) => response,
-            Err(_) => {
-                shared.admin.metrics.panicked("admin");
-                problem(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the gateway failed on this request; the log says where",
-                )
-            }
-        },
-        Err(TurnedAway { status, message, .. }) => problem(status, &message),
-    }
-}
-
-impl Shared {
-    /// Whether the request carries the token; nothing where there is none to carry.
-    fn identify(&self, headers: &HeaderMap) -> Option<bool> {
-        let config = self.admin.config.load();
-        let token = config.admin_token.as_ref()?;
-        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let presented = value.and_then(|value| value.split_once(' '));
-        let bearer = presented.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        Some(bearer.is_some_and(|(_, presented)| token.is(presented.trim())))
-    }
-}
-
-fn unauthorized() -> Response {
-    let why = "this needs the admin_token of the configuration: Authorization: Bearer TOKEN";
-    let mut response = problem(StatusCode::UNAUTHORIZED, why);
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
 }
 
 /// What is changed is POSTed, what is read is GETted.
@@ -191,14 +232,40 @@ async fn wrong_method(uri: Uri) -> Response {
     response
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     let Admin { status, metrics, gauges, .. } = &shared.admin;
-    metrics.limits(&shared.admin.limits());
+    metrics.limits(&shared.limits());
     let text = metrics.render(status.gateway(), gauges, status.readiness());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    let mut response =
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.clone()).into_response();
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if takes_gzip(&headers)
+        && let Some(packed) = gzip(text.as_bytes())
+    {
+        *response.body_mut() = Body::from(packed);
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    response
 }
 
-async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let weight = parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok());
+        is_gzip && weight.is_none_or(|q| q > 0.0)
+    })
+}
+
+fn gzip(text: &[u8]) -> Option<Vec<u8>> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+    packer.write_all(text).ok()?;
+    packer.finish().ok()
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>, foreign: Option<Extension<Foreign>>) -> Response {
     let mut readiness = shared.admin.status.readiness();
     let mut body = shared.admin.status.details();
     if let Some(overload) = shared.admin.gauges.overload() {
@@ -208,13 +275,16 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let strain = shared.admin.gauges.strain();
     readiness = if readiness == Readiness::Ok && strain.refuses() { Readiness::Degraded } else { readiness };
     strain.put_into(&mut body);
+    if foreign.is_some() {
+        body = Map::new();
+    }
     body.insert("status".to_owned(), readiness.as_str().into());
     let status = if readiness.serves() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Value::Object(body))).into_response()
 }
 
 async fn backends(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let limits = shared.admin.limits();
+    let limits = shared.limits();
     let limits = limits.iter().map(|one| json!({ "limit": one.name, "used": one.used, "most": one.limit }));
     Json(json!({ "backends": shared.admin.status.backends(), "limits": limits.collect::<Vec<_>>() }))
 }
@@ -241,7 +311,8 @@ async fn unknown(uri: Uri) -> Response {
     tracing::debug!(path = uri.path(), "unknown path on the admin listener");
     problem(
         StatusCode::NOT_FOUND,
-        "nothing is served here; try /metrics, /livez, /readyz, /api/v1/backends, /api/v1/config, /api/v1/events",
+        "nothing is served here; try /metrics, /livez, /readyz, /api/v1/backends, /api/v1/agents, /api/v1/calls, \
+         /api/v1/config, /api/v1/events",
     )
 }
 
@@ -252,70 +323,10 @@ fn problem(status: StatusCode, detail: &str) -> Response {
     (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 
-/// A listener that holds back connections above a number.
-struct Capped {
-    listener: TcpListener,
-    permits: Arc<Semaphore>,
-}
-
-/// A connection and its permit.
-struct Counted {
-    stream: TcpStream,
-    _permit: OwnedSemaphorePermit,
-}
-
 /// Who connected.
 #[derive(Clone, Copy, Debug)]
 struct Peer(SocketAddr);
 
-impl Listener for Capped {
-    type Io = Counted;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Counted, SocketAddr) {
-        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-        // axum's own accept retries and backs off.
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
-        (Counted { stream, _permit: permit }, peer)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-impl Connected<IncomingStream<'_, Capped>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Capped>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// Operators and scrapers are few.
-const MOST_CONNECTIONS: usize = 1_024;
 /// A sample takes 8 bytes until the next upkeep.
 const UPKEEP: Duration = Duration::from_secs(2);
 const LAST_MOMENT: Duration = Duration::from_secs(1);

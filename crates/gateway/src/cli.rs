@@ -13,7 +13,7 @@ use self::{
 };
 pub use self::{
     examine::{DoctorArgs, RehearseArgs},
-    operate::{AdminArgs, ReconnectArgs, StatusArgs, VerbArgs},
+    operate::{AdminArgs, AgentsArgs, CallsArgs, ReconnectArgs, StatusArgs, VerbArgs},
 };
 use crate::config::{BackendFlag, LogFormat, Overrides, Problems, check_name, masked_text, parse_url};
 
@@ -47,6 +47,12 @@ pub enum Command {
     /// Show how the backends of a running gateway are doing, who waits longest first; with NAME its sessions
     #[command(after_help = CONSOLE_EXAMPLES)]
     Status(StatusArgs),
+    /// Show who is served: which client, from where, since when, with how many calls
+    #[command(after_help = CONSOLE_EXAMPLES)]
+    Agents(AgentsArgs),
+    /// Show what runs now, the longest first: method and tool, for how long, on which session, for which agent
+    #[command(after_help = CONSOLE_EXAMPLES)]
+    Calls(CallsArgs),
     /// Let a backend rest: new calls wait, running ones end; it may be restarted then
     #[command(after_help = CONSOLE_EXAMPLES)]
     Pause(VerbArgs),
@@ -252,6 +258,8 @@ mod tests {
             "doctor",
             "rehearse",
             "status",
+            "agents",
+            "calls",
             "pause",
             "resume",
             "reconnect",

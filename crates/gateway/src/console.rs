@@ -1,9 +1,10 @@
-//! The live console: `mcpool status`, `pause`, `resume`, `reconnect`, `drain` and `reload` ask a running gateway over
+//! The live console: `mcpool status`, `agents`, `calls`, `pause`, `resume`, `reconnect`, `drain` and `reload` ask a running gateway over
 //! its admin listener, and over nothing else.
 //!
 //! Exit status: 0 done; 1 refused, unreachable, or not through within `--wait` (it goes on); 2 a wrong command line.
 
 mod client;
+mod people;
 mod table;
 
 use std::{io::Write, time::Duration};
@@ -14,7 +15,7 @@ use serde_json::Value;
 use self::client::Client;
 use crate::{
     admin::message_of,
-    cli::{AdminArgs, DoctorArgs, ReconnectArgs, StatusArgs, VerbArgs},
+    cli::{AdminArgs, AgentsArgs, CallsArgs, DoctorArgs, ReconnectArgs, StatusArgs, VerbArgs},
     config::{Config, parse_url, show_duration},
     doctor, terminal,
     verbs::Verb,
@@ -27,6 +28,10 @@ pub enum Ask {
     Verb(Verb, VerbArgs),
     /// How backends are doing.
     Status(StatusArgs),
+    /// Who is served.
+    Agents(AgentsArgs),
+    /// What runs now.
+    Calls(CallsArgs),
     /// Takes the configuration anew.
     Reload(AdminArgs),
 }
@@ -50,6 +55,8 @@ pub async fn run(ask: Ask, out: &mut dyn Write) -> Result<bool, String> {
     let (is_done, text) = match ask {
         Ask::Verb(verb, args) => perform(verb, &args).await?,
         Ask::Status(args) => (true, status(&args).await?),
+        Ask::Agents(args) => (true, agents(&args).await?),
+        Ask::Calls(args) => (true, calls(&args).await?),
         Ask::Reload(args) => (true, reload(&args).await?),
     };
     // A reader that went away does not undo what was done.
@@ -79,6 +86,24 @@ async fn status(args: &StatusArgs) -> Result<String, String> {
     };
     let body = client.ask(Method::GET, &path, SOON).await?.accepted()?;
     Ok(shown(&args.admin, &body, if args.name.is_some() { table::backend } else { table::backends }))
+}
+
+async fn agents(args: &AgentsArgs) -> Result<String, String> {
+    let path =
+        format!("/api/v1/agents?limit={}&after={}{}", args.limit, args.after, of(args.backend.as_deref()));
+    let body = client(&args.admin)?.ask(Method::GET, &path, SOON).await?.accepted()?;
+    Ok(shown(&args.admin, &body, people::agents))
+}
+
+async fn calls(args: &CallsArgs) -> Result<String, String> {
+    let path = format!("/api/v1/calls?limit={}{}", args.limit, of(args.backend.as_deref()));
+    let body = client(&args.admin)?.ask(Method::GET, &path, SOON).await?.accepted()?;
+    Ok(shown(&args.admin, &body, people::calls))
+}
+
+/// Names of backends hold nothing that would have to be escaped.
+fn of(backend: Option<&str>) -> String {
+    backend.map(|name| format!("&backend={name}")).unwrap_or_default()
 }
 
 async fn reload(args: &AdminArgs) -> Result<String, String> {

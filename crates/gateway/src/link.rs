@@ -114,6 +114,10 @@ impl Link for GatewayLink {
         self.mode() == Mode::Pinned
     }
 
+    fn sharing(&self) -> &'static str {
+        self.mode().as_str()
+    }
+
     fn is_outdated(&self) -> bool {
         let tie = self.ties.tie.load();
         tie.backend.is_outdated(&tie.seat, &self.ties.hello)

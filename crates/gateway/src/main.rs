@@ -54,6 +54,8 @@ fn main() -> ExitCode {
             Command::Doctor(args) => doctor(&args).await,
             Command::Rehearse(args) => rehearse(&args).await,
             Command::Status(args) => console(Ask::Status(args)).await,
+            Command::Agents(args) => console(Ask::Agents(args)).await,
+            Command::Calls(args) => console(Ask::Calls(args)).await,
             Command::Pause(args) => console(Ask::Verb(Verb::Pause, args)).await,
             Command::Resume(args) => console(Ask::Verb(Verb::Resume, args)).await,
             Command::Reconnect(args) => console(args.into()).await,
@@ -274,6 +276,7 @@ impl Serving {
             gauges: server.gauges(),
             config: config.clone(),
             events,
+            census: Some(server.census()),
             reload,
         };
         let (end_admin, stopped) = (CancellationToken::new(), OnceLock::new());

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, State};
-use mcpool_upstream::{Backend, BackendStatus, Leaving, ModeChoice, Seat, Traffic};
+use mcpool_upstream::{Backend, BackendStatus, Leaving, Mode, ModeChoice, Seat, Traffic};
 use mcpool_wire::{Backends, CallError, Caller, ClientHello, ErrorKind, Hello, Reply, ServerEntry, Target};
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +89,9 @@ pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str,
     if status.traffic.0.is_shut() {
         return (status.traffic.0.as_str(), at_rest(status));
     }
+    if let Some(why) = full(status) {
+        return ("full", why);
+    }
     if ready > 0 {
         let (sessions, agents) = (count(ready, "session"), count(status.agents, "agent"));
         return ("ready", format!("{sessions} ready for {agents}"));
@@ -104,6 +107,21 @@ pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str,
         }
         (State::Closed, None) => ("idle", "no session is open; the next call opens one".to_owned()),
     }
+}
+
+/// What is to be said of a backend whose sessions are all taken: by agents that keep their own, so that the next one
+/// waits, or while agents do wait for one.
+fn full(status: &BackendStatus) -> Option<String> {
+    let ((taken, limit), waiting) = (status.places, status.applicants.0);
+    let pinned = status.sessions.iter().filter(|session| session.mode == Mode::Pinned).count();
+    let is_full = taken >= limit && (waiting > 0 || pinned >= limit);
+    is_full.then(|| {
+        let waiting = count(waiting, "agent");
+        format!(
+            "{taken} of {limit} sessions are taken, {pinned} of them by one agent each; waiting for one: {waiting}; \
+             raise max_sessions"
+        )
+    })
 }
 
 /// What is to be said of a backend that was paused or drained.

@@ -74,7 +74,6 @@ impl Registered {
     pub async fn perform(&self, verb: Verb, wait: Duration) -> Done {
         let started = now();
         self.give_word(verb);
-        tracing::info!(backend = self.name.as_ref(), verb = verb.as_str(), "the operator's word");
         let through = async {
             while !self.is_through(verb) {
                 tokio::time::sleep(LOOK).await;

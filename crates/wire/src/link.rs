@@ -53,6 +53,11 @@ pub trait Link: Send + Sync + 'static {
     /// be lost if it were tied anew.
     fn is_own(&self) -> bool;
 
+    /// Who may use the sessions of the backend this agent is served on, as one word.
+    fn sharing(&self) -> &'static str {
+        if self.is_own() { "pinned" } else { "shared" }
+    }
+
     /// Whether an agent tied now would be tied in another way, because more is known of the server: who promised its
     /// callers nothing that lasts takes another link then.
     fn is_outdated(&self) -> bool;
@@ -153,7 +158,7 @@ pub struct ServerEntry {
     pub transport: String,
     /// Pool mode.
     pub mode: String,
-    /// `ready`, `connecting`, `idle`, `down`.
+    /// `ready`, `full`, `connecting`, `idle`, `down`, `paused`, `drained`.
     pub state: String,
     /// Why it is in that state, for a human.
     pub reason: String,

@@ -1,4 +1,5 @@
-//! The shipped alerts: their syntax and their tests by promtool, and a real Prometheus that scrapes a real gateway.
+//! The shipped alerts: their syntax and their tests by promtool, and a real Prometheus that scrapes a real gateway,
+//! whose metrics promtool finds nothing to say against.
 //!
 //! The subtle thing: a rule can be well-formed and still be refused when it meets real series (a many-to-many match),
 //! so the rules are also evaluated over what the gateway really serves.
@@ -58,6 +59,13 @@ fn evaluated() -> Result<Tally> {
         .replace("rules.yml", &paths::root().join("config/prometheus/rules.yml").display().to_string());
     let file = folder.join("prometheus.yml");
     fs::write(&file, config)?;
+    let page = folder.join("metrics.txt");
+    fs::write(&page, http::get(gateway.admin(), "/metrics")?.1)?;
+    let linted = Job::new("bash")
+        .args(["-c", &format!("promtool check metrics < {}", page.display())])
+        .logged("alerts-metrics")?;
+    let is_clean = linted.success && linted.output.trim().is_empty();
+    let mut tally = Tally::check(is_clean, || format!("promtool check metrics: {}", linted.output));
     let _prometheus = Job::new("prometheus")
         .args([
             format!("--config.file={}", file.display()),
@@ -75,7 +83,7 @@ fn evaluated() -> Result<Tally> {
     };
     let (count, trouble) = healthy(&groups).context("rules that were evaluated")?;
     println!("   {count} rules evaluated over the gateway's own series");
-    let mut tally = Tally::check(trouble.is_empty(), || format!("rules in trouble: {}", trouble.join("; ")));
+    tally.add(Tally::check(trouble.is_empty(), || format!("rules in trouble: {}", trouble.join("; "))));
     let firing = http::get(port, "/api/v1/alerts")?.1;
     let firing =
         serde_json::from_str::<Value>(&firing)?["data"]["alerts"].as_array().map_or(usize::MAX, Vec::len);

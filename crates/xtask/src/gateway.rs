@@ -152,7 +152,8 @@ impl Gateway {
             bail!("/metrics answered {status}");
         }
         let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
-        let sum = http::sum(&page, series, &labels);
+        // A combination of labels that has not happened may have no series yet.
+        let sum = http::sum(&page, series, &labels).or_else(|| http::sum(&page, series, &[]).map(|_| 0.0));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of sessions")]
         sum.map(|sum| sum as u64).with_context(|| format!("/metrics has no {series} with {labels:?}"))
     }

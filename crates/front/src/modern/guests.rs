@@ -199,10 +199,14 @@ impl<L: Link> Guests<L> {
         drop(gone);
     }
 
+    /// Each of them.
+    pub(crate) fn cores(&self) -> Vec<Arc<AgentCore>> {
+        self.lock().kinds.values().flatten().map(|guest| Arc::clone(&guest.core)).collect()
+    }
+
     /// The streams of their calls.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
-        let all: Vec<_> = self.lock().kinds.values().flatten().map(|guest| Arc::clone(&guest.core)).collect();
-        all.iter().flat_map(|core| core.outboxes()).collect()
+        self.cores().iter().flat_map(|core| core.outboxes()).collect()
     }
 
     pub(crate) fn remove_all(&self) {
@@ -333,6 +337,7 @@ impl<B: Backends> Front<B> {
         let link = opened.map_err(|error| NoGuest::Unopened(Arc::new(error)))?;
         let from = (peer, Some(seat));
         let core = AgentCore::new(caller, target, Transport::Other, from, Arc::clone(&self.common));
+        core.profile.tied(link.as_ref());
         let guest = Arc::new(Guest::new(Arc::new(core), link, unheard));
         let mut kind = kind.clone();
         if guest.link.era() == Era::Modern {
@@ -360,7 +365,8 @@ impl<L: Link> Guest<L> {
             agent: core.caller.agent,
             transport: Transport::Http,
             backend: &core.target.name,
-            peer: core.peer,
+            peer: core.profile.peer,
+            client: None,
         });
         Self { core, link, server_info, level, unheard }
     }

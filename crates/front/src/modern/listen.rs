@@ -84,6 +84,7 @@ pub(super) async fn open<B: Backends>(front: &Arc<Front<B>>, asking: Asking<'_>,
             return Served::json(StatusCode::OK, Cause::Gateway, body);
         }
     };
+    core.profile.tied(link.as_ref());
     let capabilities = greeting(link.as_ref()).remove("capabilities").unwrap_or(Value::Null);
     let mut filter = wanted.honoured(&capabilities);
     filter.updates = subscribed(&core, link.as_ref(), std::mem::take(&mut filter.updates)).await;
@@ -127,6 +128,10 @@ async fn subscribed<L: Link>(core: &AgentCore, link: &L, uris: Vec<String>) -> V
 impl Ear {
     fn new(core: &Arc<AgentCore>, id: String) -> Arc<Self> {
         Arc::new(Self { core: Arc::clone(core), id, hearing: Mutex::new(Hearing::Early(Vec::new())) })
+    }
+
+    pub(super) fn core(&self) -> Arc<AgentCore> {
+        Arc::clone(&self.core)
     }
 
     /// Says what will be told, then what was heard until now. Nothing when the stream ended already.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::listen::Ear;
-use crate::{common::Common, observe::Gauges, outbox::Outbox};
+use crate::{agent::AgentCore, common::Common, observe::Gauges, outbox::Outbox};
 
 #[derive(Default)]
 pub(crate) struct Listens(Mutex<State>);
@@ -45,6 +45,10 @@ impl Listens {
         for ear in self.all() {
             ear.end();
         }
+    }
+
+    pub(crate) fn cores(&self) -> Vec<Arc<AgentCore>> {
+        self.all().iter().map(|ear| ear.core()).collect()
     }
 
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {

@@ -24,6 +24,7 @@ pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
     pub(crate) script: Arc<Script>,
     pub(crate) gauges: Arc<Gauges>,
+    pub(crate) census: Arc<dyn mcpool_front::Census>,
     pub(crate) settings: FrontSettings,
     stop: Option<oneshot::Sender<()>>,
     done: JoinHandle<Drained>,
@@ -44,7 +45,7 @@ pub(crate) async fn start_ready(config: FrontConfig, readiness: Readiness) -> Ru
     let backends = Arc::new(Scripted(Arc::clone(&script)));
     let observe = Arc::new(Watcher(Arc::clone(&script)));
     let server = Server::new(config, backends, observe, Arc::new(Healthy(readiness)));
-    let (gauges, settings) = (server.gauges(), server.settings());
+    let (gauges, census, settings) = (server.gauges(), server.census(), server.settings());
     let (stop, stopped) = oneshot::channel::<()>();
     let done = tokio::spawn(async move {
         server
@@ -53,7 +54,7 @@ pub(crate) async fn start_ready(config: FrontConfig, readiness: Readiness) -> Ru
             })
             .await
     });
-    Running { addr, script, gauges, settings, stop: Some(stop), done }
+    Running { addr, script, gauges, census, settings, stop: Some(stop), done }
 }
 
 impl Running {

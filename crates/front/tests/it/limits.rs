@@ -231,3 +231,56 @@ async fn what_is_allowed_can_change_while_agents_are_served() {
     assert_eq!(front.get("/api/mcp/servers", &from("gateway.example")).await.status, 421);
     assert_eq!(front.post("/mcp", &[("mcp-session-id", &session)], &large).await.status, 200);
 }
+
+#[tokio::test]
+async fn who_is_served_and_what_runs_is_told_and_no_id_of_a_session() {
+    let front = start_with(FrontConfig::default()).await;
+    let mut hello = initialize(1);
+    hello["params"]["clientInfo"] = json!({ "name": "cursor\u{1b}[2J", "version": "9" });
+    let got = front.post("/mcp", &[], &hello).await;
+    let session = got.headers["mcp-session-id"].to_str().unwrap().to_owned();
+    let stream = front.sse("/b/sse", &[]).await;
+    let asked = async {
+        until("it runs", || front.script.calls.lock().unwrap().len() == 1).await;
+        let query = |backend: Option<&str>| mcpool_front::CensusQuery {
+            backend: backend.map(str::to_owned),
+            after: 0,
+            limit: 10,
+        };
+        let (agents, calls) = (front.census.agents(&query(None)), front.census.calls(&query(Some("a"))));
+        front.script.gate.open();
+        assert_eq!(front.census.agents(&query(Some("b")))["total"], 1);
+        let first = front.census.agents(&mcpool_front::CensusQuery { limit: 1, ..query(None) });
+        assert_eq!((first["agents"].as_array().unwrap().len(), &first["total"]), (1, &json!(2)));
+        let rest = mcpool_front::CensusQuery { after: first["next"].as_u64().unwrap(), ..query(None) };
+        assert_eq!(front.census.agents(&rest)["agents"].as_array().unwrap().len(), 1);
+        (agents, calls)
+    };
+    let message = tool(2, "gated");
+    let (_, (agents, calls)) = tokio::join!(front.call(&session, &message), asked);
+    let agent = &agents["agents"][0];
+    assert_eq!((&agent["client"]["name"], &agent["client"]["version"]), (&json!("cursor[2J"), &json!("9")));
+    assert_eq!(
+        (&agent["backend"], &agent["transport"], &agent["mode"]),
+        (&json!("a"), &json!("http"), &json!("shared"))
+    );
+    assert_eq!(
+        (&agent["peer"], &agent["calls"], &agent["calls_in_flight"]),
+        (&json!("127.0.0.1"), &json!(1), &json!(1))
+    );
+    assert_eq!(
+        (&agents["agents"][1]["transport"], &agents["agents"][1]["listens"]),
+        (&json!("sse"), &json!(true))
+    );
+    let call = &calls["calls"][0];
+    assert_eq!(
+        (&call["method"], &call["name"], &call["agent"]),
+        (&json!("tools/call"), &json!("gated"), &agent["agent"])
+    );
+    assert!(!format!("{agents}{calls}").contains(&session));
+    assert_eq!(
+        front.census.calls(&mcpool_front::CensusQuery { limit: 10, ..Default::default() })["total"],
+        0
+    );
+    drop(stream);
+}

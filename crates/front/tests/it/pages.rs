@@ -50,8 +50,16 @@ async fn foreign_hosts_and_origins_are_refused_but_probes_are_not() {
     assert!(got.json()["error"]["message"].as_str().unwrap().contains("allowed_hosts = [\"gateway:8800\"]"));
     assert_eq!(front.get("/api/mcp/servers", &foreign).await.status, 421);
     for path in ["/livez", "/readyz", "/health"] {
-        assert_eq!(front.get(path, &foreign).await.status, 200, "{path}");
+        let got = front.get(path, &foreign).await;
+        assert_eq!(got.status, 200, "{path}");
+        assert!(!got.json().to_string().contains("\"a\""), "{path} names no backend: {}", got.json());
     }
+    assert_eq!(
+        front.get("/readyz", &[("host", "localhost:1@evil.example")]).await.json(),
+        json!({"status": "ok"})
+    );
+    let page = [("sec-fetch-site", "cross-site")];
+    assert_eq!(front.get("/api/mcp/servers", &page).await.status, 403);
     let got = front.post("/mcp", &[("origin", "https://evil.example")], &initialize(1)).await;
     assert_eq!(got.status, 403);
     assert_eq!(front.post("/mcp", &[("origin", "http://localhost:6274")], &initialize(1)).await.status, 200);

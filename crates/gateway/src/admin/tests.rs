@@ -44,6 +44,7 @@ impl Rig {
             gauges: Arc::default(),
             config: Arc::new(ArcSwap::from_pointee(config)),
             events: observer.events(),
+            census: None,
             reload,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -123,7 +124,7 @@ async fn errors_are_problems() {
     for (request, status) in [
         ("GET /nope HTTP/1.1", 404),
         ("GET /api/v1/backends/nope HTTP/1.1", 404),
-        ("POST /metrics HTTP/1.1", 405),
+        ("POST /metrics HTTP/1.1\r\nMcpool-Admin: 1", 405),
         ("GET /api/v1/config HTTP/1.1\r\nHost: evil.example", 421),
         ("GET /api/v1/config HTTP/1.1\r\nOrigin: http://evil.example", 403),
     ] {
@@ -133,10 +134,105 @@ async fn errors_are_problems() {
         assert_eq!(body["status"], status, "{request}");
         assert!(body["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{request}");
     }
-    for path in ["/metrics", "/livez"] {
-        let (status, ..) = rig.ask(&format!("GET {path} HTTP/1.1\r\nHost: scraper.example")).await;
-        assert_eq!(status, 200, "{path} is exempt from the Host check");
+}
+
+#[tokio::test]
+async fn a_page_under_a_foreign_name_learns_nothing_of_backends() {
+    let rig = Rig::start().await;
+    rig.status.enter(Phase::Serving);
+    for host in ["evil.example", "localhost:1@evil.example", "localhost:abc", "10.0.0.7"] {
+        let ask = |path: &'static str| format!("GET {path} HTTP/1.1\r\nHost: {host}");
+        let (status, _, body) = rig.ask(&ask("/readyz")).await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let words: Vec<&str> = body.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!((status, words), (200, vec!["status"]), "{host}");
+        assert_eq!(rig.ask(&ask("/livez")).await.0, 200, "{host}");
+        // A scraper may know an address; no page can pretend to be at one.
+        let expect = if host == "10.0.0.7" { 200 } else { 421 };
+        assert_eq!(rig.ask(&ask("/metrics")).await.0, expect, "{host}");
+        assert_eq!(rig.ask(&ask("/api/v1/backends")).await.0, 421, "{host}");
     }
+    let image = "GET /metrics HTTP/1.1\r\nSec-Fetch-Site: cross-site";
+    assert_eq!(rig.ask(image).await.0, 403);
+}
+
+#[tokio::test]
+async fn a_verb_is_not_taken_from_a_form_nor_from_a_page_of_another_port() {
+    let rig = Rig::start().await;
+    rig.status.enter(Phase::Serving);
+    let marked = "\r\nMcpool-Admin: 1";
+    for (headers, status) in [
+        ("", 403),
+        ("\r\nContent-Type: text/plain", 403),
+        ("\r\nContent-Type: application/x-www-form-urlencoded", 403),
+        (&format!("{marked}\r\nOrigin: http://localhost:3000"), 403),
+        (&format!("{marked}\r\nOrigin: null"), 403),
+        (&format!("{marked}\r\nSec-Fetch-Site: same-site"), 403),
+        (marked, 200),
+        ("\r\nContent-Type: application/json; charset=utf-8", 200),
+        (
+            &format!(
+                "{marked}\r\nHost: localhost:8801\r\nOrigin: http://localhost:8801\r\nSec-Fetch-Site: same-origin"
+            ),
+            200,
+        ),
+    ] {
+        let ask = format!("POST /api/v1/backends/works/resume HTTP/1.1\r\nContent-Length: 0{headers}");
+        let (got, _, body) = rig.ask(&ask).await;
+        assert_eq!(got, status, "{headers}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_packed_for_who_can_unpack_them() {
+    let rig = Rig::start().await;
+    let mut stream = TcpStream::connect(rig.addr).await.unwrap();
+    let ask =
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let at = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&answer[..at]).to_lowercase();
+    assert!(head.contains("content-encoding: gzip") && head.contains("vary: accept-encoding"), "{head}");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&answer[at + 4..]), &mut text).unwrap();
+    assert!(text.contains("mcpool_build_info") && text.len() > 2 * answer.len());
+    assert!(
+        rig.ask("GET /metrics HTTP/1.1\r\nAccept-Encoding: gzip;q=0, br")
+            .await
+            .2
+            .contains("mcpool_build_info")
+    );
+}
+
+/// Connections that say nothing, half a header, or nothing after a first request: operators and probes get in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_holds_connections_does_not_keep_operators_out() {
+    let rig = Rig::start().await;
+    let mut held = Vec::new();
+    for n in 0..(2 * MOST) {
+        let mut stream = TcpStream::connect(rig.addr).await.unwrap();
+        match n % 3 {
+            0 => {}
+            1 => stream.write_all(b"GET /livez HTTP/1.1\r\nHost: loc").await.unwrap(),
+            _ => {
+                stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+                let mut some = [0; 12];
+                // It may have given way already.
+                let _ = stream.read_exact(&mut some).await;
+            }
+        }
+        held.push(stream);
+        if n % 16 == 0 {
+            let asked = tokio::time::timeout(Duration::from_secs(10), rig.get("/livez"));
+            assert_eq!(asked.await.expect("it waits for others").0, 200, "{n}");
+        }
+    }
+    let metrics = rig.get("/metrics").await.2;
+    let used =
+        metrics.lines().find_map(|line| line.strip_prefix("mcpool_limit_used{limit=\"admin_connections\"} "));
+    assert!(used.unwrap().parse::<usize>().unwrap() <= MOST, "{used:?}");
 }
 
 #[tokio::test]
@@ -164,7 +260,8 @@ async fn it_ends_when_told_even_with_a_connection_that_says_nothing() {
 }
 
 async fn post(rig: &Rig, path: &str, headers: &str) -> (u16, Value) {
-    let (status, _, body) = rig.ask(&format!("POST {path} HTTP/1.1{headers}\r\nContent-Length: 0")).await;
+    let (status, _, body) =
+        rig.ask(&format!("POST {path} HTTP/1.1\r\nMcpool-Admin: 1{headers}\r\nContent-Length: 0")).await;
     (status, serde_json::from_str(&body).unwrap_or(Value::Null))
 }
 
@@ -216,7 +313,8 @@ async fn a_verb_that_cannot_be_is_refused_with_what_can() {
         ("GET /api/v1/reload", 405, "only POST"),
         ("POST /api/v1/reload", 501, "restart it"),
     ] {
-        let (got, kind, body) = rig.ask(&format!("{request} HTTP/1.1\r\nContent-Length: 0")).await;
+        let (got, kind, body) =
+            rig.ask(&format!("{request} HTTP/1.1\r\nMcpool-Admin: 1\r\nContent-Length: 0")).await;
         assert_eq!((got, kind.as_str()), (status, "application/problem+json"), "{request}: {body}");
         let body: Value = serde_json::from_str(&body).unwrap();
         assert!(body["detail"].as_str().unwrap().contains(words), "{request}: {body}");

@@ -1,18 +1,23 @@
 //! What operators do over the admin listener: the verbs of a backend, and taking the configuration anew.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{ConnectInfo, Path, State},
     http::{StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
 
-use super::{Shared, problem};
+use super::{Peer, Shared, problem};
 use crate::{
     config::{parse_duration, show_duration},
+    stack::now,
     verbs::Verb,
 };
 
@@ -22,6 +27,7 @@ const MOST_WAIT: Duration = Duration::from_secs(600);
 
 pub(super) async fn perform(
     State(shared): State<Arc<Shared>>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     Path((name, verb)): Path<(String, String)>,
     uri: Uri,
 ) -> Response {
@@ -37,18 +43,26 @@ pub(super) async fn perform(
         return problem(StatusCode::BAD_REQUEST, "pinned is an option of reconnect");
     }
     let Some(registered) = shared.admin.status.find(&name) else { return shared.unknown_backend(&name) };
+    let action = Action::begin(verb.as_str(), Some(&registered.name), peer);
     let done = registered.perform(verb, wait).await;
-    shared.admin.events.operator(&registered.name, verb.as_str(), &done.sentence);
+    let took = action.ended(&done.sentence);
+    shared.admin.events.operator(&registered.name, verb.as_str(), &done.sentence, (peer, took));
     let status = if done.is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
     (status, Json(done.details)).into_response()
 }
 
-pub(super) async fn reload(State(shared): State<Arc<Shared>>) -> Response {
+pub(super) async fn reload(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+) -> Response {
     let Some(reload) = &shared.admin.reload else {
         let why = "this gateway cannot take its configuration anew while it runs; restart it";
         return problem(StatusCode::NOT_IMPLEMENTED, why);
     };
-    match reload().await {
+    let action = Action::begin("reload", None, peer);
+    let outcome = reload().await;
+    action.ended(outcome.as_ref().unwrap_or_else(|why| why));
+    match outcome {
         Ok(message) => Json(json!({ "done": true, "message": message })).into_response(),
         Err(why) => problem(StatusCode::UNPROCESSABLE_ENTITY, &why),
     }
@@ -58,6 +72,45 @@ pub(super) async fn sessions(State(shared): State<Arc<Shared>>, Path(name): Path
     match shared.admin.status.sessions(&name) {
         Some(sessions) => Json(json!({ "backend": name, "sessions": sessions })).into_response(),
         None => shared.unknown_backend(&name),
+    }
+}
+
+/// What an operator does, for the log: who, what, how it ended, how long it took. One whose operator went away goes on,
+/// and says so.
+struct Action<'a> {
+    what: &'static str,
+    backend: Option<&'a str>,
+    peer: SocketAddr,
+    began: Instant,
+    is_told: bool,
+}
+
+impl<'a> Action<'a> {
+    fn begin(what: &'static str, backend: Option<&'a str>, peer: SocketAddr) -> Self {
+        tracing::info!(backend, action = what, %peer, "operator: begins");
+        Self { what, backend, peer, began: now(), is_told: false }
+    }
+
+    fn ended(mut self, result: &str) -> Duration {
+        self.is_told = true;
+        let took = now().saturating_duration_since(self.began);
+        self.tell(result, took);
+        took
+    }
+
+    fn tell(&self, result: &str, took: Duration) {
+        let Self { what, backend, peer, .. } = self;
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(backend, action = what, %peer, result, took_ms, "operator: done");
+    }
+}
+
+impl Drop for Action<'_> {
+    fn drop(&mut self) {
+        if !self.is_told {
+            let took = now().saturating_duration_since(self.began);
+            self.tell("the operator did not wait for it; it goes on", took);
+        }
     }
 }
 

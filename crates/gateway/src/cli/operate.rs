@@ -77,6 +77,37 @@ pub struct StatusArgs {
     pub admin: AdminArgs,
 }
 
+/// The arguments of `agents`.
+#[derive(Args, Clone, Debug)]
+pub struct AgentsArgs {
+    /// Only those of this backend
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub backend: Option<String>,
+    /// How many, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    /// Only agents with a higher number: the next page
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub after: u64,
+    /// Where the gateway is.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// The arguments of `calls`.
+#[derive(Args, Clone, Debug)]
+pub struct CallsArgs {
+    /// Only those of this backend
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub backend: Option<String>,
+    /// How many, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    /// Where the gateway is.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
 /// A name that can stand in a path; whether it is one is the gateway's to say.
 fn name(text: &str) -> Result<String, String> {
     check_name(text)?;
@@ -90,6 +121,8 @@ fn wait(text: &str) -> Result<Duration, String> {
 pub(super) const CONSOLE_EXAMPLES: &str = "\
 Examples:
   mcpool status                                  a table, the backend with the longest wait first
+  mcpool agents --backend search                 which clients, from where, since when
+  mcpool calls                                   what runs now, the longest first
   mcpool pause search && systemctl restart search && mcpool resume search
   mcpool reconnect search --pinned --wait 2m
   mcpool drain search --admin http://gateway:8801 --token TOKEN --json

@@ -27,7 +27,9 @@ use std::{
     time::Duration,
 };
 
-use mcpool_front::{FrontConfig, FrontLimits, FrontTimes, Unauthenticated};
+use mcpool_front::{
+    FrontConfig, FrontLimits, FrontTimes, Unauthenticated, check_allowed_host, check_allowed_origin,
+};
 use mcpool_upstream::{ModeChoice, Origin, Profile};
 use mcpool_wire::BackendId;
 use toml::Spanned;
@@ -244,8 +246,13 @@ impl Config {
             default_mode,
             default_backend: None,
             front: FrontConfig {
-                allowed_hosts: checker.strings("allowed_hosts", &raw.allowed_hosts),
-                allowed_origins: checker.strings("allowed_origins", &raw.allowed_origins),
+                allowed_hosts: names(checker, "allowed_hosts", &raw.allowed_hosts, check_allowed_host),
+                allowed_origins: names(
+                    checker,
+                    "allowed_origins",
+                    &raw.allowed_origins,
+                    check_allowed_origin,
+                ),
                 unauthenticated: checker.word(
                     "unauthenticated",
                     &raw.unauthenticated,
@@ -358,6 +365,28 @@ impl Config {
 /// What is in force where the file says nothing: the ceiling is a part of the memory there is.
 fn default_limits() -> FrontLimits {
     FrontLimits { buffered_bytes: memory::buffered(), ..FrontLimits::default() }
+}
+
+/// Strings that each have to be something; the others are problems.
+fn names(
+    checker: &mut Checker<'_>,
+    key: &str,
+    raw: &[Spanned<String>],
+    check: fn(&str) -> Result<(), &'static str>,
+) -> Vec<String> {
+    let mut good = Vec::new();
+    for one in raw {
+        let Some(value) = checker.string(key, one) else { continue };
+        match check(&value) {
+            Ok(()) => good.push(value),
+            Err(why) => checker.problem(
+                key,
+                Some(&one.span()),
+                format!("{:?} cannot be allowed: {why}", one.get_ref()),
+            ),
+        }
+    }
+    good
 }
 
 /// Room for a few messages, and what fits any machine.

@@ -490,3 +490,15 @@ fn a_token_is_never_shown_and_a_listener_for_others_needs_one() {
     assert!(far("unauthenticated = \"allow\"").is_ok() && far("admin_token = \"secret\"").is_ok());
     assert!(parse("").unwrap().guard_admin().is_ok());
 }
+
+#[test]
+fn hosts_and_origins_that_would_let_everybody_in_are_refused_with_their_line() {
+    let text = "allowed_hosts = [\"gateway\", \"*\"]\nallowed_origins = [\"null\",\n \"*\", \"https://ok.example\"]\n";
+    let problems = Config::parse("file.toml", text, Path::new(""), &|_| None).unwrap_err().to_string();
+    for words in
+        ["file.toml:1", "file.toml:2", "file.toml:3", "\"null\" cannot be allowed", "\"*\" cannot be allowed"]
+    {
+        assert!(problems.contains(words), "{words}: {problems}");
+    }
+    assert!(!problems.contains("ok.example"), "{problems}");
+}

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 use url::Url;
 
-use crate::admin::message_of;
+use crate::admin::{ADMIN_HEADER, message_of};
 
 /// Where the admin listener is, and what opens it.
 #[derive(Clone, Debug)]
@@ -39,7 +39,11 @@ impl Client {
 
     /// Asks, and waits at most this long for the answer.
     pub(super) async fn ask(&self, method: Method, path: &str, within: Duration) -> Result<Answer, String> {
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.authority);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.authority)
+            .header(ADMIN_HEADER, "1");
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }

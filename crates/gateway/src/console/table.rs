@@ -64,6 +64,13 @@ fn worse(backend: &Value) -> f64 {
     wait.unwrap_or(if matches!(text(&backend["state"]).as_str(), "ready" | "idle") { -1.0 } else { -0.5 })
 }
 
+/// Calls that wait, and agents that wait for a session of their own.
+fn waiting(backend: &Value) -> String {
+    let calls = backend["calls"]["waiting"].as_u64();
+    let agents = backend["sessions"]["waiting_agents"].as_u64().unwrap_or_default();
+    calls.map_or_else(|| "-".to_owned(), |calls| (calls + agents).to_string())
+}
+
 fn line(backend: &Value) -> Vec<String> {
     let (sessions, calls) = (&backend["sessions"], &backend["calls"]);
     vec![
@@ -73,14 +80,14 @@ fn line(backend: &Value) -> Vec<String> {
         text(&backend["circuit"]["state"]),
         format!("{}/{}", text(&sessions["ready"]), text(&sessions["limit"])),
         format!("{}/{}", text(&calls["in_flight"]), text(&calls["limit"])),
-        format!("{}/{}", text(&calls["waiting"]), text(&calls["waiting_limit"])),
+        format!("{}/{}", waiting(backend), text(&calls["waiting_limit"])),
         seconds(&calls["oldest_wait_seconds"]),
         text(&backend["agents"]),
         text(&backend["reason"]),
     ]
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         // A cell stays on its line.
@@ -89,12 +96,12 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn seconds(value: &Value) -> String {
+pub(super) fn seconds(value: &Value) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}s"))
 }
 
 /// As wide as the widest of each column; the last one runs free.
-fn columns(lines: Vec<Vec<String>>) -> String {
+pub(super) fn columns(lines: Vec<Vec<String>>) -> String {
     let count = lines.first().map_or(0, Vec::len);
     let width = |n: usize| lines.iter().map(|line| line[n].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..count).map(width).collect();

@@ -1,5 +1,8 @@
 //! The series of one backend. The handles stand in arrays by enum value: a call looks nothing up by string but the
 //! method, in a short list with the hot one first.
+//!
+//! A scrape is paid for by everybody: what alerts and board ask for is there from the start, at zero, the rest (rare
+//! combinations of labels, histograms) once something happens.
 
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -27,16 +30,16 @@ pub(super) struct BackendMetrics {
     name: Arc<str>,
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
-    requests: Vec<Counter>,
+    requests: Vec<OnceLock<Counter>>,
     durations: Vec<OnceLock<Histogram>>,
     upstream: Vec<OnceLock<Histogram>>,
     opened: Vec<Counter>,
-    closed: Vec<Counter>,
-    demoted: Vec<Counter>,
-    handshakes: PerValue<[Histogram; 2]>,
-    probes: [Histogram; 2],
+    closed: Vec<OnceLock<Counter>>,
+    demoted: Vec<OnceLock<Counter>>,
+    handshakes: PerValue<OnceLock<Histogram>>,
+    probes: OnceLock<Histogram>,
     statuses: PerValue<Counter>,
-    lease_wait: Histogram,
+    lease_wait: OnceLock<Histogram>,
     queue_rejected: PerValue<Counter>,
     retries: PerValue<Counter>,
     gauges: BackendGauges,
@@ -50,13 +53,14 @@ struct BackendGauges {
     breaker_probes: [Counter; 4],
     breaker_slow_start: Gauge,
     incidents: PerValue<Counter>,
-    sessions: PerValue<[Gauge; 4]>,
+    sessions: PerValue<[OnceLock<Gauge>; 4]>,
     sessions_opening: Gauge,
     sessions_limit: Gauge,
     leases_in_use: Gauge,
     leases_limit: Gauge,
     subscriptions: Gauge,
     waiting_calls: Gauge,
+    waiting_agents: Gauge,
     oldest_wait: Gauge,
     queue_limit: Gauge,
     waiting_bytes: Gauge,
@@ -74,94 +78,112 @@ struct BackendGauges {
 impl BackendMetrics {
     pub(super) fn new(recorder: &Arc<PrometheusRecorder>, name: &Arc<str>) -> Self {
         let one = |family, labels: Labels<'_>| counter(recorder, family, &with(name, labels));
-        let timer = |family, labels: Labels<'_>| histogram(recorder, family, &with(name, labels));
         let metrics = Self {
             name: name.clone(),
             recorder: recorder.clone(),
             handle: recorder.handle(),
-            requests: requests(recorder, name),
-            durations: (0..METHODS.len() * Outcome::ALL.len()).map(|_| OnceLock::new()).collect(),
-            upstream: METHODS.iter().map(|_| OnceLock::new()).collect(),
+            requests: empty(METHODS.len() * Outcome::ALL.len() * EXECUTED.len()),
+            durations: empty(METHODS.len()),
+            upstream: empty(METHODS.len()),
             opened: OpenReason::ALL
                 .iter()
                 .map(|reason| one("mcpool_sessions_opened_total", &[("reason", reason.as_str())]))
                 .collect(),
-            closed: CloseReason::ALL
-                .iter()
-                .map(|reason| one("mcpool_sessions_closed_total", &[("reason", reason.as_str())]))
-                .collect(),
-            demoted: Evidence::ALL
-                .iter()
-                .map(|evidence| one("mcpool_sessions_demoted_total", &[("evidence", evidence.as_str())]))
-                .collect(),
-            handshakes: PerValue::new(STEPS, |step| {
-                OUTCOMES.map(|outcome| {
-                    timer("mcpool_handshake_duration_seconds", &[("step", step), ("outcome", outcome)])
-                })
-            }),
-            probes: OUTCOMES.map(|outcome| timer("mcpool_probe_duration_seconds", &[("outcome", outcome)])),
+            closed: empty(CloseReason::ALL.len()),
+            demoted: empty(Evidence::ALL.len()),
+            handshakes: PerValue::new(STEPS, |_| OnceLock::new()),
+            probes: OnceLock::new(),
             statuses: PerValue::new(STATUS_CLASSES, |class| {
                 one("mcpool_upstream_status_total", &[("class", class)])
             }),
-            lease_wait: timer("mcpool_lease_wait_seconds", &[]),
+            lease_wait: OnceLock::new(),
             queue_rejected: PerValue::new(REJECTIONS, |reason| {
                 one("mcpool_queue_rejected_total", &[("reason", reason)])
             }),
             retries: PerValue::new(PHASES, |phase| one("mcpool_retries_total", &[("phase", phase)])),
             gauges: BackendGauges::new(recorder, name),
         };
-        metrics.show_every_value();
+        metrics.show_the_main_ones();
         metrics
     }
 
-    /// The histograms are made when needed, for there are too many pairs of labels; but each value of each label is
-    /// there from the start.
-    fn show_every_value(&self) {
-        for method in 0..METHODS.len() {
-            self.duration(method, Outcome::Ok);
-            self.upstream_of(method);
+    /// What an alert or the board compares with an earlier value must be there before it happens.
+    fn show_the_main_ones(&self) {
+        for (outcome, executed) in MAIN_OUTCOMES {
+            self.counted(0, outcome, executed);
         }
-        for outcome in Outcome::ALL {
-            self.duration(0, outcome);
+        for reason in MAIN_REASONS {
+            self.closed_for(reason);
         }
     }
 
-    fn duration(&self, method: usize, outcome: Outcome) -> &Histogram {
-        self.durations[method * Outcome::ALL.len() + outcome as usize].get_or_init(|| {
-            let labels = [("method", METHODS[method]), ("outcome", outcome.as_str())];
-            histogram(&self.recorder, "mcpool_request_duration_seconds", &with(&self.name, &labels))
+    fn counted(&self, method: usize, outcome: Outcome, executed: Executed) -> &Counter {
+        self.requests[request_index(method, outcome, executed)].get_or_init(|| {
+            let labels =
+                [("method", METHODS[method]), ("outcome", outcome.as_str()), ("executed", executed.as_str())];
+            counter(&self.recorder, "mcpool_requests_total", &with(&self.name, &labels))
         })
     }
 
-    fn upstream_of(&self, method: usize) -> &Histogram {
-        self.upstream[method].get_or_init(|| {
-            let labels = [("method", METHODS[method])];
-            histogram(&self.recorder, "mcpool_upstream_duration_seconds", &with(&self.name, &labels))
-        })
+    fn closed_for(&self, reason: CloseReason) -> Option<&Counter> {
+        let at = CloseReason::ALL.iter().position(|known| *known == reason)?;
+        Some(self.closed.get(at)?.get_or_init(|| {
+            let labels = [("reason", reason.as_str())];
+            counter(&self.recorder, "mcpool_sessions_closed_total", &with(&self.name, &labels))
+        }))
+    }
+
+    fn demoted_by(&self, evidence: Evidence) -> Option<&Counter> {
+        let at = Evidence::ALL.iter().position(|known| *known == evidence)?;
+        Some(self.demoted.get(at)?.get_or_init(|| {
+            let labels = [("evidence", evidence.as_str())];
+            counter(&self.recorder, "mcpool_sessions_demoted_total", &with(&self.name, &labels))
+        }))
+    }
+
+    fn timer<'a>(
+        &'a self,
+        of: &'a OnceLock<Histogram>,
+        family: &'static str,
+        labels: Labels<'_>,
+    ) -> &'a Histogram {
+        of.get_or_init(|| histogram(&self.recorder, family, &with(&self.name, labels)))
     }
 
     /// A request of an agent ended.
     pub(super) fn request(&self, method: &str, outcome: Outcome, executed: Executed, took: Duration) {
         let method = method_index(method);
-        self.requests[request_index(method, outcome, executed)].increment(1);
-        self.duration(method, outcome).record(took.as_secs_f64());
+        self.counted(method, outcome, executed).increment(1);
+        let labels = [("method", METHODS[method])];
+        let timer = self.timer(&self.durations[method], "mcpool_request_duration_seconds", &labels);
+        timer.record(took.as_secs_f64());
     }
 
     /// Something happened at the backend. What the circuit counts is read from its own snapshot.
     pub(super) fn event(&self, event: &Event<'_>) {
         match event {
-            Event::Rung { step, ok, took } => {
-                if let Some(step) = self.handshakes.of(step) {
-                    step[outcome_index(*ok)].record(took.as_secs_f64());
+            Event::Rung { step, took, .. } => {
+                if let Some(of) = self.handshakes.of(step) {
+                    let timer = self.timer(of, "mcpool_handshake_duration_seconds", &[("step", step)]);
+                    timer.record(took.as_secs_f64());
                 }
             }
             Event::Opened { reason, .. } => at(&self.opened, &OpenReason::ALL, *reason),
-            Event::Closed { reason, .. } => at(&self.closed, &CloseReason::ALL, *reason),
-            Event::Answered { took, method, .. } => {
-                self.upstream_of(method_index(method)).record(took.as_secs_f64());
+            Event::Closed { reason, .. } => {
+                self.closed_for(*reason).into_iter().for_each(|counter| counter.increment(1));
             }
-            Event::Demoted { evidence, .. } => at(&self.demoted, &Evidence::ALL, *evidence),
-            Event::Probed { ok, took } => self.probes[outcome_index(*ok)].record(took.as_secs_f64()),
+            Event::Answered { took, method, .. } => {
+                let method = method_index(method);
+                let labels = [("method", METHODS[method])];
+                let timer = self.timer(&self.upstream[method], "mcpool_upstream_duration_seconds", &labels);
+                timer.record(took.as_secs_f64());
+            }
+            Event::Demoted { evidence, .. } => {
+                self.demoted_by(*evidence).into_iter().for_each(|counter| counter.increment(1));
+            }
+            Event::Probed { took, .. } => {
+                self.timer(&self.probes, "mcpool_probe_duration_seconds", &[]).record(took.as_secs_f64());
+            }
             Event::Status { class } => {
                 if let Some(class) = self.statuses.of(class) {
                     class.increment(1);
@@ -198,10 +220,28 @@ impl BackendMetrics {
             status.waiting.calls += old.waiting.calls;
             status.waiting.bytes += old.waiting.bytes;
             status.waiting.oldest = status.waiting.oldest.max(old.waiting.oldest);
+            status.applicants.0 += old.applicants.0;
             status.subscriptions += old.subscriptions;
             status.sessions.extend(old.sessions);
         }
         self.gauges.status(&status);
+        self.sessions(&status);
+    }
+
+    /// A pair of mode and state has a series once there was such a session; what is ready is always shown.
+    fn sessions(&self, status: &BackendStatus) {
+        for (state, gauges) in self.gauges.sessions.iter() {
+            for (of, mode) in gauges.iter().zip(Mode::ALL) {
+                let is = |s: &&mcpool_upstream::SessionStatus| s.standing == state && s.mode == mode;
+                let count = status.sessions.iter().filter(is).count();
+                if count == 0 && state != "ready" && of.get().is_none() {
+                    continue;
+                }
+                let labels = [("mode", mode.as_str()), ("state", state)];
+                let made = || gauge(&self.recorder, "mcpool_sessions", &with(&self.name, &labels));
+                of.get_or_init(made).set(number(count));
+            }
+        }
     }
 
     /// A registration of the name ended: what its circuit counted stays counted.
@@ -261,15 +301,14 @@ impl BackendGauges {
             incidents: PerValue::new(INCIDENTS, |kind| {
                 count("mcpool_breaker_incidents_total", &[("kind", kind)])
             }),
-            sessions: PerValue::new(STANDINGS, |state| {
-                Mode::ALL.map(|mode| level("mcpool_sessions", &[("mode", mode.as_str()), ("state", state)]))
-            }),
+            sessions: PerValue::new(STANDINGS, |_| Mode::ALL.map(|_| OnceLock::new())),
             sessions_opening: level("mcpool_sessions_opening", &[]),
             sessions_limit: level("mcpool_sessions_limit", &[]),
             leases_in_use: level("mcpool_leases_in_use", &[]),
             leases_limit: level("mcpool_leases_limit", &[]),
             subscriptions: level("mcpool_subscriptions", &[]),
             waiting_calls: level("mcpool_waiting_calls", &[]),
+            waiting_agents: level("mcpool_waiting_agents", &[]),
             oldest_wait: level("mcpool_oldest_wait_seconds", &[]),
             queue_limit: level("mcpool_queue_limit", &[]),
             waiting_bytes: level("mcpool_waiting_bytes", &[]),
@@ -311,12 +350,6 @@ impl BackendGauges {
     }
 
     fn status(&self, status: &BackendStatus) {
-        for (state, gauges) in self.sessions.iter() {
-            for (gauge, mode) in gauges.iter().zip(Mode::ALL) {
-                let is = |s: &&mcpool_upstream::SessionStatus| s.standing == state && s.mode == mode;
-                gauge.set(number(status.sessions.iter().filter(is).count()));
-            }
-        }
         self.sessions_opening.set(number(status.opening));
         self.sessions_limit.set(number(status.places.1));
         self.leases_in_use.set(number(status.leases.0));
@@ -324,10 +357,12 @@ impl BackendGauges {
         self.subscriptions.set(number(status.subscriptions));
         let waiting = &status.waiting;
         self.waiting_calls.set(number(waiting.calls));
+        self.waiting_agents.set(number(status.applicants.0));
         self.queue_limit.set(number(waiting.limits.calls));
         self.waiting_bytes.set(number(waiting.bytes));
         self.queue_bytes_limit.set(number(waiting.limits.bytes));
-        self.oldest_wait.set(waiting.oldest.unwrap_or_default().as_secs_f64());
+        let oldest = waiting.oldest.max(status.applicants.1);
+        self.oldest_wait.set(oldest.unwrap_or_default().as_secs_f64());
         self.paused.set(f64::from(status.traffic.0 == Traffic::Paused));
         self.drained.set(f64::from(status.traffic.0 == Traffic::Drained));
     }
@@ -335,7 +370,7 @@ impl BackendGauges {
 
 impl StackObserve for BackendMetrics {
     fn leased(&self, waited: Duration) {
-        self.lease_wait.record(waited.as_secs_f64());
+        self.timer(&self.lease_wait, "mcpool_lease_wait_seconds", &[]).record(waited.as_secs_f64());
     }
 
     fn retried(&self, phase: &'static str) {
@@ -373,18 +408,8 @@ fn totals(circuit: &mcpool_breaker::Snapshot) -> Vec<u64> {
     transitions.chain(probes).chain([circuit.rejected]).chain(incidents).collect()
 }
 
-fn requests(recorder: &PrometheusRecorder, name: &Arc<str>) -> Vec<Counter> {
-    let mut requests = Vec::with_capacity(METHODS.len() * Outcome::ALL.len() * EXECUTED.len());
-    for method in METHODS {
-        for outcome in Outcome::ALL {
-            for executed in EXECUTED {
-                let labels =
-                    [("method", *method), ("outcome", outcome.as_str()), ("executed", executed.as_str())];
-                requests.push(counter(recorder, "mcpool_requests_total", &with(name, &labels)));
-            }
-        }
-    }
-    requests
+fn empty<T>(count: usize) -> Vec<OnceLock<T>> {
+    (0..count).map(|_| OnceLock::new()).collect()
 }
 
 fn request_index(method: usize, outcome: Outcome, executed: Executed) -> usize {
@@ -394,10 +419,6 @@ fn request_index(method: usize, outcome: Outcome, executed: Executed) -> usize {
 /// Anything that agents do not ask for by that name is `other`, the last.
 fn method_index(method: &str) -> usize {
     METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1)
-}
-
-fn outcome_index(ok: bool) -> usize {
-    usize::from(!ok)
 }
 
 fn at<E: PartialEq>(counters: &[Counter], all: &[E], value: E) {
@@ -439,7 +460,21 @@ pub(super) const METHODS: &[&str] = &[
     "other",
 ];
 const EXECUTED: [Executed; 3] = [Executed::No, Executed::Maybe, Executed::Yes];
-const OUTCOMES: [&str; 2] = ["ok", "failed"];
+/// How calls of tools end, all outcomes with what is mostly known of them.
+const MAIN_OUTCOMES: [(Outcome, Executed); 9] = [
+    (Outcome::Ok, Executed::Yes),
+    (Outcome::ToolError, Executed::Yes),
+    (Outcome::RpcError, Executed::Yes),
+    (Outcome::Rejected, Executed::No),
+    (Outcome::Timeout, Executed::No),
+    (Outcome::Timeout, Executed::Maybe),
+    (Outcome::Cancelled, Executed::Maybe),
+    (Outcome::Lost, Executed::Maybe),
+    (Outcome::Lost, Executed::No),
+];
+/// Why sessions end that should not.
+const MAIN_REASONS: [CloseReason; 4] =
+    [CloseReason::Broken, CloseReason::Lost, CloseReason::Unresponsive, CloseReason::Fault];
 const STEPS: &[&str] = &["connect", "initialize", "initialized", "listen", "ping", "list"];
 const STATUS_CLASSES: &[&str] = &["4xx", "429", "5xx", "lost"];
 pub(super) const REJECTIONS: &[&str] =

@@ -3,7 +3,9 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures::{Stream, stream};
@@ -44,8 +46,10 @@ impl Default for Events {
 
 impl Events {
     /// The operator gave a word.
-    pub fn operator(&self, backend: &str, verb: &str, message: &str) {
-        self.note(backend, json!({ "event": "operator", "verb": verb, "message": message }));
+    pub fn operator(&self, backend: &str, verb: &str, message: &str, (peer, took): (SocketAddr, Duration)) {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let line = json!({ "event": "operator", "verb": verb, "message": message, "peer": peer, "took_ms": took_ms });
+        self.note(backend, line);
     }
 
     /// The lines that are kept, oldest first.
@@ -139,21 +143,25 @@ mod tests {
 
     use super::*;
 
+    fn by() -> (SocketAddr, Duration) {
+        (([127, 0, 0, 1], 9).into(), Duration::ZERO)
+    }
+
     #[tokio::test]
     async fn the_ring_is_bounded_and_a_follower_misses_nothing_in_between() {
         let events = Events::default();
         for n in 0..KEPT + 10 {
-            events.operator("a", "pause", &n.to_string());
+            events.operator("a", "pause", &n.to_string(), by());
         }
         let (recent, live) = events.follow().unwrap();
-        events.operator("a", "resume", "the next");
+        events.operator("a", "resume", "the next", by());
         let mut live = std::pin::pin!(live);
         let next: Value = serde_json::from_str(&live.next().await.unwrap()).unwrap();
         let first: Value = serde_json::from_str(&recent[0]).unwrap();
         assert_eq!((recent.len(), &first["seq"], &next["seq"]), (KEPT, &11.into(), &(KEPT + 11).into()));
         assert_eq!((&next["message"], &next["backend"]), (&"the next".into(), &"a".into()));
         for _ in 0..KEPT + 5 {
-            events.operator("a", "pause", "flood");
+            events.operator("a", "pause", "flood", by());
         }
         let missed: Value = serde_json::from_str(&live.next().await.unwrap()).unwrap();
         assert_eq!((&missed["event"], &missed["count"]), (&"missed".into(), &5.into()));

@@ -7,12 +7,13 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use mcpool_breaker::{State, Transition};
-use mcpool_front::{CallEnd, FrontEvent, Outcome, Rung};
+use mcpool_front::{CallEnd, ClientName, FrontEvent, Outcome, Rung};
 use mcpool_upstream::{CloseReason, Event, Mode, Source};
 use mcpool_wire::{AgentKey, ErrorKind};
 use tracing::{debug, error, info, warn};
@@ -27,12 +28,15 @@ pub(super) struct Log {
     calls: Thinned<(AgentKey, &'static str)>,
     /// What was turned away, by kind.
     refusals: Thinned<&'static str>,
+    /// Agents that came, by where they come from and what they call themselves.
+    arrivals: Thinned<(IpAddr, Option<ClientName>)>,
 }
 
 impl Default for Log {
     fn default() -> Self {
         let (calls, refusals) = (Thinned::new(CALLS_OF_AGENT, CALLS_A_SECOND), Thinned::new(1, 10));
-        Self { troubles: Mutex::default(), calls, refusals }
+        let arrivals = Thinned::new(ARRIVALS_OF_CLIENT, ARRIVALS_A_SECOND);
+        Self { troubles: Mutex::default(), calls, refusals, arrivals }
     }
 }
 
@@ -48,8 +52,11 @@ impl Log {
     pub(super) fn front(&self, event: &FrontEvent<'_>) {
         match event {
             FrontEvent::CallEnded(end) => self.call(end),
-            FrontEvent::AgentOpened { agent, transport, backend, peer } => {
-                debug!(target: AGENT, %agent, backend, %peer, transport = transport.as_str(), "agent session opened");
+            FrontEvent::AgentOpened { agent, transport, backend, peer, client } => {
+                self.came(*agent, backend, transport.as_str(), *peer, *client);
+            }
+            FrontEvent::AgentGreeted { agent, backend, peer, client } => {
+                self.came(*agent, backend, "sse", *peer, *client);
             }
             FrontEvent::AgentClosed { agent, transport, reason } => {
                 debug!(target: AGENT, %agent, transport = transport.as_str(), reason = reason.as_str(), "agent session closed");
@@ -74,6 +81,29 @@ impl Log {
             // Something happens all the time: what is left of earlier lines is said then.
             FrontEvent::Responded { .. } => self.leftovers(),
             FrontEvent::Dropped { .. } | FrontEvent::AuthorizationIgnored => {}
+        }
+    }
+
+    /// An agent came, or introduced itself: some of each kind are said, so that one can tell which client an agent is.
+    fn came(
+        &self,
+        agent: AgentKey,
+        backend: &str,
+        transport: &str,
+        peer: IpAddr,
+        client: Option<&ClientName>,
+    ) {
+        let words = client.map(|client| (client.name.as_str(), client.version.as_str()));
+        let (name, version) = words.unwrap_or_default();
+        let kind = client.map(|client| (peer, Some(client.clone())));
+        let said = kind.and_then(|kind| self.arrivals.admit(kind, (peer, None), now()));
+        match said {
+            Some(unsaid) => {
+                info!(target: AGENT, %agent, backend, transport, %peer, client = name, version, left_out = left_out(unsaid), "agent session opened");
+            }
+            None => {
+                debug!(target: AGENT, %agent, backend, transport, %peer, client = name, version, "agent session opened");
+            }
         }
     }
 
@@ -106,6 +136,10 @@ impl Log {
         let now = now();
         for ((agent, cause), count) in self.calls.left_over(now) {
             info!(target: CALL, %agent, cause, left_out = count, "more calls failed like those before");
+        }
+        for ((peer, client), count) in self.arrivals.left_over(now) {
+            let client = client.map_or_else(String::new, |client| client.name);
+            info!(target: AGENT, %peer, client, left_out = count, "more agent sessions were opened");
         }
         for (kind, count) in self.refusals.left_over(now) {
             info!(target: AGENT, kind, left_out = count, "more agents were turned away");
@@ -354,6 +388,9 @@ const AGAIN: Duration = Duration::from_secs(60);
 const MAX_METHOD: usize = 64;
 /// Failed calls of one agent and one cause that are said within a minute.
 const CALLS_OF_AGENT: u32 = 10;
+/// Agent sessions of one client at one address that are said within a minute, and of all within a second.
+const ARRIVALS_OF_CLIENT: u32 = 5;
+const ARRIVALS_A_SECOND: u32 = 20;
 /// Failed calls that are said within a second: each is some 400 bytes.
 const CALLS_A_SECOND: u32 = 50;
 

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -31,7 +31,8 @@ use crate::{build::Gateway, route::Registered};
 pub struct Metrics {
     handle: PrometheusHandle,
     backends: ArcSwap<HashMap<Arc<str>, Arc<BackendMetrics>>>,
-    responses: Vec<Counter>,
+    recorder: PrometheusRecorder,
+    responses: Vec<OnceLock<Counter>>,
     refused: PerValue<Counter>,
     authorization_ignored: Counter,
     restores: PerValue<Counter>,
@@ -116,6 +117,7 @@ impl Metrics {
             panics: PerValue::new(TASKS, |task| counter(&recorder, "mcpool_panics_total", &[("task", task)])),
             config: ConfigSeries::new(&recorder),
             process: Process::new(&recorder),
+            recorder,
         })
     }
 
@@ -176,7 +178,9 @@ impl Metrics {
     pub(super) fn front(&self, event: &FrontEvent<'_>) {
         match event {
             FrontEvent::Responded { transport, code, cause } => {
-                self.responses[response_index(*transport, *code, *cause)].increment(1);
+                let at = response_index(*transport, *code, *cause);
+                let made = || response(&self.recorder, *transport, *code, *cause);
+                self.responses[at].get_or_init(made).increment(1);
             }
             FrontEvent::CallEnded(end) => {
                 if let Some(backend) = self.backends.load().get(end.backend) {
@@ -209,7 +213,9 @@ impl Metrics {
                 }
             }
             FrontEvent::AgentClosed { reason: AgentEnd::Evicted, .. } => self.evictions.increment(1),
-            FrontEvent::AgentOpened { .. } | FrontEvent::AgentClosed { .. } => {}
+            FrontEvent::AgentOpened { .. }
+            | FrontEvent::AgentGreeted { .. }
+            | FrontEvent::AgentClosed { .. } => {}
         }
     }
 
@@ -251,7 +257,8 @@ impl Metrics {
         self.process.scrape();
         let backends = self.backends.load();
         by_family(
-            &std::iter::once(self.handle.render())
+            &[self.handle.render(), self.process.render()]
+                .into_iter()
                 .chain(backends.values().map(|b| b.render()))
                 .collect::<Vec<_>>(),
         )
@@ -288,19 +295,30 @@ impl ConfigSeries {
     }
 }
 
-fn responses(recorder: &PrometheusRecorder) -> Vec<Counter> {
-    let mut responses = Vec::with_capacity(Transport::ALL.len() * CODES.len() * Cause::ALL.len());
+/// Those an alert waits for are there from the start, and what agents are answered when all is well.
+fn responses(recorder: &PrometheusRecorder) -> Vec<OnceLock<Counter>> {
+    let count = Transport::ALL.len() * CODES.len() * Cause::ALL.len();
+    let responses: Vec<_> = (0..count).map(|_| OnceLock::new()).collect();
     for transport in Transport::ALL {
-        for code in CODES {
+        for code in CODES.iter().copied() {
             for cause in Cause::ALL {
-                let code = if *code == 0 { "other".to_owned() } else { code.to_string() };
-                let labels =
-                    [("transport", transport.as_str()), ("code", code.as_str()), ("cause", cause.as_str())];
-                responses.push(counter(recorder, "mcpool_agent_responses_total", &labels));
+                let is_alarming = (400..500).contains(&code) && cause == Cause::Gateway;
+                let is_usual =
+                    matches!(code, 200 | 202) && transport != Transport::Other && cause != Cause::Agent;
+                if is_alarming || is_usual {
+                    let made = || response(recorder, transport, code, cause);
+                    responses[response_index(transport, code, cause)].get_or_init(made);
+                }
             }
         }
     }
     responses
+}
+
+fn response(recorder: &PrometheusRecorder, transport: Transport, code: u16, cause: Cause) -> Counter {
+    let code = if CODES.contains(&code) && code != 0 { code.to_string() } else { "other".to_owned() };
+    let labels = [("transport", transport.as_str()), ("code", code.as_str()), ("cause", cause.as_str())];
+    counter(recorder, "mcpool_agent_responses_total", &labels)
 }
 
 fn response_index(transport: Transport, code: u16, cause: Cause) -> usize {
@@ -314,7 +332,8 @@ const CODES: &[u16] = &[
     0,
 ];
 /// Limits of the gateway as a whole.
-const LIMITS: &[&str] = &["agent_sessions", "connections", "adopted_calls", "buffered", "descriptors"];
+const LIMITS: &[&str] =
+    &["agent_sessions", "connections", "adopted_calls", "buffered", "descriptors", "admin_connections"];
 /// Tasks that are looked after, `other` last.
 const TASKS: &[&str] = &[
     "session",

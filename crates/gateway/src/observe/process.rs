@@ -1,5 +1,5 @@
 //! What the operating system knows about this process, read when somebody scrapes. Linux only; elsewhere nothing is
-//! set, so the series show 0.
+//! set, so the series show 0. CPU time grows by fractions, so it is written by hand (see `fractions`).
 
 use std::{
     fs,
@@ -9,11 +9,14 @@ use std::{
 use metrics::Gauge;
 use metrics_exporter_prometheus::PrometheusRecorder;
 
-use super::{backend::number, families::gauge};
+use super::{
+    backend::number,
+    families::{CPU_SECONDS, gauge},
+    fractions,
+};
 
 /// The `process_*` series.
 pub(super) struct Process {
-    cpu: Gauge,
     resident: Gauge,
     virtual_memory: Gauge,
     open_fds: Gauge,
@@ -26,7 +29,6 @@ impl Process {
     pub(super) fn new(recorder: &PrometheusRecorder) -> Self {
         let one = |name| gauge(recorder, name, &[]);
         let process = Self {
-            cpu: one("process_cpu_seconds_total"),
             resident: one("process_resident_memory_bytes"),
             virtual_memory: one("process_virtual_memory_bytes"),
             open_fds: one("process_open_fds"),
@@ -38,10 +40,13 @@ impl Process {
         process
     }
 
+    /// The series that is no gauge.
+    pub(super) fn render(&self) -> String {
+        let cpu = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(cpu_seconds);
+        fractions::head(CPU_SECONDS) + &format!("{CPU_SECONDS} {}\n", cpu.unwrap_or_default())
+    }
+
     pub(super) fn scrape(&self) {
-        if let Some(cpu) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(cpu_seconds) {
-            self.cpu.set(cpu);
-        }
         if let Ok(status) = fs::read_to_string("/proc/self/status") {
             let kib = |key| field(&status, key).unwrap_or(0.0) * 1024.0;
             self.resident.set(kib("VmRSS:"));

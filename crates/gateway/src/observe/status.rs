@@ -91,7 +91,7 @@ impl Status {
 
     /// Agents of some backend are not served, be it by the operator's own word.
     fn is_degraded(&self) -> bool {
-        let unserved = |state| matches!(state, "down" | "paused" | "drained");
+        let unserved = |state| matches!(state, "down" | "full" | "paused" | "drained");
         self.gateway.backends().iter().any(|registered| unserved(registered.state().0))
     }
 }
@@ -132,6 +132,7 @@ fn brief(registered: &Registered) -> Value {
         "agents": status.agents,
         "sessions": status.sessions.iter().filter(|session| session.standing == "ready").count(),
         "waiting_calls": status.waiting.calls,
+        "waiting_agents": status.applicants.0,
     })
 }
 
@@ -194,7 +195,9 @@ fn picture(registered: &Registered) -> Map<String, Value> {
             "exclusive": of_mode(Mode::Exclusive),
             "pinned": of_mode(Mode::Pinned),
             "opening": status.opening,
+            "taken": status.places.0,
             "limit": status.places.1,
+            "waiting_agents": status.applicants.0,
         },
         "calls": {
             "in_flight": status.leases.0,
@@ -203,7 +206,7 @@ fn picture(registered: &Registered) -> Map<String, Value> {
             "waiting_limit": status.waiting.limits.calls,
             "waiting_bytes": status.waiting.bytes,
             "waiting_bytes_limit": status.waiting.limits.bytes,
-            "oldest_wait_seconds": status.waiting.oldest.map(seconds),
+            "oldest_wait_seconds": status.waiting.oldest.max(status.applicants.1).map(seconds),
         },
         "circuit": circuit(registered, now()),
         "trouble": trouble,

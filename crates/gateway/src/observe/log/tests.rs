@@ -227,7 +227,19 @@ fn the_circuit_speaks_up_when_it_opens_and_when_it_closes() {
 #[test]
 fn agents_that_come_and_go_are_quiet() {
     let (agent, transport, peer) = (AgentKey(1), Transport::Sse, [127, 0, 0, 1].into());
-    let opened = FrontEvent::AgentOpened { agent, transport, backend: "search", peer };
+    let opened = FrontEvent::AgentOpened { agent, transport, backend: "search", peer, client: None };
     assert!(logged("info", |log| log.front(&opened)).is_empty());
     assert_eq!(logged("debug", |log| log.front(&opened))[0]["agent"], "a1");
+}
+
+#[test]
+fn an_agent_that_says_who_it_is_is_told_with_its_address_and_many_of_a_kind_are_thinned() {
+    let client = mcpool_front::ClientName { name: "cursor".to_owned(), version: "1.2".to_owned() };
+    let (agent, transport, peer) = (AgentKey(7), Transport::Http, [192, 0, 2, 7].into());
+    let opened = FrontEvent::AgentOpened { agent, transport, backend: "search", peer, client: Some(&client) };
+    let lines = logged("info", |log| (0..100).for_each(|_| log.front(&opened)));
+    assert_eq!(lines.len(), 5);
+    for (key, value) in [("agent", "a7"), ("peer", "192.0.2.7"), ("client", "cursor"), ("version", "1.2")] {
+        assert_eq!(lines[0][key], value, "{}", lines[0]);
+    }
 }

@@ -101,7 +101,9 @@ fn wrong(query: &str, all: &Series, recorded: &[String]) -> Vec<String> {
 
 #[tokio::test]
 async fn alerts_and_board_ask_for_series_that_exist() {
-    let all = series(&Rig::new().text());
+    let rig = Rig::new();
+    rig.use_once("demo");
+    let all = series(&rig.text());
     let rules = shipped("prometheus/rules.yml");
     let recorded = after("record:", &rules);
     let mut asked = after("expr:", &rules);
