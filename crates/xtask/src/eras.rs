@@ -24,6 +24,7 @@ use crate::eras::table::Tables;
 use crate::gateway::Gateway;
 use crate::paths;
 use crate::report::Tally;
+use crate::rotation::Turn;
 use crate::run::Job;
 
 /// Drivers at once.
@@ -46,9 +47,9 @@ pub(crate) struct Options {
     /// Writes `crates/ERAS.md` instead of comparing with it; where not everything is run, the other cells stay.
     #[arg(long)]
     table: bool,
-    /// Each agent and each backend, but not each with each.
+    /// Each agent and each backend, but not each with each: the pairs whose turn it is.
     #[arg(skip)]
-    short: bool,
+    turn: Option<Turn>,
 }
 
 /// What is shown of a pair.
@@ -63,7 +64,7 @@ pub(crate) enum Part {
 impl Options {
     /// The form the gate runs.
     pub(crate) fn short() -> Self {
-        Self { short: true, ..Self::default() }
+        Self { turn: Some(Turn::of_commit(3)), ..Self::default() }
     }
 
     fn wants(&self, part: Part, (row, agent): (usize, &Agent), (column, place): (usize, &Place)) -> bool {
@@ -73,11 +74,11 @@ impl Options {
             && named(&self.backend, place.name)
             && place.takes(part, agent)
             // Every row and every column, a third of the pairs.
-            && (!self.short || (row + column).is_multiple_of(3))
+            && self.turn.is_none_or(|turn| turn.has(row + column))
     }
 
     fn is_full(&self) -> bool {
-        !self.short && self.agent.is_none() && self.backend.is_none() && self.part.is_none()
+        self.turn.is_none() && self.agent.is_none() && self.backend.is_none() && self.part.is_none()
     }
 }
 

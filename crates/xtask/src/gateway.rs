@@ -67,15 +67,32 @@ impl Gateway {
     /// # Errors
     /// When it is not ready within half a minute.
     pub(crate) fn tables(name: &str, backends: &[(&str, String)]) -> Result<Self> {
+        let mut gateway = Self::configured(name, "", backends)?;
+        gateway.wait("/readyz", 30)?;
+        Ok(gateway)
+    }
+
+    /// The same before backends of which some never get ready; `head` are lines before their tables.
+    ///
+    /// # Errors
+    /// When it does not live within two minutes.
+    pub(crate) fn of_any_health(name: &str, head: &str, backends: &[(&str, String)]) -> Result<Self> {
+        let mut gateway = Self::configured(name, head, backends)?;
+        gateway.wait("/livez", 120)?;
+        Ok(gateway)
+    }
+
+    fn configured(name: &str, head: &str, backends: &[(&str, String)]) -> Result<Self> {
         let (port, admin) = (http::free_port()?, http::free_port()?);
         let mut config = format!("listen = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:{admin}\"\n");
+        config.push_str(head);
         for (backend, lines) in backends {
             write!(config, "\n[backends.{backend}]\n{lines}")?;
         }
         fs::create_dir_all(paths::logs())?;
         let file = paths::logs().join(format!("{name}.toml"));
         fs::write(&file, config)?;
-        Self::ready(name, port, admin, &["--config", &file.display().to_string()])
+        Self::started(name, port, admin, &["--config", &file.display().to_string()])
     }
 
     /// Starts it with nothing configured, so that it serves the bundled demo backend.
@@ -85,15 +102,16 @@ impl Gateway {
     pub(crate) fn demo(name: &str) -> Result<Self> {
         let (port, admin) = (http::free_port()?, http::free_port()?);
         let words = [format!("127.0.0.1:{port}"), format!("127.0.0.1:{admin}")];
-        Self::ready(name, port, admin, &["--listen", &words[0], "--admin-listen", &words[1]])
+        let words = ["--listen", &words[0], "--admin-listen", &words[1]];
+        let mut gateway = Self::started(name, port, admin, &words)?;
+        gateway.wait("/readyz", 30)?;
+        Ok(gateway)
     }
 
-    fn ready(name: &str, port: u16, admin: u16, args: &[&str]) -> Result<Self> {
+    fn started(name: &str, port: u16, admin: u16, args: &[&str]) -> Result<Self> {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         let service = Self::process(name, &args)?;
-        let mut gateway = Self { port, admin, name: name.to_owned(), args, service };
-        gateway.wait()?;
-        Ok(gateway)
+        Ok(Self { port, admin, name: name.to_owned(), args, service })
     }
 
     fn process(name: &str, args: &Vec<String>) -> Result<Service> {
@@ -110,13 +128,13 @@ impl Gateway {
     pub(crate) fn kill_and_restart(&mut self) -> Result<()> {
         self.service.kill();
         self.service = Self::process(&self.name, &self.args)?;
-        self.wait()
+        self.wait("/readyz", 30)
     }
 
-    fn wait(&mut self) -> Result<()> {
-        let limit = Instant::now() + Duration::from_secs(30);
+    fn wait(&mut self, page: &str, seconds: u64) -> Result<()> {
+        let limit = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < limit {
-            if matches!(http::get(self.admin, "/readyz"), Ok((200, _))) {
+            if matches!(http::get(self.admin, page), Ok((200, _))) {
                 return Ok(());
             }
             if !self.service.alive() {
@@ -124,7 +142,7 @@ impl Gateway {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        bail!("the gateway was not ready within 30 s; {}", self.service.last_words())
+        bail!("the gateway was not ready within {seconds} s; {}", self.service.last_words())
     }
 
     /// Where operators reach it.

@@ -12,6 +12,7 @@ mod cells;
 mod conformance;
 mod driver;
 mod eras;
+mod field;
 mod fuzz;
 mod gateway;
 mod http;
@@ -22,6 +23,7 @@ mod reborn;
 mod rehearse;
 mod report;
 mod restarts;
+mod rotation;
 mod run;
 mod scenario;
 mod setup;
@@ -67,6 +69,8 @@ enum Task {
     Matrix(matrix::Options),
     /// Real agents of every era against real backends of every era, and the table of it.
     Eras(eras::Options),
+    /// Servers that speak as real ones do: the reference clients at each, directly and through the gateway.
+    Field(field::Options),
     /// Servers that ask: sampling, elicitation and roots with real clients against real backends.
     Asked(asked::Options),
     /// Real servers that keep state per session, and one that pings and closes.
@@ -129,6 +133,16 @@ fn perform(task: Task) -> Result<bool> {
         }
         Task::Matrix(options) => real(|report| report.step("matrix", || matrix::run(&options))),
         Task::Eras(options) => real(|report| report.step("eras", || eras::run(&options))),
+        Task::Field(options) if options.list => field::names(&options).map(|()| true),
+        Task::Field(options) => alone(|report| {
+            report.step("setup", setup::of_field);
+            if !options.built {
+                report.step("build", steps::build);
+            }
+            if report.all_passed() {
+                report.step("field", || field::run(&options));
+            }
+        }),
         Task::Asked(options) => real(|report| report.step("asked", || asked::run(&options))),
         Task::State(options) => real(|report| report.step("state", || state::run(&options))),
         Task::Conformance(options) => {

@@ -43,6 +43,19 @@ pub(crate) fn all() -> Result<Tally> {
     Ok(tally)
 }
 
+/// What the laboratory needs alone.
+///
+/// # Errors
+/// Never by itself: a part that cannot be installed is a failed check.
+pub(crate) fn of_field() -> Result<Tally> {
+    let mut tally = Tally::default();
+    for name in ["mcp1", "mcp2"] {
+        tally.add(part(name, venv(name)));
+    }
+    tally.add(part("node", modules("node")));
+    Ok(tally)
+}
+
 fn part(name: &str, outcome: Result<()>) -> Tally {
     match outcome {
         Ok(()) => Tally::one(),

@@ -10,8 +10,8 @@ use anyhow::{Result, bail};
 use crate::report::{Report, Tally};
 use crate::run::{Ended, Job};
 use crate::{
-    alerts, asked, conformance, eras, large, matrix, reborn, rehearse, restarts, scenario, setup, soak,
-    state, stdio, verbs,
+    alerts, asked, conformance, eras, field, large, matrix, reborn, rehearse, restarts, scenario, setup,
+    soak, state, stdio, verbs,
 };
 
 /// One step of the gate.
@@ -42,9 +42,14 @@ pub(crate) fn all() -> Vec<Step> {
         step("matrix", "real clients against real backends through the gateway", || {
             matrix::run(&matrix::Options::default())
         }),
-        step("eras", "real agents and backends of every era, a third of the pairs", || {
+        step("eras", "real agents and backends of every era, a third of the pairs, by commit", || {
             eras::run(&eras::Options::short())
         }),
+        step(
+            "field",
+            "servers that speak as real ones do, directly and through (half of the dialects)",
+            || field::run(&field::Options::short()),
+        ),
         step("asked", "servers that ask: sampling, elicitation and roots with real clients", || {
             asked::run(&asked::Options::default())
         }),
