@@ -12,20 +12,23 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use mcpool_wire::{
-    CallError, Caller, ErrorKind, IdValue, LinkEvent, Message, Outlet, OutletFull, Revision, Target,
+    CallError, Caller, ErrorKind, Forwarded, IdValue, LinkEvent, Message, Outlet, OutletFull, Revision,
+    Target,
 };
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    carried::Carried,
     census::{CallNote, Profile},
     common::Common,
-    door::PeerSeat,
     incoming::Parcel,
     observe::{FrontEvent, Gauges, Transport},
     outbox::{Outbox, Reader, Refused, Stream},
+    places::Seat,
     principals::{Share, TooMany},
     replay::{EventId, Found, LISTENING, Replay},
     seal::Presented,
@@ -39,7 +42,19 @@ const MAX_ASKED: usize = 64;
 
 /// The part of an agent session that does not know what lies behind.
 pub(crate) struct AgentCore {
+    /// Who it is, with what it was opened with.
     pub(crate) caller: Arc<Caller>,
+    /// The same with what its latest request came with.
+    latest: ArcSwap<Caller>,
+    /// Whether a request came with something else than it was opened with.
+    moved: AtomicBool,
+    carried: Carried,
+    /// The headers its id says came with it.
+    opened_with: u32,
+    /// Where a session of its backend is its alone: the values of its headers that was opened with.
+    owned: Mutex<Option<Forwarded>>,
+    /// Once it is known.
+    id: OnceLock<AgentSessionId>,
     pub(crate) target: Target,
     pub(crate) transport: Transport,
     pub(crate) profile: Profile,
@@ -57,8 +72,8 @@ pub(crate) struct AgentCore {
     asked: Mutex<Asked>,
     pub(crate) last_seen: AtomicU64,
     ended: AtomicBool,
-    /// Its peer has only so many; given back when the session ends, whoever still holds it.
-    seat: Mutex<Option<PeerSeat>>,
+    /// There are only so many, in all and of its peer; given back when the session ends, whoever still holds it.
+    seat: Mutex<Option<Seat>>,
 }
 
 /// One agent session.
@@ -129,7 +144,8 @@ impl AgentCore {
         caller: Arc<Caller>,
         target: Target,
         transport: Transport,
-        (peer, seat): (IpAddr, Option<PeerSeat>),
+        (peer, seat): (IpAddr, Option<Seat>),
+        (carried, opened_with): (Carried, u32),
         common: Arc<Common>,
     ) -> Self {
         let replay = (transport == Transport::Http).then(|| Arc::new(Replay::new(&common)));
@@ -137,6 +153,12 @@ impl AgentCore {
             replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number: LISTENING });
         let outbox = Outbox::new(&common.limits(), Arc::clone(&common.budget), listening);
         Self {
+            latest: ArcSwap::new(Arc::clone(&caller)),
+            moved: AtomicBool::new(false),
+            carried,
+            opened_with,
+            owned: Mutex::default(),
+            id: OnceLock::new(),
             caller,
             target,
             transport,
@@ -157,7 +179,65 @@ impl AgentCore {
 
     /// What its id is bound to.
     pub(crate) fn presented(&self) -> Presented<'_> {
-        Presented { transport: self.transport, principal: &self.caller.principal, target: &self.target }
+        Presented {
+            transport: self.transport,
+            principal: &self.caller.principal,
+            target: &self.target,
+            carried: &self.carried,
+        }
+    }
+
+    /// The headers that came with it when its id was given out.
+    pub(crate) fn opened_with(&self) -> u32 {
+        self.opened_with
+    }
+
+    /// Whether a request that carries this may be one of this session. One that is served on a session of its own stays
+    /// with the values that was opened with: with others it begins again.
+    pub(crate) fn may_carry(&self, carried: &Carried) -> bool {
+        carried.is_of_nothing()
+            || (!carried.lacks(self.opened_with)
+                && lock(&self.owned).as_ref().is_none_or(|values| carried.agrees_with(values)))
+    }
+
+    /// Its agent, as the one a request comes from that carries this.
+    pub(crate) fn as_sent(&self, carried: &Carried) -> Arc<Caller> {
+        let latest = self.latest.load_full();
+        if latest.forwarded == carried.values {
+            return latest;
+        }
+        let caller = Arc::new(Caller { forwarded: Arc::clone(&carried.values), ..Caller::clone(&latest) });
+        self.moved.store(true, Ordering::Relaxed);
+        self.latest.store(Arc::clone(&caller));
+        caller
+    }
+
+    /// Whether a request came with other values than it was opened with: then nothing that was said with those is
+    /// said again.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    /// It is in the table, under this id.
+    pub(crate) fn known_as(&self, id: AgentSessionId) {
+        let _ = self.id.set(id);
+        if lock(&self.owned).is_some() {
+            self.revoke();
+        }
+    }
+
+    /// A session of its backend is its alone, opened with these values: what it leaves there is lost with the session.
+    pub(crate) fn becomes_own(&self, values: Forwarded) {
+        *lock(&self.owned) = Some(values);
+        self.revoke();
+    }
+
+    /// From now on its id restores nothing.
+    pub(crate) fn revoke(&self) {
+        if let Some(id) = self.id.get() {
+            let buried = self.common.bury(*id, &self.presented());
+            buried.into_iter().for_each(|one| self.common.tombstones.write(one));
+        }
     }
 
     /// Takes a request id for as long as its call runs.
@@ -270,9 +350,14 @@ impl AgentCore {
         Resume::Stream(over.past(left, id.seq))
     }
 
+    /// Gives its place to others.
+    pub(crate) fn leave(&self) {
+        drop(lock(&self.seat).take());
+    }
+
     /// Ends its stream and its calls, and forgets what it was sent.
     pub(crate) fn end(&self) {
-        drop(lock(&self.seat).take());
+        self.leave();
         self.outbox.close();
         self.cancel_all();
         if let Some(replay) = &self.replay {
@@ -326,6 +411,10 @@ impl AgentCore {
             LinkEvent::Withdrawn { id, reason } => self.withdraw(outbox, id, reason),
             LinkEvent::Paused(wait) => {
                 outbox.dismiss(wait);
+                Ok(())
+            }
+            LinkEvent::Owned(values) => {
+                self.becomes_own(values);
                 Ok(())
             }
             LinkEvent::Ended(_) => {

@@ -16,6 +16,7 @@ use crate::{
     idle::{IdleSessions, Use},
     observe::{AgentEnd, FrontEvent, Gauges, Transport},
     outbox::{Outbox, Presence},
+    places::{Place, Places},
     restore::Flights,
     seal::Presented,
     session_id::AgentSessionId,
@@ -30,27 +31,26 @@ pub(crate) struct Agents<L> {
     idle: IdleSessions<AgentSessionId>,
     /// Sessions that are on their way back into the table.
     pub(crate) flights: Flights<L>,
+    /// Of all that are served, those without session and those on their way included.
+    pub(crate) places: Arc<Places>,
     common: Arc<Common>,
 }
 
 impl<L: Link> Agents<L> {
     pub(crate) fn new(common: Arc<Common>) -> Self {
         let (away, idle, flights) = (Mutex::default(), IdleSessions::default(), Flights::default());
-        Self { table: DashMap::new(), away, idle, flights, common }
+        Self { table: DashMap::new(), away, idle, flights, places: Arc::default(), common }
     }
 
-    /// Makes place for one more, with so many others on their way; false where nobody can give way.
-    pub(crate) fn make_place(&self, coming: usize) -> bool {
-        // Those on their way do not give way.
-        if coming >= self.common.limits().agent_sessions {
-            return false;
-        }
-        while self.has_no_place(coming) {
-            if !self.evict() {
-                return false;
+    /// A place for one more, those on their way counted too; none where nobody can give way.
+    pub(crate) fn take_place(&self) -> Option<Place> {
+        let limit = self.common.limits().agent_sessions;
+        loop {
+            let place = self.places.take(limit);
+            if place.is_some() || !self.evict() {
+                return place;
             }
         }
-        true
     }
 
     /// Ends the session that was idle longest, of those that their ids bring back.
@@ -82,11 +82,6 @@ impl<L: Link> Agents<L> {
         self.idle.add(entry, self.table.len(), |id| self.use_of(*id));
     }
 
-    /// Whether the limit is reached with so many more on their way.
-    pub(crate) fn has_no_place(&self, coming: usize) -> bool {
-        self.table.len() + coming >= self.common.limits().agent_sessions
-    }
-
     /// The agent session of this id from now on, and whether it is this one: the first stays.
     pub(crate) fn insert(&self, agent: Agent<L>) -> (Arc<Agent<L>>, bool) {
         let agent = Arc::new(agent);
@@ -95,6 +90,7 @@ impl<L: Link> Agents<L> {
             return (held, false);
         }
         let core = &agent.core;
+        core.known_as(agent.id);
         Gauges::up(self.common.gauges.agents(core.transport), 1);
         self.common.emit(&FrontEvent::AgentOpened {
             agent: core.caller.agent,
@@ -119,7 +115,8 @@ impl<L: Link> Agents<L> {
         let core = &agent.core;
         let is_this = core.transport == presented.transport
             && core.target == *presented.target
-            && core.caller.principal == *presented.principal;
+            && core.caller.principal == *presented.principal
+            && core.may_carry(presented.carried);
         if !is_this {
             return None;
         }

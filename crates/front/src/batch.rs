@@ -52,7 +52,7 @@ pub(crate) async fn answer<B: Backends>(
     peer: IpAddr,
     headers: &HeaderMap,
     name: Option<&str>,
-    messages: Vec<Result<Incoming, DecodeError>>,
+    mut messages: Vec<Result<Incoming, DecodeError>>,
 ) -> Served {
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
         let why = "revision 2026-07-28 has no batches: send one message per request";
@@ -67,6 +67,8 @@ pub(crate) async fn answer<B: Backends>(
         return Served::refused(StatusCode::BAD_REQUEST, None, -32600, &why);
     }
     let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(None) };
+    let caller = front.as_sent(&agent.core, headers);
+    messages.iter_mut().flatten().for_each(|message| message.body.sent_by(&caller));
     let takes_events = accepts(headers, "text/event-stream");
     let takes_json = accepts(headers, "application/json") || !takes_events;
     let stream = takes_events.then(|| CallStream::new(&agent.core, *interactive));

@@ -2,8 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use http::{HeaderMap, HeaderName};
-use mcpool_wire::Forwarded;
+use http::HeaderName;
 
 use crate::{seal::SessionKeys, wall::WallClock};
 
@@ -124,26 +123,6 @@ pub struct FrontTimes {
     pub retry: Duration,
     /// After shutdown began, what has not ended by then is dropped.
     pub drain: Duration,
-}
-
-impl FrontConfig {
-    /// What of an agent's headers is passed on, in the order of the names; values are treated as secrets. A header
-    /// that came twice is left out: it would be open which one counts.
-    pub(crate) fn forwarded(&self, headers: &HeaderMap) -> Forwarded {
-        if self.forward_headers.is_empty() {
-            return Forwarded::default();
-        }
-        let mut names: Vec<&HeaderName> = self.forward_headers.iter().collect();
-        names.sort_unstable_by_key(|name| name.as_str());
-        names.dedup();
-        let value = |name: &HeaderName| {
-            let mut all = headers.get_all(name).iter();
-            let mut value = all.next().filter(|_| all.next().is_none())?.clone();
-            value.set_sensitive(true);
-            Some((name.clone(), value))
-        };
-        names.into_iter().filter_map(value).collect()
-    }
 }
 
 impl Default for FrontConfig {

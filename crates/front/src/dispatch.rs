@@ -72,8 +72,14 @@ pub(crate) async fn message<B: Backends>(
         Err(NoAgent::Refused(refused)) => return *refused,
     };
     let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(incoming.id()) };
+    let caller = front.as_sent(&agent.core, headers);
     match incoming.body {
-        Body::Request(request) => {
+        // What the server said of itself to another credential is not for this one.
+        Body::Request(request) if request.method == Method::Initialize && agent.core.has_moved() => {
+            initialize(front, peer, headers, name, request, &incoming.message).await
+        }
+        Body::Request(mut request) => {
+            request.caller = Some(caller);
             let message = (incoming.message, incoming.charge);
             answer(&agent.core, link.as_ref(), *interactive, headers, request, message).await
         }
@@ -181,8 +187,9 @@ async fn end<B: Backends>(
     id: AgentSessionId,
     target: &Target,
 ) -> Served {
-    let principal = front.principal(headers);
-    let presented = Presented { transport: Transport::Http, principal: &principal, target };
+    let (principal, carried) = (front.principal(headers), front.carried(target, headers));
+    let transport = Transport::Http;
+    let presented = Presented { transport, principal: &principal, target, carried: &carried };
     if front.agents.find(id, &presented).is_none() && front.worth(id, &presented).is_err() {
         return Served::unknown_session(None);
     }
@@ -218,7 +225,7 @@ async fn initialize<B: Backends>(
         Ok(client) => client,
         Err(why) => return Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
     };
-    let core = front.new_agent(target, Transport::Http, headers, peer, Some(seat));
+    let core = front.new_agent(target, Transport::Http, headers, peer, seat, None);
     let (revision, interactive) = (client.revision, client.is_interactive());
     core.profile.introduced(&client.client_info);
     let end = OpenEnd::new(&core);
@@ -232,6 +239,9 @@ async fn initialize<B: Backends>(
             let Some(id) = front.mint(&core, link.is_own(), interactive) else {
                 return Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);
             };
+            if link.is_own() {
+                core.becomes_own(Arc::clone(&core.caller.forwarded));
+            }
             let body = result_response(&request.id, &link.initialize_result(revision));
             front.agents.insert(Agent { id, core, side: Side::Http { link, interactive } });
             with_session(Served::json(StatusCode::OK, Cause::Backend, body), &id.to_text())

@@ -9,10 +9,12 @@ use tokio_util::task::TaskTracker;
 use crate::{
     agent::{Agent, AgentCore},
     agents::Agents,
+    carried::Carried,
     common::Common,
-    door::{PeerSeat, Peers},
+    door::Peers,
     modern::{Guests, Listens},
     observe::{Health, Transport},
+    places::Seat,
     seal::{Facts, Presented},
     session_id::AgentSessionId,
 };
@@ -67,12 +69,23 @@ impl<B: Backends> Front<B> {
         // A backend that is no longer configured still has agents: their calls are told so.
         let gone = || name.map(|name| Target { name: name.into() });
         let target = self.backends.target(name).ok().or_else(gone)?;
-        let principal = self.principal(headers);
-        self.agents.find(id, &Presented { transport, principal: &principal, target: &target })
+        let (principal, carried) = (self.principal(headers), self.carried(&target, headers));
+        let presented = Presented { transport, principal: &principal, target: &target, carried: &carried };
+        self.agents.find(id, &presented)
     }
 
-    /// A place for one more agent session; it waits a little while memory is short.
-    pub(crate) async fn place(&self, peer: IpAddr) -> Result<PeerSeat, NoPlace> {
+    /// What a request carries in the headers this backend is given.
+    pub(crate) fn carried(&self, target: &Target, headers: &HeaderMap) -> Carried {
+        Carried::of(self.backends.forwards(target), headers)
+    }
+
+    /// The agent of this session, as the one this request is from.
+    pub(crate) fn as_sent(&self, core: &AgentCore, headers: &HeaderMap) -> Arc<Caller> {
+        core.as_sent(&self.carried(&core.target, headers))
+    }
+
+    /// A place for one more agent session, taken before its backend is asked; it waits a little while memory is short.
+    pub(crate) async fn place(&self, peer: IpAddr) -> Result<Seat, NoPlace> {
         let common = &self.common;
         if common.is_draining() {
             return Err(NoPlace::Draining);
@@ -84,32 +97,52 @@ impl<B: Backends> Front<B> {
                 return Err(NoPlace::Overloaded);
             }
         }
-        if !self.agents.make_place(0) {
-            common.refused("agent_sessions");
-            return Err(NoPlace::Full);
-        }
-        self.peers.enter(peer).ok_or_else(|| {
-            common.refused("peer_sessions");
-            NoPlace::Peer
-        })
+        self.seat(peer)
     }
 
-    /// An agent session that nobody knows yet. One that is restored has no seat: its peer was counted when the id was
-    /// given out.
+    /// The same at once, for who is restored too.
+    pub(crate) fn seat(&self, peer: IpAddr) -> Result<Seat, NoPlace> {
+        let mut place = self.agents.take_place();
+        // A link that callers without session share, and none needs now, gives way, too.
+        if place.is_none() && self.guests.give_way() {
+            place = self.agents.take_place();
+        }
+        let place = place.ok_or_else(|| {
+            self.common.refused("agent_sessions");
+            NoPlace::Full
+        })?;
+        let peer = self.peers.enter(peer).ok_or_else(|| {
+            self.common.refused("peer_sessions");
+            NoPlace::Peer
+        })?;
+        Ok(Seat { _place: place, _peer: peer })
+    }
+
+    /// An agent session that nobody knows yet; `opened_with` is what its id says came with it, where it has one.
     pub(crate) fn new_agent(
         &self,
         target: Target,
         transport: Transport,
         headers: &HeaderMap,
         peer: IpAddr,
-        seat: Option<PeerSeat>,
+        seat: Seat,
+        opened_with: Option<u32>,
     ) -> Arc<AgentCore> {
-        let caller = self.caller(headers, peer, self.common.agent_key());
-        Arc::new(AgentCore::new(Arc::new(caller), target, transport, (peer, seat), Arc::clone(&self.common)))
+        let carried = self.carried(&target, headers);
+        let caller = Arc::new(self.caller(headers, peer, self.common.agent_key(), &carried));
+        let opened_with = opened_with.unwrap_or_else(|| carried.bits());
+        let (from, opened, common) = ((peer, Some(seat)), (carried, opened_with), Arc::clone(&self.common));
+        Arc::new(AgentCore::new(caller, target, transport, from, opened, common))
     }
 
     /// Who calls, as far as the request says.
-    pub(crate) fn caller(&self, headers: &HeaderMap, peer: IpAddr, agent: AgentKey) -> Caller {
+    pub(crate) fn caller(
+        &self,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        agent: AgentKey,
+        carried: &Carried,
+    ) -> Caller {
         let affinity =
             headers.get("mcpool-affinity").and_then(|value| value.to_str().ok()).map(Arc::<str>::from);
         Caller {
@@ -118,14 +151,15 @@ impl<B: Backends> Front<B> {
             tenant: None,
             agent,
             affinity,
-            forwarded: self.common.in_force().config.forwarded(headers),
+            forwarded: Arc::clone(&carried.values),
         }
     }
 
     /// An id for this agent session; `None` when the system has no randomness for it. `own`: a session of the backend is
     /// its alone; `interactive`: it can be asked things.
     pub(crate) fn mint(&self, core: &AgentCore, own: bool, interactive: bool) -> Option<AgentSessionId> {
-        let facts = Facts { issued: self.common.age.now(), revision: core.revision(), own, interactive };
+        let (issued, revision, carried) = (self.common.age.now(), core.revision(), core.opened_with());
+        let facts = Facts { issued, revision, own, interactive, carried };
         self.common.in_force().config.sessions.keys.seal(OWNER, &facts, &core.presented())
     }
 }

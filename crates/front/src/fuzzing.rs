@@ -7,6 +7,7 @@ use mcpool_wire::{Backends, Principal, Target};
 use tokio::{io::DuplexStream, sync::mpsc};
 
 use crate::{
+    carried::Carried,
     observe::Transport,
     seal::{Facts, Presented, SessionKeys},
     server::{Drained, Server, welcome},
@@ -16,7 +17,7 @@ use crate::{
 /// An id for a session of this backend.
 #[must_use]
 pub fn seal(keys: &SessionKeys, owner: u16, issued: u64, backend: &str) -> Option<AgentSessionId> {
-    let facts = Facts { issued, revision: None, own: false, interactive: false };
+    let facts = Facts { issued, revision: None, own: false, interactive: false, carried: 0 };
     with(backend, |presented| keys.seal(owner, &facts, presented))
 }
 
@@ -28,7 +29,9 @@ pub fn opens(keys: &SessionKeys, id: AgentSessionId, backend: &str) -> bool {
 
 fn with<T>(backend: &str, then: impl FnOnce(&Presented<'_>) -> T) -> T {
     let target = Target { name: backend.into() };
-    then(&Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &target })
+    let carried = Carried::default();
+    let (transport, principal) = (Transport::Http, Principal::Anonymous);
+    then(&Presented { transport, principal: &principal, target: &target, carried: &carried })
 }
 
 /// As [`Server::run`], with connections that come through a channel, as if from this machine.

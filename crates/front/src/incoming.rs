@@ -3,7 +3,9 @@
 use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
-use mcpool_wire::{DecodeError, Envelope, IdValue, Kind, Message, Method, RpcId, is_batch, split_batch};
+use mcpool_wire::{
+    Caller, DecodeError, Envelope, IdValue, Kind, Message, Method, RpcId, is_batch, split_batch,
+};
 use serde_json::value::RawValue;
 
 use crate::budget::Charge;
@@ -43,6 +45,8 @@ pub(crate) struct Request {
     pub(crate) wants_task: bool,
     /// Why it is too much for anybody to be called with.
     pub(crate) beyond: Option<&'static str>,
+    /// Its agent with what the request came with; else it came with what its agent was opened with.
+    pub(crate) caller: Option<Arc<Caller>>,
 }
 
 impl Parcel {
@@ -60,6 +64,16 @@ impl Parcel {
             return Err(DecodeError::of_batch("initialize must be sent alone, not in a batch"));
         }
         Ok(Self::Many(messages))
+    }
+
+    /// Notes whom its requests are from.
+    pub(crate) fn sent_by(&mut self, caller: &Arc<Caller>) {
+        match self {
+            Self::One(message) => message.body.sent_by(caller),
+            Self::Many(messages) => {
+                messages.iter_mut().flatten().for_each(|message| message.body.sent_by(caller));
+            }
+        }
     }
 
     /// The id to echo, where there is one.
@@ -110,6 +124,13 @@ impl Incoming {
 }
 
 impl Body {
+    /// Notes whom it is from, where it is a request.
+    pub(crate) fn sent_by(&mut self, caller: &Arc<Caller>) {
+        if let Self::Request(request) = self {
+            request.caller = Some(Arc::clone(caller));
+        }
+    }
+
     fn of(envelope: Envelope<'_>) -> Self {
         match envelope.kind {
             Kind::Success | Kind::Failure => Self::Response(envelope.id_value()),
@@ -145,6 +166,6 @@ impl Request {
             Method::ToolsCall | Method::PromptsGet => envelope.params.name,
             _ => envelope.params.uri,
         };
-        Self { id, method, name: name.map(Arc::from), is_plain_list, wants_task, beyond }
+        Self { id, method, name: name.map(Arc::from), is_plain_list, wants_task, beyond, caller: None }
     }
 }

@@ -11,16 +11,16 @@ use tokio::sync::mpsc;
 
 use crate::{
     agent::{Agent, Side},
-    door::PeerSeat,
     front::Front,
     http::{text, unknown_backend},
     incoming::Parcel,
     observe::{AgentEnd, Cause, Restore, Transport},
+    places::Seat,
     rescue::{Served, refusal},
-    seal::Presented,
+    seal::{Facts, Presented},
     session_id::AgentSessionId,
     sse_body::endpoint_event,
-    stream::AgentStream,
+    stream::{AgentStream, Comes},
     unharmed::unharmed,
 };
 
@@ -39,28 +39,40 @@ pub(crate) async fn open<B: Backends>(
         Err(why) => return unknown_backend(front, None, &why),
     };
     let before = text(headers, "last-event-id").and_then(AgentSessionId::parse);
-    let mut id = None;
+    let mut back = before.map(|_| Back::Lost);
     if let Some(known) = before {
-        let principal = front.principal(headers);
-        let presented = Presented { transport: Transport::Sse, principal: &principal, target: &target };
+        let (principal, carried) = (front.principal(headers), front.carried(&target, headers));
+        let transport = Transport::Sse;
+        let presented = Presented { transport, principal: &principal, target: &target, carried: &carried };
         let held = front.agents.find(known, &presented);
         if let Some(served) = held.and_then(|agent| attach(front, &agent)) {
             return served;
         }
-        id = front.worth(known, &presented).is_ok().then_some(known);
+        if let Ok(facts) = front.worth(known, &presented) {
+            back = Some(Back::Restored(known, facts));
+        }
     }
     loop {
         let seat = match front.place(peer).await {
             Ok(seat) => seat,
             Err(why) => return Served::no_place(None, &front.common.request_id().to_string(), why),
         };
-        match begin(front, headers, target.clone(), id.take(), (peer, seat)) {
+        match begin(front, headers, target.clone(), back, (peer, seat)) {
             Ok(Some(served)) => return served,
             Err(refused) => return *refused,
             // Its session of before is just ending: it gets another.
-            Ok(None) => {}
+            Ok(None) => back = Some(Back::Lost),
         }
     }
+}
+
+/// A stream that names one of before.
+#[derive(Clone, Copy)]
+enum Back {
+    /// The session of that one goes on.
+    Restored(AgentSessionId, Facts),
+    /// It cannot: what the agent had there is gone.
+    Lost,
 }
 
 /// The stream of an agent session under a new id or the one it had, with its task if it is new.
@@ -68,11 +80,17 @@ fn begin<B: Backends>(
     front: &Arc<Front<B>>,
     headers: &HeaderMap,
     target: Target,
-    restored: Option<AgentSessionId>,
-    (peer, seat): (IpAddr, PeerSeat),
+    back: Option<Back>,
+    (peer, seat): (IpAddr, Seat),
 ) -> Result<Option<Served>, Box<Served>> {
-    let core = front.new_agent(target, Transport::Sse, headers, peer, Some(seat));
-    let Some(id) = restored.or_else(|| front.mint(&core, false, false)) else {
+    let (restored, comes) = match back {
+        Some(Back::Restored(id, facts)) => (Some((id, facts)), Comes::Restored),
+        Some(Back::Lost) => (None, Comes::Lost),
+        None => (None, Comes::New),
+    };
+    let opened_with = restored.map(|(_, facts)| facts.carried);
+    let core = front.new_agent(target, Transport::Sse, headers, peer, seat, opened_with);
+    let Some(id) = restored.map(|(id, _)| id).or_else(|| front.mint(&core, false, false)) else {
         return Err(Box::new(Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway)));
     };
     let (work, inbox) = mpsc::channel(WORK);
@@ -84,7 +102,7 @@ fn begin<B: Backends>(
         if restored.is_some() {
             front.told(Restore::Restored);
         }
-        front.tasks.spawn(run(AgentStream::new(Arc::clone(front), id, core, inbox)));
+        front.tasks.spawn(run(AgentStream::new(Arc::clone(front), id, core, inbox, comes)));
     }
     Ok(served)
 }
@@ -103,7 +121,7 @@ pub(crate) async fn parcel<B: Backends>(
     headers: &HeaderMap,
     name: Option<&str>,
     session: &str,
-    parcel: Parcel,
+    mut parcel: Parcel,
 ) -> Served {
     // One of an earlier life is 404 until its stream is back: not every client comes back as the one it was, and an answer
     // that nobody fetches would be waited for.
@@ -111,6 +129,7 @@ pub(crate) async fn parcel<B: Backends>(
         return Served::unknown_session(parcel.id());
     };
     let Side::Sse { work } = &agent.side else { return Served::unknown_session(parcel.id()) };
+    parcel.sent_by(&front.as_sent(&agent.core, headers));
     match work.send(Box::new(parcel)).await {
         Ok(()) => Served::accepted(),
         Err(mpsc::error::SendError(parcel)) => Served::unknown_session(parcel.id()),

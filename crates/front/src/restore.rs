@@ -37,7 +37,7 @@ pub(crate) enum Missing {
     /// None of this id; it does not matter why.
     Unknown,
     /// The gateway has no place for it.
-    NoPlace,
+    NoPlace(NoPlace),
     /// Its backend gave it no link.
     Unopened(Arc<CallError>),
 }
@@ -70,8 +70,9 @@ impl<B: Backends> Front<B> {
         peer: IpAddr,
     ) -> Found<B::Link> {
         let Some(id) = AgentSessionId::parse(session) else { return Err(Missing::Unknown) };
-        let principal = self.principal(headers);
-        let presented = Presented { transport: Transport::Http, principal: &principal, target };
+        let (principal, carried) = (self.principal(headers), self.carried(target, headers));
+        let transport = Transport::Http;
+        let presented = Presented { transport, principal: &principal, target, carried: &carried };
         if let Some(agent) = self.agents.find(id, &presented) {
             return Ok(agent);
         }
@@ -83,6 +84,9 @@ impl<B: Backends> Front<B> {
     /// What a valid id that is not held says; told where it is worth nothing any more.
     pub(crate) fn worth(&self, id: AgentSessionId, presented: &Presented<'_>) -> Result<Facts, ()> {
         let facts = self.common.in_force().config.sessions.keys.open(id, presented).ok_or(())?;
+        if presented.carried.lacks(facts.carried) {
+            return Err(());
+        }
         match self.fate_of(id, &facts) {
             None => Ok(facts),
             Some(fate) => {
@@ -115,30 +119,27 @@ impl<B: Backends> Front<B> {
         peer: IpAddr,
     ) -> Found<B::Link> {
         if self.common.is_draining() {
-            return Err(Missing::NoPlace);
+            return Err(Missing::NoPlace(NoPlace::Draining));
         }
         let flight = self.agents.flights.with(|flights| {
             if let Some(flight) = flights.get(&id).and_then(WeakShared::upgrade) {
-                return Some(flight);
+                return Ok(flight);
             }
             if flights.len() >= MANY {
                 flights.retain(|_, flight| flight.upgrade().is_some());
             }
-            if !self.agents.make_place(flights.len()) {
-                return None;
-            }
-            let core = self.new_agent(target.clone(), Transport::Http, headers, peer, None);
+            let (seat, opened_with) = (self.seat(peer)?, Some(facts.carried));
+            let core = self.new_agent(target.clone(), Transport::Http, headers, peer, seat, opened_with);
             let restoring: Restoring<B::Link> = Box::pin(Arc::clone(self).restore(id, facts, core));
             let flight: Shared<_> = restoring.shared();
             flights.extend(flight.downgrade().map(|weak| (id, weak)));
-            Some(flight)
+            Ok(flight)
         });
         match flight {
-            Some(flight) => flight.await,
-            None => {
-                self.common.refused("agent_sessions");
+            Ok(flight) => flight.await,
+            Err(why) => {
                 self.told(Restore::Full);
-                Err(Missing::NoPlace)
+                Err(Missing::NoPlace(why))
             }
         }
     }
@@ -157,7 +158,7 @@ impl<B: Backends> Front<B> {
         self.told(match &found {
             Ok(_) => Restore::Restored,
             Err(Missing::Unknown) => Restore::Own,
-            Err(Missing::NoPlace) => Restore::Full,
+            Err(Missing::NoPlace(_)) => Restore::Full,
             Err(Missing::Unopened(_)) => Restore::Failed,
         });
         // Behind the table, so that who finds no flight finds the session.
@@ -184,10 +185,6 @@ impl<B: Backends> Front<B> {
             // What the backend is has changed: from now on the agent would have something to lose.
             return Err(Missing::Unknown);
         }
-        if !self.agents.make_place(0) {
-            self.common.refused("agent_sessions");
-            return Err(Missing::NoPlace);
-        }
         core.profile.tied(link.as_ref());
         let (agent, _) =
             self.agents.insert(Agent { id, core, side: Side::Http { link, interactive: false } });
@@ -208,11 +205,7 @@ impl<B: Backends> Front<B> {
     pub(crate) fn missing(&self, missing: &Missing, id: Option<&RpcId>) -> Served {
         match missing {
             Missing::Unknown => Served::unknown_session(id),
-            Missing::NoPlace => {
-                let why = if self.common.is_draining() { NoPlace::Draining } else { NoPlace::Full };
-                let request_id = self.common.request_id().to_string();
-                Served::no_place(id, &request_id, why)
-            }
+            Missing::NoPlace(why) => Served::no_place(id, &self.common.request_id().to_string(), *why),
             Missing::Unopened(error) => {
                 let body = error.to_response(id, &self.common.request_id().to_string());
                 Served::json(StatusCode::SERVICE_UNAVAILABLE, Cause::Gateway, body)

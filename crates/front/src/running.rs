@@ -128,7 +128,7 @@ impl Running {
             Err(busy) => return Err(refuse(core, &request, request_id, &trace, &busy)),
         };
         let call = Call {
-            caller: Arc::<Caller>::clone(&core.caller),
+            caller: request.caller.unwrap_or_else(|| Arc::<Caller>::clone(&core.caller)),
             request_id,
             method: request.method.clone(),
             message,

@@ -20,6 +20,7 @@ use mcpool_wire::{Principal, Revision, Target};
 use rand::{TryRng as _, rngs::SysRng};
 
 use crate::{
+    carried::Carried,
     observe::Transport,
     session_id::{AgentSessionId, BODY, HEAD, NONCE, TAG},
 };
@@ -51,6 +52,8 @@ pub(crate) struct Facts {
     pub(crate) own: bool,
     /// Whether the agent can be asked things.
     pub(crate) interactive: bool,
+    /// Which headers its backend is given came with it, a bit for each; none in ids of before there was such a thing.
+    pub(crate) carried: u32,
 }
 
 /// By whom and for what an id is presented.
@@ -59,6 +62,7 @@ pub(crate) struct Presented<'a> {
     pub(crate) transport: Transport,
     pub(crate) principal: &'a Principal,
     pub(crate) target: &'a Target,
+    pub(crate) carried: &'a Carried,
 }
 
 impl SessionKey {
@@ -172,19 +176,25 @@ impl Ready {
 impl Facts {
     const OWN: u8 = 1;
     const INTERACTIVE: u8 = 2;
+    /// The four bytes behind the revision say what was carried; without it they are random, as the rest.
+    const CARRIED: u8 = 4;
 
     /// Whether its agent can be served as before by a gateway that has forgotten it.
     pub(crate) fn is_restorable(&self) -> bool {
         !self.own && !self.interactive
     }
 
-    /// Time, flags, revision, and eight random bytes: with the nonce an id holds 160 random bits.
+    /// Time, flags, revision, what was carried, and random bytes: with the nonce an id holds 128 random bits at least.
     fn to_body(self) -> Option<[u8; BODY]> {
         let mut body = [0; BODY];
         body[..6].copy_from_slice(&self.issued.to_be_bytes()[2..]);
         body[6] = u8::from(self.own) * Self::OWN + u8::from(self.interactive) * Self::INTERACTIVE;
         body[7] = self.revision.map_or(0, number_of);
         SysRng.try_fill_bytes(&mut body[8..]).ok()?;
+        if self.carried != 0 {
+            body[6] |= Self::CARRIED;
+            body[8..12].copy_from_slice(&self.carried.to_be_bytes());
+        }
         Some(body)
     }
 
@@ -195,11 +205,13 @@ impl Facts {
             0 => None,
             number => Some(REVISIONS.into_iter().find(|one| number_of(*one) == number)?),
         };
+        let carried = body[8..].first_chunk().filter(|_| body[6] & Self::CARRIED != 0);
         Some(Self {
             issued: u64::from_be_bytes(issued),
             revision,
             own: body[6] & Self::OWN != 0,
             interactive: body[6] & Self::INTERACTIVE != 0,
+            carried: carried.map_or(0, |bits| u32::from_be_bytes(*bits)),
         })
     }
 }
@@ -221,17 +233,26 @@ fn number_of(revision: Revision) -> u8 {
 
 impl Presented<'_> {
     /// What is authenticated with the body: unambiguous, because the one part of free length before another has its
-    /// length in front.
+    /// length in front, with the kind of principal in its highest bit: somebody called like nobody is somebody.
     fn bound_to(&self, head: [u8; HEAD]) -> Vec<u8> {
         let principal = self.principal.as_str().as_bytes();
         let mut bound = Vec::with_capacity(HEAD + 9 + principal.len() + self.target.name.len());
         bound.extend_from_slice(&head);
         bound.push(self.transport as u8);
-        bound.extend_from_slice(&(principal.len() as u64).to_be_bytes());
+        bound.extend_from_slice(&length_and_kind(self.principal).to_be_bytes());
         bound.extend_from_slice(principal);
         bound.extend_from_slice(self.target.name.as_bytes());
         bound
     }
+}
+
+/// How long the name of a principal is, and in the highest bit whether it is a name at all.
+pub(crate) fn length_and_kind(principal: &Principal) -> u64 {
+    let named = match principal {
+        Principal::Anonymous => 0,
+        Principal::Named(_) => 1 << 63,
+    };
+    named | principal.as_str().len() as u64
 }
 
 /// A number that stands for an id among those that were deleted: part of its nonce.

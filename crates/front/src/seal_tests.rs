@@ -1,6 +1,6 @@
 //! What an id opens for, and that nothing else does.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::LazyLock};
 
 use super::*;
 
@@ -15,17 +15,30 @@ fn keys() -> (SessionKey, SessionKeys) {
     (key.clone(), SessionKeys::new(&[key]))
 }
 
-const FACTS: Facts =
-    Facts { issued: 1_795_000_000_123, revision: Some(Revision::V2025_06_18), own: false, interactive: true };
+static NOTHING: LazyLock<Carried> = LazyLock::new(Carried::default);
+
+fn here(target: &Target) -> Presented<'_> {
+    let (transport, principal) = (Transport::Http, &Principal::Anonymous);
+    Presented { transport, principal, target, carried: &NOTHING }
+}
+
+const FACTS: Facts = Facts {
+    issued: 1_795_000_000_123,
+    revision: Some(Revision::V2025_06_18),
+    own: false,
+    interactive: true,
+    carried: 0,
+};
 
 #[test]
 fn an_id_says_what_was_sealed_and_only_for_whom_and_where() {
     let (_, keys) = keys();
     let (a, b) = (target("a"), target("b"));
-    let here = Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &a };
+    let here = here(&a);
     for revision in REVISIONS.map(Some).into_iter().chain([None]) {
         for (own, interactive) in [(false, false), (true, false), (false, true), (true, true)] {
-            let facts = Facts { revision, own, interactive, ..FACTS };
+            let carried = if own { 0 } else { 1 << 31 | 2 };
+            let facts = Facts { revision, own, interactive, carried, ..FACTS };
             let id = keys.seal(7, &facts, &here).unwrap();
             assert_eq!(keys.open(id, &here), Some(facts));
             assert_eq!(facts.is_restorable(), !own && !interactive);
@@ -37,11 +50,10 @@ fn an_id_says_what_was_sealed_and_only_for_whom_and_where() {
     assert_eq!(self::keys().1.open(id, &here), None);
 }
 
-/// There is one principal so far; that it counts is shown on what is authenticated.
 #[test]
 fn what_an_id_is_bound_to_is_unambiguous() {
     let (a, b) = (target("a"), target("b"));
-    let here = Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &a };
+    let here = here(&a);
     let bound = here.bound_to([2, 0, 0, 0]);
     let name = Principal::Anonymous.as_str();
     assert_eq!(&bound[..5], &[2, 0, 0, 0, Transport::Http as u8]);
@@ -52,10 +64,31 @@ fn what_an_id_is_bound_to_is_unambiguous() {
 }
 
 #[test]
+fn somebody_who_is_called_like_nobody_is_somebody() {
+    let (_, keys) = keys();
+    let a = target("a");
+    let somebody = Principal::Named(Principal::Anonymous.as_str().into());
+    let (nobodys, somebodys) = (here(&a), Presented { principal: &somebody, ..here(&a) });
+    for (own, other) in [(nobodys, somebodys), (somebodys, nobodys)] {
+        let id = keys.seal(0, &FACTS, &own).unwrap();
+        assert_eq!((keys.open(id, &own), keys.open(id, &other)), (Some(FACTS), None));
+    }
+}
+
+#[test]
+fn an_id_of_before_headers_were_noted_says_none_whatever_its_random_bytes_are() {
+    for _ in 0..64 {
+        let body = FACTS.to_body().unwrap();
+        assert_eq!(Facts::of_body(&body), Some(FACTS));
+        assert_eq!(body[6], Facts::INTERACTIVE, "nothing that an id of before does not have");
+    }
+}
+
+#[test]
 fn a_flipped_bit_opens_nothing_wherever_it_is() {
     let (_, keys) = keys();
     let a = target("a");
-    let here = Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &a };
+    let here = here(&a);
     let text = keys.seal(0, &FACTS, &here).unwrap().to_text();
     assert_eq!(text.len(), TAG_AND_REST);
     let opens = |text: &str| AgentSessionId::parse(text).and_then(|id| keys.open(id, &here)).is_some();
@@ -83,7 +116,7 @@ fn a_flipped_bit_opens_nothing_wherever_it_is() {
 fn a_million_ids_are_all_different_and_in_no_order() {
     let (_, keys) = keys();
     let a = target("a");
-    let here = Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &a };
+    let here = here(&a);
     let mut seen = HashSet::with_capacity(1_000_000);
     let (mut prints, mut rising, mut last) = (HashSet::with_capacity(1_000_000), 0, 0);
     for _ in 0..1_000_000 {
@@ -102,7 +135,7 @@ fn a_key_that_was_replaced_still_opens_and_no_longer_seals() {
     let ((old, only_old), (new, only_new)) = (keys(), keys());
     let both = SessionKeys::new(&[new, old]);
     let a = target("a");
-    let here = Presented { transport: Transport::Http, principal: &Principal::Anonymous, target: &a };
+    let here = here(&a);
     let before = only_old.seal(0, &FACTS, &here).unwrap();
     assert_eq!(both.open(before, &here), Some(FACTS));
     let after = both.seal(0, &FACTS, &here).unwrap();

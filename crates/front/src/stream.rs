@@ -2,14 +2,16 @@
 //!
 //! POST handlers only decode and hand over, so the order of messages is the order of their arrival here. Requests
 //! that come while a link is being opened wait for it; without a handshake the agent is served as if it had declared
-//! nothing. When the stream's connection is gone the task waits for the agent to come back, then all of it ends.
+//! nothing. When the stream's connection is gone the task waits for the agent to come back, then all of it ends. Who
+//! comes back to a session that is over is served when it has done its handshake again, and told so until then: what
+//! it had there is gone.
 
 use std::{collections::VecDeque, future::poll_fn, pin::Pin, sync::Arc};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use mcpool_wire::{
-    Backends, CallError, CallTrace, ClientHello, ErrorKind, Hello, Link, Message, Method, Outlet, Reply,
-    Revision, result_response,
+    Backends, CallError, CallTrace, Caller, ClientHello, ErrorKind, Hello, Link, Message, Method, Outlet,
+    Reply, Revision, result_response,
 };
 use tokio::{
     sync::mpsc,
@@ -43,6 +45,18 @@ pub(crate) struct AgentStream<B: Backends> {
     calls: FuturesUnordered<Running>,
     early: VecDeque<Box<Incoming>>,
     tie: Tie<B::Link>,
+    comes: Comes,
+}
+
+/// As what its agent comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Comes {
+    /// As one nobody knows.
+    New,
+    /// As one that shared, and goes on as before.
+    Restored,
+    /// As one whose session is over.
+    Lost,
 }
 
 /// How far the agent is tied to its backend.
@@ -58,13 +72,16 @@ enum Tie<L> {
 /// For whom a link is opened.
 enum Why {
     Greeting(Box<Greeting>),
-    Early,
+    /// A call without a handshake, of this caller.
+    Early(Arc<Caller>),
 }
 
 /// An `initialize` that waits for its link.
 struct Greeting {
     request: Request,
     revision: Revision,
+    interactive: bool,
+    caller: Arc<Caller>,
     end: OpenEnd,
     _slot: InFlight,
 }
@@ -84,8 +101,10 @@ impl<B: Backends> AgentStream<B> {
         id: AgentSessionId,
         core: Arc<AgentCore>,
         work: mpsc::Receiver<Box<Parcel>>,
+        comes: Comes,
     ) -> Self {
-        Self { front, id, core, work, calls: FuturesUnordered::new(), early: VecDeque::new(), tie: Tie::None }
+        let (calls, early) = (FuturesUnordered::new(), VecDeque::new());
+        Self { front, id, core, work, calls, early, tie: Tie::None, comes }
     }
 
     /// Its agent session, and where it is to be found.
@@ -236,8 +255,11 @@ impl<B: Backends> AgentStream<B> {
             Ok(client) => client,
             Err(why) => return self.core.answer(refusal(Some(&request.id), -32602, why)),
         };
-        let revision = client.revision;
-        if let Tie::Greeted(link) = &self.tie {
+        let (revision, interactive) = (client.revision, client.is_interactive());
+        // What the server said of itself to another credential is not for this one.
+        if let Tie::Greeted(link) = &self.tie
+            && !self.core.has_moved()
+        {
             self.core.agreed_on(revision);
             let result = link.initialize_result(revision);
             return self.core.answer(result_response(&request.id, &result));
@@ -248,15 +270,24 @@ impl<B: Backends> AgentStream<B> {
             Ok(slot) => slot,
             Err(busy) => return self.core.answer(end.refused(&self.core, &request, &busy.error())),
         };
-        let reply = self.open(client);
-        self.tie =
-            Tie::Opening(reply, Why::Greeting(Box::new(Greeting { request, revision, end, _slot: slot })));
+        let caller = self.caller_of(&request);
+        let reply = self.open(client, &caller);
+        let greeting = Greeting { request, revision, interactive, caller, end, _slot: slot };
+        self.tie = Tie::Opening(reply, Why::Greeting(Box::new(greeting)));
+    }
+
+    fn caller_of(&self, request: &Request) -> Arc<Caller> {
+        request.caller.clone().unwrap_or_else(|| Arc::clone(&self.core.caller))
     }
 
     fn call(&mut self, request: Request, message: Message, charge: Charge) {
         let Some(link) = self.tie.link().cloned() else {
-            let reply = self.open(ClientHello::neutral());
-            self.tie = Tie::Opening(reply, Why::Early);
+            if self.comes == Comes::Lost {
+                return self.refuse_request(&request, &session_ended());
+            }
+            let caller = self.caller_of(&request);
+            let reply = self.open(ClientHello::neutral(), &caller);
+            self.tie = Tie::Opening(reply, Why::Early(caller));
             let early = Incoming { body: Body::Request(request), message, is_modern: false, charge };
             self.early.push_back(Box::new(early));
             return;
@@ -268,10 +299,10 @@ impl<B: Backends> AgentStream<B> {
         }
     }
 
-    fn open(&self, client: ClientHello) -> Reply<Arc<B::Link>> {
+    fn open(&self, client: ClientHello, caller: &Arc<Caller>) -> Reply<Arc<B::Link>> {
         let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
-        let hello =
-            Hello { caller: Arc::clone(&self.core.caller), target: self.core.target.clone(), client, outlet };
+        let (caller, target) = (Arc::clone(caller), self.core.target.clone());
+        let hello = Hello { caller, target, client, outlet };
         opening::bounded(self.front.backends.open(hello), self.common().times().open)
     }
 
@@ -290,9 +321,24 @@ impl<B: Backends> AgentStream<B> {
                     peer: self.core.profile.peer,
                     client: self.core.profile.client(),
                 });
+                self.owns(&link, &greeting.caller);
+                if greeting.interactive {
+                    // Who comes back by its id alone could not be asked any more what it was promised.
+                    self.core.revoke();
+                }
+                self.comes = Comes::New;
                 self.tie = Tie::Greeted(link);
             }
-            (Ok(link), Why::Early) => self.tie = Tie::Neutral(link),
+            (Ok(link), Why::Early(_)) if self.comes == Comes::Restored && link.is_own() => {
+                // What the backend is has changed: the agent would find an empty session, and not know it.
+                self.core.revoke();
+                self.comes = Comes::Lost;
+                return self.refuse_early(&session_ended());
+            }
+            (Ok(link), Why::Early(caller)) => {
+                self.owns(&link, &caller);
+                self.tie = Tie::Neutral(link);
+            }
             (Err(error), why) => {
                 if let Why::Greeting(greeting) = why {
                     self.core.answer(greeting.end.refused(&self.core, &greeting.request, &error));
@@ -303,6 +349,13 @@ impl<B: Backends> AgentStream<B> {
         let mut early = std::mem::take(&mut self.early);
         while let Some(message) = early.pop_front() {
             self.take(message);
+        }
+    }
+
+    /// Where this link leads to a session of the agent's own, its id restores nothing: that session would be another.
+    fn owns(&self, link: &Arc<B::Link>, caller: &Caller) {
+        if link.is_own() {
+            self.core.becomes_own(Arc::clone(&caller.forwarded));
         }
     }
 
@@ -321,10 +374,14 @@ impl<B: Backends> AgentStream<B> {
 
     fn refuse(&self, message: &Incoming, error: &CallError) {
         if let Body::Request(request) = &message.body {
-            let trace = CallTrace::new(Instant::now().into_std());
-            let request_id = self.common().request_id();
-            self.core.answer(reject(&self.core, &request.id, &request.method, request_id, &trace, error));
+            self.refuse_request(request, error);
         }
+    }
+
+    fn refuse_request(&self, request: &Request, error: &CallError) {
+        let trace = CallTrace::new(Instant::now().into_std());
+        let request_id = self.common().request_id();
+        self.core.answer(reject(&self.core, &request.id, &request.method, request_id, &trace, error));
     }
 
     fn finished(&self, finished: Finished) {
@@ -336,6 +393,12 @@ impl<B: Backends> AgentStream<B> {
     fn common(&self) -> &Common {
         &self.core.common
     }
+}
+
+/// What an agent is told that came back to a session that is over.
+fn session_ended() -> CallError {
+    let message = "this agent's session ended: send initialize";
+    CallError::not_sent(ErrorKind::InvalidRequest, message)
 }
 
 impl<L> Tie<L> {

@@ -33,10 +33,10 @@ pub(crate) struct Kept {
     pub(crate) known: Vec<Tombstone>,
 }
 
-/// A deletion to be written, and who waits for it.
+/// A deletion to be written, and who waits for it, if anybody.
 pub(crate) struct Burial {
     pub(crate) one: Tombstone,
-    pub(crate) done: oneshot::Sender<()>,
+    pub(crate) done: Option<oneshot::Sender<()>>,
 }
 
 /// Owns the file.
@@ -121,8 +121,8 @@ impl Keeper {
                 self.file = None;
             }
             // Whoever waits has done what it could; it may also have left.
-            for burial in burials.drain(..) {
-                let _ = burial.done.send(());
+            for done in burials.drain(..).filter_map(|burial| burial.done) {
+                let _ = done.send(());
             }
         }
     }
@@ -130,7 +130,10 @@ impl Keeper {
     async fn write(&mut self, burials: &[Burial]) -> io::Result<()> {
         self.records += burials.len();
         let room = 2 * self.dead.limit().max(BATCH);
-        let Some(file) = self.file.as_mut().filter(|_| self.records < room) else { return self.anew().await };
+        let Some(file) = self.file.as_mut().filter(|_| self.records < room && !self.dead.is_unwritten())
+        else {
+            return self.anew().await;
+        };
         let bytes: Vec<u8> = burials.iter().flat_map(|burial| burial.one.to_bytes()).collect();
         file.write_all(&bytes).await?;
         file.flush().await

@@ -7,7 +7,10 @@
 use std::{
     collections::VecDeque,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -48,6 +51,8 @@ pub(crate) enum Fate {
 pub(crate) struct Dead {
     book: Mutex<Book>,
     limit: usize,
+    /// Whether some found no room on their way to the file.
+    unwritten: AtomicBool,
 }
 
 #[derive(Default)]
@@ -100,12 +105,21 @@ impl Tombstones {
         });
     }
 
+    /// Has a deletion written down without waiting for it.
+    pub(crate) fn write(&self, one: Tombstone) {
+        let Some(burials) = &self.burials else { return };
+        if let Err(mpsc::error::TrySendError::Full(_)) = burials.try_send(Burial { one, done: None }) {
+            // Those that are waiting are written soon, and then everything is.
+            self.dead.unwritten.store(true, Ordering::Release);
+        }
+    }
+
     /// Waits until a deletion is written down, or that takes too long.
     pub(crate) async fn written(&self, one: Tombstone) {
         let Some(burials) = &self.burials else { return };
         let (done, written) = oneshot::channel();
         let written = async {
-            if burials.send(Burial { one, done }).await.is_ok() {
+            if burials.send(Burial { one, done: Some(done) }).await.is_ok() {
                 // The keeper says itself what went wrong.
                 let _ = written.await;
             }
@@ -121,7 +135,12 @@ impl Dead {
         known.dedup();
         let mut book = Book { known: known.into(), forgotten: kept.forgotten };
         book.forget_beyond(limit);
-        Self { book: Mutex::new(book), limit }
+        Self { book: Mutex::new(book), limit, unwritten: AtomicBool::new(false) }
+    }
+
+    /// Whether the file has to be written as a whole; asked for once.
+    pub(crate) fn is_unwritten(&self) -> bool {
+        self.unwritten.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn limit(&self) -> usize {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use http::HeaderName;
 use mcpool_breaker::{Breaker, Transition};
 use mcpool_upstream::{
     Backend, BackendSpec, Endpoint, Event, Gate, Leaving, Observe, OpenReason, Opening, Source, Traffic,
@@ -304,7 +305,17 @@ fn assemble(
     }
     let stack = backend_stack(&backend, &breaker, settings.retry, &observed);
     let left = CancellationToken::new();
-    Ok(Registered { name, backend, breaker, stack, settings, succeeds: before.is_some(), left })
+    let forwards = in_order(&backend.spec().sharing.forward_headers);
+    let succeeds = before.is_some();
+    Ok(Registered { name, backend, breaker, stack, forwards, settings, succeeds, left })
+}
+
+/// The headers of agents a backend is given, each once and in the order of their names.
+fn in_order(names: &[HeaderName]) -> Arc<[HeaderName]> {
+    let mut names = names.to_vec();
+    names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+    names.dedup();
+    names.into()
 }
 
 /// Asks the circuit before each handshake.

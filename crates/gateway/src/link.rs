@@ -4,6 +4,9 @@
 //! where it can be, so that what it is subscribed to goes on, else with its next call. What was asked of the old one
 //! and not sent follows it; what was sent is answered by the old one. An agent with a session of its own keeps it until
 //! one of the two ends.
+//!
+//! In the same way it is moved when a call comes with other values of the headers its backend is given: each call is
+//! made over a seat of exactly its own values, so a refreshed token is sent, and no call carries another's.
 
 use std::{
     collections::HashMap,
@@ -18,8 +21,8 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use mcpool_upstream::{Backend, Endpoint, Leaving, Mode, Seat};
 use mcpool_wire::{
-    Answer, Call, CallError, Era, ErrorKind, Executed, Forwarded, Hello, Link, Message, Method, Reply,
-    Revision,
+    Answer, Call, CallError, Caller, Era, ErrorKind, Executed, Forwarded, Hello, Link, LinkEvent, Message,
+    Method, Reply, Revision,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +43,8 @@ pub struct GatewayLink {
 /// The agent, and where it is tied now.
 pub(crate) struct Ties {
     hello: Hello,
+    /// Its agent with what it was last moved for.
+    caller: ArcSwap<Caller>,
     registry: Arc<ArcSwap<Registry>>,
     tie: ArcSwap<Tie>,
     /// One move at a time: all calls of the agent share it.
@@ -85,11 +90,17 @@ impl Tie {
             Some(Leaving::Removed) => true,
         }
     }
+
+    /// Whether its sessions carry what this caller sends.
+    fn serves(&self, caller: &Arc<Caller>) -> bool {
+        Arc::ptr_eq(caller, self.seat.caller()) || self.backend.carries(&self.seat, caller)
+    }
 }
 
 impl GatewayLink {
     pub(crate) fn new(hello: Hello, registry: Arc<ArcSwap<Registry>>, tie: Tie, links: &Arc<Links>) -> Self {
-        let ties = Ties { hello, registry, tie: ArcSwap::from_pointee(tie), turn: Semaphore::new(1) };
+        let (caller, tie) = (ArcSwap::new(hello.caller.clone()), ArcSwap::from_pointee(tie));
+        let ties = Ties { hello, caller, registry, tie, turn: Semaphore::new(1) };
         let ties = Arc::new(ties);
         Self { number: links.enter(&ties), links: links.clone(), ties }
     }
@@ -134,7 +145,7 @@ impl Link for GatewayLink {
     fn call(&self, call: Call) -> Reply<Answer> {
         let tie = self.ties.tie.load_full();
         let ties = self.ties.clone();
-        if tie.is_left() {
+        if tie.is_left() || !tie.serves(&call.caller) {
             return async move { ties.follow(call).await }.boxed();
         }
         let order = Order::new(call, tie.seat.clone());
@@ -198,7 +209,7 @@ impl Ties {
     /// Makes a call wherever the backend's name leads now.
     async fn follow(&self, call: Call) -> Result<Answer, CallError> {
         for _ in 0..MOST_MOVES {
-            let tie = self.current().await?;
+            let tie = self.current(&call.caller).await?;
             match tie.ask(Order::new(call.clone(), tie.seat.clone())).await {
                 Err(error) if tie.should_follow(&error) => {}
                 settled => return settled,
@@ -207,23 +218,32 @@ impl Ties {
         Err(left(&self.hello.target.name))
     }
 
-    /// The agent's tie, moved if it has to be.
+    /// The agent's tie for what this caller sends, moved if it has to be.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the agent where it was.
-    async fn current(&self) -> Result<Arc<Tie>, CallError> {
+    async fn current(&self, caller: &Arc<Caller>) -> Result<Arc<Tie>, CallError> {
         let name = &self.hello.target.name;
         let _turn = self.turn.acquire().await;
         for _ in 0..MOST_MOVES {
             let tie = self.tie.load_full();
-            if !tie.is_left() {
+            if !tie.is_left() && tie.serves(caller) {
                 return Ok(tie);
+            }
+            if !tie.is_left() && tie.seat.mode() == Mode::Pinned {
+                return Err(other_credentials().of_backend(name.clone()));
             }
             // What the agent's own session knew is lost: it has to begin anew.
             let next = if tie.seat.mode() == Mode::Pinned { None } else { find(&self.registry, name) };
             let Some(next) = next else { return Err(left(name)) };
-            if let Some(seat) = seat_unless_left(&next, &self.hello).await? {
+            let hello = Hello { caller: caller.clone(), ..self.hello.clone() };
+            if let Some(seat) = seat_unless_left(&next, &hello).await? {
                 seat.follow(&tie.seat, is_elsewhere(&tie.backend, &next.backend));
+                if seat.mode() == Mode::Pinned {
+                    // One that is closed is told of nothing.
+                    let _ = hello.outlet.push(LinkEvent::Owned(caller.forwarded.clone()));
+                }
+                self.caller.store(caller.clone());
                 self.tie.store(Arc::new(Tie::new(&next, seat)));
             }
         }
@@ -249,7 +269,7 @@ impl Links {
             let tie = ties.tie.load_full();
             if Arc::ptr_eq(&tie.backend, backend) && tie.is_left() && tie.seat.mode() != Mode::Pinned {
                 drop(tie);
-                let _ = ties.current().await;
+                let _ = ties.current(&ties.caller.load_full()).await;
             }
         });
         futures::stream::iter(moves).buffer_unordered(MOVED_AT_ONCE).for_each(|()| async {}).await;
@@ -281,6 +301,13 @@ pub(crate) async fn seat_unless_left(
         },
         () = registered.left.cancelled() => Ok(None),
     }
+}
+
+/// What an agent of a session of its own is told that comes with other credentials than that was opened with. The front
+/// refuses most of them before.
+fn other_credentials() -> CallError {
+    let message = "this session belongs to other credentials: send initialize";
+    CallError::not_sent(ErrorKind::InvalidRequest, message)
 }
 
 /// Whether what was known of the server says nothing of the other one.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
+use http::HeaderName;
 use mcpool_breaker::{Breaker, State};
 use mcpool_upstream::{Backend, BackendStatus, Leaving, Mode, ModeChoice, Seat, Traffic};
 use mcpool_wire::{Backends, CallError, Caller, ClientHello, ErrorKind, Hello, Reply, ServerEntry, Target};
@@ -27,6 +28,8 @@ pub struct Registered {
     /// Its circuit.
     pub breaker: Breaker,
     pub(crate) stack: BackendStack,
+    /// The headers of agents it is given, in the order of their names.
+    pub(crate) forwards: Arc<[HeaderName]>,
     /// What it was made of.
     pub(crate) settings: BackendSettings,
     /// Whether it took the place of another one: then agents are patient with it, because a moment ago they were served.
@@ -188,6 +191,10 @@ impl Backends for Router {
     fn prefers_handshake(&self, target: &Target, caller: &Caller, client: &ClientHello) -> bool {
         find(&self.registry, &target.name)
             .is_some_and(|registered| registered.backend.prefers_handshake(client, caller.affinity.is_some()))
+    }
+
+    fn forwards(&self, target: &Target) -> Arc<[HeaderName]> {
+        find(&self.registry, &target.name).map(|registered| registered.forwards.clone()).unwrap_or_default()
     }
 
     fn servers(&self) -> Vec<ServerEntry> {

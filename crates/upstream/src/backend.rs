@@ -37,7 +37,7 @@ use crate::{
     mode::{Decision, Demotion, ModeBook},
     observe::{Mode, Observe, Reporter, Source},
     opener::{OpenRequest, Opener},
-    pool::{Budget, Pool, PoolKey},
+    pool::{Budget, Pool, PoolKey, Seat},
     room::{Room, RoomLimits, Waiting},
     session::Session,
     tasks::Tasks,
@@ -317,6 +317,14 @@ impl Backend {
                 known.unwrap_or(limits.shared_sessions).min(limits.shared_sessions)
             }
         }
+    }
+
+    /// Whether the sessions of this seat carry what this caller sends in the headers the backend is given.
+    #[must_use]
+    pub fn carries(&self, seat: &Seat, caller: &Caller) -> bool {
+        let given = &self.spec.sharing.forward_headers;
+        let sent = caller.forwarded.iter().filter(|(name, _)| given.contains(name));
+        given.is_empty() || sent.eq(seat.pool.key.headers.iter())
     }
 
     fn key(&self, caller: &Caller, class: CapabilityClass, mode: Mode) -> PoolKey {

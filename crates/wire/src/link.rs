@@ -7,6 +7,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http::HeaderName;
 
 use crate::{
     call::{Answer, Call, Caller, Forwarded},
@@ -39,6 +40,11 @@ pub trait Backends: Send + Sync + 'static {
     /// Whether an agent without handshake had better come with one: the server keeps things in a session that an agent
     /// with handshake would have to itself. False while nobody has met the server.
     fn prefers_handshake(&self, target: &Target, caller: &Caller, client: &ClientHello) -> bool;
+
+    /// The headers of agents this backend is given, in the order of their names; none where it is no longer configured.
+    fn forwards(&self, _target: &Target) -> Arc<[HeaderName]> {
+        Arc::default()
+    }
 
     /// Every configured backend, for the discovery endpoint.
     fn servers(&self) -> Vec<ServerEntry>;
@@ -131,6 +137,9 @@ pub enum LinkEvent {
     },
     /// The server ended the stream of this call before its answer, to be asked for the rest after this time.
     Paused(Duration),
+    /// The agent has a session of the backend to itself from now on, opened with these values of its headers: what it
+    /// leaves there is lost with it.
+    Owned(Forwarded),
     /// The link is over (a pinned session broke): the agent has to initialise again.
     Ended(CallError),
 }

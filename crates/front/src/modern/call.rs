@@ -100,7 +100,7 @@ async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Me
     };
     let taken = asking.modern.request_state.as_deref().and_then(|state| {
         let state: String = serde_json::from_str(state).ok()?;
-        let bound = Bound::to(&core.caller.principal, &core.target.name, message.bytes())?;
+        let bound = Bound::to(&core.caller, &core.target.name, message.bytes())?;
         core.common.parked.take(&state, &bound, &core.common)
     });
     let level = asking.modern.log_level.as_deref();

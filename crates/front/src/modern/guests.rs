@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     agent::AgentCore,
+    carried::Carried,
     common::Common,
     front::{Front, NoPlace},
     observe::{AgentEnd, FrontEvent, Gauges, Transport},
@@ -117,7 +118,8 @@ impl Outlet for Unheard {
             LinkEvent::Progress(_)
             | LinkEvent::Notification(_)
             | LinkEvent::Withdrawn { .. }
-            | LinkEvent::Paused(_) => Ok(()),
+            | LinkEvent::Paused(_)
+            | LinkEvent::Owned(_) => Ok(()),
             // A server must not ask outside of a call.
             LinkEvent::Request { .. } => Err(OutletFull),
         }
@@ -204,6 +206,17 @@ impl<L: Link> Guests<L> {
         self.lock().kinds.values().flatten().map(|guest| Arc::clone(&guest.core)).collect()
     }
 
+    /// Lets go of a link nobody needs now, the one that was idle longest; whether there was one.
+    pub(crate) fn give_way(&self) -> bool {
+        let gone = {
+            let mut state = self.lock();
+            let idle = state.kinds.values().flatten().filter(|guest| guest.core.is_idle());
+            let longest = idle.min_by_key(|guest| guest.core.last_seen.load(Ordering::Relaxed)).cloned();
+            longest.map(|one| state.take_out(|guest| Arc::ptr_eq(&guest.core, &one.core)))
+        };
+        gone.is_some()
+    }
+
     /// The streams of their calls.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
         self.cores().iter().flat_map(|core| core.outboxes()).collect()
@@ -264,7 +277,9 @@ impl<B: Backends> Front<B> {
     }
 
     fn kind_of(&self, target: &Target, headers: &HeaderMap, peer: IpAddr, client: &ClientHello) -> Kind {
-        let Caller { principal, is_local, affinity, forwarded, .. } = self.caller(headers, peer, AgentKey(0));
+        let carried = self.carried(target, headers);
+        let Caller { principal, is_local, affinity, forwarded, .. } =
+            self.caller(headers, peer, AgentKey(0), &carried);
         let backend = Arc::clone(&target.name);
         let mut kind =
             Kind { backend, principal, is_local, affinity, forwarded, class: CapabilityClass::neutral() };
@@ -292,7 +307,8 @@ impl<B: Backends> Front<B> {
                 if openings.len() >= MOST {
                     openings.retain(|_, opening| opening.upgrade().is_some());
                 }
-                let caller = Arc::new(self.caller(headers, peer, self.common.agent_key()));
+                let carried = self.carried(target, headers);
+                let caller = Arc::new(self.caller(headers, peer, self.common.agent_key(), &carried));
                 let mut client = client.clone();
                 if kind.class == CapabilityClass::neutral() {
                     client = ClientHello { revision: Revision::V2026_07_28, ..ClientHello::neutral() };
@@ -335,8 +351,9 @@ impl<B: Backends> Front<B> {
         let hello = Hello { caller: Arc::clone(&caller), target: target.clone(), client, outlet };
         let opened = opening::bounded(self.backends.open(hello), self.common.times().open).await;
         let link = opened.map_err(|error| NoGuest::Unopened(Arc::new(error)))?;
-        let from = (peer, Some(seat));
-        let core = AgentCore::new(caller, target, Transport::Other, from, Arc::clone(&self.common));
+        let (from, opened) = ((peer, Some(seat)), (Carried::default(), 0));
+        let common = Arc::clone(&self.common);
+        let core = AgentCore::new(caller, target, Transport::Other, from, opened, common);
         core.profile.tied(link.as_ref());
         let guest = Arc::new(Guest::new(Arc::new(core), link, unheard));
         let mut kind = kind.clone();
@@ -391,6 +408,7 @@ impl<L: Link> Guest<L> {
 
 impl<L> Drop for Guest<L> {
     fn drop(&mut self) {
+        self.core.leave();
         Gauges::down(&self.common().gauges.modern_agents, 1);
         let ended = self.unheard.ended.load(Ordering::Relaxed);
         self.common().emit(&FrontEvent::AgentClosed {

@@ -73,7 +73,7 @@ pub(super) async fn open<B: Backends>(front: &Arc<Front<B>>, asking: Asking<'_>,
         Err(why) => return no_place(why),
     };
     let Asking { headers, peer, ref target, .. } = asking;
-    let core = front.new_agent(target.clone(), Transport::Other, headers, peer, Some(seat));
+    let core = front.new_agent(target.clone(), Transport::Other, headers, peer, seat, None);
     let ear = Ear::new(&core, String::from_utf8_lossy(request.id.raw()).into_owned());
     let Some(listed) = front.listens.enter(&ear, &front.common) else { return no_place(NoPlace::Full) };
     let end = OpenEnd::new(&core);
@@ -190,7 +190,10 @@ impl Outlet for Ear {
     fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
         match event {
             LinkEvent::Notification(bytes) => self.hear(bytes),
-            LinkEvent::Progress(_) | LinkEvent::Withdrawn { .. } | LinkEvent::Paused(_) => Ok(()),
+            LinkEvent::Progress(_)
+            | LinkEvent::Withdrawn { .. }
+            | LinkEvent::Paused(_)
+            | LinkEvent::Owned(_) => Ok(()),
             LinkEvent::Ended(_) => {
                 self.end();
                 Ok(())

@@ -103,7 +103,8 @@ async fn discovered<B: Backends>(front: &Arc<Front<B>>, asking: Asking<'_>) -> S
 }
 
 fn prefers_handshake<B: Backends>(front: &Front<B>, asking: &Asking<'_>) -> bool {
-    let caller = front.caller(asking.headers, asking.peer, AgentKey(0));
+    let carried = front.carried(&asking.target, asking.headers);
+    let caller = front.caller(asking.headers, asking.peer, AgentKey(0), &carried);
     front.backends.prefers_handshake(&asking.target, &caller, &asking.modern.client)
 }
 

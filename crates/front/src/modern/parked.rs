@@ -1,8 +1,8 @@
 //! Calls that wait for their callers: each was answered with what its server asks, and goes on when its caller comes
 //! back with the answers.
 //!
-//! What a caller comes back with is a number of this table, sealed and bound to who it is, to the backend, and to the
-//! request it stands for. It is worth something once: whoever comes back takes the call along.
+//! What a caller comes back with is a number of this table, sealed and bound to who it is, to the backend and what it is
+//! given in the caller's headers, and to the request it stands for. It is worth something once: whoever comes back takes the call along.
 
 use std::{
     collections::HashMap,
@@ -10,10 +10,10 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use mcpool_wire::{Principal, modern::essence};
+use mcpool_wire::{Caller, modern::essence};
 
 use super::voice::Voice;
-use crate::{common::Common, observe::Gauges};
+use crate::{common::Common, observe::Gauges, seal::length_and_kind};
 
 /// Most calls that wait for their callers.
 const MOST: usize = 1_024;
@@ -32,11 +32,14 @@ pub(super) struct Bound(Vec<u8>);
 
 impl Bound {
     /// To this request of this caller; nothing if it is no request.
-    pub(super) fn to(principal: &Principal, backend: &str, message: &[u8]) -> Option<Self> {
-        let mut bound = Vec::new();
-        for part in [principal.as_str(), backend] {
+    pub(super) fn to(caller: &Caller, backend: &str, message: &[u8]) -> Option<Self> {
+        let mut bound = length_and_kind(&caller.principal).to_be_bytes().to_vec();
+        bound.extend_from_slice(caller.principal.as_str().as_bytes());
+        let carried = caller.forwarded.iter();
+        let carried = carried.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        for part in [backend.as_bytes()].into_iter().chain(carried) {
             bound.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            bound.extend_from_slice(part.as_bytes());
+            bound.extend_from_slice(part);
         }
         bound.extend_from_slice(digest(&SHA256, essence(message)?.as_bytes()).as_ref());
         Some(Self(bound))

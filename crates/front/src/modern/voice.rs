@@ -214,7 +214,7 @@ impl Voice {
     fn park(self: &Arc<Self>, state: &mut State) -> Result<Bytes, CallError> {
         let common = &self.core.common;
         let keep = |asks: &Asks| {
-            let bound = Bound::to(&self.core.caller.principal, &self.core.target.name, &asks.message)?;
+            let bound = Bound::to(&self.core.caller, &self.core.target.name, &asks.message)?;
             common.parked.keep(self, &bound, common)
         };
         let Some((asks, (number, sealed))) = self.asks.as_ref().and_then(|asks| Some((asks, keep(asks)?)))
@@ -409,7 +409,7 @@ impl Outlet for Voice {
                 self.lock().questions.retain(|one| one.number != id);
                 Ok(())
             }
-            LinkEvent::Paused(_) | LinkEvent::Ended(_) => Ok(()),
+            LinkEvent::Paused(_) | LinkEvent::Owned(_) | LinkEvent::Ended(_) => Ok(()),
         }
     }
 }

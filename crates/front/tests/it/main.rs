@@ -3,6 +3,7 @@
 
 mod batch;
 mod client;
+mod credentials;
 mod events;
 mod flood;
 mod guests;
@@ -15,6 +16,7 @@ mod overload;
 mod pages;
 mod panics;
 mod parked;
+mod places;
 mod restore;
 mod resume;
 mod script;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderName;
 use mcpool_front::{FrontEvent, FrontObserve, Health, Readiness};
 use mcpool_wire::{
     Answer, Backends, Call, CallError, Caller, ClientHello, Envelope, Era, ErrorKind, Executed, Forwarded,
@@ -38,6 +39,8 @@ pub(crate) struct Script {
     pub(crate) keeps_state: AtomicBool,
     /// Whether the links there are were better others.
     pub(crate) outdated: AtomicBool,
+    /// The headers of agents that both are given, in order.
+    pub(crate) forwards: Mutex<Vec<HeaderName>>,
     /// Whether the backends speak the era without handshake.
     pub(crate) modern: AtomicBool,
     /// Numbers and answers that were passed on, of all links.
@@ -103,6 +106,10 @@ impl Backends for Scripted {
 
     fn prefers_handshake(&self, _: &Target, _: &Caller, _: &ClientHello) -> bool {
         self.0.keeps_state.load(Ordering::SeqCst)
+    }
+
+    fn forwards(&self, _: &Target) -> Arc<[HeaderName]> {
+        self.0.forwards.lock().unwrap().as_slice().into()
     }
 
     fn servers(&self) -> Vec<ServerEntry> {

@@ -75,6 +75,12 @@ impl Seat {
         Self { caller: hello.caller.clone(), pool, tie, revision, number, outlet }
     }
 
+    /// Whose it is.
+    #[must_use]
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
     /// Takes a slot on the agent's session, binding it to one if it has none. `only`: no other session is of use, where
     /// the agent keeps to none.
     pub(crate) fn try_lease(&self, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
