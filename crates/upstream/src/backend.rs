@@ -291,6 +291,7 @@ impl Backend {
     pub(crate) fn default_pool(&self) -> Arc<Pool> {
         let mode = self.modes.decide(false).map_or(Mode::Shared, |decision| decision.mode);
         self.pool(PoolKey {
+            backend: self.spec.id,
             generation: self.spec.generation,
             principal: Principal::Anonymous,
             affinity: None,
@@ -331,6 +332,7 @@ impl Backend {
         let passed =
             |(name, _): &&(HeaderName, HeaderValue)| self.spec.sharing.forward_headers.contains(name);
         PoolKey {
+            backend: self.spec.id,
             generation: self.spec.generation,
             principal: caller.principal.clone(),
             affinity: caller.affinity.clone(),

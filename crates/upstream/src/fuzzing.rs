@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mcpool_wire::{Answer, Message, Method};
+use mcpool_wire::{Answer, BackendId, Message, Method};
 use tokio::io::AsyncRead;
 
 use crate::{
@@ -60,13 +60,13 @@ pub async fn lines(from: impl AsyncRead + Unpin, limit: usize) -> io::Result<(Ve
 /// A cursor as an agent gets it.
 #[must_use]
 pub fn seal(pool: u64, epoch: u64, inner: &[u8], list: &Method) -> Option<String> {
-    Cursor { pool, epoch, inner: inner.to_vec() }.seal(list)
+    Cursor { pool, epoch, inner: inner.to_vec() }.seal(place(list))
 }
 
 /// Pool, session and the backend's own cursor, of what an agent brought back.
 #[must_use]
 pub fn open(text: &str, list: &Method) -> Option<(u64, u64, Vec<u8>)> {
-    Cursor::open(text, list).map(|cursor| (cursor.pool, cursor.epoch, cursor.inner))
+    Cursor::open(text, place(list)).map(|cursor| (cursor.pool, cursor.epoch, cursor.inner))
 }
 
 /// A page with its cursor sealed: `Ok(None)` where it has none, `Err` where it cannot be.
@@ -75,7 +75,11 @@ pub fn open(text: &str, list: &Method) -> Option<(u64, u64, Vec<u8>)> {
 /// The page cannot be given to an agent.
 #[allow(clippy::result_unit_err, reason = "there is nothing more to say")]
 pub fn seal_page(answer: &Answer, list: &Method, pool: u64, epoch: u64) -> Result<Option<Answer>, ()> {
-    cursor::seal_page(answer, list, pool, epoch).map_err(|_| ())
+    cursor::seal_page(answer, place(list), pool, epoch).map_err(|_| ())
+}
+
+fn place(list: &Method) -> cursor::Place<'_> {
+    cursor::Place { list, backend: BackendId(1), generation: 1 }
 }
 
 /// A list request with the backend's own cursor in it.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
-use mcpool_wire::{Caller, CapabilityClass, Forwarded, Principal};
+use mcpool_wire::{BackendId, Caller, CapabilityClass, Forwarded, Principal};
 
 pub(crate) use self::seat::ANY_SESSION;
 pub use self::seat::Seat;
@@ -36,6 +36,7 @@ use crate::{
 /// and generation, so the generation stands for them; the protocol version is always the highest the server offers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
+    pub(crate) backend: BackendId,
     pub(crate) generation: u64,
     pub(crate) principal: Principal,
     pub(crate) affinity: Option<Arc<str>>,

@@ -8,7 +8,7 @@ use crate::{
     clock,
     merged::{ListFlight, Page, cursor, ran_out_of_time},
     observe::Mode,
-    pool::{ANY_SESSION, Seat},
+    pool::{ANY_SESSION, PoolKey, Seat},
 };
 
 /// What a list request becomes.
@@ -41,7 +41,7 @@ impl Seat {
     /// # Errors
     /// A refusal where its cursor leads nowhere any more, or never did.
     pub fn list_call(&self, call: &Call) -> Result<ListCall, CallError> {
-        let Some(cursor) = cursor::of_request(&call.message, &call.method) else {
+        let Some(cursor) = cursor::of_request(&call.message, self.place_of(&call.method)) else {
             return Ok(ListCall::First);
         };
         let known = cursor.filter(|cursor| cursor.pool == self.pool.number && self.keeps_to(cursor.epoch));
@@ -49,6 +49,11 @@ impl Seat {
         let next =
             |(message, epoch)| ListCall::Next(message, Some(epoch).filter(|epoch| *epoch != ANY_SESSION));
         message.map(next).ok_or_else(unknown_cursor)
+    }
+
+    fn place_of<'a>(&self, list: &'a Method) -> cursor::Place<'a> {
+        let PoolKey { backend, generation, .. } = self.pool.key;
+        cursor::Place { list, backend, generation }
     }
 
     /// A list that is known to be current, as this agent reads it.
@@ -88,7 +93,7 @@ impl Seat {
         let listens = call.is_plain_list && self.pool.listens(epoch);
         // Who has another session for each call follows a cursor wherever it leads.
         let epoch = if self.mode() == Mode::Exclusive { ANY_SESSION } else { epoch };
-        let page = match cursor::seal_page(&answer, &call.method, self.pool.number, epoch) {
+        let page = match cursor::seal_page(&answer, self.place_of(&call.method), self.pool.number, epoch) {
             Ok(Some(answer)) => Page { answer, epoch: Some(epoch) },
             Ok(None) => Page { answer, epoch: None },
             Err(cursor::Unsealable) => {

@@ -1,15 +1,15 @@
 //! Cursors of lists as agents get them: sealed with the pool and the session that gave them.
 //!
 //! A cursor means something to the one session that issued it, and may hold what the backend would not tell
-//! others. Agents get it encrypted and authenticated under a key of this process, tied to the kind of list, and it
-//! comes back unwrapped to that session or not at all.
+//! others. Agents get it encrypted and authenticated under a key of this process, tied to the backend, its generation and
+//! the kind of list, and it comes back unwrapped to that session or not at all.
 
 use std::sync::LazyLock;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::{BufMut as _, Bytes, BytesMut};
-use mcpool_wire::{Answer, Envelope, Message, Method, Span};
+use mcpool_wire::{Answer, BackendId, Envelope, Message, Method, Span};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -25,6 +25,22 @@ const HEAD: usize = 16;
 /// Random per process; without randomness no cursor leaves or comes in.
 static KEY: LazyLock<Option<RandomizedNonceKey>> =
     LazyLock::new(|| RandomizedNonceKey::new(&AES_256_GCM, &rand::random::<[u8; 32]>()).ok());
+
+/// The list cursors are of: of which kind, and at which registration of which backend.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) list: &'a Method,
+    pub(crate) backend: BackendId,
+    pub(crate) generation: u64,
+}
+
+impl Place<'_> {
+    /// What is authenticated with a cursor: of one length behind the name of the list.
+    fn bound(&self) -> Aad<Vec<u8>> {
+        let (backend, generation) = (self.backend.0.to_be_bytes(), self.generation.to_be_bytes());
+        Aad::from([self.list.label().as_bytes(), &backend, &generation].concat())
+    }
+}
 
 /// What a cursor says when it is opened.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +70,7 @@ struct Next<'a> {
 
 impl Cursor {
     /// As an agent gets it; `None` where it is too long.
-    pub(crate) fn seal(&self, list: &Method) -> Option<String> {
+    pub(crate) fn seal(&self, place: Place<'_>) -> Option<String> {
         if self.inner.len() > MAX_INNER {
             return None;
         }
@@ -62,14 +78,13 @@ impl Cursor {
         sealed.extend_from_slice(&self.pool.to_be_bytes());
         sealed.extend_from_slice(&self.epoch.to_be_bytes());
         sealed.extend_from_slice(&self.inner);
-        let nonce =
-            KEY.as_ref()?.seal_in_place_append_tag(Aad::from(list.label().as_bytes()), &mut sealed).ok()?;
+        let nonce = KEY.as_ref()?.seal_in_place_append_tag(place.bound(), &mut sealed).ok()?;
         sealed.extend_from_slice(nonce.as_ref());
         Some(BASE64_URL_SAFE_NO_PAD.encode(sealed))
     }
 
-    /// What an agent brought back; `None` unless this process sealed exactly this for this kind of list.
-    pub(crate) fn open(text: &str, list: &Method) -> Option<Self> {
+    /// What an agent brought back; `None` unless this process sealed exactly this for this list.
+    pub(crate) fn open(text: &str, place: Place<'_>) -> Option<Self> {
         if text.len() > MAX_SEALED {
             return None;
         }
@@ -77,8 +92,7 @@ impl Cursor {
         let nonce: [u8; NONCE_LEN] =
             sealed.split_off(sealed.len().checked_sub(NONCE_LEN)?).try_into().ok()?;
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let aad = Aad::from(list.label().as_bytes());
-        let plain = KEY.as_ref()?.open_in_place(nonce, aad, &mut sealed).ok()?;
+        let plain = KEY.as_ref()?.open_in_place(nonce, place.bound(), &mut sealed).ok()?;
         let (pool, rest) = plain.split_first_chunk()?;
         let (epoch, inner) = rest.split_first_chunk()?;
         Some(Self {
@@ -92,7 +106,7 @@ impl Cursor {
 /// The page with its cursor sealed, if it has one.
 pub(crate) fn seal_page(
     answer: &Answer,
-    list: &Method,
+    place: Place<'_>,
     pool: u64,
     epoch: u64,
 ) -> Result<Option<Answer>, Unsealable> {
@@ -108,17 +122,17 @@ pub(crate) fn seal_page(
     };
     let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
     let cursor = Cursor { pool, epoch, inner: raw.get().as_bytes().to_vec() };
-    let sealed = format!("\"{}\"", cursor.seal(list).ok_or(Unsealable)?);
+    let sealed = format!("\"{}\"", cursor.seal(place).ok_or(Unsealable)?);
     let message = replaced(bytes, start..start + raw.get().len(), sealed.as_bytes()).ok_or(Unsealable)?;
     Ok(Some(Answer { message, ..answer.clone() }))
 }
 
 /// The cursor of a list request, opened. `None` where there is none.
-pub(crate) fn of_request(message: &Message, list: &Method) -> Option<Option<Cursor>> {
+pub(crate) fn of_request(message: &Message, place: Place<'_>) -> Option<Option<Cursor>> {
     let envelope = Envelope::parse(message.bytes()).ok()?;
     let raw = envelope.params.cursor?;
     let text = serde_json::from_str::<String>(raw.get()).ok();
-    Some(text.and_then(|text| Cursor::open(&text, list)))
+    Some(text.and_then(|text| Cursor::open(&text, place)))
 }
 
 /// The list request with the backend's own cursor in it.
@@ -141,6 +155,10 @@ fn replaced(bytes: &Bytes, span: Span, with: &[u8]) -> Option<Message> {
 mod tests {
     use super::*;
 
+    fn of(list: &Method) -> Place<'_> {
+        Place { list, backend: BackendId(1), generation: 2 }
+    }
+
     fn cursor(inner: &str) -> Cursor {
         Cursor { pool: 3, epoch: 7, inner: inner.as_bytes().to_vec() }
     }
@@ -157,35 +175,44 @@ mod tests {
 
     #[test]
     fn a_cursor_comes_back_as_it_went_and_only_for_its_list() {
-        let sealed = cursor("\"page 2\"").seal(&Method::ToolsList).expect("sealed");
+        let sealed = cursor("\"page 2\"").seal(of(&Method::ToolsList)).expect("sealed");
         assert!(!sealed.contains("page"));
-        assert_eq!(Cursor::open(&sealed, &Method::ToolsList), Some(cursor("\"page 2\"")));
-        assert_eq!(Cursor::open(&sealed, &Method::PromptsList), None);
+        assert_eq!(Cursor::open(&sealed, of(&Method::ToolsList)), Some(cursor("\"page 2\"")));
+        assert_eq!(Cursor::open(&sealed, of(&Method::PromptsList)), None);
+    }
+
+    #[test]
+    fn a_cursor_of_another_backend_or_of_one_that_was_replaced_is_none() {
+        let here = of(&Method::ToolsList);
+        let sealed = cursor("\"page 2\"").seal(here).expect("sealed");
+        assert_eq!(Cursor::open(&sealed, Place { backend: BackendId(2), ..here }), None);
+        assert_eq!(Cursor::open(&sealed, Place { generation: 3, ..here }), None);
+        assert!(Cursor::open(&sealed, here).is_some());
     }
 
     #[test]
     fn a_forged_cursor_is_none() {
-        let sealed = cursor("\"2\"").seal(&Method::ToolsList).expect("sealed");
+        let sealed = cursor("\"2\"").seal(of(&Method::ToolsList)).expect("sealed");
         for at in 0..sealed.len() - 1 {
             let mut forged = sealed.clone().into_bytes();
             forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
             let forged = String::from_utf8(forged).expect("ASCII");
-            assert_eq!(Cursor::open(&forged, &Method::ToolsList), None, "changed at {at}");
+            assert_eq!(Cursor::open(&forged, of(&Method::ToolsList)), None, "changed at {at}");
         }
         for foreign in ["", "2", "page-2", "AAAA", &"A".repeat(MAX_SEALED + 1)] {
-            assert_eq!(Cursor::open(foreign, &Method::ToolsList), None);
+            assert_eq!(Cursor::open(foreign, of(&Method::ToolsList)), None);
         }
     }
 
     #[test]
     fn a_cursor_that_is_too_long_does_not_leave() {
         let long = format!("\"{}\"", "x".repeat(MAX_INNER));
-        assert_eq!(cursor(&long).seal(&Method::ToolsList), None);
+        assert_eq!(cursor(&long).seal(of(&Method::ToolsList)), None);
         let page = answer(&format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{{\"nextCursor\":{long}}}}}"));
-        assert!(seal_page(&page, &Method::ToolsList, 1, 1).is_err());
+        assert!(seal_page(&page, of(&Method::ToolsList), 1, 1).is_err());
         let longest = format!("\"{}\"", "x".repeat(MAX_INNER - 2));
-        let sealed = cursor(&longest).seal(&Method::ToolsList).expect("the longest fits");
-        assert!(Cursor::open(&sealed, &Method::ToolsList).is_some());
+        let sealed = cursor(&longest).seal(of(&Method::ToolsList)).expect("the longest fits");
+        assert!(Cursor::open(&sealed, of(&Method::ToolsList)).is_some());
     }
 
     #[test]
@@ -193,7 +220,7 @@ mod tests {
         let page = answer(
             r#"{"result":{"tools":[{"name":"a","n":1e400}],"nextCursor":"p\u0032" , "x":0.10},"jsonrpc":"2.0","id":9}"#,
         );
-        let sealed = seal_page(&page, &Method::ToolsList, 3, 7).expect("sealable").expect("has one");
+        let sealed = seal_page(&page, of(&Method::ToolsList), 3, 7).expect("sealable").expect("has one");
         let text = std::str::from_utf8(sealed.message.bytes()).expect("UTF-8").to_owned();
         let (head, tail) =
             (r#"{"result":{"tools":[{"name":"a","n":1e400}],"nextCursor":""#, r#"" , "x":0.10},"#);
@@ -207,7 +234,7 @@ mod tests {
             value["result"]["nextCursor"]
         );
         let back = message(&back);
-        let opened = of_request(&back, &Method::ToolsList).flatten().expect("ours");
+        let opened = of_request(&back, of(&Method::ToolsList)).flatten().expect("ours");
         assert_eq!(opened, cursor(r#""p\u0032""#));
         let unwrapped = unwrapped(&back, &opened.inner).expect("spliced");
         let expected = br#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"p\u0032"}}"#;
@@ -221,10 +248,10 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"nextCursor"}],"nextCursor":null}}"#,
             r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"nextCursor"}}"#,
         ] {
-            assert!(seal_page(&answer(text), &Method::ToolsList, 1, 1).expect("sealable").is_none());
+            assert!(seal_page(&answer(text), of(&Method::ToolsList), 1, 1).expect("sealable").is_none());
         }
         assert!(
-            of_request(&message(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#), &Method::ToolsList)
+            of_request(&message(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#), of(&Method::ToolsList))
                 .is_none()
         );
     }

@@ -51,6 +51,7 @@ impl Rig {
     pub(super) fn new(limit: usize) -> Self {
         let room = Room::new(RoomLimits { calls: 8, bytes: 1 << 10 });
         let key = PoolKey {
+            backend: BackendId(1),
             generation: 1,
             principal: Principal::Anonymous,
             affinity: None,
