@@ -2,25 +2,26 @@
 //!
 //! [`AgentCore`] is the part that calls and links hold; it never holds a link, so dropping the agent drops its link.
 
+mod whose;
+
 use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use mcpool_wire::{
-    CallError, Caller, ErrorKind, Forwarded, IdValue, LinkEvent, Message, Outlet, OutletFull, Revision,
-    Target,
+    CallError, Caller, ErrorKind, IdValue, LinkEvent, Message, Outlet, OutletFull, Revision, Target,
 };
 use tokio::{sync::mpsc, time::Instant};
 
+use self::whose::Whose;
 use crate::{
     carried::Carried,
     census::{CallNote, Profile},
@@ -31,7 +32,6 @@ use crate::{
     places::Seat,
     principals::{Share, TooMany},
     replay::{EventId, Found, LISTENING, Replay},
-    seal::Presented,
     session_id::AgentSessionId,
     sse_body::one_line,
     weight::Weight,
@@ -44,17 +44,8 @@ const MAX_ASKED: usize = 64;
 pub(crate) struct AgentCore {
     /// Who it is, with what it was opened with.
     pub(crate) caller: Arc<Caller>,
-    /// The same with what its latest request came with.
-    latest: ArcSwap<Caller>,
-    /// Whether a request came with something else than it was opened with.
-    moved: AtomicBool,
-    carried: Carried,
-    /// The headers its id says came with it.
-    opened_with: u32,
-    /// Where a session of its backend is its alone: the values of its headers that was opened with.
-    owned: Mutex<Option<Forwarded>>,
-    /// Once it is known.
-    id: OnceLock<AgentSessionId>,
+    /// With what it was opened, and with what it comes now.
+    whose: Whose,
     pub(crate) target: Target,
     pub(crate) transport: Transport,
     pub(crate) profile: Profile,
@@ -153,12 +144,7 @@ impl AgentCore {
             replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number: LISTENING });
         let outbox = Outbox::new(&common.limits(), Arc::clone(&common.budget), listening);
         Self {
-            latest: ArcSwap::new(Arc::clone(&caller)),
-            moved: AtomicBool::new(false),
-            carried,
-            opened_with,
-            owned: Mutex::default(),
-            id: OnceLock::new(),
+            whose: Whose::new(&caller, carried, opened_with),
             caller,
             target,
             transport,
@@ -174,69 +160,6 @@ impl AgentCore {
             ended: AtomicBool::new(false),
             seat: Mutex::new(seat),
             common,
-        }
-    }
-
-    /// What its id is bound to.
-    pub(crate) fn presented(&self) -> Presented<'_> {
-        Presented {
-            transport: self.transport,
-            principal: &self.caller.principal,
-            target: &self.target,
-            carried: &self.carried,
-        }
-    }
-
-    /// The headers that came with it when its id was given out.
-    pub(crate) fn opened_with(&self) -> u32 {
-        self.opened_with
-    }
-
-    /// Whether a request that carries this may be one of this session. One that is served on a session of its own stays
-    /// with the values that was opened with: with others it begins again.
-    pub(crate) fn may_carry(&self, carried: &Carried) -> bool {
-        carried.is_of_nothing()
-            || (!carried.lacks(self.opened_with)
-                && lock(&self.owned).as_ref().is_none_or(|values| carried.agrees_with(values)))
-    }
-
-    /// Its agent, as the one a request comes from that carries this.
-    pub(crate) fn as_sent(&self, carried: &Carried) -> Arc<Caller> {
-        let latest = self.latest.load_full();
-        if latest.forwarded == carried.values {
-            return latest;
-        }
-        let caller = Arc::new(Caller { forwarded: Arc::clone(&carried.values), ..Caller::clone(&latest) });
-        self.moved.store(true, Ordering::Relaxed);
-        self.latest.store(Arc::clone(&caller));
-        caller
-    }
-
-    /// Whether a request came with other values than it was opened with: then nothing that was said with those is
-    /// said again.
-    pub(crate) fn has_moved(&self) -> bool {
-        self.moved.load(Ordering::Relaxed)
-    }
-
-    /// It is in the table, under this id.
-    pub(crate) fn known_as(&self, id: AgentSessionId) {
-        let _ = self.id.set(id);
-        if lock(&self.owned).is_some() {
-            self.revoke();
-        }
-    }
-
-    /// A session of its backend is its alone, opened with these values: what it leaves there is lost with the session.
-    pub(crate) fn becomes_own(&self, values: Forwarded) {
-        *lock(&self.owned) = Some(values);
-        self.revoke();
-    }
-
-    /// From now on its id restores nothing.
-    pub(crate) fn revoke(&self) {
-        if let Some(id) = self.id.get() {
-            let buried = self.common.bury(*id, &self.presented());
-            buried.into_iter().for_each(|one| self.common.tombstones.write(one));
         }
     }
 
