@@ -3,6 +3,7 @@
 mod calls;
 mod canary;
 mod corpus;
+mod credentials;
 mod deaf_rounds;
 mod dropped;
 mod dropped_agents;
@@ -11,6 +12,7 @@ mod failures;
 mod fairness;
 mod faults;
 mod fidelity;
+mod guarded;
 mod herd;
 mod isolation;
 mod lab;

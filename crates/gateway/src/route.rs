@@ -97,7 +97,8 @@ pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str,
     }
     if ready > 0 {
         let (sessions, agents) = (count(ready, "session"), count(status.agents, "agent"));
-        return ("ready", format!("{sessions} ready for {agents}"));
+        let refused = refused(status).map(|refused| format!("; {refused}")).unwrap_or_default();
+        return ("ready", format!("{sessions} ready for {agents}{refused}"));
     }
     match (circuit, why) {
         (State::Open | State::HalfOpen, why) => {
@@ -108,7 +109,10 @@ pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str,
         (State::Closed, None) if status.opening > 0 => {
             ("connecting", "the first handshake is under way".to_owned())
         }
-        (State::Closed, None) => ("idle", "no session is open; the next call opens one".to_owned()),
+        (State::Closed, None) => match refused(status) {
+            Some(refused) => ("idle", format!("no session is open; {refused}")),
+            None => ("idle", "no session is open; the next call opens one".to_owned()),
+        },
     }
 }
 
@@ -125,6 +129,13 @@ fn full(status: &BackendStatus) -> Option<String> {
              raise max_sessions"
         )
     })
+}
+
+/// How many of the credentials agents bring are refused. What the server says to whom is for those alone.
+fn refused(status: &BackendStatus) -> Option<String> {
+    let (refused, known) = status.credentials;
+    let verb = if refused == 1 { "is" } else { "are" };
+    (refused > 0).then(|| format!("{refused} of {known} credentials {verb} refused"))
 }
 
 /// What is to be said of a backend that was paused or drained.

@@ -10,7 +10,7 @@ mod seating;
 mod verbs;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -123,6 +123,8 @@ pub struct BackendStatus {
     pub subscriptions: usize,
     /// Why the last handshake failed, while none has succeeded since.
     pub trouble: Option<Trouble>,
+    /// Credentials of agents that are refused, and all that are known; none where agents bring none.
+    pub credentials: (usize, usize),
     /// The transport in use, once known.
     pub transport: Option<&'static str>,
     /// The era that is spoken with it, once known.
@@ -214,7 +216,45 @@ impl Backend {
         self.room.demand.notify_one();
     }
 
-    /// Why the last handshake failed, while none has succeeded since.
+    /// Whether its agents bring credentials of their own: then the gateway has none, and what the server says to one of
+    /// them is for that one alone.
+    pub(crate) fn has_keys(&self) -> bool {
+        !self.spec.sharing.forward_headers.is_empty()
+    }
+
+    /// Whether any session can be lent.
+    pub(crate) fn serves_anybody(&self) -> bool {
+        self.pools().iter().any(|pool| pool.live() > 0)
+    }
+
+    /// Why the last handshake failed of those that concern this agent, while none has succeeded since.
+    #[must_use]
+    pub fn trouble_of(&self, seat: &Seat) -> Option<Trouble> {
+        self.trouble_in(&seat.pool)
+    }
+
+    pub(crate) fn trouble_in(&self, pool: &Pool) -> Option<Trouble> {
+        pool.plight.trouble().or_else(|| self.trouble())
+    }
+
+    /// Credentials of agents whose last handshake was refused, and all that are known.
+    fn credentials(&self) -> (usize, usize) {
+        if !self.has_keys() {
+            return (0, 0);
+        }
+        let pools = self.pools();
+        let keys = |is_one: fn(&Pool) -> bool| {
+            let pools = pools.iter().filter(|pool| is_one(pool));
+            pools.map(|pool| &pool.key.headers).collect::<HashSet<_>>()
+        };
+        let served = keys(|pool| pool.live() > 0);
+        let refused = keys(|pool| pool.plight.is_troubled()).difference(&served).count();
+        let known = keys(|pool| pool.merged.agents() > 0 || pool.plight.is_troubled() || !pool.is_empty());
+        (refused, known.len())
+    }
+
+    /// Why the last handshake failed, while none has succeeded since. Where agents bring credentials of their own only
+    /// what concerns them all, in no server's words.
     #[must_use]
     pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.trouble).clone()
@@ -256,6 +296,7 @@ impl Backend {
             agents: pools.iter().map(|p| p.merged.agents()).sum(),
             subscriptions: pools.iter().map(|p| p.merged.subscriptions()).sum(),
             trouble: self.trouble(),
+            credentials: self.credentials(),
             traffic: self.valve_since(now),
             rebuild: self.rebuild(),
             mode: self.modes.decide(false),
@@ -277,10 +318,14 @@ impl Backend {
 
     /// Forgets pools nobody uses: their keys come from what agents say, so they must not pile up.
     pub(crate) fn forget_empty_pools(&self) {
-        let kept = self.default_pool();
+        let (kept, now) = (self.default_pool(), clock::now());
         // Nobody gets hold of a pool but under this lock, so a pool with one owner has no user.
-        lock(&self.pools)
-            .retain(|_, pool| pool.number == kept.number || Arc::strong_count(pool) > 1 || !pool.is_empty());
+        lock(&self.pools).retain(|_, pool| {
+            pool.number == kept.number
+                || Arc::strong_count(pool) > 1
+                || !pool.is_empty()
+                || pool.plight.is_paused(now)
+        });
     }
 
     pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {

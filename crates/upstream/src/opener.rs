@@ -4,11 +4,15 @@
 //! It wakes on demand (a caller waits, an agent wants a session of its own, a place came back), when a handshake
 //! ends, and once a second for upkeep: warm sessions, idle and old ones. In the same loop the clerk sends what the
 //! agents of a pool want together.
+//!
+//! Pools that want a session have it opened in turn (`turns`). Where agents bring credentials of their own, each pool has
+//! its own trouble and its own pause, and the gateway, which has no credential, opens nothing that no agent waits for.
 
 mod attempt;
 mod compare;
 mod rebuild;
 mod revival;
+mod turns;
 
 use std::{
     collections::VecDeque,
@@ -37,7 +41,10 @@ use crate::{
     merged::clerk::Clerk,
     mode::Evidence,
     observe::{CloseReason, Event, Mode, OpenReason},
-    pool::{Counted, Place, Pool},
+    pool::{
+        Counted, Pool,
+        plight::{Pause, for_everybody, is_final, is_refusal},
+    },
     session::{Session, state::Standing},
     tasks::caught,
     valve::Traffic,
@@ -58,7 +65,7 @@ const UPKEEP: Duration = Duration::from_secs(1);
 pub(crate) struct OpenRequest {
     pub(crate) pool: Arc<Pool>,
     pub(crate) owner: Weak<dyn Outlet>,
-    pub(crate) reply: oneshot::Sender<Own>,
+    pub(crate) reply: oneshot::Sender<Result<Own, SendError>>,
 }
 
 /// A session on its way to its agent: closed if the agent is no longer there to take it.
@@ -83,7 +90,10 @@ pub(crate) struct Opener {
     inbox: mpsc::Receiver<OpenRequest>,
     waiting: VecDeque<OpenRequest>,
     openings: FuturesUnordered<BoxFuture<'static, Attempt>>,
+    /// Of all pools, where they have one credential.
     pause: Option<Pause>,
+    /// The pool whose turn was last.
+    last: u64,
     /// When what is wanted may be opened, where it must wait.
     next_try: Option<Instant>,
     /// The session that was last asked to leave for another key.
@@ -91,15 +101,6 @@ pub(crate) struct Opener {
     clerk: Clerk,
     revival: Revival,
     rebuild: Rebuild,
-}
-
-/// After a failed handshake: how long the next one waits.
-#[derive(Clone, Copy)]
-enum Pause {
-    /// Somebody waiting makes it shorter.
-    Failed { waited: Instant, idle: Instant },
-    /// The backend is at its limit and said so.
-    Pressure(Instant),
 }
 
 /// What the next handshake is for.
@@ -117,6 +118,7 @@ impl Opener {
             waiting: VecDeque::new(),
             openings: FuturesUnordered::new(),
             pause: None,
+            last: 0,
             next_try: None,
             evicted: Weak::new(),
             clerk: Clerk::default(),
@@ -194,6 +196,7 @@ impl Opener {
         if resumes {
             // Whatever failed before the pause is mended, says the operator.
             self.pause = None;
+            self.backend.pools().iter().for_each(|pool| pool.plight.mended());
         }
         match self.backend.leaving() {
             None => {
@@ -217,58 +220,24 @@ impl Opener {
         while self.openings.len() < self.backend.spec.limits.max_creating {
             let now = clock::now();
             let Some(mut wanted) = self.wanted(now) else { return };
-            if let Some(at) = self.paused_until(wanted.reason).filter(|at| *at > now) {
-                self.next_try = Some(at);
-                return;
-            }
             let Some(place) = self.find_place(&wanted).await else { return };
             let reason = match self.backend.gate.may_open(now) {
                 Opening::Free => wanted.reason,
                 Opening::Probe => OpenReason::Probe,
                 Opening::Wait(at) => {
-                    self.next_try = Some(at.max(now + Duration::from_millis(1)));
+                    self.try_at(at.max(now + Duration::from_millis(1)));
                     return;
                 }
             };
+            self.last = wanted.pool.number;
             let counted = Counted::new(&wanted.pool, |pool| &pool.opening);
             if wanted.reason == OpenReason::Pinned {
                 // Not before: who waits must not be lost with what fails until here.
-                wanted.request = self.waiting.pop_front();
+                let own = self.waiting.iter().position(|request| Arc::ptr_eq(&request.pool, &wanted.pool));
+                wanted.request = own.and_then(|at| self.waiting.remove(at));
             }
             self.openings.push(attempt(self.backend.clone(), wanted, reason, place, counted).boxed());
         }
-    }
-
-    fn paused_until(&self, reason: OpenReason) -> Option<Instant> {
-        match (self.pause?, reason) {
-            (Pause::Pressure(at), _) => Some(at),
-            // The circuit has its own pauses.
-            (Pause::Failed { .. }, _) if self.backend.gate.wants_probe(clock::now()) => None,
-            (Pause::Failed { idle, .. }, OpenReason::Warm) => Some(idle),
-            (Pause::Failed { waited, .. }, _) => Some(waited),
-        }
-    }
-
-    /// What to open next: for who waits for the pool everybody shares, for an agent of its own, for warmth.
-    fn wanted(&mut self, now: Instant) -> Option<Wanted> {
-        let limits = &self.backend.spec.limits;
-        if let Some(pool) = self.backend.pools().into_iter().find(|pool| self.is_in_demand(pool)) {
-            return Some(Wanted { pool, reason: OpenReason::Demand, request: None });
-        }
-        if let Some(request) = self.waiting.front() {
-            return Some(Wanted { pool: request.pool.clone(), reason: OpenReason::Pinned, request: None });
-        }
-        let warm = self.backend.default_pool();
-        let there = self.there(&warm) + warm.opening.load(Ordering::Acquire);
-        if warm.mode() != Mode::Pinned && there < limits.min_idle.min(self.backend.sessions_of(&warm)) {
-            return Some(Wanted { pool: warm, reason: OpenReason::Warm, request: None });
-        }
-        // A backend must come back also if nobody asks for it.
-        self.backend.gate.wants_probe(now).then_some(Wanted {
-            pool: warm,
-            reason: OpenReason::Probe,
-            request: None,
-        })
     }
 
     /// Whether callers wait that one more session of this pool would serve.
@@ -305,61 +274,54 @@ impl Opener {
         match attempt.outcome {
             Ok(session) => {
                 self.pause = None;
+                attempt.pool.plight.mended();
                 *lock(&self.backend.trouble) = None;
                 if self.backend.traffic() == Traffic::Drained {
                     session.drain(CloseReason::Operator);
                 }
                 match attempt.request {
                     // An agent that left meanwhile does not take it, and it closes.
-                    Some(request) => drop(request.reply.send(Own(Some(session)))),
+                    Some(request) => drop(request.reply.send(Ok(Own(Some(session))))),
                     None if attempt.reason == OpenReason::Reconnect => {}
                     None if is_surplus(&self.backend, &attempt.pool) => session.drain(CloseReason::Idle),
                     None => {}
                 }
             }
             Err(error) => {
-                self.pause_after(&error);
-                if let Some(request) = attempt.request {
-                    self.waiting.push_front(request);
+                self.pause_after(&attempt.pool, &error);
+                match attempt.request {
+                    Some(request) if self.backend.has_keys() && is_final(&error.cause) => {
+                        drop(request.reply.send(Err(error)));
+                    }
+                    Some(request) => self.waiting.push_front(request),
+                    None => {}
                 }
             }
         }
     }
 
-    fn pause_after(&mut self, error: &SendError) {
+    fn pause_after(&mut self, pool: &Pool, error: &SendError) {
         let now = clock::now();
-        let times = {
+        let one_more = |before: Option<Trouble>| before.map_or(1, |trouble| trouble.times.saturating_add(1));
+        if !self.backend.has_keys() {
             let mut trouble = lock(&self.backend.trouble);
-            let times = trouble.as_ref().map_or(1, |t| t.times.saturating_add(1));
+            let times = one_more(trouble.take());
             *trouble = Some(Trouble { why: error.to_string(), since: now, times });
-            times
-        };
-        self.pause = Some(match &error.cause {
-            Cause::Pressure(refusal) => {
-                Pause::Pressure(now + refusal.retry_after.unwrap_or(PAUSE_PRESSURE).min(MAX_PRESSURE))
-            }
-            _ => Pause::Failed {
-                waited: now + backoff(times, PAUSE_WAITED),
-                idle: now + backoff(times, PAUSE_IDLE),
-            },
-        });
-    }
-
-    /// A place in the budget; where there is none, an idle session of another key is asked to leave, one at a time.
-    async fn find_place(&mut self, wanted: &Wanted) -> Option<Place> {
-        if let Some(place) = self.backend.budget.take().await {
-            return Some(place);
+            self.pause = Some(pause(error, times, now));
+            return;
         }
-        let leaving = self.evicted.upgrade().is_some_and(|session| session.holds_place());
-        // Nobody loses a session for mere warmth.
-        if !leaving
-            && wanted.reason != OpenReason::Warm
-            && let Some(session) = idlest(&self.backend, &wanted.pool).or_else(|| abandoned(&self.backend))
-        {
-            session.drain(CloseReason::Evicted);
-            self.evicted = Arc::downgrade(&session);
+        let times = one_more(pool.plight.trouble());
+        pool.plight.failed(
+            error,
+            Trouble { why: error.to_string(), since: now, times },
+            pause(error, times, now),
+        );
+        // What is refused is there; and one that hangs for one credential while it serves others is, too.
+        if !is_refusal(&error.cause) && !self.backend.serves_anybody() {
+            let mut trouble = lock(&self.backend.trouble);
+            let times = one_more(trouble.take());
+            *trouble = Some(Trouble { why: for_everybody(&error.cause), since: now, times });
         }
-        None
     }
 
     /// Withdraws sharing where a session was seen to change by itself.
@@ -404,38 +366,23 @@ impl Opener {
     }
 }
 
-/// The session of another key that was idle for longest.
-fn idlest(backend: &Backend, pool: &Pool) -> Option<Arc<Session>> {
-    let others = backend.pools().into_iter().filter(|other| other.number != pool.number);
-    others
-        .filter(|other| other.mode() != Mode::Pinned)
-        .flat_map(|other| {
-            let lane = other.merged.event_lane();
-            other.sessions().into_iter().map(move |session| (lane == Some(session.epoch), session))
-        })
-        .filter(|(_, session)| session.standing() == Standing::Ready && session.in_flight() == 0)
-        // One that carries subscriptions is missed by its agents: it goes last.
-        .max_by_key(|(is_lane, session)| (!is_lane, session.idle_for()))
-        .map(|(_, session)| session)
-}
-
-/// The session of one agent's own that was idle longest, if that is so long that others come first: its agent has to
-/// initialise again.
-fn abandoned(backend: &Backend) -> Option<Arc<Session>> {
-    let pinned = backend.pools().into_iter().filter(|pool| pool.mode() == Mode::Pinned);
-    pinned
-        .flat_map(|pool| pool.sessions())
-        .filter(|session| session.standing() == Standing::Ready && session.pending() == 0)
-        .map(|session| (session.idle_for(), session))
-        .filter(|(idle, _)| *idle >= backend.spec.times.pinned_idle)
-        .max_by_key(|(idle, _)| *idle)
-        .map(|(_, session)| session)
-}
-
 /// Whether a session without an agent is one too many: a probe of a backend whose agents each have their own, or of
 /// a pool that is full.
 fn is_surplus(backend: &Backend, pool: &Pool) -> bool {
     pool.mode() == Mode::Pinned || pool.live() > backend.sessions_of(pool)
+}
+
+/// How long the next handshake waits after this one, the how-manieth that failed in a row.
+fn pause(error: &SendError, times: u32, now: Instant) -> Pause {
+    match &error.cause {
+        Cause::Pressure(refusal) => {
+            Pause::Pressure(now + refusal.retry_after.unwrap_or(PAUSE_PRESSURE).min(MAX_PRESSURE))
+        }
+        _ => Pause::Failed {
+            waited: now + backoff(times, PAUSE_WAITED),
+            idle: now + backoff(times, PAUSE_IDLE),
+        },
+    }
 }
 
 /// Exponential with full jitter, from 50 ms.

@@ -4,6 +4,7 @@
 //! holder, while a session is shared. A session holds its place for as long as it lives. Nothing else names
 //! deadpool.
 
+pub(crate) mod plight;
 mod seat;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
 use mcpool_wire::{BackendId, Caller, CapabilityClass, Forwarded, Principal};
 
+use self::plight::Plight;
 pub(crate) use self::seat::ANY_SESSION;
 pub use self::seat::Seat;
 
@@ -58,6 +60,8 @@ pub(crate) struct Pool {
     pub(crate) opening: AtomicUsize,
     /// Agents that wait for the pool's first handshake to be told who the server is.
     pub(crate) greeting: AtomicUsize,
+    /// What is wrong with it, if something is.
+    pub(crate) plight: Plight,
     /// Nothing is sent before this moment: the backend asked for it.
     paused: std::sync::Mutex<Option<Instant>>,
     /// The session that was last lost, by its epoch.
@@ -74,6 +78,7 @@ impl Pool {
             merged: Arc::new(merged),
             opening: AtomicUsize::new(0),
             greeting: AtomicUsize::new(0),
+            plight: Plight::default(),
             paused: std::sync::Mutex::default(),
             last_lost: AtomicU64::new(0),
             sessions: Mutex::default(),

@@ -50,9 +50,8 @@ async fn session(front: &Running, token: Option<&str>) -> String {
 
 /// The credentials the last call was made with.
 fn last(front: &Running) -> Option<String> {
-    let calls = front.script.calls.lock().unwrap();
-    let value = calls.last()?.caller.forwarded.first().map(|(_, value)| value.to_str().unwrap().to_owned());
-    value
+    let caller = front.script.calls.lock().unwrap().last()?.caller.clone();
+    caller.forwarded.first().map(|(_, value)| value.to_str().unwrap().to_owned())
 }
 
 #[tokio::test]

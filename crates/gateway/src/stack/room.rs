@@ -96,7 +96,7 @@ where
         };
         self.desk.still_here(&order)?;
         if let Held::Shut(rejected) = held {
-            self.desk.still_held(rejected)?;
+            self.desk.still_held(rejected, &order)?;
         }
         // One that was being served when there was nobody here to wait behind comes back all the same.
         let returns = !order.is_first_attempt();
@@ -115,7 +115,7 @@ where
                     Err(StackError::Later(at, by)) => (Held::Later(*at, *by), None),
                     Err(StackError::Shut(rejected)) => {
                         self.desk.still_here(&order)?;
-                        self.desk.still_held(*rejected)?;
+                        self.desk.still_held(*rejected, &order)?;
                         (Held::Shut(*rejected), None)
                     }
                     _ => return outcome,
@@ -176,7 +176,7 @@ impl Desk {
                 // It may be closed again, without a word to this caller yet.
                 Held::Shut(_) if end < until => match self.breaker.would_admit(now()) {
                     Err(rejected) => {
-                        self.still_held(rejected)?;
+                        self.still_held(rejected, order)?;
                         held = Held::Shut(rejected);
                     }
                     Ok(()) => held = Held::Slot,
@@ -277,18 +277,18 @@ impl Desk {
         }
     }
 
-    fn still_held(&self, rejected: Rejected) -> Result<(), StackError> {
+    fn still_held(&self, rejected: Rejected, order: &Order) -> Result<(), StackError> {
         // While the operator has the word nothing is probed, so the circuit has none.
         if self.backend.traffic().is_shut() || rejected.hold_until > now() {
             Ok(())
         } else {
-            Err(self.refuse(rejected))
+            Err(self.refuse(rejected, order))
         }
     }
 
-    fn refuse(&self, rejected: Rejected) -> StackError {
+    fn refuse(&self, rejected: Rejected, order: &Order) -> StackError {
         self.observe.rejected("circuit_open");
-        let why = self.backend.trouble().map(|trouble| trouble.why);
+        let why = self.backend.trouble_of(order.seat()).map(|trouble| trouble.why);
         StackError::Ended(circuit_open(
             rejected,
             &self.backend.spec().name,
@@ -305,7 +305,11 @@ impl Desk {
             let after = at.saturating_duration_since(now()).max(Duration::from_secs(1));
             return StackError::Ended(CallError::not_sent(ErrorKind::Overloaded, message).retry_after(after));
         }
-        let why = self.backend.trouble().map(|trouble| trouble.why).or_else(|| order.call().trace.cause());
+        let why = self
+            .backend
+            .trouble_of(order.seat())
+            .map(|trouble| trouble.why)
+            .or_else(|| order.call().trace.cause());
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         let message = format!("no session of backend {name:?} became free within {:?}{why}", self.queue);
         let error = CallError::not_sent(ErrorKind::QueueTimeout, message);

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc::error::TrySendError, oneshot};
 
 use super::{Backend, keyed};
 use crate::{
+    error::{Cause, SendError},
     mode::Tenure,
     observe::Mode,
     opener::OpenRequest,
@@ -42,17 +43,9 @@ impl Backend {
             Some(tenure) => tenure,
             // What the server is decides, and nobody has met it yet.
             None => {
-                let first = match self.modes.decide(false).map(|decision| decision.mode) {
-                    // Sessions of agents' own are opened for who asks for one, and here nobody does: it is met by the
-                    // session that the first call of who waits has anew.
-                    Some(Mode::Pinned) => {
-                        self.pool(self.key(&hello.caller, hello.client.class(), Mode::Exclusive))
-                    }
-                    Some(_) => self.default_pool(),
-                    None if hello.client.is_interactive() => self.default_pool(),
-                    None => self.pool(self.key(&hello.caller, CapabilityClass::neutral(), Mode::Shared)),
-                };
-                self.greeted(&first, patience).await?;
+                if let Some(seat) = self.met(hello, patience).await? {
+                    return Ok(seat);
+                }
                 self.tenure(hello).unwrap_or(Tenure::Usual(Mode::Pinned))
             }
         };
@@ -63,7 +56,7 @@ impl Backend {
         };
         let pool = self.pool(self.key(&hello.caller, class, mode));
         if mode == Mode::Pinned {
-            return self.seat_pinned(hello, pool).await;
+            return self.seat_pinned(hello, pool, self.spec.times.queue).await;
         }
         self.greeted(&pool, patience).await?;
         let reset = self.spec.sharing.reset_on_release;
@@ -72,6 +65,29 @@ impl Backend {
             Tenure::Usual(Mode::Exclusive) => Seat::exclusive(hello, pool, reset),
             Tenure::Usual(_) => Seat::shared(hello, pool),
         })
+    }
+
+    /// Meets a server nobody has met, with the key of the agent that wants to be seated. Where that is a session of the
+    /// agent's own, and is what it needs, it has its seat.
+    async fn met(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Option<Seat>, CallError> {
+        let Hello { caller, client, .. } = hello;
+        let has_handshake = client.revision.era() == Era::Legacy;
+        if client.is_interactive() && has_handshake && self.has_keys() {
+            let pool = self.pool(self.key(caller, client.class(), Mode::Pinned));
+            let seat = self.seat_pinned(hello, pool, patience).await?;
+            let fits = self.tenure(hello).is_none_or(|tenure| tenure.mode() == Mode::Pinned);
+            return Ok(Some(seat).filter(|_| fits));
+        }
+        let first = match self.modes.decide(false).map(|decision| decision.mode) {
+            // Sessions of agents' own are opened for who asks for one, and here nobody does: it is met by the session
+            // that the first call of who waits has anew.
+            Some(Mode::Pinned) => self.pool(self.key(caller, client.class(), Mode::Exclusive)),
+            // The gateway's own credential is as good, and its session will be wanted.
+            None if client.is_interactive() && !self.has_keys() => self.default_pool(),
+            Some(_) | None => self.pool(self.key(caller, CapabilityClass::neutral(), Mode::Shared)),
+        };
+        self.greeted(&first, patience).await?;
+        Ok(None)
     }
 
     fn tenure(&self, hello: &Hello) -> Option<Tenure> {
@@ -107,15 +123,28 @@ impl Backend {
             return Ok(());
         }
         let _greeting = Counted::new(pool, |pool| &pool.greeting);
+        let refused = pool.plight.next_refusal();
         self.room.demand.notify_one();
-        match self.valve.wait(patience, None, pool.catalog.wait_hello()).await {
-            Ok(_) => Ok(()),
+        let greeted = async {
+            tokio::select! {
+                _ = pool.catalog.wait_hello() => Ok(()),
+                // Whoever else is refused, this agent is.
+                why = refused => Err(self.refused(&why)),
+            }
+        };
+        match self.valve.wait(patience, None, greeted).await {
+            Ok(greeted) => greeted,
             Err(Waited::Drained) => Err(self.drained()),
-            Err(Waited::TooLong) => Err(self.unavailable("answered its handshake", patience)),
+            Err(Waited::TooLong) => Err(self.unavailable(pool, "answered its handshake", patience)),
         }
     }
 
-    async fn seat_pinned(&self, hello: &Hello, pool: Arc<Pool>) -> Result<Seat, CallError> {
+    async fn seat_pinned(
+        &self,
+        hello: &Hello,
+        pool: Arc<Pool>,
+        patience: Duration,
+    ) -> Result<Seat, CallError> {
         let _waits = self.applicants.enter();
         let (reply, opened) = oneshot::channel();
         let request = OpenRequest { pool: pool.clone(), owner: Arc::downgrade(&hello.outlet), reply };
@@ -133,17 +162,18 @@ impl Backend {
         })?;
         self.room.demand.notify_one();
         // A backend that was never reached is not waited for as long as one that is merely busy.
-        let patience = if pool.catalog.hello().is_none() && self.trouble().is_some() {
+        let patience = if pool.catalog.hello().is_none() && self.trouble_in(&pool).is_some() {
             self.spec.times.first_open
         } else {
-            self.spec.times.queue
+            patience
         };
         match self.valve.wait(patience, None, opened).await {
-            Ok(Ok(own)) => Ok(Seat::pinned(hello, pool, own.into_session())),
+            Ok(Ok(Ok(own))) => Ok(Seat::pinned(hello, pool, own.into_session())),
+            Ok(Ok(Err(why))) => Err(self.refused(&why)),
             Ok(Err(_)) => Err(self.named(removed())),
             Err(Waited::Drained) => Err(self.drained()),
-            Err(Waited::TooLong) if self.trouble().is_some() => {
-                Err(self.unavailable("gave the agent a session", patience))
+            Err(Waited::TooLong) if self.trouble_in(&pool).is_some() => {
+                Err(self.unavailable(&pool, "gave the agent a session", patience))
             }
             Err(Waited::TooLong) => {
                 let (name, (taken, limit)) = (&self.spec.name, self.budget.usage());
@@ -157,8 +187,17 @@ impl Backend {
         }
     }
 
-    fn unavailable(&self, what: &str, after: Duration) -> CallError {
-        let why = self.trouble().map_or_else(|| "no answer yet".to_owned(), |t| t.why);
+    /// What an agent is told whose credential the server refused.
+    fn refused(&self, why: &SendError) -> CallError {
+        let kind = match why.cause {
+            Cause::Credential(_) => ErrorKind::Denied,
+            _ => ErrorKind::Unavailable,
+        };
+        self.named(CallError::not_sent(kind, format!("backend {:?}: {why}", self.spec.name)))
+    }
+
+    fn unavailable(&self, pool: &Pool, what: &str, after: Duration) -> CallError {
+        let why = self.trouble_in(pool).map_or_else(|| "no answer yet".to_owned(), |t| t.why);
         let message = format!("backend {:?} has not {what} within {after:?}: {why}", self.spec.name);
         self.named(CallError::not_sent(ErrorKind::Unavailable, message).retry_after(Duration::from_secs(1)))
     }

@@ -92,6 +92,7 @@ impl Backend {
         let shut = self.valve.turn_if(Traffic::Resuming, |shift| shift.traffic.is_shut());
         if shut {
             *lock(&self.trouble) = None;
+            self.pools().iter().for_each(|pool| pool.plight.mended());
             self.room.demand.notify_one();
         }
     }

@@ -17,7 +17,7 @@ use crate::{
     error::{Cause, SendError},
     mode::Known,
     observe::{CloseReason, Event, Mode, OpenReason},
-    pool::{Counted, Place, Pool},
+    pool::{Counted, Place, Pool, plight::is_refusal},
     session::{
         Session, SessionParts,
         driver::{self, Driver, MAX_ERRANDS},
@@ -75,13 +75,23 @@ pub(super) async fn attempt(
         Err(error) => backend.reporter.on(Event::OpenFailed {
             epoch,
             reason,
-            // A backend that rests may be down: that is what it rests for.
-            incident: error.cause.incident().filter(|_| !backend.valve.traffic().is_shut()),
+            // A backend that rests may be down: that is what it rests for. One that refuses a credential is up.
+            incident: error
+                .cause
+                .incident()
+                .filter(|_| !backend.valve.traffic().is_shut() && !concerns_one_key(&backend, reason, error)),
             cause: &error.cause,
             why: &error.to_string(),
         }),
     }
     Attempt { pool: wanted.pool, request: wanted.request, reason: wanted.reason, outcome }
+}
+
+/// Whether a handshake failed because of the credential it was for, so that it says nothing of the backend.
+fn concerns_one_key(backend: &Backend, reason: OpenReason, error: &SendError) -> bool {
+    // Where others are served the backend is up; a probe asks about just that.
+    let others_are = reason != OpenReason::Probe && backend.serves_anybody();
+    backend.has_keys() && (is_refusal(&error.cause) || others_are)
 }
 
 async fn climb(

@@ -132,7 +132,7 @@ impl Opener {
         if self.openings.len() >= self.backend.spec.limits.max_creating {
             return Err(successor);
         }
-        let paused = self.paused_until(OpenReason::Reconnect).filter(|at| *at > now);
+        let paused = self.paused_until(&successor.pool, OpenReason::Reconnect).filter(|at| *at > now);
         // An open circuit is probed first, and not by this.
         let shut = self.backend.gate.wants_probe(now).then(|| now + AGAIN);
         if let Some(at) = paused.max(shut) {

@@ -1,0 +1,181 @@
+//! Whose turn it is: which pool has a session opened next, when, and on whose place.
+//!
+//! Pools take turns. Those without a session come before those that want one more, and those whose credential was
+//! refused lately after all others, on fewer handshakes than there may be: whoever keeps coming back with a bad token
+//! keeps nobody waiting.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use super::{Opener, Wanted};
+use crate::{
+    backend::Backend,
+    clock,
+    observe::{CloseReason, Mode, OpenReason},
+    pool::{Place, Pool},
+    session::{Session, state::Standing},
+};
+
+/// A session that was used within this time is not taken from its agents. Shorter than an agent is kept waiting for the
+/// first session of its pool.
+const IN_USE: Duration = Duration::from_secs(2);
+
+impl Opener {
+    /// What to open next: for who waits, in turn; else for warmth, or because the circuit is to be probed.
+    pub(super) fn wanted(&mut self, now: Instant) -> Option<Wanted> {
+        if let Some(wanted) = self.in_turn(now) {
+            return Some(wanted);
+        }
+        // A backend must come back also if nobody asks for it.
+        let probes = self.backend.gate.wants_probe(now);
+        let wanted =
+            if self.backend.has_keys() { self.probe_of_agents(probes) } else { self.unasked(probes) }?;
+        self.is_due(&wanted.pool, wanted.reason, now).then_some(wanted)
+    }
+
+    /// When the next try makes sense, if not earlier.
+    pub(super) fn try_at(&mut self, at: Instant) {
+        self.next_try = Some(self.next_try.map_or(at, |before| before.min(at)));
+    }
+
+    /// Until when no session of this pool is opened for this reason.
+    pub(super) fn paused_until(&self, pool: &Pool, reason: OpenReason) -> Option<Instant> {
+        let pause = if self.backend.has_keys() { pool.plight.pause() } else { self.pause };
+        pause?.until(reason, self.backend.gate.wants_probe(clock::now()))
+    }
+
+    /// Whether its pause is over; else it is looked at again then.
+    fn is_due(&mut self, pool: &Pool, reason: OpenReason, now: Instant) -> bool {
+        let at = self.paused_until(pool, reason).filter(|at| *at > now);
+        at.into_iter().for_each(|at| self.try_at(at));
+        at.is_none()
+    }
+
+    fn in_turn(&mut self, now: Instant) -> Option<Wanted> {
+        let own: HashSet<u64> = self.waiting.iter().map(|request| request.pool.number).collect();
+        let pools = self.backend.pools();
+        let may_fail = self.may_fail(&pools);
+        let mut first = None;
+        for pool in pools {
+            let reason = match self.is_in_demand(&pool) {
+                true => OpenReason::Demand,
+                false if own.contains(&pool.number) => OpenReason::Pinned,
+                false => continue,
+            };
+            let is_troubled = pool.plight.is_troubled();
+            if !self.is_due(&pool, reason, now) || (is_troubled && !may_fail) {
+                continue;
+            }
+            let has_session = pool.live() + pool.opening.load(Ordering::Acquire) > 0;
+            let rank = (is_troubled, has_session, pool.number <= self.last, pool.number);
+            if first.as_ref().is_none_or(|(before, _)| rank < *before) {
+                first = Some((rank, Wanted { pool, reason, request: None }));
+            }
+        }
+        first.map(|(_, wanted)| wanted)
+    }
+
+    /// Whether one more handshake may be made for a credential that was refused lately.
+    fn may_fail(&self, pools: &[Arc<Pool>]) -> bool {
+        let troubled = pools.iter().filter(|pool| pool.plight.is_troubled());
+        let opening: usize = troubled.map(|pool| pool.opening.load(Ordering::Acquire)).sum();
+        opening < self.backend.spec.limits.max_creating.saturating_sub(1).max(1)
+    }
+
+    /// Nobody waits: the pool of everybody is kept warm and probed with.
+    fn unasked(&self, probes: bool) -> Option<Wanted> {
+        let limits = &self.backend.spec.limits;
+        let warm = self.backend.default_pool();
+        let there = self.there(&warm) + warm.opening.load(Ordering::Acquire);
+        let is_cold = there < limits.min_idle.min(self.backend.sessions_of(&warm));
+        let reason = match warm.mode() != Mode::Pinned && is_cold {
+            true => OpenReason::Warm,
+            false if probes => OpenReason::Probe,
+            false => return None,
+        };
+        Some(Wanted { pool: warm, reason, request: None })
+    }
+
+    /// The gateway has no credential to probe with: agents that are there lend theirs, in turn.
+    fn probe_of_agents(&self, probes: bool) -> Option<Wanted> {
+        let there = self.backend.pools().into_iter().filter(|pool| probes && pool.merged.agents() > 0);
+        let turn = |pool: &Arc<Pool>| (pool.plight.is_troubled(), pool.number <= self.last, pool.number);
+        let pool = there.min_by_key(turn)?;
+        Some(Wanted { pool, reason: OpenReason::Probe, request: None })
+    }
+
+    /// A place in the budget; where there is none, a session of another key is asked to leave, one at a time.
+    pub(super) async fn find_place(&mut self, wanted: &Wanted) -> Option<Place> {
+        if let Some(place) = self.backend.budget.take().await {
+            return Some(place);
+        }
+        let leaving = self.evicted.upgrade().is_some_and(|session| session.holds_place());
+        // Nobody loses a session for mere warmth.
+        if leaving || wanted.reason == OpenReason::Warm {
+            return None;
+        }
+        match dispensable(&self.backend, &wanted.pool) {
+            Some(Dispensable::Now(session)) => {
+                session.drain(CloseReason::Evicted);
+                self.evicted = Arc::downgrade(&session);
+            }
+            Some(Dispensable::In(time)) => self.try_at(clock::now() + time),
+            None => {}
+        }
+        None
+    }
+}
+
+/// A session others could do without.
+enum Dispensable {
+    Now(Arc<Session>),
+    /// One, in so long.
+    In(Duration),
+}
+
+/// The session of another key that was idle for longest, if it was not used just now. A pool that has none gets one of a
+/// pool that has several.
+fn dispensable(backend: &Backend, pool: &Pool) -> Option<Dispensable> {
+    let has_none = pool.live() == 0;
+    let others = backend.pools().into_iter().filter(|other| other.number != pool.number);
+    let others = others.filter(|other| other.mode() != Mode::Pinned);
+    let sessions: Vec<_> = others
+        .flat_map(|other| {
+            let (lane, live) = (other.merged.event_lane(), other.live());
+            other.sessions().into_iter().map(move |session| (lane == Some(session.epoch), live, session))
+        })
+        .filter(|(_, _, session)| session.standing() == Standing::Ready)
+        .collect();
+    let idle = sessions.iter().filter(|(_, _, session)| session.in_flight() == 0);
+    // One that carries subscriptions is missed by its agents: it goes last.
+    let longest = idle.clone().max_by_key(|(is_lane, _, session)| (!is_lane, session.idle_for()));
+    if let Some((_, _, session)) = longest.filter(|(_, _, session)| session.idle_for() >= IN_USE) {
+        return Some(Dispensable::Now(session.clone()));
+    }
+    let spare = sessions.iter().filter(|(is_lane, live, _)| has_none && !is_lane && *live > 1);
+    let spare = spare.max_by_key(|(_, live, session)| (session.in_flight() == 0, *live, session.idle_for()));
+    if let Some((_, _, session)) = spare {
+        return Some(Dispensable::Now(session.clone()));
+    }
+    if let Some(session) = abandoned(backend) {
+        return Some(Dispensable::Now(session));
+    }
+    let soonest = idle.map(|(_, _, session)| IN_USE.saturating_sub(session.idle_for())).min();
+    soonest.map(Dispensable::In)
+}
+
+/// The session of one agent's own that was idle longest, if that is so long that others come first: its agent has to
+/// initialise again.
+fn abandoned(backend: &Backend) -> Option<Arc<Session>> {
+    let pinned = backend.pools().into_iter().filter(|pool| pool.mode() == Mode::Pinned);
+    pinned
+        .flat_map(|pool| pool.sessions())
+        .filter(|session| session.standing() == Standing::Ready && session.pending() == 0)
+        .map(|session| (session.idle_for(), session))
+        .filter(|(idle, _)| *idle >= backend.spec.times.pinned_idle)
+        .max_by_key(|(idle, _)| *idle)
+        .map(|(_, session)| session)
+}
