@@ -165,6 +165,12 @@ impl<'a> Envelope<'a> {
         self.id.is_some_and(|raw| raw.get() == "null")
     }
 
+    /// The request of ours a backend's message answers, and whether its id is not written as we wrote it.
+    #[must_use]
+    pub fn answers(&self) -> Option<(u64, bool)> {
+        self.id.and_then(IdValue::number_of)
+    }
+
     /// Where the id stands in the bytes.
     #[must_use]
     pub fn id_span(&self) -> Option<Span> {

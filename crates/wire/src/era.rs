@@ -51,6 +51,14 @@ impl Revision {
         Self::ALL.into_iter().find(|r| r.as_str() == text)
     }
 
+    /// The newest revision with a handshake that a text names, other than this one: how servers list what they speak
+    /// when they refuse a version.
+    #[must_use]
+    pub fn listed_beside(self, text: &[u8]) -> Option<Self> {
+        let named = |revision: &Self| text.windows(10).any(|part| part == revision.as_str().as_bytes());
+        Self::ALL.into_iter().rev().find(|r| *r != self && r.era() == Era::Legacy && named(r))
+    }
+
     /// The era this revision belongs to.
     #[must_use]
     pub fn era(self) -> Era {

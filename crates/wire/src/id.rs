@@ -89,6 +89,28 @@ impl IdValue {
     }
 }
 
+impl IdValue {
+    /// The integer of ours that a backend's id or token stands for, however it wrote it: `7`, `"7"`, `7.0` or `7e0`, as
+    /// servers do that keep ids as text or as floating-point numbers. The flag says whether it is not what we sent.
+    #[must_use]
+    pub fn number_of(raw: &RawValue) -> Option<(u64, bool)> {
+        let (number, mangled) = match Self::parse(raw) {
+            Ok(value) => value.as_number_lenient()?,
+            Err(_) => (whole(raw.get())?, true),
+        };
+        Some((u64::try_from(number).ok()?, mangled))
+    }
+}
+
+/// The integer a number with a fraction or an exponent stands for, if it is one that floating point holds exactly.
+fn whole(text: &str) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let is_number = text.len() <= MAX_ID_BYTES && text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    let number = text.parse::<f64>().ok().filter(|number| is_number && number.fract() == 0.0)?;
+    #[allow(clippy::cast_possible_truncation, reason = "a whole number within 53 bits")]
+    (number.abs() < EXACT).then_some(number as i64)
+}
+
 impl PartialEq for RpcId {
     fn eq(&self, other: &Self) -> bool {
         self.value == other.value

@@ -3,7 +3,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::RpcId;
+use crate::{IdValue, RpcId};
 
 /// Longer keys and ids are none of ours.
 const LONGEST: usize = 258;
@@ -19,6 +19,8 @@ pub struct Skim {
     /// The JSON text of the member's value, as far as it is a string or a number.
     value: Vec<u8>,
     id: Option<RpcId>,
+    /// The number of ours the id stands for.
+    number: Option<u64>,
     has_method: bool,
 }
 
@@ -38,6 +40,12 @@ impl Skim {
     #[must_use]
     pub fn id(&self) -> Option<&RpcId> {
         self.id.as_ref()
+    }
+
+    /// The request of ours it answers, if it is an answer to one.
+    #[must_use]
+    pub fn answers(&self) -> Option<u64> {
+        self.number.filter(|_| !self.has_method)
     }
 
     /// Whether it is a request or a notification.
@@ -110,6 +118,7 @@ impl Skim {
             b"id" => {
                 let raw = serde_json::from_slice::<&RawValue>(&self.value).ok();
                 self.id = raw.and_then(|raw| RpcId::parse(raw).ok());
+                self.number = raw.and_then(|raw| Some(IdValue::number_of(raw)?.0));
             }
             b"method" => self.has_method = true,
             _ => {}
@@ -137,6 +146,21 @@ mod tests {
         check(r#"{"id":"7","error":{"code":1,"message":"id"}}"#, Some("\"7\""), false);
         check(r#"{"method":"x","id":"a\"b\\"}"#, Some(r#""a\"b\\""#), true);
         check(r#"{"jsonrpc":"2.0","id":-3,"method":"x"}"#, Some("-3"), true);
+    }
+
+    #[test]
+    fn an_answer_to_one_of_ours_is_found_however_its_number_is_written() {
+        for (message, answers) in [
+            (r#"{"id":7,"result":{}}"#, Some(7)),
+            (r#"{"result":{"x":[1]},"id":"7"}"#, Some(7)),
+            (r#"{"result":{},"id":7.0}"#, Some(7)),
+            (r#"{"id":7,"method":"x"}"#, None),
+            (r#"{"id":null,"error":{}}"#, None),
+        ] {
+            let mut skim = Skim::default();
+            skim.feed(message.as_bytes());
+            assert_eq!(skim.answers(), answers, "{message}");
+        }
     }
 
     #[test]

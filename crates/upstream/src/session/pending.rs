@@ -19,6 +19,15 @@ use crate::{
     sync::{HashMap, Mutex, MutexGuard},
 };
 
+/// Ids of calls are below this: servers keep them in 32 bits, signed or with bits of their own. What lies above, to 2^30,
+/// is for the requests that the modern transport makes itself.
+pub(crate) const IDS: u64 = 1 << 29;
+
+/// The id after this one. 0 is that of `initialize`.
+fn following(id: u64) -> u64 {
+    (id + 1) % IDS + u64::from(id + 1 == IDS)
+}
+
 pub(crate) type Outcome = Result<Answer, SendError>;
 
 pub(crate) struct Pending {
@@ -66,9 +75,10 @@ pub(crate) enum Delivery {
 }
 
 impl Pending {
-    /// Ids start anywhere in 32 bits: an answer of another epoch then hits nothing.
+    /// Ids start anywhere below [`IDS`]: an answer of another epoch then hits nothing.
     pub(crate) fn new(first_id: u32) -> Self {
-        Self { book: Mutex::new(Book::Open { next: u64::from(first_id) + 1, calls: HashMap::default() }) }
+        let next = following(u64::from(first_id) % IDS);
+        Self { book: Mutex::new(Book::Open { next, calls: HashMap::default() }) }
     }
 
     /// Registers a call, which gives its slot to the entry.
@@ -99,8 +109,12 @@ impl Pending {
                 Err(why)
             }
             Book::Open { next, calls } => {
+                // After a whole round, long-lived calls may still have theirs.
+                while calls.contains_key(next) {
+                    *next = following(*next);
+                }
                 let id = *next;
-                *next += 1;
+                *next = following(id);
                 calls.insert(id, Entry { state: EntryState::Waiting { answer: tx, owner }, slot });
                 Ok(Ticket { id, answer })
             }
@@ -282,5 +296,26 @@ impl Pending {
 
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_stay_in_thirty_bits_and_begin_anew_past_those_in_use() {
+        let pending = Pending::new(u32::MAX);
+        let first = pending.register_own().unwrap();
+        assert!(first.id > 0 && first.id < IDS, "{}", first.id);
+
+        let last = u32::try_from(IDS - 2).unwrap();
+        let pending = Pending::new(last);
+        let ids: Vec<_> = (0..3).map(|_| pending.register_own().unwrap().id).collect();
+        assert_eq!(ids, [IDS - 1, 1, 2], "0 is that of initialize");
+        if let Book::Open { next, .. } = &mut *pending.lock() {
+            *next = IDS - 1;
+        }
+        assert_eq!(pending.register_own().unwrap().id, 3, "the others still wait");
     }
 }
