@@ -57,6 +57,8 @@ pub struct FrontLimits {
     pub count_loopback: bool,
     /// Most descriptors of this process; a quarter of them is not for agents.
     pub descriptors: usize,
+    /// Those of them that neither agents nor backends take, so that the operator can always ask what is going on.
+    pub reserved_descriptors: usize,
     /// Agent sessions.
     pub agent_sessions: usize,
     /// Agent sessions of one peer that is not on this machine.
@@ -146,6 +148,7 @@ impl Default for FrontLimits {
             connections_per_peer: 64,
             count_loopback: false,
             descriptors: usize::MAX,
+            reserved_descriptors: 0,
             agent_sessions: 20_000,
             sessions_per_peer: 1_000,
             deleted_sessions: 100_000,

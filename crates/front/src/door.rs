@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
+    os::fd::AsRawFd as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -91,6 +92,8 @@ pub(crate) struct Door {
     places: Arc<Semaphore>,
     /// Too few descriptors are the reason for so few places: who finds none does not wait, but is told.
     scarce: bool,
+    /// A descriptor with this number or a higher one is from the reserve: the system gives out the lowest that is free.
+    reserve: usize,
     /// Since when there has been none.
     full_since: Option<Instant>,
     peers: Arc<Peers>,
@@ -121,6 +124,7 @@ impl Door {
         Self {
             places: Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS))),
             scarce: affordable < limits.connections,
+            reserve: limits.descriptors.saturating_sub(limits.reserved_descriptors),
             full_since: None,
             peers: Peers::new(limits.connections_per_peer, limits.count_loopback),
             porch: Arc::new(Semaphore::new((limits.descriptors / 16).clamp(1, PORCH))),
@@ -148,6 +152,11 @@ impl Door {
         self.full_since = None;
         let seat = self.peers.enter(peer).ok_or(Away::Peer)?;
         Ok(Pass { _place: place, _seat: seat })
+    }
+
+    /// Whether this connection has a descriptor of the reserve: backends took what agents leave them, and all of it.
+    pub(crate) fn is_reserved(&self, stream: &TcpStream) -> bool {
+        usize::try_from(stream.as_raw_fd()).is_ok_and(|number| number >= self.reserve)
     }
 
     /// What tells a connection to go away; none when there are too many to tell.

@@ -164,6 +164,9 @@ async fn accept<B: Backends>(
             Ok((stream, peer)) => {
                 backoff = Duration::ZERO;
                 match door.admit(place, peer.ip()) {
+                    Ok(_) if door.is_reserved(&stream) => {
+                        turn_away(&front, &door, stream, Away::Descriptors);
+                    }
                     Ok(pass) => {
                         // Answers are small and waited for.
                         let _ = stream.set_nodelay(true);

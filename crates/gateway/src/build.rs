@@ -17,7 +17,8 @@ use arc_swap::ArcSwap;
 use http::HeaderName;
 use mcpool_breaker::{Breaker, Transition};
 use mcpool_upstream::{
-    Backend, BackendSpec, Endpoint, Event, Gate, Leaving, Observe, OpenReason, Opening, Source, Traffic,
+    Backend, BackendSpec, Cause, Endpoint, Event, Gate, Leaving, Observe, OpenReason, Opening, Source,
+    Traffic,
     transport::{Transport, transport},
 };
 use mcpool_wire::BackendId;
@@ -419,9 +420,9 @@ impl Observe for Feed {
                 self.breaker.probe_succeeded(*epoch, now)
             }
             Event::Opened { epoch, started, .. } => self.breaker.success(*epoch, *started, now),
-            Event::OpenFailed { epoch, reason: OpenReason::Probe, incident, .. } => match incident {
+            Event::OpenFailed { epoch, reason: OpenReason::Probe, incident, cause, .. } => match incident {
                 Some(kind) => self.breaker.probe_failed(*epoch, kind, now),
-                None if self.rests() => self.breaker.probe_abandoned(now),
+                None if self.rests() || **cause == Cause::Descriptors => self.breaker.probe_abandoned(now),
                 // It refused us, so it is there: what is wrong is not for a circuit to heal.
                 None => self.breaker.probe_succeeded(*epoch, now),
             },

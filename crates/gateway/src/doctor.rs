@@ -76,7 +76,7 @@ fn meaning(step: &str) -> &'static str {
 /// Which rung broke, why, and what to do.
 fn diagnosis(last: Option<&Rung>, failed: &Failed, patience: Duration) -> String {
     let rung = match (&failed.cause, last) {
-        (Some(Cause::Connect(_) | Cause::Tls(_)), _) => "connect",
+        (Some(Cause::Connect(_) | Cause::Tls(_) | Cause::Descriptors), _) => "connect",
         (_, Some(rung)) => rung.step,
         (_, None) => "handshake",
     };
@@ -93,6 +93,7 @@ fn remedy(cause: &Cause) -> String {
     let refused = |r: &mcpool_upstream::Refusal| r.status;
     match cause {
         Cause::Connect(why) => unreachable(why),
+        Cause::Descriptors => "raise `ulimit -n` of this program".to_owned(),
         Cause::Tls(_) => {
             "a private CA goes into tls.ca_file; a certificate for another name, or one that has expired, \
              must be replaced; a plain server needs http://"

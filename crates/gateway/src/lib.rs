@@ -17,6 +17,7 @@ pub mod reload;
 pub mod route;
 pub mod signal;
 pub mod stack;
+pub mod startup;
 pub mod state;
 pub mod terminal;
 pub mod verbs;

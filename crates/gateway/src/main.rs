@@ -21,15 +21,17 @@ use mcpool::{
     config::{Config, Overrides, Problems},
     console::Ask,
     logging,
-    observe::{Events, Metrics, Observer, Phase, Status, max_descriptors, walk},
+    observe::{Events, Metrics, Observer, Phase, Status, walk},
     print,
     reload::{Parts, ReloadHook, Reloader},
     route::Router,
     signal::{Hangups, Signals},
+    startup,
     state::State,
     verbs::Verb,
 };
 use mcpool_front::Server;
+use mcpool_upstream::descriptors;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
@@ -222,6 +224,8 @@ struct Serving {
 
 impl Serving {
     async fn start(mut config: Config) -> Result<Self, String> {
+        let descriptors = startup::raise_descriptors();
+        startup::warn_of_proxies();
         let demo = if config.backends.is_empty() { Some(start_demo(&mut config).await?) } else { None };
         let metrics = Arc::new(Metrics::new()?);
         let observer = Arc::new(Observer::new(metrics.clone()));
@@ -231,8 +235,8 @@ impl Serving {
         let router = Arc::new(gateway.router());
         let state = State::open(&config);
         config.front.sessions = state.sessions.clone();
-        let descriptors = max_descriptors().unwrap_or(usize::MAX);
         config.front.limits.descriptors = descriptors;
+        config.front.limits.reserved_descriptors = descriptors::limit(descriptors);
         let fit = descriptors - descriptors / 4;
         if fit < config.front.limits.connections {
             tracing::info!(

@@ -31,6 +31,8 @@ pub enum Cause {
     Connect(String),
     /// TLS failed.
     Tls(String),
+    /// This process has no descriptor for a connection. Says nothing about the backend.
+    Descriptors,
     /// The connection broke.
     Broken(String),
     /// Something took too long; the word names what.
@@ -103,7 +105,8 @@ impl Cause {
             Self::Timeout(_) => Some("timeout"),
             Self::Gateway(_) => Some("gateway"),
             Self::Protocol(_) => Some("protocol"),
-            Self::SessionLost(_)
+            Self::Descriptors
+            | Self::SessionLost(_)
             | Self::Pressure(_)
             | Self::Credential(_)
             | Self::NotInitialized(_)
@@ -146,6 +149,9 @@ impl fmt::Display for Cause {
         match self {
             Self::Connect(why) => write!(f, "cannot connect: {why}"),
             Self::Tls(why) => write!(f, "tls failed: {why}"),
+            Self::Descriptors => {
+                f.write_str("the gateway has no descriptor for a connection to it: `ulimit -n` is too low")
+            }
             Self::Broken(why) => write!(f, "connection broke: {why}"),
             Self::Timeout(what) => write!(f, "{what} took too long"),
             Self::SessionLost(r) => write!(f, "session lost: {r}"),

@@ -11,6 +11,7 @@ mod backend;
 mod catalog;
 mod clock;
 mod config;
+pub mod descriptors;
 mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -32,6 +32,7 @@ impl Config {
         self.front.sessions.clone_from(&running.front.sessions);
         // The process has what it had at its start.
         self.front.limits.descriptors = running.front.limits.descriptors;
+        self.front.limits.reserved_descriptors = running.front.limits.reserved_descriptors;
         kept
     }
 }

@@ -419,6 +419,7 @@ fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
         connections_per_peer,
         count_loopback: default.count_loopback,
         descriptors: default.descriptors,
+        reserved_descriptors: default.reserved_descriptors,
         agent_sessions,
         sessions_per_peer,
         deleted_sessions,

@@ -51,7 +51,7 @@ pub(super) fn failed(error: &SendError, backend: &Arc<str>) -> CallError {
         }
         Cause::Broken(_) | Cause::SessionLost(_) | Cause::Closed(_) => ErrorKind::Lost,
         Cause::Timeout(_) => ErrorKind::Deadline,
-        Cause::Pressure(_) => ErrorKind::Overloaded,
+        Cause::Pressure(_) | Cause::Descriptors => ErrorKind::Overloaded,
         Cause::Credential(_) => ErrorKind::Denied,
         Cause::WrongVersion(_) | Cause::WrongTransport(_) | Cause::Status(_) | Cause::Protocol(_) => {
             ErrorKind::ProtocolViolation

@@ -106,6 +106,11 @@ impl<S> Retry<S> {
     fn again(&self, order: &Order, error: &SendError) -> Option<Again> {
         let attempts = self.settings.attempts;
         match error.phase {
+            // Others give theirs back soon, and asking at once takes none from them.
+            SendPhase::NotSent if error.cause == Cause::Descriptors => {
+                let times = order.count_harmless();
+                (times < MAX_HARMLESS).then(|| Again { pause: self.backoff(times), ..Again::FREE })
+            }
             SendPhase::NotSent => match order.count_harmless() {
                 times if times <= attempts => Some(Again::FREE),
                 times => (times < MAX_HARMLESS).then(|| Again::counted(self.backoff(times - attempts))),
@@ -188,6 +193,7 @@ fn is_passing(cause: &Cause) -> bool {
     match cause {
         Cause::Connect(_)
         | Cause::Tls(_)
+        | Cause::Descriptors
         | Cause::Broken(_)
         | Cause::Timeout(_)
         | Cause::SessionLost(_)

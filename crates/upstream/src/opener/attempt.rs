@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::{OpenRequest, Wanted, compare::compare_later};
 use crate::{
     backend::Backend,
-    clock,
+    clock, descriptors,
     error::{Cause, SendError},
     mode::Known,
     observe::{CloseReason, Event, Mode, OpenReason},
@@ -58,6 +58,7 @@ pub(super) async fn attempt(
             backend.reporter.on(Event::Panicked { task: "opener", why: &why });
             Err(SendError::maybe_sent(Cause::Broken(FAULT.to_owned())))
         }
+        Err(_) if descriptors::are_short() => Err(SendError::maybe_sent(Cause::Descriptors)),
         Err(_) => Err(SendError::maybe_sent(Cause::Timeout("the handshake"))),
     };
     match &outcome {

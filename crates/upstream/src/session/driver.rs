@@ -20,6 +20,7 @@ use super::{
 use crate::{
     clock,
     config::Times,
+    descriptors,
     error::{Cause, SendError, SendPhase},
     observe::{CloseReason, Event},
     transport::{Exchange, FAREWELL, Heard, Inbound, Received, TransportKind},
@@ -30,6 +31,9 @@ pub(crate) const MAX_ERRANDS: usize = 1024;
 
 /// Sends under way at a time; errands wait beyond it.
 const MAX_SENDS: usize = 1024;
+
+/// Pause before a probe that had no descriptor is sent again.
+const WITHOUT_DESCRIPTOR: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub(crate) struct Driver {
     session: Arc<Session>,
@@ -279,7 +283,12 @@ impl Driver {
         let limit = self.times.probe_timeout;
         let sent = clock::now();
         let probe = async move {
-            let answer = tokio::time::timeout(limit, session.request_own("ping", None)).await;
+            let mut answer = tokio::time::timeout(limit, session.request_own("ping", None)).await;
+            // A probe that could not be sent for want of a descriptor says nothing about the session.
+            while !matches!(answer, Ok(Ok(_))) && descriptors::are_short() {
+                tokio::time::sleep(WITHOUT_DESCRIPTOR).await;
+                answer = tokio::time::timeout(limit, session.request_own("ping", None)).await;
+            }
             // Any answer proves life, also "method not found".
             Sent::Probe(matches!(answer, Ok(Ok(_))), sent)
         };
@@ -354,7 +363,8 @@ fn read_out(
                 Ok(Received::Message(bytes)) => {
                     session.route(bytes, Origin::Stream);
                 }
-                Ok(Received::Accepted | Received::Paused(_)) => {}
+                Ok(Received::TooLarge { answers, limit }) => session.route_too_large(answers, limit),
+                Ok(Received::Accepted | Received::Alive | Received::Paused(_)) => {}
                 Err(_) => break,
             }
         }
@@ -384,7 +394,10 @@ fn abandon(
         if let Some(exchange) = exchange.as_mut().filter(|_| !accepted) {
             match tokio::time::timeout(OVERTAKING.min(limit / 4), exchange.next()).await {
                 Ok(Some(Ok(Received::Message(bytes)))) => drop(session.route(bytes, Origin::Stream)),
-                Ok(Some(Ok(Received::Accepted | Received::Paused(_))) | None) | Err(_) => {}
+                Ok(Some(Ok(Received::TooLarge { answers, limit }))) => {
+                    session.route_too_large(answers, limit)
+                }
+                Ok(Some(Ok(Received::Accepted | Received::Alive | Received::Paused(_))) | None) | Err(_) => {}
                 Ok(Some(Err(error))) => {
                     if error.phase != SendPhase::MaybeSent {
                         // The backend never had it: there is nothing to wait for.

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     clock,
     config::StdioEndpoint,
+    descriptors,
     error::{Cause, SendError},
     tasks::Tasks,
 };
@@ -80,8 +81,12 @@ pub(super) fn start(
 ) -> Result<(Arc<Process>, ChildStdout), SendError> {
     let started = spawn(endpoint).inspect_err(|_| respawn.failed());
     // Its path is nothing for agents, who see this text.
-    let (group, pipes) =
-        started.map_err(|why| SendError::not_sent(Cause::Connect(not_started(endpoint, &why))))?;
+    let (group, pipes) = started.map_err(|why| {
+        SendError::not_sent(match descriptors::is_shortage(&why) {
+            true => Cause::Descriptors,
+            false => Cause::Connect(not_started(endpoint, &why)),
+        })
+    })?;
     let pid = group.child.id().unwrap_or_default();
     let (queue, inbox) = mpsc::channel(queue::LENGTH);
     let (tell, ended) = watch::channel(None);
