@@ -50,7 +50,7 @@ pub async fn lines(from: impl AsyncRead + Unpin, limit: usize) -> io::Result<(Ve
             lines::Line::Message(message) => Line::Message(message),
             lines::Line::Noise(text) => Line::Noise(text),
             lines::Line::TooLarge(seen) => {
-                Line::TooLarge { answers: lines::answers(&seen), has_method: seen.has_method() }
+                Line::TooLarge { answers: seen.answers(), has_method: seen.has_method() }
             }
         });
     }

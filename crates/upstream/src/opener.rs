@@ -194,9 +194,10 @@ impl Opener {
     async fn do_what_is_due(&mut self) -> Option<Instant> {
         let (resumes, next_step) = self.revival.look(&self.backend);
         if resumes {
-            // Whatever failed before the pause is mended, says the operator.
+            // Whatever failed before the pause is mended, says the operator; perhaps by moving it.
             self.pause = None;
             self.backend.pools().iter().for_each(|pool| pool.plight.mended());
+            self.backend.transport.renew();
         }
         match self.backend.leaving() {
             None => {
@@ -354,6 +355,7 @@ impl Opener {
                 if session.age() >= session.max_age(spec.times.max_age) {
                     // A pinned session is its agent's state: it is not replaced behind the agent's back.
                     if pool.mode() != Mode::Pinned {
+                        self.backend.transport.renew();
                         session.drain(CloseReason::MaxAge);
                     }
                 } else if live > keep && lane != Some(session.epoch) && session.idle_for() >= spec.times.idle

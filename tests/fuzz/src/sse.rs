@@ -53,7 +53,7 @@ fn events(chunks: VecDeque<Bytes>, cap: usize) -> Vec<Said> {
         Ok(SseItem::Event(event)) => Some(Said::Event(event)),
         Ok(SseItem::Retry(wish)) => Some(Said::Retry(wish)),
         Ok(SseItem::Alive) => None,
-        Err(SseError::TooLarge(_)) => Some(Said::TooLarge),
+        Err(SseError::TooLarge { .. }) => Some(Said::TooLarge),
         Err(SseError::Body(never)) => match never {},
     });
     said.collect().now_or_never().expect("nothing is waited for")

@@ -57,6 +57,7 @@ impl Opener {
     pub(super) async fn rebuild(&mut self) {
         if let Some(plan) = lock(&self.backend.rebuilding).plan.take() {
             self.rebuild.queue = plan;
+            self.backend.transport.renew();
             self.rebuild.failures = 0;
         }
         self.rebuild.next = None;
@@ -153,6 +154,7 @@ impl Opener {
             self.rebuild.next = Some(now + AGAIN);
             return Err(successor);
         }
+        self.backend.transport.renew();
         let pool = successor.pool.clone();
         let counted = Counted::new(&pool, |pool| &pool.opening);
         let wanted = Wanted { pool, reason: OpenReason::Reconnect, request: None };

@@ -118,6 +118,7 @@ pub(crate) fn is_refusal(cause: &Cause) -> bool {
     match cause {
         Cause::Connect(_)
         | Cause::Tls(_)
+        | Cause::Descriptors
         | Cause::Broken(_)
         | Cause::Timeout(_)
         | Cause::Gateway(_)

@@ -100,6 +100,20 @@ impl InFlight {
                         Routed::Elsewhere => {}
                     }
                 }
+                Poll::Ready(Some(Ok(Received::Alive))) => {
+                    self.session.heard();
+                    if let Some(trace) = &self.trace {
+                        trace.mark_part(clock::now());
+                    }
+                }
+                Poll::Ready(Some(Ok(Received::TooLarge { answers, limit }))) => {
+                    self.session.heard();
+                    if answers == Some(self.ticket.id) {
+                        self.exchange = None;
+                        return Poll::Ready(self.fail(SendError::maybe_sent(Cause::TooLarge(limit))));
+                    }
+                    self.session.route_too_large(answers, limit);
+                }
                 Poll::Ready(Some(Ok(Received::Paused(wait)))) => {
                     self.session.pending.push_to(self.ticket.id, LinkEvent::Paused(wait));
                 }

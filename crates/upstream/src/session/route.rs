@@ -104,9 +104,7 @@ impl Session {
     }
 
     fn route_answer(&self, message: Message, envelope: &Envelope<'_>, origin: &Origin<'_>) -> Routed {
-        let id = envelope.id_value().and_then(|id| id.as_number_lenient());
-        let Some((id, mangled)) = id.and_then(|(id, mangled)| Some((u64::try_from(id).ok()?, mangled)))
-        else {
+        let Some((id, mangled)) = envelope.answers() else {
             self.dropped("unknown_id");
             return Routed::Stray(Stray::unaddressed(message.bytes(), envelope.kind));
         };
@@ -143,9 +141,7 @@ impl Session {
     fn route_notification(&self, message: Message, envelope: &Envelope<'_>, origin: &Origin<'_>) {
         match envelope.method.as_ref() {
             Some(Method::Progress) => {
-                let token = envelope.params.progress_token.and_then(|raw| IdValue::parse(raw).ok());
-                let token =
-                    token.and_then(|t| t.as_number_lenient()).and_then(|(n, _)| u64::try_from(n).ok());
+                let token = envelope.params.progress_token.and_then(IdValue::number_of).map(|(n, _)| n);
                 if !token.is_some_and(|token| self.pending.progress(token, &message, clock::now())) {
                     self.dropped("progress");
                 }

@@ -6,8 +6,9 @@ use mcpool_wire::is_response;
 
 use super::{
     classify::{Asked, Refused, classify, is_answer},
-    http::{Content, DRAIN_TIME, Events, Reply},
+    http::{Content, Events, Reply},
     parts::{mended, parts},
+    reply::DRAIN_TIME,
     sse_reader::{SseError, SseItem},
 };
 use crate::error::{Cause, SendError};
@@ -16,8 +17,8 @@ use crate::error::{Cause, SendError};
 ///
 /// # Errors
 /// What the status means, where the body holds no answer; that it broke, where that cannot be known.
-pub(super) async fn answers_in(reply: Reply, asked: Asked, cap: usize) -> Result<Vec<Bytes>, SendError> {
-    let (status, retry_after) = (reply.status(), reply.retry_after());
+pub(super) async fn answers_in(mut reply: Reply, asked: Asked, cap: usize) -> Result<Vec<Bytes>, SendError> {
+    let (status, retry_after, unfollowed) = (reply.status(), reply.retry_after(), reply.unfollowed.take());
     let (messages, body) = match reply.content() {
         // Half a body may be half an answer: then its status proves nothing.
         Content::Json => in_body(reply.body(cap).await?),
@@ -28,7 +29,11 @@ pub(super) async fn answers_in(reply: Reply, asked: Asked, cap: usize) -> Result
         return Ok(messages);
     }
     let body = messages.iter().find(|message| is_response(message)).unwrap_or(&body);
-    Err(classify(asked, &Refused { status, body, retry_after }))
+    let error = classify(asked, &Refused { status, body, retry_after });
+    Err(match unfollowed {
+        Some(unfollowed) => unfollowed.explain(error),
+        None => error,
+    })
 }
 
 fn in_body(body: Bytes) -> (Vec<Bytes>, Bytes) {
@@ -47,7 +52,10 @@ async fn in_events(mut events: Events) -> Result<Vec<Bytes>, SendError> {
                 }
             }
             Ok(_) => {}
-            Err(SseError::TooLarge(cap)) => return Err(SendError::maybe_sent(Cause::TooLarge(cap))),
+            Err(SseError::TooLarge { cap, is_answer: true, .. }) => {
+                return Err(SendError::maybe_sent(Cause::TooLarge(cap)));
+            }
+            Err(SseError::TooLarge { .. }) => {}
             Err(SseError::Body(error)) => return Err(error),
         }
     }

@@ -8,17 +8,23 @@
 //! they were written in, and what they keep per session is kept. Who knows that they do neither says so in the
 //! configuration, and saves the sessions.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
 
 use mcpool_wire::{ServerHello, modern::code};
 
-use super::{Hail, Opened, Transport};
+use super::{Hail, Opened, Transport, streamable::ENDPOINT_FOR_POST};
 use crate::error::{Cause, Refusal, SendError};
+
+/// Pauses before a second stream is asked for again while the first is being closed over there.
+const CLOSING_PAUSES_MS: [u64; 4] = [100, 300, 600, 1000];
 
 /// Tries several ways, the one that worked last first.
 pub(super) struct Auto {
@@ -32,15 +38,55 @@ pub(super) struct Way {
     transport: Arc<dyn Transport>,
     /// Whether it is of use only where the one before it was refused as by a server of the other era.
     other_era: bool,
+    /// Whether it begins with a GET, and thereby finds out what a refused POST leaves open.
+    by_get: bool,
 }
 
 impl Way {
     pub(super) fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transport, other_era: false }
+        Self { transport, other_era: false, by_get: false }
     }
 
     pub(super) fn of_other_era(transport: Arc<dyn Transport>) -> Self {
-        Self { transport, other_era: true }
+        Self { transport, other_era: true, by_get: false }
+    }
+
+    pub(super) fn by_get(transport: Arc<dyn Transport>) -> Self {
+        Self { transport, other_era: false, by_get: true }
+    }
+
+    /// Connects. Where the server took the POST before for the GET that opens its one stream, it may need a moment to
+    /// notice that it was closed.
+    async fn connect(&self, hail: &Hail, after: Option<&Refusal>) -> Result<Opened, SendError> {
+        let is_second_stream =
+            self.by_get && after.is_some_and(|refusal| refusal.message == ENDPOINT_FOR_POST);
+        let mut pauses = CLOSING_PAUSES_MS.iter().filter(|_| is_second_stream);
+        loop {
+            let error = match self.transport.connect(hail.clone()).await {
+                Err(error) if is_occupied(&error.cause) => error,
+                settled => return settled,
+            };
+            let Some(pause) = pauses.next() else { return Err(error) };
+            tokio::time::sleep(Duration::from_millis(*pause)).await;
+        }
+    }
+}
+
+/// Whether a server may have no room for the stream because of another that ends just now.
+fn is_occupied(cause: &Cause) -> bool {
+    matches!(cause, Cause::Status(_) | Cause::Gateway(_) | Cause::Pressure(_))
+}
+
+/// What a failed attempt by POST leaves open: refusals that may be those of another transport. A server of HTTP+SSE
+/// without a session to look up complains about that in many words; nothing is lost yet that could be meant. What a
+/// credential, a limit or an outage says concerns every transport.
+fn open_question(error: SendError) -> Result<Refusal, SendError> {
+    match error.cause {
+        Cause::WrongTransport(refusal) | Cause::SessionLost(refusal) | Cause::NotInitialized(refusal) => {
+            Ok(refusal)
+        }
+        Cause::Status(refusal) if (300..=499).contains(&refusal.status) => Ok(refusal),
+        cause => Err(SendError { cause, ..error }),
     }
 }
 
@@ -62,8 +108,10 @@ impl Transport for Auto {
                 if way.other_era && !refusals.last().is_none_or(names_other_era) {
                     continue;
                 }
-                match way.transport.connect(hail.clone()).await {
+                let has_get = !way.by_get && ways.iter().any(|way| way.by_get);
+                match way.connect(&hail, refusals.last()).await {
                     Err(SendError { cause: Cause::WrongTransport(refusal), .. }) => refusals.push(refusal),
+                    Err(error) if has_get => refusals.push(open_question(error)?),
                     Err(error) => return Err(error),
                     Ok(opened) => match other_era(&opened).filter(|_| ways.len() > 1) {
                         Some(refusal) => refusals.push(refusal),
@@ -77,6 +125,10 @@ impl Transport for Auto {
             Err(none(&refusals))
         }
         .boxed()
+    }
+
+    fn renew(&self) {
+        self.ways.iter().for_each(|way| way.transport.renew());
     }
 }
 

@@ -131,7 +131,7 @@ impl Refusal {
 /// answers.
 pub(crate) fn is_answer(status: u16, message: &[u8]) -> bool {
     let Ok(envelope) = Envelope::parse(message) else { return false };
-    let is_ours = envelope.id_value().is_some_and(|id| id.as_number_lenient().is_some());
+    let is_ours = envelope.answers().is_some();
     match envelope.kind {
         Kind::Success => true,
         Kind::Failure if is_ours && !matches!(status, 400 | 404) => true,

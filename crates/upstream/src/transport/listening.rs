@@ -145,8 +145,8 @@ impl Listening {
             Some(Ok(SseItem::Event(event))) => return Some(self.take(event)),
             Some(Ok(SseItem::Alive)) => return Some(Heard::Alive),
             Some(Ok(SseItem::Retry(pause))) => self.retry = Some(pause),
-            Some(Err(SseError::TooLarge(cap))) => {
-                tracing::warn!(cap, "a message of the backend above the limit was dropped");
+            Some(Err(SseError::TooLarge { cap, answers, .. })) => {
+                return Some(Heard::TooLarge { answers, limit: cap });
             }
             Some(Err(SseError::Body(_))) | None => self.state = State::Reconnecting,
         }
@@ -174,6 +174,8 @@ impl Listening {
                 self.state = events.map_or(State::NotOffered, State::Open);
                 Ok(())
             }
+            // What we lack ourselves says nothing about the session.
+            Err(SendError { cause: Cause::Descriptors, .. }) => Ok(()),
             Err(error) if may_pass(&error) && self.failures + 1 < MAX_FAILURES => {
                 self.failures += 1;
                 Ok(())
@@ -200,6 +202,7 @@ pub(super) fn may_pass(error: &SendError) -> bool {
         | Cause::Gateway(_)
         | Cause::Pressure(_)
         | Cause::NotInitialized(_)
+        | Cause::Descriptors
         | Cause::Status(_) => true,
         Cause::Connect(_)
         | Cause::Tls(_)

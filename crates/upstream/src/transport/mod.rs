@@ -7,19 +7,27 @@
 mod answered;
 mod auto;
 pub(crate) mod classify;
+mod coding;
+mod connect;
+mod cookies;
+mod dates;
 mod http;
+mod interim;
 mod listening;
 #[doc(hidden)]
 pub mod memory;
 mod modern;
 pub mod names;
+mod notes;
 pub(crate) mod parts;
+mod reply;
 mod resume;
 mod rhythm;
 mod sse;
 mod sse_reader;
 pub(crate) mod stdio;
 mod streamable;
+mod target;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -52,6 +60,15 @@ pub enum Received {
     Accepted,
     /// It said this.
     Message(Bytes),
+    /// It is alive: something came that is no message.
+    Alive,
+    /// A message larger than the limit was skipped.
+    TooLarge {
+        /// The request it answered, if it was an answer.
+        answers: Option<u64>,
+        /// The limit, bytes.
+        limit: usize,
+    },
     /// It ended its stream before the answer, and is asked for the rest after this time (2025-11-25 polling).
     Paused(Duration),
 }
@@ -106,6 +123,10 @@ pub trait Transport: Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the future closes what was opened.
     fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>>;
+
+    /// Sessions opened from now on look for the backend anew, where there is something to look for: its name may have
+    /// moved to another address while the old one still answers.
+    fn renew(&self) {}
 }
 
 /// What a session is opened with.
@@ -176,7 +197,9 @@ pub trait Outbound: Send + Sync + 'static {
 /// A sentence for the operator when the endpoint cannot be used.
 pub fn transport(spec: &BackendSpec) -> Result<Arc<dyn Transport>, String> {
     match &spec.endpoint {
-        Endpoint::Http(endpoint) => http_transport(endpoint, spec.transport, &spec.times, &spec.limits),
+        Endpoint::Http(endpoint) => {
+            http_transport(&spec.name, endpoint, spec.transport, &spec.times, &spec.limits)
+        }
         Endpoint::Stdio(endpoint) => Ok(Arc::new(stdio::Stdio::new(
             spec.name.clone(),
             endpoint.clone(),
@@ -191,6 +214,7 @@ pub fn transport(spec: &BackendSpec) -> Result<Arc<dyn Transport>, String> {
 /// # Errors
 /// A sentence for the operator when the endpoint cannot be used (scheme, roots to trust).
 pub fn http_transport(
+    backend: &Arc<str>,
     endpoint: &HttpEndpoint,
     choice: TransportChoice,
     times: &Times,
@@ -199,7 +223,7 @@ pub fn http_transport(
     if !matches!(endpoint.url.scheme(), "http" | "https") || endpoint.url.host().is_none() {
         return Err(format!("not an http or https URL: {}", endpoint.url.scheme()));
     }
-    let http = Arc::new(http::Http::new(endpoint, times, limits)?);
+    let http = Arc::new(http::Http::new(backend, endpoint, times, limits)?);
     // A redirect learned by one transport says nothing about the other.
     let target = || Arc::new(http::Target::new(endpoint.url.clone()));
     let streamable = || Arc::new(streamable::Streamable::new(Arc::clone(&http), target()));
@@ -207,7 +231,7 @@ pub fn http_transport(
     let sse = || Arc::new(sse::Sse::new(Arc::clone(&http), target()));
     let both = || vec![auto::Way::new(streamable()), auto::Way::of_other_era(modern())];
     let or_sse = |mut ways: Vec<auto::Way>| {
-        ways.push(auto::Way::new(sse()));
+        ways.push(auto::Way::by_get(sse()));
         Arc::new(auto::Auto::new(ways))
     };
     Ok(match (choice, endpoint.era) {

@@ -1,8 +1,7 @@
 //! How the name in a backend's URL becomes addresses: by the system's resolver, or by one that is handed in.
 //!
-//! Both clients of `http.rs` ask here for every connection they open, and nothing is remembered: a backend that moved
-//! is found by the next connection. The subtle thing: the clients' limit for a connection begins once there is an
-//! address, so a name that takes as long is given up here.
+//! The client of `http.rs` asks here for every connection it opens, and nothing is remembered: a backend that moved is
+//! found by the next connection.
 
 use std::{
     fmt, io,
@@ -101,12 +100,5 @@ impl Service<Name> for Names {
 
     fn call(&mut self, name: Name) -> Self::Future {
         self.clone().find(name.as_str().to_owned()).boxed()
-    }
-}
-
-impl reqwest::dns::Resolve for Names {
-    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let found = self.clone().find(name.as_str().to_owned());
-        Box::pin(async move { Ok(Box::new(found.await?) as reqwest::dns::Addrs) })
     }
 }

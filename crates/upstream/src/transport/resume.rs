@@ -64,14 +64,16 @@ impl Reading {
             };
             match events.next().await {
                 Some(Ok(SseItem::Event(event))) => {
-                    if let Some(message) = self.take(event) {
-                        return Some(Ok(Received::Message(message)));
-                    }
+                    return Some(Ok(self.take(event).map_or(Received::Alive, Received::Message)));
                 }
                 Some(Ok(SseItem::Retry(pause))) => self.pause = pause,
-                Some(Ok(SseItem::Alive)) => {}
-                Some(Err(SseError::TooLarge(cap))) => {
+                Some(Ok(SseItem::Alive)) => return Some(Ok(Received::Alive)),
+                // An answer nobody can be found for is this call's.
+                Some(Err(SseError::TooLarge { cap, answers: None, is_answer: true })) => {
                     return Some(Err(SendError::maybe_sent(Cause::TooLarge(cap))));
+                }
+                Some(Err(SseError::TooLarge { cap, answers, .. })) => {
+                    return Some(Ok(Received::TooLarge { answers, limit: cap }));
                 }
                 Some(Err(SseError::Body(_))) if self.can_resume() => self.events = None,
                 None if self.can_resume() => {

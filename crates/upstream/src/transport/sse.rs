@@ -16,14 +16,16 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::Method;
 use mcpool_wire::{Era, Forwarded, Revision};
 use tokio::time::Instant;
+use url::Url;
 
 use super::{
     Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
     answered::answers_in,
     classify::Asked,
-    http::{Content, Events, Headers, Http, Reply, Target, is_same_origin},
-    sse_reader::{SseError, SseItem},
-    streamable::{first_answer, protocol},
+    http::{Content, Events, Headers, Http, HttpClient, Reply, Target, is_same_origin},
+    notes::{Notes, Oddity},
+    sse_reader::{SseError, SseEvent, SseItem},
+    streamable::{First, MAX_EARLY, first_answer, protocol},
 };
 use crate::error::{Cause, SendError};
 
@@ -34,7 +36,7 @@ pub(super) struct Sse {
 }
 
 struct Session {
-    http: Arc<Http>,
+    http: Arc<HttpClient>,
     endpoint: Target,
     forwarded: Forwarded,
     headers: ArcSwap<Headers>,
@@ -47,6 +49,7 @@ struct Sender {
 }
 
 struct Streaming {
+    notes: Arc<Notes>,
     early: VecDeque<Bytes>,
     events: Events,
     over: bool,
@@ -60,11 +63,15 @@ impl Sse {
 
 impl Transport for Sse {
     fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        open(Arc::clone(&self.http), Arc::clone(&self.target), hail).boxed()
+        open(self.http.client(), Arc::clone(&self.target), hail).boxed()
+    }
+
+    fn renew(&self) {
+        self.http.renew();
     }
 }
 
-async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened, SendError> {
+async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<Opened, SendError> {
     let Hail { initialize, headers: forwarded } = hail;
     let started = Instant::now();
     let headers = http.headers(&forwarded, None, None);
@@ -76,14 +83,27 @@ async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened
         let refusal = reply.refused("GET was not answered with a stream of events".to_owned());
         return Err(SendError::refused(Cause::WrongTransport(refusal)));
     }
+    let (stream, notes) = (Arc::clone(&reply.url), Arc::clone(&reply.notes));
     let mut events = reply.events(http.max_message);
-    let endpoint = endpoint(&target, &mut events).await?;
+    let mut early = VecDeque::new();
+    let endpoint = tokio::time::timeout(http.opening, endpoint(&http, &stream, &mut events, &mut early))
+        .await
+        .map_err(|_| {
+            SendError::not_sent(Cause::Timeout("waiting for the `endpoint` event of the stream"))
+        })??;
     let connect_took = Some(started.elapsed());
     let session = Arc::new(Session { http, endpoint, forwarded, headers: ArcSwap::from_pointee(headers) });
-    let mut early = VecDeque::new();
+    let hello = async {
+        match first_answer(&mut events, &mut early).await? {
+            First::Answer(answer) => Ok(answer),
+            First::Endpoint => {
+                Err(protocol("a second `endpoint` event came before the answer to initialize"))
+            }
+        }
+    };
     // Both at once: some servers answer on the stream before, some only after they acknowledge the POST.
-    let ((), answer) = futures::try_join!(session.open(initialize), first_answer(&mut events, &mut early))?;
-    let stream = Mutex::new(Some(Streaming { early, events, over: false }));
+    let ((), answer) = futures::try_join!(session.open(initialize), hello)?;
+    let stream = Mutex::new(Some(Streaming { notes, early, events, over: false }));
     Ok(Opened {
         kind: TransportKind::Sse,
         era: Era::Legacy,
@@ -94,29 +114,46 @@ async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened
     })
 }
 
-/// The first event has to name the endpoint; comments may come before it.
-async fn endpoint(target: &Target, events: &mut Events) -> Result<Target, SendError> {
+/// Waits for the event that names the endpoint. Others may come before it, and messages among them are kept.
+async fn endpoint(
+    http: &HttpClient,
+    stream: &Url,
+    events: &mut Events,
+    early: &mut VecDeque<Bytes>,
+) -> Result<Target, SendError> {
     while let Some(item) = events.next().await {
-        let event = match item {
-            Ok(SseItem::Event(event)) => event,
-            Ok(SseItem::Alive | SseItem::Retry(_)) => continue,
-            Err(SseError::TooLarge(cap)) => return Err(SendError::not_sent(Cause::TooLarge(cap))),
+        match item {
+            Ok(SseItem::Event(event)) if event.name.as_deref() == Some("endpoint") => {
+                return named(stream, &event);
+            }
+            Ok(SseItem::Event(event)) => {
+                http.notes.say(
+                    Oddity::EventsBeforeEndpoint,
+                    format_args!("the backend sends other events before `endpoint`, which are passed over"),
+                );
+                if event.name.is_none() && !event.data.is_empty() && early.len() < MAX_EARLY {
+                    early.push_back(event.data);
+                }
+            }
+            Ok(SseItem::Alive | SseItem::Retry(_)) | Err(SseError::TooLarge { .. }) => {}
             Err(SseError::Body(error)) => return Err(SendError::not_sent(error.cause)),
-        };
-        if event.name.as_deref() != Some("endpoint") {
-            return Err(not_sent("the first event is not `endpoint`"));
         }
-        let stream = target.url();
-        let url = std::str::from_utf8(&event.data)
-            .ok()
-            .and_then(|data| stream.join(data.trim()).ok())
-            .ok_or_else(|| not_sent("the endpoint is not a URL"))?;
-        if !is_same_origin(&url, &stream) {
-            return Err(not_sent("the endpoint is of another origin than the stream"));
-        }
-        return Ok(Target::new(url));
+        // A server that has no end of other events must not keep the thread for as long.
+        tokio::task::coop::consume_budget().await;
     }
     Err(SendError::not_sent(Cause::Broken("the stream ended before it named its endpoint".to_owned())))
+}
+
+/// The endpoint, relative to where the stream was found.
+fn named(stream: &Url, event: &SseEvent) -> Result<Target, SendError> {
+    let url = std::str::from_utf8(&event.data)
+        .ok()
+        .and_then(|data| stream.join(data.trim()).ok())
+        .ok_or_else(|| not_sent("the endpoint is not a URL"))?;
+    if !is_same_origin(&url, stream) {
+        return Err(not_sent("the endpoint is of another origin than the stream"));
+    }
+    Ok(Target::new(url))
 }
 
 fn not_sent(why: &str) -> SendError {
@@ -124,10 +161,15 @@ fn not_sent(why: &str) -> SendError {
 }
 
 impl Session {
+    /// Sends `initialize`. The stream has shown which transport this is, whatever the answer.
     async fn open(&self, initialize: Bytes) -> Result<(), SendError> {
         let reply = self.post(initialize).await?;
         if !reply.is_success() {
-            return Err(reply.refusal(Asked::Open).await.0);
+            let (error, _) = reply.refusal(Asked::Open).await;
+            return Err(match error.cause {
+                Cause::WrongTransport(refusal) => SendError { cause: Cause::Status(refusal), ..error },
+                cause => SendError { cause, ..error },
+            });
         }
         reply.drain().await;
         Ok(())
@@ -212,8 +254,9 @@ impl Streaming {
                 }
                 Some(Ok(SseItem::Event(_) | SseItem::Alive)) => return Ok(Heard::Alive),
                 Some(Ok(SseItem::Retry(_))) => {}
-                Some(Err(SseError::TooLarge(cap))) => {
-                    return Err(SendError::maybe_sent(Cause::TooLarge(cap)));
+                Some(Err(SseError::TooLarge { cap, answers, .. })) => {
+                    self.notes.too_large(cap);
+                    return Ok(Heard::TooLarge { answers, limit: cap });
                 }
                 Some(Err(SseError::Body(error))) => return Err(error),
                 None => {

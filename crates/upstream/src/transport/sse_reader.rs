@@ -18,8 +18,10 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use eventsource_stream::EventStream;
 use futures::{FutureExt, Stream, StreamExt};
+use mcpool_wire::Skim;
 use memchr::{memchr, memchr2};
 
+use self::skipped::Skipped;
 use crate::aside::aside;
 
 /// Longest reconnection time a server can ask for (SEMANTICS.md 12).
@@ -53,7 +55,14 @@ pub struct SseEvent {
 #[derive(Debug, PartialEq, Eq)]
 pub enum SseError<E> {
     /// An event above the limit was skipped.
-    TooLarge(usize),
+    TooLarge {
+        /// The limit, bytes.
+        cap: usize,
+        /// The request it answered, if it was an answer to one of ours.
+        answers: Option<u64>,
+        /// Whether it can have been an answer: a request or a notification is none.
+        is_answer: bool,
+    },
     /// The body broke.
     Body(E),
 }
@@ -100,7 +109,11 @@ where
                     }
                     continue;
                 }
-                Cut::TooLarge => return Poll::Ready(Some(Err(SseError::TooLarge(this.cutter.cap)))),
+                Cut::TooLarge(seen) => {
+                    let (answers, is_answer) = (seen.answers(), !seen.has_method());
+                    let cap = this.cutter.cap;
+                    return Poll::Ready(Some(Err(SseError::TooLarge { cap, answers, is_answer })));
+                }
                 Cut::More => {}
             }
             if !std::mem::replace(&mut this.reported, true) {
@@ -129,8 +142,8 @@ struct Cutter {
     /// Whether the last byte was a CR: a LF after it is the second half of one line end, also when a chunk ends
     /// between the two. The CR itself has ended the line already, so an event closed by lone CRs is not held back.
     after_cr: bool,
-    /// Whether the rest of a too large block is being skipped.
-    skipping: bool,
+    /// What was seen of a too large block that is being skipped.
+    skipping: Option<Box<Skipped>>,
     /// Whether no block was cut yet: the first may begin with a byte order mark.
     at_start: bool,
     /// Bytes looked at: the proof of linear time.
@@ -140,7 +153,7 @@ struct Cutter {
 
 enum Cut {
     Block(Bytes),
-    TooLarge,
+    TooLarge(Skim),
     /// The chunk is used up.
     More,
 }
@@ -152,7 +165,7 @@ impl Cutter {
             cap,
             in_line: false,
             after_cr: false,
-            skipping: false,
+            skipping: None,
             at_start: true,
             #[cfg(test)]
             scanned: 0,
@@ -163,19 +176,20 @@ impl Cutter {
         while !chunk.is_empty() {
             let (end, complete) = self.find_end(chunk);
             let part = chunk.split_to(end);
-            let too_large = !self.skipping && self.held.len() + part.len() > self.cap;
-            if too_large {
-                self.held = BytesMut::new();
+            if self.skipping.is_none() && self.held.len() + part.len() > self.cap {
+                let mut skipped = Skipped::default();
+                skipped.feed(&std::mem::take(&mut self.held));
+                self.skipping = Some(Box::new(skipped));
             }
-            match (complete, too_large, self.skipping) {
-                (true, false, false) => return Cut::Block(aside(self.held.len(), || self.take(part))),
-                (false, false, false) => self.hold(&part),
-                (true, false, true) => self.skipping = false,
-                (false, false, true) => {}
-                (complete, true, _) => {
-                    self.skipping = !complete;
-                    return Cut::TooLarge;
+            match &mut self.skipping {
+                Some(skipped) => {
+                    aside(part.len(), || skipped.feed(&part));
+                    if let Some(skipped) = self.skipping.take_if(|_| complete) {
+                        return Cut::TooLarge(skipped.seen);
+                    }
                 }
+                None if complete => return Cut::Block(aside(self.held.len(), || self.take(part))),
+                None => self.hold(&part),
             }
         }
         Cut::More
@@ -357,5 +371,6 @@ fn interpret(block: &Bytes, fields: Fields<'_>) -> Option<SseEvent> {
     })
 }
 
+mod skipped;
 #[cfg(test)]
 mod tests;

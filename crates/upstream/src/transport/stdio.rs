@@ -222,12 +222,7 @@ impl Streaming {
             Line::TooLarge(seen) => {
                 let limit = self.lines.limit();
                 tracing::warn!(target: "mcpool::backend", pid = self.process.pid, limit, "a message above the limit was skipped");
-                match lines::answers(&seen) {
-                    // Nobody waits for what is no answer.
-                    None if seen.has_method() => Ok(Heard::TooLarge { answers: None, limit }),
-                    None => Err(SendError::maybe_sent(Cause::TooLarge(limit))),
-                    answers => Ok(Heard::TooLarge { answers, limit }),
-                }
+                Ok(Heard::TooLarge { answers: seen.answers(), limit })
             }
         }
     }

@@ -5,8 +5,12 @@
 //! nothing again. The session id is taken from the answer to `initialize` alone: servers stamp dead ids on errors.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,15 +24,21 @@ use super::{
     Exchange, Hail, Inbound, Opened, Outbound, Received, Transport, TransportKind,
     answered::answers_in,
     classify::Asked,
-    http::{Content, Events, Headers, Http, LAST_EVENT_ID, Reply, SESSION_ID, Target},
+    http::{Content, Events, Headers, Http, HttpClient, LAST_EVENT_ID, Reply, SESSION_ID, Target},
     listening::Listening,
+    notes::Oddity,
     resume::Reading,
     sse_reader::{SseError, SseItem},
 };
-use crate::error::{Cause, SendError};
+use crate::error::{Cause, Refusal, SendError};
 
 /// Messages a server may send before its answer to `initialize`.
 pub(super) const MAX_EARLY: usize = 64;
+/// Time for a server to notice that a stream was closed.
+const GOODBYE: Duration = Duration::from_millis(100);
+/// How a POST is refused that was answered as a GET would be.
+pub(super) const ENDPOINT_FOR_POST: &str =
+    "the POST was answered with an `endpoint` event, so the server speaks HTTP+SSE";
 
 /// Reaches a backend over Streamable HTTP.
 pub(super) struct Streamable {
@@ -38,11 +48,15 @@ pub(super) struct Streamable {
 
 /// One session, as all its requests see it.
 pub(super) struct Session {
-    http: Arc<Http>,
+    http: Arc<HttpClient>,
     target: Arc<Target>,
     id: Option<HeaderValue>,
     forwarded: Forwarded,
     headers: ArcSwap<Headers>,
+    /// What is said in the version header; nothing before it was agreed on, or once it was agreed on anew.
+    revision: Mutex<Option<Revision>>,
+    /// Whether a message of the session was taken.
+    took_one: AtomicBool,
     early: Mutex<VecDeque<Bytes>>,
 }
 
@@ -56,11 +70,15 @@ impl Streamable {
 
 impl Transport for Streamable {
     fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        open(Arc::clone(&self.http), Arc::clone(&self.target), hail).boxed()
+        open(self.http.client(), Arc::clone(&self.target), hail).boxed()
+    }
+
+    fn renew(&self) {
+        self.http.renew();
     }
 }
 
-async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened, SendError> {
+async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<Opened, SendError> {
     let Hail { initialize, headers: forwarded } = hail;
     let headers = http.headers(&forwarded, None, None);
     let reply = http.send(Method::POST, &target, &headers.post, initialize).await?;
@@ -71,7 +89,13 @@ async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened
     let mut early = VecDeque::new();
     let answer = match reply.content() {
         Content::Json => reply.body(http.max_message).await?,
-        Content::Events => first_answer(&mut reply.events(http.max_message), &mut early).await?,
+        Content::Events => {
+            let mut events = reply.events(http.max_message);
+            match first_answer(&mut events, &mut early).await? {
+                First::Answer(answer) => answer,
+                First::Endpoint => return Err(give_up(&http, events).await),
+            }
+        }
         Content::Other => {
             let refusal = reply.refused("initialize was answered with neither JSON nor events".to_owned());
             return Err(SendError::refused(Cause::WrongTransport(refusal)));
@@ -79,7 +103,16 @@ async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened
     };
     let headers = ArcSwap::from_pointee(http.headers(&forwarded, id.as_ref(), None));
     let has_session = id.is_some();
-    let session = Session { http, target, id, forwarded, headers, early: Mutex::new(early) };
+    let session = Session {
+        http,
+        target,
+        id,
+        forwarded,
+        headers,
+        revision: Mutex::default(),
+        took_one: false.into(),
+        early: Mutex::new(early),
+    };
     Ok(Opened {
         kind: TransportKind::Http,
         era: Era::Legacy,
@@ -98,16 +131,42 @@ fn session_id(reply: &Reply) -> Result<Option<HeaderValue>, SendError> {
     Ok(Some(id.clone()))
 }
 
-/// The first response in a stream; what comes before it is kept.
+/// A server of HTTP+SSE took the POST for the GET that opens a stream. That stream is closed, and its end has to be
+/// known over there before the next begins: some have room for one.
+async fn give_up(http: &HttpClient, events: Events) -> SendError {
+    drop(events);
+    http.notes.say(
+        Oddity::EndpointForPost,
+        format_args!(
+            "the backend answers a POST with the `endpoint` event of HTTP+SSE: `transport = \"sse\"` saves the attempt"
+        ),
+    );
+    tokio::time::sleep(GOODBYE).await;
+    let message = ENDPOINT_FOR_POST.to_owned();
+    SendError::refused(Cause::WrongTransport(Refusal { status: 200, message, code: None, retry_after: None }))
+}
+
+/// What a stream that answers `initialize` says first.
+pub(super) enum First {
+    /// The answer.
+    Answer(Bytes),
+    /// Where messages are to be sent: this is a stream of HTTP+SSE.
+    Endpoint,
+}
+
+/// The first response in a stream, or that it is another kind of stream; messages before it are kept.
 pub(super) async fn first_answer(
     events: &mut Events,
     early: &mut VecDeque<Bytes>,
-) -> Result<Bytes, SendError> {
+) -> Result<First, SendError> {
     while let Some(item) = events.next().await {
         match item {
+            Ok(SseItem::Event(event)) if event.name.as_deref() == Some("endpoint") => {
+                return Ok(First::Endpoint);
+            }
             Ok(SseItem::Event(event)) if event.name.is_none() && !event.data.is_empty() => {
                 if is_response(&event.data) {
-                    return Ok(event.data);
+                    return Ok(First::Answer(event.data));
                 }
                 if early.len() == MAX_EARLY {
                     return Err(protocol("too many messages before the answer to initialize"));
@@ -115,7 +174,10 @@ pub(super) async fn first_answer(
                 early.push_back(event.data);
             }
             Ok(_) => {}
-            Err(SseError::TooLarge(cap)) => return Err(SendError::maybe_sent(Cause::TooLarge(cap))),
+            Err(SseError::TooLarge { cap, is_answer: true, .. }) => {
+                return Err(SendError::maybe_sent(Cause::TooLarge(cap)));
+            }
+            Err(SseError::TooLarge { .. }) => {}
             Err(SseError::Body(error)) => return Err(error),
         }
     }
@@ -128,9 +190,8 @@ pub(super) fn protocol(why: &str) -> SendError {
 
 impl Outbound for Sender {
     fn agreed(&self, revision: Revision) {
-        let session = &self.0;
-        let headers = session.http.headers(&session.forwarded, session.id.as_ref(), Some(revision));
-        session.headers.store(Arc::new(headers));
+        *self.0.revision.lock().unwrap_or_else(PoisonError::into_inner) = Some(revision);
+        self.0.say_version(revision);
     }
 
     fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {
@@ -173,6 +234,45 @@ impl Session {
     /// How much later than usual a sign of life may be.
     pub(super) fn patience(&self) -> Duration {
         self.http.patience
+    }
+
+    /// What later requests say in their version header.
+    fn say_version(&self, revision: Revision) {
+        let headers = self.http.headers(&self.forwarded, self.id.as_ref(), Some(revision));
+        self.headers.store(Arc::new(headers));
+    }
+
+    /// A server that refuses in the header what it agreed on in the handshake, and lists what it takes: the newest of
+    /// those is said from now on. Once for each session. Before anything was taken nothing of an agent's can be meant;
+    /// afterwards it has to be a transport's own words.
+    fn agree_anew(&self, answered: &Result<Vec<Bytes>, SendError>) -> bool {
+        let text: Cow<'_, [u8]> = match answered {
+            Err(SendError { cause: Cause::WrongVersion(refusal), .. }) => refusal.message.as_bytes().into(),
+            _ if self.took_one.load(Ordering::Relaxed) => return false,
+            Err(SendError { cause: Cause::Status(refusal) | Cause::WrongTransport(refusal), .. })
+                if refusal.status == 400 =>
+            {
+                refusal.message.as_bytes().into()
+            }
+            Err(_) => return false,
+            Ok(messages) => messages.concat().into(),
+        };
+        if !text.to_ascii_lowercase().windows(7).any(|word| word == b"version") {
+            return false;
+        }
+        let mut revision = self.revision.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((said, next)) = revision.and_then(|said| Some((said, said.listed_beside(&text)?))) else {
+            return false;
+        };
+        *revision = None;
+        self.say_version(next);
+        self.http.notes.say(
+            Oddity::Version,
+            format_args!(
+                "the backend agreed on {said} and refuses it in `MCP-Protocol-Version`: {next} is said there"
+            ),
+        );
+        true
     }
 
     pub(super) async fn request(
@@ -232,12 +332,18 @@ impl Step {
     }
 
     async fn send(session: Arc<Session>, message: Bytes) -> Result<Self, SendError> {
-        let reply = session.request(Method::POST, None, message).await?;
-        let cap = session.max_message();
-        if !reply.is_success() {
-            let asked = Asked::Message { has_session: session.has_session() };
-            return Ok(Self::Here(answers_in(reply, asked, cap).await?.into_iter()));
-        }
+        let (asked, cap) = (Asked::Message { has_session: session.has_session() }, session.max_message());
+        let reply = loop {
+            let reply = session.request(Method::POST, None, message.clone()).await?;
+            if reply.is_success() {
+                session.took_one.store(true, Ordering::Relaxed);
+                break reply;
+            }
+            let answered = answers_in(reply, asked, cap).await;
+            if !session.agree_anew(&answered) {
+                return Ok(Self::Here(answered?.into_iter()));
+            }
+        };
         match reply.content() {
             Content::Json => Ok(Self::Body(reply, cap)),
             Content::Events => Ok(Self::Events(Box::new(Reading::new(session, reply.events(cap))))),

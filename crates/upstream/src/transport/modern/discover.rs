@@ -17,8 +17,8 @@ use super::{
     super::{
         Hail, Opened, TransportKind,
         classify::Asked,
-        http::{Content, Http, Reply, Target},
-        streamable::first_answer,
+        http::{Content, HttpClient, Reply, Target},
+        streamable::{ENDPOINT_FOR_POST, First, first_answer},
     },
     Declared, Sender, Session,
     filter::Filter,
@@ -34,7 +34,11 @@ const DISCOVER: &str = "server/discover";
 const NOT_SPOKEN: [u16; 6] = [400, 404, 405, 406, 415, 501];
 
 /// Asks what the backend is; done when it said so.
-pub(super) async fn open(http: Arc<Http>, target: Arc<Target>, hail: Hail) -> Result<Opened, SendError> {
+pub(super) async fn open(
+    http: Arc<HttpClient>,
+    target: Arc<Target>,
+    hail: Hail,
+) -> Result<Opened, SendError> {
     let headers = http.headers(&hail.headers, None, Some(Revision::V2026_07_28)).post;
     let mut session = Session {
         http,
@@ -76,7 +80,11 @@ async fn answer(session: &Session, reply: Reply) -> Result<Bytes, SendError> {
     match reply.content() {
         Content::Json => reply.body(session.http.max_message).await,
         Content::Events => {
-            first_answer(&mut reply.events(session.http.max_message), &mut VecDeque::new()).await
+            let refusal = reply.refused(ENDPOINT_FOR_POST.to_owned());
+            match first_answer(&mut reply.events(session.http.max_message), &mut VecDeque::new()).await? {
+                First::Answer(answer) => Ok(answer),
+                First::Endpoint => Err(not_spoken(refusal)),
+            }
         }
         Content::Other => {
             Err(not_spoken(reply.refused(format!("{DISCOVER} was answered with neither JSON nor events"))))

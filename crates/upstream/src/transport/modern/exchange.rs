@@ -273,6 +273,7 @@ async fn answer_of(round: &mut Round, out: &Out<Received>) -> Result<Bytes, Send
     loop {
         match round.next().await? {
             Said::Notification(message) => out.say(Received::Message(message)).await,
+            Said::Alive => out.say(Received::Alive).await,
             Said::Answer(answer) => return Ok(answer),
         }
     }

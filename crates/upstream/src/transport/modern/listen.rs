@@ -114,7 +114,9 @@ async fn acknowledged(mut events: Box<Events>, version: u64) -> Result<Opening, 
         let data = match events.next().await {
             Some(Ok(SseItem::Event(event))) if event.name.is_none() && !event.data.is_empty() => event.data,
             Some(Ok(SseItem::Event(_) | SseItem::Alive | SseItem::Retry(_))) => continue,
-            Some(Err(SseError::TooLarge(cap))) => return Err(SendError::refused(Cause::TooLarge(cap))),
+            Some(Err(SseError::TooLarge { cap, .. })) => {
+                return Err(SendError::refused(Cause::TooLarge(cap)));
+            }
             Some(Err(SseError::Body(error))) => return Err(error),
             None => {
                 let ended = "the stream of news ended before it was acknowledged".to_owned();
@@ -238,7 +240,7 @@ impl Listening {
             }
             Some(Ok(SseItem::Event(_) | SseItem::Alive)) => out.say(Heard::Alive).await,
             Some(Ok(SseItem::Retry(_))) => {}
-            Some(Err(SseError::TooLarge(cap))) => {
+            Some(Err(SseError::TooLarge { cap, .. })) => {
                 tracing::warn!(cap, "a message of the backend above the limit was dropped");
             }
             Some(Err(SseError::Body(_))) | None => self.lost(),

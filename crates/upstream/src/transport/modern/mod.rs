@@ -35,18 +35,18 @@ use serde_json::Value;
 use self::{filter::Filter, inputs::Inputs, tools::Tools};
 use super::{
     Exchange, Hail, Inbound, Opened, Outbound, Transport,
-    http::{Http, Reply, Target},
+    http::{Http, HttpClient, Reply, Target},
 };
-use crate::error::SendError;
+use crate::{error::SendError, session::pending::IDS};
 
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
 /// What an agent may say in headers to a backend.
 const PARAM: &str = "mcp-param-";
 
-/// Where the ids of this transport's own requests begin: far above those of the session's book, and exact in every
-/// reader's numbers.
-const OWN_IDS: u64 = 1 << 40;
+/// Where the ids of this transport's own requests begin: above those of the session's book. As many again, and they
+/// begin anew, still within 30 bits.
+const OWN_IDS: u64 = IDS;
 
 /// Reaches a backend that speaks the modern era.
 pub(super) struct Modern {
@@ -56,7 +56,7 @@ pub(super) struct Modern {
 
 /// What all requests for the same agents have in common.
 struct Session {
-    http: Arc<Http>,
+    http: Arc<HttpClient>,
     target: Arc<Target>,
     /// What every POST carries.
     headers: HeaderMap,
@@ -86,7 +86,11 @@ impl Modern {
 
 impl Transport for Modern {
     fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        discover::open(Arc::clone(&self.http), Arc::clone(&self.target), hail).boxed()
+        discover::open(self.http.client_without_cookies(), Arc::clone(&self.target), hail).boxed()
+    }
+
+    fn renew(&self) {
+        self.http.renew();
     }
 }
 
@@ -118,7 +122,7 @@ impl Outbound for Sender {
 impl Session {
     /// An id nobody used before.
     fn next_id(&self) -> u64 {
-        OWN_IDS + self.last_id.fetch_add(1, Ordering::Relaxed)
+        OWN_IDS + self.last_id.fetch_add(1, Ordering::Relaxed) % OWN_IDS
     }
 
     /// What a request carries besides its own headers.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use http::HeaderMap;
 use mcpool_wire::{
-    Envelope, IdValue, Kind,
+    Envelope, Kind,
     modern::{code, error_code, to_modern_request},
     readdressed,
 };
@@ -52,6 +52,8 @@ enum Stray {
 pub(super) enum Said {
     /// Before the answer.
     Notification(Bytes),
+    /// No message, but the backend is there.
+    Alive,
     Answer(Bytes),
 }
 
@@ -100,6 +102,7 @@ impl Round {
                 }
             }
             match self.more().await {
+                Ok(Some(bytes)) if bytes.is_empty() => return Ok(Said::Alive),
                 Ok(Some(bytes)) => match parts(bytes) {
                     Ok(parts) => self.read.extend(parts),
                     Err(why) => self.unusable(&why),
@@ -113,6 +116,7 @@ impl Round {
         }
     }
 
+    /// What came next: bytes of a message, or none of them as a mere sign of life.
     async fn more(&mut self) -> Result<Option<Bytes>, SendError> {
         match std::mem::replace(&mut self.from, From::Done) {
             From::Body(reply, cap) => Ok(Some(reply.body(cap).await?).filter(|body| !body.is_empty())),
@@ -122,10 +126,15 @@ impl Round {
                         self.from = From::Events(events);
                         return Ok(Some(event.data));
                     }
-                    Some(Ok(SseItem::Event(_) | SseItem::Alive | SseItem::Retry(_))) => {}
-                    Some(Err(SseError::TooLarge(cap))) => {
+                    Some(Ok(SseItem::Retry(_))) => {}
+                    Some(Ok(SseItem::Event(_) | SseItem::Alive)) => {
+                        self.from = From::Events(events);
+                        return Ok(Some(Bytes::new()));
+                    }
+                    Some(Err(SseError::TooLarge { cap, is_answer: true, .. })) => {
                         return Err(SendError::maybe_sent(Cause::TooLarge(cap)));
                     }
+                    Some(Err(SseError::TooLarge { .. })) => {}
                     Some(Err(SseError::Body(error))) => return Err(error),
                     None => return Ok(None),
                 }
@@ -143,8 +152,7 @@ impl Round {
                 return None;
             }
         };
-        let id = envelope.id_value().and_then(|id: IdValue| id.as_number_lenient());
-        let is_ours = id.is_some_and(|(id, _)| u64::try_from(id) == Ok(self.id));
+        let is_ours = envelope.answers().is_some_and(|(id, _)| id == self.id);
         match envelope.kind {
             Kind::Success | Kind::Failure if is_ours => return Some(Said::Answer(message)),
             Kind::Notification => return Some(Said::Notification(message)),

@@ -124,11 +124,30 @@ fn an_event_above_the_cap_is_skipped_and_the_next_one_read() {
         let chunks = big.as_bytes().chunks(size).map(Bytes::copy_from_slice);
         let items: Vec<_> =
             read_with(64, chunks).into_iter().filter(|item| *item != Ok(SseItem::Alive)).collect();
-        assert_eq!(items, [Err(SseError::TooLarge(64)), Ok(message("ok"))], "chunks of {size}");
+        let too_large = SseError::TooLarge { cap: 64, answers: None, is_answer: true };
+        assert_eq!(items, [Err(too_large), Ok(message("ok"))], "chunks of {size}");
     }
     let exact = Bytes::from(format!("data: {}\n\n", "x".repeat(56)));
     assert_eq!(exact.len(), 64);
     assert_eq!(read_with(64, [exact]), [Ok(message(&"x".repeat(56)))]);
+}
+
+#[test]
+fn of_an_event_above_the_cap_is_known_which_call_it_answers() {
+    let filler = "x".repeat(100);
+    for (data, answers, is_answer) in [
+        (format!(r#"{{"jsonrpc":"2.0","id":7,"result":"{filler}"}}"#), Some(7), true),
+        (format!(r#"{{"result":"{filler}","id":"8"}}"#), Some(8), true),
+        (format!(r#"{{"method":"notifications/x","params":"{filler}"}}"#), None, false),
+    ] {
+        let text = format!("event: message\ndata: {data}\n\n");
+        for size in [1, 7, 50, 1000] {
+            let chunks = text.as_bytes().chunks(size).map(Bytes::copy_from_slice);
+            let items: Vec<_> =
+                read_with(64, chunks).into_iter().filter(|item| *item != Ok(SseItem::Alive)).collect();
+            assert_eq!(items, [Err(SseError::TooLarge { cap: 64, answers, is_answer })], "{text} by {size}");
+        }
+    }
 }
 
 #[test]

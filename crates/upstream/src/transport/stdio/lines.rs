@@ -106,15 +106,9 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 }
 
-/// The request it answers, if it is an answer with an id of ours. Some servers send the number back as a string.
-pub(crate) fn answers(seen: &Skim) -> Option<u64> {
-    let id = seen.id().filter(|_| !seen.has_method())?;
-    let (number, _) = id.value().as_number_lenient()?;
-    u64::try_from(number).ok()
-}
-
 fn judge(line: &Bytes) -> Option<Line> {
-    let text = line.trim_ascii();
+    // Some write a byte order mark at the beginning of what they say.
+    let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line).trim_ascii();
     if text.is_empty() {
         return None;
     }
@@ -145,7 +139,7 @@ mod tests {
             seen.push(match line {
                 Line::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
                 Line::Noise(text) => format!("noise {text}"),
-                Line::TooLarge(seen) => format!("too large {:?}", answers(&seen)),
+                Line::TooLarge(seen) => format!("too large {:?}", seen.answers()),
             });
         }
         seen
@@ -155,6 +149,11 @@ mod tests {
     async fn a_line_is_a_message_whatever_the_chunks() {
         let seen = read(100, &[b"{\"a\":", b"1}\r\n\n  {\"b\":\"\xc3", b"\xa4\"}\n{\"cut\":1}"]).await;
         assert_eq!(seen, ["{\"a\":1}", "{\"b\":\"ä\"}"]);
+    }
+
+    #[tokio::test]
+    async fn a_byte_order_mark_is_passed_over() {
+        assert_eq!(read(100, &[b"\xef\xbb\xbf{\"a\":1}\n{}\n"]).await, ["{\"a\":1}", "{}"]);
     }
 
     #[tokio::test]

@@ -61,8 +61,8 @@ async fn when_neither_is_spoken_both_answers_are_told() {
 }
 
 #[tokio::test]
-async fn a_refused_credential_or_an_outage_never_changes_the_transport() {
-    let bodies = [(503, "Too many open sessions"), (401, "who are you"), (500, "boom")];
+async fn a_refusal_that_concerns_every_transport_never_changes_it() {
+    let bodies = [(429, "slowly"), (503, "Too many open sessions"), (401, "who are you"), (500, "boom")];
     for (status, body) in bodies {
         let server = Server::start(move |_| async move { Answer::new(status, "text/plain", body) }).await;
         let error = failed(server.transport("/x", TransportChoice::Auto).connect(hail(INITIALIZE)).await);

@@ -138,7 +138,7 @@ async fn other_redirects_are_refused() {
     }
     let circle = Server::start(|_| async { Answer::status(307).with("location", "/mcp") }).await;
     failed(connect(circle.url("/mcp")).await);
-    assert_eq!(circle.seen().len(), 2);
+    assert_eq!(circle.seen().len(), 1);
     assert!(elsewhere.seen().is_empty(), "our credential never went there");
 }
 
@@ -173,9 +173,49 @@ fn what_cannot_be_reached_by_http_is_refused_with_a_reason() {
     let build = |url: &str, ca_pem: Option<&str>| {
         let ca_pem = ca_pem.map(|pem| pem.as_bytes().to_vec());
         let endpoint = HttpEndpoint { ca_pem, ..HttpEndpoint::new(Url::parse(url).unwrap()) };
-        http_transport(&endpoint, TransportChoice::Auto, &Times::default(), &Limits::default()).err()
+        http_transport(&"b".into(), &endpoint, TransportChoice::Auto, &Times::default(), &Limits::default())
+            .err()
     };
     assert!(build("ftp://a/b", None).unwrap().contains("ftp"));
     assert!(build("https://a/b", Some("nonsense")).unwrap().contains("tls.ca_file"));
     assert_eq!(build("http://a/b", None), None);
+}
+
+/// Every name is this address, and from then on another.
+struct Moving(Mutex<Vec<std::net::IpAddr>>);
+
+impl crate::transport::names::Resolve for Moving {
+    fn resolve(&self, _: &str) -> BoxFuture<'static, std::io::Result<Vec<std::net::IpAddr>>> {
+        let mut addresses = self.0.lock().unwrap();
+        let address = if addresses.len() > 1 { addresses.remove(0) } else { addresses[0] };
+        async move { Ok(vec![address]) }.boxed()
+    }
+}
+
+#[tokio::test]
+async fn sessions_opened_after_a_renewal_ask_for_the_name_again_and_older_ones_stay_where_they_are() {
+    let server = Server::start(|seen: Seen| async move {
+        match seen.is_initialize() {
+            true => Answer::json(INITIALIZED).with("mcp-session-id", "s"),
+            false => Answer::json(ANSWER),
+        }
+    })
+    .await;
+    let elsewhere = TcpListener::bind(("127.0.0.2", server.addr.port())).await.unwrap();
+    let moving = Moving(Mutex::new(vec!["127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap()]));
+    let mut endpoint =
+        HttpEndpoint::new(Url::parse(&format!("http://backend.test:{}/mcp", server.addr.port())).unwrap());
+    endpoint.resolver = Some(crate::transport::names::Resolver::new(Arc::new(moving)));
+    let (times, limits) = (Times::default(), Limits::default());
+    let transport = http_transport(&"b".into(), &endpoint, TransportChoice::Auto, &times, &limits).unwrap();
+    let old = transport.connect(hail(INITIALIZE)).await.unwrap();
+    transport.connect(hail(INITIALIZE)).await.unwrap();
+    assert_eq!(server.seen().len(), 2, "the old address still answers");
+    transport.renew();
+    let mut connecting = transport.connect(hail(INITIALIZE));
+    tokio::select! {
+        _ = &mut connecting => panic!("answered by the old address"),
+        accepted = within(elsewhere.accept()) => drop(accepted.unwrap()),
+    }
+    assert_eq!(messages(old.outbound.send(CALL.into())).await, [ANSWER], "the old session goes on");
 }

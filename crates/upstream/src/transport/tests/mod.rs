@@ -3,10 +3,14 @@
 //! A server is a closure from what it saw to what it answers; bodies are given at once or fed by the test.
 
 mod auto;
+mod coded;
+mod cookies;
 mod dialects;
 mod http;
+mod interim;
 mod memory;
 mod modern;
+mod opening;
 mod sse;
 mod stdio;
 mod streamable;
@@ -214,11 +218,13 @@ pub(super) fn transport_of(url: Url, choice: TransportChoice, era: EraChoice) ->
     let times = Times { connect: Duration::from_secs(2), ..Times::default() };
     let headers = vec![(::http::header::AUTHORIZATION, "Bearer t".parse().unwrap())];
     let endpoint = HttpEndpoint { headers, era, ..HttpEndpoint::new(url) };
-    http_transport(&endpoint, choice, &times, &limits).unwrap()
+    http_transport(&"b".into(), &endpoint, choice, &times, &limits).unwrap()
 }
 
+/// All of it but mere signs of life.
 pub(super) async fn all(exchange: Exchange) -> Vec<Result<Received, SendError>> {
-    within(exchange.collect()).await
+    let said = exchange.filter(|item| std::future::ready(!matches!(item, Ok(Received::Alive))));
+    within(said.collect()).await
 }
 
 /// The messages of an exchange that has to succeed.
@@ -228,7 +234,7 @@ pub(super) async fn messages(exchange: Exchange) -> Vec<Bytes> {
     items
         .filter_map(|item| match item {
             Received::Message(message) => Some(message),
-            Received::Paused(_) => None,
+            Received::Paused(_) | Received::Alive | Received::TooLarge { .. } => None,
             Received::Accepted => panic!("accepted twice"),
         })
         .collect()

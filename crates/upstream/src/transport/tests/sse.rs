@@ -103,7 +103,6 @@ async fn a_bad_endpoint_is_refused_and_nothing_is_sent_there() {
         ("event: endpoint\ndata: http://127.0.0.1:1/messages\n\n", "another origin"),
         ("event: endpoint\ndata: https://127.0.0.1/messages\n\n", "another origin"),
         ("event: endpoint\ndata: //evil.example/messages\n\n", "another origin"),
-        ("data: {}\n\nevent: endpoint\ndata: /messages\n\n", "first event"),
         ("event: endpoint\ndata: http://[\n\n", "not a URL"),
     ];
     for (first, why) in table {
@@ -177,4 +176,27 @@ async fn a_connect_that_is_dropped_closes_what_it_opened() {
     }
     drop(connecting);
     within(tx.closed()).await;
+}
+
+#[tokio::test]
+async fn an_answer_above_the_limit_concerns_the_call_it_answers_and_no_other() {
+    let (_server, tx, opened) = connected(accepted).await;
+    let mut inbound = within(opened.outbound.listen()).await.unwrap();
+    let filler = "x".repeat(100 * 1024);
+    for (message, answers) in [
+        (format!(r#"{{"jsonrpc":"2.0","id":7,"result":{{"text":"{filler}"}}}}"#), Some(7)),
+        (format!(r#"{{"jsonrpc":"2.0","result":{{"id":8,"text":"{filler}"}},"id":9}}"#), Some(9)),
+        (format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":"{filler}"}}"#), None),
+    ] {
+        tx.send(format!("event: message\ndata: {message}\n\n")).await.unwrap();
+        let heard = loop {
+            match next(&mut inbound).await.unwrap().unwrap() {
+                Heard::Alive => {}
+                heard => break heard,
+            }
+        };
+        assert_eq!(heard, Heard::TooLarge { answers, limit: 64 * 1024 });
+    }
+    tx.send(format!("data: {ANSWER}\n\n")).await.unwrap();
+    assert_eq!(hear(&mut inbound).await.unwrap().unwrap(), ANSWER, "the session lives");
 }

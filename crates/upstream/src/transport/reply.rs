@@ -1,0 +1,174 @@
+//! An answer of a backend over HTTP: its status and headers, and a body that is read under a limit.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures::{StreamExt, stream::BoxStream};
+use http::{HeaderName, HeaderValue, header, response};
+use url::Url;
+
+use super::{
+    classify::{Asked, Refused, classify},
+    coding::Body,
+    dates,
+    notes::{Notes, Oddity},
+    sse_reader::SseReader,
+};
+use crate::error::{Cause, Refusal, SendError, SendPhase};
+
+/// What is read of a body nobody wants, so that its connection can be used again.
+const DRAIN_BYTES: usize = 64 * 1024;
+pub(super) const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// Some servers write it before JSON, where it means nothing.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// An answer whose body is still to come.
+pub(super) struct Reply {
+    pub(super) head: response::Parts,
+    pub(super) body: Body,
+    /// Where it came from, behind all redirects.
+    pub(super) url: Arc<Url>,
+    pub(super) notes: Arc<Notes>,
+    /// Why it is a redirect that was not followed.
+    pub(super) unfollowed: Option<Unfollowed>,
+}
+
+/// A redirect that was not followed, for the operator.
+pub(super) struct Unfollowed(pub(super) String);
+
+impl Unfollowed {
+    /// What it means for the message. 307 and 308 say that it is to be sent elsewhere; the others may follow what was
+    /// done here.
+    pub(super) fn explain(self, error: SendError) -> SendError {
+        let Cause::Status(mut refusal) = error.cause else { return error };
+        let phase = if matches!(refusal.status, 307 | 308) { SendPhase::Refused } else { error.phase };
+        refusal.message = self.0;
+        SendError { phase, cause: Cause::Status(refusal) }
+    }
+}
+
+/// What a body is, by its `Content-Type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Json,
+    Events,
+    Other,
+}
+
+/// The events of a body.
+pub(super) type Events = SseReader<BoxStream<'static, Result<Bytes, SendError>>>;
+
+impl Reply {
+    pub(super) fn is_success(&self) -> bool {
+        self.head.status.is_success()
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        self.head.status.as_u16()
+    }
+
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.head.headers.get(name)
+    }
+
+    pub(super) fn content(&self) -> Content {
+        let value = self.header(&header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("application/json") {
+            Content::Json
+        } else if essence.eq_ignore_ascii_case("text/event-stream") {
+            Content::Events
+        } else {
+            Content::Other
+        }
+    }
+
+    /// A refusal of this answer in our own words.
+    pub(super) fn refused(&self, message: String) -> Refusal {
+        Refusal { status: self.status(), message, code: None, retry_after: self.retry_after() }
+    }
+
+    /// The whole body, without a byte order mark. One that came in one piece is not copied.
+    pub(super) async fn body(mut self, cap: usize) -> Result<Bytes, SendError> {
+        if self.announced().is_some_and(|length| length > cap as u64) {
+            return Err(SendError::maybe_sent(Cause::TooLarge(cap)));
+        }
+        let mut whole = self.read(cap).await?;
+        if whole.starts_with(BYTE_ORDER_MARK) {
+            whole.advance(BYTE_ORDER_MARK.len());
+            self.notes.say(
+                Oddity::ByteOrderMark,
+                format_args!("the backend writes a byte order mark before its JSON, which is passed over"),
+            );
+        }
+        Ok(whole)
+    }
+
+    async fn read(&mut self, cap: usize) -> Result<Bytes, SendError> {
+        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
+        let Some(second) = self.chunk().await? else { return Ok(first) };
+        let mut whole = BytesMut::with_capacity(first.len() + second.len());
+        whole.extend_from_slice(&first);
+        whole.extend_from_slice(&second);
+        while whole.len() <= cap {
+            let Some(chunk) = self.chunk().await? else { return Ok(whole.freeze()) };
+            whole.extend_from_slice(&chunk);
+        }
+        Err(SendError::maybe_sent(Cause::TooLarge(cap)))
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, SendError> {
+        self.body.next().await.transpose()
+    }
+
+    /// The size of the body, where it is known before it is read.
+    fn announced(&self) -> Option<u64> {
+        let length = self.header(&header::CONTENT_LENGTH).filter(|_| self.body.is_plain())?;
+        length.to_str().ok()?.parse().ok()
+    }
+
+    pub(super) fn events(self, cap: usize) -> Events {
+        let chunks = futures::stream::unfold(self.body, async |mut body| Some((body.next().await?, body)));
+        SseReader::new(chunks.boxed(), cap)
+    }
+
+    /// Reads a body nobody wants to its end, so that the connection can be used again. Bounded in size and time.
+    pub(super) async fn drain(self) {
+        self.beginning().await;
+    }
+
+    /// What a refusal means, and its body.
+    pub(super) async fn refusal(mut self, asked: Asked) -> (SendError, Bytes) {
+        let (status, retry_after, unfollowed) = (self.status(), self.retry_after(), self.unfollowed.take());
+        let body = self.beginning().await;
+        let error = classify(asked, &Refused { status, body: &body, retry_after });
+        let error = match unfollowed {
+            Some(unfollowed) => unfollowed.explain(error),
+            None => error,
+        };
+        (error, body)
+    }
+
+    /// The beginning of a body, as far as it comes in time.
+    pub(super) async fn beginning(mut self) -> Bytes {
+        let mut read = BytesMut::new();
+        let all = async {
+            while read.len() < DRAIN_BYTES {
+                let Ok(Some(chunk)) = self.chunk().await else { break };
+                read.extend_from_slice(&chunk);
+            }
+        };
+        // What came in time is enough for a message.
+        let _ = tokio::time::timeout(DRAIN_TIME, all).await;
+        let mut read = read.freeze();
+        if read.starts_with(BYTE_ORDER_MARK) {
+            read.advance(BYTE_ORDER_MARK.len());
+        }
+        read
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        dates::retry_after(&self.head.headers)
+    }
+}
