@@ -26,6 +26,7 @@ mod panics;
 mod pinned;
 mod pools;
 mod repeats;
+mod retired;
 mod rig;
 mod serial;
 mod sessions;

@@ -291,7 +291,12 @@ fn assemble(
         let is_process = |spec: &BackendSpec| matches!(spec.endpoint, Endpoint::Stdio(_));
         is_process(&spec) && is_process(old.backend.spec())
     });
-    let after = waits_for.map(|old| Arc::downgrade(&old.backend));
+    let times = &spec.times;
+    let after = waits_for.map(|old| After {
+        backend: Arc::downgrade(&old.backend),
+        calls: now() + times.drain.min(times.queue / 2),
+        writes: now() + times.drain,
+    });
     let gate = Arc::new(BreakerGate { breaker: breaker.clone(), after });
     // Before the first event.
     let observed = observe.stack(&source);
@@ -307,8 +312,7 @@ fn assemble(
     let stack = backend_stack(&backend, &breaker, settings.retry, &observed);
     let left = CancellationToken::new();
     let forwards = in_order(&backend.spec().sharing.forward_headers);
-    let succeeds = before.is_some();
-    Ok(Registered { name, backend, breaker, stack, forwards, settings, succeeds, left })
+    Ok(Registered { name, backend, breaker, stack, forwards, settings, left })
 }
 
 /// The headers of agents a backend is given, each once and in the order of their names.
@@ -323,12 +327,29 @@ fn in_order(names: &[HeaderName]) -> Arc<[HeaderName]> {
 struct BreakerGate {
     breaker: Breaker,
     /// Whose sessions must be over first.
-    after: Option<Weak<Backend>>,
+    after: Option<After>,
+}
+
+/// The process before this one, and how long its calls are waited for: not so long that those who wait for the next
+/// process give up.
+struct After {
+    backend: Weak<Backend>,
+    calls: Instant,
+    /// Two writes at once are worse than a wait.
+    writes: Instant,
+}
+
+impl After {
+    fn is_in_the_way(&self, now: Instant) -> bool {
+        self.backend.upgrade().is_some_and(|old| {
+            (now < self.calls && old.has_shared()) || (now < self.writes && old.is_writing())
+        })
+    }
 }
 
 impl Gate for BreakerGate {
     fn may_open(&self, now: Instant) -> Opening {
-        if self.after.as_ref().and_then(Weak::upgrade).is_some_and(|old| old.has_shared()) {
+        if self.after.as_ref().is_some_and(|after| after.is_in_the_way(now)) {
             return Opening::Wait(now + LOOK_AGAIN);
         }
         match self.breaker.may_open(now) {

@@ -1,8 +1,9 @@
 //! Registrations that ended while the gateway runs on: their agents are moved, their calls finish, their sessions end,
 //! and then nothing is left of them, the series included.
 //!
-//! One task sees all of them off. Each has its `drain_timeout`; when too many are under way, the oldest has to hurry,
-//! so that a configuration that changes every second does not pile up servers.
+//! One task sees all of them off. Calls end by their own deadlines; agents with a session of their own keep it for
+//! `drain_timeout`. When many are under way, the oldest has no such time, and beyond a limit it is cut, so that a
+//! configuration that changes every second does not pile up servers without bound.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,10 +22,12 @@ use crate::{
     route::{Registered, Registry},
 };
 
-/// Registrations that take their time; beyond, the oldest is ended at once.
-const MOST_UNDER_WAY: usize = 32;
-/// Those that are ended at once and not yet over: more are waited for.
-const MOST_HURRIED: usize = 32;
+/// Registrations whose agents may keep sessions of their own; of the oldest beyond, they end with their last call.
+const MOST_AT_LEISURE: usize = 32;
+/// Registrations with calls in flight; beyond, those of the oldest are cut.
+const MOST_UNDER_WAY: usize = 512;
+/// Those that were cut and are not yet over: more are waited for.
+const MOST_CUT: usize = 32;
 /// Sessions that were told to end at once may take this long to say good-bye.
 const GOOD_BYE: Duration = Duration::from_secs(10);
 
@@ -40,6 +43,7 @@ type UnderWay = Arc<Mutex<Vec<Arc<Departure>>>>;
 struct Departure {
     registered: Arc<Registered>,
     hurry: CancellationToken,
+    cut: CancellationToken,
 }
 
 /// What the task needs to know.
@@ -66,12 +70,17 @@ impl Departures {
     /// Ends a registration. Waits when too many are under way.
     pub(crate) async fn begin(&self, registered: Arc<Registered>, why: Leaving) {
         registered.leave(why);
-        let departure = Arc::new(Departure { registered, hurry: CancellationToken::new() });
+        let departure = Arc::new(Departure {
+            registered,
+            hurry: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        });
         {
             let mut under_way = lock(&self.under_way);
             under_way.push(departure.clone());
-            let late = under_way.len().saturating_sub(MOST_UNDER_WAY);
-            under_way.iter().take(late).for_each(|one| one.hurry.cancel());
+            let beyond = |most: usize| under_way.len().saturating_sub(most);
+            under_way.iter().take(beyond(MOST_AT_LEISURE)).for_each(|one| one.hurry.cancel());
+            under_way.iter().take(beyond(MOST_UNDER_WAY)).for_each(|one| one.cut.cancel());
         }
         // An error means that the gateway ends, which ends it too.
         let _ = self.inbox.send(departure).await;
@@ -90,7 +99,7 @@ impl Clerk {
     async fn run(self: Arc<Self>, mut inbox: mpsc::Receiver<Arc<Departure>>, stop: CancellationToken) {
         let mut going: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
         loop {
-            let has_room = going.len() < MOST_UNDER_WAY + MOST_HURRIED;
+            let has_room = going.len() < MOST_UNDER_WAY + MOST_CUT;
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(departure) = inbox.recv(), if has_room => {
@@ -103,20 +112,34 @@ impl Clerk {
     }
 
     async fn see_off(&self, departure: &Arc<Departure>) {
-        let Departure { registered, hurry } = &**departure;
+        let Departure { registered, hurry, cut } = &**departure;
         let backend = &registered.backend;
+        let name = &registered.name;
         let in_peace = async {
             futures::join!(self.links.move_from(backend), backend.vacated());
         };
-        let time = backend.spec().times.drain;
-        let is_empty = tokio::select! {
-            () = in_peace => true,
-            () = tokio::time::sleep(time) => false,
-            () = hurry.cancelled() => false,
+        let overdue = async {
+            tokio::select! {
+                () = tokio::time::sleep(backend.spec().times.drain) => {}
+                () = hurry.cancelled() => {}
+            }
+            tracing::info!(
+                target: "mcpool::backend",
+                backend = %name,
+                "sessions that agents have for themselves at its former registration end with their last call"
+            );
+            backend.end_pinned();
+            cut.cancelled().await;
+            tracing::warn!(
+                target: "mcpool::backend",
+                backend = %name,
+                "calls at its former registration are cut: too many registrations ended and still have calls"
+            );
+            backend.cut();
         };
-        let name = &registered.name;
-        if !is_empty {
-            tracing::info!(target: "mcpool::backend", backend = %name, "its former sessions have to end now");
+        tokio::select! {
+            () = in_peace => {}
+            () = overdue => {}
         }
         let left = backend.shutdown(GOOD_BYE).await;
         if !left.is_empty() {

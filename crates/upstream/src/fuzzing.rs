@@ -195,7 +195,7 @@ impl Session {
             "drain" => Input::Drain(CloseReason::MaxAge),
             _ => Input::Settled,
         };
-        let effects = self.0.on(input, Facts { now, in_flight, answers_apart, drain });
+        let effects = self.0.on(input, Facts { now, in_flight, answers_apart, last_heard: now, drain });
         Told { standing: self.standing(), probe: effects.probe, close: effects.close }
     }
 }

@@ -177,7 +177,7 @@ impl Opener {
         self.waiting.clear();
         for pool in self.backend.pools() {
             let reason = match why {
-                Leaving::Replaced if pool.mode() == Mode::Pinned => continue,
+                Leaving::Replaced if pool.mode() == Mode::Pinned && self.backend.keeps_pinned() => continue,
                 Leaving::Replaced => CloseReason::Replaced,
                 Leaving::Removed => CloseReason::Shutdown,
             };
@@ -258,14 +258,20 @@ impl Opener {
         live + opening < most && (greeting || waiting > served)
     }
 
-    /// Sessions that stand in the way of another one. Where writes run one at a time, one that ends still counts: its
-    /// last write must be through before the next session takes one.
+    /// Sessions that stand in the way of another one. Where writes run one at a time, one that ends counts for as long as
+    /// a write runs on it: that must be through before the next session takes one.
     fn there(&self, pool: &Pool) -> usize {
         if !self.backend.modes.writes_in_turn() || pool.mode() != Mode::Shared {
             return pool.live();
         }
         // Those whose ladder is being climbed count as opening.
-        pool.sessions().iter().filter(|session| session.standing() != Standing::Initializing).count()
+        let stands = |session: &&Arc<Session>| match session.standing() {
+            // One that is closed may be a process that is not gone yet.
+            Standing::Ready | Standing::Suspect | Standing::Closed => true,
+            Standing::Draining => session.is_writing(),
+            Standing::Initializing => false,
+        };
+        pool.sessions().iter().filter(stands).count()
     }
 
     fn settle(&mut self, attempt: Attempt) {
@@ -352,9 +358,12 @@ impl Opener {
                 if session.standing() != Standing::Ready {
                     continue;
                 }
-                if session.age() >= session.max_age(spec.times.max_age) {
-                    // A pinned session is its agent's state: it is not replaced behind the agent's back.
-                    if pool.mode() != Mode::Pinned {
+                let over = session.age().checked_sub(session.max_age(spec.times.max_age));
+                if let Some(over) = over {
+                    // A pinned session is its agent's state: it is not replaced behind the agent's back. And where the next
+                    // one must wait for a write that runs, everybody would: for a while it is waited for here.
+                    let waits = session.is_writing() && over < spec.times.drain;
+                    if pool.mode() != Mode::Pinned && !waits {
                         self.backend.transport.renew();
                         session.drain(CloseReason::MaxAge);
                     }

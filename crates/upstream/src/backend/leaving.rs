@@ -5,10 +5,10 @@ use std::sync::{Arc, atomic::Ordering};
 
 use mcpool_wire::{LinkEvent, Method};
 
-use super::Backend;
+use super::{Backend, Old};
 use crate::{
     merged::list_changed,
-    observe::Mode,
+    observe::{CloseReason, Mode},
     pool::{Pool, Seat},
 };
 
@@ -23,7 +23,9 @@ pub enum Leaving {
 
 pub(super) const STAYS: u8 = 0;
 const REPLACED: u8 = 1;
-const REMOVED: u8 = 2;
+/// Replaced, and agents with a session of their own have had their time.
+const OVERDUE: u8 = 2;
+const REMOVED: u8 = 3;
 
 impl Backend {
     /// Ends the registration: calls in flight finish, those that wait are sent back, and nothing is opened any more.
@@ -37,12 +39,30 @@ impl Backend {
         self.reconsider();
     }
 
+    /// Ends the sessions that agents have for themselves, each with its last call: they had their time.
+    pub fn end_pinned(&self) {
+        let _ = self.leaving.compare_exchange(REPLACED, OVERDUE, Ordering::SeqCst, Ordering::SeqCst);
+        self.reconsider();
+    }
+
+    /// Whether an agent may go on with a session of its own although the registration ended.
+    pub(crate) fn keeps_pinned(&self) -> bool {
+        matches!(self.leaving.load(Ordering::SeqCst), STAYS | REPLACED)
+    }
+
+    /// Ends every session now, whatever is in flight on it.
+    pub fn cut(&self) {
+        for Old { session, .. } in self.all_sessions() {
+            session.cut(CloseReason::Replaced);
+        }
+    }
+
     /// Whether and how its registration ends.
     #[must_use]
     pub fn leaving(&self) -> Option<Leaving> {
         match self.leaving.load(Ordering::SeqCst) {
             STAYS => None,
-            REPLACED => Some(Leaving::Replaced),
+            REPLACED | OVERDUE => Some(Leaving::Replaced),
             _ => Some(Leaving::Removed),
         }
     }
@@ -66,6 +86,12 @@ impl Backend {
     #[must_use]
     pub fn has_shared(&self) -> bool {
         self.pools().iter().any(|pool| pool.mode() != Mode::Pinned && holds(pool))
+    }
+
+    /// Whether a call that may change something runs on one of its sessions, where such calls run one at a time.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.all_sessions().any(|old| old.session.is_writing())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     error::SendError,
     observe::{CloseReason, Mode, OpenReason},
     pool::{Counted, Pool},
-    session::Session,
+    session::{Session, state::Standing},
 };
 
 #[derive(Default)]
@@ -24,6 +24,8 @@ pub(super) struct Rebuild {
     queue: VecDeque<Old>,
     step: Step,
     failures: u32,
+    /// Since when the end of a write is waited for.
+    writing_since: Option<Instant>,
     /// When to look again, where nothing else wakes it.
     pub(super) next: Option<Instant>,
 }
@@ -67,10 +69,17 @@ impl Opener {
         loop {
             self.rebuild.step = match std::mem::take(&mut self.rebuild.step) {
                 Step::Idle => match self.rebuild.queue.pop_front() {
+                    Some(old) if self.waits_for_write(&old) => {
+                        self.rebuild.queue.push_front(old);
+                        return self.stay(Step::Idle);
+                    }
                     Some(old) => self.begin(old),
                     None => return lock(&self.backend.rebuilding).progress.is_running = false,
                 },
-                Step::Leaving(old) if old.session.holds_place() => return self.stay(Step::Leaving(old)),
+                // A session that only ends with its last call is not in the way of the next, but for its place.
+                Step::Leaving(old) if old.session.holds_place() && self.is_in_the_way(&old) => {
+                    return self.stay(Step::Leaving(old));
+                }
                 Step::Leaving(old) if old.pool.mode() == Mode::Pinned => self.done(),
                 Step::Leaving(old) => Step::Wanted(Successor { pool: old.pool, old: None }),
                 Step::Wanted(successor) => match self.open(successor).await {
@@ -109,6 +118,30 @@ impl Opener {
 
     fn stay(&mut self, step: Step) {
         self.rebuild.step = step;
+    }
+
+    /// Whether this one is left until the write that runs on it is through: the next session would have to wait for that,
+    /// and every call with it. Only for a while, because there may always be one.
+    fn waits_for_write(&mut self, old: &Old) -> bool {
+        let now = clock::now();
+        if !old.session.is_live() || !old.session.is_writing() {
+            self.rebuild.writing_since = None;
+            return false;
+        }
+        let since = *self.rebuild.writing_since.get_or_insert(now);
+        let waits = now.saturating_duration_since(since) < self.backend.spec.times.drain;
+        self.rebuild.next = waits.then(|| now + AGAIN);
+        if !waits {
+            self.rebuild.writing_since = None;
+        }
+        waits
+    }
+
+    fn is_in_the_way(&self, old: &Old) -> bool {
+        old.pool.mode() != Mode::Shared
+            || !self.backend.modes.writes_in_turn()
+            || old.session.standing() != Standing::Draining
+            || old.session.is_writing()
     }
 
     fn begin(&self, old: Old) -> Step {

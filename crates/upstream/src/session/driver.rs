@@ -10,6 +10,7 @@ use futures::{
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
+use mcpool_wire::Era;
 use tokio::sync::mpsc;
 
 use super::{
@@ -135,7 +136,7 @@ impl Driver {
                 .stream_lost(SendError::maybe_sent(Cause::Broken("the backend ended its stream".to_owned()))),
             Wake::Errand(errand) => {
                 self.run_errand(errand?);
-                self.quarantine()
+                self.quarantine().or_else(|| self.settle())
             }
             // Callers that leave nudge where there was no room for their errand.
             Wake::Nudged => self.take_wishes().or_else(|| self.quarantine()),
@@ -208,6 +209,9 @@ impl Driver {
         {
             return Some(reason);
         }
+        if let Some(reason) = wishes.cut {
+            return self.input(Input::Cut(reason));
+        }
         if let Some(reason) = wishes.drain
             && let Some(reason) = self.input(Input::Drain(reason))
         {
@@ -262,7 +266,7 @@ impl Driver {
             }
             _ => {}
         }
-        if after == Standing::Draining && self.session.in_flight() == 0 && effects.close.is_none() {
+        if after == Standing::Draining && self.awaited() == 0 && effects.close.is_none() {
             // The last call ended before it could see that its end was waited for.
             return self.state.on(Input::Settled, self.facts()).close;
         }
@@ -272,9 +276,22 @@ impl Driver {
     fn facts(&self) -> Facts {
         Facts {
             now: clock::now(),
-            in_flight: self.session.in_flight(),
+            in_flight: self.awaited(),
             answers_apart: self.session.kind == TransportKind::Http,
+            last_heard: self.session.last_heard(),
             drain: self.times.drain,
+        }
+    }
+
+    /// Calls whose end the session waits for. Where the gateway or the registration ends, nobody waits for those that
+    /// were cancelled: the backend has been told, and is told good-bye next.
+    fn awaited(&self) -> usize {
+        let in_flight = self.session.in_flight();
+        match self.state {
+            State::Draining { reason: CloseReason::Shutdown, .. } => {
+                in_flight.saturating_sub(self.session.pending.zombies().0)
+            }
+            _ => in_flight,
         }
     }
 
@@ -323,8 +340,8 @@ impl Driver {
         if let (_, Some(oldest)) = self.session.pending.zombies() {
             next = next.min(oldest + self.times.cancel_grace);
         }
-        if let State::Draining { until, .. } = self.state {
-            next = next.min(until);
+        if let Some(at) = self.state.given_up_at(self.session.last_heard(), self.times.drain) {
+            next = next.min(at);
         }
         self.session.next_ask().map_or(next, |ask| next.min(ask))
     }
@@ -341,15 +358,40 @@ impl Driver {
 /// Ends a session: whoever waits is told once, and its place is free again. Also for one whose driver failed.
 pub(crate) async fn end(session: &Session, cause: &Cause, farewell: Option<std::time::Duration>) {
     session.publish(Standing::Closed);
-    session.pending.close(cause);
+    let unanswered = session.pending.close(cause);
     session.room.session_gone(session.lane);
     // Politeness has a limit: a backend that is gone must not hold up the end of its session.
     if let Some(limit) = farewell {
         let limit = if session.kind == TransportKind::Stdio { FAREWELL } else { limit };
+        let _ = tokio::time::timeout(limit / 2, cancel_all(session, unanswered)).await;
         let _ = tokio::time::timeout(limit, session.outbound.close()).await;
     }
     session.leave_budget();
 }
+
+/// Tells the backend that nobody waits for these calls any more: it may go on with them after the session.
+async fn cancel_all(session: &Session, unanswered: Vec<u64>) {
+    if session.era == Era::Modern {
+        // To close an exchange is to cancel there.
+        return;
+    }
+    let cancels = unanswered.into_iter().map(|id| async move {
+        let mut cancel = session.outbound.send(cancellation(id, "the session ends"));
+        // Its acknowledgement, or its failure: either way nothing is left to be said.
+        let _ = cancel.next().await;
+    });
+    futures::stream::iter(cancels).buffer_unordered(CANCELS_AT_ONCE).for_each(|()| async {}).await;
+}
+
+fn cancellation(id: u64, reason: &str) -> Bytes {
+    Bytes::from(format!(
+        "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{id},\
+         \"reason\":\"{reason}\"}}}}"
+    ))
+}
+
+/// Cancellations sent at the same time when a session ends with calls in flight.
+const CANCELS_AT_ONCE: usize = 32;
 
 /// Reads an exchange nobody waits for to its end, bounded, still delivering what it says.
 fn read_out(
@@ -407,11 +449,9 @@ fn abandon(
                 }
             }
         }
-        let cancel = session.outbound.send(Bytes::from(format!(
-            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{id},\
-             \"reason\":\"the caller is gone\"}}}}"
-        )));
-        let cancelled = read_out(session.clone(), cancel, limit);
+        let cancel = session.outbound.send(cancellation(id, "the caller is gone"));
+        let told = session.clone();
+        let cancelled = read_out(session.clone(), cancel, limit).map(|_| told.pending.mark_told(id));
         let rest = exchange.map(|exchange| read_out(session, exchange, limit));
         futures::join!(cancelled, OptionFuture::from(rest));
     };

@@ -109,6 +109,7 @@ struct Wishes {
     look: bool,
     lost: Option<SendError>,
     drain: Option<CloseReason>,
+    cut: Option<CloseReason>,
 }
 
 /// Work the driver does for others, in its set of futures.
@@ -218,6 +219,11 @@ impl Session {
     /// Ends the session when its calls are through.
     pub(crate) fn drain(&self, reason: CloseReason) {
         self.wish(|wishes| wishes.drain = Some(reason));
+    }
+
+    /// Ends the session now: its calls are told whether they may have run, and the backend that nobody waits for them.
+    pub(crate) fn cut(&self, reason: CloseReason) {
+        self.wish(|wishes| wishes.cut = Some(reason));
     }
 
     /// The ladder is climbed. Lendable at once, so that nobody counts one session as still missing; the driver

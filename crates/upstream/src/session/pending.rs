@@ -45,8 +45,15 @@ struct Entry {
 }
 
 enum EntryState {
-    Waiting { answer: oneshot::Sender<Outcome>, owner: Option<Owner> },
-    Zombie { since: Instant },
+    Waiting {
+        answer: oneshot::Sender<Outcome>,
+        owner: Option<Owner>,
+    },
+    /// `told`: the backend knows.
+    Zombie {
+        since: Instant,
+        told: bool,
+    },
 }
 
 /// Whose call it is: where its progress goes.
@@ -211,13 +218,22 @@ impl Pending {
                 *next = id;
                 calls.remove(&id).map(|entry| entry.state)
             }
-            Book::Open { calls, .. } => calls
-                .get_mut(&id)
-                .map(|entry| std::mem::replace(&mut entry.state, EntryState::Zombie { since: now })),
+            Book::Open { calls, .. } => calls.get_mut(&id).map(|entry| {
+                std::mem::replace(&mut entry.state, EntryState::Zombie { since: now, told: false })
+            }),
             Book::Closed(_) => None,
         };
         // What belonged to the caller is dropped outside the lock.
         left.is_some()
+    }
+
+    /// The backend took note that nobody waits for this one.
+    pub(crate) fn mark_told(&self, id: u64) {
+        if let Book::Open { calls, .. } = &mut *self.lock()
+            && let Some(EntryState::Zombie { told, .. }) = calls.get_mut(&id).map(|entry| &mut entry.state)
+        {
+            *told = true;
+        }
     }
 
     /// Gives up zombies older than the grace; returns how many.
@@ -225,7 +241,7 @@ impl Pending {
         let dead: Vec<Entry> = match &mut *self.lock() {
             Book::Open { calls, .. } => {
                 let over = |entry: &Entry| match entry.state {
-                    EntryState::Zombie { since } => now.saturating_duration_since(since) >= grace,
+                    EntryState::Zombie { since, .. } => now.saturating_duration_since(since) >= grace,
                     EntryState::Waiting { .. } => false,
                 };
                 let ids: Vec<u64> = calls.iter().filter(|(_, e)| over(e)).map(|(id, _)| *id).collect();
@@ -241,7 +257,7 @@ impl Pending {
         let mut found = (0, None);
         if let Book::Open { calls, .. } = &*self.lock() {
             for entry in calls.values() {
-                let EntryState::Zombie { since } = entry.state else { continue };
+                let EntryState::Zombie { since, .. } = entry.state else { continue };
                 found.0 += usize::from(entry.slot.is_some());
                 found.1 = Some(found.1.map_or(since, |oldest: Instant| oldest.min(since)));
             }
@@ -257,10 +273,11 @@ impl Pending {
         }
     }
 
-    /// Ends everything: each waiting call is told once whether it may have run.
-    pub(crate) fn close(&self, cause: &Cause) {
+    /// Ends everything: each waiting call is told once whether it may have run. Gives back what was sent for callers and
+    /// not answered, as far as the backend was not told that nobody waits: it may still be working on it.
+    pub(crate) fn close(&self, cause: &Cause) -> Vec<u64> {
         if seeded!(WaitersForgotten) {
-            return;
+            return Vec::new();
         }
         if seeded!(ClosedInTwoSteps)
             && let Book::Open { calls, .. } = &mut *self.lock()
@@ -272,14 +289,26 @@ impl Pending {
         let Book::Open { calls, .. } = before else {
             // The first reason stands.
             *self.lock() = before;
-            return;
+            return Vec::new();
         };
-        for entry in calls.into_values() {
-            let EntryState::Waiting { answer, owner } = entry.state else { continue };
+        let mut unanswered = Vec::new();
+        for (id, entry) in calls {
+            let (answer, owner) = match entry.state {
+                EntryState::Waiting { answer, owner } => (answer, owner),
+                EntryState::Zombie { told, .. } => {
+                    unanswered.extend((!told).then_some(id));
+                    continue;
+                }
+            };
+            let is_own = owner.is_none();
             let sent = owner.is_none_or(|owner| owner.trace.phase() != mcpool_wire::Phase::Queued);
+            if sent && !is_own {
+                unanswered.push(id);
+            }
             let phase = if sent { SendPhase::MaybeSent } else { SendPhase::NotSent };
             let _ = answer.send(Err(SendError { phase, cause: cause.clone() }));
         }
+        unanswered
     }
 
     /// A waiting call other than this one, if this one waits.

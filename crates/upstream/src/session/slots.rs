@@ -51,6 +51,11 @@ impl Session {
             drop(Slot::new(self.clone(), CallKind::Free, None));
             return Err(NoSlot::OthersWrite);
         }
+        if kind == CallKind::Write && self.standing() != Standing::Ready {
+            // It was retired meanwhile, and whoever did so may have seen that nobody writes.
+            drop(Slot::new(self.clone(), kind, None));
+            return Err(full);
+        }
         Ok(Slot::new(self.clone(), kind, holding.cloned()))
     }
 

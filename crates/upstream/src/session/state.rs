@@ -17,8 +17,9 @@ pub(crate) enum State {
     Ready { last_seen: Instant, probe: Probe },
     /// Missed a probe, or a connection of it broke: no new work until it is heard of again.
     Suspect { since: Instant, probe: Probe },
-    /// No new work; waits for calls in flight.
-    Draining { reason: CloseReason, until: Instant },
+    /// No new work; ends with its last call. `lost` is since when the backend is known to have forgotten it, or to take
+    /// no connections: then silence ends it, too.
+    Draining { reason: CloseReason, lost: Option<Instant> },
     /// Over.
     Closed(CloseReason),
 }
@@ -64,9 +65,11 @@ pub(crate) enum Input {
     SessionLost,
     /// Nobody takes a connection at the backend's address; the session's stream may still be open.
     Unreachable,
-    /// Whoever owns it wants it to end.
+    /// Whoever owns it wants it to end with its last call.
     Drain(CloseReason),
-    /// A call ended, or the drain deadline passed.
+    /// Whoever owns it wants it to end now, whatever is in flight.
+    Cut(CloseReason),
+    /// A call ended, or a timer of the drain fired.
     Settled,
 }
 
@@ -77,6 +80,9 @@ pub(crate) struct Facts {
     pub(crate) in_flight: usize,
     /// Answers come on connections of their own (Streamable HTTP), so calls in flight may outlive the session.
     pub(crate) answers_apart: bool,
+    /// When the backend last said something on it.
+    pub(crate) last_heard: Instant,
+    /// How long a session that is lost may be silent before its calls are given up.
     pub(crate) drain: Duration,
 }
 
@@ -112,9 +118,15 @@ impl State {
             // What it took before may still be answered, on its stream or on connections of its own.
             (_, Input::SessionLost) => self.drain(CloseReason::Lost, facts),
             (_, Input::Unreachable) => self.drain(CloseReason::Broken, facts),
+            (_, Input::Cut(reason)) => self.close(reason),
             (Self::Initializing, Input::Drain(reason)) => self.close(reason),
             (Self::Initializing, _) => Effects::default(),
             (Self::Draining { .. }, Input::Settled) => self.settle(facts),
+            // Who it drains for may not be waited for any more.
+            (Self::Draining { reason, .. }, Input::Drain(CloseReason::Shutdown)) => {
+                *reason = CloseReason::Shutdown;
+                self.settle(facts)
+            }
             (Self::Draining { .. }, _) => Effects::default(),
             (_, Input::Drain(reason)) => self.drain(reason, facts),
             (_, Input::Heard | Input::ProbeAnswered) => self.ready(facts.now),
@@ -185,18 +197,34 @@ impl State {
         if facts.in_flight == 0 {
             return self.close(reason);
         }
-        if !matches!(self, Self::Draining { .. }) {
-            *self = Self::Draining { reason, until: facts.now + facts.drain };
+        let lost = matches!(reason, CloseReason::Lost | CloseReason::Broken).then_some(facts.now);
+        match self {
+            // The first reason stands, and so does the first moment.
+            Self::Draining { lost: known, .. } => *known = known.or(lost),
+            _ => *self = Self::Draining { reason, lost },
         }
         Effects::default()
     }
 
     fn settle(&mut self, facts: Facts) -> Effects {
-        let Self::Draining { reason, until } = *self else { return Effects::default() };
-        if facts.in_flight == 0 || facts.now >= until {
+        let Self::Draining { reason, .. } = *self else { return Effects::default() };
+        if facts.in_flight == 0 || self.is_given_up(facts) {
             return self.close(reason);
         }
         Effects::default()
+    }
+
+    fn is_given_up(&self, facts: Facts) -> bool {
+        self.given_up_at(facts.last_heard, facts.drain).is_some_and(|at| facts.now >= at)
+    }
+
+    /// When the calls of a session that is lost are given up, unless it is heard of before. A session that is merely
+    /// retired has no such moment: its calls have deadlines of their own.
+    pub(crate) fn given_up_at(&self, last_heard: Instant, drain: Duration) -> Option<Instant> {
+        match self {
+            Self::Draining { lost: Some(since), .. } => Some((*since).max(last_heard) + drain),
+            _ => None,
+        }
     }
 
     fn close(&mut self, reason: CloseReason) -> Effects {

@@ -109,7 +109,7 @@ fn epoch() {
         let (session, pending) = (session.clone(), pending.clone());
         move || {
             session.publish(Standing::Closed);
-            pending.close(&ENDED);
+            drop(pending.close(&ENDED));
         }
     };
     rig::all_and(callers, closer);

@@ -6,7 +6,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 #[allow(clippy::disallowed_methods, reason = "any instant will do")]
 fn facts(in_flight: usize, answers_apart: bool) -> Facts {
-    Facts { now: Instant::now(), in_flight, answers_apart, drain: DRAIN }
+    let now = Instant::now();
+    Facts { now, in_flight, answers_apart, last_heard: now, drain: DRAIN }
 }
 
 fn states(now: Instant) -> Vec<State> {
@@ -18,8 +19,8 @@ fn states(now: Instant) -> Vec<State> {
     ];
     let mut states = vec![
         State::Initializing,
-        State::Draining { reason: CloseReason::Idle, until: now },
-        State::Draining { reason: CloseReason::MaxAge, until: now + DRAIN },
+        State::Draining { reason: CloseReason::Lost, lost: Some(now) },
+        State::Draining { reason: CloseReason::MaxAge, lost: None },
         State::Closed(CloseReason::Lost),
     ];
     for probe in probes {
@@ -29,7 +30,7 @@ fn states(now: Instant) -> Vec<State> {
     states
 }
 
-const INPUTS: [Input; 11] = [
+const INPUTS: [Input; 12] = [
     Input::Handshaken,
     Input::Heard,
     Input::Silence,
@@ -40,6 +41,7 @@ const INPUTS: [Input; 11] = [
     Input::SessionLost,
     Input::Unreachable,
     Input::Drain(CloseReason::Shutdown),
+    Input::Cut(CloseReason::Shutdown),
     Input::Settled,
 ];
 
@@ -154,11 +156,36 @@ fn a_lost_session_waits_for_answers_that_can_still_come() {
 }
 
 #[test]
-fn a_drain_has_a_deadline() {
+fn a_retired_session_ends_with_its_last_call_however_long_that_takes() {
+    for reason in [CloseReason::MaxAge, CloseReason::Operator, CloseReason::Replaced, CloseReason::Shutdown] {
+        let mut state = ready();
+        let mut facts = facts(1, false);
+        assert_eq!(state.on(Input::Drain(reason), facts).close, None);
+        facts.now += DRAIN * 100;
+        assert_eq!(state.on(Input::Settled, facts).close, None);
+        facts.in_flight = 0;
+        assert_eq!(state.on(Input::Settled, facts).close, Some(reason));
+    }
+}
+
+#[test]
+fn a_session_the_backend_forgot_is_given_up_after_silence_and_not_while_its_calls_are_heard_of() {
+    for input in [Input::SessionLost, Input::Unreachable] {
+        let mut state = ready();
+        let mut facts = facts(1, true);
+        assert_eq!(state.on(input, facts).close, None);
+        facts.now += DRAIN;
+        facts.last_heard = facts.now - DRAIN / 2;
+        assert_eq!(state.on(Input::Settled, facts).close, None, "a call of it makes progress");
+        facts.now += DRAIN / 2;
+        assert!(state.on(Input::Settled, facts).close.is_some());
+    }
+}
+
+#[test]
+fn a_session_that_is_cut_does_not_wait_for_its_calls() {
     let mut state = ready();
-    let mut facts = facts(1, false);
-    assert_eq!(state.on(Input::Drain(CloseReason::MaxAge), facts).close, None);
-    assert_eq!(state.on(Input::Settled, facts).close, None);
-    facts.now += DRAIN;
-    assert_eq!(state.on(Input::Settled, facts).close, Some(CloseReason::MaxAge));
+    let facts = facts(3, true);
+    assert_eq!(state.on(Input::Drain(CloseReason::Replaced), facts).close, None);
+    assert_eq!(state.on(Input::Cut(CloseReason::Replaced), facts).close, Some(CloseReason::Replaced));
 }
