@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -87,13 +87,25 @@ pub(crate) enum Side<L> {
     Sse { work: mpsc::Sender<Box<Parcel>> },
 }
 
-/// Tells one call that its agent no longer wants the answer.
+/// Tells one call that it is to end, and why.
 #[derive(Default)]
 pub(crate) struct CancelFlag {
-    cancelled: AtomicBool,
+    word: AtomicU8,
     waker: AtomicWaker,
     /// Where there is a call to tell of.
     pub(crate) note: OnceLock<CallNote>,
+}
+
+/// Why a call is to end. The greater word stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stop {
+    /// The gateway ends, and waits for what runs only.
+    UnlessSent = 1,
+    /// The gateway waits no longer.
+    Now = 2,
+    /// Its agent no longer wants the answer.
+    Cancelled = 3,
 }
 
 /// What a `Last-Event-ID` leads to.
@@ -201,13 +213,14 @@ impl AgentCore {
     pub(crate) fn cancel(&self, id: &IdValue) {
         let flag = lock(&self.inflight).get(id).cloned();
         if let Some(flag) = flag {
-            flag.cancel();
+            flag.set(Stop::Cancelled);
         }
     }
 
-    fn cancel_all(&self) {
+    /// Tells all its calls that they are to end.
+    pub(crate) fn stop_calls(&self, why: Stop) {
         for flag in self.flags() {
-            flag.cancel();
+            flag.set(why);
         }
     }
 
@@ -282,7 +295,7 @@ impl AgentCore {
     pub(crate) fn end(&self) {
         self.leave();
         self.outbox.close();
-        self.cancel_all();
+        self.stop_calls(Stop::Cancelled);
         if let Some(replay) = &self.replay {
             replay.end();
         }
@@ -453,13 +466,19 @@ impl Busy {
 }
 
 impl CancelFlag {
-    pub(crate) fn is_set(&self, waker: &std::task::Waker) -> bool {
+    /// What was said so far; whoever waits is woken by the next word.
+    pub(crate) fn word(&self, waker: &std::task::Waker) -> Option<Stop> {
         self.waker.register(waker);
-        self.cancelled.load(Ordering::Acquire)
+        match self.word.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(Stop::UnlessSent),
+            2 => Some(Stop::Now),
+            _ => Some(Stop::Cancelled),
+        }
     }
 
-    fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
+    fn set(&self, word: Stop) {
+        self.word.fetch_max(word as u8, Ordering::AcqRel);
         self.waker.wake();
     }
 }

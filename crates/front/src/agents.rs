@@ -11,7 +11,7 @@ use dashmap::DashMap;
 use mcpool_wire::Link;
 
 use crate::{
-    agent::{Agent, AgentCore, Side},
+    agent::{Agent, AgentCore, Side, Stop},
     common::Common,
     idle::{IdleSessions, Use},
     observe::{AgentEnd, FrontEvent, Gauges, Transport},
@@ -232,6 +232,13 @@ impl<L: Link> Agents<L> {
     /// Gives up what is kept for a resume; whether there was anything.
     pub(crate) fn forget_replays(&self) -> bool {
         self.snapshot().into_iter().filter(|(_, core)| core.forget_replay()).count() > 0
+    }
+
+    /// Tells the calls of everybody that they are to end.
+    pub(crate) fn stop_calls(&self, why: Stop) {
+        for (_, core) in self.snapshot() {
+            core.stop_calls(why);
+        }
     }
 
     pub(crate) fn remove_all(&self) {

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -44,7 +44,10 @@ pub(crate) struct Common {
     /// Which ids are too old.
     pub(crate) age: Age,
     pub(crate) tombstones: Tombstones,
-    draining: AtomicBool,
+    /// The front takes nothing new: what runs may end.
+    pub(crate) draining: CancellationToken,
+    /// Connections accepted since.
+    pub(crate) late: AtomicUsize,
     warned: AtomicBool,
     requests: AtomicU64,
     agents: AtomicU64,
@@ -89,7 +92,8 @@ impl Common {
             adopt,
             parked: Parked::default(),
             kill: CancellationToken::new(),
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
+            late: AtomicUsize::new(0),
             warned: AtomicBool::new(false),
             // A random start keeps request ids of two lives of the process apart in one log.
             requests: AtomicU64::new(u64::from(rand::random::<u32>()) << 32),
@@ -153,11 +157,11 @@ impl Common {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.is_cancelled()
     }
 
     pub(crate) fn start_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.cancel();
     }
 
     /// Sees to it that this id is never restored, where it could be; what is needed to wait until that is written down.

@@ -24,7 +24,7 @@ use crate::{
     agent::{Agent, AgentCore, Resume, Side},
     budget::Charge,
     call_stream::CallStream,
-    front::Front,
+    front::{Front, NoPlace},
     http::{accepts, prefers_events, text, unknown_backend},
     incoming::{Body, Incoming, Request},
     modern::{self, is_modern},
@@ -158,6 +158,10 @@ pub(crate) async fn listen<B: Backends>(
     match resumed {
         Resume::Stream(reader) => stream(&agent.core, reader),
         Resume::Over => Served::nothing_left(),
+        // Who waits for nothing would keep the gateway from ending.
+        Resume::Unknown if front.common.is_draining() && agent.core.is_idle() => {
+            Served::no_place(None, &front.common.request_id().to_string(), NoPlace::Draining)
+        }
         Resume::Unknown => match agent.core.outbox.attach() {
             Some(reader) => stream(&agent.core, reader),
             None => Served::unknown_session(None),
@@ -231,7 +235,7 @@ async fn initialize<B: Backends>(
     let end = OpenEnd::new(&core);
     let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&core);
     let hello = Hello { caller: Arc::clone(&core.caller), target: core.target.clone(), client, outlet };
-    match opening::bounded(front.backends.open(hello), common.times().open).await {
+    match opening::bounded(front.backends.open(hello), common).await {
         Ok(link) => {
             core.agreed_on(revision);
             core.profile.tied(link.as_ref());

@@ -1,12 +1,17 @@
 //! Opening a link for an agent: bounded in time, and its end reported like that of any call.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use mcpool_wire::{CallError, CallTrace, ErrorKind, Link, Reply, RequestId};
 use tokio::time::Instant;
 
-use crate::{agent::AgentCore, common::Ending, incoming::Request, observe::Outcome};
+use crate::{
+    agent::AgentCore,
+    common::{Common, Ending},
+    incoming::Request,
+    observe::Outcome,
+};
 
 /// The end of one `initialize`, to be reported.
 pub(crate) struct OpenEnd {
@@ -14,10 +19,17 @@ pub(crate) struct OpenEnd {
     trace: CallTrace,
 }
 
-/// The link, or a deadline error: whatever lies behind must not keep an agent waiting for ever.
-pub(crate) fn bounded<L: Link>(open: Reply<Arc<L>>, limit: Duration) -> Reply<Arc<L>> {
+/// The link, or a deadline error: whatever lies behind must not keep an agent waiting for ever, nor the gateway from
+/// ending.
+pub(crate) fn bounded<L: Link>(open: Reply<Arc<L>>, common: &Common) -> Reply<Arc<L>> {
+    let (limit, draining) = (common.times().open, common.draining.clone());
     Box::pin(async move {
-        tokio::time::timeout(limit, open).await.unwrap_or_else(|_| {
+        let opened = tokio::select! {
+            biased;
+            opened = tokio::time::timeout(limit, open) => opened,
+            () = draining.cancelled() => return Err(crate::running::draining()),
+        };
+        opened.unwrap_or_else(|_| {
             Err(CallError::not_sent(ErrorKind::Deadline, format!("no session became ready within {limit:?}")))
         })
     })

@@ -179,7 +179,7 @@ impl<B: Backends> Front<B> {
         }
         let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&core);
         let hello = Hello { caller: Arc::clone(&core.caller), target: core.target.clone(), client, outlet };
-        let opened = opening::bounded(self.backends.open(hello), self.common.times().open).await;
+        let opened = opening::bounded(self.backends.open(hello), &self.common).await;
         let link = opened.map_err(|error| Missing::Unopened(Arc::new(error)))?;
         if link.is_own() {
             // What the backend is has changed: from now on the agent would have something to lose.

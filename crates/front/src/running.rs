@@ -11,15 +11,15 @@ use std::{
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, Call, CallError, CallTrace, Caller, Envelope, Era, ErrorKind, Forwarded, Link, Message, Method,
-    Outlet, Reply, RequestId, RpcId,
+    Answer, Call, CallError, CallTrace, Caller, Envelope, Era, ErrorKind, Executed, Forwarded, Link, Message,
+    Method, Outlet, Reply, RequestId, RpcId,
     modern::{Finish, to_modern_result},
 };
 use tokio::time::Instant;
 
 use crate::{
     adopter::{Adopted, Adoptee},
-    agent::{AgentCore, Busy, InFlight},
+    agent::{AgentCore, Busy, InFlight, Stop},
     budget::{Budget, Charge},
     call_stream::CallStream,
     census::CallNote,
@@ -113,6 +113,9 @@ impl Running {
             let error = CallError::not_sent(ErrorKind::InvalidParams, why);
             return Err(reject(core, &request.id, &request.method, request_id, &trace, &error));
         }
+        if core.common.is_draining() {
+            return Err(reject(core, &request.id, &request.method, request_id, &trace, &draining()));
+        }
         let budget = &core.common.budget;
         if budget.refuses() {
             budget.shed("call_refused");
@@ -154,8 +157,8 @@ impl Running {
     }
 
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
-        let cancelled = self.slot.as_ref().is_some_and(|slot| slot.flag.is_set(cx.waker()));
-        if cancelled {
+        let word = self.slot.as_ref().and_then(|slot| slot.flag.word(cx.waker()));
+        if word == Some(Stop::Cancelled) {
             let error = CallError::not_sent(ErrorKind::Cancelled, "cancelled by the agent")
                 .executed(self.trace.executed());
             self.report(Outcome::Cancelled, Some(&error));
@@ -166,7 +169,14 @@ impl Running {
         }
         let polled = catch_unwind(AssertUnwindSafe(|| self.reply.as_mut().poll(cx)));
         let result = match polled {
-            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Pending) => match word.and_then(|word| self.stopped(word)) {
+                None => return Poll::Pending,
+                Some(error) => {
+                    // This is what tells the backend.
+                    self.reply = Box::pin(std::future::pending());
+                    Err(error)
+                }
+            },
             Ok(Poll::Ready(result)) => result,
             Err(payload) => {
                 let executed = self.trace.executed();
@@ -177,6 +187,18 @@ impl Running {
             }
         };
         Poll::Ready(self.finish(result))
+    }
+
+    /// Why a call that has no answer yet ends with the gateway, if it does.
+    fn stopped(&self, word: Stop) -> Option<CallError> {
+        match (word, self.trace.executed()) {
+            (Stop::UnlessSent | Stop::Now, Executed::No) => Some(draining()),
+            (Stop::Now, executed) => {
+                let message = "the gateway was shut down while the call was in flight";
+                Some(CallError::not_sent(ErrorKind::Lost, message).executed(executed))
+            }
+            (Stop::UnlessSent | Stop::Cancelled, _) => None,
+        }
     }
 
     fn finish(&mut self, result: Result<Answer, CallError>) -> Finished {
@@ -344,6 +366,12 @@ fn refuse(
     busy: &Busy,
 ) -> Bytes {
     reject(core, &request.id, &request.method, request_id, trace, &busy.error())
+}
+
+/// Why a call that was not sent is not sent any more.
+pub(crate) fn draining() -> CallError {
+    let message = "the gateway is shutting down and sends no more calls";
+    CallError::not_sent(ErrorKind::Draining, message).retry_after(Duration::from_secs(2))
 }
 
 /// Why no work is taken now.

@@ -1,7 +1,9 @@
 //! The accept loop and the end of everything.
 //!
 //! `run` is not spawned: it lives in its caller's future and owns all tasks of the front. When `shutdown` completes
-//! it stops accepting, asks streams to end, waits until the drain time is over, and drops the rest.
+//! calls that were not sent are refused, streams are asked to end, and calls that run may end for as long as the drain
+//! time says. Until then it goes on listening: an agent may have to answer what a server asked it, or to take up its
+//! stream again, and who is new is told to come back. What still runs then is answered, and the rest is dropped.
 
 use std::{
     future::Future,
@@ -11,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use mcpool_wire::Backends;
@@ -24,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     adopter,
+    agent::Stop,
     agents::Agents,
     census::Census,
     common::Common,
@@ -42,6 +46,10 @@ use crate::{
 
 /// Between two looks at what a drain still waits for.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// Of the drain time, for answering the calls that do not end within it: at most this, and at most a tenth.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long an answer of the last moment may take to be written to a connection that came while the front drained.
+const LATE: Duration = Duration::from_millis(250);
 /// How long dropped tasks may take to be gone.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Calls on their way to the adopter.
@@ -141,14 +149,26 @@ impl<B: Backends> Server<B> {
         };
         let relieving =
             async { while unharmed(&front.common, "relief", relief::run(&front)).await.is_none() {} };
+        let accepting = accepting(Arc::clone(&front), door, stop.clone()).fuse();
+        let upkeep = futures::future::join(sweeping, relieving);
+        let (mut accepting, mut upkeep) = (std::pin::pin!(accepting), std::pin::pin!(upkeep));
         tokio::select! {
-            () = accepting(Arc::clone(&front), door, stop.clone()) => {}
-            () = sweeping => {}
-            () = relieving => {}
+            () = accepting.as_mut() => {}
+            _ = &mut upkeep => {}
             () = shutdown => {}
         }
-        drain(&front, &stop).await
+        tokio::select! {
+            left = drain(&front, &stop) => left,
+            () = ended(accepting) => Drained::default(),
+            _ = &mut upkeep => Drained::default(),
+        }
     }
+}
+
+/// Never resolves; what is left to be accepted is accepted meanwhile.
+async fn ended<F: Future<Output = ()>>(accepting: F) {
+    accepting.await;
+    std::future::pending().await
 }
 
 async fn accept<B: Backends>(
@@ -222,7 +242,7 @@ async fn serve_connection<B: Backends>(
     stop: CancellationToken,
 ) {
     let pulse = Arc::new(Pulse::new(Arc::clone(&front.common.budget)));
-    let _counted = Connected::new(Arc::clone(&front.common), &pulse, pass);
+    let _counted = Connected::new(Arc::clone(&front.common), &pulse, pass, stop.is_cancelled());
     let common = Arc::clone(&front.common);
     let stalled = Arc::clone(&common);
     let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));
@@ -269,19 +289,24 @@ async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drain
     let common = &front.common;
     common.start_draining();
     stop.cancel();
-    let deadline = Instant::now() + common.times().drain;
-    let gauges = &common.gauges;
-    let open = || {
-        let calls = gauges.calls.load(Ordering::Relaxed);
-        Drained { connections: gauges.connections.load(Ordering::Relaxed), calls }
-    };
-    while open() != Drained::default() && Instant::now() < deadline {
-        front.agents.close_idle_streams();
-        front.listens.end_all();
+    front.agents.stop_calls(Stop::UnlessSent);
+    front.guests.stop_calls(Stop::UnlessSent);
+    let time = common.times().drain;
+    let last_words = LAST_WORDS.min(time / 10);
+    let deadline = Instant::now() + time;
+    until_empty(front, deadline - last_words).await;
+    let cut = open(common).calls;
+    if cut > 0 {
+        front.agents.stop_calls(Stop::Now);
+        front.guests.stop_calls(Stop::Now);
         common.parked.end_all(common);
-        tokio::time::sleep(DRAIN_STEP.min(deadline.saturating_duration_since(Instant::now()))).await;
+        until_empty(front, deadline).await;
     }
-    let left = open();
+    let left = Drained { calls: cut, ..open(common) };
+    let late = Instant::now() + LATE;
+    while common.late.load(Ordering::Relaxed) > 0 && Instant::now() < late {
+        tokio::time::sleep(DRAIN_STEP).await;
+    }
     common.kill.cancel();
     front.agents.remove_all();
     front.guests.remove_all();
@@ -292,19 +317,40 @@ async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drain
     left
 }
 
+/// Waits until there are no calls any more and no connections of before, or for the deadline.
+async fn until_empty<B: Backends>(front: &Front<B>, deadline: Instant) {
+    while open(&front.common) != Drained::default() && Instant::now() < deadline {
+        front.agents.close_idle_streams();
+        front.listens.end_all();
+        tokio::time::sleep(DRAIN_STEP.min(deadline.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// What a drain waits for. Connections that came while it lasts ask for nothing that is waited for: a balancer that looks
+/// whether somebody is there would hold it up for ever.
+fn open(common: &Common) -> Drained {
+    let gauges = &common.gauges;
+    let connections = gauges.connections.load(Ordering::Relaxed);
+    let late = common.late.load(Ordering::Relaxed);
+    Drained { connections: connections.saturating_sub(late), calls: gauges.calls.load(Ordering::Relaxed) }
+}
+
 /// An open connection, counted for as long as it lives.
 struct Connected {
     common: Arc<Common>,
     number: u64,
+    /// Whether it came while the front drained.
+    late: bool,
     _pass: Pass,
 }
 
 impl Connected {
-    fn new(common: Arc<Common>, pulse: &Arc<Pulse>, pass: Pass) -> Self {
+    fn new(common: Arc<Common>, pulse: &Arc<Pulse>, pass: Pass, late: bool) -> Self {
         Gauges::up(&common.gauges.connections, 1);
+        common.late.fetch_add(usize::from(late), Ordering::Relaxed);
         let number = common.connection_number();
         common.connections.insert(number, Arc::clone(pulse));
-        Self { common, number, _pass: pass }
+        Self { common, number, late, _pass: pass }
     }
 }
 
@@ -312,6 +358,7 @@ impl Drop for Connected {
     fn drop(&mut self) {
         self.common.connections.remove(&self.number);
         Gauges::down(&self.common.gauges.connections, 1);
+        self.common.late.fetch_sub(usize::from(self.late), Ordering::Relaxed);
     }
 }
 

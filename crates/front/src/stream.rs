@@ -303,7 +303,7 @@ impl<B: Backends> AgentStream<B> {
         let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
         let (caller, target) = (Arc::clone(caller), self.core.target.clone());
         let hello = Hello { caller, target, client, outlet };
-        opening::bounded(self.front.backends.open(hello), self.common().times().open)
+        opening::bounded(self.front.backends.open(hello), self.common())
     }
 
     fn opened(&mut self, opened: Result<Arc<B::Link>, CallError>) {

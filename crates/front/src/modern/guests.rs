@@ -31,7 +31,7 @@ use super::{
     voice::Level,
 };
 use crate::{
-    agent::AgentCore,
+    agent::{AgentCore, Stop},
     carried::Carried,
     common::Common,
     front::{Front, NoPlace},
@@ -222,6 +222,14 @@ impl<L: Link> Guests<L> {
         self.cores().iter().flat_map(|core| core.outboxes()).collect()
     }
 
+    /// Tells the calls of all of them that they are to end.
+    pub(crate) fn stop_calls(&self, why: Stop) {
+        let all: Vec<_> = self.lock().kinds.values().flatten().map(|guest| Arc::clone(&guest.core)).collect();
+        for core in all {
+            core.stop_calls(why);
+        }
+    }
+
     pub(crate) fn remove_all(&self) {
         let gone = self.lock().take_out(|_| true);
         drop(gone);
@@ -349,7 +357,7 @@ impl<B: Backends> Front<B> {
         let unheard = Arc::<Unheard>::default();
         let outlet: Arc<dyn Outlet> = Arc::<Unheard>::clone(&unheard);
         let hello = Hello { caller: Arc::clone(&caller), target: target.clone(), client, outlet };
-        let opened = opening::bounded(self.backends.open(hello), self.common.times().open).await;
+        let opened = opening::bounded(self.backends.open(hello), &self.common).await;
         let link = opened.map_err(|error| NoGuest::Unopened(Arc::new(error)))?;
         let (from, opened) = ((peer, Some(seat)), (Carried::default(), 0));
         let common = Arc::clone(&self.common);

@@ -107,7 +107,7 @@ async fn link_of<B: Backends>(
     let client = ClientHello { revision: Revision::V2026_07_28, ..ClientHello::neutral() };
     let outlet: Arc<dyn Outlet> = Arc::<Ear>::clone(ear);
     let hello = Hello { caller: Arc::clone(&core.caller), target: target.clone(), client, outlet };
-    opening::bounded(front.backends.open(hello), front.common.times().open).await
+    opening::bounded(front.backends.open(hello), &front.common).await
 }
 
 /// Which of these resources the backend tells about, in their order.

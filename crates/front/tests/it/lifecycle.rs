@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::client::{PATIENCE, Running, Sse, start, start_with, tool, tool_with_token, until};
+use crate::client::{PATIENCE, Running, Sse, initialize, start, start_with, tool, tool_with_token, until};
 
 async fn start_times(times: FrontTimes) -> Running {
     start_with(FrontConfig { times, ..FrontConfig::default() }).await
@@ -126,7 +126,6 @@ async fn shutdown_waits_for_calls_and_ends_streams() {
     until("both run", || front.script.calls.lock().unwrap().len() == 2).await;
     front.shut_down();
     assert!(idle.event().await.is_none());
-    assert!(TcpStream::connect(front.addr).await.is_err() || front.gauges.calls.load(Ordering::SeqCst) == 2);
     front.script.gate.open();
     assert_eq!(busy.json().await["id"], 7);
     assert!(busy.event().await.is_none());
@@ -147,9 +146,90 @@ async fn shutdown_drops_what_does_not_end_and_says_so() {
     until("it runs", || front.script.calls.lock().unwrap().len() == 1).await;
     front.shut_down();
     let script = std::sync::Arc::clone(&front.script);
-    assert_eq!(front.stopped().await, Drained { connections: 1, calls: 1 });
+    assert_eq!(front.stopped().await.calls, 1);
     assert_eq!(script.dropped_calls.load(Ordering::SeqCst), 1);
-    assert_eq!(read_all(connection).await, "");
+    let told = read_all(connection).await;
+    assert!(told.starts_with("HTTP/1.1 200") && told.contains("-31905"), "{told}");
+    assert!(told.contains("\"executed\":\"maybe\""), "{told}");
+    assert_eq!(script.saw("tools/call a lost"), 1);
+}
+
+#[tokio::test]
+async fn shutdown_refuses_what_waits_at_once_and_listens_until_the_last_call_has_ended() {
+    let mut front = start().await;
+    let session = front.session("/mcp").await;
+    let sse = &mut front.sse("/sse", &[]).await;
+    front.say(&sse.session, &tool(7, "waits")).await;
+    let busy = post_and_leave(&front, &session, "gated").await;
+    let mut body = initialize(0);
+    body["params"]["capabilities"] = json!({ "roots": {} });
+    let asking = front.post("/mcp", &[], &body).await.headers["mcp-session-id"].to_str().unwrap().to_owned();
+    let call = front.start_post("/mcp", &[("mcp-session-id", &asking)], &tool(1, "ask")).await;
+    let mut asked = Sse::over(call);
+    let question = asked.json().await;
+    let waits = front.session("/mcp").await;
+    let waiting = post_and_leave(&front, &waits, "waits").await;
+    until("all are there", || front.script.calls.lock().unwrap().len() == 4).await;
+    front.shut_down();
+    // While the others run.
+    let refused = read_all(waiting).await;
+    assert!(refused.contains("-31909") && refused.contains("\"executed\":\"no\""), "{refused}");
+    assert_eq!(sse.json().await["error"]["code"], -31909);
+    let new = front.post("/mcp", &[], &initialize(0)).await;
+    assert_eq!((new.status.as_u16(), &new.headers["retry-after"]), (503, &"2".parse().unwrap()));
+    assert_eq!(front.call(&session, &tool(9, "echo")).await.code(), -31909);
+    let listening = front.try_listen(&waits, None).await;
+    assert_eq!(listening.status(), 503, "nobody listens for nothing");
+    let answer = json!({"jsonrpc":"2.0","id":question["id"],"result":{"roots":["r"]}});
+    assert_eq!(front.call(&asking, &answer).await.status, 202);
+    assert_eq!(asked.json().await["result"]["heard"], json!({"roots":["r"]}));
+    front.script.gate.open();
+    assert!(read_all(busy).await.contains("\"gated\""));
+    let address = front.addr;
+    assert_eq!(front.stopped().await, Drained::default());
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_does_not_hold_up_the_end() {
+    let mut front = start().await;
+    let session = front.session("/mcp").await;
+    let busy = post_and_leave(&front, &session, "gated").await;
+    until("it runs", || front.script.calls.lock().unwrap().len() == 1).await;
+    front.shut_down();
+    let refused = front.post("/mcp", &[], &initialize(0)).await;
+    assert_eq!(refused.status, 503);
+    let _silent = TcpStream::connect(front.addr).await.unwrap();
+    front.script.gate.open();
+    assert!(read_all(busy).await.contains("\"gated\""));
+    assert_eq!(front.stopped().await, Drained::default());
+}
+
+#[tokio::test]
+async fn an_agent_that_waits_for_its_session_is_told_when_the_gateway_stops() {
+    let mut front = start().await;
+    *front.script.open_gate.lock().unwrap() = Some(std::sync::Arc::new(tokio::sync::Semaphore::new(0)));
+    let mut sse = front.sse("/sse", &[]).await;
+    front.say(&sse.session, &initialize(1)).await;
+    let address = front.addr;
+    let http = tokio::spawn(async move { post_message(address, &initialize(2)).await });
+    until("both wait", || front.script.opened.load(Ordering::SeqCst) == 2).await;
+    front.shut_down();
+    assert_eq!(sse.json().await["error"]["code"], -31909);
+    assert!(http.await.unwrap().contains("-31909"));
+    assert_eq!(front.stopped().await, Drained::default());
+}
+
+/// A POST without session on a connection of its own, and all that is said to it.
+async fn post_message(address: std::net::SocketAddr, message: &serde_json::Value) -> String {
+    let body = message.to_string();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    read_all(stream).await
 }
 
 async fn read_all(mut connection: TcpStream) -> String {

@@ -201,11 +201,26 @@ async fn nobody_is_asked_for_what_it_did_not_declare() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_stops_waits_for_no_caller() {
+async fn a_gateway_that_stops_lets_callers_say_what_they_were_asked() {
     let mut front = start().await;
+    let body = call(1, "ask");
+    let state = ask(&front, &body).await;
+    front.shut_down();
+    until("nothing new is taken", || front.gauges.connections.load(Ordering::SeqCst) == 0).await;
+    let refused = front.ask(&call(3, "echo")).await;
+    assert_eq!(refused.code(), -31909, "{refused:?}");
+    let got = front.ask(&again(2, &body, &state, told())).await;
+    assert_eq!(got.json()["result"]["heard"], json!({ "roots": [] }), "{got:?}");
+    assert_eq!(front.stopped().await.calls, 0);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_does_not_wait_for_a_caller_for_ever() {
+    let times = FrontTimes { drain: Duration::from_millis(100), ..FrontTimes::default() };
+    let mut front = start_with(FrontConfig { times, ..FrontConfig::default() }).await;
     ask(&front, &call(1, "ask")).await;
     let script = std::sync::Arc::clone(&front.script);
     front.shut_down();
     let drained = front.stopped().await;
-    assert_eq!((drained.calls, script.dropped_calls.load(Ordering::SeqCst)), (0, 1));
+    assert_eq!((drained.calls, script.dropped_calls.load(Ordering::SeqCst)), (1, 1));
 }

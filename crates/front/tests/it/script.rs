@@ -183,6 +183,9 @@ impl Link for ScriptedLink {
         let mut answers = self.answers.subscribe();
         let backend = Arc::clone(&self.hello.target.name);
         let mut alive = DropCount(Arc::clone(&script.dropped_calls), false);
+        if !matches!(call.name.as_deref(), Some("waits" | "boom")) {
+            call.trace.mark_sent(call.trace.started);
+        }
         Box::pin(async move {
             let result = act(&script, &call, &mut answers, backend).await;
             alive.finish();
@@ -211,7 +214,8 @@ async fn act(
     let message: Value = serde_json::from_slice(call.message.bytes()).unwrap();
     let arguments = message["params"]["arguments"].clone();
     match call.name.as_deref().unwrap_or(call.method.as_str()) {
-        "hang" => std::future::pending().await,
+        // `waits` has no session yet.
+        "hang" | "waits" => std::future::pending().await,
         "boom" => panic!("as the test wants it"),
         "boom-later" => {
             progress(call, &message, 1);

@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use mcpool_testkit::{
     Fault, FaultKind, Script, Server, Stage,
-    agent::{Agent, AgentConfig, Started},
+    agent::{Agent, AgentConfig, AgentError, Started},
 };
 use serde_json::json;
 
@@ -140,6 +140,46 @@ async fn a_server_that_accepts_and_never_answers_does_not_hold_up_the_end() {
         process.log()
     );
     assert!(process.log().contains("not finished in time: 2 calls"), "{}", process.log());
+}
+
+#[tokio::test]
+async fn calls_that_are_cut_are_answered_and_those_that_wait_at_once_and_every_session_says_good_bye() {
+    let server = Server::start(Script::default()).await.expect("a backend");
+    let limits = "calls_per_session = 4\nshared_sessions = 1";
+    let config =
+        format!("[shutdown]\ngrace = \"3s\"\n[backends.b]\nurl = \"{}\"\n{limits}\n", server.url_http());
+    let mut process = Process::start("cut", &config).await;
+    let agents = [
+        process.agent("b").await,
+        Agent::ready(AgentConfig::sse(process.url("b/sse"))).await.expect("an agent"),
+    ];
+    server.set_fault(Fault::always(Stage::Call, FaultKind::Silent));
+    let start = |n: usize| agents[n % 2].start_tool("echo", json!({ "nonce": "n" })).expect("started");
+    let calls: Vec<_> = (0..12).map(start).collect();
+    // A slot is kept for agents with nothing in flight: neither of these.
+    process.until_metric("mcpool_waiting_calls{backend=\"b\"}", 9.0).await;
+    let since = std::time::Instant::now();
+    process.signal("TERM");
+    let mut told = Vec::new();
+    for mut call in calls {
+        let error = call.finish().await.expect_err("nobody answers");
+        let AgentError::Rpc { code, data, .. } = error else { panic!("not answered: {error:?}") };
+        let executed = data["executed"].as_str().unwrap_or_default().to_owned();
+        told.push((code, executed, since.elapsed()));
+    }
+    let of = |code: i64, executed: &str| {
+        told.iter()
+            .filter(|(c, e, _)| *c == code && e == executed)
+            .map(|(.., took)| *took)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((of(-31909, "no").len(), of(-31905, "maybe").len()), (9, 3), "{told:?}");
+    let (status, took) = process.ended(PATIENCE).await;
+    let log = process.log();
+    assert!(status.success() && took < Duration::from_secs(3), "{took:?}:\n{log}");
+    assert_eq!(log.lines().filter(|line| line.contains("shut down while the call was in flight")).count(), 3);
+    assert_eq!(server.session_ids(), Vec::<String>::new(), "every session was ended with a DELETE:\n{log}");
+    assert!(server.stats().cancels >= 3, "the backend knows that nobody waits");
 }
 
 #[tokio::test]
