@@ -48,7 +48,7 @@ use crate::{
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 /// Of the drain time, for answering the calls that do not end within it: at most this, and at most a tenth.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long an answer of the last moment may take to be written to a connection that came while the front drained.
+/// How long answers of the last moment may take to be written in any case.
 const LATE: Duration = Duration::from_millis(250);
 /// How long dropped tasks may take to be gone.
 const LAST_WAIT: Duration = Duration::from_secs(1);
@@ -300,7 +300,7 @@ async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drain
         front.agents.stop_calls(Stop::Now);
         front.guests.stop_calls(Stop::Now);
         common.parked.end_all(common);
-        until_empty(front, deadline).await;
+        until_empty(front, deadline.max(Instant::now() + LATE)).await;
     }
     let left = Drained { calls: cut, ..open(common) };
     let late = Instant::now() + LATE;

@@ -14,6 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -47,8 +48,17 @@ pub(crate) struct Ties {
     caller: ArcSwap<Caller>,
     registry: Arc<ArcSwap<Registry>>,
     tie: ArcSwap<Tie>,
-    /// One move at a time: all calls of the agent share it.
+    /// One move at a time: all calls of the agent share it, and its failure.
     turn: Semaphore,
+    failed: Mutex<Failed>,
+}
+
+/// What became of the moves that failed.
+#[derive(Default)]
+struct Failed {
+    times: u64,
+    /// For an agent that sent this.
+    last: Option<(Forwarded, CallError)>,
 }
 
 /// A seat at one registration of the backend.
@@ -65,9 +75,6 @@ pub(crate) struct Links {
     next: AtomicU64,
     all: Mutex<HashMap<u64, Weak<Ties>>>,
 }
-
-/// Registrations one call or one agent follows before it gives up: as many changes within one wait are a mistake.
-pub(crate) const MOST_MOVES: usize = 8;
 
 /// Agents that are moved at the same time.
 const MOVED_AT_ONCE: usize = 64;
@@ -100,7 +107,8 @@ impl Tie {
 impl GatewayLink {
     pub(crate) fn new(hello: Hello, registry: Arc<ArcSwap<Registry>>, tie: Tie, links: &Arc<Links>) -> Self {
         let (caller, tie) = (ArcSwap::new(hello.caller.clone()), ArcSwap::from_pointee(tie));
-        let ties = Ties { hello, caller, registry, tie, turn: Semaphore::new(1) };
+        let turn = Semaphore::new(1);
+        let ties = Ties { hello, caller, registry, tie, turn, failed: Mutex::default() };
         let ties = Arc::new(ties);
         Self { number: links.enter(&ties), links: links.clone(), ties }
     }
@@ -206,48 +214,93 @@ impl Tie {
 }
 
 impl Ties {
-    /// Makes a call wherever the backend's name leads now.
+    /// Makes a call wherever the backend's name leads now, however often that changes within the call's own time.
     async fn follow(&self, call: Call) -> Result<Answer, CallError> {
-        for _ in 0..MOST_MOVES {
-            let tie = self.current(&call.caller).await?;
+        let idle = self.tie.load().backend.spec().times.call_idle;
+        let until = call.hard_deadline.min(call.trace.started + idle);
+        loop {
+            let moved = tokio::time::timeout_at(until.into(), self.current(&call.caller)).await;
+            let tie = moved.unwrap_or_else(|_| Err(self.not_moved(&call)))?;
             match tie.ask(Order::new(call.clone(), tie.seat.clone())).await {
                 Err(error) if tie.should_follow(&error) => {}
                 settled => return settled,
             }
         }
-        Err(left(&self.hello.target.name))
     }
 
-    /// The agent's tie for what this caller sends, moved if it has to be.
+    fn not_moved(&self, call: &Call) -> CallError {
+        let (name, time) = (&self.hello.target.name, call.trace.started.elapsed());
+        let seconds = time.as_secs();
+        let why = find(&self.registry, name).and_then(|next| next.backend.trouble());
+        let why = why.map(|trouble| format!(": {}", trouble.why)).unwrap_or_default();
+        let message = format!(
+            "the configuration of backend {name:?} changed, and it has not become ready within {seconds} s{why}"
+        );
+        CallError::not_sent(ErrorKind::Deadline, message).of_backend(name.clone())
+    }
+
+    /// The agent's tie for what this caller sends, moved if it has to be. Whoever waits while a move fails shares its
+    /// failure: the next one would meet the same backend.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the agent where it was.
+    /// Dropping the future leaves the agent where it was, and the next one moves it.
     async fn current(&self, caller: &Arc<Caller>) -> Result<Arc<Tie>, CallError> {
-        let name = &self.hello.target.name;
+        let before = self.failed().times;
         let _turn = self.turn.acquire().await;
-        for _ in 0..MOST_MOVES {
-            let tie = self.tie.load_full();
-            if !tie.is_left() && tie.serves(caller) {
-                return Ok(tie);
-            }
+        let tie = self.tie.load_full();
+        if !tie.is_left() && tie.serves(caller) {
+            return Ok(tie);
+        }
+        if let Some(error) = self.failed().since(before, caller) {
+            return Err(error);
+        }
+        let moved = self.moved(tie, caller).await;
+        if let Err(error) = &moved {
+            let mut failed = self.failed();
+            *failed =
+                Failed { times: failed.times + 1, last: Some((caller.forwarded.clone(), error.clone())) };
+        }
+        moved
+    }
+
+    /// Moves the agent, again if where it goes is replaced meanwhile.
+    async fn moved(&self, mut tie: Arc<Tie>, caller: &Arc<Caller>) -> Result<Arc<Tie>, CallError> {
+        let name = &self.hello.target.name;
+        while tie.is_left() || !tie.serves(caller) {
             if !tie.is_left() && tie.seat.mode() == Mode::Pinned {
                 return Err(other_credentials().of_backend(name.clone()));
             }
             // What the agent's own session knew is lost: it has to begin anew.
             let next = if tie.seat.mode() == Mode::Pinned { None } else { find(&self.registry, name) };
             let Some(next) = next else { return Err(left(name)) };
+            let times = &next.backend.spec().times;
+            // A moment ago the agent was served: it is patient.
+            let patience = times.queue.max(times.first_open);
             let hello = Hello { caller: caller.clone(), ..self.hello.clone() };
-            if let Some(seat) = seat_unless_left(&next, &hello).await? {
+            if let Some(seat) = seat_unless_left(&next, &hello, patience).await? {
                 seat.follow(&tie.seat, is_elsewhere(&tie.backend, &next.backend));
                 if seat.mode() == Mode::Pinned {
                     // One that is closed is told of nothing.
                     let _ = hello.outlet.push(LinkEvent::Owned(caller.forwarded.clone()));
                 }
                 self.caller.store(caller.clone());
-                self.tie.store(Arc::new(Tie::new(&next, seat)));
+                tie = Arc::new(Tie::new(&next, seat));
+                self.tie.store(tie.clone());
             }
         }
-        Err(left(name))
+        Ok(tie)
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Failed> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Failed {
+    /// The last failure, if there was one since so many, for what this caller sends.
+    fn since(&self, times: u64, caller: &Caller) -> Option<CallError> {
+        let (sent, error) = self.last.as_ref().filter(|_| self.times > times)?;
+        (*sent == caller.forwarded).then(|| error.clone())
     }
 }
 
@@ -292,10 +345,11 @@ pub(crate) fn find(registry: &ArcSwap<Registry>, name: &str) -> Option<Arc<Regis
 pub(crate) async fn seat_unless_left(
     registered: &Registered,
     hello: &Hello,
+    patience: Duration,
 ) -> Result<Option<Seat>, CallError> {
     tokio::select! {
         biased;
-        seat = registered.seat(hello) => match seat {
+        seat = registered.backend.seat_within(hello, patience) => match seat {
             Err(_) if registered.left.is_cancelled() => Ok(None),
             settled => settled.map(Some),
         },

@@ -1,13 +1,19 @@
 //! Another configuration while the gateway runs: on SIGHUP, when the file changes, or when an operator asks.
 //!
 //! The file is read and checked whole before anything changes; one with a mistake is refused, and the one before stays
-//! in force. What the command line said keeps winning.
+//! in force. So is one that leaves no backend: it was truncated, or is about to be written. Where the file is watched, one
+//! that takes backends away or has a mistake is looked at again when it has been left alone for a while. What the command
+//! line said keeps winning.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use futures::{FutureExt as _, future::BoxFuture};
 use mcpool_front::FrontSettings;
+use mcpool_upstream::Origin;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -17,7 +23,7 @@ use crate::{
     config::{Config, Overrides},
     observe::Metrics,
     signal::Hangups,
-    watch::Watch,
+    watch::{Change, Watch},
 };
 
 /// Reads the configuration again; says what changed, or why it was refused.
@@ -75,7 +81,7 @@ impl Reloader {
         loop {
             let changed = async {
                 match &mut watch {
-                    Some(watch) => watch.changed().await,
+                    Some(watch) => self.wanted_by(watch).await,
                     None => std::future::pending().await,
                 }
             };
@@ -87,6 +93,44 @@ impl Reloader {
             // The outcome is in the log.
             let _ = stop.run_until_cancelled(self.reload(cause)).await;
         }
+    }
+
+    /// Resolves when the file says something else that is worth taking, and tells what else becomes of it.
+    async fn wanted_by(&self, watch: &mut Watch) {
+        let file = self.file.as_deref().unwrap_or(Path::new("")).display();
+        loop {
+            match watch.changed().await {
+                Change::Content if self.takes_nothing_away().await => return,
+                Change::Content => match watch.still().await {
+                    Some(now) if Some(now) == self.config.load().fingerprint => {
+                        tracing::info!(target: CONFIG, %file, "the file says again what is in force");
+                    }
+                    _ => return,
+                },
+                Change::Gone(why) => {
+                    tracing::warn!(target: CONFIG, %file, why, "the configuration file is gone; what it said stays in force");
+                }
+                Change::Back => {
+                    tracing::info!(target: CONFIG, %file, "the configuration file is there again, and says what is in force");
+                }
+            }
+        }
+    }
+
+    /// Whether the file is without mistake and names every backend there is: then it is no half of a file.
+    async fn takes_nothing_away(&self) -> bool {
+        let Ok(new) = self.read().await else { return false };
+        let running = self.config.load();
+        let has = |name: &str| new.backends.iter().any(|one| *one.spec.name == *name);
+        running.backends.iter().filter(|one| one.spec.origin == Origin::File).all(|one| has(&one.spec.name))
+    }
+
+    async fn read(&self) -> Result<Config, String> {
+        let (file, overrides) = (self.file.clone(), self.overrides.clone());
+        // A file may be on a disk that does not answer.
+        let read = tokio::task::spawn_blocking(move || Config::load(file.as_deref(), overrides)).await;
+        let read = read.map_err(|why| format!("the configuration could not be read: {why}"))?;
+        read.map_err(|problems| problems.to_string().replace('\n', "; "))
     }
 
     fn watch(&self) -> Option<Watch> {
@@ -128,12 +172,11 @@ impl Reloader {
     }
 
     async fn take(&self) -> Result<(Changes, Vec<&'static str>), String> {
-        let (file, overrides) = (self.file.clone(), self.overrides.clone());
-        // A file may be on a disk that does not answer.
-        let read = tokio::task::spawn_blocking(move || Config::load(file.as_deref(), overrides)).await;
-        let read = read.map_err(|why| format!("the configuration could not be read: {why}"))?;
-        let mut new = read.map_err(|problems| problems.to_string().replace('\n', "; "))?;
+        let mut new = self.read().await?;
         let running = self.config.load_full();
+        if new.backends.is_empty() && running.backends.iter().any(|one| one.spec.origin != Origin::Demo) {
+            return Err(NO_BACKEND.to_owned());
+        }
         let fixed = new.keep_fixed(&running);
         new.generation = running.generation.saturating_add(1);
         if let Some(url) = self.demo.clone().filter(|_| new.backends.is_empty()) {
@@ -168,3 +211,7 @@ fn sentence(changes: &Changes) -> String {
 }
 
 const CONFIG: &str = "mcpool::config";
+
+/// Every agent would lose its backend, which nobody means: a file is truncated before it is written.
+const NO_BACKEND: &str =
+    "it names no backend, and those in force would all be removed: name one, or stop the gateway";

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use http::HeaderName;
 use mcpool_breaker::{Breaker, State};
-use mcpool_upstream::{Backend, BackendStatus, Leaving, Mode, ModeChoice, Seat, Traffic};
+use mcpool_upstream::{Backend, BackendStatus, Leaving, Mode, ModeChoice, Traffic};
 use mcpool_wire::{Backends, CallError, Caller, ClientHello, ErrorKind, Hello, Reply, ServerEntry, Target};
 use tokio_util::sync::CancellationToken;
 
@@ -14,8 +14,8 @@ pub use crate::link::GatewayLink;
 use crate::{
     build::BackendSettings,
     config::transport_word,
-    link::{Links, MOST_MOVES, Tie, find, seat_unless_left},
-    stack::{BackendStack, left, now},
+    link::{Links, Tie, find, seat_unless_left},
+    stack::{BackendStack, now},
     terminal::count,
 };
 
@@ -32,8 +32,6 @@ pub struct Registered {
     pub(crate) forwards: Arc<[HeaderName]>,
     /// What it was made of.
     pub(crate) settings: BackendSettings,
-    /// Whether it took the place of another one: then agents are patient with it, because a moment ago they were served.
-    pub(crate) succeeds: bool,
     /// Its registration ended.
     pub(crate) left: CancellationToken,
 }
@@ -62,14 +60,8 @@ impl Registered {
     /// # Cancel safety
     /// Dropping the future gives everything back; a handshake others wait for goes on.
     pub async fn open(&self, hello: &Hello) -> Result<GatewayLink, CallError> {
-        let tie = Tie::new(self, self.seat(hello).await?);
+        let tie = Tie::new(self, self.backend.seat(hello).await?);
         Ok(GatewayLink::new(hello.clone(), Arc::default(), tie, &Arc::default()))
-    }
-
-    pub(crate) async fn seat(&self, hello: &Hello) -> Result<Seat, CallError> {
-        let times = &self.backend.spec().times;
-        let patience = if self.succeeds { times.queue.max(times.first_open) } else { times.first_open };
-        self.backend.seat_within(hello, patience).await
     }
 
     /// Ends its registration: those who wait for it look for what follows.
@@ -159,17 +151,25 @@ impl Router {
 
     async fn tie(&self, hello: Hello) -> Result<Arc<GatewayLink>, CallError> {
         let name = &hello.target.name;
-        for _ in 0..MOST_MOVES {
+        let start = now();
+        // However often its configuration changes; the front bounds it in time.
+        loop {
             let Some(registered) = find(&self.registry, name) else {
                 let message = format!("backend {name:?} is no longer configured");
                 return Err(CallError::not_sent(ErrorKind::Unavailable, message));
             };
-            if let Some(seat) = seat_unless_left(&registered, &hello).await? {
+            let patience = registered.backend.spec().times.first_open;
+            if let Some(seat) = seat_unless_left(&registered, &hello, patience).await? {
                 let tie = Tie::new(&registered, seat);
                 return Ok(Arc::new(GatewayLink::new(hello, self.registry.clone(), tie, &self.links)));
             }
+            let time = now().saturating_duration_since(start);
+            if time > patience * 2 {
+                let message =
+                    format!("the configuration of backend {name:?} changes faster than it becomes ready");
+                return Err(CallError::not_sent(ErrorKind::Unavailable, message).of_backend(name.clone()));
+            }
         }
-        Err(left(name))
     }
 }
 

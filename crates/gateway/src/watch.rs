@@ -1,8 +1,8 @@
 //! Notices that the configuration file has another content.
 //!
 //! Not the file is watched but the folders that lead to it: editors put a new file in place of the old one, and
-//! Kubernetes swaps a symbolic link above it. Whatever happens there, the content decides. A file that is gone is not
-//! a change: it is about to be written.
+//! Kubernetes swaps a symbolic link above it. Whatever happens there, the content decides. A file that is gone is about
+//! to be written, and is spoken of only when it stays away.
 
 use std::{
     collections::BTreeSet,
@@ -23,6 +23,11 @@ use crate::config::fingerprint;
 const QUIET: Duration = Duration::from_millis(300);
 /// Or when something has been happening for this long.
 const AT_LATEST: Duration = Duration::from_secs(3);
+/// A file that names less than before, or is gone, may be half written: it is believed when nothing has happened for
+/// this long.
+pub(crate) const STILL: Duration = Duration::from_secs(3);
+/// Longest wait for that.
+const RESTLESS: Duration = Duration::from_secs(30);
 /// Symbolic links on the way to a file, as many as Linux follows.
 const MOST_LINKS: usize = 40;
 
@@ -33,6 +38,18 @@ pub struct Watch {
     stirred: mpsc::Receiver<()>,
     folders: BTreeSet<PathBuf>,
     seen: Option<u64>,
+    is_gone: bool,
+}
+
+/// What became of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It has another content.
+    Content,
+    /// It cannot be read any more: why.
+    Gone(String),
+    /// It is there again, with the content it last had.
+    Back,
 }
 
 impl Watch {
@@ -51,34 +68,66 @@ impl Watch {
             }
         });
         let watcher = watcher.map_err(|why| why.to_string())?;
-        let mut watch = Self { file: file.to_owned(), watcher, stirred, folders: BTreeSet::new(), seen };
+        let mut watch =
+            Self { file: file.to_owned(), watcher, stirred, folders: BTreeSet::new(), seen, is_gone: false };
         watch.follow()?;
         Ok(watch)
     }
 
-    /// Resolves when the file has another content than it last had.
+    /// Resolves when the file has another content than it last had, or stays away, or is back.
     ///
     /// # Cancel safety
     /// Dropping the future loses at most the note that something stirred; what stirs next is noticed.
-    pub async fn changed(&mut self) {
+    pub async fn changed(&mut self) -> Change {
         loop {
             if self.stirred.recv().await.is_none() {
                 // The watcher lives as long as we do.
                 std::future::pending::<()>().await;
             }
-            let latest = Instant::now() + AT_LATEST;
-            while tokio::time::timeout_at(latest.min(Instant::now() + QUIET), self.stirred.recv())
-                .await
-                .is_ok()
-            {}
-            // A link may lead elsewhere now; a folder that is not there (any more) is tried again with the next event.
-            let _ = self.follow();
-            let Ok(text) = tokio::fs::read(&self.file).await else { continue };
-            let now = Some(fingerprint(&text));
-            if now != self.seen {
-                self.seen = now;
-                return;
+            self.quiet(QUIET, AT_LATEST).await;
+            let mut now = self.read().await;
+            if now.is_err() && !self.is_gone {
+                self.quiet(STILL, RESTLESS).await;
+                now = self.read().await;
             }
+            match now {
+                Ok(now) if Some(now) != self.seen => {
+                    (self.seen, self.is_gone) = (Some(now), false);
+                    return Change::Content;
+                }
+                Ok(_) if std::mem::take(&mut self.is_gone) => return Change::Back,
+                Err(why) if !std::mem::replace(&mut self.is_gone, true) => return Change::Gone(why),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Waits until the file has been left alone for a while; the fingerprint of what it says then, if it can be read.
+    ///
+    /// # Cancel safety
+    /// As [`Watch::changed`].
+    pub async fn still(&mut self) -> Option<u64> {
+        self.quiet(STILL, RESTLESS).await;
+        let now = self.read().await.ok();
+        self.seen = now.or(self.seen);
+        now
+    }
+
+    /// Waits until nothing has stirred for this long, or something has for that long.
+    async fn quiet(&mut self, quiet: Duration, at_latest: Duration) {
+        let latest = Instant::now() + at_latest;
+        while tokio::time::timeout_at(latest.min(Instant::now() + quiet), self.stirred.recv()).await.is_ok() {
+            // A link may lead elsewhere now, and what stirs there counts, too.
+            let _ = self.follow();
+        }
+    }
+
+    async fn read(&mut self) -> Result<u64, String> {
+        // A folder that is not there (any more) is tried again with the next event.
+        let _ = self.follow();
+        match tokio::fs::read(&self.file).await {
+            Ok(text) => Ok(fingerprint(&text)),
+            Err(why) => Err(why.to_string()),
         }
     }
 

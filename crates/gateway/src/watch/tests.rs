@@ -36,7 +36,8 @@ impl Drop for Folder {
 }
 
 async fn notices(watch: &mut Watch) -> bool {
-    tokio::time::timeout(Duration::from_secs(20), watch.changed()).await.is_ok()
+    let changed = tokio::time::timeout(Duration::from_secs(20), watch.changed()).await;
+    changed.is_ok_and(|change| change == Change::Content)
 }
 
 #[tokio::test]
@@ -101,9 +102,24 @@ async fn neighbours_readers_and_a_missing_file_are_no_change() {
     };
     tokio::select! {
         biased;
-        () = watch.changed() => panic!("nothing changed"),
+        change = watch.changed() => panic!("nothing changed: {change:?}"),
         () = stirring => {}
     }
     folder.write("file", "2");
     assert!(notices(&mut watch).await);
+}
+
+#[tokio::test]
+async fn a_file_that_stays_away_is_spoken_of_once_and_so_is_its_return() {
+    let folder = Folder::new("gone");
+    folder.write("file", "1");
+    let mut watch = folder.watch("file");
+    fs::remove_file(folder.at("file")).unwrap();
+    let change = tokio::time::timeout(Duration::from_secs(20), watch.changed()).await;
+    assert!(matches!(change, Ok(Change::Gone(_))), "{change:?}");
+    folder.write("neighbour", "1");
+    assert!(tokio::time::timeout(2 * QUIET, watch.changed()).await.is_err(), "it was said");
+    folder.write("file", "1");
+    let change = tokio::time::timeout(Duration::from_secs(20), watch.changed()).await;
+    assert_eq!(change, Ok(Change::Back));
 }

@@ -4,4 +4,5 @@ mod console;
 mod load;
 mod process;
 mod reload;
+mod retired;
 mod shutdown;

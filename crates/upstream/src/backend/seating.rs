@@ -161,13 +161,8 @@ impl Backend {
             })
         })?;
         self.room.demand.notify_one();
-        // A backend that was never reached is not waited for as long as one that is merely busy.
-        let patience = if pool.catalog.hello().is_none() && self.trouble_in(&pool).is_some() {
-            self.spec.times.first_open
-        } else {
-            patience
-        };
-        match self.valve.wait(patience, None, opened).await {
+        let (waited, patience) = self.wait_for_own(&pool, patience, opened).await;
+        match waited {
             Ok(Ok(Ok(own))) => Ok(Seat::pinned(hello, pool, own.into_session())),
             Ok(Ok(Err(why))) => Err(self.refused(&why)),
             Ok(Err(_)) => Err(self.named(removed())),
@@ -194,6 +189,27 @@ impl Backend {
             _ => ErrorKind::Unavailable,
         };
         self.named(CallError::not_sent(kind, format!("backend {:?}: {why}", self.spec.name)))
+    }
+
+    /// Waits for a session that is to be one agent's own, and says how long it would have. A backend that was never
+    /// reached is not waited for as long as one that is merely busy, and that may become known while it is waited for.
+    async fn wait_for_own<T>(
+        &self,
+        pool: &Pool,
+        patience: Duration,
+        mut opened: oneshot::Receiver<T>,
+    ) -> (Result<Result<T, oneshot::error::RecvError>, Waited>, Duration) {
+        let step = self.spec.times.first_open;
+        let mut spent = Duration::ZERO;
+        loop {
+            let next = step.min(patience.saturating_sub(spent)).max(Duration::from_millis(1));
+            let waited = self.valve.wait(next, None, &mut opened).await;
+            spent += next;
+            let is_dead = pool.catalog.hello().is_none() && self.trouble_in(pool).is_some();
+            if !matches!(waited, Err(Waited::TooLong)) || is_dead || spent >= patience {
+                return (waited, spent);
+            }
+        }
     }
 
     fn unavailable(&self, pool: &Pool, what: &str, after: Duration) -> CallError {
