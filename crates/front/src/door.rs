@@ -116,14 +116,18 @@ pub(crate) enum Away {
     Descriptors,
 }
 
+/// Most connections of agents. Of the descriptors a quarter is left to backends, operators, and for telling those who are
+/// turned away.
+pub(crate) fn places(limits: &FrontLimits) -> usize {
+    limits.connections.min(limits.descriptors - limits.descriptors / 4)
+}
+
 impl Door {
     pub(crate) fn new(limits: &FrontLimits) -> Self {
-        // What is left is for backends, and for telling those who are turned away.
-        let affordable = limits.descriptors - limits.descriptors / 4;
-        let places = limits.connections.min(affordable);
+        let places = places(limits);
         Self {
             places: Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS))),
-            scarce: affordable < limits.connections,
+            scarce: places < limits.connections,
             reserve: limits.descriptors.saturating_sub(limits.reserved_descriptors),
             full_since: None,
             peers: Peers::new(limits.connections_per_peer, limits.count_loopback),

@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::{config::FrontLimits, observe::Transport, rung::Rung};
+use crate::{config::FrontLimits, door::places, observe::Transport, rung::Rung};
 
 /// Those of [`REFUSALS`](crate::observe::REFUSALS) that a limit is the reason for, and the key that says how high it is.
 const BY_LIMIT: [(&str, &str); 5] = [
@@ -154,7 +154,7 @@ impl Gauges {
     pub(crate) fn set_limits(&self, limits: &FrontLimits) {
         for (gauge, limit) in [
             (&self.agents_limit, limits.agent_sessions),
-            (&self.connections_limit, limits.connections.min(limits.descriptors)),
+            (&self.connections_limit, places(limits)),
             (&self.adopted_limit, limits.adopted_calls),
         ] {
             gauge.store(limit, Ordering::Relaxed);

@@ -193,7 +193,8 @@ fn unkept<B: Backends>(
     if is_silent {
         common.dropped(if seen.has_method() { "notification" } else { "agent_response" });
     } else {
-        tracing::info!(request_id, "a request was not read: too much is kept in memory");
+        // Not louder: it is said of the whole gateway when memory gets short, and anybody can cause it at will.
+        tracing::debug!(request_id, "a request was not read: too much is kept in memory");
     }
     if let Some(session) = session {
         let Some(agent) = front.known(Transport::Sse, headers, name, session) else {

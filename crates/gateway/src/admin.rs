@@ -44,7 +44,7 @@ pub(crate) use self::guard::ADMIN_HEADER;
 pub(crate) use self::verbs::message_of;
 use self::{
     guard::{Foreign, guard},
-    listener::{Connection, Connections, Held, MOST, Noted, Place, turn_away},
+    listener::{Connection, Connections, Held, Noted, Place, most, turn_away},
 };
 use crate::{
     config::Config,
@@ -188,7 +188,8 @@ impl Shared {
     fn limits(&self) -> Vec<LimitUse> {
         let mut limits = self.admin.gauges.limits();
         limits.extend(descriptors().map(|(used, limit)| LimitUse { name: "descriptors", used, limit }));
-        limits.push(LimitUse { name: "admin_connections", used: self.connections.count(), limit: MOST });
+        let limit = most(&self.admin.config.load().front);
+        limits.push(LimitUse { name: "admin_connections", used: self.connections.count(), limit });
         limits
     }
 }

@@ -114,7 +114,9 @@ fn own_doing(request: &Request) -> Result<(), &'static str> {
     }
     let media = text(&header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default();
     let is_json = media.trim().eq_ignore_ascii_case("application/json");
-    let is_marked = headers.contains_key(ADMIN_HEADER) || headers.contains_key(header::AUTHORIZATION);
+    // Any header of ours: what matters is that a form has none.
+    let is_ours = |name: &HeaderName| name.as_str().starts_with("mcpool-") || *name == header::AUTHORIZATION;
+    let is_marked = headers.keys().any(is_ours);
     if is_json || is_marked {
         return Ok(());
     }

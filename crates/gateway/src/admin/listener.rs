@@ -25,7 +25,7 @@ use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Operators and scrapers are few.
-pub(super) const MOST: usize = 256;
+const MOST: usize = 256;
 
 /// The connections there are.
 #[derive(Default)]
@@ -64,6 +64,11 @@ const READS: u64 = 1 << 62;
 const SERVES: u64 = 2 << 62;
 const WHAT: u64 = 3 << 62;
 
+/// Most connections: few where descriptors are, so that they are not taken from agents and backends.
+pub(super) fn most(front: &FrontConfig) -> usize {
+    (front.limits.descriptors / 16).clamp(8, MOST)
+}
+
 impl Connections {
     /// How many there are.
     pub(super) fn count(&self) -> usize {
@@ -79,7 +84,7 @@ impl Connections {
         if !peer.is_loopback() && of_peer >= front.limits.connections_per_peer {
             open.evict(|one| one.peer == peer)?;
         }
-        if open.all.len() >= MOST.min(front.limits.connections.max(1)) {
+        if open.all.len() >= most(front) {
             open.evict(|_| true)?;
         }
         open.last += 1;

@@ -30,13 +30,16 @@ pub(super) struct Log {
     refusals: Thinned<&'static str>,
     /// Agents that came, by where they come from and what they call themselves.
     arrivals: Thinned<(IpAddr, Option<ClientName>)>,
+    /// Sessions that were opened, by backend.
+    sessions: Thinned<Arc<str>>,
 }
 
 impl Default for Log {
     fn default() -> Self {
         let (calls, refusals) = (Thinned::new(CALLS_OF_AGENT, CALLS_A_SECOND), Thinned::new(1, 10));
         let arrivals = Thinned::new(ARRIVALS_OF_CLIENT, ARRIVALS_A_SECOND);
-        Self { troubles: Mutex::default(), calls, refusals, arrivals }
+        let sessions = Thinned::new(SESSIONS_OF_BACKEND, ARRIVALS_A_SECOND);
+        Self { troubles: Mutex::default(), calls, refusals, arrivals, sessions }
     }
 }
 
@@ -137,6 +140,9 @@ impl Log {
         for ((agent, cause), count) in self.calls.left_over(now) {
             info!(target: CALL, %agent, cause, left_out = count, "more calls failed like those before");
         }
+        for (backend, count) in self.sessions.left_over(now) {
+            info!(target: BACKEND, backend = backend.as_ref(), left_out = count, "more sessions were opened");
+        }
         for ((peer, client), count) in self.arrivals.left_over(now) {
             let client = client.map_or_else(String::new, |client| client.name);
             info!(target: AGENT, %peer, client, left_out = count, "more agent sessions were opened");
@@ -152,25 +158,19 @@ impl Log {
             Event::Opened { epoch, mode, reason, started, transport } => {
                 self.troubles().remove(&source.name);
                 let took_ms = millis(now().saturating_duration_since(*started));
-                let (mode, reason) = (*mode, reason.as_str());
-                if mode == Mode::Pinned {
-                    debug!(target: BACKEND, backend,
-                        session = epoch,
-                        mode = "pinned",
-                        reason,
-                        transport,
-                        took_ms,
-                        "session opened"
-                    );
-                } else {
-                    info!(target: BACKEND, backend,
-                        session = epoch,
-                        mode = mode.as_str(),
-                        reason,
-                        transport,
-                        took_ms,
-                        "session opened"
-                    );
+                let (name, mode, reason) = (&source.name, mode.as_str(), reason.as_str());
+                // Those of one agent each come and go with agents, and those of one call each with calls.
+                let said = match mode == Mode::Pinned.as_str() {
+                    true => None,
+                    false => self.sessions.admit(name.clone(), name.clone(), now()),
+                };
+                match said {
+                    Some(unsaid) => {
+                        info!(target: BACKEND, backend, session = epoch, mode, reason, transport, took_ms, left_out = left_out(unsaid), "session opened");
+                    }
+                    None => {
+                        debug!(target: BACKEND, backend, session = epoch, mode, reason, transport, took_ms, "session opened");
+                    }
                 }
             }
             Event::ModeChosen { mode, reason } => {
@@ -388,6 +388,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 const MAX_METHOD: usize = 64;
 /// Failed calls of one agent and one cause that are said within a minute.
 const CALLS_OF_AGENT: u32 = 10;
+/// Sessions of one backend whose opening is said within a minute.
+const SESSIONS_OF_BACKEND: u32 = 30;
 /// Agent sessions of one client at one address that are said within a minute, and of all within a second.
 const ARRIVALS_OF_CLIENT: u32 = 5;
 const ARRIVALS_A_SECOND: u32 = 20;

@@ -91,8 +91,12 @@ impl Status {
 
     /// Agents of some backend are not served, be it by the operator's own word.
     fn is_degraded(&self) -> bool {
-        let unserved = |state| matches!(state, "down" | "full" | "paused" | "drained");
-        self.gateway.backends().iter().any(|registered| unserved(registered.state().0))
+        self.gateway.backends().iter().any(|registered| match registered.state().0 {
+            "down" | "paused" | "drained" => true,
+            // Those who are there are served; those who wait are not.
+            "full" => registered.backend.status().applicants.0 > 0,
+            _ => false,
+        })
     }
 }
 
