@@ -149,6 +149,56 @@ async fn the_first_agent_is_served_by_a_session_of_its_own_key_whatever_it_can_d
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_that_hang_or_are_told_to_wait_keep_no_other_waiting() {
+    let server = Guarded::start().await;
+    let rig = Arc::new(Rig::start(wanted(&server, ModeChoice::Shared)).await);
+    let slow: Vec<_> = ["hang-1", "hang-2", "busy-1", "busy-2"]
+        .map(|token| {
+            let config = with_token(&rig, Transport::Http, token);
+            tokio::spawn(async move { Agent::connect(config).await.expect("a socket").initialize().await })
+        })
+        .into();
+    let hang = async {
+        while server.book().greeted.len() < 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), hang).await.expect("they are dialled");
+    let good = (0..6).map(|number| {
+        let config = with_token(&rig, Transport::Http, &format!("good-{number}"));
+        async move { Agent::ready(config).await.expect("served") }
+    });
+    // The handshakes that hang are given up after ten seconds.
+    let good = tokio::time::timeout(Duration::from_secs(8), futures::future::join_all(good));
+    let good = good.await.expect("all of them are in");
+    assert_eq!(whoami(&good[0]).await.expect("answered"), "good-0");
+    for slow in slow {
+        let why = slow.await.expect("no panic").expect_err("not served").to_string();
+        assert!(!why.contains("licence"), "{why}");
+    }
+    assert_eq!(rig.seen.transitions.lock().unwrap().len(), 0, "who hangs for one serves the others");
+    assert_eq!(server.book().greeted[&Some("busy-1".to_owned())], 1, "it is left alone");
+    drop(good);
+    Arc::into_inner(rig).expect("ours").stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_whose_credential_is_refused_meanwhile_is_told_at_once() {
+    let server = Guarded::start().await;
+    let rig = Rig::start(wanted(&server, ModeChoice::Shared)).await;
+    let ada = Agent::ready(with_token(&rig, Transport::Http, "good-ada")).await.expect("served");
+    let bob = Agent::ready(with_token(&rig, Transport::Http, "good-bob")).await.expect("served");
+    server.book().revoked.insert("good-ada".to_owned());
+    server.forget();
+    let told =
+        tokio::time::timeout(Duration::from_secs(10), whoami(&ada)).await.expect("it does not wait on");
+    let told = told.expect_err("refused");
+    assert_eq!(code_of(&told), Some(-31910), "{told}");
+    assert_eq!(whoami(&bob).await.expect("answered"), "good-bob");
+    rig.stop().await;
+}
+
 /// A call of the tool with this token, under the id of a session that was opened with another or none.
 async fn post(agent: &Agent, id: String, token: &str) -> (u16, Value) {
     let call = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call",

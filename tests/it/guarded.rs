@@ -28,6 +28,8 @@ pub(crate) struct Book {
     opened: usize,
     /// Handshakes by token.
     pub(crate) greeted: BTreeMap<Option<String>, usize>,
+    /// Tokens that open nothing any more.
+    pub(crate) revoked: BTreeSet<String>,
     /// Messages with another token than their session's.
     pub(crate) mixed: BTreeSet<String>,
 }
@@ -80,6 +82,9 @@ async fn serve(stream: TcpStream, book: Arc<Mutex<Book>>) {
     let mut stream = BufReader::new(stream);
     while let Some(asked) = read(&mut stream).await {
         let answer = answer(&asked, &mut book.lock().expect("not poisoned"));
+        if asked.token.is_some_and(|token| token.contains("hang")) {
+            std::future::pending::<()>().await;
+        }
         if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
             return;
         }
@@ -120,8 +125,14 @@ fn answer(asked: &Asked, book: &mut Book) -> String {
     }
     let refused = match asked.token.as_deref() {
         None => Some("the token is missing".to_owned()),
-        Some(token) => token.contains("bad").then(|| format!("{token} has no licence")),
+        Some(token) => {
+            let is_bad = token.contains("bad") || (method == "initialize" && book.revoked.contains(token));
+            is_bad.then(|| format!("{token} has no licence"))
+        }
     };
+    if method == "initialize" && asked.token.as_deref().is_some_and(|token| token.contains("busy")) {
+        return response("429 Too Many Requests", "retry-after: 30\r\n", "slow down");
+    }
     if let Some(message) = refused {
         let error = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": -32000, "message": message } });
         return response("401 Unauthorized", "", &error.to_string());

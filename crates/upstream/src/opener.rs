@@ -218,7 +218,7 @@ impl Opener {
         if self.backend.traffic().is_shut() {
             return;
         }
-        while self.openings.len() < self.backend.spec.limits.max_creating {
+        while self.may_begin() {
             let now = clock::now();
             let Some(mut wanted) = self.wanted(now) else { return };
             let Some(place) = self.find_place(&wanted).await else { return };
@@ -231,6 +231,7 @@ impl Opener {
                 }
             };
             self.last = wanted.pool.number;
+            wanted.pool.plight.begins(now);
             let counted = Counted::new(&wanted.pool, |pool| &pool.opening);
             if wanted.reason == OpenReason::Pinned {
                 // Not before: who waits must not be lost with what fails until here.

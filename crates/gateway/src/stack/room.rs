@@ -6,6 +6,7 @@
 //! call's own deadline does. A call that was being served comes back before all newcomers.
 
 use std::{
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use std::{
 
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, Rejected};
-use mcpool_upstream::{Backend, Mode, RoomFull, RoomLimit, Traffic, Waiter};
+use mcpool_upstream::{Backend, Mode, RoomFull, RoomLimit, SendError, Traffic, Waiter};
 use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
@@ -105,6 +106,7 @@ where
         self.desk.not_drained()?;
         let mut may_try = (returns || waiter.is_first()) && self.desk.backend.traffic() != Traffic::Paused;
         let mut until = now() + self.desk.queue;
+        let mut refused = std::pin::pin!(order.seat().next_refusal());
         loop {
             if may_try {
                 order.keep_place(waiter);
@@ -135,7 +137,7 @@ where
                 }
             }
             self.desk.still_here(&order)?;
-            self.desk.rest(&mut waiter, until, held, &order).await?;
+            self.desk.rest(&mut waiter, until, held, &order, refused.as_mut()).await?;
             self.desk.still_here(&order)?;
             self.desk.not_drained()?;
             // Nobody has a say before the operator has.
@@ -145,25 +147,35 @@ where
 }
 
 impl Desk {
-    /// Waits to be woken, and takes the place again before the next try.
+    /// Waits to be woken, and takes the place again before the next try. Who brought what the server refuses need not
+    /// wait.
     async fn rest(
         &self,
         waiter: &mut Waiter,
         until: Instant,
         mut held: Held,
         order: &Order,
+        mut refused: Pin<&mut impl Future<Output = SendError>>,
     ) -> Result<(), StackError> {
         loop {
             held = self.what_holds(held, order);
             let (until, end) = self.end_of_rest(until, held, order);
             let timer = tokio::time::Instant::from_std(end);
-            match tokio::time::timeout_at(timer, waiter.woken()).await {
-                Ok(Ok(())) => {
+            let woken = async {
+                tokio::select! {
+                    biased;
+                    woken = waiter.woken() => Ok(woken),
+                    why = refused.as_mut() => Err(why),
+                }
+            };
+            match tokio::time::timeout_at(timer, woken).await {
+                Ok(Err(why)) => return Err(StackError::Failed(why)),
+                Ok(Ok(Ok(()))) => {
                     let lane = waiter.lane();
                     waiter.back_to(lane);
                     return Ok(());
                 }
-                Ok(Err(_displaced)) => return Err(self.displaced()),
+                Ok(Ok(Err(_displaced))) => return Err(self.displaced()),
                 Err(_) => {}
             }
             // Paused meanwhile, or paused and over: another end counts.

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use mcpool_wire::{Call, Method};
 
 use super::Backend;
 use crate::{
     clock,
+    error::SendError,
     pool::{Lease, NoLease, Seat},
     room::{Guest, RoomFull, Waiter},
     slot::CallKind,
@@ -92,6 +94,23 @@ impl Seat {
     /// The backend does not know this session any more.
     pub fn session_lost(&self, epoch: u64) {
         self.pool.doubt_others(epoch);
+    }
+
+    /// Resolves when the server refuses what this agent brings (`forward_headers`) from now on, so that waiting for a
+    /// session is of no use; never, where it is the gateway's credential that is refused.
+    pub fn next_refusal(&self) -> impl Future<Output = SendError> + Send + use<> {
+        let pool = self.pool.clone();
+        let mut refusal = pool.plight.next_refusal().boxed();
+        async move {
+            loop {
+                let error = refusal.await;
+                // Who has a session waits for that.
+                if pool.live() == 0 {
+                    return SendError::clone(&error);
+                }
+                refusal = pool.plight.next_refusal().boxed();
+            }
+        }
     }
 
     /// The backend is at its limit: nothing is sent for the agents of this pool for so long, a minute at most.

@@ -19,6 +19,11 @@ use crate::{
     session::{Session, state::Standing},
 };
 
+/// A handshake that takes longer is not counted among those there may be, where it may be for its credential alone that it
+/// hangs; but there are never more than so many times as many.
+const HANGS: Duration = Duration::from_millis(500);
+const WITH_HANGING: usize = 8;
+
 /// A session that was used within this time is not taken from its agents. Shorter than an agent is kept waiting for the
 /// first session of its pool.
 const IN_USE: Duration = Duration::from_secs(2);
@@ -34,6 +39,25 @@ impl Opener {
         let wanted =
             if self.backend.has_keys() { self.probe_of_agents(probes) } else { self.unasked(probes) }?;
         self.is_due(&wanted.pool, wanted.reason, now).then_some(wanted)
+    }
+
+    /// Whether one more handshake may be made now.
+    pub(super) fn may_begin(&mut self) -> bool {
+        let (limit, all) = (self.backend.spec.limits.max_creating, self.openings.len());
+        if all < limit || !self.backend.has_keys() || all >= limit * WITH_HANGING {
+            return all < limit;
+        }
+        let (now, mut hanging, mut next) = (clock::now(), 0, None);
+        for pool in self.backend.pools() {
+            let opening = pool.opening.load(Ordering::Acquire);
+            match pool.plight.begun().filter(|_| opening > 0) {
+                Some(at) if now.saturating_duration_since(at) >= HANGS => hanging += opening,
+                Some(at) => next = Some(next.map_or(at, |before: Instant| before.min(at))),
+                None => {}
+            }
+        }
+        next.into_iter().for_each(|at| self.try_at(at + HANGS));
+        all < limit + hanging
     }
 
     /// When the next try makes sense, if not earlier.

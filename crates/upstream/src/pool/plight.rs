@@ -27,6 +27,8 @@ pub(crate) struct Plight {
 struct Inner {
     trouble: Option<Trouble>,
     pause: Option<Pause>,
+    /// When its latest handshake began.
+    begun: Option<Instant>,
 }
 
 /// After a failed handshake: how long the next one waits.
@@ -74,6 +76,15 @@ impl Plight {
         self.pause().and_then(|pause| pause.until(OpenReason::Demand, false)).is_some_and(|at| at > now)
     }
 
+    /// A handshake begins.
+    pub(crate) fn begins(&self, now: Instant) {
+        self.lock().begun = Some(now);
+    }
+
+    pub(crate) fn begun(&self) -> Option<Instant> {
+        self.lock().begun
+    }
+
     /// A handshake failed.
     pub(crate) fn failed(&self, error: &SendError, trouble: Trouble, pause: Pause) {
         {
@@ -88,7 +99,8 @@ impl Plight {
 
     /// A handshake succeeded, or the operator says that all is well.
     pub(crate) fn mended(&self) {
-        *self.lock() = Inner::default();
+        let mut inner = self.lock();
+        (inner.trouble, inner.pause) = (None, None);
     }
 
     /// Resolves when a handshake is refused in words from now on.
