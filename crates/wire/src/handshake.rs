@@ -1,14 +1,17 @@
 //! The two sides of `initialize`: what an agent says, what a backend answered, and what agents are told.
 //!
-//! The handshake is not on the call path, so it is read as a JSON tree.
+//! The handshake is not on the call path, so it is read as a JSON tree. What a backend says of itself is passed on as it
+//! came: it may hold what no tree does.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
     era::Revision,
+    lenient::{raw_members, read_leniently},
     skew::{SERVER_CAPABILITIES, SERVER_INFO, knows},
 };
 
@@ -38,6 +41,16 @@ pub struct ServerHello {
     pub server_info: Value,
     /// Its instructions, if any.
     pub instructions: Option<Value>,
+    /// The same three as they came.
+    raw: Raw,
+}
+
+/// The members of an answer to `initialize` that agents are told, as JSON texts.
+#[derive(Clone, Debug)]
+struct Raw {
+    capabilities: String,
+    server_info: String,
+    instructions: Option<String>,
 }
 
 /// Client capabilities that make a server ask its client: their agent gets a session of its own.
@@ -55,9 +68,10 @@ impl ClientHello {
     /// # Errors
     /// A sentence for the agent when the params have no usable version or capabilities.
     pub fn parse(message: &[u8]) -> Result<Self, &'static str> {
-        let mut message: Value =
-            serde_json::from_slice(message).map_err(|_| "initialize is not valid JSON")?;
-        let params = message.get_mut("params").ok_or("initialize needs params")?;
+        let message = std::str::from_utf8(message).ok().and_then(raw_members);
+        let message = message.ok_or("initialize is not valid JSON")?;
+        let params = message.get("params").ok_or("initialize needs params")?;
+        let mut params = read_leniently(params.get());
         let requested = params
             .get("protocolVersion")
             .and_then(Value::as_str)
@@ -117,6 +131,11 @@ impl ServerHello {
             capabilities: json!({}),
             server_info: json!({ "name": "mcpool", "version": "0" }),
             instructions: None,
+            raw: Raw {
+                capabilities: "{}".to_owned(),
+                server_info: r#"{"name":"mcpool","version":"0"}"#.to_owned(),
+                instructions: None,
+            },
         }
     }
 
@@ -136,28 +155,37 @@ impl ServerHello {
     /// # Errors
     /// A sentence for the operator when it is an error, malformed, or of an unknown version.
     pub fn parse(message: &[u8]) -> Result<Self, String> {
-        let mut message: Value =
+        #[derive(Deserialize)]
+        struct Whole<'a> {
+            #[serde(borrow)]
+            error: Option<&'a RawValue>,
+            #[serde(borrow)]
+            result: Option<&'a RawValue>,
+        }
+        let message: Whole<'_> =
             serde_json::from_slice(message).map_err(|e| format!("not valid JSON: {e}"))?;
-        // Some servers write `null` for what they leave out.
-        if let Some(error) = message.get("error").filter(|error| !error.is_null()) {
+        if let Some(error) = message.error.map(|raw| read_leniently(raw.get())) {
             let code = error.get("code").and_then(Value::as_i64).unwrap_or_default();
             let text = error.get("message").and_then(Value::as_str).unwrap_or("no message");
             return Err(format!("the backend refused initialize: {code} {text}"));
         }
-        let result = message.get_mut("result").ok_or("no result in the answer to initialize")?;
-        let version = result.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
+        let result = message.result.ok_or("no result in the answer to initialize")?;
+        let members = raw_members(result.get()).unwrap_or_default();
+        let read = |key: &str| members.get(key).map(|raw| (read_leniently(raw.get()), raw.get().to_owned()));
+        let version = read("protocolVersion").map(|(version, _)| version);
+        let version = version.as_ref().and_then(Value::as_str).unwrap_or_default();
         let revision = Revision::parse(version)
             .ok_or_else(|| format!("the backend negotiated an unknown protocol version {version:?}"))?;
-        // Agents get what the schema allows, or nothing.
-        let capabilities = result
-            .get_mut("capabilities")
-            .map(Value::take)
-            .filter(Value::is_object)
-            .unwrap_or_else(|| json!({}));
-        let server_info =
-            result.get_mut("serverInfo").map(Value::take).filter(Value::is_object).unwrap_or_else(unnamed);
-        let instructions = result.get_mut("instructions").map(Value::take).filter(Value::is_string);
-        Ok(Self { revision, capabilities, server_info, instructions })
+        // Some servers write `null` for what they leave out; agents get what the schema allows, or nothing.
+        let object = |key| read(key).filter(|(value, _)| value.is_object());
+        let plain = |value: Value| (value.clone(), value.to_string());
+        let (capabilities, raw_capabilities) = object("capabilities").unwrap_or_else(|| plain(json!({})));
+        let (server_info, raw_info) = object("serverInfo").unwrap_or_else(|| plain(unnamed()));
+        let (instructions, raw_instructions) =
+            read("instructions").filter(|(value, _)| value.is_string()).unzip();
+        let raw =
+            Raw { capabilities: raw_capabilities, server_info: raw_info, instructions: raw_instructions };
+        Ok(Self { revision, capabilities, server_info, instructions, raw })
     }
 
     /// Whether the backend declared this capability.
@@ -178,31 +206,33 @@ impl ServerHello {
     pub fn to_agent(&self, revision: Revision, drop: &[&str]) -> Bytes {
         // To an agent that is not older, nothing the backend says is too new.
         let knows = |fields, key: &str| revision >= self.revision || knows(revision, fields, key);
-        let mut capabilities = self.capabilities.clone();
-        if let Some(map) = capabilities.as_object_mut() {
-            map.retain(|key, value| {
-                !value.is_null() && !drop.contains(&key.as_str()) && knows(SERVER_CAPABILITIES, key)
-            });
-            if drop.contains(&"resources.subscribe")
-                && let Some(resources) = map.get_mut("resources").and_then(Value::as_object_mut)
-            {
-                resources.remove("subscribe");
-            }
-        }
-        let mut server_info = self.server_info.clone();
-        if let Some(map) = server_info.as_object_mut() {
-            map.retain(|key, _| knows(SERVER_INFO, key));
-        }
-        let mut result = json!({
-            "protocolVersion": revision.as_str(),
-            "capabilities": capabilities,
-            "serverInfo": server_info,
+        let mut capabilities = raw_members(&self.raw.capabilities).unwrap_or_default();
+        capabilities.retain(|key, value| {
+            value.get() != "null" && !drop.contains(&key.as_str()) && knows(SERVER_CAPABILITIES, key)
         });
-        if let (Some(text), Some(map)) = (&self.instructions, result.as_object_mut()) {
-            map.insert("instructions".to_owned(), text.clone());
+        if drop.contains(&"resources.subscribe")
+            && let Some(resources) = capabilities.get_mut("resources")
+            && let Some(mut without) = raw_members(resources.get())
+        {
+            without.remove("subscribe");
+            *resources = raw(&without).unwrap_or_else(|| resources.clone());
         }
-        Bytes::from(result.to_string())
+        let mut server_info = raw_members(&self.raw.server_info).unwrap_or_default();
+        server_info.retain(|key, _| knows(SERVER_INFO, key));
+        let text = |members| raw(members).map_or_else(|| "{}".to_owned(), |raw| raw.get().to_owned());
+        let instructions = self.raw.instructions.as_deref();
+        let instructions = instructions.map(|text| format!(",\"instructions\":{text}")).unwrap_or_default();
+        Bytes::from(format!(
+            "{{\"protocolVersion\":\"{revision}\",\"capabilities\":{},\"serverInfo\":{}{instructions}}}",
+            text(&capabilities),
+            text(&server_info)
+        ))
     }
+}
+
+/// An object of these members.
+fn raw(members: &BTreeMap<String, Box<RawValue>>) -> Option<Box<RawValue>> {
+    serde_json::value::to_raw_value(members).ok()
 }
 
 /// What agents are told of a server that does not say who it is: the schema demands both keys.

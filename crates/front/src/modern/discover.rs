@@ -1,9 +1,11 @@
 //! `server/discover`: what a backend can do, said in this era's way.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::StatusCode;
-use mcpool_wire::{Link, Revision, modern::key, result_response};
-use serde_json::{Map, Value, json};
+use mcpool_wire::{Link, Revision, modern::key, raw_members, result_response};
+use serde_json::value::RawValue;
 
 use super::guests::Guest;
 use crate::{incoming::Request, observe::Cause, opening::OpenEnd, rescue::Served};
@@ -15,35 +17,40 @@ pub(super) fn answer<L: Link>(guest: &Guest<L>, request: &Request) -> Served {
     Served::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, &result))
 }
 
+/// The members of what the link says of its server, as they came.
+pub(super) type Greeting = BTreeMap<String, Box<RawValue>>;
+
 /// What the link says of its server.
-pub(super) fn greeting<L: Link>(link: &L) -> Map<String, Value> {
-    serde_json::from_slice(&link.initialize_result(Revision::V2026_07_28)).unwrap_or_default()
+pub(super) fn greeting<L: Link>(link: &L) -> Greeting {
+    let said = link.initialize_result(Revision::V2026_07_28);
+    std::str::from_utf8(&said).ok().and_then(raw_members).unwrap_or_default()
 }
 
 /// The server's name and version as JSON text.
-pub(super) fn server_info(greeting: &Map<String, Value>) -> String {
-    greeting.get("serverInfo").cloned().unwrap_or_else(|| json!({})).to_string()
+pub(super) fn server_info(greeting: &Greeting) -> String {
+    member(greeting, "serverInfo").to_owned()
+}
+
+fn member<'a>(greeting: &'a Greeting, key: &str) -> &'a str {
+    greeting.get(key).map_or("{}", |raw| raw.get())
 }
 
 /// Nobody is told to keep it: it says what the server was at its last handshake.
-fn result_of(greeting: &Map<String, Value>) -> Bytes {
-    let said = |key: &str| greeting.get(key).cloned().unwrap_or_else(|| json!({}));
-    let mut result = json!({
-        "resultType": "complete",
-        "supportedVersions": [Revision::V2026_07_28.as_str()],
-        "capabilities": said("capabilities"),
-        "ttlMs": 0,
-        "cacheScope": "private",
-        "_meta": { key::SERVER_INFO: said("serverInfo") },
-    });
-    if let (Some(text), Some(result)) = (greeting.get("instructions"), result.as_object_mut()) {
-        result.insert("instructions".to_owned(), text.clone());
-    }
-    Bytes::from(result.to_string())
+fn result_of(greeting: &Greeting) -> Bytes {
+    let (version, key) = (Revision::V2026_07_28, key::SERVER_INFO);
+    let (capabilities, info) = (member(greeting, "capabilities"), member(greeting, "serverInfo"));
+    let instructions = greeting.get("instructions").map(|text| format!(",\"instructions\":{text}"));
+    Bytes::from(format!(
+        "{{\"resultType\":\"complete\",\"supportedVersions\":[\"{version}\"],\"capabilities\":{capabilities},\
+         \"ttlMs\":0,\"cacheScope\":\"private\",\"_meta\":{{\"{key}\":{info}}}{}}}",
+        instructions.unwrap_or_default()
+    ))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -54,8 +61,8 @@ mod tests {
             "serverInfo": { "name": "s", "version": "1" },
             "instructions": "ask",
         });
-        let result: Value =
-            serde_json::from_slice(&result_of(greeting.as_object().unwrap())).expect("a result");
+        let greeting = raw_members(&greeting.to_string()).expect("an object");
+        let result: Value = serde_json::from_slice(&result_of(&greeting)).expect("a result");
         let expected = json!({
             "resultType": "complete", "supportedVersions": ["2026-07-28"], "ttlMs": 0, "cacheScope": "private",
             "capabilities": { "tools": { "listChanged": true } }, "instructions": "ask",

@@ -20,7 +20,7 @@ use futures::future::{FutureExt as _, Shared, WeakShared};
 use http::HeaderMap;
 use mcpool_wire::{
     AgentKey, Backends, CallError, Caller, CapabilityClass, ClientHello, Era, Forwarded, Hello, Link,
-    LinkEvent, Method, Outlet, OutletFull, Principal, Revision, Target,
+    LinkEvent, Method, Outlet, OutletFull, Principal, Revision, Target, read_leniently,
 };
 
 use serde_json::json;
@@ -383,7 +383,9 @@ impl<L: Link> Guest<L> {
     fn new(core: Arc<AgentCore>, link: Arc<L>, unheard: Arc<Unheard>) -> Self {
         let greeting = greeting(link.as_ref());
         let server_info = server_info(&greeting).into();
-        let has_log = greeting.get("capabilities").is_some_and(|all| all.get("logging").is_some());
+        let has_log = greeting
+            .get("capabilities")
+            .is_some_and(|all| read_leniently(all.get()).get("logging").is_some());
         let level = has_log.then(Mutex::default);
         Gauges::up(&core.common.gauges.modern_agents, 1);
         core.common.emit(&FrontEvent::AgentOpened {

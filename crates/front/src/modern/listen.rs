@@ -16,8 +16,9 @@ use http::StatusCode;
 use mcpool_wire::{
     Backends, ClientHello, Hello, Link, LinkEvent, Method, Outlet, OutletFull, Revision, Target,
     modern::{Filter, listened, stamped},
+    read_leniently,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Asking, discover::greeting, listens::Listed, own::own};
 use crate::{
@@ -85,7 +86,8 @@ pub(super) async fn open<B: Backends>(front: &Arc<Front<B>>, asking: Asking<'_>,
         }
     };
     core.profile.tied(link.as_ref());
-    let capabilities = greeting(link.as_ref()).remove("capabilities").unwrap_or(Value::Null);
+    let capabilities = greeting(link.as_ref()).get("capabilities").map(|raw| read_leniently(raw.get()));
+    let capabilities = capabilities.unwrap_or_default();
     let mut filter = wanted.honoured(&capabilities);
     filter.updates = subscribed(&core, link.as_ref(), std::mem::take(&mut filter.updates)).await;
     let Some(reader) = ear.begin(filter) else { return no_place(NoPlace::Overloaded) };

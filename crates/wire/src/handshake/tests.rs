@@ -169,7 +169,7 @@ fn a_server_that_makes_no_sense_is_refused_with_the_reason() {
             "the backend negotiated an unknown protocol version \"1999-01-01\"",
         ),
         (json!({"result": {}}), "the backend negotiated an unknown protocol version \"\""),
-        (json!({"result": null}), "the backend negotiated an unknown protocol version \"\""),
+        (json!({"result": null}), "no result in the answer to initialize"),
     ] {
         assert_eq!(ServerHello::parse(answer.to_string().as_bytes()).unwrap_err(), reason);
     }
@@ -209,4 +209,22 @@ fn an_older_agent_is_not_told_what_its_revision_does_not_know() {
         let same: Value = serde_json::from_slice(&hello(agent).to_agent(agent, &[])).unwrap();
         assert_eq!(keys(&same["serverInfo"]), "description icons name title version websiteUrl x");
     }
+}
+
+#[test]
+fn what_no_tree_holds_is_passed_on_as_it_came() {
+    let answer = r#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25",
+        "capabilities":{"tools":{"listChanged":true},"logging":{},"experimental":{"x":1e400}},
+        "serverInfo":{"name":"half \ud83d","version":"1","title":"t"},"instructions":"say \udc00"}}"#;
+    let server = ServerHello::parse(answer.as_bytes()).unwrap();
+    assert!(server.has("tools") && server.announces_changes("tools"));
+    assert_eq!(server.server_info["name"], "half \u{fffd}");
+    let told = server.to_agent(Revision::V2025_03_26, &["logging"]);
+    let expected = r#"{"protocolVersion":"2025-03-26","capabilities":{"experimental":{"x":1e400},"tools":{"listChanged":true}},"serverInfo":{"name":"half \ud83d","version":"1"},"instructions":"say \udc00"}"#;
+    assert_eq!(std::str::from_utf8(&told).unwrap(), expected);
+
+    let agent = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18",
+        "capabilities":{"elicitation":{},"experimental":{"n":1e400}},"clientInfo":{"name":"\ud83d"}}}"#;
+    let agent = ClientHello::parse(agent.as_bytes()).unwrap();
+    assert_eq!(agent.class().as_str(), r#"{"elicitation":{}}"#);
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{envelope::Envelope, key, members::Members};
-use crate::{Revision, envelope::Span, handshake::ClientHello, rewrite::Message};
+use crate::{Revision, envelope::Span, handshake::ClientHello, lenient::read_leniently, rewrite::Message};
 
 /// What a request of this era carries besides its method's own parameters.
 #[derive(Clone, Debug)]
@@ -95,7 +95,13 @@ fn text_of(json: &str) -> Option<String> {
 
 /// The members of a JSON text that is an object; most senders can be asked nothing.
 fn object_of(json: &str) -> Option<Map<String, Value>> {
-    if json == "{}" { Some(Map::new()) } else { serde_json::from_str(json).ok() }
+    if json == "{}" {
+        return Some(Map::new());
+    }
+    match read_leniently(json) {
+        Value::Object(members) => Some(members),
+        _ => None,
+    }
 }
 
 /// The request with the envelope of this era. As it came if it is no message.

@@ -1,7 +1,7 @@
 //! `server/discover`: whether the backend speaks this era, what it says of itself, and later whether it is still there.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
@@ -9,9 +9,11 @@ use bytes::Bytes;
 use mcpool_wire::{
     Envelope, Era, Revision, RpcId,
     modern::{key, to_modern_request},
-    result_response,
+    raw_members, read_leniently, result_response,
 };
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::watch;
 
 use super::{
     super::{
@@ -29,6 +31,9 @@ use super::{
 use crate::error::{Cause, Refusal, SendError};
 
 const DISCOVER: &str = "server/discover";
+
+/// What a backend says of itself, member by member, as it came.
+type Said = BTreeMap<String, Box<RawValue>>;
 
 /// Statuses by which servers of the other era, and what is no MCP server, refuse the request.
 const NOT_SPOKEN: [u16; 6] = [400, 404, 405, 406, 415, 501];
@@ -50,19 +55,21 @@ pub(super) async fn open(
         inputs: Inputs::default(),
         filter: Filter::default(),
         last_id: AtomicU64::new(0),
+        settled: watch::Sender::new(false),
     };
     let message = format!("{{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"{DISCOVER}\",\"params\":{{}}}}");
     let body = to_modern_request(&Bytes::from(message), &session.stamp(None));
     let reply = session.post(&session.headers(DISCOVER, None), body).await?;
     let answer = answer(&session, reply).await?;
     let said = read(&answer)?;
-    session.filter = Filter::promised(&said);
+    let capabilities = said.get("capabilities").map(|raw| read_leniently(raw.get())).unwrap_or_default();
+    session.filter = Filter::promised(&capabilities);
     let id = Envelope::parse(&hail.initialize).ok().and_then(|envelope| envelope.id()?.ok());
     Ok(Opened {
         kind: TransportKind::Http,
         era: Era::Modern,
         has_session: false,
-        answer: initialized(&id.unwrap_or_else(|| RpcId::number(0)), said),
+        answer: initialized(&id.unwrap_or_else(|| RpcId::number(0)), &said),
         connect_took: None,
         outbound: Arc::new(Sender(Arc::new(session))),
     })
@@ -93,17 +100,23 @@ async fn answer(session: &Session, reply: Reply) -> Result<Bytes, SendError> {
 }
 
 /// What the backend said of itself, if it speaks this era.
-fn read(answer: &[u8]) -> Result<Value, SendError> {
-    let mut message: Value = serde_json::from_slice(answer).unwrap_or_default();
-    let result = message.get_mut("result").map(Value::take).filter(Value::is_object);
-    let Some(result) = result else { return Err(not_spoken(Refusal::read(200, answer))) };
-    let versions = result.get("supportedVersions").and_then(Value::as_array);
-    let modern = Value::from(Revision::V2026_07_28.as_str());
-    if !versions.is_some_and(|versions| versions.contains(&modern)) {
-        let message = format!("{DISCOVER} was answered without {modern} among the versions");
+fn read(answer: &[u8]) -> Result<Said, SendError> {
+    #[derive(Deserialize)]
+    struct Whole<'a> {
+        #[serde(borrow)]
+        result: Option<&'a RawValue>,
+    }
+    let result = serde_json::from_slice::<Whole<'_>>(answer).ok().and_then(|whole| whole.result);
+    let Some(said) = result.and_then(|result| raw_members(result.get())) else {
+        return Err(not_spoken(Refusal::read(200, answer)));
+    };
+    let modern = Revision::V2026_07_28.as_str();
+    let versions = said.get("supportedVersions").map(|raw| read_leniently(raw.get())).unwrap_or_default();
+    if !versions.as_array().is_some_and(|versions| versions.iter().any(|version| version == modern)) {
+        let message = format!("{DISCOVER} was answered without \"{modern}\" among the versions");
         return Err(not_spoken(Refusal { status: 200, message, code: None, retry_after: None }));
     }
-    Ok(result)
+    Ok(said)
 }
 
 fn not_spoken(refusal: Refusal) -> SendError {
@@ -111,21 +124,20 @@ fn not_spoken(refusal: Refusal) -> SendError {
 }
 
 /// The answer to `initialize` that says the same. Extensions are not bridged.
-fn initialized(id: &RpcId, mut said: Value) -> Bytes {
-    let mut capabilities = said.get_mut("capabilities").map(Value::take).unwrap_or_default();
-    if let Some(capabilities) = capabilities.as_object_mut() {
-        capabilities.remove("extensions");
-    }
-    let info = said.get_mut("_meta").and_then(|meta| meta.get_mut(key::SERVER_INFO)).map(Value::take);
-    let mut result = json!({
-        "protocolVersion": Revision::V2026_07_28.as_str(),
-        "capabilities": capabilities,
-        "serverInfo": info,
-    });
-    if let (Some(text), Some(result)) = (said.get_mut("instructions"), result.as_object_mut()) {
-        result.insert("instructions".to_owned(), text.take());
-    }
-    result_response(id, result.to_string().as_bytes())
+fn initialized(id: &RpcId, said: &Said) -> Bytes {
+    let members = |key: &str| said.get(key).and_then(|raw| raw_members(raw.get()));
+    let mut capabilities = members("capabilities").unwrap_or_default();
+    capabilities.remove("extensions");
+    let capabilities = serde_json::to_string(&capabilities).unwrap_or_else(|_| "{}".to_owned());
+    let info = members("_meta").and_then(|mut meta| meta.remove(key::SERVER_INFO));
+    let info = info.as_ref().map_or("null", |info| info.get());
+    let instructions = said.get("instructions").map(|text| format!(",\"instructions\":{text}"));
+    let result = format!(
+        "{{\"protocolVersion\":\"{}\",\"capabilities\":{capabilities},\"serverInfo\":{info}{}}}",
+        Revision::V2026_07_28,
+        instructions.unwrap_or_default()
+    );
+    result_response(id, result.as_bytes())
 }
 
 /// Whether the backend is still there and still speaks this era.

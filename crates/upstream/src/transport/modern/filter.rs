@@ -65,9 +65,9 @@ pub(super) enum NotSubscribed {
 }
 
 impl Filter {
-    /// For a backend that says this of itself.
-    pub(super) fn promised(said: &Value) -> Self {
-        let announces = |capability: &str| said["capabilities"][capability]["listChanged"] == true;
+    /// For a backend with these capabilities.
+    pub(super) fn promised(capabilities: &Value) -> Self {
+        let announces = |capability: &str| capabilities[capability]["listChanged"] == true;
         let promised = (0..LISTS.len()).filter(|at| announces(LISTS[*at].0)).collect();
         Self { promised, ..Self::default() }
     }
@@ -125,16 +125,19 @@ impl Filter {
         }
     }
 
-    /// What may have changed while no stream was open.
+    /// The lists whose changes are announced, each with its notification.
+    pub(super) fn lists(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
+        self.promised.iter().map(|at| (LISTS[*at].0, LISTS[*at].2))
+    }
+
+    /// The resources that may have changed while no stream was open.
     pub(super) fn missed(&self) -> Vec<String> {
-        let plain = |method: &str| json!({ "jsonrpc": "2.0", "method": method }).to_string();
         let updated = |uri: &String| {
             let params = json!({ "uri": uri });
             json!({ "jsonrpc": "2.0", "method": "notifications/resources/updated", "params": params })
                 .to_string()
         };
-        let lists = self.promised.iter().map(|at| plain(LISTS[*at].2));
-        lists.chain(self.lock().uris.iter().map(updated)).collect()
+        self.lock().uris.iter().map(updated).collect()
     }
 
     fn want(&self, uri: &str) -> Result<u64, NotSubscribed> {
