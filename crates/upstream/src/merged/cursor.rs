@@ -42,6 +42,10 @@ impl Place<'_> {
     }
 }
 
+/// How some servers write that there is no next page. Agents that know it so must not be given anything else, and what
+/// they bring back is the backend's to judge.
+const EMPTY: &str = "\"\"";
+
 /// What a cursor says when it is opened.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Cursor {
@@ -120,6 +124,9 @@ pub(crate) fn seal_page(
     else {
         return Ok(None);
     };
+    if raw.get() == EMPTY {
+        return Ok(None);
+    }
     let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
     let cursor = Cursor { pool, epoch, inner: raw.get().as_bytes().to_vec() };
     let sealed = format!("\"{}\"", cursor.seal(place).ok_or(Unsealable)?);
@@ -130,7 +137,7 @@ pub(crate) fn seal_page(
 /// The cursor of a list request, opened. `None` where there is none.
 pub(crate) fn of_request(message: &Message, place: Place<'_>) -> Option<Option<Cursor>> {
     let envelope = Envelope::parse(message.bytes()).ok()?;
-    let raw = envelope.params.cursor?;
+    let raw = envelope.params.cursor.filter(|raw| raw.get() != EMPTY)?;
     let text = serde_json::from_str::<String>(raw.get()).ok();
     Some(text.and_then(|text| Cursor::open(&text, place)))
 }
@@ -239,6 +246,14 @@ mod tests {
         let unwrapped = unwrapped(&back, &opened.inner).expect("spliced");
         let expected = br#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"p\u0032"}}"#;
         assert_eq!(&unwrapped.bytes()[..], expected);
+    }
+
+    #[test]
+    fn an_empty_cursor_passes_both_ways() {
+        let page = answer(r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[],"nextCursor":""}}"#);
+        assert!(matches!(seal_page(&page, of(&Method::ToolsList), 1, 1), Ok(None)));
+        let next = message(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":""}}"#);
+        assert!(of_request(&next, of(&Method::ToolsList)).is_none());
     }
 
     #[test]
