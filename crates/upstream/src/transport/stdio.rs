@@ -12,7 +12,10 @@ mod respawn;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,7 +31,7 @@ use self::{
 };
 use super::{
     Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
-    streamable::{MAX_EARLY, protocol},
+    streamable::keep_early,
 };
 use crate::{
     clock,
@@ -40,8 +43,6 @@ use crate::{
 /// Time for a process to end when it is asked to, and to be ended when it does not: a little more than
 /// [`process::POLITE`] and [`process::TERMINATE`] together.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(8);
-/// Lines in a row that are no messages, before the process counts as speaking something else.
-const MAX_NOISE: usize = 100;
 /// Output that is still in the pipe when the process ends is read for this long.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -53,6 +54,8 @@ struct Shared {
     endpoint: StdioEndpoint,
     max_line: usize,
     respawn: Arc<Respawn>,
+    /// Whether its output was said to hold what is no message.
+    is_noisy: AtomicBool,
     /// The tasks that look after the processes; each ends with its process.
     tasks: Tasks,
 }
@@ -67,10 +70,9 @@ struct Sender {
 struct Streaming {
     lines: Lines<ChildStdout>,
     early: VecDeque<Bytes>,
-    noise: usize,
+    shared: Arc<Shared>,
     over: bool,
     process: Arc<Process>,
-    respawn: Arc<Respawn>,
 }
 
 impl Stdio {
@@ -82,7 +84,14 @@ impl Stdio {
         handshake: Duration,
     ) -> Self {
         let respawn = Arc::new(Respawn::new(handshake / 2));
-        Self(Arc::new(Shared { backend, endpoint, max_line, respawn, tasks: Tasks::default() }))
+        Self(Arc::new(Shared {
+            backend,
+            endpoint,
+            max_line,
+            respawn,
+            is_noisy: AtomicBool::new(false),
+            tasks: Tasks::default(),
+        }))
     }
 }
 
@@ -104,10 +113,9 @@ async fn open(shared: Arc<Shared>, initialize: Bytes) -> Result<Opened, SendErro
     let mut stream = Streaming {
         lines: Lines::new(stdout, shared.max_line),
         early: VecDeque::new(),
-        noise: 0,
         over: false,
         process: Arc::clone(&process),
-        respawn: Arc::clone(&shared.respawn),
+        shared,
     };
     queue::send(process.queue.clone(), initialize).await?;
     let answer = stream.first_answer().await?;
@@ -173,14 +181,11 @@ impl Streaming {
                     self.early = early;
                     return Ok(message);
                 }
-                Heard::Message(_) if early.len() == MAX_EARLY => {
-                    return Err(protocol("too many messages before the answer to initialize"));
-                }
-                Heard::Message(message) => early.push_back(message),
+                Heard::Message(message) => keep_early(&mut early, message),
                 Heard::TooLarge { answers: Some(_), limit } => {
                     return Err(SendError::maybe_sent(Cause::TooLarge(limit)));
                 }
-                Heard::Alive | Heard::Noise | Heard::TooLarge { answers: None, .. } => {}
+                Heard::Alive | Heard::Noise | Heard::NoStream(_) | Heard::TooLarge { answers: None, .. } => {}
             }
         }
     }
@@ -206,24 +211,32 @@ impl Streaming {
 
     fn judge(&mut self, line: Line) -> Result<Heard, SendError> {
         match line {
-            Line::Message(message) => {
-                self.noise = 0;
-                Ok(Heard::Message(message))
-            }
+            Line::Message(message) => Ok(Heard::Message(message)),
             Line::Noise(text) => {
-                self.noise += 1;
-                tracing::debug!(target: "mcpool::backend", pid = self.process.pid, text, "output that is no message");
-                if self.noise < MAX_NOISE {
-                    return Ok(Heard::Noise);
-                }
-                self.respawn.failed();
-                Err(protocol("it printed 100 lines in a row that are no messages"))
+                self.noise(&text);
+                Ok(Heard::Noise)
             }
             Line::TooLarge(seen) => {
                 let limit = self.lines.limit();
                 tracing::warn!(target: "mcpool::backend", pid = self.process.pid, limit, "a message above the limit was skipped");
                 Ok(Heard::TooLarge { answers: seen.answers(), limit })
             }
+        }
+    }
+}
+
+impl Streaming {
+    /// However much of it there is, it ends no session: what answers is an MCP server, and what never does is given up
+    /// with the handshake.
+    fn noise(&self, text: &str) {
+        let (backend, pid) = (self.shared.backend.as_ref(), self.process.pid);
+        if self.shared.is_noisy.swap(true, Ordering::Relaxed) {
+            tracing::debug!(target: "mcpool::backend", backend, pid, text, "output that is no message");
+        } else {
+            tracing::warn!(target: "mcpool::backend", backend, pid, text,
+                "the server prints what is no message to its standard output, which is for messages alone; such lines \
+                 are skipped, and logged at debug from now on"
+            );
         }
     }
 }

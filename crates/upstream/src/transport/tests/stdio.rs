@@ -168,12 +168,29 @@ async fn a_flood_on_stderr_stops_nothing() {
 }
 
 #[tokio::test]
-async fn output_that_is_no_message_is_survived_until_it_is_all_there_is() {
-    let banner = "i=0; while [ $i -lt 99 ]; do echo 'Server running on stdio'; i=$((i+1)); done";
-    let (opened, mut inbound) = open(&format!("{banner}\n{SERVE}")).await;
-    assert_eq!(call(&opened, &mut inbound).await, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
-    let error = failed(within(stdio(shell("yes 'I am a web server'")).connect(hail(INITIALIZE))).await);
-    assert!(matches!(&error.cause, Cause::Protocol(why) if why.contains("100 lines")), "{error:?}");
+async fn output_that_is_no_message_ends_no_session() {
+    let lines = "i=0; while [ $i -lt 300 ]; do echo 'Server running on stdio'; i=$((i+1)); done";
+    // A logger that writes JSON, too.
+    let json = "i=0; while [ $i -lt 300 ]; do echo '{\"level\":\"info\",\"n\":1}'; i=$((i+1)); done";
+    let serve = SERVE.replace(
+        "case $line in",
+        &format!("case $line in *tools/call*) {lines}; {json};; esac; case $line in"),
+    );
+    let (opened, mut inbound) = open(&format!("{lines}\n{json}\n{serve}")).await;
+    assert!(messages(opened.outbound.send(CALL.into())).await.is_empty());
+    loop {
+        let heard = hear(&mut inbound).await.unwrap().unwrap();
+        if heard == r#"{"jsonrpc":"2.0","id":1,"result":{}}"# {
+            break;
+        }
+        assert_eq!(heard, r#"{"level":"info","n":1}"#);
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_never_speaks_mcp_is_given_up_with_the_handshake() {
+    let connecting = stdio(shell("yes 'I am a web server'")).connect(hail(INITIALIZE));
+    assert!(tokio::time::timeout(Duration::from_millis(300), connecting).await.is_err());
 }
 
 #[tokio::test]
