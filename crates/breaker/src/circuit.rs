@@ -246,6 +246,17 @@ impl<P: Policy> Circuit<P> {
         }
     }
 
+    /// The probe was answered by somebody who is not what is guarded: it is neither up nor known to be broken. The wait
+    /// grows as after a failed probe, and nothing is counted. Ignored unless it is the probe under way.
+    pub fn probe_inconclusive(&mut self, epoch: u64, now: Instant) {
+        let now = self.settle(now);
+        if let Phase::HalfOpen { tripped, .. } = self.phase
+            && self.is_probe(epoch)
+        {
+            self.reopen(tripped, Reason::ProbeFailed, now);
+        }
+    }
+
     /// Whoever was to probe did not try: the next may, shortly. Without this the probe deadline would have to pass.
     pub fn probe_abandoned(&mut self, now: Instant) {
         let now = self.settle(now);

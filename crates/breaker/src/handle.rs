@@ -134,6 +134,11 @@ impl Breaker {
         self.with(|circuit| circuit.probe_failed(epoch, kind, now));
     }
 
+    /// See [`Circuit::probe_inconclusive`].
+    pub fn probe_inconclusive(&self, epoch: u64, now: Instant) {
+        self.with(|circuit| circuit.probe_inconclusive(epoch, now));
+    }
+
     /// See [`Circuit::probe_abandoned`].
     pub fn probe_abandoned(&self, now: Instant) {
         self.with(|circuit| circuit.probe_abandoned(now));

@@ -444,6 +444,10 @@ impl Observe for Feed {
             Event::OpenFailed { epoch, reason: OpenReason::Probe, incident, cause, .. } => match incident {
                 Some(kind) => self.breaker.probe_failed(*epoch, kind, now),
                 None if self.rests() || **cause == Cause::Descriptors => self.breaker.probe_abandoned(now),
+                // What a proxy says with nothing behind it, or before its backends are there.
+                None if cause.is_of_another() || matches!(cause, Cause::Pressure(_)) => {
+                    self.breaker.probe_inconclusive(*epoch, now);
+                }
                 // It refused us, so it is there: what is wrong is not for a circuit to heal.
                 None => self.breaker.probe_succeeded(*epoch, now),
             },

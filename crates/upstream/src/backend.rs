@@ -38,6 +38,7 @@ use crate::{
     observe::{Mode, Observe, Reporter, Source},
     opener::{OpenRequest, Opener},
     pool::{Budget, Pool, PoolKey, Seat},
+    quirks::Quirks,
     room::{Room, RoomLimits, Waiting},
     session::Session,
     tasks::Tasks,
@@ -75,6 +76,7 @@ pub struct Backend {
     pub(crate) room: Arc<Room>,
     pub(crate) tasks: Tasks,
     pub(crate) modes: Arc<ModeBook>,
+    pub(crate) quirks: Arc<Quirks>,
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
     next_pool: AtomicU64,
     requests: mpsc::Sender<OpenRequest>,
@@ -100,7 +102,12 @@ pub struct Trouble {
     pub since: Instant,
     /// How many in a row.
     pub times: u32,
+    /// It will be repeated until somebody changes something.
+    pub is_refusal: bool,
 }
+
+/// Handshakes refused in a row after which nobody waits long for the next.
+pub(crate) const REFUSALS: u32 = 3;
 
 /// What one backend looks like from outside.
 #[derive(Clone, Debug)]
@@ -177,6 +184,7 @@ impl Backend {
         let reporter = Reporter::new(source, observe);
         let backend = Arc::new(Self {
             modes: Arc::new(ModeBook::new(spec.clone(), reporter.clone())),
+            quirks: Arc::new(Quirks::new(spec.name.clone())),
             tasks: Tasks::reporting(reporter.clone()),
             reporter,
             gate,
@@ -258,6 +266,13 @@ impl Backend {
     #[must_use]
     pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.trouble).clone()
+    }
+
+    /// Whether the handshakes this agent waits for are refused, again and again, and there is no session for it.
+    #[must_use]
+    pub fn is_refused(&self, seat: &Seat) -> bool {
+        let is_stuck = |trouble: Trouble| trouble.is_refusal && trouble.times >= REFUSALS;
+        self.trouble_of(seat).is_some_and(is_stuck) && seat.pool.live() == 0
     }
 
     /// The mode of the next agent that can be asked things, or cannot; nothing while the server was never reached and

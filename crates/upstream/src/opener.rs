@@ -35,7 +35,7 @@ use self::{
     revival::Revival,
 };
 use crate::{
-    backend::{Backend, Leaving, Opening, Trouble, lock},
+    backend::{Backend, Leaving, Opening, REFUSALS, Trouble, lock},
     clock,
     error::{Cause, SendError},
     merged::clerk::Clerk,
@@ -43,7 +43,7 @@ use crate::{
     observe::{CloseReason, Event, Mode, OpenReason},
     pool::{
         Counted, Pool,
-        plight::{Pause, for_everybody, is_final, is_refusal},
+        plight::{self, Pause, for_everybody, is_final},
     },
     session::{Session, state::Standing},
     tasks::caught,
@@ -53,6 +53,8 @@ use crate::{
 /// Longest pause between handshakes while somebody waits, and while nobody does.
 const PAUSE_WAITED: Duration = Duration::from_millis(500);
 const PAUSE_IDLE: Duration = Duration::from_secs(5);
+/// The same after a refusal that will be repeated until somebody changes something.
+const PAUSE_REFUSED: Duration = Duration::from_secs(10);
 /// Pause after the backend said it is at its limit, where it named none.
 const PAUSE_PRESSURE: Duration = Duration::from_secs(1);
 const MAX_PRESSURE: Duration = Duration::from_secs(60);
@@ -311,24 +313,30 @@ impl Opener {
     fn pause_after(&mut self, pool: &Pool, error: &SendError) {
         let now = clock::now();
         let one_more = |before: Option<Trouble>| before.map_or(1, |trouble| trouble.times.saturating_add(1));
+        let is_refusal = error.cause.is_refusal();
         if !self.backend.has_keys() {
             let mut trouble = lock(&self.backend.trouble);
             let times = one_more(trouble.take());
-            *trouble = Some(Trouble { why: error.to_string(), since: now, times });
+            *trouble = Some(Trouble { why: error.to_string(), since: now, times, is_refusal });
+            drop(trouble);
             self.pause = Some(pause(error, times, now));
+            if times == REFUSALS && is_refusal {
+                // Those who wait now do so for less long.
+                self.backend.room.wake_all();
+            }
             return;
         }
         let times = one_more(pool.plight.trouble());
         pool.plight.failed(
             error,
-            Trouble { why: error.to_string(), since: now, times },
+            Trouble { why: error.to_string(), since: now, times, is_refusal },
             pause(error, times, now),
         );
         // What is refused is there; and one that hangs for one credential while it serves others is, too.
-        if !is_refusal(&error.cause) && !self.backend.serves_anybody() {
+        if !plight::is_refusal(&error.cause) && !self.backend.serves_anybody() {
             let mut trouble = lock(&self.backend.trouble);
             let times = one_more(trouble.take());
-            *trouble = Some(Trouble { why: for_everybody(&error.cause), since: now, times });
+            *trouble = Some(Trouble { why: for_everybody(&error.cause), since: now, times, is_refusal });
         }
     }
 
@@ -389,6 +397,10 @@ fn pause(error: &SendError, times: u32, now: Instant) -> Pause {
     match &error.cause {
         Cause::Pressure(refusal) => {
             Pause::Pressure(now + refusal.retry_after.unwrap_or(PAUSE_PRESSURE).min(MAX_PRESSURE))
+        }
+        cause if cause.is_refusal() => {
+            let at = now + backoff(times, PAUSE_REFUSED);
+            Pause::Failed { waited: at, idle: at }
         }
         _ => Pause::Failed {
             waited: now + backoff(times, PAUSE_WAITED),

@@ -482,7 +482,7 @@ pub(super) const REJECTIONS: &[&str] =
 const PHASES: &[&str] = &["not_sent", "refused", "maybe_sent"];
 const STANDINGS: &[&str] = &["initializing", "ready", "suspect", "draining", "closed"];
 pub(super) const INCIDENTS: &[&str] =
-    &["connect", "tls", "broken", "timeout", "gateway", "protocol", "other"];
+    &["connect", "tls", "broken", "timeout", "gateway", "protocol", "server_error", "other"];
 
 #[cfg(test)]
 mod tests {

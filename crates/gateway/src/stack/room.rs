@@ -31,6 +31,9 @@ pub struct WaitingRoom<S> {
     pub(super) desk: Desk,
 }
 
+/// How long a call waits while handshakes are refused.
+const HOLD_REFUSED: Duration = Duration::from_secs(10);
+
 /// Who is let in, how long they stay, and what they are told.
 #[derive(Clone)]
 pub(super) struct Desk {
@@ -222,6 +225,9 @@ impl Desk {
         let end = match held {
             Held::Shut(rejected) => rejected.hold_until.min(until),
             Held::Later(at, _) => at.min(until),
+            Held::Slot if self.backend.is_refused(order.seat()) => {
+                until.checked_sub(self.queue.saturating_sub(HOLD_REFUSED)).unwrap_or(until)
+            }
             Held::Slot => until,
         };
         (until, end)
@@ -323,6 +329,11 @@ impl Desk {
             .map(|trouble| trouble.why)
             .or_else(|| order.call().trace.cause());
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        if self.backend.is_refused(order.seat()) {
+            let message = format!("no session of backend {name:?} can be opened{why}");
+            let error = CallError::not_sent(ErrorKind::Unavailable, message);
+            return StackError::Ended(error.retry_after(self.backend.wait_expected()));
+        }
         let message = format!("no session of backend {name:?} became free within {:?}{why}", self.queue);
         let error = CallError::not_sent(ErrorKind::QueueTimeout, message);
         StackError::Ended(error.retry_after(self.backend.wait_expected()))

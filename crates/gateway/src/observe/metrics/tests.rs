@@ -245,7 +245,7 @@ async fn every_value_of_an_enum_label_is_there_before_anything_happens() {
     assert_eq!(values("mcpool_breaker_transitions_total", "reason"), expect(&transitions));
     let probes = ["success", "failure", "lost", "abandoned"];
     assert_eq!(values("mcpool_breaker_probes_total", "outcome"), expect(&probes));
-    let kinds = ["connect", "tls", "broken", "timeout", "gateway", "protocol", "other"];
+    let kinds = ["connect", "tls", "broken", "timeout", "gateway", "protocol", "server_error", "other"];
     assert_eq!(values("mcpool_breaker_incidents_total", "kind"), expect(&kinds));
     for ((name, labels), value) in &all {
         let counts = name.starts_with("mcpool_breaker_") && name.ends_with("_total");
