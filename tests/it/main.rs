@@ -25,6 +25,7 @@ mod outages;
 mod panics;
 mod pinned;
 mod pools;
+mod ready;
 mod repeats;
 mod retired;
 mod rig;

@@ -66,8 +66,8 @@ fn meaning(step: &str) -> &'static str {
         "connect" => "it accepts connections",
         "initialize" => "it is an MCP server and agrees on a revision",
         "initialized" => "it took note that the handshake is over",
-        "listen" => "the session's own stream is open, or it offers none",
-        "ping" => "the session answers",
+        "listen" => "the session's own stream is open, or it is not offered now",
+        "ping" => "the session answers a ping, or shows that it knows none",
         "list" => "it serves a real request: nothing can be too early any more",
         _ => "",
     }

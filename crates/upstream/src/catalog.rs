@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue};
-use mcpool_wire::{Answer, Envelope, Method, Revision, ServerHello, modern::ToolParams};
+use mcpool_wire::{Answer, Method, Revision, ServerHello, modern::ToolParams};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -319,20 +319,4 @@ fn capability_of(method: &Method) -> Option<&'static str> {
         Method::ResourcesList | Method::ResourcesTemplatesList => Some("resources"),
         _ => None,
     }
-}
-
-/// Whether a response is an error, for the ladder's barrier.
-pub(crate) fn error_text(response: &[u8]) -> Option<(i64, String)> {
-    #[derive(Deserialize)]
-    struct Failed {
-        error: Fault,
-    }
-    #[derive(Deserialize)]
-    struct Fault {
-        code: i64,
-        #[serde(default)]
-        message: String,
-    }
-    Envelope::parse(response).ok()?;
-    serde_json::from_slice::<Failed>(response).ok().map(|f| (f.error.code, f.error.message))
 }

@@ -87,12 +87,49 @@ impl SendError {
         Self { phase: SendPhase::MaybeSent, cause }
     }
 
+    /// The backend took it, and ended what it had to say without an answer.
+    #[must_use]
+    pub fn unanswered() -> Self {
+        Self::maybe_sent(Cause::Broken(UNANSWERED.to_owned()))
+    }
+
+    /// Whether it is [`Self::unanswered`].
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        matches!(&self.cause, Cause::Broken(why) if why == UNANSWERED)
+    }
+
+    /// What the backend said, where it refused by a status.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match &self.cause {
+            Cause::SessionLost(refusal)
+            | Cause::Pressure(refusal)
+            | Cause::Gateway(refusal)
+            | Cause::Credential(refusal)
+            | Cause::NotInitialized(refusal)
+            | Cause::WrongVersion(refusal)
+            | Cause::WrongTransport(refusal)
+            | Cause::Status(refusal) => Some(refusal),
+            Cause::Connect(_)
+            | Cause::Tls(_)
+            | Cause::Descriptors
+            | Cause::Broken(_)
+            | Cause::Timeout(_)
+            | Cause::TooLarge(_)
+            | Cause::Protocol(_)
+            | Cause::Closed(_) => None,
+        }
+    }
+
     /// The backend refused it before running it.
     #[must_use]
     pub fn refused(cause: Cause) -> Self {
         Self { phase: SendPhase::Refused, cause }
     }
 }
+
+const UNANSWERED: &str = "the answer stream ended without an answer";
 
 impl Cause {
     /// Whether the breaker counts it (SEMANTICS.md 8), and under which name.
@@ -105,6 +142,8 @@ impl Cause {
             Self::Timeout(_) => Some("timeout"),
             Self::Gateway(_) => Some("gateway"),
             Self::Protocol(_) => Some("protocol"),
+            // It listens, and cannot serve.
+            Self::Status(refusal) if refusal.status >= 500 => Some("server_error"),
             Self::Descriptors
             | Self::SessionLost(_)
             | Self::Pressure(_)
@@ -124,6 +163,23 @@ impl Cause {
             self,
             Self::Connect(_) | Self::Tls(_) | Self::Broken(_) | Self::Timeout(_) | Self::Closed(_)
         )
+    }
+
+    /// Whether whoever answered is there and will say the same again until somebody changes something: it takes no such
+    /// request, or not from us.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.is_of_another() || matches!(self, Self::Credential(_))
+    }
+
+    /// Whether it may not be the backend that answered: what a proxy says that knows no such place.
+    #[must_use]
+    pub fn is_of_another(&self) -> bool {
+        match self {
+            Self::WrongTransport(_) => true,
+            Self::Status(refusal) => refusal.status < 500,
+            _ => false,
+        }
     }
 
     /// Whether the session can carry nothing more.

@@ -22,6 +22,7 @@ mod mode;
 mod observe;
 mod opener;
 mod pool;
+mod quirks;
 mod room;
 mod session;
 mod slot;

@@ -19,7 +19,8 @@ async fn a_server_that_works_is_shown_rung_by_rung_with_its_mode() {
     for (url, spoken) in [(server.url_http(), "Streamable HTTP"), (server.url_sse(), "HTTP+SSE")] {
         let (ready, said) = examined(&url, "").await;
         assert!(ready, "{said}");
-        let rungs = ["\n  initialize ", "\n  initialized ", "\n  listen ", "\n  ping ", "\n  list "];
+        assert!(said.contains("\n  listen "), "beside the others: {said}");
+        let rungs = ["\n  initialize ", "\n  initialized ", "\n  ping ", "\n  list "];
         let at: Vec<_> =
             rungs.iter().map(|rung| said.find(rung).unwrap_or_else(|| panic!("{rung}: {said}"))).collect();
         assert!(at.is_sorted(), "{said}");

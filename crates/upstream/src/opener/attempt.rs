@@ -18,10 +18,12 @@ use crate::{
     mode::Known,
     observe::{CloseReason, Event, Mode, OpenReason},
     pool::{Counted, Place, Pool, plight::is_refusal},
+    quirks::Quirk,
     session::{
         Session, SessionParts,
         driver::{self, Driver, MAX_ERRANDS},
         ladder,
+        tools::ToolReader,
     },
     tasks::caught,
     transport::Hail,
@@ -127,8 +129,15 @@ async fn climb(
         reporter: backend.reporter.clone(),
         owner,
         modes: backend.modes.clone(),
+        quirks: backend.quirks.clone(),
         place,
     });
+    if let Some(exchange) = greeted.acknowledged {
+        session.finish_later(exchange);
+    }
+    if let Some(why) = &greeted.refusal {
+        session.note(Quirk::InitializedRefused, why);
+    }
     let driver = Driver::new(session.clone(), greeted.inbound, inbox, backend.spec.times.clone());
     pool.add(session.clone());
     // Whoever shuts the valve parks the sessions there are after that.
@@ -139,8 +148,10 @@ async fn climb(
     // If the ladder is not climbed to its end, the driver must not stay behind.
     let unfinished = CloseUnlessReady(Some(session.clone()));
     let patterns = &backend.spec.sharing.pinned_tools;
-    let has_pinned_tool =
-        ladder::prove(&session, &greeted.hello, &pool.catalog, patterns, &backend.reporter).await?;
+    let listed = ladder::prove(&session, &greeted.hello, &backend.reporter).await?;
+    let mut tools = ToolReader::new(session.clone(), pool.catalog.clone(), patterns, listed);
+    let has_pinned_tool = tools.has_pinned_tool().await;
+    read_later(backend, tools);
     unfinished.disarm();
     // First the modes, then the hello: whoever waits for the hello decides on a mode next.
     backend.modes.learn(Known::of(&greeted.hello, has_session, kind, has_pinned_tool));
@@ -150,6 +161,20 @@ async fn climb(
         pool.catalog.forget_lists();
     }
     Ok(session)
+}
+
+/// Reads the rest of a list beside the calls.
+fn read_later(backend: &Backend, mut tools: ToolReader) {
+    if tools.is_over() {
+        return;
+    }
+    let stop = backend.tasks.stopping();
+    backend.tasks.spawn("tools", async move {
+        tokio::select! {
+            () = tools.run() => {}
+            () = stop.cancelled() => {}
+        }
+    });
 }
 
 struct CloseUnlessReady(Option<Arc<Session>>);

@@ -109,9 +109,8 @@ impl Revival {
 }
 
 async fn check(session: Arc<Session>, limit: Duration, number: u64) -> Checked {
-    // An error is an answer.
-    let answer = tokio::time::timeout(limit, session.request_own("ping", None)).await;
-    Checked { session, is_there: matches!(answer, Ok(Ok(_))), number }
+    let is_there = session.is_alive(limit).await;
+    Checked { session, is_there, number }
 }
 
 /// Lets as many try as may, those who wait for each session in their order.

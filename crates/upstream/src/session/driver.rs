@@ -24,6 +24,7 @@ use crate::{
     descriptors,
     error::{Cause, SendError, SendPhase},
     observe::{CloseReason, Event},
+    quirks::Quirk,
     transport::{Exchange, FAREWELL, Heard, Inbound, Received, TransportKind},
 };
 
@@ -121,11 +122,16 @@ impl Driver {
 
     fn handle(&mut self, wake: Wake) -> Option<CloseReason> {
         match wake {
+            Wake::Heard(Some(Ok(Heard::NoStream(why)))) => {
+                // Not a sign of the session: a proxy may have said so.
+                self.session.note(Quirk::NoStream, &why);
+                None
+            }
             Wake::Heard(Some(Ok(heard))) => {
                 self.session.heard();
                 match heard {
                     Heard::Message(bytes) => drop(self.session.route(bytes, Origin::Stream)),
-                    Heard::Alive => {}
+                    Heard::Alive | Heard::NoStream(_) => {}
                     Heard::Noise => self.session.dropped("malformed"),
                     Heard::TooLarge { answers, limit } => self.session.route_too_large(answers, limit),
                 }
@@ -300,14 +306,13 @@ impl Driver {
         let limit = self.times.probe_timeout;
         let sent = clock::now();
         let probe = async move {
-            let mut answer = tokio::time::timeout(limit, session.request_own("ping", None)).await;
+            let mut lives = session.is_alive(limit).await;
             // A probe that could not be sent for want of a descriptor says nothing about the session.
-            while !matches!(answer, Ok(Ok(_))) && descriptors::are_short() {
+            while !lives && descriptors::are_short() {
                 tokio::time::sleep(WITHOUT_DESCRIPTOR).await;
-                answer = tokio::time::timeout(limit, session.request_own("ping", None)).await;
+                lives = session.is_alive(limit).await;
             }
-            // Any answer proves life, also "method not found".
-            Sent::Probe(matches!(answer, Ok(Ok(_))), sent)
+            Sent::Probe(lives, sent)
         };
         self.sends.push(probe.boxed());
     }
@@ -316,7 +321,7 @@ impl Driver {
         let grace = self.times.cancel_grace;
         match errand {
             Errand::Send(bytes) => {
-                let exchange = self.session.outbound.send(bytes);
+                let exchange = self.session.outbound.tell(bytes);
                 self.sends.push(read_out(self.session.clone(), exchange, grace));
             }
             Errand::Finish(exchange) => self.sends.push(read_out(self.session.clone(), exchange, grace)),
@@ -376,7 +381,7 @@ async fn cancel_all(session: &Session, unanswered: Vec<u64>) {
         return;
     }
     let cancels = unanswered.into_iter().map(|id| async move {
-        let mut cancel = session.outbound.send(cancellation(id, "the session ends"));
+        let mut cancel = session.outbound.tell(cancellation(id, "the session ends"));
         // Its acknowledgement, or its failure: either way nothing is left to be said.
         let _ = cancel.next().await;
     });
@@ -449,7 +454,7 @@ fn abandon(
                 }
             }
         }
-        let cancel = session.outbound.send(cancellation(id, "the caller is gone"));
+        let cancel = session.outbound.tell(cancellation(id, "the caller is gone"));
         let told = session.clone();
         let cancelled = read_out(session.clone(), cancel, limit).map(|_| told.pending.mark_told(id));
         let rest = exchange.map(|exchange| read_out(session, exchange, limit));

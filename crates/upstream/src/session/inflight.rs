@@ -36,6 +36,8 @@ pub(super) struct InFlight {
     stray: Option<Stray>,
     /// The answer, or the reason why there is none, was taken out of the book.
     settled: bool,
+    /// What becomes of it says nothing about the session.
+    is_quiet: bool,
 }
 
 impl InFlight {
@@ -53,7 +55,13 @@ impl InFlight {
             accepted: false,
             stray: None,
             settled: false,
+            is_quiet: false,
         }
+    }
+
+    pub(super) fn quietly(mut self) -> Self {
+        self.is_quiet = true;
+        self
     }
 
     pub(super) async fn answer(&mut self) -> Outcome {
@@ -130,8 +138,7 @@ impl InFlight {
                         return Poll::Ready(self.settle_with(said));
                     }
                     if self.session.kind == TransportKind::Http {
-                        let ended = Cause::Broken("the answer stream ended without an answer".to_owned());
-                        return Poll::Ready(self.fail(SendError::maybe_sent(ended)));
+                        return Poll::Ready(self.fail(SendError::unanswered()));
                     }
                 }
             }
@@ -159,7 +166,9 @@ impl InFlight {
     }
 
     fn fail(&mut self, error: SendError) -> Outcome {
-        self.session.report(&error);
+        if !self.is_quiet {
+            self.session.report(&error);
+        }
         self.session.pending.remove(self.ticket.id);
         Err(error)
     }

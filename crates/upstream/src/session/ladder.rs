@@ -1,37 +1,78 @@
-//! The readiness ladder of a new session (SEMANTICS.md 7): connect, `initialize`, `initialized`, the session's own
-//! stream, `ping`, and one real request as a barrier. Only then is it lent, so no caller can be too early.
+//! The readiness ladder of a new session (SEMANTICS.md 7): connect, `initialize`, `initialized`, and then, beside each
+//! other, the session's own stream, `ping`, and one real request as a barrier. Only then is it lent, so no caller can be
+//! too early.
+//!
+//! A server that answers `initialize` works. What it does not offer of the rest (a stream, a ping, a list) costs that
+//! feature and a moment, and is said once.
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures::StreamExt as _;
-use mcpool_wire::{Answer, Method, ServerHello};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, Either, select},
+};
+use mcpool_wire::{Answer, ServerHello};
 
-use super::Session;
+use super::{
+    Session,
+    probe::{ProbeWith, is_complete},
+};
 use crate::{
-    catalog::{Catalog, error_text, item_names},
     clock,
-    error::{Cause, Refusal, SendError},
-    mode,
+    error::{Cause, SendError},
     observe::{Event, Reporter},
-    transport::{Hail, Inbound, Opened, Outbound, Received, Transport},
+    quirks::Quirk,
+    transport::{Exchange, Hail, Inbound, Opened, Outbound, Transport, says_before_initialized},
 };
 
 /// Pauses before a request is repeated that the backend took for too early; it was never executed.
 const EARLY_PAUSES_MS: [u64; 8] = [10, 20, 40, 80, 160, 320, 640, 730];
 
-/// Pages of `tools/list` read for their annotations.
-const MAX_PAGES: usize = 20;
+/// How long `ping` is waited for before the list is asked for beside it.
+const PING_ALONE: Duration = Duration::from_millis(250);
+
+/// How much longer a session waits for what its server need not have: less than a second, with [`PING_ALONE`].
+const PATIENCE: Duration = Duration::from_millis(650);
 
 /// The first half: everything before the driver runs.
 pub(crate) struct Greeted {
     pub(crate) opened: Opened,
     pub(crate) inbound: Inbound,
     pub(crate) hello: Arc<ServerHello>,
+    /// What `initialized` was answered with and nobody waits for.
+    pub(crate) acknowledged: Option<Exchange>,
+    /// Why `initialized` was refused, if it was.
+    pub(crate) refusal: Option<String>,
+}
+
+/// The list a session was proven with.
+pub(crate) enum Listed {
+    /// There is none.
+    Nothing,
+    /// The server has one and did not give it.
+    Refused,
+    /// It is here.
+    Here(Answer),
+    /// It is still to come.
+    Late(BoxFuture<'static, Result<Answer, SendError>>),
+}
+
+/// What became of a ping.
+enum Pinged {
+    Answered,
+    /// The server took it, and did not answer.
+    Refused(String),
+    /// It did not come through, whatever that says of the next request.
+    Failed(SendError),
+    Silent,
 }
 
 /// Connects and shakes hands.
@@ -54,92 +95,153 @@ pub(crate) async fn greet(
         return Err(SendError::refused(Cause::Protocol(why)));
     }
     opened.outbound.agreed(hello.revision);
-    rung(reporter, "initialized", say(opened.outbound.as_ref())).await?;
-    let inbound = rung(reporter, "listen", opened.outbound.listen()).await?;
-    Ok(Greeted { opened, inbound, hello: Arc::new(hello) })
+    let (acknowledged, refusal) = rung(reporter, "initialized", say(opened.outbound.as_ref())).await?;
+    let inbound = opened.outbound.listen().await?;
+    Ok(Greeted { opened, inbound, hello: Arc::new(hello), acknowledged, refusal })
 }
 
-/// The second half: proves that the session answers. Says whether it has a tool that fits one of the patterns.
+/// The second half: proves that the session answers.
 pub(crate) async fn prove(
     session: &Arc<Session>,
     hello: &ServerHello,
-    catalog: &Catalog,
-    patterns: &[String],
     reporter: &Reporter,
-) -> Result<bool, SendError> {
-    // An error answer is an answer: some servers do not know `ping`.
-    rung(reporter, "ping", session.request_own("ping", None)).await?;
-    if !hello.has("tools") {
-        return Ok(false);
-    }
-    let first = rung(reporter, "list", list_patiently(session)).await?;
-    Ok(learn(session, catalog, patterns, &first).await)
+) -> Result<Listed, SendError> {
+    let stream = rung(reporter, "listen", async {
+        if tokio::time::timeout(PATIENCE, session.outbound.listening()).await.is_err() {
+            session.note(Quirk::NoStream, "the headers of the stream did not come in time");
+        }
+        Ok(())
+    });
+    let (listed, ()) = futures::try_join!(answers(session, hello, reporter), stream)?;
+    Ok(listed)
 }
 
-async fn say(outbound: &dyn Outbound) -> Result<(), SendError> {
+/// Tells that the handshake is over. A refusal concerns nobody: the next request shows what it means.
+async fn say(outbound: &dyn Outbound) -> Result<(Option<Exchange>, Option<String>), SendError> {
     let initialized = Bytes::from_static(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}");
-    let mut exchange = outbound.send(initialized);
-    while let Some(item) = exchange.next().await {
-        if let Received::Message(_) = item? {
-            break;
-        }
+    let mut exchange = outbound.tell(initialized);
+    match exchange.next().await {
+        Some(Ok(_)) => Ok((Some(exchange), None)),
+        Some(Err(error)) if error.refusal().is_some() => Ok((None, Some(error.to_string()))),
+        Some(Err(error)) => Err(error),
+        None => Ok((None, None)),
     }
+}
+
+/// Asks what shows that the session answers, and decides how it is probed later.
+async fn answers(
+    session: &Arc<Session>,
+    hello: &ServerHello,
+    reporter: &Reporter,
+) -> Result<Listed, SendError> {
+    let list = ProbeWith::list_of(|capability| hello.has(capability));
+    let mut pinging = Box::pin(rung(reporter, "ping", ping(session)));
+    let pinged = tokio::time::timeout(PING_ALONE, &mut pinging).await.ok().transpose()?;
+    let Some(list) = list else {
+        let pinged = match pinged {
+            Some(pinged) => pinged,
+            None => tokio::time::timeout(PATIENCE, pinging).await.ok().transpose()?.unwrap_or(Pinged::Silent),
+        };
+        settle(session, pinged, None)?;
+        return Ok(Listed::Nothing);
+    };
+    let too_early = Arc::new(AtomicBool::new(false));
+    let mut listing = list_of(session.clone(), list, reporter.clone(), too_early.clone());
+    let (pinged, listed) = match pinged {
+        Some(pinged) => (pinged, None),
+        None => match select(pinging, &mut listing).await {
+            Either::Left((pinged, _)) => (pinged?, None),
+            Either::Right((listed, _)) => (Pinged::Silent, Some(listed)),
+        },
+    };
+    let listed = match (listed, &pinged) {
+        (Some(listed), _) => Some(listed),
+        // It answers: whoever needs the list asks for it, too. Unless it said that it needs a moment more.
+        (None, Pinged::Answered) => match tokio::time::timeout(PATIENCE, &mut listing).await {
+            Err(_) if too_early.load(Ordering::Relaxed) => Some(listing.as_mut().await),
+            listed => listed.ok(),
+        },
+        (None, _) => Some(listing.as_mut().await),
+    };
+    match listed {
+        None => {
+            settle(session, pinged, None)?;
+            Ok(Listed::Late(listing))
+        }
+        Some(Ok(answer)) => {
+            settle(session, pinged, Some(list))?;
+            Ok(if list == ProbeWith::ToolsList { Listed::Here(answer) } else { Listed::Nothing })
+        }
+        Some(Err(error)) if is_optional(&error) => {
+            session.note(Quirk::NoList, &error.to_string());
+            settle(session, pinged, None)?;
+            Ok(Listed::Refused)
+        }
+        Some(Err(error)) => Err(error),
+    }
+}
+
+async fn ping(session: &Arc<Session>) -> Result<Pinged, SendError> {
+    // An error answer is an answer: some servers do not know `ping`.
+    match session.request_quietly("ping", None).await {
+        Ok(_) => Ok(Pinged::Answered),
+        Err(error) => match &error.cause {
+            Cause::Credential(_) | Cause::Connect(_) | Cause::Tls(_) | Cause::Closed(_) => Err(error),
+            _ if is_complete(&error) => Ok(Pinged::Refused(error.to_string())),
+            _ => Ok(Pinged::Failed(error)),
+        },
+    }
+}
+
+/// Decides how the session is probed; `list` is one that was answered.
+fn settle(session: &Session, pinged: Pinged, list: Option<ProbeWith>) -> Result<(), SendError> {
+    let (why, without_list) = match pinged {
+        Pinged::Answered => return Ok(()),
+        Pinged::Failed(error) if list.is_none() => return Err(error),
+        Pinged::Failed(error) => (error.to_string(), ProbeWith::Nothing),
+        Pinged::Refused(why) => (why, ProbeWith::RefusedPing),
+        Pinged::Silent => ("it said nothing in time".to_owned(), ProbeWith::Nothing),
+    };
+    session.note(Quirk::NoPing, &why);
+    session.probe_with(list.unwrap_or(without_list));
     Ok(())
 }
 
-/// `tools/list`, repeated while the backend says that it is too early.
-async fn list_patiently(session: &Arc<Session>) -> Result<Answer, SendError> {
+/// Whether a list that was not given costs the list alone.
+fn is_optional(error: &SendError) -> bool {
+    is_complete(error)
+        && !matches!(error.cause, Cause::Credential(_) | Cause::Pressure(_) | Cause::NotInitialized(_))
+}
+
+fn list_of(
+    session: Arc<Session>,
+    list: ProbeWith,
+    reporter: Reporter,
+    too_early: Arc<AtomicBool>,
+) -> BoxFuture<'static, Result<Answer, SendError>> {
+    async move { rung(&reporter, "list", list_patiently(&session, list.method(), &too_early)).await }.boxed()
+}
+
+/// A list, asked for again while the backend says that it is too early.
+async fn list_patiently(
+    session: &Arc<Session>,
+    method: &str,
+    too_early: &AtomicBool,
+) -> Result<Answer, SendError> {
     let mut pauses = EARLY_PAUSES_MS.iter();
     loop {
-        let early = match session.request_own("tools/list", Some("{}")).await {
-            Ok(answer) => match error_text(answer.message.bytes()) {
-                None => return Ok(answer),
-                Some((code, message)) => {
-                    let refusal = Refusal {
-                        status: 200,
-                        message: format!("{code} {message}"),
-                        code: Some(code),
-                        retry_after: None,
-                    };
-                    if code != -32602 {
-                        // A server that declares tools and cannot list them is still a server.
-                        return Ok(answer);
-                    }
-                    SendError::refused(Cause::NotInitialized(refusal))
-                }
-            },
-            Err(error) if matches!(error.cause, Cause::NotInitialized(_)) => error,
-            Err(error) => return Err(error),
+        let outcome = session.request_quietly(method, Some("{}")).await;
+        let is_early = match &outcome {
+            Ok(answer) => says_before_initialized(answer.message.bytes()),
+            Err(error) => matches!(error.cause, Cause::NotInitialized(_)),
         };
-        let Some(pause) = pauses.next() else { return Err(early) };
+        let Some(pause) = pauses.next().filter(|_| is_early) else {
+            // A server that declares a list and cannot give it is still a server.
+            return outcome;
+        };
+        too_early.store(true, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(*pause)).await;
     }
-}
-
-async fn learn(session: &Arc<Session>, catalog: &Catalog, patterns: &[String], first: &Answer) -> bool {
-    let mut cursor = catalog.learn_tools(first.message.bytes(), true);
-    let mut fits = has_tool_like(patterns, first);
-    for _ in 0..MAX_PAGES {
-        let Some(at) = cursor.take() else { break };
-        let params = serde_json::json!({ "cursor": at }).to_string();
-        match session.request_own("tools/list", Some(&params)).await {
-            Ok(page) => {
-                cursor = catalog.learn_tools(page.message.bytes(), false);
-                fits = fits || has_tool_like(patterns, &page);
-            }
-            // Annotations are a help, not a condition.
-            Err(_) => break,
-        }
-    }
-    fits
-}
-
-fn has_tool_like(patterns: &[String], page: &Answer) -> bool {
-    if patterns.is_empty() {
-        return false;
-    }
-    let names = item_names(&Method::ToolsList, page.message.bytes()).unwrap_or_default();
-    names.iter().any(|name| patterns.iter().any(|pattern| mode::matches(pattern, name)))
 }
 
 async fn rung<T>(

@@ -11,10 +11,12 @@ mod inflight;
 pub mod interleave;
 pub(crate) mod ladder;
 pub(crate) mod pending;
+pub(crate) mod probe;
 mod route;
 mod slots;
 pub(crate) mod state;
 mod stray;
+pub(crate) mod tools;
 
 use std::{
     sync::{
@@ -43,6 +45,7 @@ use crate::{
     mode::ModeBook,
     observe::{CloseReason, Event, Mode, Reporter},
     pool::Place,
+    quirks::{Quirk, Quirks},
     room::{Lane, Room},
     slot::Slot,
     sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, MutexGuard},
@@ -70,6 +73,8 @@ pub(crate) struct Session {
     /// A call that may change something is in flight, where such calls run one at a time.
     is_writing: AtomicBool,
     standing: AtomicU8,
+    /// How it is asked whether it lives, a [`probe::ProbeWith`].
+    probe: std::sync::atomic::AtomicU8,
     /// Every rung of its ladder was reached.
     proven: AtomicBool,
     /// Nanoseconds after `opened` at which the session was last lent, last heard of, and last called a tool (0: never).
@@ -88,6 +93,7 @@ pub(crate) struct Session {
     /// The agent a pinned session belongs to, or that an exclusive one is lent to.
     owner: Mutex<Option<Holder>>,
     modes: Arc<ModeBook>,
+    quirks: Arc<Quirks>,
     asked: Mutex<Asked>,
     /// Its place in the budget. Given back when the session is over, not when the last handle of it is gone: agents
     /// keep handles of sessions they used.
@@ -138,6 +144,7 @@ pub(crate) struct SessionParts {
     pub(crate) reporter: Reporter,
     pub(crate) owner: Option<Weak<dyn Outlet>>,
     pub(crate) modes: Arc<ModeBook>,
+    pub(crate) quirks: Arc<Quirks>,
     pub(crate) place: Place,
 }
 
@@ -159,6 +166,7 @@ impl Session {
             parked: false.into(),
             is_writing: AtomicBool::new(false),
             standing: AtomicU8::new(Standing::Initializing as u8),
+            probe: (probe::ProbeWith::Ping as u8).into(),
             proven: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
             last_heard: AtomicU64::new(0),
@@ -173,6 +181,7 @@ impl Session {
             reporter: parts.reporter,
             owner: Mutex::new(parts.owner.map(|outlet| Holder { outlet, borrower: None })),
             modes: parts.modes,
+            quirks: parts.quirks,
             asked: Mutex::default(),
             place: Mutex::new(Some(parts.place)),
         })
@@ -291,12 +300,19 @@ impl Session {
     /// A request of the gateway itself.
     pub(crate) async fn request_own(self: &Arc<Self>, method: &str, params: Option<&str>) -> Outcome {
         let ticket = self.pending.register_own()?;
-        let params = params.map(|p| format!(",\"params\":{p}")).unwrap_or_default();
-        let id = ticket.id;
-        let body =
-            Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\"{params}}}"));
-        let exchange = self.outbound.send(body);
+        let exchange = self.outbound.send(probe::own_request(ticket.id, method, params));
         InFlight::new(self.clone(), ticket, exchange, None).answer().await
+    }
+
+    /// Does not wait for the rest of an exchange.
+    pub(crate) fn finish_later(&self, exchange: Exchange) {
+        // Where there is no room for it, its connection is closed.
+        let _ = self.errands.try_send(Errand::Finish(exchange));
+    }
+
+    /// Says, once per backend, what its server does not offer.
+    pub(crate) fn note(&self, quirk: Quirk, why: &str) {
+        self.quirks.note(quirk, why);
     }
 
     /// Passes on a notification or an answer of the agent this session is pinned to.

@@ -149,7 +149,6 @@ pub(crate) fn is_answer(status: u16, message: &[u8]) -> bool {
 /// through yet: the call was not run. Only meaningful right after a handshake, as the same words stand for bad
 /// parameters later.
 #[must_use]
-#[allow(dead_code, reason = "asked by the readiness ladder")]
 pub(crate) fn says_before_initialized(answer: &[u8]) -> bool {
     let Ok(Body { error }) = serde_json::from_slice::<Body>(answer) else { return false };
     let message = error.message.to_lowercase();
@@ -172,7 +171,6 @@ struct Body {
 }
 
 #[derive(serde::Deserialize)]
-#[allow(dead_code, reason = "asked by the readiness ladder")]
 struct RpcError {
     #[serde(default)]
     code: i64,

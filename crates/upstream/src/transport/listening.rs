@@ -1,9 +1,15 @@
-//! The GET stream of a Streamable HTTP session: opened, kept open, and given up when the session is lost.
+//! The GET stream of a Streamable HTTP session: opened beside the calls, kept open, and given up with the session.
 //!
-//! Servers and proxies close silent streams all the time, so an end is followed by a reconnection; what decides
-//! that the session is over is how that is refused (nobody listens, or nobody knows us), never the end itself.
+//! A server need not offer it. Whatever refuses it, or holds its headers back, says that it is not offered now: it is
+//! asked for again, after pauses that grow. Servers and proxies close silent streams all the time, so an end is followed
+//! by a reconnection. What decides that the session is over is that nobody listens any more, or that a server that had
+//! the stream open knows the session no longer.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -19,20 +25,25 @@ use super::{
 };
 use crate::{
     clock,
-    error::{Cause, SendError, SendPhase},
+    error::{Cause, SendError},
 };
 
-/// First wait before a reconnection, where the server names none. Short, because it is also how a dead backend
-/// is noticed.
+/// First wait before a reconnection, where the server names no longer one. Short, because it is also how a dead backend
+/// is noticed, and no shorter, because a server may name none at all.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
-/// Longest wait, where the server names no longer one.
+/// Longest wait after streams that end soon, where the server names no longer one.
 pub(super) const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// First wait when an older stream of this session is still open over there.
-const BUSY_PAUSE: Duration = Duration::from_millis(200);
-/// 0.2, 0.4, 0.8, 1.6, 3.2, 5 and 5 s.
+/// The same where the last one brought a message: the server may want to be asked for each.
+const MAX_PAUSE_POLLED: Duration = Duration::from_secs(1);
+/// Longest wait after refusals.
+pub(super) const MAX_PAUSE_REFUSED: Duration = Duration::from_secs(300);
+/// How long a stream has to stay open to be followed by the shortest wait again.
+pub(super) const STEADY: Duration = Duration::from_secs(10);
+/// Refusals in a row because an older stream of the session is still open, which was ours and is lost to us: 11 to 15 s.
+/// After that only another session has one.
 const BUSY_ATTEMPTS: u32 = 8;
-/// Reconnections that fail in a row for reasons that may pass.
-pub(super) const MAX_FAILURES: u32 = 6;
+/// How long headers may be held back: what clients of other makes wait.
+pub(super) const HEADERS: Duration = Duration::from_secs(300);
 
 /// What the backend says by itself, over its reconnections.
 pub(super) struct Listening {
@@ -41,10 +52,19 @@ pub(super) struct Listening {
     state: State,
     rhythm: Rhythm,
     last_id: Option<String>,
+    /// What the server named as the wait before a reconnection.
     retry: Option<Duration>,
-    /// Reconnections since the backend last said something.
-    idle_reconnects: u32,
-    failures: u32,
+    /// When the current stream, or the last one, was opened.
+    opened: Option<Instant>,
+    /// Streams in a row that ended soon.
+    short_lived: u32,
+    /// The last one brought a message.
+    is_polled: bool,
+    /// Refusals in a row, and the wait the last one named.
+    refusals: u32,
+    retry_after: Option<Duration>,
+    /// Of the refusals, those that named an older stream.
+    busy: u32,
 }
 
 /// What a stream yields; nothing at its end.
@@ -52,53 +72,43 @@ type Item = Option<Result<SseItem, SseError<SendError>>>;
 
 enum State {
     Open(Events),
-    Reconnecting,
+    /// To be opened, after a pause.
+    Closed,
     /// The backend has no such stream: nothing will ever come.
     NotOffered,
     Over,
 }
 
-impl Session {
-    /// Opens the stream, `None` where the backend has none.
-    pub(super) async fn open_stream(&self, last_id: Option<&str>) -> Result<Option<Events>, SendError> {
-        let mut pause = BUSY_PAUSE;
-        for _ in 1..BUSY_ATTEMPTS {
-            let reply = self.request(Method::GET, last_id, Bytes::new()).await?;
-            match (reply.status(), reply.content()) {
-                (200..=299, Content::Events) => return Ok(Some(reply.events(self.max_message()))),
-                (200..=299, Content::Json | Content::Other) | (405, _) => {
-                    reply.drain().await;
-                    return Ok(None);
-                }
-                (409, _) => reply.drain().await,
-                (status, _) => {
-                    let (error, _) = reply.refusal(Asked::Listen).await;
-                    return not_offered(status, &error.cause).then_some(None).ok_or(error);
-                }
-            }
-            tokio::time::sleep(jittered(pause)).await;
-            pause = (pause * 2).min(MAX_PAUSE);
-        }
-        Err(SendError::refused(Cause::Timeout("waiting for an older stream of this session to end")))
-    }
-}
-
-/// A server without a route for GET says so in many ways, none of which concerns the session.
-pub(super) fn not_offered(status: u16, cause: &Cause) -> bool {
-    (400..=499).contains(&status) && matches!(cause, Cause::WrongTransport(_) | Cause::Status(_))
-        || status == 501
-}
-
-/// Many sessions lose their streams at the same moment; they must not all come back at the same one.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(1.0..1.25))
+/// What an attempt to open the stream came to.
+enum Opening {
+    Open(Events),
+    /// The server said that there is none.
+    Never,
+    /// Not now.
+    Refused(String, Option<Duration>),
 }
 
 impl Listening {
-    pub(super) fn new(session: Arc<Session>, early: VecDeque<Bytes>, events: Option<Events>) -> Self {
-        let state = events.map_or(State::NotOffered, State::Open);
-        let rhythm = Rhythm::new(session.patience(), clock::now());
-        Self { session, early, state, rhythm, last_id: None, retry: None, idle_reconnects: 0, failures: 0 }
+    pub(super) fn new(session: Arc<Session>, early: VecDeque<Bytes>) -> Self {
+        // Without a session there is nobody the backend could say anything to.
+        let state = if session.has_session() { State::Closed } else { State::NotOffered };
+        if matches!(state, State::NotOffered) {
+            session.settle();
+        }
+        Self {
+            rhythm: Rhythm::new(session.patience(), clock::now()),
+            session,
+            early,
+            state,
+            last_id: None,
+            retry: None,
+            opened: None,
+            short_lived: 0,
+            is_polled: false,
+            refusals: 0,
+            retry_after: None,
+            busy: 0,
+        }
     }
 
     pub(super) fn into_inbound(self) -> Inbound {
@@ -126,14 +136,14 @@ impl Listening {
                     }
                     None => {
                         tracing::info!("a stream that was kept alive fell silent; it is opened anew");
-                        self.state = State::Reconnecting;
+                        self.ended();
                     }
                 },
-                State::Reconnecting => {
-                    if let Err(error) = self.reconnect().await {
-                        return Some(Err(error));
-                    }
-                }
+                State::Closed => match self.open().await {
+                    Ok(None) => {}
+                    Ok(Some(why)) => return Some(Ok(Heard::NoStream(why))),
+                    Err(error) => return Some(Err(error)),
+                },
                 State::NotOffered => std::future::pending().await,
                 State::Over => return None,
             }
@@ -148,41 +158,124 @@ impl Listening {
             Some(Err(SseError::TooLarge { cap, answers, .. })) => {
                 return Some(Heard::TooLarge { answers, limit: cap });
             }
-            Some(Err(SseError::Body(_))) | None => self.state = State::Reconnecting,
+            Some(Err(SseError::Body(_))) | None => self.ended(),
         }
         None
     }
 
     fn take(&mut self, event: SseEvent) -> Heard {
-        self.idle_reconnects = 0;
         if event.id.is_some() {
             self.last_id = event.id;
         }
-        if event.name.is_some() || event.data.is_empty() { Heard::Alive } else { Heard::Message(event.data) }
+        if event.name.is_some() || event.data.is_empty() {
+            return Heard::Alive;
+        }
+        self.is_polled = true;
+        Heard::Message(event.data)
     }
 
-    async fn reconnect(&mut self) -> Result<(), SendError> {
-        let base = self.retry.unwrap_or(PAUSE);
-        let grown = base.saturating_mul(1 << self.idle_reconnects.min(6)).min(MAX_PAUSE.max(base));
-        self.idle_reconnects += 1;
-        tokio::time::sleep(jittered(grown)).await;
-        match self.session.open_stream(self.last_id.as_deref()).await {
-            Ok(events) => {
-                self.failures = 0;
+    fn ended(&mut self) {
+        self.state = State::Closed;
+        let is_steady = self.opened.is_some_and(|at| clock::now().saturating_duration_since(at) >= STEADY);
+        self.short_lived = if is_steady { 0 } else { self.short_lived.saturating_add(1) };
+    }
+
+    /// Opens it after its pause; says why there is none now.
+    async fn open(&mut self) -> Result<Option<String>, SendError> {
+        tokio::time::sleep(self.pause()).await;
+        let opening = tokio::time::timeout(HEADERS, self.session.open_stream(self.last_id.as_deref())).await;
+        let late = || Opening::Refused("its headers did not come".to_owned(), None);
+        let why = match opening.unwrap_or_else(|_| Ok(late())) {
+            Ok(Opening::Open(events)) => {
+                (self.refusals, self.busy, self.retry_after, self.is_polled) = (0, 0, None, false);
+                self.opened = Some(clock::now());
                 // A new stream may be kept alive by somebody else, or not at all.
                 self.rhythm = Rhythm::new(self.session.patience(), clock::now());
-                self.state = events.map_or(State::NotOffered, State::Open);
-                Ok(())
+                self.state = State::Open(events);
+                None
             }
-            // What we lack ourselves says nothing about the session.
-            Err(SendError { cause: Cause::Descriptors, .. }) => Ok(()),
-            Err(error) if may_pass(&error) && self.failures + 1 < MAX_FAILURES => {
-                self.failures += 1;
-                Ok(())
+            Ok(Opening::Never) => {
+                self.state = State::NotOffered;
+                None
             }
-            Err(error) => Err(error),
+            Ok(Opening::Refused(why, retry_after)) => {
+                self.refusals = self.refusals.saturating_add(1);
+                self.retry_after = retry_after;
+                Some(why)
+            }
+            Err(error) if self.is_decisive(&error.cause) => return Err(error),
+            // What we lack ourselves says nothing about the server.
+            Err(SendError { cause: Cause::Descriptors, .. }) => {
+                self.refusals = self.refusals.saturating_add(1);
+                return Ok(None);
+            }
+            Err(error) => {
+                self.refusals = self.refusals.saturating_add(1);
+                let is_busy = error.refusal().is_some_and(|refusal| refusal.status == 409);
+                self.busy = if is_busy { self.busy.saturating_add(1) } else { 0 };
+                if self.busy >= BUSY_ATTEMPTS && self.opened.is_some() {
+                    let why = Cause::Timeout("waiting for an older stream of this session to end");
+                    return Err(SendError::refused(why));
+                }
+                self.retry_after = error.refusal().and_then(|refusal| refusal.retry_after);
+                Some(error.to_string())
+            }
+        };
+        self.session.settle();
+        Ok(why)
+    }
+
+    fn pause(&self) -> Duration {
+        if self.refusals > 0 {
+            let named = self.retry_after.unwrap_or_default().min(MAX_PAUSE_REFUSED);
+            let most = if self.busy > 0 { MAX_PAUSE } else { MAX_PAUSE_REFUSED };
+            return jittered(grown(PAUSE, self.refusals - 1, most).max(named));
+        }
+        if self.opened.is_none() {
+            return Duration::ZERO;
+        }
+        let most = if self.is_polled { MAX_PAUSE_POLLED } else { MAX_PAUSE };
+        jittered(grown(self.retry.unwrap_or(PAUSE).max(PAUSE), self.short_lived.saturating_sub(1), most))
+    }
+
+    /// Whether the session is over. One whose server never had the stream open may be served elsewhere than it is.
+    fn is_decisive(&self, cause: &Cause) -> bool {
+        match cause {
+            Cause::Connect(_) | Cause::Tls(_) | Cause::Closed(_) => true,
+            Cause::SessionLost(_) | Cause::WrongVersion(_) => self.opened.is_some(),
+            _ => false,
         }
     }
+}
+
+impl Session {
+    /// Asks for the stream.
+    async fn open_stream(&self, last_id: Option<&str>) -> Result<Opening, SendError> {
+        let reply = self.request(Method::GET, last_id, Bytes::new()).await?;
+        let status = reply.status();
+        match (status, reply.content()) {
+            (200..=299, Content::Events) => Ok(Opening::Open(reply.events(self.max_message()))),
+            (200..=299, Content::Json | Content::Other) => {
+                reply.drain().await;
+                Ok(Opening::Refused(format!("GET was answered {status}, and with no stream of events"), None))
+            }
+            (405, _) => {
+                reply.drain().await;
+                Ok(Opening::Never)
+            }
+            (_, _) => Err(reply.refusal(Asked::Listen).await.0),
+        }
+    }
+}
+
+/// Doubled so often, up to the most, but no shorter than it was.
+pub(super) fn grown(pause: Duration, times: u32, most: Duration) -> Duration {
+    pause.saturating_mul(2_u32.saturating_pow(times.min(16))).min(most.max(pause))
+}
+
+/// Many sessions lose their streams at the same moment; they must not all come back at the same one.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(1.0..1.25))
 }
 
 /// The next item of a stream; nothing, if it is longer overdue than it may be.
@@ -190,28 +283,5 @@ async fn in_time(events: &mut Events, rhythm: &Rhythm) -> Option<Item> {
     match rhythm.overdue() {
         Some(due) => tokio::time::timeout_at(clock::at(due), events.next()).await.ok(),
         None => Some(events.next().await),
-    }
-}
-
-pub(super) fn may_pass(error: &SendError) -> bool {
-    match &error.cause {
-        // Waiting for an older stream to end is over: nobody will ever be heard on this session.
-        Cause::Timeout(_) if error.phase == SendPhase::Refused => false,
-        Cause::Broken(_)
-        | Cause::Timeout(_)
-        | Cause::Gateway(_)
-        | Cause::Pressure(_)
-        | Cause::NotInitialized(_)
-        | Cause::Descriptors
-        | Cause::Status(_) => true,
-        Cause::Connect(_)
-        | Cause::Tls(_)
-        | Cause::SessionLost(_)
-        | Cause::Credential(_)
-        | Cause::WrongVersion(_)
-        | Cause::WrongTransport(_)
-        | Cause::TooLarge(_)
-        | Cause::Protocol(_)
-        | Cause::Closed(_) => false,
     }
 }

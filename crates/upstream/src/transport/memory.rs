@@ -229,16 +229,22 @@ impl Outbound for Connection {
 
     fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {
         let session = self.session.clone();
-        let delay = lock(&self.backend.script).listen_delay;
         async move {
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
-            }
             if std::mem::replace(&mut lock(&session.0.state).is_listening, true) {
                 return Err(SendError::not_sent(Cause::Closed("its stream was taken already")));
             }
             let inbound: Inbound = Box::pin(Listening { session, running: FuturesUnordered::new() });
             Ok(inbound)
+        }
+        .boxed()
+    }
+
+    fn listening(&self) -> BoxFuture<'static, ()> {
+        let delay = lock(&self.backend.script).listen_delay;
+        async move {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
         }
         .boxed()
     }

@@ -4,6 +4,7 @@
 //! [`Outbound`] that many callers use at once through `&self`; [`Outbound::listen`] gives the one stream of what
 //! the backend says by itself, which only the session's driver reads.
 
+mod acknowledge;
 mod answered;
 mod auto;
 pub(crate) mod classify;
@@ -35,7 +36,6 @@ use bytes::Bytes;
 use futures::{Stream, future::BoxFuture};
 use mcpool_wire::{Era, Forwarded, Revision};
 
-#[allow(unused_imports, reason = "the readiness ladder asks this about the answers it sees")]
 pub(crate) use self::classify::says_before_initialized;
 pub(crate) use self::stdio::FAREWELL;
 // For the benchmark that guards its linear time.
@@ -82,6 +82,8 @@ pub enum Heard {
     Alive,
     /// Something that is no message, where only messages belong.
     Noise,
+    /// The backend offers no such stream now, for this reason; it is asked again.
+    NoStream(String),
     /// A message larger than the limit was skipped.
     TooLarge {
         /// The request it answered, if it was an answer.
@@ -166,16 +168,26 @@ pub trait Outbound: Send + Sync + 'static {
     /// Tells the transport which revision was agreed: later messages carry it where that revision says so.
     fn agreed(&self, revision: Revision);
 
-    /// Opens (Streamable HTTP: the GET stream) or hands over (HTTP+SSE) the stream of what the backend says by
-    /// itself. Resolves when the backend accepted it, or said that it offers none (then the stream never yields).
-    /// Called once, after `notifications/initialized`.
+    /// Hands over the stream of what the backend says by itself. Over Streamable HTTP it opens itself when it is read:
+    /// a backend need not offer it. Called once, after `notifications/initialized`.
     fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>>;
+
+    /// Resolves when that stream is open, or it is known that there is none now.
+    fn listening(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Sends one message. Nothing happens before the first poll.
     ///
     /// # Cancel safety
     /// Dropping the exchange abandons the answer; the message may have been sent.
     fn send(&self, message: Bytes) -> Exchange;
+
+    /// Sends one message that has no answer, a notification or a response: whatever comes with its acknowledgement is
+    /// not judged. As [`send`](Self::send) otherwise.
+    fn tell(&self, message: Bytes) -> Exchange {
+        self.send(message)
+    }
 
     /// Sends one request that is written in the modern era already, with these headers of it. Only for a transport of
     /// that era.

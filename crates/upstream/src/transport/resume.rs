@@ -14,6 +14,7 @@ use super::{
     Received,
     classify::Asked,
     http::{Content, Events},
+    listening::grown,
     sse_reader::{SseError, SseEvent, SseItem},
     streamable::Session,
 };
@@ -21,10 +22,13 @@ use crate::error::{Cause, SendError, SendPhase};
 
 /// Wait before resuming, where the server names none.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Shortest wait, whatever the server names.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait between polls of a call that runs, where the server names no longer one. How long it is polled is
+/// bounded by the call's own time.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// Attempts that bring no event, in a row.
 const MAX_FAILURES: u32 = 5;
-/// Resumptions of one call; at the usual pause of seconds, more than a call may last.
-const MAX_RESUMES: u32 = 3600;
 
 /// The messages of one answer.
 pub(super) struct Reading {
@@ -34,6 +38,7 @@ pub(super) struct Reading {
     pause: Duration,
     answered: bool,
     failures: u32,
+    /// Resumptions so far.
     resumes: u32,
 }
 
@@ -78,7 +83,7 @@ impl Reading {
                 Some(Err(SseError::Body(_))) if self.can_resume() => self.events = None,
                 None if self.can_resume() => {
                     self.events = None;
-                    return Some(Ok(Received::Paused(self.pause)));
+                    return Some(Ok(Received::Paused(self.next_pause())));
                 }
                 Some(Err(SseError::Body(error))) => return Some(Err(error)),
                 None => return None,
@@ -102,7 +107,7 @@ impl Reading {
     }
 
     fn can_resume(&self) -> bool {
-        self.last_id.is_some() && !self.answered && self.resumes < MAX_RESUMES
+        self.last_id.is_some() && !self.answered
     }
 
     fn is_hopeless(&self, cause: &Cause) -> bool {
@@ -110,9 +115,17 @@ impl Reading {
             || matches!(cause, Cause::SessionLost(_) | Cause::Credential(_) | Cause::WrongTransport(_))
     }
 
+    /// Grows also where events come: a server may end each stream after one.
+    fn next_pause(&self) -> Duration {
+        let pause = self.pause.max(MIN_PAUSE);
+        match self.failures {
+            0 => grown(pause, self.resumes, MAX_PAUSE),
+            failures => pause.saturating_mul(2_u32.saturating_pow(failures)),
+        }
+    }
+
     async fn resume(&mut self) -> Result<Events, SendError> {
-        self.resumes += 1;
-        tokio::time::sleep(self.pause * 2_u32.pow(self.failures)).await;
+        tokio::time::sleep(self.next_pause()).await;
         let reply = self.session.request(Method::GET, self.last_id.as_deref(), Bytes::new()).await?;
         if !reply.is_success() {
             return Err(reply.refusal(Asked::Listen).await.0);
@@ -121,6 +134,7 @@ impl Reading {
             let refusal = reply.refused("no stream to resume".to_owned());
             return Err(SendError::refused(Cause::WrongTransport(refusal)));
         }
+        self.resumes = self.resumes.saturating_add(1);
         Ok(reply.events(self.session.max_message()))
     }
 }

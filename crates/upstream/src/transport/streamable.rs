@@ -19,9 +19,11 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::{HeaderValue, Method};
 use mcpool_wire::{Era, Forwarded, Revision, is_response};
+use tokio::sync::watch;
 
 use super::{
     Exchange, Hail, Inbound, Opened, Outbound, Received, Transport, TransportKind,
+    acknowledge::acknowledgement,
     answered::answers_in,
     classify::Asked,
     http::{Content, Events, Headers, Http, HttpClient, LAST_EVENT_ID, Reply, SESSION_ID, Target},
@@ -32,7 +34,7 @@ use super::{
 };
 use crate::error::{Cause, Refusal, SendError};
 
-/// Messages a server may send before its answer to `initialize`.
+/// Messages before the answer to `initialize` that are kept.
 pub(super) const MAX_EARLY: usize = 64;
 /// Time for a server to notice that a stream was closed.
 const GOODBYE: Duration = Duration::from_millis(100);
@@ -58,6 +60,8 @@ pub(super) struct Session {
     /// Whether a message of the session was taken.
     took_one: AtomicBool,
     early: Mutex<VecDeque<Bytes>>,
+    /// Whether its own stream is open, or known not to be offered now.
+    settled: watch::Sender<bool>,
 }
 
 struct Sender(Arc<Session>);
@@ -112,6 +116,7 @@ async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<
         revision: Mutex::default(),
         took_one: false.into(),
         early: Mutex::new(early),
+        settled: watch::Sender::new(false),
     };
     Ok(Opened {
         kind: TransportKind::Http,
@@ -168,10 +173,7 @@ pub(super) async fn first_answer(
                 if is_response(&event.data) {
                     return Ok(First::Answer(event.data));
                 }
-                if early.len() == MAX_EARLY {
-                    return Err(protocol("too many messages before the answer to initialize"));
-                }
-                early.push_back(event.data);
+                keep_early(early, event.data);
             }
             Ok(_) => {}
             Err(SseError::TooLarge { cap, is_answer: true, .. }) => {
@@ -182,6 +184,14 @@ pub(super) async fn first_answer(
         }
     }
     Err(SendError::maybe_sent(Cause::Broken("the stream ended before initialize was answered".to_owned())))
+}
+
+/// Keeps what a server says before its answer to `initialize`; of very much, the latest.
+pub(super) fn keep_early(early: &mut VecDeque<Bytes>, message: Bytes) {
+    if early.len() == MAX_EARLY {
+        early.pop_front();
+    }
+    early.push_back(message);
 }
 
 pub(super) fn protocol(why: &str) -> SendError {
@@ -198,15 +208,22 @@ impl Outbound for Sender {
         let session = Arc::clone(&self.0);
         async move {
             let early = std::mem::take(&mut *session.early.lock().unwrap_or_else(PoisonError::into_inner));
-            // Without a session there is nobody the backend could say anything to.
-            let events = if session.has_session() { session.open_stream(None).await? } else { None };
-            Ok(Listening::new(session, early, events).into_inbound())
+            Ok(Listening::new(session, early).into_inbound())
         }
         .boxed()
     }
 
+    fn listening(&self) -> BoxFuture<'static, ()> {
+        let mut settled = self.0.settled.subscribe();
+        async move { drop(settled.wait_for(|settled| *settled).await) }.boxed()
+    }
+
     fn send(&self, message: Bytes) -> Exchange {
         Box::pin(stream::unfold(Step::Send(Arc::clone(&self.0), message), Step::next))
+    }
+
+    fn tell(&self, message: Bytes) -> Exchange {
+        acknowledgement(Arc::clone(&self.0), message)
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
@@ -229,6 +246,11 @@ impl Session {
 
     pub(super) fn max_message(&self) -> usize {
         self.http.max_message
+    }
+
+    /// Its own stream is open, or not offered now.
+    pub(super) fn settle(&self) {
+        self.settled.send_replace(true);
     }
 
     /// How much later than usual a sign of life may be.
@@ -275,6 +297,22 @@ impl Session {
         true
     }
 
+    /// Posts one message.
+    pub(super) async fn post(&self, message: Bytes) -> Result<Posted, SendError> {
+        let asked = Asked::Message { has_session: self.has_session() };
+        loop {
+            let reply = self.request(Method::POST, None, message.clone()).await?;
+            if reply.is_success() {
+                self.took_one.store(true, Ordering::Relaxed);
+                return Ok(Posted::Taken(reply));
+            }
+            let answered = answers_in(reply, asked, self.max_message()).await;
+            if !self.agree_anew(&answered) {
+                return answered.map(Posted::Answered);
+            }
+        }
+    }
+
     pub(super) async fn request(
         &self,
         method: Method,
@@ -292,6 +330,14 @@ impl Session {
             }
         }
     }
+}
+
+/// What became of a message that was posted.
+pub(super) enum Posted {
+    /// The backend took it.
+    Taken(Reply),
+    /// It refused it with these messages, one of which is an answer.
+    Answered(Vec<Bytes>),
 }
 
 /// Where an exchange stands.
@@ -332,17 +378,10 @@ impl Step {
     }
 
     async fn send(session: Arc<Session>, message: Bytes) -> Result<Self, SendError> {
-        let (asked, cap) = (Asked::Message { has_session: session.has_session() }, session.max_message());
-        let reply = loop {
-            let reply = session.request(Method::POST, None, message.clone()).await?;
-            if reply.is_success() {
-                session.took_one.store(true, Ordering::Relaxed);
-                break reply;
-            }
-            let answered = answers_in(reply, asked, cap).await;
-            if !session.agree_anew(&answered) {
-                return Ok(Self::Here(answered?.into_iter()));
-            }
+        let cap = session.max_message();
+        let reply = match session.post(message).await? {
+            Posted::Taken(reply) => reply,
+            Posted::Answered(messages) => return Ok(Self::Here(messages.into_iter())),
         };
         match reply.content() {
             Content::Json => Ok(Self::Body(reply, cap)),

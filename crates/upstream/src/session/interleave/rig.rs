@@ -83,6 +83,7 @@ impl Rig {
             reporter: reporter(),
             owner: None,
             modes: Arc::new(ModeBook::new(Arc::new(spec()), reporter())),
+            quirks: Arc::new(crate::quirks::Quirks::new("b".into())),
             place,
         });
         self.pool.add(session.clone());

@@ -1,8 +1,15 @@
 //! The stream of news (`subscriptions/listen`): one per session, kept open over its breaks and over changes of its
 //! filter. A new stream is there before the old one is closed, so that nothing is missed in between; after a break
-//! something may have been, and that is told as a change of everything.
+//! something may have been: lists are compared with what they were, and resources are said to have changed.
+//!
+//! A server need not offer it. Whatever refuses it says that it is not offered now: it is asked for again, after pauses
+//! that grow.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::{
@@ -20,14 +27,18 @@ use super::{
         Heard, Inbound,
         classify::Asked,
         http::{Content, Events},
-        listening::{MAX_FAILURES, MAX_PAUSE, PAUSE, jittered, may_pass, not_offered},
+        listening::{HEADERS, MAX_PAUSE, MAX_PAUSE_REFUSED, PAUSE, STEADY, grown, jittered},
         sse_reader::{SseError, SseItem},
     },
     Session,
     filter::Snapshot,
     flow::{self, Out},
+    lists::Lists,
 };
-use crate::error::{Cause, SendError};
+use crate::{
+    clock,
+    error::{Cause, SendError},
+};
 
 const LISTEN: &str = "subscriptions/listen";
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
@@ -53,42 +64,54 @@ enum Opening {
 struct Listening {
     session: Arc<Session>,
     line: Option<Box<Events>>,
-    opening: Option<BoxFuture<'static, Result<Opening, SendError>>>,
+    /// The attempt under way, and the version of the filter it is for.
+    opening: Option<(u64, BoxFuture<'static, Result<Opening, SendError>>)>,
     /// The filter that is in force, by its version; nothing while a stream is to be opened.
     served: Option<u64>,
     /// A stream broke since the last one that was opened.
     missed: bool,
+    /// When the current stream, or the last one, was opened.
+    opened: Option<Instant>,
+    /// Streams in a row that ended soon.
+    short_lived: u32,
+    /// Refusals in a row.
     failures: u32,
-    /// Openings since the backend last said something.
-    quiet: u32,
+    lists: Lists,
 }
 
 enum Wake {
     Line(Option<Result<SseItem, SseError<SendError>>>),
-    Opened(Result<Opening, SendError>),
+    Opened(u64, Result<Opening, SendError>),
+    Compared(Vec<String>),
     Changed,
 }
 
-/// Opens the first stream and hands over what comes of all of them.
-pub(super) async fn listen(session: Arc<Session>) -> Result<Inbound, SendError> {
-    let first = open(Arc::clone(&session), Duration::ZERO).await?;
-    Ok(flow::told(|out| {
+/// Hands over what comes of all streams; the first one opens itself when it is read.
+pub(super) fn listen(session: Arc<Session>) -> Inbound {
+    flow::told(|out| {
         let listening = Listening {
+            lists: Lists::of(Arc::clone(&session)),
             session,
             line: None,
             opening: None,
             served: None,
             missed: false,
+            opened: None,
+            short_lived: 0,
             failures: 0,
-            quiet: 0,
         };
-        listening.run(first, out)
-    }))
+        listening.run(out)
+    })
 }
 
 /// One attempt, after a pause.
 async fn open(session: Arc<Session>, pause: Duration) -> Result<Opening, SendError> {
     tokio::time::sleep(pause).await;
+    let late = || SendError::refused(Cause::Timeout("the acknowledgement of the stream of news"));
+    tokio::time::timeout(HEADERS, ask(session)).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn ask(session: Arc<Session>) -> Result<Opening, SendError> {
     let Snapshot { version, notifications } = session.filter.snapshot();
     let Some(notifications) = notifications else { return Ok(Opening::Nothing { version }) };
     let params = json!({ "notifications": notifications });
@@ -98,7 +121,7 @@ async fn open(session: Arc<Session>, pause: Duration) -> Result<Opening, SendErr
     if !reply.is_success() {
         let status = reply.status();
         let (error, _) = reply.refusal(Asked::Listen).await;
-        let is_off = not_offered(status, &error.cause);
+        let is_off = is_unknown(status, &error);
         return if is_off { Ok(Opening::NotOffered { version }) } else { Err(error) };
     }
     if reply.content() != Content::Events {
@@ -106,6 +129,12 @@ async fn open(session: Arc<Session>, pause: Duration) -> Result<Opening, SendErr
         return Ok(Opening::NotOffered { version });
     }
     acknowledged(Box::new(reply.events(session.http.max_message)), version).await
+}
+
+/// Whether a refusal says that there is no such thing, rather than not now.
+fn is_unknown(status: u16, error: &SendError) -> bool {
+    let code = error.refusal().and_then(|refusal| refusal.code);
+    matches!(status, 405 | 501) || code == Some(-32601)
 }
 
 /// Waits for the first word of a stream.
@@ -144,26 +173,29 @@ fn agreed(acknowledgement: &[u8]) -> BTreeSet<String> {
 }
 
 impl Listening {
-    async fn run(mut self, first: Opening, out: Out<Heard>) {
+    async fn run(mut self, out: Out<Heard>) {
         let mut changes = self.session.filter.changes();
-        self.opened(first, &out).await;
         loop {
             self.plan();
             let wake = {
                 let line = OptionFuture::from(self.line.as_mut().map(futures::StreamExt::next));
-                let opening = OptionFuture::from(self.opening.as_mut());
+                let opening = OptionFuture::from(
+                    self.opening.as_mut().map(async |(version, opening)| (*version, opening.await)),
+                );
                 tokio::select! {
                     Some(item) = line => Wake::Line(item),
-                    Some(outcome) = opening => Wake::Opened(outcome),
+                    Some((version, outcome)) = opening => Wake::Opened(version, outcome),
+                    changed = self.lists.compared() => Wake::Compared(changed),
                     Ok(()) = changes.changed() => Wake::Changed,
                 }
             };
             match wake {
                 Wake::Changed => {}
                 Wake::Line(item) => self.heard(item, &out).await,
-                Wake::Opened(outcome) => {
+                Wake::Compared(changed) => say_all(changed, &out).await,
+                Wake::Opened(version, outcome) => {
                     self.opening = None;
-                    if let Err(error) = self.settled(outcome, &out).await {
+                    if let Err(error) = self.settled(version, outcome, &out).await {
                         return out.fail(error).await;
                     }
                 }
@@ -173,35 +205,50 @@ impl Listening {
 
     /// Opens a stream where the filter in force is not the one that is wanted.
     fn plan(&mut self) {
-        if self.opening.is_some() || self.served == Some(self.session.filter.version()) {
+        let version = self.session.filter.version();
+        if self.opening.is_some() || self.served == Some(version) {
             return;
         }
-        // A change of the filter is no trouble.
-        let tries = self.failures.max(if self.missed { self.quiet } else { 0 });
-        let pause = match self.missed || self.failures > 0 {
-            true => jittered((PAUSE * (1 << tries.min(6))).min(MAX_PAUSE)),
-            false => Duration::ZERO,
+        let pause = match (self.failures, self.missed) {
+            // A change of the filter is no trouble.
+            (0, false) => Duration::ZERO,
+            (0, true) => jittered(grown(PAUSE, self.short_lived.saturating_sub(1), MAX_PAUSE)),
+            (failures, _) => jittered(grown(PAUSE, failures - 1, MAX_PAUSE_REFUSED)),
         };
-        self.opening = Some(open(Arc::clone(&self.session), pause).boxed());
+        self.opening = Some((version, open(Arc::clone(&self.session), pause).boxed()));
     }
 
     async fn settled(
         &mut self,
+        version: u64,
         outcome: Result<Opening, SendError>,
         out: &Out<Heard>,
     ) -> Result<(), SendError> {
-        match outcome {
+        let error = match outcome {
             Ok(opening) => {
                 self.failures = 0;
                 self.opened(opening, out).await;
-                Ok(())
+                self.session.settle();
+                return Ok(());
             }
-            Err(error) if may_pass(&error) && self.failures + 1 < MAX_FAILURES => {
-                self.failures += 1;
-                Ok(())
-            }
-            Err(error) => Err(error),
+            Err(error) => error,
+        };
+        let is_decisive = match &error.cause {
+            Cause::Connect(_) | Cause::Tls(_) | Cause::Closed(_) => true,
+            Cause::WrongVersion(_) | Cause::SessionLost(_) => self.opened.is_some(),
+            _ => false,
+        };
+        if is_decisive {
+            return Err(error);
         }
+        self.failures = self.failures.saturating_add(1);
+        if !may_pass(&error.cause) {
+            // Who wants to subscribe need not wait for it.
+            self.session.filter.settle(version, BTreeSet::new());
+        }
+        self.session.settle();
+        out.say(Heard::NoStream(error.to_string())).await;
+        Ok(())
     }
 
     async fn opened(&mut self, opening: Opening, out: &Out<Heard>) {
@@ -212,6 +259,7 @@ impl Listening {
                 (version, BTreeSet::new())
             }
             Opening::Open { events, version, uris, early } => {
+                self.opened = Some(clock::now());
                 let old = self.line.replace(events);
                 if let Some(old) = old {
                     drain(old, out).await;
@@ -224,10 +272,11 @@ impl Listening {
         };
         self.served = Some(version);
         self.session.filter.settle(version, uris);
-        if std::mem::take(&mut self.missed) && self.line.is_some() {
-            self.quiet += 1;
-            for change in self.session.filter.missed() {
-                out.say(Heard::Message(Bytes::from(change))).await;
+        if self.line.is_some() {
+            let missed = std::mem::take(&mut self.missed);
+            self.lists.compare(missed);
+            if missed {
+                say_all(self.session.filter.missed(), out).await;
             }
         }
     }
@@ -235,7 +284,6 @@ impl Listening {
     async fn heard(&mut self, item: Option<Result<SseItem, SseError<SendError>>>, out: &Out<Heard>) {
         match item {
             Some(Ok(SseItem::Event(event))) if event.name.is_none() && !event.data.is_empty() => {
-                self.quiet = 0;
                 self.tell(event.data, out).await;
             }
             Some(Ok(SseItem::Event(_) | SseItem::Alive)) => out.say(Heard::Alive).await,
@@ -250,7 +298,10 @@ impl Listening {
     /// Passes on what belongs here, as the other era says it. An answer ends the stream.
     async fn tell(&mut self, message: Bytes, out: &Out<Heard>) {
         match news(&message) {
-            News::Change(change) => out.say(Heard::Message(change)).await,
+            News::Change(change) => {
+                self.lists.changed(&change);
+                out.say(Heard::Message(change)).await;
+            }
             News::Nothing => out.say(Heard::Alive).await,
             News::End => self.lost(),
         }
@@ -260,6 +311,19 @@ impl Listening {
         self.line = None;
         self.served = None;
         self.missed = true;
+        let is_steady = self.opened.is_some_and(|at| clock::now().saturating_duration_since(at) >= STEADY);
+        self.short_lived = if is_steady { 0 } else { self.short_lived.saturating_add(1) };
+    }
+}
+
+/// Whether an attempt may succeed in a moment.
+fn may_pass(cause: &Cause) -> bool {
+    matches!(cause, Cause::Broken(_) | Cause::Timeout(_) | Cause::Gateway(_) | Cause::Pressure(_))
+}
+
+async fn say_all(changes: Vec<String>, out: &Out<Heard>) {
+    for change in changes {
+        out.say(Heard::Message(Bytes::from(change))).await;
     }
 }
 

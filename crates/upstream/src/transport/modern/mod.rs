@@ -15,6 +15,7 @@ mod filter;
 mod flow;
 mod inputs;
 mod listen;
+mod lists;
 mod round;
 mod tools;
 
@@ -31,6 +32,7 @@ use mcpool_wire::{
     modern::{Stamp, encode_header},
 };
 use serde_json::Value;
+use tokio::sync::watch;
 
 use self::{filter::Filter, inputs::Inputs, tools::Tools};
 use super::{
@@ -67,6 +69,8 @@ struct Session {
     inputs: Inputs,
     filter: Filter,
     last_id: AtomicU64,
+    /// Whether the stream of news is open, or known not to be offered now.
+    settled: watch::Sender<bool>,
 }
 
 /// What the handshake of the other era would have said of the agents, for every envelope.
@@ -100,7 +104,12 @@ impl Outbound for Sender {
     }
 
     fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {
-        listen::listen(Arc::clone(&self.0)).boxed()
+        futures::future::ready(Ok(listen::listen(Arc::clone(&self.0)))).boxed()
+    }
+
+    fn listening(&self) -> BoxFuture<'static, ()> {
+        let mut settled = self.0.settled.subscribe();
+        async move { drop(settled.wait_for(|settled| *settled).await) }.boxed()
     }
 
     fn send(&self, message: Bytes) -> Exchange {
@@ -123,6 +132,11 @@ impl Session {
     /// An id nobody used before.
     fn next_id(&self) -> u64 {
         OWN_IDS + self.last_id.fetch_add(1, Ordering::Relaxed) % OWN_IDS
+    }
+
+    /// The stream of news is open, or not offered now.
+    fn settle(&self) {
+        self.settled.send_replace(true);
     }
 
     /// What a request carries besides its own headers.

@@ -27,6 +27,21 @@ async fn open(url: &str, choice: TransportChoice) -> (Opened, Inbound) {
     (opened, inbound)
 }
 
+/// The same, once the session's own stream is open.
+async fn open_with_stream(url: &str) -> (Opened, Inbound) {
+    let (opened, mut inbound) = open(url, TransportChoice::Auto).await;
+    let reading = async {
+        loop {
+            next(&mut inbound).await.unwrap().unwrap();
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        () = within(opened.outbound.listening()) => {}
+    }
+    (opened, inbound)
+}
+
 /// The message with this text, from the exchange or the stream.
 async fn answer(opened: &Opened, inbound: &mut Inbound, call: Bytes, text: &str) -> Bytes {
     let mut found = messages(opened.outbound.send(call)).await;
@@ -98,7 +113,7 @@ async fn a_full_server_is_pressure_and_no_outage() {
 async fn a_call_whose_stream_is_cut_after_priming_is_answered_and_executed_once() {
     let script = Script { prime: Some(Prime { retry_ms: 10 }), answer: Shape::Sse, ..Script::default() };
     let server = backend(script).await;
-    let (opened, _inbound) = open(&server.url_http(), TransportChoice::Http).await;
+    let (opened, _inbound) = open_with_stream(&server.url_http()).await;
     server.set_fault(Fault::once(Stage::Call, FaultKind::CutAt(5)));
     let items = all(opened.outbound.send(tool(1, "add", r#"{"nonce":"n"}"#))).await;
     // Whether this backend can replay or not: never a silent end, and never a second execution.
@@ -116,7 +131,7 @@ async fn a_call_whose_stream_is_cut_after_priming_is_answered_and_executed_once(
 async fn a_restart_ends_the_streams_and_the_next_connect_works() {
     let server = backend(Script::default()).await;
     for url in [server.url_sse(), server.url_http()] {
-        let (opened, mut inbound) = open(&url, TransportChoice::Auto).await;
+        let (opened, mut inbound) = open_with_stream(&url).await;
         server.restart().await.unwrap();
         let error = hear(&mut inbound).await.unwrap().unwrap_err();
         assert!(matches!(error.cause, Cause::Broken(_) | Cause::SessionLost(_)), "{error}");

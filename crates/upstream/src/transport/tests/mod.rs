@@ -8,6 +8,7 @@ mod cookies;
 mod dialects;
 mod http;
 mod interim;
+mod listening;
 mod memory;
 mod modern;
 mod opening;
@@ -244,7 +245,7 @@ pub(super) async fn messages(exchange: Exchange) -> Vec<Bytes> {
 pub(super) async fn hear(inbound: &mut Inbound) -> Option<Result<Bytes, SendError>> {
     loop {
         match within(inbound.next()).await {
-            Some(Ok(Heard::Alive | Heard::Noise | Heard::TooLarge { .. })) => {}
+            Some(Ok(Heard::Alive | Heard::Noise | Heard::NoStream(_) | Heard::TooLarge { .. })) => {}
             Some(Ok(Heard::Message(message))) => return Some(Ok(message)),
             Some(Err(error)) => return Some(Err(error)),
             None => return None,

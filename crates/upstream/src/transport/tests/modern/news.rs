@@ -1,16 +1,29 @@
 //! The stream of news: its filter, its breaks, and a server that has none.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 
 /// Streams of news as the server sees them: the filter, and where to write.
 type Lines = Arc<Mutex<Vec<(Value, mpsc::Sender<String>)>>>;
 
 async fn newsroom() -> (Server, Lines) {
-    let lines = Lines::default();
-    let open = Arc::clone(&lines);
+    let (server, lines, _) = newsroom_with_tools().await;
+    (server, lines)
+}
+
+/// The third is how many tools there are.
+async fn newsroom_with_tools() -> (Server, Lines, Arc<AtomicUsize>) {
+    let (lines, tools) = (Lines::default(), Arc::new(AtomicUsize::new(1)));
+    let (open, listed) = (Arc::clone(&lines), Arc::clone(&tools));
     let server = server(move |_, message| {
-        let open = Arc::clone(&open);
+        let (open, listed) = (Arc::clone(&open), Arc::clone(&listed));
         async move {
+            if message["method"] == "tools/list" {
+                let tools: Vec<Value> =
+                    (0..listed.load(Ordering::SeqCst)).map(|n| json!({ "name": format!("t{n}") })).collect();
+                return result(&message, json!({ "resultType": "complete", "tools": tools }));
+            }
             let mut wanted = message["params"]["notifications"].clone();
             // One resource is not offered.
             if let Some(uris) = wanted["resourceSubscriptions"].as_array_mut() {
@@ -25,7 +38,7 @@ async fn newsroom() -> (Server, Lines) {
         }
     })
     .await;
-    (server, lines)
+    (server, lines, tools)
 }
 
 fn update(uri: &str) -> String {
@@ -48,6 +61,7 @@ async fn news_come_on_one_stream_whose_filter_follows_what_is_subscribed_to() {
         rx
     };
     let mut heard = heard;
+    within(opened.outbound.listening()).await;
     let line = |at: usize| lines.lock().unwrap()[at].clone();
     assert_eq!(line(0).0, json!({ "toolsListChanged": true }), "what is promised");
     line(0)
@@ -83,21 +97,35 @@ async fn news_come_on_one_stream_whose_filter_follows_what_is_subscribed_to() {
     within(newest()).await;
 }
 
+/// How often the server was asked for a method.
+fn asked(server: &Server, method: &str) -> usize {
+    bodies(server).iter().filter(|(_, body)| body["method"] == method).count()
+}
+
+/// Reads on until the server was asked for its tools that often.
+async fn read_until_listed(server: &Server, inbound: &mut Inbound, times: usize) {
+    while asked(server, "tools/list") < times {
+        if let Ok(Some(heard)) = tokio::time::timeout(Duration::from_millis(10), inbound.next()).await {
+            assert_eq!(heard.unwrap(), Heard::Alive);
+        }
+    }
+}
+
 #[tokio::test]
-async fn a_stream_that_broke_is_opened_again_and_what_was_missed_is_told() {
-    let (server, lines) = newsroom().await;
+async fn after_a_break_what_changed_is_told_and_nothing_else() {
+    let (server, lines, tools) = newsroom_with_tools().await;
     let opened = open(&server).await;
     let mut inbound = within(opened.outbound.listen()).await.unwrap();
-    for round in 1..=2 {
-        // Dropping the sender ends the stream.
-        lines.lock().unwrap().last_mut().unwrap().1 = mpsc::channel(1).0;
-        let change: Value = serde_json::from_slice(&hear(&mut inbound).await.unwrap().unwrap()).unwrap();
-        assert_eq!(
-            change["method"], "notifications/tools/list_changed",
-            "something may have changed meanwhile"
-        );
-        assert_eq!(lines.lock().unwrap().len(), 1 + round);
-    }
+    within(read_until_listed(&server, &mut inbound, 1)).await;
+    // Dropping the sender ends the stream.
+    let breaks = || lines.lock().unwrap().last_mut().unwrap().1 = mpsc::channel(1).0;
+    breaks();
+    within(read_until_listed(&server, &mut inbound, 2)).await;
+    tools.store(2, Ordering::SeqCst);
+    breaks();
+    let change: Value = serde_json::from_slice(&hear(&mut inbound).await.unwrap().unwrap()).unwrap();
+    assert_eq!(change["method"], "notifications/tools/list_changed");
+    assert_eq!(lines.lock().unwrap().len(), 3);
     server.kill();
     let lost = loop {
         if let Err(error) = hear(&mut inbound).await.unwrap() {
@@ -105,6 +133,53 @@ async fn a_stream_that_broke_is_opened_again_and_what_was_missed_is_told() {
         }
     };
     assert!(matches!(lost.cause, Cause::Connect(_)), "nobody is there any more: {lost}");
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_at_once_is_asked_for_with_growing_pauses() {
+    let server = server(|_, message| async move {
+        match message["method"].as_str() {
+            Some("subscriptions/listen") => {
+                let ack = json!({ "jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": {} });
+                let end = json!({ "jsonrpc": "2.0", "id": message["id"], "result": { "resultType": "complete" } });
+                Answer::new(200, "text/event-stream", event(&ack) + &event(&end))
+            }
+            _ => result(&message, json!({ "resultType": "complete", "tools": [] })),
+        }
+    })
+    .await;
+    let opened = open(&server).await;
+    let mut inbound = within(opened.outbound.listen()).await.unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(2), hear(&mut inbound)).await;
+    assert!(told.is_err(), "nothing changed: {told:?}");
+    let times = asked(&server, "subscriptions/listen");
+    assert!((2..=6).contains(&times), "{times} in 2 s");
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_asked_for_again_and_everything_else_works() {
+    for status in [401, 403, 404, 429, 500, 503] {
+        let server = server(move |seen, message| async move {
+            match message["method"].as_str() {
+                Some("subscriptions/listen") if seen.number == 1 => Answer::status(status),
+                Some("subscriptions/listen") => {
+                    let ack = json!({ "jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": {} });
+                    let change = json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": {} });
+                    Answer::new(200, "text/event-stream", event(&ack) + &event(&change))
+                }
+                _ => result(&message, json!({ "resultType": "complete", "tools": [] })),
+            }
+        })
+        .await;
+        let opened = open(&server).await;
+        let mut inbound = within(opened.outbound.listen()).await.unwrap();
+        let refused = next(&mut inbound).await.unwrap().unwrap();
+        assert!(matches!(refused, Heard::NoStream(_)), "{status}: {refused:?}");
+        within(opened.outbound.listening()).await;
+        let change = hear(&mut inbound).await.unwrap().unwrap();
+        let change: Value = serde_json::from_slice(&change).unwrap();
+        assert_eq!(change["method"], "notifications/tools/list_changed", "{status}");
+    }
 }
 
 #[tokio::test]
