@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::raw::{Reply, Server};
 use crate::{
-    lab::{Lab, Wish},
+    lab::{Lab, Wish, now},
     rig::{Rig, Wanted},
     wires::{agent, said},
 };
@@ -149,6 +149,20 @@ async fn pages_are_walked_once_whatever_their_cursors_say() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn sessions_that_end_as_soon_as_they_are_ready_are_opened_with_growing_pauses() {
+    let memory = Memory::new(|turn: Turn| async move {
+        if turn.method() == Some(Method::ToolsList) {
+            turn.session.end();
+        }
+        turn.reply().into_iter().collect()
+    });
+    let lab = Lab::start(memory, warm());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let opened = lab.memory.sessions().len();
+    assert!((5..=25).contains(&opened), "{opened} in a minute");
+}
+
 /// Shared, with a session kept warm.
 fn warm() -> Wish {
     let limits = Limits { min_idle: 1, ..Limits::default() };
@@ -219,11 +233,6 @@ async fn a_proxy_with_nothing_behind_it_does_not_close_the_circuit() {
     lab.memory.is_back();
     tokio::time::sleep(Duration::from_secs(70)).await;
     agent.run("echo", &json!({})).await.expect("it is back");
-}
-
-#[expect(clippy::disallowed_methods, reason = "the edge where a test's paused clock is read")]
-fn now() -> std::time::Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 /// An agent is served by this server at once, over one session.

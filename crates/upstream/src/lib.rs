@@ -12,6 +12,7 @@ mod catalog;
 mod clock;
 mod config;
 pub mod descriptors;
+mod early_ends;
 mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

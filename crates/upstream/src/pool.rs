@@ -25,6 +25,7 @@ pub use self::seat::Seat;
 
 use crate::{
     catalog::Catalog,
+    early_ends::EarlyEnds,
     merged::Merged,
     observe::Mode,
     room::{Lane, Need},
@@ -62,6 +63,7 @@ pub(crate) struct Pool {
     pub(crate) greeting: AtomicUsize,
     /// What is wrong with it, if something is.
     pub(crate) plight: Plight,
+    pub(crate) early_ends: EarlyEnds,
     /// Nothing is sent before this moment: the backend asked for it.
     paused: std::sync::Mutex<Option<Instant>>,
     /// The session that was last lost, by its epoch.
@@ -79,6 +81,7 @@ impl Pool {
             opening: AtomicUsize::new(0),
             greeting: AtomicUsize::new(0),
             plight: Plight::default(),
+            early_ends: EarlyEnds::default(),
             paused: std::sync::Mutex::default(),
             last_lost: AtomicU64::new(0),
             sessions: Mutex::default(),

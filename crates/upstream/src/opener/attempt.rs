@@ -212,6 +212,9 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
         // A ladder that was not climbed is reported as a failed opening, not as a second incident.
         return;
     }
+    if reason.is_gone() {
+        pool.early_ends.ended(session.age(), session.has_served(), clock::now());
+    }
     let incident = match reason {
         _ if session.is_parked() => None,
         CloseReason::Broken => Some(error.as_ref().and_then(|e| e.cause.incident()).unwrap_or("broken")),

@@ -68,7 +68,9 @@ impl Opener {
     /// Until when no session of this pool is opened for this reason.
     pub(super) fn paused_until(&self, pool: &Pool, reason: OpenReason) -> Option<Instant> {
         let pause = if self.backend.has_keys() { pool.plight.pause() } else { self.pause };
-        pause?.until(reason, self.backend.gate.wants_probe(clock::now()))
+        let after_failure =
+            pause.and_then(|pause| pause.until(reason, self.backend.gate.wants_probe(clock::now())));
+        after_failure.max(pool.early_ends.until())
     }
 
     /// Whether its pause is over; else it is looked at again then.

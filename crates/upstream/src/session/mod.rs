@@ -77,6 +77,8 @@ pub(crate) struct Session {
     probe: std::sync::atomic::AtomicU8,
     /// Every rung of its ladder was reached.
     proven: AtomicBool,
+    /// A call of an agent was answered on it.
+    has_served: std::sync::atomic::AtomicBool,
     /// Nanoseconds after `opened` at which the session was last lent, last heard of, and last called a tool (0: never).
     last_used: AtomicU64,
     last_heard: AtomicU64,
@@ -168,6 +170,7 @@ impl Session {
             standing: AtomicU8::new(Standing::Initializing as u8),
             probe: (probe::ProbeWith::Ping as u8).into(),
             proven: AtomicBool::new(false),
+            has_served: false.into(),
             last_used: AtomicU64::new(0),
             last_heard: AtomicU64::new(0),
             last_tool: AtomicU64::new(0),
@@ -286,6 +289,7 @@ impl Session {
             self.last_tool.store(self.nanos().max(1), Ordering::Relaxed);
         }
         if outcome.is_ok() {
+            self.has_served.store(true, Ordering::Relaxed);
             call.trace.mark_answered(ended);
             self.reporter.on(Event::Answered {
                 epoch: self.epoch,
@@ -349,6 +353,10 @@ impl Session {
     /// Whether its handshake went through: then its end is an event of its own.
     pub(crate) fn was_proven(&self) -> bool {
         self.proven.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn has_served(&self) -> bool {
+        self.has_served.load(Ordering::Relaxed)
     }
 
     pub(crate) fn status(&self, now: Instant) -> SessionStatus {

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use mcpool_wire::{Answer, Method};
 
 use super::{Session, ladder::Listed};
@@ -28,17 +28,16 @@ pub(crate) struct ToolReader {
     session: Arc<Session>,
     catalog: Arc<Catalog>,
     patterns: Vec<String>,
-    next: Next,
+    /// The page that is to come.
+    next: Option<Coming>,
     /// Cursors that were followed: one that comes again leads nowhere.
     followed: HashSet<String>,
     fits: bool,
 }
 
-enum Next {
-    /// The first page.
-    Late(BoxFuture<'static, Result<Answer, SendError>>),
-    Page(String),
-    Over,
+struct Coming {
+    page: BoxFuture<'static, Result<Answer, SendError>>,
+    is_first: bool,
 }
 
 impl ToolReader {
@@ -52,16 +51,16 @@ impl ToolReader {
             session,
             catalog,
             patterns: patterns.to_vec(),
-            next: Next::Over,
+            next: None,
             followed: HashSet::new(),
             fits: false,
         };
         match listed {
-            Listed::Nothing => {}
             // A server without tools has none that fits.
-            Listed::Refused => reader.fits = !patterns.is_empty(),
+            Listed::Nothing => {}
+            Listed::Refused => reader.cannot_say(),
             Listed::Here(page) => reader.take(&page, true),
-            Listed::Late(page) => reader.next = Next::Late(page),
+            Listed::Late(page) => reader.next = Some(Coming { page, is_first: true }),
         }
         reader
     }
@@ -69,61 +68,69 @@ impl ToolReader {
     /// Whether a tool fits one of the patterns. Where that cannot be found out in time, one does.
     pub(crate) async fn has_pinned_tool(&mut self) -> bool {
         let patience = match (&self.next, self.patterns.is_empty()) {
-            // It was waited for.
-            (Next::Late(_) | Next::Over, true) => return false,
+            // The first page was waited for.
+            (Some(Coming { is_first: true, .. }) | None, true) => return false,
             (_, true) => PATIENCE,
             (_, false) => PATIENCE_PATTERNS,
         };
-        let is_read = tokio::time::timeout(patience, self.run()).await.is_ok();
-        self.fits || !is_read && !self.patterns.is_empty()
+        if tokio::time::timeout(patience, self.run()).await.is_err() {
+            self.cannot_say();
+        }
+        self.fits
     }
 
     /// Reads what is left.
     ///
     /// # Cancel safety
-    /// What was read is kept, but for a page under way, which is asked for again.
+    /// Nothing is lost, and nothing is asked for twice.
     pub(crate) async fn run(&mut self) {
-        loop {
-            let page = match &mut self.next {
-                Next::Over => return,
-                Next::Late(page) => page.await,
-                Next::Page(cursor) => {
-                    let params = serde_json::json!({ "cursor": cursor }).to_string();
-                    self.session.request_own("tools/list", Some(&params)).await
-                }
-            };
-            let is_first = matches!(std::mem::replace(&mut self.next, Next::Over), Next::Late(_));
+        while let Some(coming) = &mut self.next {
+            let (page, is_first) = ((&mut coming.page).await, coming.is_first);
+            self.next = None;
             match page {
                 Ok(page) => self.take(&page, is_first),
-                Err(error) if is_first => {
-                    self.fits |= !self.patterns.is_empty();
-                    self.session.note(Quirk::NoList, &error.to_string());
+                Err(error) => {
+                    self.cannot_say();
+                    if is_first {
+                        self.session.note(Quirk::NoList, &error.to_string());
+                    }
                 }
-                Err(_) => self.fits |= !self.patterns.is_empty(),
             }
         }
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.next, Next::Over)
+        self.next.is_none()
+    }
+
+    /// Where a tool decides on who may share, one that is not known may be it.
+    fn cannot_say(&mut self) {
+        self.fits |= !self.patterns.is_empty();
     }
 
     fn take(&mut self, page: &Answer, is_first: bool) {
         let cursor = self.catalog.learn_tools(page.message.bytes(), is_first);
-        self.fits = self.fits || has_tool_like(&self.patterns, page);
+        match has_tool_like(&self.patterns, page) {
+            Some(fits) => self.fits |= fits,
+            None => self.cannot_say(),
+        }
         // An empty cursor is how some servers write that there is none.
         let cursor = cursor.filter(|cursor| !cursor.is_empty() && self.followed.len() < MAX_PAGES);
-        self.next = match cursor {
-            Some(cursor) if self.followed.insert(cursor.clone()) => Next::Page(cursor),
-            _ => Next::Over,
+        let Some(cursor) = cursor.filter(|cursor| self.followed.insert(cursor.clone())) else { return };
+        let session = self.session.clone();
+        let page = async move {
+            let params = serde_json::json!({ "cursor": cursor }).to_string();
+            session.request_own("tools/list", Some(&params)).await
         };
+        self.next = Some(Coming { page: page.boxed(), is_first: false });
     }
 }
 
-fn has_tool_like(patterns: &[String], page: &Answer) -> bool {
+/// Nothing if the page cannot be read.
+fn has_tool_like(patterns: &[String], page: &Answer) -> Option<bool> {
     if patterns.is_empty() {
-        return false;
+        return Some(false);
     }
-    let names = item_names(&Method::ToolsList, page.message.bytes()).unwrap_or_default();
-    names.iter().any(|name| patterns.iter().any(|pattern| mode::matches(pattern, name)))
+    let names = item_names(&Method::ToolsList, page.message.bytes())?;
+    Some(names.iter().any(|name| patterns.iter().any(|pattern| mode::matches(pattern, name))))
 }
