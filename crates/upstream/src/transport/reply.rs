@@ -19,6 +19,8 @@ use crate::error::{Cause, Refusal, SendError, SendPhase};
 /// What is read of a body nobody wants, so that its connection can be used again.
 const DRAIN_BYTES: usize = 64 * 1024;
 pub(super) const DRAIN_TIME: Duration = Duration::from_secs(2);
+/// How long somebody waits for the end of a body that is of no use but for its connection.
+const UNWANTED_TIME: Duration = Duration::from_millis(250);
 
 /// Some servers write it before JSON, where it means nothing.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -135,7 +137,7 @@ impl Reply {
 
     /// Reads a body nobody wants to its end, so that the connection can be used again. Bounded in size and time.
     pub(super) async fn drain(self) {
-        self.beginning().await;
+        let _ = tokio::time::timeout(UNWANTED_TIME, self.beginning()).await;
     }
 
     /// What a refusal means, and its body.
