@@ -36,7 +36,11 @@ async fn a_cookie_goes_with_every_request_of_its_session_and_with_no_other() {
     let second = transport.connect(hail(INITIALIZE)).await.unwrap();
     for opened in [&first, &second] {
         assert_eq!(messages(opened.outbound.send(CALL.into())).await, [ANSWER]);
-        drop(within(opened.outbound.listen()).await.unwrap());
+        let mut inbound = within(opened.outbound.listen()).await.unwrap();
+        tokio::select! {
+            _ = inbound.next() => {}
+            () = within(opened.outbound.listening()) => {}
+        }
         within(opened.outbound.close()).await;
     }
     let seen = server.seen();
