@@ -94,7 +94,8 @@ impl ToolParams {
         std::str::from_utf8(call).ok().and_then(of).unwrap_or_default()
     }
 
-    /// Whether the headers of a call say what its arguments say: all of them and nothing else, numbers by value.
+    /// Whether the headers of a call say what its arguments say: all of them and nothing else, numbers by value. An
+    /// argument that stands there twice is neither: parsers differ in which one they read.
     ///
     /// # Errors
     /// A sentence that names the header.
@@ -103,7 +104,10 @@ impl ToolParams {
         let value = |all: &[(HeaderName, HeaderValue)], name: &HeaderName| {
             all.iter().find(|(one, _)| one == name).map(|(_, value)| value.clone())
         };
-        for Param { header, is_number, .. } in &self.0 {
+        for Param { header, is_number, path } in &self.0 {
+            if is_doubled(call, path) {
+                return Err(format!("the argument of the header {header} stands in the arguments twice"));
+            }
             let same = match (value(&meant, header), value(sent, header)) {
                 (None, None) => true,
                 (Some(meant), Some(sent)) => means_the_same(&meant, &sent, *is_number),
@@ -175,6 +179,25 @@ impl ToolParams {
         }
         self.0.push(Param { header, path: path.to_vec(), is_number: kind == Some("integer") });
         Ok(())
+    }
+}
+
+/// Whether a name on the way to a marked argument stands in its object twice.
+fn is_doubled(call: &[u8], path: &[String]) -> bool {
+    let names: Vec<&str> =
+        ["params", "arguments"].into_iter().chain(path.iter().map(String::as_str)).collect();
+    std::str::from_utf8(call).is_ok_and(|call| has_double(call, &names))
+}
+
+fn has_double(object: &str, names: &[&str]) -> bool {
+    let (Some(members), Some((name, below))) = (Members::read(object), names.split_first()) else {
+        return false;
+    };
+    let mut found = members.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
+    match (found.next(), found.next()) {
+        (_, Some(_)) => true,
+        (Some(value), None) => has_double(value, below),
+        (None, None) => false,
     }
 }
 

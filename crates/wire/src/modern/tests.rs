@@ -299,6 +299,33 @@ fn headers_and_arguments_are_compared_by_what_they_mean() {
 }
 
 #[test]
+fn an_argument_that_stands_there_twice_is_not_what_its_header_says() {
+    let inner = json!({ "type": "object", "properties": { "s": { "type": "string", "x-mcp-header": "S" } } });
+    let schema = json!({ "properties": { "o": inner, "t": { "type": "string", "x-mcp-header": "T" } } });
+    let marks = ToolParams::read(&schema.to_string()).expect("sound marks");
+    let header = |name: &str, value| {
+        (http::HeaderName::try_from(name).expect("a name"), http::HeaderValue::from_static(value))
+    };
+    let sent = [header("mcp-param-s", "eu"), header("mcp-param-t", "eu")];
+    let fits = |arguments: &str| {
+        let call = format!(r#"{{"params":{{"arguments":{arguments}}}}}"#);
+        marks.check(call.as_bytes(), &sent).is_ok()
+    };
+    assert!(fits(r#"{"o":{"s":"eu","x":1,"x":2},"t":"eu","x":1,"x":1}"#));
+    for arguments in [
+        r#"{"o":{"s":"eu"},"t":"eu","t":"us"}"#,
+        r#"{"o":{"s":"eu"},"t":"eu","\u0074":"eu"}"#,
+        r#"{"o":{"s":"eu","s":"us"},"t":"eu"}"#,
+        r#"{"o":{"s":"eu"},"o":{"s":"us"},"t":"eu"}"#,
+    ] {
+        assert!(!fits(arguments), "{arguments}");
+    }
+    assert!(
+        marks.check(br#"{"params":{"arguments":{"o":{"s":"eu"},"t":"eu"},"arguments":{}}}"#, &sent).is_err()
+    );
+}
+
+#[test]
 fn urls_to_visit_first_are_asked_for_of_who_can_open_them() {
     let error = Bytes::from_static(
         br#"{"jsonrpc":"2.0","id":"i","error":{"code":-32042,"message":"m","data":{"elicitations":[{"mode":"url","elicitationId":"e","url":"https://u","message":"?"}]}}}"#,
