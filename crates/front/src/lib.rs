@@ -73,7 +73,7 @@ pub use observe::{
 };
 pub use route::RESERVED;
 pub use rung::Rung;
-pub use seal::{SessionKey, SessionKeys};
+pub use seal::{SessionKey, SessionKeys, warm_up};
 pub use server::{Drained, FrontSettings, Server};
 pub use session_id::AgentSessionId;
 pub use wall::WallClock;

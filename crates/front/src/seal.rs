@@ -92,6 +92,13 @@ impl SessionKey {
     }
 }
 
+/// Draws the first random bytes, for which the library gathers its entropy: tens of milliseconds, once a process. To be
+/// done before anybody waits for an id.
+pub fn warm_up() {
+    // Without randomness no id can be sealed either, and that is said where one is asked for.
+    let _ = aws_lc_rs::rand::fill(&mut [0; 1]);
+}
+
 impl SessionKeys {
     /// The first of these seals, all of them open.
     #[must_use]

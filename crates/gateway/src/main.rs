@@ -96,6 +96,7 @@ async fn serve(args: ServeArgs) -> ExitCode {
 async fn serve_until_signalled(config: Config, overrides: Overrides) -> Result<ExitCode, String> {
     let deaf = |why: io::Error| format!("cannot listen for signals: {why}");
     let (mut signals, hangups) = (Signals::new().map_err(deaf)?, Hangups::new().map_err(deaf)?);
+    mcpool_front::warm_up();
     let listeners = Listeners::bind(&config)?;
     let (agents, admin) = listeners.addresses().map_err(|why| why.to_string())?;
     let serving = Serving::start(config).await?;
