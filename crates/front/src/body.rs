@@ -52,11 +52,11 @@ enum Next {
     Short,
 }
 
-/// Reads the body of a POST.
+/// Reads the body of a POST. Whoever `expects` to be told before it sends the body is told nothing if it is too large.
 ///
 /// # Errors
 /// The response, when it is too large or does not come.
-pub(crate) async fn receive(common: &Common, payload: Payload) -> Result<Received, Served> {
+pub(crate) async fn receive(common: &Common, payload: Payload, expects: bool) -> Result<Received, Served> {
     let mut reading = Reading {
         common,
         first: Bytes::new(),
@@ -68,7 +68,8 @@ pub(crate) async fn receive(common: &Common, payload: Payload) -> Result<Receive
         payload,
     };
     if reading.payload.size_hint().lower() > common.limits().body_bytes as u64 {
-        return Err(reading.too_large().await);
+        let limit = common.limits().body_bytes;
+        return Err(if expects { too_large(limit) } else { reading.too_large().await });
     }
     loop {
         reading.hold_back().await;
@@ -124,7 +125,11 @@ impl Reading<'_> {
         match frame {
             Ok(Some(Ok(frame))) => Ok(Next::Data(frame.into_data().unwrap_or_default())),
             Ok(None) => Ok(Next::End),
-            Ok(Some(Err(_))) | Err(_) => {
+            Ok(Some(Err(_))) => {
+                let message = "the body ended before it was complete, or its chunks are malformed";
+                Err(Served::refused(StatusCode::BAD_REQUEST, None, -32700, message))
+            }
+            Err(_) => {
                 let message = "the body did not arrive";
                 Err(Served::refused(StatusCode::REQUEST_TIMEOUT, None, -32700, message))
             }
@@ -176,7 +181,11 @@ impl Reading<'_> {
             }
         };
         let _ = tokio::time::timeout(DISCARD, discard).await;
-        let message = format!("the body is larger than {limit} bytes");
-        Served::refused(StatusCode::PAYLOAD_TOO_LARGE, None, -32600, &message)
+        too_large(limit)
     }
+}
+
+fn too_large(limit: usize) -> Served {
+    let message = format!("the body is larger than {limit} bytes");
+    Served::refused(StatusCode::PAYLOAD_TOO_LARGE, None, -32600, &message)
 }

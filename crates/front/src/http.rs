@@ -11,7 +11,9 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
+};
 use hyper::{body::Incoming as Payload, service::Service};
 use mcpool_wire::{Backends, Era, Skim, error_response};
 use serde_json::json;
@@ -120,6 +122,12 @@ fn admit<B: Backends>(
         return Err(Box::new(Served::refused(StatusCode::BAD_REQUEST, None, -32600, &message)));
     }
     let forwarded = &in_force.config.forward_headers;
+    let limit = in_force.config.limits.header_bytes.max(8 << 10);
+    if size_of(parts) > limit {
+        let message = format!("the header is larger than {limit} bytes");
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(Box::new(Served::refused(status, None, -32600, &message)));
+    }
     if parts.headers.contains_key(header::AUTHORIZATION) && !forwarded.contains(&header::AUTHORIZATION) {
         front.common.authorization_ignored();
     }
@@ -139,7 +147,15 @@ async fn post<B: Backends>(
         let message = "Content-Type must be application/json";
         return Served::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, -32600, message).over(transport);
     }
-    let (bytes, charge) = match body::receive(&front.common, payload).await {
+    if let Some(coding) = coding_of(&parts.headers) {
+        let message = format!("a body with Content-Encoding {coding} is not read: send it as it is");
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Served::refused(status, None, -32600, &message)
+            .with(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+            .over(transport);
+    }
+    let expects = parts.headers.contains_key(header::EXPECT);
+    let (bytes, charge) = match body::receive(&front.common, payload, expects).await {
         Ok(Received::Whole(bytes, charge)) => (bytes, charge),
         Ok(Received::Unkept(seen)) => {
             return unkept(front, &parts.headers, name, session, &seen).over(transport);
@@ -269,6 +285,27 @@ pub(crate) fn unknown_backend<B: Backends>(
     why: &str,
 ) -> Served {
     let known: Vec<String> = front.backends.servers().into_iter().map(|entry| entry.name).collect();
+/// Whether the client names event streams among what it takes. Who takes anything may still not read them.
+pub(crate) fn names_events(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut ranges = values.flat_map(|value| value.split(',')).map(|range| range.split(';').next());
+    ranges.any(|range| range.is_some_and(|range| range.trim().eq_ignore_ascii_case("text/event-stream")))
+}
+
+/// What a body was encoded with, if it was.
+fn coding_of(headers: &HeaderMap) -> Option<String> {
+    let all = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut codings = all.flat_map(|value| value.to_str().unwrap_or("?").split(',')).map(str::trim);
+    let coding = codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))?;
+    Some(coding.chars().filter(char::is_ascii_graphic).take(40).collect())
+}
+
+/// Bytes of a header block as they were sent, but for spaces.
+fn size_of(parts: &Parts) -> usize {
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    parts.uri.path_and_query().map_or(0, |uri| uri.as_str().len()) + fields.sum::<usize>()
+}
+
     let mut data = refused_here();
     data["backends"] = known.into();
     Served::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))

@@ -7,6 +7,7 @@ mod credentials;
 mod events;
 mod flood;
 mod guests;
+mod framing;
 mod input;
 mod lifecycle;
 mod limits;
