@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use mcpool_wire::{
-    CallError, Caller, ErrorKind, IdValue, LinkEvent, Message, Outlet, OutletFull, Revision, Target,
+    CallError, Caller, ErrorKind, Executed, IdValue, LinkEvent, Message, Outlet, OutletFull, Revision, Target,
 };
 use tokio::{sync::mpsc, time::Instant};
 
@@ -28,12 +28,13 @@ use crate::{
     common::Common,
     incoming::Parcel,
     observe::{FrontEvent, Gauges, Transport},
-    outbox::{Outbox, Reader, Refused, Stream},
+    outbox::{Outbox, Reader, Refused, Stream, Taken},
     places::Seat,
     principals::{Share, TooMany},
     replay::{EventId, Found, LISTENING, Replay},
     session_id::AgentSessionId,
     sse_body::one_line,
+    unclaimed::Unclaimed,
     weight::Weight,
 };
 
@@ -61,6 +62,7 @@ pub(crate) struct AgentCore {
     /// The streams of calls that cannot be resumed.
     spoken: Mutex<Vec<Weak<Outbox>>>,
     asked: Mutex<Asked>,
+    pub(crate) unclaimed: Unclaimed,
     pub(crate) last_seen: AtomicU64,
     ended: AtomicBool,
     /// There are only so many, in all and of its peer; given back when the session ends, whoever still holds it.
@@ -87,13 +89,17 @@ pub(crate) enum Side<L> {
     Sse { work: mpsc::Sender<Box<Parcel>> },
 }
 
-/// Tells one call that it is to end, and why.
+/// Tells one call that it is to end, and why; and others what was asked.
 #[derive(Default)]
 pub(crate) struct CancelFlag {
     word: AtomicU8,
     waker: AtomicWaker,
     /// Where there is a call to tell of.
     pub(crate) note: OnceLock<CallNote>,
+    /// The request, to know it again.
+    pub(crate) message: Bytes,
+    /// The stream its answer goes to, where its connection does not hold it any more.
+    pub(crate) stream: OnceLock<Weak<Outbox>>,
 }
 
 /// Why a call is to end. The greater word stands.
@@ -114,6 +120,8 @@ pub(crate) enum Resume {
     Stream(Reader),
     /// Nothing: its stream is over and was read, or is forgotten.
     Over,
+    /// Somebody else reads it, and stays.
+    Taken,
     /// No event of this session.
     Unknown,
 }
@@ -122,14 +130,17 @@ pub(crate) enum Resume {
 pub(crate) struct InFlight {
     pub(crate) core: Arc<AgentCore>,
     pub(crate) flag: Arc<CancelFlag>,
-    id: IdValue,
+    pub(crate) id: IdValue,
     since: Instant,
     _share: Option<Share>,
 }
 
 /// Why a request id cannot be used.
 pub(crate) enum Busy {
+    /// Another request runs under it.
     Duplicate,
+    /// The same request runs under it.
+    Repeated,
     /// The agent has this many in flight, and one will end after about this time.
     TooMany(usize, Duration),
     /// Its principal has, over all its agents.
@@ -166,6 +177,7 @@ impl AgentCore {
             joined: AtomicI64::new(0),
             spoken: Mutex::default(),
             asked: Mutex::default(),
+            unclaimed: Unclaimed::default(),
             replay,
             revision: Mutex::default(),
             last_seen: AtomicU64::new(common.millis()),
@@ -175,35 +187,43 @@ impl AgentCore {
         }
     }
 
-    /// Takes a request id for as long as its call runs.
-    pub(crate) fn begin(self: &Arc<Self>, id: &IdValue) -> Result<InFlight, Busy> {
+    /// Takes the id of this request for as long as its call runs.
+    pub(crate) fn begin(self: &Arc<Self>, id: &IdValue, message: &Bytes) -> Result<InFlight, Busy> {
         let limit = self.common.limits().calls_per_agent;
         let mut inflight = lock(&self.inflight);
-        if inflight.contains_key(id) {
-            return Err(Busy::Duplicate);
+        match inflight.get(id) {
+            Some(flag) if flag.message == message => return Err(Busy::Repeated),
+            Some(_) => return Err(Busy::Duplicate),
+            None => {}
         }
         if inflight.len() >= limit {
             return Err(Busy::TooMany(limit, self.common.principals.next_end(limit)));
         }
-        self.enter(&mut inflight, id.clone())
+        self.enter(&mut inflight, id.clone(), message.clone())
+    }
+
+    /// The call that runs for the same request under the same id.
+    pub(crate) fn running(&self, id: &IdValue, message: &Bytes) -> Option<Arc<CancelFlag>> {
+        lock(&self.inflight).get(id).filter(|flag| flag.message == message).cloned()
     }
 
     /// Takes part for as long as one call of a caller without session runs. How many there may be is for its principal
     /// to say: each holds a connection.
     pub(crate) fn join(self: &Arc<Self>) -> Result<InFlight, Busy> {
         let id = IdValue::Num(self.joined.fetch_add(1, Ordering::Relaxed));
-        self.enter(&mut lock(&self.inflight), id)
+        self.enter(&mut lock(&self.inflight), id, Bytes::new())
     }
 
     fn enter(
         self: &Arc<Self>,
         inflight: &mut HashMap<IdValue, Arc<CancelFlag>>,
         id: IdValue,
+        message: Bytes,
     ) -> Result<InFlight, Busy> {
         let share = self.common.principals.take(&self.caller).map_err(|TooMany(limit)| {
             Busy::TooManyOfPrincipal(limit, self.common.principals.next_end(limit))
         })?;
-        let flag = Arc::new(CancelFlag::default());
+        let flag = Arc::new(CancelFlag { message, ..CancelFlag::default() });
         inflight.insert(id.clone(), Arc::clone(&flag));
         Gauges::up(&self.common.gauges.calls, 1);
         Ok(InFlight { core: Arc::clone(self), flag, id, since: Instant::now(), _share: share })
@@ -265,15 +285,18 @@ impl AgentCore {
     pub(crate) fn resume(&self, id: EventId) -> Resume {
         let Some(replay) = &self.replay else { return Resume::Unknown };
         if id.stream == LISTENING {
-            return self.outbox.attach_after(id.seq).map_or(Resume::Unknown, Resume::Stream);
+            return match self.outbox.request(Some(id.seq)) {
+                Ok(reader) => reader.map_or(Resume::Unknown, Resume::Stream),
+                Err(Taken) => Resume::Taken,
+            };
         }
         match replay.find(id.stream) {
             Found::Never => return Resume::Unknown,
-            Found::Live(outbox) => {
-                if let Some(reader) = outbox.attach_after(id.seq) {
-                    return Resume::Stream(reader);
-                }
-            }
+            Found::Live(outbox) => match outbox.request(Some(id.seq)) {
+                Ok(Some(reader)) => return Resume::Stream(reader),
+                Ok(None) => {}
+                Err(Taken) => return Resume::Taken,
+            },
             Found::Over => {}
         }
         let left = replay.after(id);
@@ -451,6 +474,11 @@ impl Busy {
                 ErrorKind::InvalidRequest,
                 "a request with this id is already in flight on this session",
             ),
+            Self::Repeated => CallError::not_sent(
+                ErrorKind::InvalidRequest,
+                "this request is already running: its answer goes to the connection that sent it first",
+            )
+            .executed(Executed::Maybe),
             Self::TooMany(limit, after) => CallError::not_sent(
                 ErrorKind::Overloaded,
                 format!("this agent session already has {limit} requests in flight"),

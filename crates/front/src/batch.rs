@@ -18,9 +18,10 @@ use crate::{
     call_stream::CallStream,
     dispatch::{NoAgent, agent_of, as_stream, stream, take},
     front::Front,
-    http::{accepts, text},
+    http::{accepts, names_events, text},
     incoming::{Body, Incoming, Request, Seen},
     outbox::Outbox,
+    pulse::{Pulse, Unwritten},
     rescue::{Served, refusal},
     restore::Missing,
     running::{Running, hand_over},
@@ -33,8 +34,25 @@ pub(crate) const REPEATED: &str = "this id stands in the batch twice";
 /// The calls of one batch that still run, and the answers there are.
 struct Batch {
     calls: Vec<Running>,
-    answers: Vec<Bytes>,
+    answers: Answers,
     stream: Option<Arc<CallStream>>,
+}
+
+/// Answers that wait for the others of their batch, counted as what their connection is still to take in.
+struct Answers {
+    texts: Vec<Bytes>,
+    unwritten: Unwritten,
+}
+
+impl Answers {
+    fn new(pulse: &Arc<Pulse>) -> Self {
+        Self { texts: Vec::new(), unwritten: pulse.owing() }
+    }
+
+    fn push(&mut self, text: Bytes) {
+        self.unwritten.more(text.len());
+        self.texts.push(text);
+    }
 }
 
 /// Whether this agent may send batches.
@@ -53,6 +71,7 @@ pub(crate) async fn answer<B: Backends>(
     headers: &HeaderMap,
     name: Option<&str>,
     mut messages: Vec<Result<Incoming, DecodeError>>,
+    pulse: &Arc<Pulse>,
 ) -> Served {
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
         let why = "revision 2026-07-28 has no batches: send one message per request";
@@ -72,13 +91,22 @@ pub(crate) async fn answer<B: Backends>(
     let takes_events = accepts(headers, "text/event-stream");
     let takes_json = accepts(headers, "application/json") || !takes_events;
     let stream = takes_events.then(|| CallStream::new(&agent.core, *interactive));
-    let mut batch = Batch { calls: Vec::new(), answers: Vec::new(), stream };
+    let mut batch = Batch { calls: Vec::new(), answers: Answers::new(pulse), stream };
     let wants_answer = batch.start(&agent, link.as_ref(), messages);
-    let said = poll_fn(|cx| batch.poll(cx)).await;
+    let names_events = takes_events && names_events(headers);
+    pulse.watch(names_events.then(|| agent.core.common.times().answer_as_stream));
+    // More than may wait on a stream does not wait for one.
+    let most = agent.core.common.limits().outbound_bytes;
+    let said = poll_fn(|cx| {
+        let said = batch.poll(cx);
+        let wants_stream = pulse.wants_bytes() || batch.answers.unwritten.bytes() > most;
+        if said.is_pending() && names_events && wants_stream { batch.poll_stream(cx) } else { said }
+    })
+    .await;
     if !wants_answer {
         return Served::accepted();
     }
-    batch.serve(&agent.core, said, takes_json).await
+    batch.serve(&agent.core, said, takes_json, pulse).await
 }
 
 impl Batch {
@@ -156,11 +184,20 @@ impl Batch {
         }
     }
 
+    /// Opens the stream before anything is said.
+    fn poll_stream(&self, cx: &mut Context<'_>) -> Poll<Option<Arc<Outbox>>> {
+        let Some(stream) = &self.stream else { return Poll::Pending };
+        stream.begin();
+        stream.poll_opened(cx).map(|outbox| Some(Arc::clone(outbox)))
+    }
+
     fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let answers = &mut self.answers;
         self.calls.retain_mut(|call| match call.poll_end(cx) {
             Poll::Ready(finished) => {
-                answers.extend(finished.body);
+                if let Some(body) = finished.body {
+                    answers.push(body);
+                }
                 false
             }
             Poll::Pending => true,
@@ -168,13 +205,20 @@ impl Batch {
         if self.calls.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    async fn serve(mut self, core: &Arc<AgentCore>, said: Option<Arc<Outbox>>, takes_json: bool) -> Served {
+    async fn serve(
+        mut self,
+        core: &Arc<AgentCore>,
+        said: Option<Arc<Outbox>>,
+        takes_json: bool,
+        pulse: &Arc<Pulse>,
+    ) -> Served {
         if let Some(outbox) = said
             && let Some(reader) = outbox.attach()
         {
-            for answer in self.answers.drain(..) {
+            for answer in self.answers.texts.drain(..) {
                 core.answer_on(&outbox, answer);
             }
+            self.answers.unwritten.less(usize::MAX);
             match hand_over(std::mem::take(&mut self.calls), Some(&outbox)) {
                 Ok(()) => return stream(core, reader),
                 // The adopter is full: what was said waits for the answers.
@@ -182,13 +226,13 @@ impl Batch {
             }
             poll_fn(|cx| self.poll_calls(cx)).await;
         }
-        let answers = std::mem::take(&mut self.answers);
+        let Answers { texts, unwritten } = std::mem::replace(&mut self.answers, Answers::new(pulse));
         let opened = self.stream.as_ref().and_then(|stream| stream.opened()).cloned();
         match opened {
-            None if takes_json && !answers.is_empty() => Served::array(answers),
+            None if takes_json && !texts.is_empty() => Served::array(texts, unwritten),
             // Every request was cancelled: the stream ends without a message.
             None if takes_json => Served::events(AgentBody::empty()),
-            opened => as_stream(core, answers, opened),
+            opened => as_stream(core, texts, opened),
         }
     }
 }

@@ -57,6 +57,12 @@ pub(crate) struct Charge {
     bytes: usize,
 }
 
+/// Bytes of an answer that is on no stream yet; given back when it is dropped.
+pub(crate) struct Awaited {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
 impl Budget {
     pub(crate) fn new(limit: usize, gauges: Arc<Gauges>, observe: Arc<dyn FrontObserve>) -> Arc<Self> {
         gauges.buffered_limit.store(limit, Ordering::Relaxed);
@@ -199,6 +205,23 @@ impl Charge {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         Self { budget: Arc::clone(&self.budget), bytes }
+    }
+}
+
+impl Awaited {
+    pub(crate) fn new(budget: &Arc<Budget>, bytes: usize) -> Self {
+        budget.take(Kept::Outbound, bytes);
+        Self { budget: Arc::clone(budget), bytes }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.budget.give(Kept::Outbound, self.bytes);
     }
 }
 

@@ -55,6 +55,11 @@ impl CallStream {
         self.opened().map_or(Poll::Pending, Poll::Ready)
     }
 
+    /// Opens the stream before anything was said.
+    pub(crate) fn begin(&self) {
+        self.opened.get_or_init(|| Some(self.core.call_outbox()));
+    }
+
     /// The POST is gone before there was a stream: its agent knows none it could resume.
     pub(crate) fn abandon(&self) {
         if let Some(outbox) = self.opened.get_or_init(|| None) {

@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    adopter::Adoptee,
+    adopter::Entry,
     budget::Budget,
     config::{FrontConfig, FrontLimits, FrontTimes},
     hosts::HostPolicy,
@@ -36,7 +36,7 @@ pub(crate) struct Common {
     pub(crate) connections: DashMap<u64, Arc<Pulse>>,
     pub(crate) principals: Arc<Principals>,
     /// Calls whose handler is gone or answers as a stream go here.
-    pub(crate) adopt: mpsc::Sender<Box<Adoptee>>,
+    pub(crate) adopt: mpsc::Sender<Entry>,
     /// Calls that wait for their callers.
     pub(crate) parked: Parked,
     /// Everything ends now.
@@ -73,7 +73,7 @@ impl Common {
         config: FrontConfig,
         observe: Arc<dyn FrontObserve>,
         gauges: Arc<Gauges>,
-        adopt: mpsc::Sender<Box<Adoptee>>,
+        adopt: mpsc::Sender<Entry>,
     ) -> (Self, Option<Keeper>) {
         let age = Age::new(config.sessions.clock.clone(), config.times.session_lifetime);
         gauges.set_limits(&config.limits);

@@ -121,6 +121,9 @@ pub struct FrontTimes {
     pub session_lifetime: Duration,
     /// A silent stream gets a comment this often.
     pub stream_ping: Duration,
+    /// A call that has been silent for this long is answered as a stream, where its agent names event streams among
+    /// what it takes.
+    pub answer_as_stream: Duration,
     /// How soon an agent is told to come back to a stream that broke (2025-11-25).
     pub retry: Duration,
     /// After shutdown began, what has not ended by then is dropped.
@@ -184,6 +187,7 @@ impl Default for FrontTimes {
             agent_idle: Duration::from_secs(30 * 60),
             session_lifetime: Duration::from_secs(7 * 24 * 3_600),
             stream_ping: Duration::from_secs(15),
+            answer_as_stream: Duration::from_secs(15),
             retry: Duration::from_secs(3),
             drain: Duration::from_secs(30),
         }

@@ -6,12 +6,7 @@
 //! A call runs in its handler's future. It moves to the adopter when its answer becomes a stream, so that a peer that
 //! does not read holds up nothing, and when the connection dies, because that is no cancellation.
 
-use std::{
-    future::poll_fn,
-    net::IpAddr,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -22,19 +17,18 @@ use mcpool_wire::{
 
 use crate::{
     agent::{Agent, AgentCore, Resume, Side},
-    budget::Charge,
-    call_stream::CallStream,
+    answer,
     front::{Front, NoPlace},
-    http::{accepts, prefers_events, text, unknown_backend},
+    http::{text, unknown_backend},
     incoming::{Body, Incoming, Request},
     modern::{self, is_modern},
     observe::{AgentEnd, Cause, Transport},
     opening::{self, OpenEnd},
-    outbox::{Outbox, Reader},
+    outbox::{Outbox, Reader, Taken},
+    pulse::Pulse,
     replay::EventId,
     rescue::Served,
     restore::Missing,
-    running::{Finished, Handled, Running},
     seal::Presented,
     session_id::AgentSessionId,
     sse_body::{AgentBody, priming_event},
@@ -49,10 +43,11 @@ pub(crate) async fn message<B: Backends>(
     headers: &HeaderMap,
     name: Option<&str>,
     incoming: Incoming,
+    pulse: &Arc<Pulse>,
 ) -> Served {
     let version = text(headers, "mcp-protocol-version");
     if is_modern(headers, &incoming) {
-        return modern::message(front, peer, headers, name, incoming).await;
+        return modern::message(front, peer, headers, name, incoming, pulse).await;
     }
     if let Some(version) = version.filter(|version| Revision::parse(version).is_none()) {
         return unsupported(version, &incoming);
@@ -81,7 +76,16 @@ pub(crate) async fn message<B: Backends>(
         Body::Request(mut request) => {
             request.caller = Some(caller);
             let message = (incoming.message, incoming.charge);
-            answer(&agent.core, link.as_ref(), *interactive, headers, request, message).await
+            match request.method {
+                Method::Ping => {
+                    Served::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, b"{}"))
+                }
+                Method::Initialize => again(&agent.core, link.as_ref(), headers, &request, &message.0),
+                _ => {
+                    answer::call(&agent.core, link.as_ref(), *interactive, headers, request, message, pulse)
+                        .await
+                }
+            }
         }
         body => {
             take(&agent, link.as_ref(), body, incoming.message);
@@ -140,7 +144,7 @@ fn not_opened<B: Backends>(front: &Front<B>, error: &CallError, target: &Target,
 }
 
 /// A GET that names a session: a stream to take up behind its last event, or else the one for what belongs to no call.
-/// The newest one gets it.
+/// The newest one gets it, and the one before is not let in again while that lasts.
 pub(crate) async fn listen<B: Backends>(
     front: &Arc<Front<B>>,
     peer: IpAddr,
@@ -162,9 +166,11 @@ pub(crate) async fn listen<B: Backends>(
         Resume::Unknown if front.common.is_draining() && agent.core.is_idle() => {
             Served::no_place(None, &front.common.request_id().to_string(), NoPlace::Draining)
         }
-        Resume::Unknown => match agent.core.outbox.attach() {
-            Some(reader) => stream(&agent.core, reader),
-            None => Served::unknown_session(None),
+        Resume::Taken => Served::taken(),
+        Resume::Unknown => match agent.core.outbox.request(None) {
+            Ok(Some(reader)) => stream(&agent.core, reader),
+            Ok(None) => Served::unknown_session(None),
+            Err(Taken) => Served::taken(),
         },
     }
 }
@@ -257,77 +263,6 @@ async fn initialize<B: Backends>(
 /// No session, but a body the agent's SDK shows to its user.
 fn failed(end: &OpenEnd, core: &AgentCore, request: &Request, error: &CallError) -> Served {
     Served::json(StatusCode::OK, Cause::Gateway, end.refused(core, request, error))
-}
-
-async fn answer<L: Link>(
-    core: &Arc<AgentCore>,
-    link: &L,
-    interactive: bool,
-    headers: &HeaderMap,
-    request: Request,
-    (message, charge): (Message, Charge),
-) -> Served {
-    match request.method {
-        Method::Ping => {
-            return Served::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, b"{}"));
-        }
-        Method::Initialize => return again(core, link, headers, &request, &message),
-        _ => {}
-    }
-    let takes_events = accepts(headers, "text/event-stream");
-    let takes_json = accepts(headers, "application/json") || !takes_events;
-    let said = takes_events.then(|| match prefers_events(headers) {
-        true => CallStream::open(core, interactive),
-        false => CallStream::new(core, interactive),
-    });
-    let outlet = said.clone().map(|said| said as Arc<dyn Outlet>);
-    let running = match Running::start(core, link, request, (message, charge), outlet) {
-        Ok(running) => running,
-        Err(refusal) => return Served::json(StatusCode::OK, Cause::Gateway, refusal),
-    };
-    let mut call = Handled::new(running, said.clone());
-    let finished = match poll_fn(|cx| first(&mut call, said.as_deref(), cx)).await {
-        First::End(finished) => finished,
-        First::Part(outbox) => {
-            if let Some(reader) = outbox.attach()
-                && call.hand_over(Some(&outbox))
-            {
-                return stream(core, reader);
-            }
-            // The adopter is full: the parts wait for the answer.
-            poll_fn(|cx| call.poll_end(cx)).await
-        }
-    };
-    match said.as_ref().and_then(|said| said.opened()) {
-        None if takes_json => whole(core, finished),
-        opened => as_stream(core, finished.body, opened.cloned()),
-    }
-}
-
-enum First {
-    Part(Arc<Outbox>),
-    End(Finished),
-}
-
-fn first(call: &mut Handled, said: Option<&CallStream>, cx: &mut Context<'_>) -> Poll<First> {
-    if let Poll::Ready(finished) = call.poll_end(cx) {
-        return Poll::Ready(First::End(finished));
-    }
-    match said {
-        Some(said) => said.poll_opened(cx).map(|outbox| First::Part(Arc::clone(outbox))),
-        None => Poll::Pending,
-    }
-}
-
-/// The answer as one JSON body. A cancelled call has none: its stream ends without a message.
-fn whole(core: &AgentCore, finished: Finished) -> Served {
-    match finished.body {
-        Some(body) => Served::json(StatusCode::OK, finished.cause, body),
-        None => {
-            core.seen();
-            Served::events(AgentBody::empty())
-        }
-    }
 }
 
 /// Answers as the last events of a stream that is complete already.

@@ -53,9 +53,11 @@ impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
     fn call(&self, request: Request<Payload>) -> Self::Future {
         let busy = self.pulse.busy();
         let front = Arc::clone(&self.front);
-        let peer = self.peer;
+        let (peer, pulse) = (self.peer, Arc::clone(&self.pulse));
         Box::pin(async move {
-            let Served { response, cause, transport } = serve(&front, peer, request).await;
+            let (parts, payload) = request.into_parts();
+            let served = serve(&front, peer, &parts, payload, &pulse).await;
+            let Served { response, cause, transport } = served;
             let code = response.status().as_u16();
             front.common.emit(&FrontEvent::Responded { transport, code, cause });
             Ok(response.map(|body| body.holding(busy)))
@@ -63,16 +65,21 @@ impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
     }
 }
 
-async fn serve<B: Backends>(front: &Arc<Front<B>>, peer: SocketAddr, request: Request<Payload>) -> Served {
-    let (parts, payload) = request.into_parts();
+async fn serve<B: Backends>(
+    front: &Arc<Front<B>>,
+    peer: SocketAddr,
+    parts: &Parts,
+    payload: Payload,
+    pulse: &Arc<Pulse>,
+) -> Served {
     let route = Route::of(parts.uri.path());
-    if let Err(refused) = admit(front, peer, &route, &parts) {
+    if let Err(refused) = admit(front, peer, &route, parts) {
         return *refused;
     }
     match route {
         Route::Agent(name) => match parts.method {
-            Method::POST => post(front, peer.ip(), &parts, name, payload).await,
-            Method::GET => get(front, peer.ip(), &parts, name).await,
+            Method::POST => post(front, peer.ip(), parts, name, payload, pulse).await,
+            Method::GET => get(front, peer.ip(), parts, name).await,
             Method::DELETE => dispatch::delete(front, &parts.headers, name).await,
             _ => Served::method_not_allowed("GET, POST, DELETE"),
         },
@@ -101,6 +108,12 @@ fn admit<B: Backends>(
     parts: &Parts,
 ) -> Result<(), Box<Served>> {
     let in_force = front.common.in_force();
+    let limit = in_force.config.limits.header_bytes.max(8 << 10);
+    if size_of(parts) > limit {
+        let message = format!("the header is larger than {limit} bytes");
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(Box::new(Served::refused(status, None, -32600, &message)));
+    }
     let hosts = &in_force.hosts;
     let checked = hosts
         .check_peer(peer)
@@ -122,12 +135,6 @@ fn admit<B: Backends>(
         return Err(Box::new(Served::refused(StatusCode::BAD_REQUEST, None, -32600, &message)));
     }
     let forwarded = &in_force.config.forward_headers;
-    let limit = in_force.config.limits.header_bytes.max(8 << 10);
-    if size_of(parts) > limit {
-        let message = format!("the header is larger than {limit} bytes");
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Err(Box::new(Served::refused(status, None, -32600, &message)));
-    }
     if parts.headers.contains_key(header::AUTHORIZATION) && !forwarded.contains(&header::AUTHORIZATION) {
         front.common.authorization_ignored();
     }
@@ -140,6 +147,7 @@ async fn post<B: Backends>(
     parts: &Parts,
     name: Option<&str>,
     payload: Payload,
+    pulse: &Arc<Pulse>,
 ) -> Served {
     let session = session_of(parts.uri.query());
     let transport = if session.is_some() { Transport::Sse } else { Transport::Http };
@@ -167,10 +175,10 @@ async fn post<B: Backends>(
         (None, Err(error)) => Served::undecodable(&error),
         (Some(session), Ok(parcel)) => legacy::parcel(front, &parts.headers, name, session, parcel).await,
         (None, Ok(Parcel::One(incoming))) => {
-            dispatch::message(front, peer, &parts.headers, name, incoming).await
+            dispatch::message(front, peer, &parts.headers, name, incoming, pulse).await
         }
         (None, Ok(Parcel::Many(messages))) => {
-            batch::answer(front, peer, &parts.headers, name, messages).await
+            batch::answer(front, peer, &parts.headers, name, messages, pulse).await
         }
     }
     .over(transport)
@@ -263,6 +271,27 @@ pub(crate) fn prefers_events(headers: &HeaderMap) -> bool {
     wish("text/event-stream") > wish("application/json")
 }
 
+/// Whether the client names event streams among what it takes. Who takes anything may still not read them.
+pub(crate) fn names_events(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut ranges = values.flat_map(|value| value.split(',')).map(|range| range.split(';').next());
+    ranges.any(|range| range.is_some_and(|range| range.trim().eq_ignore_ascii_case("text/event-stream")))
+}
+
+/// What a body was encoded with, if it was.
+fn coding_of(headers: &HeaderMap) -> Option<String> {
+    let all = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut codings = all.flat_map(|value| value.to_str().unwrap_or("?").split(',')).map(str::trim);
+    let coding = codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))?;
+    Some(coding.chars().filter(char::is_ascii_graphic).take(40).collect())
+}
+
+/// Bytes of a header block as they were sent, but for spaces.
+fn size_of(parts: &Parts) -> usize {
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    parts.uri.path_and_query().map_or(0, |uri| uri.as_str().len()) + fields.sum::<usize>()
+}
+
 /// A header as text.
 pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default())
@@ -285,27 +314,6 @@ pub(crate) fn unknown_backend<B: Backends>(
     why: &str,
 ) -> Served {
     let known: Vec<String> = front.backends.servers().into_iter().map(|entry| entry.name).collect();
-/// Whether the client names event streams among what it takes. Who takes anything may still not read them.
-pub(crate) fn names_events(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut ranges = values.flat_map(|value| value.split(',')).map(|range| range.split(';').next());
-    ranges.any(|range| range.is_some_and(|range| range.trim().eq_ignore_ascii_case("text/event-stream")))
-}
-
-/// What a body was encoded with, if it was.
-fn coding_of(headers: &HeaderMap) -> Option<String> {
-    let all = headers.get_all(header::CONTENT_ENCODING).iter();
-    let mut codings = all.flat_map(|value| value.to_str().unwrap_or("?").split(',')).map(str::trim);
-    let coding = codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))?;
-    Some(coding.chars().filter(char::is_ascii_graphic).take(40).collect())
-}
-
-/// Bytes of a header block as they were sent, but for spaces.
-fn size_of(parts: &Parts) -> usize {
-    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-    parts.uri.path_and_query().map_or(0, |uri| uri.as_str().len()) + fields.sum::<usize>()
-}
-
     let mut data = refused_here();
     data["backends"] = known.into();
     Served::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))

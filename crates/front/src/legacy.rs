@@ -15,6 +15,7 @@ use crate::{
     http::{text, unknown_backend},
     incoming::Parcel,
     observe::{AgentEnd, Cause, Restore, Transport},
+    outbox::Taken,
     places::Seat,
     rescue::{Served, refusal},
     seal::{Facts, Presented},
@@ -154,7 +155,10 @@ pub(crate) fn undecodable<B: Backends>(
 }
 
 fn attach<B: Backends>(front: &Front<B>, agent: &Agent<B::Link>) -> Option<Served> {
-    let reader = agent.core.outbox.attach()?;
+    let reader = match agent.core.outbox.request(None) {
+        Ok(reader) => reader?,
+        Err(Taken) => return Some(Served::taken()),
+    };
     let first = endpoint_event(&agent.id.to_text());
     Some(Served::stream(reader, Some(first), front.common.times().stream_ping))
 }

@@ -2,7 +2,8 @@
 //! any [`mcpool_wire::Backends`].
 //!
 //! Reading order: `server` and `door` (connections), `http` and `body` (what a request means), `dispatch` and `batch`
-//! (Streamable HTTP), `legacy` and `stream` (HTTP+SSE), `modern` (who has no session), `running` and `adopter` (who owns a call), `call_stream`,
+//! (Streamable HTTP) with `answer` (its calls), `legacy` and `stream` (HTTP+SSE), `modern` (who has no session),
+//! `running` and `adopter` (who owns a call), `unclaimed` (requests that come again), `call_stream`,
 //! `outbox` and `sse_body` (what an agent reads), `weight` (what it may miss), `replay` (what it can fetch again),
 //! `seal`, `restore`, `tombstones` and `idle` (sessions that outlive a restart, or give way), `rescue` (errors as responses), `budget`, `rung`
 //! and `relief` (what happens when memory is short). The subtle thing: no response body ever runs a call, so an agent
@@ -16,6 +17,7 @@
 mod adopter;
 mod agent;
 mod agents;
+mod answer;
 mod batch;
 mod body;
 mod budget;
@@ -41,6 +43,7 @@ mod modern;
 mod observe;
 mod opening;
 mod outbox;
+mod peer_watch;
 mod pieces;
 mod places;
 mod principals;
@@ -59,6 +62,7 @@ mod sse_body;
 mod stream;
 mod tombstone_file;
 mod tombstones;
+mod unclaimed;
 mod unharmed;
 mod wall;
 mod weight;

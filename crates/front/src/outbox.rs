@@ -4,6 +4,7 @@
 //! and server requests are kept, so a queue that grows beyond its hard limit closes the stream instead. The queue
 //! outlives its reader: an agent that reconnects finds what it missed.
 
+mod displace;
 mod reader;
 
 use std::{
@@ -25,6 +26,7 @@ use crate::{
     weight::Weight,
 };
 
+pub(crate) use displace::Taken;
 pub(crate) use reader::{Next, Reader};
 
 pub(crate) struct Outbox {
@@ -83,6 +85,12 @@ struct State {
     waker: Option<Waker>,
     /// The connection of who reads.
     connection: Option<Arc<Pulse>>,
+    /// The last event that was sent to readers before this one.
+    began_after: u64,
+    /// Until then who reads is not displaced by another.
+    kept_until: Option<Instant>,
+    /// How often one that seemed alive was displaced.
+    displaced: u32,
 }
 
 struct Entry {
@@ -103,6 +111,9 @@ impl Outbox {
             dismissed: None,
             waker: None,
             connection: None,
+            began_after: 0,
+            kept_until: None,
+            displaced: 0,
         };
         let (messages, bytes) = (limits.outbound_messages, limits.outbound_bytes);
         Self { state: Mutex::new(state), owner: AtomicWaker::new(), budget, messages, bytes, stream }
@@ -154,6 +165,7 @@ impl Outbox {
         }
         state.readers += 1;
         state.connection = None;
+        state.began_after = state.seq;
         if state.presence != Presence::Closed {
             state.presence = Presence::Attached(state.readers);
         }
@@ -259,6 +271,11 @@ impl Outbox {
         let waker = self.shed(&mut state);
         drop(state);
         self.wake(waker);
+    }
+
+    /// Its number among the streams of its session, where it can be resumed.
+    pub(crate) fn stream_number(&self) -> Option<u32> {
+        self.stream.as_ref().map(|stream| stream.number)
     }
 
     pub(crate) fn presence(&self) -> Presence {

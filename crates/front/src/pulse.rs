@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -24,12 +24,16 @@ use tokio::time::{Instant, Sleep};
 use crate::{
     budget::{Budget, Kept},
     config::FrontTimes,
+    peer_watch::PeerWatch,
 };
 
 const FRESH: u8 = 0;
 const HEADER: u8 = 1;
 const BUSY: u8 = 2;
 const IDLE: u8 = 3;
+
+/// The time of what is not awaited.
+const NEVER: u64 = u64::MAX;
 
 /// What is written at once is not counted below this: it is less than the buffer of the connection.
 const COUNTED: usize = 4 << 10;
@@ -49,6 +53,14 @@ pub(crate) struct Pulse {
     budget: Arc<Budget>,
     /// Waits for the peer to read.
     writer: AtomicWaker,
+    /// The request that is served waits for something that takes its time: the peer is watched meanwhile.
+    is_watched: AtomicBool,
+    /// Milliseconds after `begun` at which the request has been silent for too long; `NEVER` where it may be.
+    bytes_due_at: AtomicU64,
+    /// The request has been silent for too long.
+    is_overdue: AtomicBool,
+    /// The peer has ended its sending side: it has gone, or it only waits for its answer.
+    has_half_closed: AtomicBool,
 }
 
 /// Bytes on their way into the socket. Small ones are not worth the counting.
@@ -68,6 +80,7 @@ pub(crate) struct TimedIo<T> {
     timer: Option<Pin<Box<Sleep>>>,
     header_since: Option<Instant>,
     stalled: Option<Instant>,
+    peer_watch: PeerWatch,
     on_stall: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -82,12 +95,40 @@ impl Pulse {
             unwritten: AtomicUsize::new(0),
             budget,
             writer: AtomicWaker::new(),
+            is_watched: AtomicBool::new(false),
+            bytes_due_at: AtomicU64::new(NEVER),
+            is_overdue: AtomicBool::new(false),
+            has_half_closed: AtomicBool::new(false),
         }
+    }
+
+    /// Watches the peer for as long as the request of this moment is served. Whoever serves it must be polled by the
+    /// task of the connection, which is woken when the peer ends its side or `silence` is over.
+    pub(crate) fn watch(&self, silence: Option<Duration>) {
+        let due = silence.map_or(NEVER, |silence| self.millis().saturating_add(millis(silence)));
+        self.bytes_due_at.store(due, Ordering::Relaxed);
+        self.is_watched.store(true, Ordering::Release);
+    }
+
+    /// Whether the request needs bytes of its answer now: to find out whether its peer is still there, or because a
+    /// proxy between them would give up.
+    pub(crate) fn wants_bytes(&self) -> bool {
+        self.is_overdue.load(Ordering::Acquire) || self.has_half_closed()
+    }
+
+    /// Whether the peer has ended its sending side. Only writing tells a peer that has gone from one that waits.
+    pub(crate) fn has_half_closed(&self) -> bool {
+        self.has_half_closed.load(Ordering::Acquire)
     }
 
     /// Bytes its peer has not taken in.
     pub(crate) fn owes(&self) -> usize {
         self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// Counts what is to be written later: answers that wait for others.
+    pub(crate) fn owing(self: &Arc<Self>) -> Unwritten {
+        Unwritten { pulse: Arc::clone(self), bytes: 0 }
     }
 
     /// Whether its peer has taken in nothing for this long although there was something.
@@ -133,14 +174,35 @@ impl Busy {
         if bytes < COUNTED {
             return None;
         }
-        self.0.unwritten.fetch_add(bytes, Ordering::Relaxed);
-        self.0.budget.take(Kept::Outbound, bytes);
-        Some(Unwritten { pulse: Arc::clone(&self.0), bytes })
+        let mut unwritten = self.0.owing();
+        unwritten.more(bytes);
+        Some(unwritten)
+    }
+}
+
+impl Unwritten {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn more(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.pulse.unwritten.fetch_add(bytes, Ordering::Relaxed);
+        self.pulse.budget.take(Kept::Outbound, bytes);
+    }
+
+    pub(crate) fn less(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.pulse.unwritten.fetch_sub(bytes, Ordering::Relaxed);
+        self.pulse.budget.give(Kept::Outbound, bytes);
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        self.0.is_watched.store(false, Ordering::Relaxed);
+        self.0.is_overdue.store(false, Ordering::Relaxed);
         self.0.idle_since.store(self.0.millis(), Ordering::Release);
         self.0.phase.store(IDLE, Ordering::Release);
     }
@@ -148,8 +210,7 @@ impl Drop for Busy {
 
 impl Drop for Unwritten {
     fn drop(&mut self) {
-        self.pulse.unwritten.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.pulse.budget.give(Kept::Outbound, self.bytes);
+        self.less(self.bytes);
     }
 }
 
@@ -160,7 +221,8 @@ impl<T> TimedIo<T> {
         times: FrontTimes,
         on_stall: Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
-        Self { io, pulse, times, timer: None, header_since: None, stalled: None, on_stall }
+        let peer_watch = PeerWatch::default();
+        Self { io, pulse, times, timer: None, header_since: None, stalled: None, peer_watch, on_stall }
     }
 
     fn read_expired(&mut self, cx: &mut Context<'_>) -> bool {
@@ -229,10 +291,44 @@ impl<T> TimedIo<T> {
     }
 }
 
+impl<T: Read + Unpin> TimedIo<T> {
+    /// Looks at the peer of a request that is being served, in the task that serves it.
+    fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.pulse.is_watched.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.pulse.writer.register(cx.waker());
+        if self.pulse.stalled.load(Ordering::Acquire) {
+            return Err(timed_out("memory is short, and much waits for this peer"));
+        }
+        if self.peer_watch.finds_end(&mut self.io, cx)? {
+            self.pulse.has_half_closed.store(true, Ordering::Release);
+            cx.waker().wake_by_ref();
+        }
+        let due = self.pulse.bytes_due_at.load(Ordering::Relaxed);
+        if due != NEVER && !self.pulse.is_overdue.load(Ordering::Relaxed) {
+            let due = self.pulse.begun + Duration::from_millis(due);
+            if self.is_past(cx, due) {
+                self.pulse.is_overdue.store(true, Ordering::Release);
+                cx.waker().wake_by_ref();
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<T: Read + Unpin> Read for TimedIo<T> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.io).poll_read(cx, buf) {
+        let polled = match this.peer_watch.left(&mut buf) {
+            true => Poll::Ready(Ok(())),
+            false => Pin::new(&mut this.io).poll_read(cx, buf),
+        };
+        match polled {
             Poll::Ready(done) => {
                 // The first bytes of a request: from here on its header has a deadline. A request whose header is
                 // complete is busy before the next read; one that is busy already is reading its body.
@@ -254,7 +350,7 @@ impl<T: Read + Unpin> Read for TimedIo<T> {
     }
 }
 
-impl<T: Write + Unpin> Write for TimedIo<T> {
+impl<T: Read + Write + Unpin> Write for TimedIo<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.pulse.stalled.load(Ordering::Acquire) {
@@ -265,7 +361,10 @@ impl<T: Write + Unpin> Write for TimedIo<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+        // hyper comes here in each turn of its loop, and reads nothing while a request is served.
+        Poll::Ready(this.watch(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

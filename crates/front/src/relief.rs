@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use mcpool_wire::Backends;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::{front::Front, observe::FrontEvent, outbox::Outbox, pulse::Pulse, rung::Rung};
+use crate::{front::Front, modern::Voice, observe::FrontEvent, outbox::Outbox, pulse::Pulse, rung::Rung};
 
 /// Between two looks at who could be let go.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -22,6 +22,8 @@ enum Debtor {
     Stream(Arc<Outbox>),
     /// A connection with what is being written to it.
     Connection(Arc<Pulse>),
+    /// A call that has ended while it waited for its caller.
+    Parked(Arc<Voice>),
 }
 
 /// How long a connection may take in nothing on this rung, and after how long on it the most expensive go, stuck or
@@ -84,8 +86,10 @@ fn debtors<B: Backends>(front: &Front<B>, stuck: Duration, anybody: bool) -> Vec
         .map(|outbox| (outbox.owes(), Debtor::Stream(outbox)));
     let pulses: Vec<_> = front.common.connections.iter().map(|entry| Arc::clone(entry.value())).collect();
     let connections = pulses.into_iter().map(|pulse| (pulse.owes(), Debtor::Connection(pulse)));
+    let parked = front.common.parked.owing().into_iter().map(|(owes, voice)| (owes, Debtor::Parked(voice)));
     let mut all: Vec<_> = streams
         .chain(connections)
+        .chain(parked)
         .filter(|(owes, debtor)| *owes >= WORTH && (anybody || debtor.is_stuck(stuck)))
         .collect();
     all.sort_unstable_by_key(|(owes, _)| std::cmp::Reverse(*owes));
@@ -97,6 +101,8 @@ impl Debtor {
         match self {
             Self::Stream(outbox) => outbox.is_stuck(since),
             Self::Connection(pulse) => pulse.is_stuck(since),
+            // Nobody reads it.
+            Self::Parked(_) => true,
         }
     }
 
@@ -108,6 +114,10 @@ impl Debtor {
                 true
             }
             Self::Connection(pulse) => pulse.cut(),
+            Self::Parked(voice) => {
+                voice.let_go();
+                true
+            }
         }
     }
 }

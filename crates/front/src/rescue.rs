@@ -12,6 +12,7 @@ use crate::{
     front::NoPlace,
     observe::{Cause, Transport},
     outbox::Reader,
+    pulse::Unwritten,
     sse_body::AgentBody,
 };
 
@@ -66,9 +67,9 @@ impl Served {
         Self::events(AgentBody::stream(reader, first, quiet))
     }
 
-    /// The answers of a batch.
-    pub(crate) fn array(answers: Vec<Bytes>) -> Self {
-        let mut served = Self::bare(StatusCode::OK, Cause::Backend, AgentBody::array(answers));
+    /// The answers of a batch, charged until they are written.
+    pub(crate) fn array(answers: Vec<Bytes>, unwritten: Unwritten) -> Self {
+        let mut served = Self::bare(StatusCode::OK, Cause::Backend, AgentBody::array(answers, unwritten));
         served.set(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         served
     }
@@ -79,6 +80,13 @@ impl Served {
         let message = "this stream is over, and nothing of it is left to resume";
         Self::refused(StatusCode::METHOD_NOT_ALLOWED, None, -32600, message)
             .with(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE"))
+    }
+
+    /// A stream that somebody else reads, who came later. The same status, for the same reason: its client stays away.
+    pub(crate) fn taken() -> Self {
+        let message = "another connection reads this stream of the session and has displaced this one: do not come back";
+        Self::refused(StatusCode::METHOD_NOT_ALLOWED, None, -32600, message)
+            .with(header::ALLOW, HeaderValue::from_static("POST, DELETE"))
     }
 
     /// A JSON-RPC error that is the sender's own doing.

@@ -18,7 +18,7 @@ use mcpool_wire::{
 use tokio::time::Instant;
 
 use crate::{
-    adopter::{Adopted, Adoptee},
+    adopter::{Adopted, Adoptee, Place},
     agent::{AgentCore, Busy, InFlight, Stop},
     budget::{Budget, Charge},
     call_stream::CallStream,
@@ -123,7 +123,7 @@ impl Running {
             return Err(reject(core, &request.id, &request.method, request_id, &trace, &error));
         }
         let slot = match manner.whose {
-            Whose::Session => core.begin(request.id.value()),
+            Whose::Session => core.begin(request.id.value(), message.bytes()),
             Whose::Guest => core.join(),
         };
         let slot = match slot {
@@ -154,6 +154,18 @@ impl Running {
         });
         let (id, method, carry) = (request.id, request.method, manner.carry);
         Ok(Self { reply, slot: Some(slot), id, method, request_id, trace, carry, _charge: charge })
+    }
+
+    /// Ends it here with this answer.
+    pub(crate) fn give_up(&mut self, kind: ErrorKind, message: &'static str) -> Finished {
+        let error = CallError::not_sent(kind, message).executed(self.trace.executed());
+        self.reply = Box::pin(std::future::pending());
+        self.finish(Err(error))
+    }
+
+    /// What the agent session knows of it, as long as it has not ended.
+    pub(crate) fn slot(&self) -> Option<&InFlight> {
+        self.slot.as_ref()
     }
 
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
@@ -309,6 +321,11 @@ impl Handled {
         }
     }
 
+    /// Ends the call here with this answer.
+    pub(crate) fn give_up(&mut self, kind: ErrorKind, message: &'static str) -> Poll<Finished> {
+        self.running.as_mut().map_or(Poll::Pending, |running| Poll::Ready(running.give_up(kind, message)))
+    }
+
     /// Gives the call to the adopter, which feeds `sink` from now on. False, and the call stays, when the adopter is
     /// full.
     pub(crate) fn hand_over(&mut self, sink: Option<&Arc<Outbox>>) -> bool {
@@ -340,14 +357,14 @@ pub(crate) fn hand_over(calls: Vec<Running>, sink: Option<&Arc<Outbox>>) -> Resu
     else {
         return Err(calls);
     };
-    match common.adopt.try_reserve() {
-        Ok(permit) => {
-            let calls = Adopted::new(calls, sink.cloned(), common.times().orphan);
-            permit.send(Box::new(Adoptee::Calls(calls)));
-            Ok(())
-        }
-        Err(_) => Err(calls),
+    let Some(place) = Place::take(&common) else { return Err(calls) };
+    if let ([call], Some(sink)) = (calls.as_slice(), sink)
+        && let Some(slot) = &call.slot
+    {
+        let _ = slot.flag.stream.set(Arc::downgrade(sink));
     }
+    place.give(Adoptee::Calls(Adopted::new(calls, sink.cloned(), common.times().orphan)));
+    Ok(())
 }
 
 /// A panic ends its own call, with an answer, and nothing else that runs on the same task.
@@ -382,6 +399,19 @@ pub(crate) fn overloaded(budget: &Budget) -> CallError {
         budget.limit()
     );
     CallError::not_sent(ErrorKind::Overloaded, message).retry_after(Duration::from_secs(1))
+}
+
+/// The error body of a request for which no call is begun.
+pub(crate) fn reject_as(
+    core: &AgentCore,
+    request: &Request,
+    kind: ErrorKind,
+    executed: Executed,
+    message: &'static str,
+) -> Bytes {
+    let error = CallError::not_sent(kind, message).executed(executed);
+    let trace = CallTrace::new(Instant::now().into_std());
+    reject(core, &request.id, &request.method, core.common.request_id(), &trace, &error)
 }
 
 /// The error body of a call that was refused here, reported like any other end.

@@ -59,7 +59,7 @@ const ADOPT: usize = 1_024;
 pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
     door: Door,
-    adopted: mpsc::Receiver<Box<adopter::Adoptee>>,
+    adopted: mpsc::Receiver<adopter::Entry>,
     keeper: Option<Keeper>,
 }
 
@@ -251,6 +251,8 @@ async fn serve_connection<B: Backends>(
     let io = Pieces::new(io);
     let connection = http1::Builder::new()
         .header_read_timeout(None)
+        // What came whole is served whatever becomes of its connection: `pulse` looks for its end.
+        .half_close(true)
         .max_buf_size(common.limits().header_bytes.max(8 << 10))
         .serve_connection(io, Endpoint { front, peer, pulse });
     let mut connection = std::pin::pin!(connection);

@@ -46,8 +46,8 @@ pub(crate) struct AgentBody {
 enum Kind {
     Done,
     Full(Bytes),
-    /// Several pieces, and their length together.
-    Many(std::vec::IntoIter<Bytes>, u64),
+    /// Several pieces, their length together, and what pays for those that wait.
+    Many(std::vec::IntoIter<Bytes>, u64, Unwritten),
     Stream(Box<EventStream>),
 }
 
@@ -55,9 +55,17 @@ struct EventStream {
     reader: Reader,
     first: Option<Bytes>,
     quiet: Duration,
+    /// Between two pings: shorter for a while when it is in doubt whether the peer is still there.
+    pause: Duration,
+    in_doubt: bool,
     last: Instant,
     ping: Pin<Box<Sleep>>,
 }
+
+/// How soon a peer that ended its side of the connection is written to again. One that has gone refuses the first
+/// ping, and that shows at the next.
+const DOUBT: Duration = Duration::from_millis(50);
+const PING: &[u8] = b": ping\n\n";
 
 impl AgentBody {
     pub(crate) fn empty() -> Self {
@@ -69,7 +77,7 @@ impl AgentBody {
     }
 
     /// JSON texts as one array.
-    pub(crate) fn array(texts: Vec<Bytes>) -> Self {
+    pub(crate) fn array(texts: Vec<Bytes>, unwritten: Unwritten) -> Self {
         let mut pieces = Vec::with_capacity(2 * texts.len() + 1);
         for text in texts {
             pieces.push(Bytes::from_static(if pieces.is_empty() { b"[" } else { b"," }));
@@ -77,19 +85,21 @@ impl AgentBody {
         }
         pieces.push(Bytes::from_static(b"]"));
         let length = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self { kind: Kind::Many(pieces.into_iter(), length), busy: None }
+        Self { kind: Kind::Many(pieces.into_iter(), length, unwritten), busy: None }
     }
 
     /// Events as they come, `first` (already in SSE form) before all of them, a comment after each `quiet` silence.
     pub(crate) fn stream(reader: Reader, first: Option<Bytes>, quiet: Duration) -> Self {
         let last = Instant::now();
         let ping = Box::pin(tokio::time::sleep_until(last + quiet));
-        Self { kind: Kind::Stream(Box::new(EventStream { reader, first, quiet, last, ping })), busy: None }
+        let stream = EventStream { reader, first, quiet, pause: quiet, in_doubt: false, last, ping };
+        Self { kind: Kind::Stream(Box::new(stream)), busy: None }
     }
 
     pub(crate) fn holding(mut self, busy: Busy) -> Self {
         if let Kind::Stream(stream) = &self.kind {
             stream.reader.over(busy.pulse());
+            busy.pulse().watch(None);
         }
         self.busy = Some(busy);
         self
@@ -97,7 +107,7 @@ impl AgentBody {
 }
 
 impl EventStream {
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
+    fn poll_piece(&mut self, has_half_closed: bool, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Piece::raw(first)));
         }
@@ -108,18 +118,27 @@ impl EventStream {
                 Next::BackIn(wait) => Piece::raw(retry_field(wait)),
             }));
         }
+        if has_half_closed && !self.in_doubt {
+            self.in_doubt = true;
+            self.pause = DOUBT.min(self.quiet);
+            return Poll::Ready(Some(self.say_ping()));
+        }
         loop {
             ready!(self.ping.as_mut().poll(cx));
-            let due = self.last + self.quiet;
-            let now = Instant::now();
-            if due <= now {
-                self.last = now;
-                self.ping.as_mut().reset(now + self.quiet);
-                return Poll::Ready(Some(Piece::raw(Bytes::from_static(b": ping\n\n"))));
+            let due = self.last + self.pause;
+            if due <= Instant::now() {
+                self.pause = (self.pause * 2).min(self.quiet);
+                return Poll::Ready(Some(self.say_ping()));
             }
             // Armed once per silence, not once per event.
             self.ping.as_mut().reset(due);
         }
+    }
+
+    fn say_ping(&mut self) -> Piece {
+        self.last = Instant::now();
+        self.ping.as_mut().reset(self.last + self.pause);
+        Piece::raw(Bytes::from_static(PING))
     }
 }
 
@@ -142,18 +161,21 @@ impl Body for AgentBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
         let this = self.get_mut();
+        let has_half_closed = this.busy.as_ref().is_some_and(|busy| busy.pulse().has_half_closed());
         let piece = match std::mem::replace(&mut this.kind, Kind::Done) {
             Kind::Done => None,
             Kind::Full(bytes) => Some(Piece::raw(bytes)),
-            Kind::Many(mut pieces, length) => {
+            Kind::Many(mut pieces, length, mut unwritten) => {
                 let piece = pieces.next();
-                let left = length - piece.as_ref().map_or(0, |piece| piece.len() as u64);
+                let size = piece.as_ref().map_or(0, Bytes::len);
+                unwritten.less(size);
+                let left = length - size as u64;
                 if left > 0 {
-                    this.kind = Kind::Many(pieces, left);
+                    this.kind = Kind::Many(pieces, left, unwritten);
                 }
                 piece.map(Piece::raw)
             }
-            Kind::Stream(mut stream) => match stream.poll_piece(cx) {
+            Kind::Stream(mut stream) => match stream.poll_piece(has_half_closed, cx) {
                 Poll::Ready(None) => None,
                 Poll::Ready(Some(piece)) => {
                     this.kind = Kind::Stream(stream);
@@ -180,7 +202,7 @@ impl Body for AgentBody {
         match &self.kind {
             Kind::Done => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Many(_, length) => SizeHint::with_exact(*length),
+            Kind::Many(_, length, _) => SizeHint::with_exact(*length),
             Kind::Stream(_) => SizeHint::default(),
         }
     }

@@ -266,7 +266,7 @@ impl<B: Backends> AgentStream<B> {
         }
         self.core.profile.introduced(&client.client_info);
         let end = OpenEnd::new(&self.core);
-        let slot = match self.core.begin(request.id.value()) {
+        let slot = match self.core.begin(request.id.value(), message.bytes()) {
             Ok(slot) => slot,
             Err(busy) => return self.core.answer(end.refused(&self.core, &request, &busy.error())),
         };
@@ -292,6 +292,10 @@ impl<B: Backends> AgentStream<B> {
             self.early.push_back(Box::new(early));
             return;
         };
+        if self.core.running(request.id.value(), message.bytes()).is_some() {
+            // Sent again because the POST seemed lost. The answer comes on this stream, once.
+            return;
+        }
         let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
         match Running::start(&self.core, link.as_ref(), request, (message, charge), Some(outlet)) {
             Ok(running) => self.calls.push(running),

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use mcpool_wire::{
-    CallError, Era, ErrorKind, Forwarded, Link, Message, Method, Outlet, RpcId,
+    CallError, Era, ErrorKind, Executed, Forwarded, Link, Message, Method, Outlet, RpcId, error_response,
     modern::{answers, code, error_code},
 };
 use tokio::time::{Sleep, sleep_until};
@@ -28,13 +28,14 @@ use super::{
     voice::{Asks, Heard, Level, Voice},
 };
 use crate::{
-    adopter::Adoptee,
+    adopter::{Adoptee, Place},
     agent::AgentCore,
     budget::Charge,
     dispatch::stream,
     observe::Cause,
     outbox::{Presence, Reader},
-    rescue::Served,
+    pulse::Pulse,
+    rescue::{Served, refused_here},
     running::{Carry, Finished, Manner, Running},
     sse_body::AgentBody,
 };
@@ -86,7 +87,7 @@ pub(super) async fn answer<L: Link>(
         }
     };
     match Running::begin(core, guest.link.as_ref(), asking.request, (message, charge), manner) {
-        Ok(running) => attend(core, &id, &voice, Some(running)).await,
+        Ok(running) => attend(core, &id, &voice, Some(running), asking.pulse).await,
         Err(refusal) => Served::json(StatusCode::OK, Cause::Gateway, refusal),
     }
 }
@@ -106,10 +107,21 @@ async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Me
     let level = asking.modern.log_level.as_deref();
     match taken {
         Some(voice) if voice.resume(id, message.token(), level, given) => {
-            attend(core, id, &voice, None).await
+            attend(core, id, &voice, None, asking.pulse).await
         }
-        _ => bad("this requestState stands for no call that waits: send the request without it"),
+        _ => gone(id),
     }
+}
+
+/// A state of a call that does not wait: it went on with the same answers before, was not waited for any longer, or is
+/// of an earlier life. Its server had begun with it in any case.
+fn gone(id: &RpcId) -> Served {
+    let message = "this requestState stands for no call that waits: the call it was given for went on, ended or was \
+                   cancelled, and may have run";
+    let mut data = refused_here();
+    data["executed"] = Executed::Maybe.as_str().into();
+    let body = error_response(Some(id), -32602, message, Some(&data));
+    Served::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
 }
 
 /// Whether the answer to such a request may ask for input.
@@ -132,12 +144,26 @@ fn asks_of<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Messag
 }
 
 /// Listens to a call with one POST: to the first one it still belongs, to a later one it belongs to the adopter.
-async fn attend(core: &Arc<AgentCore>, id: &RpcId, voice: &Arc<Voice>, running: Option<Running>) -> Served {
+async fn attend(
+    core: &Arc<AgentCore>,
+    id: &RpcId,
+    voice: &Arc<Voice>,
+    running: Option<Running>,
+    pulse: &Pulse,
+) -> Served {
     let _attending = Attending(Arc::clone(voice));
     let is_first = running.is_some();
     let mut running = running;
     let mut look = None;
-    let heard = poll_fn(|cx| first(&mut running, voice, &mut look, cx)).await;
+    pulse.watch(Some(core.common.times().answer_as_stream));
+    let heard = poll_fn(|cx| {
+        let heard = first(&mut running, voice, &mut look, cx);
+        if heard.is_pending() && pulse.wants_bytes() && voice.begin() {
+            return voice.poll_heard(cx);
+        }
+        heard
+    })
+    .await;
     let round = is_first.then(|| Round::new(running, Arc::clone(voice)));
     match heard {
         Heard::End(finished) => whole(finished),
@@ -197,12 +223,12 @@ async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -
 
 /// Gives a call to the adopter, or back when it is full.
 fn adopt(core: &AgentCore, round: Round) -> Result<(), Box<Round>> {
-    match core.common.adopt.try_reserve() {
-        Ok(permit) => {
-            permit.send(Box::new(Adoptee::Round(round)));
+    match Place::take(&core.common) {
+        Some(place) => {
+            place.give(Adoptee::Round(round));
             Ok(())
         }
-        Err(_) => Err(Box::new(round)),
+        None => Err(Box::new(round)),
     }
 }
 

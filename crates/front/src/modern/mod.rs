@@ -4,7 +4,8 @@
 //! with its `voice` (what
 //! it says to its caller) and `round` (who owns it), `parked` (calls that wait for their callers), `listen` (a stream of
 //! its own). The subtle thing: nobody has a
-//! session, so nobody is waited for; a connection that ends is a call that is cancelled.
+//! session, so nobody is waited for; a connection that ends is a call that is cancelled. One of which only the agent's side
+//! has ended is written to: whoever waits for its answer reads on, and whoever has gone refuses.
 
 mod call;
 mod checks;
@@ -27,6 +28,7 @@ use crate::{
     front::Front,
     http::unknown_backend,
     incoming::{Body, Incoming, Request},
+    pulse::Pulse,
     rescue::Served,
 };
 
@@ -35,6 +37,7 @@ pub(crate) use guests::{Guests, NoGuest};
 pub(crate) use listens::Listens;
 pub(crate) use parked::Parked;
 pub(crate) use round::Round;
+pub(crate) use voice::Voice;
 
 /// What is done for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,8 @@ struct Asking<'a> {
     target: Target,
     request: Request,
     modern: ModernRequest,
+    /// The connection it came over.
+    pulse: &'a Pulse,
 }
 
 /// A POST of this era.
@@ -63,6 +68,7 @@ pub(crate) async fn message<B: Backends>(
     headers: &HeaderMap,
     name: Option<&str>,
     incoming: Incoming,
+    pulse: &Pulse,
 ) -> Served {
     let Incoming { body, message, charge, .. } = incoming;
     let request = match body {
@@ -81,7 +87,7 @@ pub(crate) async fn message<B: Backends>(
         Ok(target) => target,
         Err(why) => return unknown_backend(front, Some(&request.id), &why),
     };
-    let asking = Asking { headers, peer, target, request, modern };
+    let asking = Asking { headers, peer, target, request, modern, pulse };
     match service {
         // Boxed, so that calls do not carry around what these need.
         Service::Listen => Box::pin(listen::open(front, asking, message.bytes())).await,

@@ -21,10 +21,16 @@ const MOST: usize = 1_024;
 #[derive(Default)]
 pub(crate) struct Parked(Mutex<State>);
 
-#[derive(Default)]
 struct State {
     last: u64,
     waiting: HashMap<u64, Arc<Voice>>,
+}
+
+impl Default for State {
+    /// Numbers begin anywhere: one that was given out in an earlier life is none of this.
+    fn default() -> Self {
+        Self { last: u64::from(rand::random::<u32>()) << 31, waiting: HashMap::new() }
+    }
 }
 
 /// What a state is bound to.
@@ -76,6 +82,12 @@ impl Parked {
         let gone = self.lock().waiting.remove(&number)?;
         Gauges::down(&common.gauges.parked, 1);
         Some(gone)
+    }
+
+    /// The calls whose answers wait for their callers, with their bytes.
+    pub(crate) fn owing(&self) -> Vec<(usize, Arc<Voice>)> {
+        let all: Vec<_> = self.lock().waiting.values().cloned().collect();
+        all.into_iter().map(|voice| (voice.owes(), voice)).filter(|(owes, _)| *owes > 0).collect()
     }
 
     /// Ends all of them: nobody can come back any more.

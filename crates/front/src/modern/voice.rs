@@ -29,6 +29,7 @@ use self::asks::Question;
 use super::parked::Bound;
 use crate::{
     agent::AgentCore,
+    budget::Awaited,
     observe::{FrontEvent, Parking},
     outbox::{Outbox, Presence, Reader},
     running::Finished,
@@ -39,7 +40,7 @@ const MOST_QUESTIONS: usize = 64;
 /// What is asked so soon after a question is asked along with it: a server may ask several things at once.
 const TOGETHER: Duration = Duration::from_millis(20);
 
-pub(super) struct Voice {
+pub(crate) struct Voice {
     core: Arc<AgentCore>,
     /// What its caller can be asked; nothing: nothing.
     asks: Option<Asks>,
@@ -60,7 +61,8 @@ struct State {
     questions: Vec<Question>,
     /// Until when more questions are waited for.
     together: Option<Instant>,
-    end: Option<Finished>,
+    /// The end of the call, charged while nobody has come for it.
+    end: Option<(Finished, Awaited)>,
     /// Its number among the parked.
     number: Option<u64>,
     /// Whether it is answered under another id than it was begun with.
@@ -155,6 +157,16 @@ impl Voice {
         drop(state);
         self.owner.wake();
         Poll::Ready(heard)
+    }
+
+    /// Opens the stream of the POST that waits, before anything is said; false if nobody waits without one.
+    pub(super) fn begin(&self) -> bool {
+        let mut state = self.lock();
+        if !matches!(state.audience, Audience::Waiting) {
+            return false;
+        }
+        state.audience = Audience::Stream { outbox: self.core.call_outbox(), is_read: false };
+        true
     }
 
     /// When the POST that waits is to look again, if something is asked and more may follow.
@@ -267,8 +279,15 @@ impl Voice {
 
     /// The answer of the backend, or why there is none.
     pub(super) fn finish(&self, finished: Finished) {
-        self.lock().end = Some(finished);
+        let bytes = finished.body.as_ref().map_or(0, Bytes::len);
+        let awaited = Awaited::new(&self.core.common.budget, bytes);
+        self.lock().end = Some((finished, awaited));
         self.poster.wake();
+    }
+
+    /// Bytes of an answer nobody has come for.
+    pub(crate) fn owes(&self) -> usize {
+        self.lock().end.as_ref().map_or(0, |(_, awaited)| awaited.bytes())
     }
 
     /// Nobody came back in time. False if somebody just did.
@@ -297,6 +316,13 @@ impl Voice {
         let common = &self.core.common;
         number.and_then(|number| common.parked.forget(number, common));
         common.emit(&FrontEvent::Parked { outcome: Parking::Refused });
+    }
+
+    /// Gives up the answer nobody has come for: memory is short.
+    pub(crate) fn let_go(&self) {
+        self.abandon();
+        self.lock().end = None;
+        self.owner.wake();
     }
 
     /// Nobody listens any more.
@@ -368,7 +394,7 @@ impl State {
 
     /// The end of the call, under the id that is to be answered.
     fn ended(&mut self) -> Option<Finished> {
-        let finished = self.end.take()?;
+        let (finished, _) = self.end.take()?;
         Some(if self.is_renamed { finished.under(&self.id) } else { finished })
     }
 

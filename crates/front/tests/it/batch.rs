@@ -202,3 +202,39 @@ async fn an_sse_agent_gets_each_answer_of_its_batch_as_an_event() {
     assert_eq!(got.status, 202);
     assert_eq!(sse.json().await["error"]["code"], -32600);
 }
+
+#[tokio::test]
+async fn large_answers_that_wait_for_the_last_of_their_batch_are_charged() {
+    let front = start().await;
+    let session = front.session_of(BATCHES).await;
+    let mut big = tool(1, "big");
+    big["params"]["arguments"] = json!({"size": 1 << 20});
+    let mut other = big.clone();
+    other["id"] = json!(2);
+    let charged = || front.gauges.outbound_bytes.load(Ordering::SeqCst);
+    let json_only = [("mcp-session-id", session.as_str()), ("accept", "application/json")];
+    let batch = json!([big, other, tool(3, "gated")]);
+    let open = async {
+        until("they are charged", || charged() > 2 << 20).await;
+        front.script.gate.open();
+    };
+    let (got, ()) = tokio::join!(front.post("/mcp", &json_only, &batch), open);
+    assert_eq!(got.json().as_array().unwrap().len(), 3);
+    until("they are given back", || charged() == 0).await;
+    // Whoever reads event streams gets what would be too much to wait, as soon as it is there.
+    front.script.gate.close();
+    let many: Vec<Value> = (0..6)
+        .map(|id| {
+            let mut one = big.clone();
+            one["id"] = json!(id);
+            one
+        })
+        .chain([tool(9, "gated")])
+        .collect();
+    let mut stream = front.streamed(&session, &json!(many)).await;
+    for _ in 0..6 {
+        assert!(stream.json().await["result"]["text"].is_string());
+    }
+    front.script.gate.open();
+    assert_eq!(stream.json().await["id"], 9);
+}

@@ -19,8 +19,8 @@ async fn start_times(times: FrontTimes) -> Running {
 async fn post_and_leave(front: &Running, session: &str, name: &str) -> TcpStream {
     let body = tool(1, name).to_string();
     let head = format!(
-        "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nmcp-session-id: {session}\r\n\
-         content-length: {}\r\n\r\n",
+        "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         accept: application/json, text/event-stream\r\nmcp-session-id: {session}\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     let mut stream = TcpStream::connect(front.addr).await.unwrap();

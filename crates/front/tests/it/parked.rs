@@ -224,3 +224,40 @@ async fn a_gateway_that_stops_does_not_wait_for_a_caller_for_ever() {
     let drained = front.stopped().await;
     assert_eq!((drained.calls, script.dropped_calls.load(Ordering::SeqCst)), (1, 1));
 }
+
+#[tokio::test]
+async fn a_retry_with_a_state_that_was_used_is_told_that_its_call_may_have_run() {
+    let front = start().await;
+    let body = call(1, "ask");
+    let state = ask(&front, &body).await;
+    let answered = again(2, &body, &state, told());
+    assert_eq!(front.ask(&answered).await.status, 200);
+    let got = front.ask(&answered).await;
+    let error = got.json()["error"].clone();
+    assert_eq!((got.status.as_u16(), &error["code"]), (400, &json!(-32602)), "{got:?}");
+    assert_eq!(error["data"]["executed"], "maybe");
+    assert!(!error["message"].as_str().unwrap().contains("send"), "nobody is advised to run it twice");
+}
+
+#[tokio::test]
+async fn a_large_answer_nobody_came_for_is_charged_and_let_go_when_memory_is_short() {
+    let limits =
+        mcpool_front::FrontLimits { buffered_bytes: 1 << 20, ..mcpool_front::FrontLimits::default() };
+    let front = start_with(FrontConfig { limits, ..FrontConfig::default() }).await;
+    let mut body = call(1, "ask-big");
+    body["params"]["arguments"]["size"] = json!(700_000);
+    let state = ask(&front, &body).await;
+    front.script.gate.open();
+    let charged = || front.gauges.outbound_bytes.load(Ordering::SeqCst);
+    until("it is charged", || charged() > 600_000).await;
+    front.script.gate.close();
+    let mut other = call(3, "ask-big");
+    other["params"]["arguments"]["size"] = json!(250_000);
+    ask(&front, &other).await;
+    front.script.gate.open();
+    until("memory was short, and is not any more", || {
+        front.script.saw("agent_closed") > 0 && front.gauges.buffered_bytes.load(Ordering::SeqCst) < 700_000
+    })
+    .await;
+    assert_eq!(front.ask(&again(2, &body, &state, told())).await.status, 400);
+}

@@ -89,7 +89,7 @@ async fn all_that_comes_at_once_opens_one_link() {
 }
 
 #[tokio::test]
-async fn a_request_that_leaves_meanwhile_leaves_nothing_behind() {
+async fn a_request_whose_agent_leaves_meanwhile_is_acted_on_and_leaves_nothing_behind() {
     let lives = Lives::new();
     let front = lives.begin().await;
     let session = front.session("/mcp").await;
@@ -102,10 +102,11 @@ async fn a_request_that_leaves_meanwhile_leaves_nothing_behind() {
         let opening = until("a link is opened", || front.script.opened.load(Ordering::SeqCst) == 1);
         futures::future::select(call, std::pin::pin!(opening)).await;
     }
-    until("its connection is gone", || front.gauges.connections.load(Ordering::SeqCst) == 0).await;
     gate.add_permits(100);
+    until("it has run", || front.script.finished_calls.load(Ordering::SeqCst) == 1).await;
+    until("its connection is gone", || front.gauges.connections.load(Ordering::SeqCst) == 0).await;
     assert_eq!(status(&front, &session).await, 200);
-    assert_eq!(front.script.opened.load(Ordering::SeqCst), 2);
+    assert_eq!(front.script.opened.load(Ordering::SeqCst), 1);
     assert_eq!(front.script.links.load(Ordering::SeqCst), 1);
 }
 

@@ -63,6 +63,10 @@ impl Gate {
         self.0.send_replace(true);
     }
 
+    pub(crate) fn close(&self) {
+        self.0.send_replace(false);
+    }
+
     async fn wait(&self) {
         let _ = self.0.subscribe().wait_for(|open| *open).await;
     }
@@ -282,6 +286,15 @@ async fn act(
             }
             let all = answers.wait_for(|all| all.len() == 2).await.unwrap();
             return Ok(answer(&json!({"heard": all.len()})));
+        }
+        // Does not wait for what it asks.
+        "ask-big" => {
+            let ask = json!({"jsonrpc":"2.0","id":"s1","method":"roots/list"}).to_string();
+            let asked = LinkEvent::Request { id: 77, message: message_of(ask) };
+            call.outlet.as_ref().unwrap().push(asked).unwrap();
+            script.gate.wait().await;
+            let size = usize::try_from(arguments["size"].as_u64().unwrap()).unwrap();
+            return Ok(answer(&json!({"text": "x".repeat(size)})));
         }
         "ask-hang" => {
             ask(call, answers).await;

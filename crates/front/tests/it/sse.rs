@@ -130,7 +130,7 @@ async fn odd_but_well_formed_messages_are_202_with_an_error_on_the_stream() {
     assert_eq!(broken.status(), 400);
     // Two with one id: the second is refused, the first answered.
     front.say(&stream.session, &tool(1, "gated")).await;
-    front.say(&stream.session, &tool(1, "gated")).await;
+    front.say(&stream.session, &tool(1, "echo")).await;
     assert_eq!(stream.json().await["error"]["code"], -32600);
     front.script.gate.open();
     assert_eq!(stream.json().await["result"]["tool"], "gated");

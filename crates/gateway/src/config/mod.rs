@@ -458,6 +458,7 @@ fn front_times(checker: &mut Checker<'_>, raw: &RawTimes) -> FrontTimes {
         agent_idle: time("agent_idle", &raw.agent_idle, default.agent_idle),
         session_lifetime: time("session_lifetime", &raw.session_lifetime, default.session_lifetime),
         stream_ping: time("stream_ping", &raw.stream_ping, default.stream_ping),
+        answer_as_stream: time("answer_as_stream", &raw.answer_as_stream, default.answer_as_stream),
         retry: time("retry", &raw.retry, default.retry),
         drain: default.drain,
     };

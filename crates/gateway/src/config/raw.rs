@@ -101,6 +101,7 @@ pub(super) struct RawTimes {
     pub(super) agent_idle: Span,
     pub(super) session_lifetime: Span,
     pub(super) stream_ping: Span,
+    pub(super) answer_as_stream: Span,
     pub(super) retry: Span,
 }
 

@@ -131,6 +131,7 @@ fn times(times: &FrontTimes) -> Table {
         ("agent_idle", times.agent_idle),
         ("session_lifetime", times.session_lifetime),
         ("stream_ping", times.stream_ping),
+        ("answer_as_stream", times.answer_as_stream),
         ("retry", times.retry),
     ] {
         put(&mut table, key, show_duration(time));
