@@ -105,6 +105,13 @@ impl<L: Link> Agents<L> {
         (agent, true)
     }
 
+    /// The backend of the HTTP+SSE session with this id, if it is held. Says nothing about whose it is.
+    pub(crate) fn backend_of(&self, session: &str) -> Option<Arc<str>> {
+        let agent = self.table.get(&AgentSessionId::parse(session)?)?;
+        let core = &agent.value().core;
+        (core.transport == Transport::Sse).then(|| Arc::clone(&core.target.name))
+    }
+
     /// The agent session of this id, if it lives and is presented as what it is.
     pub(crate) fn find(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Arc<Agent<L>>> {
         // Seen before it is let go of: nobody takes it for idle in between.

@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::{
     batch,
     body::{self, Received},
-    dispatch,
+    cors, dispatch,
     front::{Front, NoPlace},
     hosts::TurnedAway,
     incoming::Parcel,
@@ -57,9 +57,10 @@ impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
         Box::pin(async move {
             let (parts, payload) = request.into_parts();
             let served = serve(&front, peer, &parts, payload, &pulse).await;
-            let Served { response, cause, transport } = served;
+            let Served { mut response, cause, transport } = served;
             let code = response.status().as_u16();
             front.common.emit(&FrontEvent::Responded { transport, code, cause });
+            cors::share(&front.common.in_force().hosts, &parts.headers, response.headers_mut());
             Ok(response.map(|body| body.holding(busy)))
         })
     }
@@ -72,16 +73,29 @@ async fn serve<B: Backends>(
     payload: Payload,
     pulse: &Arc<Pulse>,
 ) -> Served {
-    let route = Route::of(parts.uri.path());
+    let route = Route::of(parts.uri.path(), parts.uri.query());
     if let Err(refused) = admit(front, peer, &route, parts) {
         return *refused;
+    }
+    if parts.method == Method::OPTIONS
+        && let Some(methods) = route.methods()
+    {
+        return cors::preflight(&front.common.in_force().config, &parts.headers, methods);
     }
     match route {
         Route::Agent(name) => match parts.method {
             Method::POST => post(front, peer.ip(), parts, name, payload, pulse).await,
             Method::GET => get(front, peer.ip(), parts, name).await,
             Method::DELETE => dispatch::delete(front, &parts.headers, name).await,
-            _ => Served::method_not_allowed("GET, POST, DELETE"),
+            _ => Served::method_not_allowed("GET, POST, DELETE, OPTIONS"),
+        },
+        Route::Messages(name, session) => match parts.method {
+            Method::POST => {
+                let name =
+                    front.agents.backend_of(session).filter(|held| name.is_none_or(|name| name == &**held));
+                post(front, peer.ip(), parts, name.as_deref().or(Some("")), payload, pulse).await
+            }
+            _ => Served::method_not_allowed("POST, OPTIONS"),
         },
         Route::Unknown => unknown_path(),
         page if parts.method != Method::GET && parts.method != Method::HEAD => {

@@ -27,6 +27,9 @@ pub const RESERVED: &[&str] = &[
 pub(crate) enum Route<'a> {
     /// An agent URL: the unnamed one, or that of one backend.
     Agent(Option<&'a str>),
+    /// Where some clients POST the messages of an HTTP+SSE session, which they were told by a query alone: the folder its
+    /// stream is in, that of the origin, or a path that names a backend. With the session.
+    Messages(Option<&'a str>, &'a str),
     Servers,
     Health,
     Livez,
@@ -35,7 +38,18 @@ pub(crate) enum Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    pub(crate) fn of(path: &'a str) -> Self {
+    pub(crate) fn of(path: &'a str, query: Option<&'a str>) -> Self {
+        match (Self::of_path(path), session_of(query)) {
+            (Self::Unknown, Some(session)) => match path.trim_matches('/') {
+                "" => Self::Messages(None, session),
+                name if name.contains('/') || RESERVED.contains(&name) => Self::Unknown,
+                name => Self::Messages(Some(name), session),
+            },
+            (route, _) => route,
+        }
+    }
+
+    fn of_path(path: &'a str) -> Self {
         let path = path.strip_prefix('/').unwrap_or(path);
         match path.strip_suffix('/').unwrap_or(path) {
             "mcp" | "sse" => Self::Agent(None),
@@ -49,6 +63,16 @@ impl<'a> Route<'a> {
                 }
                 _ => Self::Unknown,
             },
+        }
+    }
+
+    /// What can be done here.
+    pub(crate) fn methods(&self) -> Option<&'static str> {
+        match self {
+            Self::Agent(_) => Some("GET, POST, DELETE, OPTIONS"),
+            Self::Messages(..) => Some("POST, OPTIONS"),
+            Self::Servers | Self::Health | Self::Livez | Self::Readyz => Some("GET, HEAD, OPTIONS"),
+            Self::Unknown => None,
         }
     }
 
@@ -81,7 +105,25 @@ mod tests {
             ("/a/b/mcp", Route::Unknown),
             ("/readyz", Route::Readyz),
         ] {
-            assert_eq!(Route::of(path), route, "{path}");
+            assert_eq!(Route::of(path, None), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_session_in_the_query_is_enough_at_the_root_and_under_a_name() {
+        let query = Some("session_id=x");
+        for (path, route) in [
+            ("/", Route::Messages(None, "x")),
+            ("", Route::Messages(None, "x")),
+            ("/search", Route::Messages(Some("search"), "x")),
+            ("/search/", Route::Messages(Some("search"), "x")),
+            ("/sse", Route::Agent(None)),
+            ("/search/sse", Route::Agent(Some("search"))),
+            ("/api", Route::Unknown),
+            ("/a/b", Route::Unknown),
+            ("/health", Route::Health),
+        ] {
+            assert_eq!(Route::of(path, query), route, "{path}");
         }
     }
 

@@ -4,6 +4,7 @@
 mod batch;
 mod client;
 mod credentials;
+mod cors;
 mod events;
 mod flood;
 mod framing;
