@@ -164,7 +164,8 @@ pub struct Times {
     pub connect: Duration,
     /// The whole readiness ladder, 10 s.
     pub handshake: Duration,
-    /// A call without any sign of the backend, 60 s; progress resets it.
+    /// A call without any sign of the backend, 5 min, as long as the patient ones of the usual clients wait; progress
+    /// resets it.
     pub call_idle: Duration,
     /// Wait for a session, 30 s.
     pub queue: Duration,
@@ -227,7 +228,7 @@ impl Default for Times {
         Self {
             connect: Duration::from_secs(5),
             handshake: Duration::from_secs(10),
-            call_idle: Duration::from_secs(60),
+            call_idle: Duration::from_secs(300),
             queue: Duration::from_secs(30),
             idle: Duration::from_secs(600),
             pinned_idle: Duration::from_secs(300),
