@@ -120,8 +120,6 @@ pub(crate) enum Resume {
     Stream(Reader),
     /// Nothing: its stream is over and was read, or is forgotten.
     Over,
-    /// Somebody else reads it, and stays.
-    Taken,
     /// No event of this session.
     Unknown,
 }
@@ -282,31 +280,28 @@ impl AgentCore {
     }
 
     /// Takes up a stream behind one of its events.
-    pub(crate) fn resume(&self, id: EventId) -> Resume {
-        let Some(replay) = &self.replay else { return Resume::Unknown };
+    pub(crate) fn resume(&self, id: EventId) -> Result<Resume, Taken> {
+        let Some(replay) = &self.replay else { return Ok(Resume::Unknown) };
         if id.stream == LISTENING {
-            return match self.outbox.request(Some(id.seq)) {
-                Ok(reader) => reader.map_or(Resume::Unknown, Resume::Stream),
-                Err(Taken) => Resume::Taken,
-            };
+            return Ok(self.outbox.request(Some(id.seq))?.map_or(Resume::Unknown, Resume::Stream));
         }
         match replay.find(id.stream) {
-            Found::Never => return Resume::Unknown,
-            Found::Live(outbox) => match outbox.request(Some(id.seq)) {
-                Ok(Some(reader)) => return Resume::Stream(reader),
-                Ok(None) => {}
-                Err(Taken) => return Resume::Taken,
-            },
+            Found::Never => return Ok(Resume::Unknown),
+            Found::Live(outbox) => {
+                if let Some(reader) = outbox.request(Some(id.seq))? {
+                    return Ok(Resume::Stream(reader));
+                }
+            }
             Found::Over => {}
         }
         let left = replay.after(id);
         if left.is_empty() {
-            return Resume::Over;
+            return Ok(Resume::Over);
         }
         let stream = Stream { replay: Arc::clone(replay), number: id.stream };
         let budget = Arc::clone(&self.common.budget);
         let over = Arc::new(Outbox::new(&self.common.limits(), budget, Some(stream)));
-        Resume::Stream(over.past(left, id.seq))
+        Ok(Resume::Stream(over.past(left, id.seq)))
     }
 
     /// Gives its place to others.

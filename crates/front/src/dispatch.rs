@@ -24,7 +24,7 @@ use crate::{
     modern::{self, is_modern},
     observe::{AgentEnd, Cause, Transport},
     opening::{self, OpenEnd},
-    outbox::{Outbox, Reader, Taken},
+    outbox::{Outbox, Reader, Taken, unless_taken},
     pulse::Pulse,
     replay::EventId,
     rescue::Served,
@@ -157,21 +157,23 @@ pub(crate) async fn listen<B: Backends>(
         Ok(agent) => agent,
         Err(missing) => return front.missing(&missing, None),
     };
-    let last_event = text(headers, "last-event-id");
-    let resumed = last_event.and_then(EventId::parse).map_or(Resume::Unknown, |id| agent.core.resume(id));
-    match resumed {
-        Resume::Stream(reader) => stream(&agent.core, reader),
-        Resume::Over => Served::nothing_left(),
+    let core = &agent.core;
+    let last_event = text(headers, "last-event-id").and_then(EventId::parse);
+    let resumed = unless_taken(|| last_event.map_or(Ok(Resume::Unknown), |id| core.resume(id))).await;
+    let reader = match resumed {
+        Ok(Resume::Stream(reader)) => return stream(core, reader),
+        Ok(Resume::Over) => return Served::nothing_left(),
         // Who waits for nothing would keep the gateway from ending.
-        Resume::Unknown if front.common.is_draining() && agent.core.is_idle() => {
-            Served::no_place(None, &front.common.request_id().to_string(), NoPlace::Draining)
+        Ok(Resume::Unknown) if front.common.is_draining() && core.is_idle() => {
+            return Served::no_place(None, &front.common.request_id().to_string(), NoPlace::Draining);
         }
-        Resume::Taken => Served::taken(),
-        Resume::Unknown => match agent.core.outbox.request(None) {
-            Ok(Some(reader)) => stream(&agent.core, reader),
-            Ok(None) => Served::unknown_session(None),
-            Err(Taken) => Served::taken(),
-        },
+        Ok(Resume::Unknown) => unless_taken(|| core.outbox.request(None)).await,
+        Err(taken) => Err(taken),
+    };
+    match reader {
+        Ok(Some(reader)) => stream(core, reader),
+        Ok(None) => Served::unknown_session(None),
+        Err(Taken) => Served::taken(),
     }
 }
 

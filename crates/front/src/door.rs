@@ -128,7 +128,10 @@ impl Door {
         Self {
             places: Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS))),
             scarce: places < limits.connections,
-            reserve: limits.descriptors.saturating_sub(limits.reserved_descriptors),
+            reserve: match limits.reserved_descriptors {
+                0 => usize::MAX,
+                reserved => limits.descriptors.saturating_sub(reserved),
+            },
             full_since: None,
             peers: Peers::new(limits.connections_per_peer, limits.count_loopback),
             porch: Arc::new(Semaphore::new((limits.descriptors / 16).clamp(1, PORCH))),

@@ -103,9 +103,9 @@ async fn serve<B: Backends>(
             Served::method_not_allowed("GET, HEAD")
         }
         Route::Servers => info::servers(front, &parts.uri, &parts.headers),
-        Route::Health => info::health(front, is_foreign(front, &parts)),
+        Route::Health => info::health(front, is_foreign(front, parts)),
         Route::Livez => info::livez(),
-        Route::Readyz => info::readyz(front, is_foreign(front, &parts)),
+        Route::Readyz => info::readyz(front, is_foreign(front, parts)),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     http::{text, unknown_backend},
     incoming::Parcel,
     observe::{AgentEnd, Cause, Restore, Transport},
-    outbox::Taken,
+    outbox::{Taken, unless_taken},
     places::Seat,
     rescue::{Served, refusal},
     seal::{Facts, Presented},
@@ -46,8 +46,12 @@ pub(crate) async fn open<B: Backends>(
         let transport = Transport::Sse;
         let presented = Presented { transport, principal: &principal, target: &target, carried: &carried };
         let held = front.agents.find(known, &presented);
-        if let Some(served) = held.and_then(|agent| attach(front, &agent)) {
-            return served;
+        if let Some(agent) = held {
+            match unless_taken(|| attach(front, &agent)).await {
+                Ok(Some(served)) => return served,
+                Ok(None) => {}
+                Err(Taken) => return Served::taken(),
+            }
         }
         if let Ok(facts) = front.worth(known, &presented) {
             back = Some(Back::Restored(known, facts));
@@ -98,7 +102,7 @@ fn begin<B: Backends>(
     let (agent, is_new) =
         front.agents.insert(Agent { id, core: Arc::clone(&core), side: Side::Sse { work } });
     // Attached before its task runs, so that the task never sees it absent without reason.
-    let served = attach(front, &agent);
+    let served = attach(front, &agent).unwrap_or_else(|Taken| Some(Served::taken()));
     if is_new {
         if restored.is_some() {
             front.told(Restore::Restored);
@@ -154,11 +158,8 @@ pub(crate) fn undecodable<B: Backends>(
     }
 }
 
-fn attach<B: Backends>(front: &Front<B>, agent: &Agent<B::Link>) -> Option<Served> {
-    let reader = match agent.core.outbox.request(None) {
-        Ok(reader) => reader?,
-        Err(Taken) => return Some(Served::taken()),
-    };
+fn attach<B: Backends>(front: &Front<B>, agent: &Agent<B::Link>) -> Result<Option<Served>, Taken> {
+    let Some(reader) = agent.core.outbox.request(None)? else { return Ok(None) };
     let first = endpoint_event(&agent.id.to_text());
-    Some(Served::stream(reader, Some(first), front.common.times().stream_ping))
+    Ok(Some(Served::stream(reader, Some(first), front.common.times().stream_ping)))
 }

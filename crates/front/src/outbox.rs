@@ -26,7 +26,7 @@ use crate::{
     weight::Weight,
 };
 
-pub(crate) use displace::Taken;
+pub(crate) use displace::{Taken, unless_taken};
 pub(crate) use reader::{Next, Reader};
 
 pub(crate) struct Outbox {

@@ -103,7 +103,7 @@ pub(crate) async fn come_again(
             Earlier::Ended(stream) => {
                 let left =
                     stream.filter(|_| takes_events).map(|stream| core.resume(EventId { stream, seq: 0 }));
-                let Some(Resume::Stream(reader)) = left else { break };
+                let Some(Ok(Resume::Stream(reader))) = left else { break };
                 return Some(Ok(reader));
             }
             Earlier::Running(outbox) => {

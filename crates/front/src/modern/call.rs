@@ -173,7 +173,8 @@ async fn attend(
             Err(_) => {
                 voice.abandon();
                 let message = "the gateway owns as many calls as it may for callers that are not there";
-                failed(core, id, &CallError::not_sent(ErrorKind::Overloaded, message))
+                let error = CallError::not_sent(ErrorKind::Overloaded, message).executed(Executed::Maybe);
+                failed(core, id, &error)
             }
         },
         Heard::NoRoom(error) => failed(core, id, &error),

@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use mcpool_wire::{
-    CallError, Envelope, ErrorKind, LinkEvent, Message, Method, Outlet, OutletFull, RpcId,
+    CallError, Envelope, ErrorKind, Executed, LinkEvent, Message, Method, Outlet, OutletFull, RpcId,
     modern::{input_required, question},
 };
 use tokio::time::Instant;
@@ -234,7 +234,8 @@ impl Voice {
             state.audience = Audience::Gone;
             common.emit(&FrontEvent::Parked { outcome: Parking::Refused });
             let message = "too many calls wait for their callers to answer what a server asks";
-            return Err(CallError::not_sent(ErrorKind::Overloaded, message));
+            // The server asks in the middle of it.
+            return Err(CallError::not_sent(ErrorKind::Overloaded, message).executed(Executed::Maybe));
         };
         state.number = Some(number);
         state.audience = Audience::Parked(Instant::now() + common.times().parked);

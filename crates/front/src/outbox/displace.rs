@@ -14,6 +14,22 @@ const KEPT: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Taken;
 
+/// How often, and how far apart, it is looked whether who reads has gone: a client that comes back at once is served
+/// while its connection of before still seems to be there.
+const LOOKS: u32 = 10;
+const BETWEEN: Duration = Duration::from_millis(50);
+
+/// Tries until nobody else stays; an error if somebody does.
+pub(crate) async fn unless_taken<T>(mut attempt: impl FnMut() -> Result<T, Taken>) -> Result<T, Taken> {
+    for _ in 0..LOOKS {
+        if let Ok(done) = attempt() {
+            return Ok(done);
+        }
+        tokio::time::sleep(BETWEEN).await;
+    }
+    attempt()
+}
+
 impl Outbox {
     /// The reader of a request that asks for this stream, if that may displace who reads now. The newest reads, once: an
     /// older one that comes back is not let in again for a while, so that two never displace each other for ever.

@@ -3,8 +3,8 @@
 
 mod batch;
 mod client;
-mod credentials;
 mod cors;
+mod credentials;
 mod events;
 mod flood;
 mod framing;
