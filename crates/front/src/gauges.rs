@@ -141,7 +141,8 @@ impl Gauges {
     #[must_use]
     pub fn limits(&self) -> Vec<LimitUse> {
         let of = |used: &AtomicUsize| used.load(Ordering::Relaxed);
-        let agents = of(&self.sse_agents) + of(&self.http_agents);
+        // Who has no session takes a place as well.
+        let agents = of(&self.sse_agents) + of(&self.http_agents) + of(&self.modern_agents);
         let one = |name, used, limit: &AtomicUsize| LimitUse { name, used, limit: of(limit) };
         vec![
             one("agent_sessions", agents, &self.agents_limit),

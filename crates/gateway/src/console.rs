@@ -127,7 +127,7 @@ pub async fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<bool, Str
         _ => {
             terminal::line(out, "the gateway alone can reach this backend; it sees:\n")?;
             terminal::line(out, table::backend(&body).trim_end())?;
-            Ok(body["state"] == "ready" || body["state"] == "idle")
+            Ok(matches!(body["state"].as_str(), Some("ready" | "full" | "idle")))
         }
     }
 }
