@@ -105,7 +105,8 @@ impl Registered {
             Verb::Drain => sessions + handshakes == 0,
             Verb::Resume => {
                 // A session is there, or none is wanted before the next call.
-                self.backend.traffic() == Traffic::Flowing && matches!(self.state().0, "ready" | "full" | "idle")
+                self.backend.traffic() == Traffic::Flowing
+                    && matches!(self.state().0, "ready" | "full" | "idle")
             }
             Verb::Reconnect { .. } => !self.backend.rebuild().is_running,
         }
