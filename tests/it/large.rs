@@ -133,8 +133,21 @@ async fn a_result_beyond_the_limit_fails_its_own_call_and_no_other() {
         let limits = Limits { max_message: 1 << 20, ..Limits::default() };
         let rig = Rig::start(Wanted { limits, ..wanted(&server, back, ModeChoice::Shared) }).await;
         let (one, other) = (agent(&rig, Transport::Http).await, agent(&rig, Transport::Sse).await);
-        let refused = one.call_tool("big", json!({ "bytes": 2 << 20 })).await.expect_err("beyond the limit");
+        // Its answer is still to come on the same session when the large one does.
+        let slow = other.call_tool("sleep", json!({ "ms": 700, "nonce": "slow" }));
+        let large = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            one.call_tool("big", json!({ "bytes": 2 << 20 })).await
+        };
+        let (slow, refused) = tokio::join!(slow, large);
+        let refused = refused.expect_err("beyond the limit");
         assert!(format!("{refused}").contains("-31908"), "{back:?}: {refused}");
+        assert!(slow.expect("the other call is answered").to_string().contains("slow"), "{back:?}");
+        assert_eq!(
+            rig.gateway.backends()[0].backend.status().sessions.len(),
+            1,
+            "on the session it began on"
+        );
         echoes(&one, "the same agent goes on").await;
         echoes(&other, "and so does another").await;
         rig.stop().await;

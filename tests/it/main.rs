@@ -17,6 +17,7 @@ mod herd;
 mod isolation;
 mod lab;
 mod large;
+mod lenient;
 mod liveness;
 mod model;
 mod modern;
