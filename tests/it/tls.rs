@@ -17,7 +17,11 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsAcceptor,
-    rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivatePkcs8KeyDer},
+    rustls::{
+        ServerConfig,
+        crypto::aws_lc_rs,
+        pki_types::{CertificateDer, PrivatePkcs8KeyDer},
+    },
 };
 
 use crate::rig::{Rig, Wanted};
@@ -41,12 +45,30 @@ impl Tls {
         let key = KeyPair::generate().expect("a key");
         let shown = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         let shown = shown.signed_by(&key, &Issuer::new(root, root_key)).expect("a certificate");
+        Self::showing(shown.der().clone(), &key, root_pem, behind).await
+    }
+
+    /// With one certificate for everything, as the first guide on the web makes it: its own authority.
+    async fn with_its_root(name: &str, behind: SocketAddr) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut root = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = root.self_signed(&key).expect("a root");
+        Self::showing(root.der().clone(), &key, root.pem(), behind).await
+    }
+
+    async fn showing(
+        shown: CertificateDer<'static>,
+        key: &KeyPair,
+        root_pem: String,
+        behind: SocketAddr,
+    ) -> Self {
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_no_client_auth()
-            .with_single_cert(vec![shown.der().clone()], key)
+            .with_single_cert(vec![shown], key)
             .expect("a usable certificate");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
@@ -100,7 +122,10 @@ async fn a_root_nobody_named_and_a_name_it_is_not_good_for_are_refused_with_the_
     let elsewhere = Tls::start("search.example", backend.addr()).await;
     let other_root = here.root_pem.clone().into_bytes();
     let own_root = elsewhere.root_pem.clone().into_bytes();
+    let alone = Tls::with_its_root("127.0.0.1", backend.addr()).await;
+    let its_root = alone.root_pem.clone().into_bytes();
     for (wanted, cause) in [
+        (alone.wanted("mcp", Some(its_root)), "a CA certificate as its own"),
         (here.wanted("mcp", None), "UnknownIssuer"),
         (elsewhere.wanted("sse", Some(other_root)), "UnknownIssuer"),
         (elsewhere.wanted("mcp", Some(own_root)), "not valid for name"),

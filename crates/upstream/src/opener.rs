@@ -57,6 +57,8 @@ const PAUSE_IDLE: Duration = Duration::from_secs(5);
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
 /// Pause after the backend said it is at its limit, where it named none.
 const PAUSE_PRESSURE: Duration = Duration::from_secs(1);
+/// Also where it said that it is at its limit and at once no longer.
+const MIN_PRESSURE: Duration = Duration::from_millis(100);
 const MAX_PRESSURE: Duration = Duration::from_secs(60);
 /// Rest after the first panic; doubles up to [`PAUSE_IDLE`].
 const FIRST_REST: Duration = Duration::from_millis(50);
@@ -395,9 +397,9 @@ fn is_surplus(backend: &Backend, pool: &Pool) -> bool {
 /// How long the next handshake waits after this one, the how-manieth that failed in a row.
 fn pause(error: &SendError, times: u32, now: Instant) -> Pause {
     match &error.cause {
-        Cause::Pressure(refusal) => {
-            Pause::Pressure(now + refusal.retry_after.unwrap_or(PAUSE_PRESSURE).min(MAX_PRESSURE))
-        }
+        Cause::Pressure(refusal) => Pause::Pressure(
+            now + refusal.retry_after.unwrap_or(PAUSE_PRESSURE).clamp(MIN_PRESSURE, MAX_PRESSURE),
+        ),
         cause if cause.is_refusal() => {
             let at = now + backoff(times, PAUSE_REFUSED);
             Pause::Failed { waited: at, idle: at }

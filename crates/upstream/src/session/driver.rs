@@ -88,6 +88,8 @@ impl Driver {
     /// Runs until the session is over; gives back why.
     pub(crate) async fn run(mut self) -> (CloseReason, Option<SendError>) {
         loop {
+            // Whatever talks without end must not keep others waiting.
+            tokio::task::coop::consume_budget().await;
             let wake = self.wake().await;
             if let Some(reason) = self.handle(wake) {
                 let reason = self.seen(reason);

@@ -20,12 +20,16 @@ use eventsource_stream::EventStream;
 use futures::{FutureExt, Stream, StreamExt};
 use mcpool_wire::Skim;
 use memchr::{memchr, memchr2};
+use tokio::runtime::Handle;
 
 use self::skipped::Skipped;
 use crate::aside::aside;
 
 /// Longest reconnection time a server can ask for (SEMANTICS.md 12).
 const MAX_RETRY: Duration = Duration::from_secs(60);
+
+/// Blocks that are read before other tasks have their turn: one chunk may hold 100,000 comments.
+const BLOCKS: u16 = 256;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -76,6 +80,8 @@ pub struct SseReader<S> {
     chunk: Bytes,
     /// Second item of the last block.
     next: Option<SseItem>,
+    /// Blocks since the body last had no more, or others had their turn.
+    in_a_row: u16,
     /// Whether the last chunk was reported as a sign of life, by whatever item.
     reported: bool,
 }
@@ -83,7 +89,7 @@ pub struct SseReader<S> {
 impl<S> SseReader<S> {
     /// Reads `body`; an event may have `cap` bytes.
     pub fn new(body: S, cap: usize) -> Self {
-        Self { body, cutter: Cutter::new(cap), chunk: Bytes::new(), next: None, reported: true }
+        Self { body, cutter: Cutter::new(cap), chunk: Bytes::new(), next: None, in_a_row: 0, reported: true }
     }
 }
 
@@ -98,6 +104,13 @@ where
         loop {
             if let Some(item) = this.next.take() {
                 return Poll::Ready(Some(Ok(item)));
+            }
+            this.in_a_row += 1;
+            // Without a runtime there is nobody else.
+            if this.in_a_row > BLOCKS && Handle::try_current().is_ok() {
+                this.in_a_row = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             match this.cutter.cut(&mut this.chunk) {
                 Cut::Block(block) => {
@@ -119,7 +132,11 @@ where
             if !std::mem::replace(&mut this.reported, true) {
                 return Poll::Ready(Some(Ok(SseItem::Alive)));
             }
-            match std::task::ready!(this.body.poll_next_unpin(cx)) {
+            let polled = this.body.poll_next_unpin(cx);
+            if polled.is_pending() {
+                this.in_a_row = 0;
+            }
+            match std::task::ready!(polled) {
                 Some(Ok(chunk)) => {
                     this.reported = chunk.is_empty();
                     this.chunk = chunk;

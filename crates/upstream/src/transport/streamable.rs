@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::{HeaderValue, Method};
 use mcpool_wire::{Era, Forwarded, Revision, is_response};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{
@@ -92,7 +93,14 @@ async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<
     let id = session_id(&reply)?;
     let mut early = VecDeque::new();
     let answer = match reply.content() {
-        Content::Json => reply.body(http.max_message).await?,
+        Content::Json => {
+            let status = reply.status();
+            let body = reply.body(http.max_message).await?;
+            if !is_rpc(&body) {
+                return Err(SendError::refused(Cause::WrongTransport(Refusal::read(status, &body))));
+            }
+            body
+        }
         Content::Events => {
             let mut events = reply.events(http.max_message);
             match first_answer(&mut events, &mut early).await? {
@@ -126,6 +134,13 @@ async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<
         connect_took: None,
         outbound: Arc::new(Sender(Arc::new(session))),
     })
+}
+
+/// Whether a body is an answer of JSON-RPC at all: what stands at the address may answer everything with an object of its
+/// own, also a server of HTTP+SSE that misses the number of its session.
+fn is_rpc(body: &[u8]) -> bool {
+    let Ok(Value::Object(body)) = serde_json::from_slice(body) else { return is_response(body) };
+    body.contains_key("jsonrpc") || body.contains_key("result")
 }
 
 fn session_id(reply: &Reply) -> Result<Option<HeaderValue>, SendError> {

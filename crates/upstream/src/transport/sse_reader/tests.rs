@@ -150,6 +150,24 @@ fn of_an_event_above_the_cap_is_known_which_call_it_answers() {
     }
 }
 
+#[tokio::test]
+async fn others_have_their_turn_while_a_body_has_more() {
+    let comments = Bytes::from(": x\n\n".repeat(100_000));
+    let reader = SseReader::new(stream::iter([Ok::<_, Infallible>(comments)]), CAP);
+    let mut turns = 0;
+    let others = async {
+        loop {
+            turns += 1;
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        read = reader.count() => assert_eq!(read, 100_000),
+        () = others => {}
+    }
+    assert!(turns > 100, "{turns}");
+}
+
 #[test]
 fn the_body_error_comes_out() {
     let body = stream::iter([Ok(Bytes::from_static(b"data: a\n\ndata")), Err("cut")]);

@@ -110,6 +110,7 @@ async fn while_a_session_is_opened_no_word_is_a_lost_one() {
             r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"},"id":null}"#,
         ),
         (400, r#"{"error":{"code":-32600,"message":"Received request before initialization was complete"}}"#),
+        (200, r#"{"error":"session_id is required"}"#),
         (409, "no active session"),
         (410, "session terminated"),
         (422, r#"{"detail":[{"loc":["query","session_id"],"msg":"field required"}]}"#),
@@ -118,7 +119,7 @@ async fn while_a_session_is_opened_no_word_is_a_lost_one() {
             match (seen.method.as_str(), seen.path.as_str()) {
                 ("GET", "/x") => stream("", "/m"),
                 ("POST", "/m") => Answer::status(202),
-                _ => Answer::new(status, "text/plain", body),
+                _ => Answer::new(status, "application/json", body),
             }
         })
         .await;
