@@ -48,7 +48,7 @@ impl Logs {
         let lines = self.0.get(backend).map(Vec::as_slice).unwrap_or_default();
         let most = row["lines"].as_u64().map_or(LINES, |most| usize::try_from(most).unwrap_or(LINES));
         let mut faults = Vec::new();
-        if let Some(words) = row["log"].as_str()
+        if let Some(words) = row["log"].as_str().filter(|words| !words.is_empty())
             && !words.split('|').any(|word| lines.iter().any(|line| line.text.contains(word)))
         {
             faults.push(format!("log: no line of {} names {words:?}", lines.len()));
