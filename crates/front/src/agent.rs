@@ -364,7 +364,10 @@ impl AgentCore {
             LinkEvent::Request { id, message } => self.ask(outbox, id, &message),
             LinkEvent::Withdrawn { id, reason } => self.withdraw(outbox, id, reason),
             LinkEvent::Paused(wait) => {
-                outbox.dismiss(wait);
+                // An HTTP+SSE session is one stream: who leaves it for a while loses everything else with it.
+                if self.transport != Transport::Sse {
+                    outbox.dismiss(wait);
+                }
                 Ok(())
             }
             LinkEvent::Owned(values) => {

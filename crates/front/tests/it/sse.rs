@@ -151,6 +151,20 @@ async fn a_cancelled_call_has_no_answer_and_disturbs_nobody() {
 }
 
 #[tokio::test]
+async fn a_call_whose_server_is_polled_keeps_the_stream_of_its_session() {
+    let front = start().await;
+    let mut stream = front.sse("/sse", &[]).await;
+    let pause = json!({"jsonrpc":"2.0","id":1,"method":"tools/call",
+                       "params":{"name":"pause","arguments":{"wait_ms":250}}});
+    front.say(&stream.session, &pause).await;
+    assert_eq!(stream.json().await["params"]["data"], "before");
+    front.script.gate.open();
+    assert_eq!(stream.json().await["id"], 1);
+    front.say(&stream.session, &tool(2, "echo")).await;
+    assert_eq!(stream.json().await["id"], 2);
+}
+
+#[tokio::test]
 async fn an_agent_that_comes_back_gets_what_it_missed() {
     let front = start().await;
     let mut stream = front.sse("/sse", &[]).await;
