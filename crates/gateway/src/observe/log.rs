@@ -13,7 +13,7 @@ use std::{
 };
 
 use mcpool_breaker::{State, Transition};
-use mcpool_front::{CallEnd, ClientName, FrontEvent, Outcome, Rung};
+use mcpool_front::{AgentEnd, CallEnd, ClientName, FrontEvent, Outcome, Rung};
 use mcpool_upstream::{CloseReason, Event, Mode, Source};
 use mcpool_wire::{AgentKey, ErrorKind};
 use tracing::{debug, error, info, warn};
@@ -61,6 +61,7 @@ impl Log {
             FrontEvent::AgentGreeted { agent, backend, peer, client } => {
                 self.came(*agent, backend, "sse", *peer, *client);
             }
+            FrontEvent::AgentClosed { reason: AgentEnd::Evicted, .. } => self.gave_way(),
             FrontEvent::AgentClosed { agent, transport, reason } => {
                 debug!(target: AGENT, %agent, transport = transport.as_str(), reason = reason.as_str(), "agent session closed");
             }
@@ -110,6 +111,13 @@ impl Log {
         }
     }
 
+    /// Nobody is harmed, but the limit is reached.
+    fn gave_way(&self) {
+        if let Some(unsaid) = self.refusals.admit("evicted", "evicted", now()) {
+            info!(target: AGENT, left_out = left_out(unsaid), "limits.agent_sessions is reached: the session idle longest gave way; its id brings it back");
+        }
+    }
+
     fn refused(&self, kind: &'static str) {
         match self.refusals.admit(kind, kind, now()) {
             Some(unsaid) => {
@@ -148,7 +156,7 @@ impl Log {
             info!(target: AGENT, %peer, client, left_out = count, "more agent sessions were opened");
         }
         for (kind, count) in self.refusals.left_over(now) {
-            info!(target: AGENT, kind, left_out = count, "more agents were turned away");
+            info!(target: AGENT, kind, left_out = count, "the same went on");
         }
     }
 

@@ -243,3 +243,15 @@ fn an_agent_that_says_who_it_is_is_told_with_its_address_and_many_of_a_kind_are_
         assert_eq!(lines[0][key], value, "{}", lines[0]);
     }
 }
+
+#[test]
+fn sessions_that_give_way_are_said_once() {
+    let reason = mcpool_front::AgentEnd::Evicted;
+    let closed = FrontEvent::AgentClosed { agent: AgentKey(1), transport: Transport::Http, reason };
+    let lines = logged("info", |log| (0..1_000).for_each(|_| log.front(&closed)));
+    assert_eq!(lines.len(), 1);
+    assert!(
+        lines[0]["message"].as_str().unwrap().starts_with("limits.agent_sessions is reached"),
+        "{lines:?}"
+    );
+}
