@@ -106,11 +106,13 @@ where
                 return Poll::Ready(Some(Ok(item)));
             }
             this.in_a_row += 1;
-            // Without a runtime there is nobody else.
-            if this.in_a_row > BLOCKS && Handle::try_current().is_ok() {
+            if this.in_a_row > BLOCKS {
                 this.in_a_row = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+                // Without a runtime there is nobody else.
+                if Handle::try_current().is_ok() {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
             match this.cutter.cut(&mut this.chunk) {
                 Cut::Block(block) => {
