@@ -101,6 +101,30 @@ async fn a_server_without_ping_is_ready_at_once_and_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ping_that_is_slower_than_a_list_is_a_ping() {
+    let memory = Memory::new(|turn: Turn| async move {
+        if turn.method() == Some(Method::Ping) {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+        turn.reply().into_iter().collect()
+    });
+    let lab = serves_soon_and_stays(memory, "slow").await;
+    let asked = |method: &str| lab.memory.last().methods().iter().filter(|asked| *asked == method).count();
+    assert!(asked("ping") > 2 && asked("tools/list") == 1, "{:?}", lab.memory.last().methods());
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_that_are_lost_before_they_are_ready_are_opened_with_growing_pauses() {
+    let lab = Lab::start(Memory::echo(), warm());
+    lab.agent(1).await.run("echo", &json!({})).await.expect("served");
+    lab.memory.goes_down(&refused(404, SendError::refused, Cause::SessionLost));
+    lab.memory.last().fail(SendError::maybe_sent(Cause::Broken("gone".to_owned())));
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let times = lab.seen.count("open_failed");
+    assert!((20..=120).contains(&times), "{times} in five minutes");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_list_its_tools_is_ready_at_once_and_stays() {
     for answer in [Odd::Silent, Odd::Says(None), Odd::Says(Some(json!({})))] {
         let what = format!("{answer:?}");

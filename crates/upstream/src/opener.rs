@@ -55,6 +55,8 @@ const PAUSE_WAITED: Duration = Duration::from_millis(500);
 const PAUSE_IDLE: Duration = Duration::from_secs(5);
 /// The same after a refusal that will be repeated until somebody changes something.
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
+/// Handshakes that fail in a row before pauses grow for whatever reason.
+const PATIENT: u32 = 16;
 /// Pause after the backend said it is at its limit, where it named none.
 const PAUSE_PRESSURE: Duration = Duration::from_secs(1);
 /// Also where it said that it is at its limit and at once no longer.
@@ -321,7 +323,7 @@ impl Opener {
             let times = one_more(trouble.take());
             *trouble = Some(Trouble { why: error.to_string(), since: now, times, is_refusal });
             drop(trouble);
-            self.pause = Some(pause(error, times, now));
+            self.pause = Some(pause(error, times, now, false));
             if times == REFUSALS && is_refusal {
                 // Those who wait now do so for less long.
                 self.backend.room.wake_all();
@@ -332,7 +334,7 @@ impl Opener {
         pool.plight.failed(
             error,
             Trouble { why: error.to_string(), since: now, times, is_refusal },
-            pause(error, times, now),
+            pause(error, times, now, is_final(&error.cause)),
         );
         // What is refused is there; and one that hangs for one credential while it serves others is, too.
         if !plight::is_refusal(&error.cause) && !self.backend.serves_anybody() {
@@ -395,12 +397,18 @@ fn is_surplus(backend: &Backend, pool: &Pool) -> bool {
 }
 
 /// How long the next handshake waits after this one, the how-manieth that failed in a row.
-fn pause(error: &SendError, times: u32, now: Instant) -> Pause {
+/// With `is_told`, whoever waited was told at once and waits no more.
+fn pause(error: &SendError, times: u32, now: Instant, is_told: bool) -> Pause {
     match &error.cause {
         Cause::Pressure(refusal) => Pause::Pressure(
             now + refusal.retry_after.unwrap_or(PAUSE_PRESSURE).clamp(MIN_PRESSURE, MAX_PRESSURE),
         ),
-        cause if cause.is_refusal() => {
+        cause if cause.is_refusal() && !is_told => {
+            let at = now + backoff(times, PAUSE_REFUSED);
+            Pause::Failed { waited: at, idle: at }
+        }
+        // What the circuit does not count, and what may pass, but did not for long.
+        cause if cause.incident().is_none() && times > PATIENT && !is_told => {
             let at = now + backoff(times, PAUSE_REFUSED);
             Pause::Failed { waited: at, idle: at }
         }

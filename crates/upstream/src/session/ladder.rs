@@ -151,7 +151,11 @@ async fn answers(
         Some(pinged) => (pinged, None),
         None => match select(pinging, &mut listing).await {
             Either::Left((pinged, _)) => (pinged?, None),
-            Either::Right((listed, _)) => (Pinged::Silent, Some(listed)),
+            // A ping that is slower than a list is an answer all the same.
+            Either::Right((listed, pinging)) => {
+                let late = tokio::time::timeout(PING_ALONE, pinging).await.ok().transpose()?;
+                (late.unwrap_or(Pinged::Silent), Some(listed))
+            }
         },
     };
     let listed = match (listed, &pinged) {
