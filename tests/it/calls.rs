@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mcpool_breaker::Settings;
-use mcpool_upstream::{Cause, Limits, SendError, transport::memory::Memory};
+use mcpool_upstream::{Cause, Limits, SendError, Times, transport::memory::Memory};
 use mcpool_wire::{CallError, ErrorKind, Executed, Link as _};
 use serde_json::json;
 
@@ -11,7 +11,8 @@ use crate::lab::{Agent, Lab, Wish, broken, connect_refused, now, refused, text};
 
 fn small() -> Wish {
     let limits = Limits { min_idle: 1, shared_sessions: 1, calls_per_session: 1, ..Limits::default() };
-    Wish { limits, ..Wish::default() }
+    let times = Times { call_idle: Duration::from_secs(60), ..Times::default() };
+    Wish { limits, times, ..Wish::default() }
 }
 
 async fn ready(wish: Wish) -> (Lab, Agent) {
