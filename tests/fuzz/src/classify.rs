@@ -36,7 +36,9 @@ pub fn classify(data: &[u8]) {
     assert!(refusal.message.len() <= 200 && one_line, "{:?}", refusal.message);
     assert_ne!(error.phase, SendPhase::NotSent, "it was answered, so it was sent");
     phase(question, status, retry_after.is_some(), error.phase, &error.cause);
-    assert_eq!(error.cause.incident().is_some(), matches!(error.cause, Cause::Gateway(_)));
+    let failed =
+        matches!(error.cause, Cause::Gateway(_)) || status >= 500 && matches!(error.cause, Cause::Status(_));
+    assert_eq!(error.cause.incident().is_some(), failed);
     answers(status, body);
 }
 
