@@ -49,6 +49,10 @@ impl Answers {
         Self { texts: Vec::new(), unwritten: pulse.owing() }
     }
 
+    fn fit(&self, bytes: usize, messages: usize) -> bool {
+        self.unwritten.bytes() < bytes && self.texts.len() < messages
+    }
+
     fn push(&mut self, text: Bytes) {
         self.unwritten.more(text.len());
         self.texts.push(text);
@@ -95,12 +99,15 @@ pub(crate) async fn answer<B: Backends>(
     let wants_answer = batch.start(&agent, link.as_ref(), messages);
     let names_events = takes_events && names_events(headers);
     pulse.watch(names_events.then(|| agent.core.common.times().answer_as_stream));
-    // More than may wait on a stream does not wait for one.
-    let most = agent.core.common.limits().outbound_bytes;
+    // What is more than may wait on a stream waits for the array: it would close the stream.
+    let limits = agent.core.common.limits();
     let said = poll_fn(|cx| {
         let said = batch.poll(cx);
-        let wants_stream = pulse.wants_bytes() || batch.answers.unwritten.bytes() > most;
-        if said.is_pending() && names_events && wants_stream { batch.poll_stream(cx) } else { said }
+        let fits = batch.answers.fit(2 * limits.outbound_bytes, 2 * limits.outbound_messages);
+        if said.is_pending() && names_events && fits && pulse.wants_bytes() {
+            return batch.poll_stream(cx);
+        }
+        said
     })
     .await;
     if !wants_answer {
