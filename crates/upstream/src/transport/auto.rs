@@ -78,16 +78,21 @@ fn is_occupied(cause: &Cause) -> bool {
 }
 
 /// What a failed attempt by POST leaves open: refusals that may be those of another transport. A server of HTTP+SSE
-/// without a session to look up complains about that in many words; nothing is lost yet that could be meant. What a
-/// credential, a limit or an outage says concerns every transport.
+/// without a session to look up complains about that in many words, or fails over it; nothing is lost yet that could be
+/// meant. What a credential, a limit or an outage says concerns every transport.
 fn open_question(error: SendError) -> Result<Refusal, SendError> {
     match error.cause {
         Cause::WrongTransport(refusal) | Cause::SessionLost(refusal) | Cause::NotInitialized(refusal) => {
             Ok(refusal)
         }
-        Cause::Status(refusal) if (300..=499).contains(&refusal.status) => Ok(refusal),
+        Cause::Status(refusal) if (300..=501).contains(&refusal.status) => Ok(refusal),
         cause => Err(SendError { cause, ..error }),
     }
+}
+
+/// Whether a server failed over a message, rather than refused it.
+fn is_failure(error: &SendError) -> bool {
+    matches!(&error.cause, Cause::Status(refusal) if refusal.status >= 500)
 }
 
 impl Auto {
@@ -103,6 +108,8 @@ impl Transport for Auto {
             let first = learned.load(Ordering::Relaxed).min(ways.len().saturating_sub(1));
             let others = (0..ways.len()).filter(|at| *at != first);
             let mut refusals: Vec<Refusal> = Vec::new();
+            // A server that failed is told from one that speaks nothing, once nobody else answers either.
+            let mut failed: Option<SendError> = None;
             for at in std::iter::once(first).chain(others) {
                 let way = &ways[at];
                 if way.other_era && !refusals.last().is_none_or(names_other_era) {
@@ -111,8 +118,11 @@ impl Transport for Auto {
                 let has_get = !way.by_get && ways.iter().any(|way| way.by_get);
                 match way.connect(&hail, refusals.last()).await {
                     Err(SendError { cause: Cause::WrongTransport(refusal), .. }) => refusals.push(refusal),
-                    Err(error) if has_get => refusals.push(open_question(error)?),
-                    Err(error) => return Err(error),
+                    Err(error) if has_get => {
+                        failed = failed.or_else(|| Some(error.clone()).filter(is_failure));
+                        refusals.push(open_question(error)?);
+                    }
+                    Err(error) => return Err(failed.unwrap_or(error)),
                     Ok(opened) => match other_era(&opened).filter(|_| ways.len() > 1) {
                         Some(refusal) => refusals.push(refusal),
                         None => {
@@ -122,7 +132,7 @@ impl Transport for Auto {
                     },
                 }
             }
-            Err(none(&refusals))
+            Err(failed.unwrap_or_else(|| none(&refusals)))
         }
         .boxed()
     }

@@ -12,6 +12,7 @@ mod coding;
 mod connect;
 mod cookies;
 mod dates;
+mod early;
 mod http;
 mod interim;
 mod listening;

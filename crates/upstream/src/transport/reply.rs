@@ -61,6 +61,13 @@ pub(super) enum Content {
 /// The events of a body.
 pub(super) type Events = SseReader<BoxStream<'static, Result<Bytes, SendError>>>;
 
+/// `application/json`, and what some servers call it: `application/json-rpc`, `application/vnd.mcp+json`.
+fn is_json(essence: &str) -> bool {
+    let essence = essence.to_ascii_lowercase();
+    essence.starts_with("application/json")
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
 impl Reply {
     pub(super) fn is_success(&self) -> bool {
         self.head.status.is_success()
@@ -77,7 +84,7 @@ impl Reply {
     pub(super) fn content(&self) -> Content {
         let value = self.header(&header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let essence = value.split(';').next().unwrap_or_default().trim();
-        if essence.eq_ignore_ascii_case("application/json") {
+        if is_json(essence) {
             Content::Json
         } else if essence.eq_ignore_ascii_case("text/event-stream") {
             Content::Events

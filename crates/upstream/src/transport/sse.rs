@@ -22,10 +22,11 @@ use super::{
     Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
     answered::answers_in,
     classify::Asked,
+    early::{First, MAX_EARLY, first_answer},
     http::{Content, Events, Headers, Http, HttpClient, Reply, Target, is_same_origin},
     notes::{Notes, Oddity},
     sse_reader::{SseError, SseEvent, SseItem},
-    streamable::{First, MAX_EARLY, first_answer, protocol},
+    streamable::protocol,
 };
 use crate::error::{Cause, SendError};
 

@@ -30,8 +30,7 @@ use self::{
     respawn::Respawn,
 };
 use super::{
-    Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
-    streamable::keep_early,
+    Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind, early::keep_early,
 };
 use crate::{
     clock,

@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use futures::{FutureExt, future::BoxFuture, stream};
 use http::{HeaderValue, Method};
 use mcpool_wire::{Era, Forwarded, Revision, is_response};
 use serde_json::Value;
@@ -27,16 +27,14 @@ use super::{
     acknowledge::acknowledgement,
     answered::answers_in,
     classify::Asked,
+    early::{First, answer_among, first_answer},
     http::{Content, Events, Headers, Http, HttpClient, LAST_EVENT_ID, Reply, SESSION_ID, Target},
     listening::Listening,
     notes::Oddity,
     resume::Reading,
-    sse_reader::{SseError, SseItem},
 };
 use crate::error::{Cause, Refusal, SendError};
 
-/// Messages before the answer to `initialize` that are kept.
-pub(super) const MAX_EARLY: usize = 64;
 /// Time for a server to notice that a stream was closed.
 const GOODBYE: Duration = Duration::from_millis(100);
 /// How a POST is refused that was answered as a GET would be.
@@ -90,16 +88,17 @@ async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<
     if !reply.is_success() {
         return Err(reply.refusal(Asked::Open).await.0);
     }
-    let id = session_id(&reply)?;
+    let id = session_id(&reply);
     let mut early = VecDeque::new();
     let answer = match reply.content() {
         Content::Json => {
             let status = reply.status();
             let body = reply.body(http.max_message).await?;
-            if !is_rpc(&body) {
-                return Err(SendError::refused(Cause::WrongTransport(Refusal::read(status, &body))));
+            let answer = answer_among(body.clone(), &mut early).unwrap_or(body);
+            if !is_rpc(&answer) {
+                return Err(SendError::refused(Cause::WrongTransport(Refusal::read(status, &answer))));
             }
-            body
+            answer
         }
         Content::Events => {
             let mut events = reply.events(http.max_message);
@@ -143,12 +142,9 @@ fn is_rpc(body: &[u8]) -> bool {
     body.contains_key("jsonrpc") || body.contains_key("result")
 }
 
-fn session_id(reply: &Reply) -> Result<Option<HeaderValue>, SendError> {
-    let Some(id) = reply.header(&SESSION_ID) else { return Ok(None) };
-    if id.is_empty() || !id.as_bytes().iter().all(|byte| (0x21..=0x7e).contains(byte)) {
-        return Err(SendError::refused(Cause::Protocol("the session id is not visible ASCII".to_owned())));
-    }
-    Ok(Some(id.clone()))
+/// The id of the session as it came: it is only ever said back to whoever gave it. An empty one names no session.
+fn session_id(reply: &Reply) -> Option<HeaderValue> {
+    reply.header(&SESSION_ID).filter(|id| !id.is_empty()).cloned()
 }
 
 /// A server of HTTP+SSE took the POST for the GET that opens a stream. That stream is closed, and its end has to be
@@ -164,49 +160,6 @@ async fn give_up(http: &HttpClient, events: Events) -> SendError {
     tokio::time::sleep(GOODBYE).await;
     let message = ENDPOINT_FOR_POST.to_owned();
     SendError::refused(Cause::WrongTransport(Refusal { status: 200, message, code: None, retry_after: None }))
-}
-
-/// What a stream that answers `initialize` says first.
-pub(super) enum First {
-    /// The answer.
-    Answer(Bytes),
-    /// Where messages are to be sent: this is a stream of HTTP+SSE.
-    Endpoint,
-}
-
-/// The first response in a stream, or that it is another kind of stream; messages before it are kept.
-pub(super) async fn first_answer(
-    events: &mut Events,
-    early: &mut VecDeque<Bytes>,
-) -> Result<First, SendError> {
-    while let Some(item) = events.next().await {
-        match item {
-            Ok(SseItem::Event(event)) if event.name.as_deref() == Some("endpoint") => {
-                return Ok(First::Endpoint);
-            }
-            Ok(SseItem::Event(event)) if event.name.is_none() && !event.data.is_empty() => {
-                if is_response(&event.data) {
-                    return Ok(First::Answer(event.data));
-                }
-                keep_early(early, event.data);
-            }
-            Ok(_) => {}
-            Err(SseError::TooLarge { cap, is_answer: true, .. }) => {
-                return Err(SendError::maybe_sent(Cause::TooLarge(cap)));
-            }
-            Err(SseError::TooLarge { .. }) => {}
-            Err(SseError::Body(error)) => return Err(error),
-        }
-    }
-    Err(SendError::maybe_sent(Cause::Broken("the stream ended before initialize was answered".to_owned())))
-}
-
-/// Keeps what a server says before its answer to `initialize`; of very much, the latest.
-pub(super) fn keep_early(early: &mut VecDeque<Bytes>, message: Bytes) {
-    if early.len() == MAX_EARLY {
-        early.pop_front();
-    }
-    early.push_back(message);
 }
 
 pub(super) fn protocol(why: &str) -> SendError {

@@ -19,8 +19,9 @@ use super::{
     super::{
         Hail, Opened, TransportKind,
         classify::Asked,
+        early::{First, first_answer},
         http::{Content, HttpClient, Reply, Target},
-        streamable::{ENDPOINT_FOR_POST, First, first_answer},
+        streamable::ENDPOINT_FOR_POST,
     },
     Declared, Sender, Session,
     filter::Filter,

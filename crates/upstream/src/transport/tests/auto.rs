@@ -62,13 +62,42 @@ async fn when_neither_is_spoken_both_answers_are_told() {
 
 #[tokio::test]
 async fn a_refusal_that_concerns_every_transport_never_changes_it() {
-    let bodies = [(429, "slowly"), (503, "Too many open sessions"), (401, "who are you"), (500, "boom")];
+    let bodies = [(429, "slowly"), (503, "Too many open sessions"), (401, "who are you")];
     for (status, body) in bodies {
         let server = Server::start(move |_| async move { Answer::new(status, "text/plain", body) }).await;
         let error = failed(server.transport("/x", TransportChoice::Auto).connect(hail(INITIALIZE)).await);
         assert!(!matches!(error.cause, Cause::WrongTransport(_)), "{error}");
         assert_eq!(methods(&server), ["POST /x"]);
     }
+}
+
+#[tokio::test]
+async fn a_server_that_fails_over_a_post_is_asked_for_its_stream_too() {
+    for status in [500, 501] {
+        let server = Server::start(move |seen: Seen| async move {
+            match (seen.method.as_str(), seen.path.as_str()) {
+                ("GET", "/x") => {
+                    let (tx, rx) = mpsc::channel(2);
+                    tx.try_send("event: endpoint\ndata: /m\n\n".to_owned()).unwrap();
+                    tx.try_send(format!("data: {INITIALIZED}\n\n")).unwrap();
+                    Answer::streaming(rx)
+                }
+                ("POST", "/m") => Answer::status(202),
+                _ => Answer::new(status, "text/plain", "unhandled method"),
+            }
+        })
+        .await;
+        let opened = server.transport("/x", TransportChoice::Auto).connect(hail(INITIALIZE)).await.unwrap();
+        assert_eq!(opened.kind, TransportKind::Sse);
+    }
+    // One that fails over everything has failed, whatever its GET says.
+    let server = Server::start(|seen: Seen| async move {
+        Answer::new(if seen.is("POST") { 500 } else { 405 }, "text/plain", "boom")
+    })
+    .await;
+    let error = failed(server.transport("/x", TransportChoice::Auto).connect(hail(INITIALIZE)).await);
+    assert!(matches!(&error.cause, Cause::Status(refusal) if refusal.status == 500), "{error}");
+    assert_eq!(methods(&server), ["POST /x", "GET /x"]);
 }
 
 #[tokio::test]

@@ -218,3 +218,39 @@ async fn a_version_that_is_refused_in_the_header_gives_way_to_one_that_is_listed
     assert!(matches!(&items[..], [Err(SendError { cause: Cause::WrongVersion(_), .. })]), "{items:?}");
     assert_eq!(server.seen().len(), 3, "once");
 }
+
+#[tokio::test]
+async fn a_session_id_is_said_back_as_it_came_and_an_empty_one_is_none() {
+    for (given, said) in
+        [("a blank inside", Some("a blank inside")), ("a!b~c=/+:;,", Some("a!b~c=/+:;,")), ("", None)]
+    {
+        let server = Server::start(move |seen: Seen| async move {
+            let answer = Answer::json(if seen.is_initialize() { INITIALIZED } else { ANSWER });
+            if seen.is_initialize() { answer.with("mcp-session-id", given) } else { answer }
+        })
+        .await;
+        let opened = server.connect("/mcp", TransportChoice::Http).await;
+        assert_eq!(opened.has_session, said.is_some(), "{given:?}");
+        messages(opened.outbound.send(CALL.into())).await;
+        assert_eq!(server.seen()[1].header("mcp-session-id"), said);
+    }
+}
+
+#[tokio::test]
+async fn initialize_is_answered_by_json_of_any_name_and_in_an_array() {
+    let note = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{}}"#;
+    let array = format!("[{note},{INITIALIZED}]");
+    for (kind, body) in [
+        ("application/json-rpc", INITIALIZED.to_owned()),
+        ("Application/Vnd.Mcp+JSON; charset=utf-8", INITIALIZED.to_owned()),
+        ("application/json", array.clone()),
+        ("text/event-stream", format!("data: {array}\n\n")),
+    ] {
+        let server = Server::start(move |_| {
+            let answer = Answer::new(200, kind, body.clone());
+            async { answer }
+        })
+        .await;
+        assert_eq!(server.connect("/mcp", TransportChoice::Http).await.answer, INITIALIZED, "{kind}");
+    }
+}
