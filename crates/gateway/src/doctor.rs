@@ -173,6 +173,9 @@ async fn describe(inside: &Inside, out: &mut dyn Write) -> Result<(), String> {
         let text = |key: &str| server[key].as_str().unwrap_or("?").to_owned();
         terminal::line(out, &format!("  server      {} {}", text("name"), text("version")))?;
     }
+    for missing in status.missing {
+        terminal::line(out, &format!("  optional    {missing}"))?;
+    }
     let listed = agent.request("tools/list", json!({})).await;
     terminal::line(
         out,

@@ -79,12 +79,15 @@ struct Row {
 /// # Errors
 /// A sentence when the server is not ready in the first place, or nobody reads.
 pub async fn rehearse(rehearsal: &Rehearsal, json: bool, out: &mut dyn Write) -> Result<bool, String> {
-    let transport = first_the_ladder(rehearsal).await?;
+    let (transport, missing) = first_the_ladder(rehearsal).await?;
     let Rehearsal { agents, rounds, call, .. } = rehearsal;
     if !json {
         let what = call.params.get("name").map_or_else(|| call.method.clone(), |name| format!("tool {name}"));
         let title = format!("{}  {agents} executors, {rounds} rounds, {what}\n", rehearsal.url);
         terminal::line(out, &title)?;
+        for missing in missing {
+            terminal::line(out, &format!("  optional: {missing}"))?;
+        }
         terminal::line(out, &format!("  {:<34} {:>14} {:>14}", "order", "directly", "pooled"))?;
     }
     let mut rows = Vec::new();
@@ -104,10 +107,13 @@ pub async fn rehearse(rehearsal: &Rehearsal, json: bool, out: &mut dyn Write) ->
 }
 
 /// A server that cannot be reached in peace needs a doctor, not a rehearsal.
-async fn first_the_ladder(rehearsal: &Rehearsal) -> Result<&'static str, String> {
+/// The transport it speaks, and what it need not offer and does not.
+async fn first_the_ladder(rehearsal: &Rehearsal) -> Result<(&'static str, Vec<&'static str>), String> {
     let climbed = climb(rehearsal.backend.clone(), &mut |_| {}).await?;
+    let missing = climbed.gateway.backends().first().map(|one| one.backend.status().missing);
     climbed.gateway.shutdown(GOODBYE).await;
-    climbed.outcome.map_err(|failed| {
+    let missing = missing.unwrap_or_default();
+    climbed.outcome.map(|transport| (transport, missing)).map_err(|failed| {
         format!("the server is not ready: {}; `mcpool doctor {}` says more", failed.why, rehearsal.url)
     })
 }

@@ -142,6 +142,8 @@ pub struct BackendStatus {
     pub demotion: Option<Demotion>,
     /// Name and version the server gave, once known.
     pub server: Option<serde_json::Value>,
+    /// What it need not offer and does not, with what that costs; a sentence each.
+    pub missing: Vec<&'static str>,
     /// Whether calls flow, and since when.
     pub traffic: (Traffic, Duration),
     /// What became of the last wish to have its sessions rebuilt.
@@ -319,6 +321,7 @@ impl Backend {
             transport: sessions.first().map(|s| s.kind.as_str()),
             era: self.modes.era(),
             server: pools.iter().find_map(|p| p.catalog.hello()).map(|h| h.server_info.clone()),
+            missing: self.quirks.sentences(),
             sessions: sessions.iter().map(|s| s.status(now)).collect(),
         }
     }

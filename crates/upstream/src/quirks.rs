@@ -38,9 +38,17 @@ impl Quirks {
             tracing::warn!(target: "mcpool::backend", backend, why, "{}", quirk.sentence());
         }
     }
+
+    /// What was said so far, a sentence each.
+    pub(crate) fn sentences(&self) -> Vec<&'static str> {
+        let said = self.said.load(Ordering::Relaxed);
+        Quirk::ALL.into_iter().filter(|quirk| said & *quirk as u32 != 0).map(Quirk::sentence).collect()
+    }
 }
 
 impl Quirk {
+    const ALL: [Self; 4] = [Self::NoStream, Self::InitializedRefused, Self::NoPing, Self::NoList];
+
     fn sentence(self) -> &'static str {
         match self {
             Self::NoStream => {

@@ -62,3 +62,18 @@ async fn a_path_that_speaks_no_mcp_is_told_from_a_server_that_is_down() {
     let (ready, said) = examined(&url, "").await;
     assert!(!ready && said.contains("no MCP is spoken at this path"), "{said}");
 }
+
+#[tokio::test]
+async fn what_a_server_need_not_offer_is_named_with_what_its_absence_costs() {
+    for (stage, cost) in [
+        (Stage::Ping, "does not answer ping; whether it lives is asked in another way"),
+        (Stage::Listen, "changes of lists, and what it asks outside of calls, are not heard"),
+        (Stage::Initialized, "refuses notifications/initialized; its session is used all the same"),
+    ] {
+        let server = Server::start(Script::default()).await.unwrap();
+        server.set_fault(Fault::always(stage, FaultKind::Status(500, "not here".to_owned())));
+        let (ready, said) = examined(&server.url_http(), "transport = \"http\"").await;
+        let named = said.lines().find(|line| line.starts_with("  optional ")).unwrap_or_default();
+        assert!(ready && named.contains(cost), "{stage:?}: {said}");
+    }
+}
