@@ -2,7 +2,7 @@
 //! and lists the server promised to announce changes of. The only place that parses list items.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -64,8 +64,16 @@ struct ToolsAnswer<'a> {
 #[serde(rename_all = "camelCase")]
 struct ToolsResult<'a> {
     #[serde(borrow, default)]
-    tools: Vec<ToolItem<'a>>,
-    next_cursor: Option<String>,
+    tools: Vec<&'a RawValue>,
+    #[serde(borrow, default)]
+    next_cursor: Option<&'a RawValue>,
+}
+
+/// A tool of which only its name can be read.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    name: std::borrow::Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -123,14 +131,21 @@ impl Catalog {
 
     /// Learns the annotations of one page of `tools/list`; gives back the cursor of the next page.
     pub(crate) fn learn_tools(&self, response: &[u8], first_page: bool) -> Option<String> {
-        let page = serde_json::from_slice::<ToolsAnswer<'_>>(response).ok()?.result;
         let mut inner = self.lock();
         if first_page {
             inner.read_only.clear();
             inner.task_only.clear();
             inner.marked.clear();
         }
+        let page = serde_json::from_slice::<ToolsAnswer<'_>>(response).ok()?.result;
         for tool in page.tools {
+            // Item by item: one that cannot be read says nothing of the others, and nothing good of itself.
+            let Ok(tool) = serde_json::from_str::<ToolItem<'_>>(tool.get()) else {
+                if let Ok(Named { name }) = serde_json::from_str(tool.get()) {
+                    inner.read_only.remove(name.as_ref());
+                }
+                continue;
+            };
             // One whose marks make no sense is not called by who reads them.
             let marks = tool.input_schema.and_then(|schema| ToolParams::read(schema.get()).ok());
             match marks.filter(|marks| !marks.is_empty()) {
@@ -155,7 +170,7 @@ impl Catalog {
         }
         self.has_task_only.store(!inner.task_only.is_empty(), Ordering::Relaxed);
         self.has_marked.store(!inner.marked.is_empty(), Ordering::Relaxed);
-        page.next_cursor
+        page.next_cursor.and_then(|cursor| serde_json::from_str(cursor.get()).ok())
     }
 
     /// Whether this tool can only be run as a task.
@@ -278,13 +293,9 @@ impl Catalog {
 /// The names (of resources: URIs) in one page of a list; nothing if it is an error or no list.
 pub(crate) fn item_names(list: &Method, response: &[u8]) -> Option<BTreeSet<String>> {
     #[derive(Deserialize)]
-    struct Listed {
-        result: Page,
-    }
-    #[derive(Deserialize)]
-    struct Page {
-        #[serde(alias = "tools", alias = "prompts", alias = "resources")]
-        items: Vec<Item>,
+    struct Listed<'a> {
+        #[serde(borrow)]
+        result: BTreeMap<String, &'a RawValue>,
     }
     #[derive(Deserialize)]
     struct Item {
@@ -292,10 +303,19 @@ pub(crate) fn item_names(list: &Method, response: &[u8]) -> Option<BTreeSet<Stri
         name: String,
         uri: Option<String>,
     }
-    let items = serde_json::from_slice::<Listed>(response).ok()?.result.items;
+    let key = match list {
+        Method::PromptsList => "prompts",
+        Method::ResourcesList => "resources",
+        Method::ResourcesTemplatesList => "resourceTemplates",
+        _ => "tools",
+    };
+    let result = serde_json::from_slice::<Listed<'_>>(response).ok()?.result;
+    let items: Vec<&RawValue> = serde_json::from_str(result.get(key)?.get()).ok()?;
     let by_uri = *list == Method::ResourcesList;
     let name = |item: Item| item.uri.filter(|_| by_uri).unwrap_or(item.name);
-    Some(items.into_iter().map(name).collect())
+    // What cannot be read has no name an agent could call it by.
+    let read = |item: &RawValue| serde_json::from_str::<Item>(item.get()).ok();
+    Some(items.into_iter().filter_map(read).map(name).collect())
 }
 
 /// The lists a notification announces a change of.
@@ -320,3 +340,6 @@ fn capability_of(method: &Method) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
