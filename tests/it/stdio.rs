@@ -1,11 +1,17 @@
 //! Backends that are programs, through the whole gateway: one process for many agents, writes that are not lost, a
 //! process that is killed, a giant answer.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
 
 use futures::future::join_all;
 use mcpool_testkit::agent::{Agent, AgentConfig, AgentError};
-use mcpool_upstream::{Limits, SerialWrites, StdioEndpoint};
+use mcpool_upstream::{Limits, ModeChoice, SerialWrites, StdioEndpoint};
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, Wanted};
@@ -162,5 +168,29 @@ async fn an_answer_above_the_limit_fails_its_call_and_nobody_elses() {
         "xxxxxxxxx"
     );
     drop(agents);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_nobody_knows_is_one_agents_own_and_the_next_one_is_kept_warm() {
+    let scratch = Scratch::new("unknown");
+    let rig = Rig::start(Wanted { mode: ModeChoice::Auto, ..server(&scratch) }).await;
+    let (mut pids, mut there) = (BTreeSet::new(), Vec::new());
+    for n in 1..=3 {
+        // The processes of the agents there are, and one more.
+        let warm = async {
+            while rig.gateway.backends()[0].backend.status().sessions.len() != n {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), warm).await.expect("one waits for the next agent");
+        let agent = agents(&rig, 1).await.remove(0);
+        pids.insert(text(&agent.call_tool("pid", json!({})).await.expect("an answer")).to_owned());
+        there.push(agent);
+    }
+    assert_eq!(pids.len(), 3, "each has its own");
+    let decision = rig.gateway.backends()[0].backend.mode_of(false).expect("met");
+    assert_eq!((decision.mode.as_str(), decision.reason.as_str()), ("pinned", "program"));
+    drop(there);
     rig.stop().await;
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use mcpool_testkit::{Agent, agent::AgentConfig};
-use mcpool_upstream::{Cause, Decision};
+use mcpool_upstream::{Cause, Decision, ModeReason};
 use mcpool_wire::Era;
 use serde_json::{Value, json};
 
@@ -213,7 +213,8 @@ fn tools(list: &Value) -> String {
 
 fn chosen(decision: Option<Decision>) -> String {
     let Some(Decision { mode, reason }) = decision else { return "not decided yet".to_owned() };
-    format!("{}, because {}", mode.as_str(), reason.sentence())
+    let probation = if reason == ModeReason::Probation { " on probation" } else { "" };
+    format!("{}{probation}, because {}", mode.as_str(), reason.sentence())
 }
 
 fn spoken(transport: &str, era: Option<Era>) -> String {

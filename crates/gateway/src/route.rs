@@ -1,12 +1,15 @@
 //! From a URL to a backend: the registry of backends as one snapshot, and the links agents get.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use http::HeaderName;
 use mcpool_breaker::{Breaker, State};
-use mcpool_upstream::{Backend, BackendStatus, Leaving, Mode, ModeChoice, Traffic};
+use mcpool_upstream::{Backend, BackendStatus, Leaving, Mode, ModeChoice, ModeReason, Seat, Traffic};
 use mcpool_wire::{Backends, CallError, Caller, ClientHello, ErrorKind, Hello, Reply, ServerEntry, Target};
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +52,12 @@ pub struct Registry {
 pub struct Router {
     registry: Arc<ArcSwap<Registry>>,
     links: Arc<Links>,
+    /// Clients that were told of: they have sessions of their own for what they declare only.
+    told: Arc<Mutex<HashSet<String>>>,
 }
+
+/// Most of them.
+const MOST_TOLD: usize = 256;
 
 impl Registered {
     /// Ties an agent to this backend.
@@ -146,7 +154,40 @@ fn at_rest(status: &BackendStatus) -> String {
 
 impl Router {
     pub(crate) fn new(registry: Arc<ArcSwap<Registry>>, links: Arc<Links>) -> Self {
-        Self { registry, links }
+        Self { registry, links, told: Arc::default() }
+    }
+
+    /// Says once for each client that an agent has a session of its own only because of what its SDK declares.
+    fn tell_of_declared(&self, backend: &Backend, seat: &Seat, hello: &Hello) {
+        let decided =
+            |interactive| backend.mode_of(interactive).map(|decision| (decision.mode, decision.reason));
+        let is_declared = seat.mode() == Mode::Pinned
+            && decided(true).is_some_and(|(_, reason)| reason == ModeReason::Interactive)
+            && decided(false).is_some_and(|(mode, _)| mode != Mode::Pinned);
+        if !is_declared {
+            return;
+        }
+        let client = hello.client.client_info["name"].as_str().unwrap_or("?");
+        let backend = &backend.spec().name;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MOST_TOLD && told.insert(format!("{backend} {client}")) {
+            let declares: Vec<&str> = hello
+                .client
+                .capabilities
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(key, _)| key.as_str())
+                .collect();
+            tracing::info!(
+                target: "mcpool::backend",
+                %backend,
+                client,
+                declares = declares.join(", "),
+                "agents of this client have sessions of their own only because it declares that they can be asked things; \
+                 where the server asks nothing, mode = \"shared\" shares it with them"
+            );
+        }
     }
 
     async fn tie(&self, hello: Hello) -> Result<Arc<GatewayLink>, CallError> {
@@ -160,6 +201,7 @@ impl Router {
             };
             let patience = registered.backend.spec().times.first_open;
             if let Some(seat) = seat_unless_left(&registered, &hello, patience).await? {
+                self.tell_of_declared(&registered.backend, &seat, &hello);
                 let tie = Tie::new(&registered, seat);
                 return Ok(Arc::new(GatewayLink::new(hello, self.registry.clone(), tie, &self.links)));
             }

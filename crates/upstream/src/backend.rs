@@ -405,6 +405,11 @@ impl Backend {
         }
     }
 
+    /// The pool of the same agents in another mode.
+    pub(crate) fn pool_in(&self, key: &PoolKey, mode: Mode) -> Arc<Pool> {
+        self.pool(PoolKey { mode, ..key.clone() })
+    }
+
     fn pool(&self, key: PoolKey) -> Arc<Pool> {
         let mut pools = lock(&self.pools);
         let new = || {

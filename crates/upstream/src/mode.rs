@@ -70,6 +70,8 @@ pub enum ModeReason {
     StateNone,
     /// The agent can be asked things.
     Interactive,
+    /// The server is a program, which was written for one client, and nobody knows it.
+    Program,
     /// Nothing speaks against sharing yet.
     Probation,
     /// The server was seen to keep state per session.
@@ -225,6 +227,18 @@ impl ModeBook {
         profile_of(&self.spec, self.lock().known.as_ref()?)
     }
 
+    /// Whether neutral agents of such a program get sessions of their own, as far as its handshake says.
+    pub(crate) fn pins(&self, known: &Known) -> bool {
+        let decision = decide(&self.spec, Some(known), self.lock().demoted.is_some(), false);
+        known.kind == TransportKind::Stdio && decision.is_some_and(is_of_program)
+    }
+
+    /// Whether a process is kept for the next agent that gets one of its own: a package runner takes its time.
+    pub(crate) fn keeps_spare(&self) -> bool {
+        let is_process = self.lock().known.as_ref().is_some_and(|known| known.kind == TransportKind::Stdio);
+        is_process && self.decide(false).is_some_and(is_of_program)
+    }
+
     pub(crate) fn demotion(&self) -> Option<Demotion> {
         self.lock().demoted.clone()
     }
@@ -322,8 +336,14 @@ fn decide(spec: &BackendSpec, known: Option<&Known>, demoted: bool, interactive:
         (true, true) if known.kind == TransportKind::Http => decision(Mode::Exclusive, ModeReason::StateNone),
         (true, _) => decision(Mode::Pinned, ModeReason::Interactive),
         (false, false) if demoted => decision(Mode::Pinned, ModeReason::Demoted),
+        (false, false) if known.kind == TransportKind::Stdio => decision(Mode::Pinned, ModeReason::Program),
         (false, false) => decision(Mode::Shared, ModeReason::Probation),
     }
+}
+
+/// Whether it is what the server is that gives each agent a session of its own.
+fn is_of_program(decision: Decision) -> bool {
+    decision.mode == Mode::Pinned && matches!(decision.reason, ModeReason::Program | ModeReason::Profile)
 }
 
 /// The operator's word, else the profile's, else what its transport suggests.
@@ -373,6 +393,7 @@ impl ModeReason {
             Self::Profile => "profile",
             Self::StateNone => "state_none",
             Self::Interactive => "interactive",
+            Self::Program => "program",
             Self::Probation => "probation",
             Self::Demoted => "demoted",
         }
@@ -388,7 +409,14 @@ impl ModeReason {
             Self::Profile => "the server is known by its name and version",
             Self::StateNone => "the configuration says that the server keeps no state",
             Self::Interactive => "the agent can be asked things by the server",
-            Self::Probation => "nothing was seen that speaks against sharing",
+            Self::Program => {
+                "the server is a program, which was written for one client, and no profile knows it; mode = \"shared\" \
+                 or state = \"none\" in its table shares it"
+            }
+            Self::Probation => {
+                "nothing was seen that speaks against sharing; a first sign that the server keeps state per session \
+                 ends it"
+            }
             Self::Demoted => "the server was seen to keep state per session",
         }
     }

@@ -224,6 +224,7 @@ impl Opener {
         if self.backend.traffic().is_shut() {
             return;
         }
+        self.hand_out_spares();
         while self.may_begin() {
             let now = clock::now();
             let Some(mut wanted) = self.wanted(now) else { return };
@@ -297,6 +298,7 @@ impl Opener {
                     // An agent that left meanwhile does not take it, and it closes.
                     Some(request) => drop(request.reply.send(Ok(Own(Some(session))))),
                     None if attempt.reason == OpenReason::Reconnect => {}
+                    None if self.wants_spare(&attempt.pool) => session.set_aside(),
                     None if is_surplus(&self.backend, &attempt.pool) => session.drain(CloseReason::Idle),
                     None => {}
                 }

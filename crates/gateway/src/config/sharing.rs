@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::{
     backend::OUR_HEADERS,
     check::{Checker, Words},
-    raw::{RawBackend, RawProfile},
+    raw::{Amount, RawBackend, RawProfile, Switch},
 };
 
 /// Servers that are known without being configured, as data.
@@ -93,17 +93,50 @@ pub(super) fn with_built_in(own: &[Profile]) -> Arc<[Profile]> {
 }
 
 fn built_in() -> Vec<Profile> {
-    #[derive(Deserialize)]
-    struct File {
-        profiles: Vec<Spanned<RawProfile>>,
-    }
     let none = |_: &str| None;
     let mut checker = Checker::new("profiles.toml", BUILT_IN, &none);
-    match toml::from_str::<File>(BUILT_IN) {
-        Ok(file) => profiles(&mut checker, &file.profiles),
-        // Part of the program, and read by a test.
-        Err(_) => Vec::new(),
+    // Part of the program, and read by a test.
+    let known: Vec<Spanned<RawProfile>> = built_in_rows().into_iter().map(BuiltIn::profile).collect();
+    profiles(&mut checker, &known)
+}
+
+/// A built-in profile: what it says, and why.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BuiltIn {
+    server: Spanned<String>,
+    mode: Spanned<String>,
+    shared_sessions: Amount,
+    serialize_writes: Switch,
+    /// Where the server keeps what it knows. For people: nothing reads it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for people, and checked by a test"))]
+    state: String,
+    /// How that was seen.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for people, and checked by a test"))]
+    seen: String,
+}
+
+impl BuiltIn {
+    fn profile(self) -> Spanned<RawProfile> {
+        let span = self.server.span();
+        let Self { server, mode, shared_sessions, serialize_writes, .. } = self;
+        let raw = RawProfile {
+            server: Some(server),
+            mode: Some(mode),
+            shared_sessions,
+            serialize_writes,
+            ..RawProfile::default()
+        };
+        Spanned::new(span, raw)
     }
+}
+
+fn built_in_rows() -> Vec<BuiltIn> {
+    #[derive(Deserialize)]
+    struct File {
+        profiles: Vec<BuiltIn>,
+    }
+    toml::from_str::<File>(BUILT_IN).map_or_else(|_| Vec::new(), |file| file.profiles)
 }
 
 fn profile(checker: &mut Checker<'_>, raw: &Spanned<RawProfile>) -> Option<Profile> {
@@ -144,7 +177,10 @@ mod tests {
         let text = BUILT_IN.matches("[[profiles]]").count();
         let built_in = built_in();
         assert_eq!(built_in.len(), text);
-        assert!(text > 5);
+        assert!(text > 25);
+        for BuiltIn { server, state, seen, .. } in built_in_rows() {
+            assert!(!state.is_empty() && !seen.is_empty(), "{server:?} does not say why");
+        }
         for profile in built_in {
             assert!(profile.server.replace('*', "").len() > 4, "{profile:?} would match nearly anything");
         }

@@ -25,7 +25,7 @@ async fn a_server_that_works_is_shown_rung_by_rung_with_its_mode() {
             rungs.iter().map(|rung| said.find(rung).unwrap_or_else(|| panic!("{rung}: {said}"))).collect();
         assert!(at.is_sorted(), "{said}");
         assert!(said.contains(&format!("over {spoken}")), "{said}");
-        assert!(said.contains("agents      shared, because nothing was seen"), "{said}");
+        assert!(said.contains("agents      shared on probation, because nothing was seen"), "{said}");
         assert!(said.contains("those that can be asked things: pinned, because"), "{said}");
         assert!(said.contains("marked readOnlyHint"), "{said}");
     }

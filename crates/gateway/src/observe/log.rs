@@ -14,7 +14,7 @@ use std::{
 
 use mcpool_breaker::{State, Transition};
 use mcpool_front::{AgentEnd, CallEnd, ClientName, FrontEvent, Outcome, Rung};
-use mcpool_upstream::{CloseReason, Event, Mode, Source};
+use mcpool_upstream::{CloseReason, Event, Mode, ModeReason, Source};
 use mcpool_wire::{AgentKey, ErrorKind};
 use tracing::{debug, error, info, warn};
 
@@ -180,6 +180,9 @@ impl Log {
                         debug!(target: BACKEND, backend, session = epoch, mode, reason, transport, took_ms, "session opened");
                     }
                 }
+            }
+            Event::ModeChosen { mode, reason: reason @ ModeReason::Program } => {
+                warn!(target: BACKEND, backend, mode = mode.as_str(), reason = reason.as_str(), because = reason.sentence(), "mode of new agents");
             }
             Event::ModeChosen { mode, reason } => {
                 info!(target: BACKEND, backend, mode = mode.as_str(), reason = reason.as_str(), because = reason.sentence(), "mode of new agents");

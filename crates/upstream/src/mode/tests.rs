@@ -305,3 +305,32 @@ fn writes_take_turns_if_the_operator_the_profile_or_else_the_transport_says_so()
         }
     }
 }
+
+#[test]
+fn a_program_nobody_knows_is_one_agents_own_and_one_that_is_known_or_declared_is_not() {
+    let program = |name: &str| Known { kind: TransportKind::Stdio, ..server(name) };
+    let (book, seen) = book(ModeChoice::Auto, Sharing::default());
+    assert!(book.pins(&program("x")) && !book.keeps_spare());
+    book.learn(program("x"));
+    assert_eq!(of(&book, false), ("pinned", "program"));
+    assert_eq!(of(&book, true), ("pinned", "interactive"));
+    assert!(book.keeps_spare());
+    assert_eq!(seen.0.lock().unwrap().as_slice(), ["pinned by program"]);
+    let known = Profile {
+        server: "x".to_owned(),
+        version: "*".to_owned(),
+        mode: Mode::Shared,
+        shared_sessions: None,
+        serialize_writes: None,
+    };
+    let sharing = Sharing { profiles: [known].into(), ..Sharing::default() };
+    let declared = Sharing { state: StateChoice::None, ..Sharing::default() };
+    for (mode, sharing) in
+        [(ModeChoice::Auto, sharing), (ModeChoice::Auto, declared), (ModeChoice::Shared, Sharing::default())]
+    {
+        let (book, _) = self::book(mode, sharing);
+        book.learn(program("x"));
+        assert_eq!(of(&book, false).0, "shared");
+        assert!(!book.pins(&program("x")) && !book.keeps_spare());
+    }
+}

@@ -51,7 +51,8 @@ pub(super) async fn attempt(
     let started = clock::now();
     backend.reporter.on(Event::Opening { epoch, reason });
     let owner = wanted.request.as_ref().map(|request| request.owner.clone());
-    let climb = climb(&backend, &wanted.pool, epoch, owner, place);
+    let mut pool = wanted.pool.clone();
+    let climb = climb(&backend, &mut pool, epoch, owner, place);
     let outcome = match tokio::time::timeout(backend.spec.times.handshake, caught(climb)).await {
         Ok(Ok(Ok(session))) if session.handshaken() => Ok(session),
         Ok(Ok(Ok(_))) => Err(SendError::maybe_sent(Cause::Broken("it broke as it became ready".to_owned()))),
@@ -73,7 +74,7 @@ pub(super) async fn attempt(
                 started,
                 transport: session.kind.as_str(),
             });
-            compare_later(&backend, &wanted.pool, session);
+            compare_later(&backend, &pool, session);
         }
         Err(error) => backend.reporter.on(Event::OpenFailed {
             epoch,
@@ -87,7 +88,7 @@ pub(super) async fn attempt(
             why: &error.to_string(),
         }),
     }
-    Attempt { pool: wanted.pool, request: wanted.request, reason: wanted.reason, outcome }
+    Attempt { pool, request: wanted.request, reason: wanted.reason, outcome }
 }
 
 /// Whether a handshake failed because of the credential it was for, so that it says nothing of the backend.
@@ -99,7 +100,7 @@ fn concerns_one_key(backend: &Backend, reason: OpenReason, error: &SendError) ->
 
 async fn climb(
     backend: &Arc<Backend>,
-    pool: &Arc<Pool>,
+    pool: &mut Arc<Pool>,
     epoch: u64,
     owner: Option<Weak<dyn Outlet>>,
     place: Place,
@@ -108,6 +109,14 @@ async fn climb(
     let hail = Hail { initialize, headers: pool.key.headers.clone() };
     let greeted = ladder::greet(backend.transport.as_ref(), hail, &backend.reporter).await?;
     let (kind, has_session) = (greeted.opened.kind, greeted.opened.has_session);
+    let wanted_for = pool.clone();
+    // Nobody knew what the program is: it was opened to be shared, and is kept for one agent.
+    if pool.mode() == Mode::Shared
+        && owner.is_none()
+        && backend.modes.pins(&Known::of(&greeted.hello, has_session, kind, false))
+    {
+        *pool = backend.pool_in(&pool.key, Mode::Pinned);
+    }
     let mode = match pool.mode() {
         Mode::Shared if !has_session => Mode::Stateless,
         mode => mode,
@@ -155,6 +164,9 @@ async fn climb(
     unfinished.disarm();
     // First the modes, then the hello: whoever waits for the hello decides on a mode next.
     backend.modes.learn(Known::of(&greeted.hello, has_session, kind, has_pinned_tool));
+    if !Arc::ptr_eq(&wanted_for, pool) {
+        wanted_for.catalog.learn_hello(greeted.hello.clone());
+    }
     pool.catalog.learn_hello(greeted.hello);
     if pool.live() == 0 {
         // Nobody listened until now: a change may have been announced and not heard.

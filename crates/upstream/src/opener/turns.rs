@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Opener, Wanted};
+use super::{Opener, Own, Wanted};
 use crate::{
     backend::Backend,
     clock,
@@ -117,12 +117,38 @@ impl Opener {
         let warm = self.backend.default_pool();
         let there = self.there(&warm) + warm.opening.load(Ordering::Acquire);
         let is_cold = there < limits.min_idle.min(self.backend.sessions_of(&warm));
-        let reason = match warm.mode() != Mode::Pinned && is_cold {
+        let is_cold = match warm.mode() {
+            Mode::Pinned => warm.opening.load(Ordering::Acquire) == 0 && self.wants_spare(&warm),
+            Mode::Shared | Mode::Stateless | Mode::Exclusive => is_cold,
+        };
+        let reason = match is_cold {
             true => OpenReason::Warm,
             false if probes => OpenReason::Probe,
             false => return None,
         };
         Some(Wanted { pool: warm, reason, request: None })
+    }
+
+    /// Whether a process is to be kept for the next agent of this pool.
+    pub(super) fn wants_spare(&self, pool: &Pool) -> bool {
+        pool.mode() == Mode::Pinned
+            && self.backend.spec.limits.min_idle > 0
+            && self.backend.modes.keeps_spare()
+            && spare_of(pool).is_none()
+    }
+
+    /// Gives agents that wait for a session of their own those that were kept for them.
+    pub(super) fn hand_out_spares(&mut self) {
+        self.waiting = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .filter_map(|request| {
+                let spare = spare_of(&request.pool).filter(|spare| spare.give_to(request.owner.clone()));
+                let Some(spare) = spare else { return Some(request) };
+                // An agent that left meanwhile does not take it, and it closes.
+                drop(request.reply.send(Ok(Own(Some(spare)))));
+                None
+            })
+            .collect();
     }
 
     /// The gateway has no credential to probe with: agents that are there lend theirs, in turn.
@@ -165,6 +191,10 @@ enum Dispensable {
 /// The session of another key that was idle for longest, if it was not used just now. A pool that has none gets one of a
 /// pool that has several.
 fn dispensable(backend: &Backend, pool: &Pool) -> Option<Dispensable> {
+    let mut others = backend.pools().into_iter().filter(|other| other.number != pool.number);
+    if let Some(session) = others.find_map(|other| spare_of(&other)) {
+        return Some(Dispensable::Now(session));
+    }
     let has_none = pool.live() == 0;
     let others = backend.pools().into_iter().filter(|other| other.number != pool.number);
     let others = others.filter(|other| other.mode() != Mode::Pinned);
@@ -191,6 +221,12 @@ fn dispensable(backend: &Backend, pool: &Pool) -> Option<Dispensable> {
     }
     let soonest = idle.map(|(_, _, session)| IN_USE.saturating_sub(session.idle_for())).min();
     soonest.map(Dispensable::In)
+}
+
+/// The session of this pool that waits for an agent.
+fn spare_of(pool: &Pool) -> Option<Arc<Session>> {
+    let waits = |session: &Arc<Session>| session.is_spare() && session.standing() == Standing::Ready;
+    pool.sessions().into_iter().find(waits)
 }
 
 /// The session of one agent's own that was idle longest, if that is so long that others come first: its agent has to

@@ -68,6 +68,8 @@ pub(crate) struct Session {
     in_flight: AtomicUsize,
     /// Nobody may take a slot any more: it serves its last request.
     spent: AtomicBool,
+    /// It is to be one agent's own, and no agent has it yet.
+    spare: std::sync::atomic::AtomicBool,
     /// Its backend is paused or drained, or was until now and nobody has looked at the session since.
     parked: std::sync::atomic::AtomicBool,
     /// A call that may change something is in flight, where such calls run one at a time.
@@ -165,6 +167,7 @@ impl Session {
             kept: slots::kept(parts.mode, parts.limit),
             in_flight: AtomicUsize::new(0),
             spent: AtomicBool::new(false),
+            spare: false.into(),
             parked: false.into(),
             is_writing: AtomicBool::new(false),
             standing: AtomicU8::new(Standing::Initializing as u8),
@@ -207,6 +210,24 @@ impl Session {
     /// What the server asks goes to this agent from now on.
     pub(crate) fn lend_to(&self, holder: Holder) {
         *lock(&self.owner) = Some(holder);
+    }
+
+    /// Keeps it for the next agent that gets a session of its own.
+    pub(crate) fn set_aside(&self) {
+        self.spare.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_spare(&self) -> bool {
+        self.spare.load(Ordering::SeqCst)
+    }
+
+    /// Gives it to an agent for good; false if another one has it.
+    pub(crate) fn give_to(&self, outlet: Weak<dyn Outlet>) -> bool {
+        let is_free = self.spare.swap(false, Ordering::SeqCst) && self.standing() == Standing::Ready;
+        if is_free {
+            self.lend_to(Holder { outlet, borrower: None });
+        }
+        is_free
     }
 
     /// It is nobody's: what is asked for its last holder has no answer any more.
