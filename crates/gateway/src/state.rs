@@ -7,7 +7,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -31,6 +31,11 @@ impl State {
     #[must_use]
     pub fn open(config: &Config) -> Self {
         let configured = config.sessions.configured();
+        if fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
+            tracing::warn!(
+                "the gateway runs as root: so do the programs it starts; a user of its own is enough"
+            );
+        }
         let Some(folder) = config.state_dir() else {
             let state = Self::without_folder(&configured);
             if config.listen.port() != 0 {
@@ -81,6 +86,7 @@ fn warn(why: &str, configured: &[SessionKey]) {
 /// The folder, ours alone: two gateways that write into one would forget each other's deletions.
 fn own(folder: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    keep_to_ourselves(folder, 0o022)?;
     let lock = OpenOptions::new()
         .create(true)
         .append(true)
@@ -96,14 +102,34 @@ fn own(folder: &Path) -> io::Result<File> {
     }
 }
 
+/// Takes from others what they must not be able to do here: who can write into the folder can give us another key, and
+/// who can read the key can make session ids. What cannot be mended is not used.
+fn keep_to_ourselves(path: &Path, others: u32) -> io::Result<()> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & others == 0 {
+        return Ok(());
+    }
+    if mode & 0o1000 != 0 {
+        return Err(io::Error::other("this folder is everybody's; give the gateway one of its own"));
+    }
+    let mended = mode & 0o7777 & !others;
+    fs::set_permissions(path, fs::Permissions::from_mode(mended)).map_err(|why| {
+        io::Error::new(
+            why.kind(),
+            format!("{} is open to others, and chmod {mended:o}: {why}", path.display()),
+        )
+    })?;
+    let (was, now) = (format!("{:o}", mode & 0o7777), format!("{mended:o}"));
+    tracing::warn!(path = %path.display(), was, now, "it was open to others, and is not any more; who had access may know the key of agent sessions: remove session.key to have another one");
+    Ok(())
+}
+
 /// The keys of an earlier life, or a new one.
 fn kept_key(folder: &Path) -> io::Result<Vec<SessionKey>> {
     let path = folder.join(KEY);
     match fs::read_to_string(&path) {
         Ok(text) => {
-            if fs::metadata(&path).is_ok_and(|known| known.permissions().mode() & 0o077 != 0) {
-                tracing::warn!(file = %path.display(), "others can read the key of agent sessions: chmod 600");
-            }
+            keep_to_ourselves(&path, 0o077)?;
             keys_of(&text).map_err(|why| named(KEY)(io::Error::other(why)))
         }
         Err(why) if why.kind() == io::ErrorKind::NotFound => {

@@ -51,6 +51,25 @@ fn a_key_is_made_once_for_us_alone_and_kept() {
 }
 
 #[test]
+fn what_others_could_read_or_replace_is_kept_from_them() {
+    let folder = Folder::new();
+    drop(State::open(&folder.config()));
+    let state = folder.0.join("state");
+    let (key, set) = (state.join(KEY), |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    });
+    set(&key, 0o644);
+    set(&state, 0o777);
+    assert!(State::open(&folder.config()).sessions.deleted.is_some());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&state), mode(&key)), (0o755, 0o600));
+    // A folder like /tmp is not ours to change.
+    set(&state, 0o1777);
+    assert!(State::open(&folder.config()).sessions.deleted.is_none());
+    assert_eq!(mode(&state), 0o1777);
+}
+
+#[test]
 fn a_folder_that_is_in_use_is_not_shared() {
     let folder = Folder::new();
     let first = State::open(&folder.config());
