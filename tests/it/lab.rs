@@ -16,7 +16,10 @@ use mcpool_breaker::{Settings, Transition};
 use mcpool_upstream::{
     BackendSpec, Cause, Endpoint, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Refusal,
     SendError, SendPhase, Sharing, Source, Times, TransportChoice,
-    transport::memory::{Memory, Turn},
+    transport::{
+        Transport,
+        memory::{Memory, Turn},
+    },
 };
 use mcpool_wire::{
     AgentKey, Answer, BackendId, Call, CallError, CallTrace, Caller, ClientHello, Envelope, Hello, Link as _,
@@ -88,6 +91,12 @@ impl Default for Wish {
 
 impl Lab {
     pub(crate) fn start(memory: Memory, wish: Wish) -> Self {
+        let transport = Arc::new(memory.clone());
+        Self::over(memory, transport, wish)
+    }
+
+    /// The same over another transport; the backend in memory stands aside.
+    pub(crate) fn over(memory: Memory, transport: Arc<dyn Transport>, wish: Wish) -> Self {
         let seen = Arc::new(Seen::default());
         let spec = BackendSpec {
             id: BackendId(0),
@@ -102,7 +111,6 @@ impl Lab {
             times: wish.times,
             limits: wish.limits,
         };
-        let transport = Arc::new(memory.clone());
         let registered =
             register_with(spec, transport, &wish.breaker, wish.retry, &Arc::new(Eyes(seen.clone())))
                 .expect("a backend");

@@ -1,5 +1,6 @@
 //! One binary, many modules.
 
+mod answers;
 mod calls;
 mod canary;
 mod corpus;
@@ -17,6 +18,7 @@ mod herd;
 mod isolation;
 mod lab;
 mod large;
+mod ledger;
 mod lenient;
 mod liveness;
 mod model;

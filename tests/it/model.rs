@@ -21,7 +21,7 @@
 
 mod backend;
 mod judge;
-mod program;
+pub(crate) mod program;
 mod world;
 
 use std::{

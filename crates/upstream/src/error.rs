@@ -74,6 +74,9 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
 }
 
+/// Sessions that are lost under one call before that is its result.
+const MAX_LOST: u32 = 2;
+
 impl SendError {
     /// Nothing was written.
     #[must_use]
@@ -180,6 +183,13 @@ impl Cause {
             Self::Status(refusal) => refusal.status < 500,
             _ => false,
         }
+    }
+
+    /// Whether a call may be sent on another session, of which so many sessions were lost: at the second loss the
+    /// backend may speak of the call.
+    #[must_use]
+    pub fn survives(lost: u32) -> bool {
+        lost < MAX_LOST || seeded!(SecondSession) && lost < 64
     }
 
     /// Whether the session can carry nothing more.

@@ -74,6 +74,16 @@ mod planted {
         TurnNotPassedOn,
         /// The book is emptied first and closed afterwards.
         ClosedInTwoSteps,
+        /// A 404 is a lost session, whatever its body.
+        StatusBeforeAnswer,
+        /// An error that speaks of a session is a lost one.
+        WordsBelieved,
+        /// Every status but a success says that nothing ran.
+        RefusedWithoutProof,
+        /// A call survives any number of lost sessions.
+        SecondSession,
+        /// A 503 refuses its call before it ran.
+        RefusedBy503,
     }
 
     /// A bug on this thread, for as long as this lives.

@@ -20,8 +20,6 @@ use super::{
 
 /// Attempts of which not one byte was sent: bounded only so that nothing is endless.
 const MAX_HARMLESS: u32 = 64;
-/// Sessions that may be lost under one call before that is its result: the second loss may be a word about the call.
-const MAX_LOST: u32 = 2;
 
 /// Repeats a call as far as the phase of its failure allows (SEMANTICS.md 9.1).
 #[derive(Clone)]
@@ -113,13 +111,14 @@ impl<S> Retry<S> {
             }
             SendPhase::NotSent => match order.count_harmless() {
                 times if times <= attempts => Some(Again::FREE),
-                times => (times < MAX_HARMLESS).then(|| Again::counted(self.backoff(times - attempts))),
+                // It costs the backend nothing, but a session that takes nothing is no place to hurry to.
+                times => (times < MAX_HARMLESS).then(|| Again { pause: self.backoff(1), ..Again::FREE }),
             },
             SendPhase::Refused => {
                 let times = order.count_harmless();
                 match &error.cause {
                     // The session that is gone does not do the work a second time.
-                    Cause::SessionLost(_) => (order.lost() < MAX_LOST).then_some(Again::FREE),
+                    Cause::SessionLost(_) => Cause::survives(order.lost()).then_some(Again::FREE),
                     // It is the pool that pauses, and the call waits in the room with the others.
                     Cause::Pressure(Refusal { retry_after: Some(pause), .. }) => {
                         order.seat().pause_for(*pause);
@@ -127,7 +126,7 @@ impl<S> Retry<S> {
                     }
                     Cause::Pressure(_) => (times < attempts).then(|| Again::counted(self.backoff(times))),
                     // Its session is given up for one that agrees anew.
-                    Cause::WrongVersion(_) => (times < MAX_LOST).then(|| Again::counted(Duration::ZERO)),
+                    Cause::WrongVersion(_) => Cause::survives(times).then(|| Again::counted(Duration::ZERO)),
                     Cause::NotInitialized(_) => {
                         (times <= attempts).then(|| Again::counted(self.backoff(times)))
                     }
@@ -138,8 +137,9 @@ impl<S> Retry<S> {
                 if let Cause::Pressure(Refusal { retry_after: Some(pause), .. }) = &error.cause {
                     order.seat().pause_for(*pause);
                 }
-                let again =
-                    is_passing(&error.cause) && order.lost() < MAX_LOST && order.seat().is_safe(order.call());
+                let again = is_passing(&error.cause)
+                    && Cause::survives(order.lost())
+                    && order.seat().is_safe(order.call());
                 match order.count_doubtful(super::now()) {
                     Doubt::Outage(times) => {
                         let at_once = times == 1 && went_with_its_session(&error.cause);
@@ -182,7 +182,10 @@ impl<S> Retry<S> {
 /// the call is lost in the same way, the status may be a word about the call, which may have run.
 fn doubted(order: &Order, error: SendError) -> SendError {
     let Cause::SessionLost(refusal) = &error.cause else { return error };
-    if error.phase == SendPhase::NotSent || order.count_lost() < MAX_LOST || refusal.names_lost_session() {
+    if error.phase == SendPhase::NotSent
+        || Cause::survives(order.count_lost())
+        || refusal.names_lost_session()
+    {
         return error;
     }
     SendError { phase: SendPhase::MaybeSent, ..error }

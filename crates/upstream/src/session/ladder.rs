@@ -30,7 +30,9 @@ use crate::{
     error::{Cause, SendError},
     observe::{Event, Reporter},
     quirks::Quirk,
-    transport::{Exchange, Hail, Inbound, Opened, Outbound, Transport, says_before_initialized},
+    transport::{
+        Exchange, Hail, Inbound, Opened, Outbound, Transport, parts::response_in, says_before_initialized,
+    },
 };
 
 /// Pauses before a request is repeated that the backend took for too early; it was never executed.
@@ -89,7 +91,8 @@ pub(crate) async fn greet(
         opened
     })
     .await?;
-    let hello = ServerHello::parse(&opened.answer).map_err(|why| SendError::refused(Cause::Protocol(why)))?;
+    let answer = response_in(opened.answer.clone(), &mut Vec::new()).unwrap_or_else(|| opened.answer.clone());
+    let hello = ServerHello::parse(&answer).map_err(|why| SendError::refused(Cause::Protocol(why)))?;
     if hello.revision.era() != opened.era {
         let why = format!("negotiated {}, which has no handshake", hello.revision);
         return Err(SendError::refused(Cause::Protocol(why)));

@@ -13,6 +13,7 @@ pub(crate) mod ladder;
 pub(crate) mod pending;
 pub(crate) mod probe;
 mod route;
+mod shape;
 mod slots;
 pub(crate) mod state;
 mod stray;
@@ -34,6 +35,7 @@ use self::{
     asks::Asked,
     inflight::InFlight,
     pending::{Outcome, Pending},
+    shape::Reshaped,
     state::Standing,
 };
 use crate::{
@@ -291,17 +293,19 @@ impl Session {
     /// Dropping the future abandons the call: the backend is told, the slot comes back with the answer or after the
     /// grace.
     pub(crate) async fn call(self: Arc<Self>, slot: Slot, call: &Call) -> Outcome {
+        let reshaped = Reshaped::of(call, self.era)?;
         let ticket = self.pending.register(slot, call)?;
         let started = clock::now();
-        let bytes = call.message.with_id_and_token(ticket.id);
+        let message = reshaped.as_ref().map_or(&call.message, |reshaped| &reshaped.message);
+        let bytes = message.with_id_and_token(ticket.id);
         call.trace.mark_sent(started);
         let is_tool = call.method == Method::ToolsCall;
         if is_tool {
             self.last_tool.store(self.nanos().max(1), Ordering::Relaxed);
         }
-        let exchange = match call.era {
-            Era::Legacy => self.outbound.send(bytes),
-            Era::Modern => self.outbound.pass(bytes, &call.headers),
+        let exchange = match (call.era, self.era) {
+            (Era::Modern, Era::Modern) => self.outbound.pass(bytes, &call.headers),
+            (Era::Modern | Era::Legacy, _) => self.outbound.send(bytes),
         };
         let mut flight = InFlight::new(self.clone(), ticket, exchange, Some(call.trace.clone()));
         let outcome = flight.answer().await;
@@ -319,7 +323,15 @@ impl Session {
                 method: call.method.label(),
             });
         }
-        outcome
+        match reshaped {
+            Some(reshaped) => outcome.map(|answer| reshaped.finish(answer, &self.server_info())),
+            None => outcome,
+        }
+    }
+
+    /// Name and version of the server, as JSON text.
+    fn server_info(&self) -> String {
+        self.catalog.hello().map_or_else(|| "{}".to_owned(), |hello| hello.server_info.to_string())
     }
 
     /// A request of the gateway itself.

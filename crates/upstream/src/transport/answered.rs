@@ -23,9 +23,13 @@ pub(super) async fn answers_in(mut reply: Reply, asked: Asked, cap: usize) -> Re
         // Half a body may be half an answer: then its status proves nothing.
         Content::Json => in_body(reply.body(cap).await?),
         Content::Events => (in_events(reply.events(cap)).await?, Bytes::new()),
-        Content::Other => in_body(reply.beginning().await),
+        Content::Other => match tokio::time::timeout(DRAIN_TIME, reply.body(cap)).await {
+            Ok(body) => in_body(body?),
+            Err(_) => return Err(SendError::maybe_sent(Cause::Timeout("the body of a refusal"))),
+        },
     };
-    if messages.iter().any(|message| is_answer(status, message)) {
+    let is_answered = !(seeded!(StatusBeforeAnswer) && status == 404);
+    if is_answered && messages.iter().any(|message| is_answer(status, message)) {
         return Ok(messages);
     }
     let body = messages.iter().find(|message| is_response(message)).unwrap_or(&body);
@@ -60,6 +64,13 @@ async fn in_events(mut events: Events) -> Result<Vec<Bytes>, SendError> {
         }
     }
     Ok(said)
+}
+
+/// The messages in the body of a success that is of another type, where one of them is a response; none, where it is
+/// something else.
+pub(super) fn messages_of_other_type(body: Bytes) -> Vec<Bytes> {
+    let messages = messages(body);
+    if messages.iter().any(|message| is_response(message)) { messages } else { Vec::new() }
 }
 
 /// The messages in a body or event; none, where it is something else.

@@ -9,7 +9,7 @@ mod phrases;
 
 use std::time::Duration;
 
-use mcpool_wire::{Envelope, Kind};
+use mcpool_wire::{Envelope, Kind, is_response};
 
 use self::phrases::{Meaning, meaning};
 use crate::error::{Cause, Refusal, SendError, SendPhase};
@@ -86,6 +86,14 @@ fn without_session(asked: Asked) -> bool {
 pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
     let Refused { status, body, retry_after } = *refused;
     let refusal = Refusal { retry_after, ..Refusal::read(status, body) };
+    if seeded!(WordsBelieved) && speaks_of_session(&refusal.message)
+        || seeded!(StatusBeforeAnswer) && status == 404
+    {
+        return SendError::refused(Cause::SessionLost(refusal));
+    }
+    if seeded!(RefusedBy503) && status == 503 {
+        return SendError::refused(Cause::Pressure(refusal));
+    }
     // While opening there is no session to be lost, and no version was agreed.
     if asked != Asked::Open
         && let Some(meaning) = meaning(status, refusal.code, &refusal.message)
@@ -103,8 +111,14 @@ pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
     }
     match RULES.iter().find(|rule| rule.statuses.contains(&status) && (rule.asked)(asked)) {
         Some(rule) => SendError { phase: rule.phase, cause: (rule.cause)(refusal) },
+        None if seeded!(RefusedWithoutProof) => SendError::refused(Cause::Status(refusal)),
         None => SendError::maybe_sent(Cause::Status(refusal)),
     }
+}
+
+/// For planted bugs alone: words are no proof.
+fn speaks_of_session(message: &str) -> bool {
+    message.to_lowercase().contains("session")
 }
 
 fn is_at_limit(message: &str) -> bool {
@@ -130,7 +144,7 @@ impl Refusal {
 /// transport. A number as its id is one of ours; refusals of transports carry `null`, a word, or no id, and so do some
 /// answers.
 pub(crate) fn is_answer(status: u16, message: &[u8]) -> bool {
-    let Ok(envelope) = Envelope::parse(message) else { return false };
+    let Ok(envelope) = Envelope::parse(message) else { return is_meant_as_answer(message) };
     let is_ours = envelope.answers().is_some();
     match envelope.kind {
         Kind::Success => true,
@@ -139,6 +153,9 @@ pub(crate) fn is_answer(status: u16, message: &[u8]) -> bool {
         Kind::Failure if !is_ours && matches!(status, 401 | 403) => false,
         Kind::Failure => {
             let refusal = Refusal::read(status, message);
+            if seeded!(WordsBelieved) && speaks_of_session(&refusal.message) {
+                return false;
+            }
             meaning(status, refusal.code, &refusal.message).is_none()
         }
         Kind::Request | Kind::Notification => false,
@@ -164,6 +181,17 @@ pub(crate) fn says_before_initialized(answer: &[u8]) -> bool {
 
 /// How servers say so in an answer; asked right after a handshake only.
 const NOT_INITIALIZED: &[&str] = &["before initialization"];
+
+/// Whether what cannot be read is a JSON-RPC response all the same, such as a result without an id: then the backend
+/// did more than to refuse.
+fn is_meant_as_answer(message: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Claim<'a> {
+        jsonrpc: Option<&'a str>,
+    }
+    let claim = serde_json::from_slice::<Claim<'_>>(message).ok();
+    claim.is_some_and(|claim| claim.jsonrpc == Some("2.0")) && is_response(message)
+}
 
 #[derive(serde::Deserialize)]
 struct Body {

@@ -29,6 +29,9 @@ pub(super) enum Body {
     /// Nothing of it was read yet.
     Coded(Incoming, Vec<Coding>),
     Decoded(BoxStream<'static, io::Result<Bytes>>),
+    /// Of no connection, in tests.
+    #[cfg(feature = "seeded-bugs")]
+    Wire(BoxStream<'static, io::Result<Bytes>>),
     /// Its coding is none of ours.
     Unknown(String),
 }
@@ -60,6 +63,11 @@ impl Body {
         loop {
             match self {
                 Self::Plain(body) => return next_frame(body).await,
+                #[cfg(feature = "seeded-bugs")]
+                Self::Wire(pieces) => {
+                    let broke = |error: io::Error| SendError::maybe_sent(Cause::Broken(error.to_string()));
+                    return pieces.next().await.map(|piece| piece.map_err(broke));
+                }
                 Self::Decoded(pieces) => {
                     // A decoder always has more: it must not take the thread for as long as its input lasts.
                     tokio::task::coop::consume_budget().await;

@@ -60,6 +60,9 @@ pub(super) struct Http {
     /// For the next session.
     connections: ArcSwap<Connections>,
     configured: Vec<(HeaderName, HeaderValue)>,
+    /// Stands for all connections, in tests.
+    #[cfg(feature = "seeded-bugs")]
+    answering: Option<super::wire::Answering>,
     pub(super) max_message: usize,
     /// What a sign of life may be late: `probe_timeout`.
     pub(super) patience: Duration,
@@ -100,11 +103,20 @@ impl Http {
             connections: ArcSwap::from_pointee(connections(&connector)),
             connector,
             configured: endpoint.headers.clone(),
+            #[cfg(feature = "seeded-bugs")]
+            answering: None,
             max_message: limits.max_message,
             patience: times.probe_timeout,
             opening: times.handshake.mul_f64(0.8),
             notes: Arc::new(Notes::new(backend.clone())),
         })
+    }
+
+    /// The same with a function in place of connections.
+    #[cfg(feature = "seeded-bugs")]
+    pub(super) fn over(mut self, answering: super::wire::Answering) -> Self {
+        self.answering = Some(answering);
+        self
     }
 
     /// Sessions opened from now on use new connections.
@@ -232,6 +244,12 @@ impl HttpClient {
         *request.headers_mut() = headers.clone();
         if let Some(cookies) = &self.cookies {
             cookies.add_to(&place.url, request.headers_mut());
+        }
+        #[cfg(feature = "seeded-bugs")]
+        if let Some(answering) = &self.answering {
+            let said = super::wire::said(answering, request).await?;
+            let (url, notes) = (Arc::clone(&place.url), Arc::clone(&self.notes));
+            return Ok(Reply { head: said.0, body: said.1, url, notes, unfollowed: None });
         }
         let interim = Interim::watch(&mut request);
         let (head, body) = tokio::select! {

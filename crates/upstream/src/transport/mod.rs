@@ -30,6 +30,9 @@ mod sse_reader;
 pub(crate) mod stdio;
 mod streamable;
 mod target;
+#[cfg(feature = "seeded-bugs")]
+#[doc(hidden)]
+pub mod wire;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -236,12 +239,19 @@ pub fn http_transport(
     if !matches!(endpoint.url.scheme(), "http" | "https") || endpoint.url.host().is_none() {
         return Err(format!("not an http or https URL: {}", endpoint.url.scheme()));
     }
-    let http = Arc::new(http::Http::new(backend, endpoint, times, limits)?);
+    of_http(&Arc::new(http::Http::new(backend, endpoint, times, limits)?), endpoint, choice)
+}
+
+fn of_http(
+    http: &Arc<http::Http>,
+    endpoint: &HttpEndpoint,
+    choice: TransportChoice,
+) -> Result<Arc<dyn Transport>, String> {
     // A redirect learned by one transport says nothing about the other.
     let target = || Arc::new(http::Target::new(endpoint.url.clone()));
-    let streamable = || Arc::new(streamable::Streamable::new(Arc::clone(&http), target()));
-    let modern = || Arc::new(modern::Modern::new(Arc::clone(&http), target()));
-    let sse = || Arc::new(sse::Sse::new(Arc::clone(&http), target()));
+    let streamable = || Arc::new(streamable::Streamable::new(Arc::clone(http), target()));
+    let modern = || Arc::new(modern::Modern::new(Arc::clone(http), target()));
+    let sse = || Arc::new(sse::Sse::new(Arc::clone(http), target()));
     let both = || vec![auto::Way::new(streamable()), auto::Way::of_other_era(modern())];
     let or_sse = |mut ways: Vec<auto::Way>| {
         ways.push(auto::Way::by_get(sse()));

@@ -8,13 +8,13 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::Method;
-use mcpool_wire::is_response;
 
 use super::{
     Received,
     classify::Asked,
     http::{Content, Events},
     listening::grown,
+    parts::holds_response,
     sse_reader::{SseError, SseEvent, SseItem},
     streamable::Session,
 };
@@ -101,7 +101,7 @@ impl Reading {
         }
         // Without ids nothing can be resumed, and then nobody asks whether this was the answer.
         if self.last_id.is_some() && !self.answered {
-            self.answered = is_response(&event.data);
+            self.answered = holds_response(&event.data);
         }
         Some(event.data)
     }

@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture, stream};
-use mcpool_wire::{Era, Revision, is_response};
+use mcpool_wire::{Era, Revision};
 use tokio::process::ChildStdout;
 
 use self::{
@@ -30,7 +30,7 @@ use self::{
     respawn::Respawn,
 };
 use super::{
-    Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind, early::keep_early,
+    Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind, early::answer_among,
 };
 use crate::{
     clock,
@@ -176,11 +176,12 @@ impl Streaming {
         let mut early = VecDeque::new();
         loop {
             match self.next().await? {
-                Heard::Message(message) if is_response(&message) => {
-                    self.early = early;
-                    return Ok(message);
+                Heard::Message(message) => {
+                    if let Some(answer) = answer_among(message, &mut early) {
+                        self.early = early;
+                        return Ok(answer);
+                    }
                 }
-                Heard::Message(message) => keep_early(&mut early, message),
                 Heard::TooLarge { answers: Some(_), limit } => {
                     return Err(SendError::maybe_sent(Cause::TooLarge(limit)));
                 }

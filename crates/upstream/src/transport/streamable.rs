@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use super::{
     Exchange, Hail, Inbound, Opened, Outbound, Received, Transport, TransportKind,
     acknowledge::acknowledgement,
-    answered::answers_in,
+    answered::{answers_in, messages_of_other_type},
     classify::Asked,
     early::{First, answer_among, first_answer},
     http::{Content, Events, Headers, Http, HttpClient, LAST_EVENT_ID, Reply, SESSION_ID, Target},
@@ -358,13 +358,12 @@ impl Step {
                 // A message under another type is a message.
                 let is_accepted = matches!(reply.status(), 202 | 204);
                 let body = reply.body(cap).await?;
-                if is_response(&body) {
-                    Ok(Self::Here(vec![body].into_iter()))
-                } else if is_accepted || body.is_empty() {
-                    Ok(Self::Done)
-                } else {
-                    Err(protocol("a call was answered with neither JSON nor events"))
+                let is_accepted = is_accepted || body.is_empty();
+                let messages = messages_of_other_type(body);
+                if messages.is_empty() && !is_accepted {
+                    return Err(protocol("a call was answered with neither JSON nor events"));
                 }
+                Ok(Self::Here(messages.into_iter()))
             }
         }
     }

@@ -14,7 +14,7 @@ use mcpool_wire::{
 
 use super::{
     super::{
-        answered::answers_in,
+        answered::{answers_in, messages_of_other_type},
         classify::Asked,
         http::{Content, Events, Reply},
         parts::{mended, parts},
@@ -84,10 +84,12 @@ pub(super) async fn begin(
         Content::Events => Ok(new(From::Events(reply.events(cap)), VecDeque::new())),
         Content::Other => {
             let body = reply.body(cap).await?;
-            match Envelope::parse(&body) {
-                Ok(_) => Ok(new(From::Done, [body].into())),
-                Err(_) => Err(protocol("a request was answered with neither JSON nor events")),
+            let is_empty = body.is_empty();
+            let messages = messages_of_other_type(body);
+            if messages.is_empty() && !is_empty {
+                return Err(protocol("a request was answered with neither JSON nor events"));
             }
+            Ok(new(From::Done, messages.into()))
         }
     }
 }
