@@ -9,8 +9,8 @@ use serde_json::Value;
 
 /// Lines about one backend; more is a flood. Three clients come and go in the meantime.
 const LINES: usize = 60;
-/// The same line, besides numbers, of one backend.
-const REPEATS: usize = 12;
+/// The same line, besides numbers, of one backend: three clients with six requests each, all of which may fail.
+const REPEATS: usize = 18;
 
 /// The lines of a log by backend.
 pub(super) struct Logs(BTreeMap<String, Vec<Line>>);
