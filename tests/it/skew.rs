@@ -164,6 +164,7 @@ async fn no_header_of_an_agent_reaches_a_backend() {
             let shown = format!("{request:?}");
             let allowed = [
                 "accept",
+                "accept-encoding",
                 "cache-control",
                 "content-length",
                 "content-type",
