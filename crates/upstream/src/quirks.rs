@@ -18,6 +18,8 @@ pub(crate) enum Quirk {
     NoPing = 4,
     /// The list that proves a new session has no answer.
     NoList = 8,
+    /// Something that is no JSON-RPC came where only messages belong.
+    NoMessage = 16,
 }
 
 /// The deviations of one backend that were said.
@@ -47,7 +49,8 @@ impl Quirks {
 }
 
 impl Quirk {
-    const ALL: [Self; 4] = [Self::NoStream, Self::InitializedRefused, Self::NoPing, Self::NoList];
+    const ALL: [Self; 5] =
+        [Self::NoStream, Self::InitializedRefused, Self::NoPing, Self::NoList, Self::NoMessage];
 
     fn sentence(self) -> &'static str {
         match self {
@@ -62,6 +65,10 @@ impl Quirk {
             Self::NoList => {
                 "the server does not answer the list a new session is proven with; its session is used all the same, \
                  and what its tools say of themselves is not known"
+            }
+            Self::NoMessage => {
+                "the server says JSON that is no JSON-RPC message beside its messages, as a log on standard output \
+                 would be; it is passed over"
             }
         }
     }

@@ -413,7 +413,7 @@ fn read_out(
                     session.route(bytes, Origin::Stream);
                 }
                 Ok(Received::TooLarge { answers, limit }) => session.route_too_large(answers, limit),
-                Ok(Received::Accepted | Received::Alive | Received::Paused(_)) => {}
+                Ok(Received::Accepted | Received::Alive | Received::Elsewhere | Received::Paused(_)) => {}
                 Err(_) => break,
             }
         }
@@ -446,7 +446,13 @@ fn abandon(
                 Ok(Some(Ok(Received::TooLarge { answers, limit }))) => {
                     session.route_too_large(answers, limit)
                 }
-                Ok(Some(Ok(Received::Accepted | Received::Alive | Received::Paused(_))) | None) | Err(_) => {}
+                Ok(
+                    Some(Ok(
+                        Received::Accepted | Received::Alive | Received::Elsewhere | Received::Paused(_),
+                    ))
+                    | None,
+                )
+                | Err(_) => {}
                 Ok(Some(Err(error))) => {
                     if error.phase != SendPhase::MaybeSent {
                         // The backend never had it: there is nothing to wait for.

@@ -122,6 +122,12 @@ impl InFlight {
                     }
                     self.session.route_too_large(answers, limit);
                 }
+                // As other clients do, whoever calls waits for the answer on any stream, within the time of the call.
+                Poll::Ready(Some(Ok(Received::Elsewhere))) if self.trace.is_some() => {
+                    self.session.heard();
+                    self.exchange = None;
+                }
+                Poll::Ready(Some(Ok(Received::Elsewhere))) => {}
                 Poll::Ready(Some(Ok(Received::Paused(wait)))) => {
                     self.session.pending.push_to(self.ticket.id, LinkEvent::Paused(wait));
                 }

@@ -16,6 +16,7 @@ use crate::{
     error::{Cause, SendError},
     mode::Evidence,
     observe::{CloseReason, Event, Mode},
+    quirks::Quirk,
     transport::parts::parts,
 };
 
@@ -92,6 +93,9 @@ impl Session {
     /// What cannot be read: the call it came with may get nothing else, and one that it names gets nothing else.
     fn malformed(&self, why: &DecodeError, origin: &Origin<'_>) -> Routed {
         self.dropped("malformed");
+        if matches!(origin, Origin::Stream) {
+            self.note(Quirk::NoMessage, &why.to_string());
+        }
         let stray = Stray::malformed(why);
         if matches!(origin, Origin::Exchange { .. }) {
             return Routed::Stray(stray);

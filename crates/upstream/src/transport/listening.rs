@@ -175,6 +175,7 @@ impl Listening {
     }
 
     fn ended(&mut self) {
+        self.session.hears(false);
         self.state = State::Closed;
         let is_steady = self.opened.is_some_and(|at| clock::now().saturating_duration_since(at) >= STEADY);
         self.short_lived = if is_steady { 0 } else { self.short_lived.saturating_add(1) };
@@ -192,6 +193,7 @@ impl Listening {
                 // A new stream may be kept alive by somebody else, or not at all.
                 self.rhythm = Rhythm::new(self.session.patience(), clock::now());
                 self.state = State::Open(events);
+                self.session.hears(true);
                 None
             }
             Ok(Opening::Never) => {

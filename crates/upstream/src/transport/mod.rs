@@ -73,6 +73,8 @@ pub enum Received {
         /// The limit, bytes.
         limit: usize,
     },
+    /// It took the message without a body, and the session's own stream is open: the answer may come there.
+    Elsewhere,
     /// It ended its stream before the answer, and is asked for the rest after this time (2025-11-25 polling).
     Paused(Duration),
 }

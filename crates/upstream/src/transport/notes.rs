@@ -34,6 +34,8 @@ pub(super) enum Oddity {
     Version,
     /// A message was above the limit.
     TooLarge,
+    /// A call is taken without a body, and answered on the session's own stream.
+    AnswerElsewhere,
 }
 
 impl Notes {

@@ -61,6 +61,8 @@ pub(super) struct Session {
     early: Mutex<VecDeque<Bytes>>,
     /// Whether its own stream is open, or known not to be offered now.
     settled: watch::Sender<bool>,
+    /// Whether its own stream is open.
+    is_heard: AtomicBool,
 }
 
 struct Sender(Arc<Session>);
@@ -124,6 +126,7 @@ async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<
         took_one: false.into(),
         early: Mutex::new(early),
         settled: watch::Sender::new(false),
+        is_heard: false.into(),
     };
     Ok(Opened {
         kind: TransportKind::Http,
@@ -221,6 +224,11 @@ impl Session {
         self.settled.send_replace(true);
     }
 
+    /// Its own stream is open now, or was and ended.
+    pub(super) fn hears(&self, is_open: bool) {
+        self.is_heard.store(is_open, Ordering::Relaxed);
+    }
+
     /// How much later than usual a sign of life may be.
     pub(super) fn patience(&self) -> Duration {
         self.http.patience
@@ -316,6 +324,8 @@ enum Step {
     Body(Reply, usize),
     /// The messages are here already.
     Here(std::vec::IntoIter<Bytes>),
+    /// There is no body, but a stream of the session on which the answer may come.
+    Elsewhere,
     /// A stream of events.
     Events(Box<Reading>),
     Done,
@@ -337,6 +347,7 @@ impl Step {
                 let message = messages.next()?;
                 Some((Ok(Received::Message(message)), Self::Here(messages)))
             }
+            Self::Elsewhere => Some((Ok(Received::Elsewhere), Self::Done)),
             Self::Events(mut reading) => match reading.next().await? {
                 Ok(received) => Some((Ok(received), Self::Events(reading))),
                 Err(error) => Some((Err(error), Self::Done)),
@@ -362,6 +373,13 @@ impl Step {
                 let messages = messages_of_other_type(body);
                 if messages.is_empty() && !is_accepted {
                     return Err(protocol("a call was answered with neither JSON nor events"));
+                }
+                if messages.is_empty() && session.is_heard.load(Ordering::Relaxed) {
+                    session.http.notes.say(
+                        Oddity::AnswerElsewhere,
+                        format_args!("the backend answers calls on the stream of the session, not where they were posted"),
+                    );
+                    return Ok(Self::Elsewhere);
                 }
                 Ok(Self::Here(messages.into_iter()))
             }

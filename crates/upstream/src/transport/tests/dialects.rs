@@ -119,7 +119,13 @@ async fn a_call_whose_stream_is_cut_after_priming_is_answered_and_executed_once(
     // Whether this backend can replay or not: never a silent end, and never a second execution.
     match items.last().unwrap() {
         Ok(Received::Message(message)) => assert!(message.starts_with(b"{")),
-        Ok(Received::Accepted | Received::Alive | Received::TooLarge { .. } | Received::Paused(_)) => {
+        Ok(
+            Received::Accepted
+            | Received::Alive
+            | Received::Elsewhere
+            | Received::TooLarge { .. }
+            | Received::Paused(_),
+        ) => {
             panic!("ended without an answer or an error")
         }
         Err(error) => assert_eq!(error.phase, SendPhase::MaybeSent),

@@ -193,3 +193,24 @@ async fn a_stream_in_place_of_an_acknowledgement_is_heard_and_not_waited_for() {
     assert!(next(&mut exchange).await.is_none());
     assert_eq!(gets(&server), 0, "nothing is resumed");
 }
+
+#[tokio::test]
+async fn a_call_taken_without_a_body_may_be_answered_on_the_stream() {
+    let (tx, rx) = mpsc::channel(8);
+    let rx = Mutex::new(Some(rx));
+    let server = server(move |seen| {
+        if seen.is("GET") {
+            return Answer::streaming(rx.lock().unwrap().take().unwrap());
+        }
+        Answer::status(202)
+    })
+    .await;
+    let opened = connect(&server).await;
+    // Nobody hears anything yet: nothing more will come.
+    assert_eq!(all(opened.outbound.send(CALL.into())).await.len(), 1);
+    let mut inbound = within(opened.outbound.listen()).await.unwrap();
+    tx.send(format!("data: {PROGRESS}\n\n")).await.unwrap();
+    assert_eq!(hear(&mut inbound).await.unwrap().unwrap(), PROGRESS);
+    let items = all(opened.outbound.send(CALL.into())).await;
+    let [Ok(Received::Accepted), Ok(Received::Elsewhere)] = &items[..] else { panic!("{items:?}") };
+}

@@ -235,7 +235,7 @@ pub(super) async fn messages(exchange: Exchange) -> Vec<Bytes> {
     items
         .filter_map(|item| match item {
             Received::Message(message) => Some(message),
-            Received::Paused(_) | Received::Alive | Received::TooLarge { .. } => None,
+            Received::Paused(_) | Received::Alive | Received::Elsewhere | Received::TooLarge { .. } => None,
             Received::Accepted => panic!("accepted twice"),
         })
         .collect()
