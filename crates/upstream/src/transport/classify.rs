@@ -86,9 +86,10 @@ fn without_session(asked: Asked) -> bool {
 pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
     let Refused { status, body, retry_after } = *refused;
     let refusal = Refusal { retry_after, ..Refusal::read(status, body) };
-    if seeded!(WordsBelieved) && speaks_of_session(&refusal.message)
-        || seeded!(StatusBeforeAnswer) && status == 404
-    {
+    if seeded!(WordsBelieved) && speaks_of_session(&refusal.message) {
+        return SendError::refused(Cause::SessionLost(refusal));
+    }
+    if seeded!(StatusBeforeAnswer) && status == 404 {
         return SendError::refused(Cause::SessionLost(refusal));
     }
     if seeded!(RefusedBy503) && status == 503 {
