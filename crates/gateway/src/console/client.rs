@@ -2,12 +2,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use bytes::Bytes;
-use http::{Method, Request, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http::{Method, header};
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
 use url::Url;
 
 use crate::admin::{ADMIN_HEADER, message_of};
@@ -39,32 +35,45 @@ impl Client {
 
     /// Asks, and waits at most this long for the answer.
     pub(super) async fn ask(&self, method: Method, path: &str, within: Duration) -> Result<Answer, String> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, &self.authority)
-            .header(ADMIN_HEADER, "1");
+        let at = &self.authority;
+        let failed = |why: &reqwest::Error| {
+            if why.is_builder() {
+                return "the token holds characters that no header can carry".to_owned();
+            }
+            if why.is_timeout() && !why.is_connect() {
+                return format!("the gateway at {at} did not answer within {within:?}");
+            }
+            format!(
+                "cannot reach a gateway at {at}: {}; name its admin listener with --admin or MCPOOL_ADMIN_URL",
+                innermost(why)
+            )
+        };
+        // The listener is named by its operator: no proxy stands before it, and it sends nobody elsewhere.
+        let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let client = client.connect_timeout(CONNECT).timeout(within).build().map_err(|why| failed(&why))?;
+        let mut request = client.request(method, format!("http://{at}{path}")).header(ADMIN_HEADER, "1");
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request
-            .body(Empty::<Bytes>::new())
-            .map_err(|_| "the token holds characters that no header can carry".to_owned())?;
-        let at = &self.authority;
-        let unreachable = |why: &dyn std::fmt::Display| {
-            format!(
-                "cannot reach a gateway at {at}: {why}; name its admin listener with --admin or MCPOOL_ADMIN_URL"
-            )
-        };
-        let stream = match timeout(CONNECT, TcpStream::connect(at)).await {
-            Ok(connected) => connected.map_err(|why| unreachable(&why))?,
-            Err(_) => return Err(unreachable(&"no connection within 5 s")),
-        };
-        match timeout(within, exchange(stream, request)).await {
-            Ok(answer) => answer.map_err(|why| unreachable(&why)),
-            Err(_) => Err(format!("the gateway at {at} did not answer within {within:?}")),
+        let mut response = request.send().await.map_err(|why| failed(&why))?;
+        let (status, mut body) = (response.status().as_u16(), Vec::new());
+        while let Some(chunk) = response.chunk().await.map_err(|why| failed(&why))? {
+            if body.len() + chunk.len() > MOST_BYTES {
+                return Err(format!("the gateway at {at} answered with more than {MOST_BYTES} bytes"));
+            }
+            body.extend_from_slice(&chunk);
         }
+        Ok(Answer { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
     }
+}
+
+/// The last cause: the outer ones repeat the URL.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 impl Answer {
@@ -79,25 +88,6 @@ impl Answer {
             },
         }
     }
-}
-
-async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Answer, String> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|why| why.to_string())?;
-    let answer = async move {
-        let response = sender.send_request(request).await.map_err(|why| why.to_string())?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), MOST_BYTES).collect().await;
-        let body = body.map_err(|why| why.to_string())?.to_bytes();
-        Ok(Answer { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
-    };
-    tokio::pin!(answer);
-    tokio::select! {
-        answer = &mut answer => return answer,
-        // Its end is told to the answer as well.
-        _ = connection => {}
-    }
-    answer.await
 }
 
 /// `IP:PORT` or a URL; a gateway that listens on all addresses is reached on this machine's own.
