@@ -5,14 +5,17 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
     fs::File,
     io::AsyncWriteExt as _,
     sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +26,8 @@ const MAGIC: &[u8; 8] = b"mcpool-1";
 const RECORD: usize = 16;
 /// Burials written at once.
 const BATCH: usize = 256;
+/// How often it is looked whether the file is still there.
+const LOOK: Duration = Duration::from_secs(5);
 /// Larger than any limit allows: not a file of ours.
 const MOST_BYTES: u64 = 1 << 30;
 
@@ -105,6 +110,8 @@ impl Keeper {
     /// Writes what is buried, until the front ends; what is being written then still is.
     pub(crate) async fn run(mut self, kill: CancellationToken) {
         let mut burials = Vec::with_capacity(BATCH);
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -114,6 +121,15 @@ impl Keeper {
                     }
                 }
                 () = kill.cancelled() => return,
+                _ = looks.tick() => {
+                    // It was removed or replaced: what was deleted is written down where the next life reads it. Its
+                    // folder may not be back yet; who looks after that says so.
+                    if !self.is_in_place().await {
+                        self.file = None;
+                        let _ = self.anew().await;
+                    }
+                    continue;
+                }
             }
             if let Err(why) = self.write(&burials).await {
                 cannot_write(&self.path, &why);
@@ -137,6 +153,15 @@ impl Keeper {
         let bytes: Vec<u8> = burials.iter().flat_map(|burial| burial.one.to_bytes()).collect();
         file.write_all(&bytes).await?;
         file.flush().await
+    }
+
+    /// Whether the path still leads to the file that is written to.
+    async fn is_in_place(&self) -> bool {
+        let Some(file) = &self.file else { return false };
+        let (Ok(ours), Ok(there)) = (file.metadata().await, tokio::fs::metadata(&self.path).await) else {
+            return false;
+        };
+        (ours.dev(), ours.ino()) == (there.dev(), there.ino())
     }
 
     async fn anew(&mut self) -> io::Result<()> {

@@ -66,6 +66,29 @@ async fn the_deleted_stay_so_across_lives_and_the_living_are_not_touched() {
     assert_eq!(stones.fate(Tombstone { issued: 5, print: 1 }), Fate::Alive, "of the same moment");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_removed_while_it_is_used_is_written_anew() {
+    let folder = Folder::new();
+    let (stones, keeper) = Tombstones::open(Some(&folder.file()), 10, 0);
+    let keeper = tokio::spawn(keeper.unwrap().run(CancellationToken::new()));
+    stones.bury(stone(5), 0);
+    stones.written(stone(5)).await;
+    for replaced in [false, true] {
+        fs::remove_file(folder.file()).unwrap();
+        if replaced {
+            fs::write(folder.file(), "something else").unwrap();
+        }
+        let there = async {
+            while !fs::read(folder.file()).is_ok_and(|bytes| bytes.len() == 32) {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), there).await.expect("written anew");
+    }
+    keeper.abort();
+    assert_eq!(fates(&folder.file(), 10, [5, 6]), [Fate::Deleted, Fate::Alive]);
+}
+
 #[tokio::test]
 async fn beyond_the_limit_the_old_are_forgotten_never_forgiven() {
     let folder = Folder::new();

@@ -308,8 +308,13 @@ impl Serving {
             end_admin.cancel();
             unfinished
         };
-        let (unfinished, ()) = tokio::join!(serving, unharmed(admin.run(listeners.admin, end_admin.clone())));
-        drop((demo, state));
+        let running =
+            async { tokio::join!(serving, unharmed(admin.run(listeners.admin, end_admin.clone()))).0 };
+        let unfinished = tokio::select! {
+            unfinished = running => unfinished,
+            () = state.keep(&status) => Vec::new(),
+        };
+        drop(demo);
         unfinished
     }
 }

@@ -4,6 +4,8 @@
 //! Nothing here keeps the gateway from starting. What cannot be kept is said in the log, with what it means: ids that are
 //! worth nothing after a restart, so that agents initialise again.
 
+mod upkeep;
+
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write as _},
@@ -13,7 +15,11 @@ use std::{
 
 use mcpool_front::{SessionKey, SessionKeys, SessionsConfig};
 
-use crate::config::{Config, keys_of};
+use self::upkeep::Folder;
+use crate::{
+    config::{Config, keys_of},
+    observe::Status,
+};
 
 const LOCK: &str = "lock";
 const KEY: &str = "session.key";
@@ -23,7 +29,7 @@ const DELETED: &str = "deleted-sessions";
 pub struct State {
     /// For the front.
     pub sessions: SessionsConfig,
-    _lock: Option<File>,
+    folder: Option<Folder>,
 }
 
 impl State {
@@ -44,17 +50,21 @@ impl State {
             return state;
         };
         let opened = own(&folder).and_then(|lock| {
-            let keys = if configured.is_empty() { kept_key(&folder)? } else { configured.clone() };
-            Ok((lock, keys))
+            if !configured.is_empty() {
+                return Ok((lock, configured.clone(), None));
+            }
+            let keys = kept_key(&folder)?;
+            let key = keys.first().cloned();
+            Ok((lock, keys, key))
         });
         match opened {
-            Ok((lock, keys)) => {
+            Ok((lock, keys, key)) => {
                 let sessions = SessionsConfig {
                     keys: SessionKeys::new(&keys),
                     deleted: Some(folder.join(DELETED)),
                     ..SessionsConfig::default()
                 };
-                Self { sessions, _lock: Some(lock) }
+                Self { sessions, folder: Some(Folder { path: folder, lock, key }) }
             }
             Err(why) => {
                 warn(&format!("{}: {why}", folder.display()), &configured);
@@ -68,7 +78,18 @@ impl State {
             [] => SessionKeys::default(),
             keys => SessionKeys::new(keys),
         };
-        Self { sessions: SessionsConfig { keys, ..SessionsConfig::default() }, _lock: None }
+        Self { sessions: SessionsConfig { keys, ..SessionsConfig::default() }, folder: None }
+    }
+
+    /// Keeps the folder as this process needs it, until the future is dropped.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the folder up to whoever locks it next.
+    pub async fn keep(self, status: &Status) {
+        if let Some(folder) = self.folder {
+            folder.keep(status).await;
+        }
+        std::future::pending().await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::{Duration, Instant},
@@ -23,6 +23,8 @@ use crate::{
 pub struct Status {
     gateway: Arc<Gateway>,
     phase: AtomicU8,
+    /// What is wrong with the folder of the session key.
+    state_folder: Mutex<Option<String>>,
 }
 
 /// Where the process is in its life.
@@ -41,7 +43,7 @@ impl Status {
     /// A gateway that is starting.
     #[must_use]
     pub fn new(gateway: Arc<Gateway>) -> Self {
-        Self { gateway, phase: AtomicU8::new(Phase::Starting as u8) }
+        Self { gateway, phase: AtomicU8::new(Phase::Starting as u8), state_folder: Mutex::default() }
     }
 
     /// The gateway it is about.
@@ -53,6 +55,15 @@ impl Status {
     /// The next phase of its life begins.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// What is wrong with the folder of the session key, if anything.
+    pub fn state_folder(&self, trouble: Option<String>) {
+        *self.state_folder.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    fn folder_trouble(&self) -> Option<String> {
+        self.state_folder.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Every backend.
@@ -91,12 +102,13 @@ impl Status {
 
     /// Agents of some backend are not served, be it by the operator's own word.
     fn is_degraded(&self) -> bool {
-        self.gateway.backends().iter().any(|registered| match registered.state().0 {
-            "down" | "paused" | "drained" => true,
-            // Those who are there are served; those who wait are not.
-            "full" => registered.backend.status().applicants.0 > 0,
-            _ => false,
-        })
+        self.folder_trouble().is_some()
+            || self.gateway.backends().iter().any(|registered| match registered.state().0 {
+                "down" | "paused" | "drained" => true,
+                // Those who are there are served; those who wait are not.
+                "full" => registered.backend.status().applicants.0 > 0,
+                _ => false,
+            })
     }
 }
 
@@ -121,7 +133,11 @@ impl Health for Status {
             .iter()
             .map(|registered| (registered.name.to_string(), brief(registered)))
             .collect();
-        Map::from_iter([("backends".to_owned(), Value::Object(backends))])
+        let mut details = Map::from_iter([("backends".to_owned(), Value::Object(backends))]);
+        if let Some(why) = self.folder_trouble() {
+            details.insert("state_dir".to_owned(), json!({ "reason": why }));
+        }
+        details
     }
 }
 

@@ -121,3 +121,27 @@ fn gateways_on_one_machine_have_folders_of_their_own() {
         assert!(folder.ends_with("mcpool/--1-9900"), "{folder:?}");
     }
 }
+
+#[test]
+fn a_folder_that_is_removed_or_replaced_is_written_anew() {
+    let folder = Folder::new();
+    let mut state = State::open(&folder.config()).folder.expect("a folder");
+    let (path, key) = (folder.0.join("state"), folder.key());
+    assert!(!state.mend().unwrap(), "nothing is wrong");
+    fs::remove_dir_all(&path).unwrap();
+    assert!(state.mend().unwrap());
+    assert_eq!(folder.key(), key);
+    // Another folder, in which nobody is.
+    fs::rename(&path, folder.0.join("elsewhere")).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(state.mend().unwrap() && !state.mend().unwrap());
+    assert_eq!(folder.key(), key);
+    // One in which another gateway is.
+    fs::remove_dir_all(&path).unwrap();
+    let other = State::open(&folder.config());
+    let theirs = folder.key();
+    assert!(state.mend().unwrap_err().to_string().contains("another gateway"));
+    assert_eq!(folder.key(), theirs);
+    drop(other);
+    assert!(state.mend().unwrap());
+}
