@@ -42,6 +42,7 @@ use mcpool_wire::{Era, Forwarded, Revision};
 
 pub(crate) use self::classify::says_before_initialized;
 pub(crate) use self::stdio::FAREWELL;
+pub use self::stdio::supervised;
 // For the benchmark that guards its linear time.
 #[doc(hidden)]
 pub use self::sse_reader::{SseError, SseEvent, SseItem, SseReader};

@@ -9,9 +9,11 @@ pub(crate) mod lines;
 mod process;
 mod queue;
 mod respawn;
+pub mod supervised;
 
 use std::{
     collections::VecDeque,
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -69,6 +71,8 @@ struct Sender {
 struct Streaming {
     lines: Lines<ChildStdout>,
     early: VecDeque<Bytes>,
+    /// What its supervisor said instead of starting it.
+    not_started: Option<io::Error>,
     shared: Arc<Shared>,
     over: bool,
     process: Arc<Process>,
@@ -112,11 +116,18 @@ async fn open(shared: Arc<Shared>, initialize: Bytes) -> Result<Opened, SendErro
     let mut stream = Streaming {
         lines: Lines::new(stdout, shared.max_line),
         early: VecDeque::new(),
+        not_started: None,
         over: false,
         process: Arc::clone(&process),
         shared,
     };
-    queue::send(process.queue.clone(), initialize).await?;
+    if let Err(unsent) = queue::send(process.queue.clone(), initialize).await {
+        // What became of the process says more than a write that failed for it.
+        return Err(match tokio::time::timeout(LAST_WORDS * 2, stream.first_answer()).await {
+            Ok(Err(why)) => SendError { phase: unsent.phase, cause: why.cause },
+            Ok(Ok(_)) | Err(_) => unsent,
+        });
+    }
     let answer = stream.first_answer().await?;
     let stream = Mutex::new(Some(stream));
     Ok(Opened {
@@ -185,7 +196,12 @@ impl Streaming {
                 Heard::TooLarge { answers: Some(_), limit } => {
                     return Err(SendError::maybe_sent(Cause::TooLarge(limit)));
                 }
-                Heard::Alive | Heard::Noise | Heard::NoStream(_) | Heard::TooLarge { answers: None, .. } => {}
+                Heard::Noise => {
+                    if let Some(why) = self.not_started.take() {
+                        return Err(process::not_started(&self.shared.endpoint, &why));
+                    }
+                }
+                Heard::Alive | Heard::NoStream(_) | Heard::TooLarge { answers: None, .. } => {}
             }
         }
     }
@@ -213,7 +229,10 @@ impl Streaming {
         match line {
             Line::Message(message) => Ok(Heard::Message(message)),
             Line::Noise(text) => {
-                self.noise(&text);
+                self.not_started = supervised::why_not_started(&text);
+                if self.not_started.is_none() {
+                    self.noise(&text);
+                }
                 Ok(Heard::Noise)
             }
             Line::TooLarge(seen) => {

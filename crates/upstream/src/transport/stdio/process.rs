@@ -2,8 +2,8 @@
 //! task, and ended with everything it started.
 //!
 //! It is asked to end by closing its input, then by SIGTERM, then killed; whenever it has ended, by itself too, the
-//! rest of its group is killed. If the gateway is dropped meanwhile, the group is killed at once. Who leaves the group
-//! (`setsid`) has left our reach.
+//! rest of its group is killed. If the gateway is dropped meanwhile, the group is killed at once. What leaves the group
+//! (`setsid`) is ended by the supervisor of the process, where there is one ([`supervised`]).
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use std::{
 
 use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessGroup};
 use tokio::{
-    process::{ChildStderr, ChildStdin, ChildStdout, Command},
+    process::{ChildStderr, ChildStdin, ChildStdout},
     signal::unix::SignalKind,
     sync::{mpsc, watch},
 };
@@ -25,6 +25,7 @@ use super::{
     diagnostics,
     queue::{self, Outgoing},
     respawn::Respawn,
+    supervised,
 };
 use crate::{
     clock,
@@ -38,6 +39,8 @@ use crate::{
 pub(super) const POLITE: Duration = Duration::from_secs(2);
 /// Time to end after SIGTERM.
 pub(super) const TERMINATE: Duration = Duration::from_secs(5);
+/// Time for a supervisor to kill what is left.
+const KILL: Duration = Duration::from_millis(500);
 /// What stderr still holds when the process ended is read for this long.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -80,13 +83,7 @@ pub(super) fn start(
     respawn: &Arc<Respawn>,
 ) -> Result<(Arc<Process>, ChildStdout), SendError> {
     let started = spawn(endpoint).inspect_err(|_| respawn.failed());
-    // Its path is nothing for agents, who see this text.
-    let (group, pipes) = started.map_err(|why| {
-        SendError::not_sent(match descriptors::is_shortage(&why) {
-            true => Cause::Descriptors,
-            false => Cause::Connect(not_started(endpoint, &why)),
-        })
-    })?;
+    let (group, pipes) = started.map_err(|why| not_started(endpoint, &why))?;
     let pid = group.child.id().unwrap_or_default();
     let (queue, inbox) = mpsc::channel(queue::LENGTH);
     let (tell, ended) = watch::channel(None);
@@ -158,9 +155,17 @@ struct Pipes {
     stderr: ChildStderr,
 }
 
+/// The error of a program that did not start.
+pub(super) fn not_started(endpoint: &StdioEndpoint, why: &io::Error) -> SendError {
+    SendError::not_sent(match descriptors::is_shortage(why) {
+        true => Cause::Descriptors,
+        false => Cause::Connect(reason(endpoint, why)),
+    })
+}
+
 /// Why a program does not start. Folders are nothing for agents, who see this text: it names the program and where it was
 /// looked for.
-fn not_started(endpoint: &StdioEndpoint, why: &io::Error) -> String {
+fn reason(endpoint: &StdioEndpoint, why: &io::Error) -> String {
     let name = Path::new(&endpoint.command).file_name().unwrap_or(&endpoint.command).to_string_lossy();
     if why.kind() != io::ErrorKind::NotFound {
         return format!("its program {name:?} does not start: {why}");
@@ -175,16 +180,16 @@ fn not_started(endpoint: &StdioEndpoint, why: &io::Error) -> String {
 }
 
 fn spawn(endpoint: &StdioEndpoint) -> io::Result<(Group, Pipes)> {
-    let mut command = Command::new(&endpoint.command);
+    let (mut command, is_supervised) = supervised::command(endpoint);
     let passed = |name: &str| INHERITED.contains(&name) || name.starts_with("LC_");
     let inherited = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(passed));
-    command.args(&endpoint.args).env_clear().envs(inherited).envs(&endpoint.env);
+    command.env_clear().envs(inherited).envs(&endpoint.env);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(folder) = &endpoint.cwd {
         command.current_dir(folder);
     }
     let child = CommandWrap::from(command).wrap(ProcessGroup::leader()).spawn()?;
-    let mut group = Group { child, is_over: false };
+    let mut group = Group { child, is_supervised, is_over: false };
     let missing = || io::Error::other("a pipe is missing");
     let pipes = Pipes {
         stdin: group.child.stdin().take().ok_or_else(missing)?,
@@ -194,9 +199,11 @@ fn spawn(endpoint: &StdioEndpoint) -> io::Result<(Group, Pipes)> {
     Ok((group, pipes))
 }
 
-/// The process and all it started, unless they left the group. Killed when dropped.
+/// The process and all it started, unless they left the group and it has no supervisor. Killed when dropped.
 struct Group {
     child: Box<dyn ChildWrapper>,
+    /// The leader is a supervisor.
+    is_supervised: bool,
     /// Killed and waited for: its number may be somebody else's.
     is_over: bool,
 }
@@ -218,8 +225,23 @@ impl Group {
         if let Ok(status) = tokio::time::timeout(TERMINATE, self.wait()).await {
             return status;
         }
+        self.end_all();
+        if self.is_supervised
+            && let Ok(status) = tokio::time::timeout(KILL, self.wait()).await
+        {
+            return status;
+        }
         self.kill();
         self.wait().await
+    }
+
+    /// Kills everything that is left. A supervisor does that itself, because it finds what left the group.
+    fn end_all(&mut self) {
+        if self.is_supervised {
+            let _ = self.child.inner_mut().signal(supervised::END_ALL.as_raw_value());
+        } else {
+            self.kill();
+        }
     }
 
     fn kill(&mut self) {
@@ -231,7 +253,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.is_over {
-            self.kill();
+            self.end_all();
         }
     }
 }
