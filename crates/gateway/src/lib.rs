@@ -19,6 +19,8 @@ pub mod signal;
 pub mod stack;
 pub mod startup;
 pub mod state;
+#[cfg(target_os = "linux")]
+pub mod supervisor;
 pub mod terminal;
 pub mod verbs;
 pub mod watch;

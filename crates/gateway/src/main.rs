@@ -41,6 +41,11 @@ use tokio_util::sync::CancellationToken;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    match mcpool::supervisor::role() {
+        Some(role) => return role.play(),
+        None => mcpool::supervisor::supervise_backends(),
+    }
     let command = match Cli::read() {
         Ok(cli) => cli.command(),
         Err(wrong) => wrong.exit(),

@@ -3,6 +3,7 @@
 mod console;
 mod load;
 mod process;
+mod programs;
 mod reload;
 mod retired;
 mod shutdown;

@@ -69,12 +69,12 @@ impl Stubborn {
 }
 
 /// Whether a process runs: one that only waits for its exit status to be read does not.
-fn runs(pid: &str) -> bool {
+pub(crate) fn runs(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-async fn gone(pids: &[String]) {
+pub(crate) async fn gone(pids: &[String]) {
     let all = async {
         while pids.iter().any(|pid| runs(pid)) {
             tokio::time::sleep(Duration::from_millis(10)).await;
