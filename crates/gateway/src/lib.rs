@@ -11,6 +11,8 @@ mod inside;
 mod link;
 pub mod logging;
 pub mod observe;
+#[cfg(test)]
+mod pages;
 pub mod print;
 pub mod rehearse;
 pub mod reload;

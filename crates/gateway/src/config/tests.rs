@@ -1,6 +1,7 @@
 //! What a wrong file is answered with, word for word, and the tie between `config/mcpool.toml` and the code.
 
 mod file;
+mod page;
 mod process;
 
 use mcpool_upstream::{Endpoint, HttpEndpoint};

@@ -15,7 +15,7 @@ use crate::stack::RetrySettings;
 
 const FILE: &str = include_str!("../../../../../config/mcpool.toml");
 
-fn read(text: &str) -> Config {
+pub(super) fn read(text: &str) -> Config {
     let environment = |name: &str| (name == "MCPOOL_ADMIN_TOKEN").then(|| "open sesame".replace(' ', "-"));
     Config::parse("mcpool.toml", text, Path::new("."), &environment).unwrap_or_else(|why| panic!("{why}"))
 }

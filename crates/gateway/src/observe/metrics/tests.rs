@@ -1,6 +1,7 @@
 //! The names and labels of DESIGN.md are a contract: each is looked for in what is really rendered.
 
 mod monitoring;
+mod page;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -9,13 +9,13 @@ use serde_json::Value;
 use super::*;
 
 /// A file of the folder `config`.
-fn shipped(path: &str) -> String {
+pub(super) fn shipped(path: &str) -> String {
     let file = format!("{}/../../config/{path}", env!("CARGO_MANIFEST_DIR"));
     fs::read_to_string(&file).unwrap_or_else(|why| panic!("{file}: {why}"))
 }
 
 /// What stands behind a key in the rules, continued lines included.
-fn after(key: &str, rules: &str) -> Vec<String> {
+pub(super) fn after(key: &str, rules: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut deeper_than = None;
     for line in rules.lines() {
@@ -67,7 +67,7 @@ fn selectors(query: &str) -> Vec<(String, Vec<(String, String)>)> {
 }
 
 /// What is wrong with a query.
-fn wrong(query: &str, all: &Series, recorded: &[String]) -> Vec<String> {
+pub(super) fn wrong(query: &str, all: &Series, recorded: &[String]) -> Vec<String> {
     let mut complaints = Vec::new();
     for (name, matchers) in selectors(query) {
         if recorded.contains(&name) {
