@@ -10,6 +10,7 @@ mod backends;
 mod cell;
 mod cells;
 mod conformance;
+mod deploy;
 mod driver;
 mod eras;
 mod field;

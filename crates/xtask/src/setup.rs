@@ -14,7 +14,7 @@ use crate::report::Tally;
 use crate::run::Job;
 
 /// Virtual environments, each with `tests/sdk/python/NAME.txt` as its pins.
-const VENVS: [&str; 4] = ["mcp1", "mcp2", "fastmcp4", "fastmcp2"];
+const VENVS: [&str; 5] = ["mcp1", "mcp2", "fastmcp4", "fastmcp2", "kubernetes"];
 /// Node modules, each with its pins in the lock file of `tests/sdk/NAME`.
 const MODULES: [&str; 2] = ["node", "conformance"];
 

@@ -10,8 +10,8 @@ use anyhow::{Result, bail};
 use crate::report::{Report, Tally};
 use crate::run::{Ended, Job};
 use crate::{
-    alerts, asked, conformance, eras, field, large, matrix, reborn, rehearse, restarts, scenario, setup,
-    soak, state, stdio, verbs,
+    alerts, asked, conformance, deploy, eras, field, large, matrix, reborn, rehearse, restarts, scenario,
+    setup, soak, state, stdio, verbs,
 };
 
 /// One step of the gate.
@@ -36,6 +36,7 @@ pub(crate) fn all() -> Vec<Step> {
         step("interleave", "hand-overs between threads, in every order of their steps", || interleave(false)),
         step("doc", "documentation, broken links denied", doc),
         step("compose", "docker-compose.yml is valid", compose),
+        step("deploy", "the manifests for Kubernetes and the unit for systemd are valid", deploy::run),
         step("alerts", "the shipped alerts by promtool, and a real Prometheus over the gateway", || {
             alerts::run(&alerts::Options::default())
         }),

@@ -1,5 +1,6 @@
 //! What a wrong file is answered with, word for word, and the tie between `config/mcpool.toml` and the code.
 
+mod deploy;
 mod file;
 mod page;
 mod process;
