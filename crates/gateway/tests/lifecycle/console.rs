@@ -7,7 +7,7 @@ use mcpool_testkit::{Fault, FaultKind, Script, Server, Stage};
 use crate::process::Process;
 
 /// Runs `mcpool` against the admin listener of this gateway.
-async fn ask(process: &Process, args: &[&str]) -> (Option<i32>, String) {
+pub(crate) async fn ask(process: &Process, args: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mcpool"));
     command.args(args).current_dir(&process.folder).env_remove("MCPOOL_CONFIG");
     command.env("MCPOOL_ADMIN_URL", process.admin_url());

@@ -6,4 +6,5 @@ mod process;
 mod programs;
 mod reload;
 mod retired;
+mod retired_programs;
 mod shutdown;
