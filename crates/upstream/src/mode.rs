@@ -103,7 +103,7 @@ pub struct Demotion {
 /// A server that is known: by patterns of the name and version it gives, where `*` stands for anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
-    /// Pattern of `serverInfo.name`.
+    /// Pattern of `serverInfo.name`, in lower case: upper and lower case are the same.
     pub server: String,
     /// Pattern of `serverInfo.version`.
     pub version: String,
@@ -115,9 +115,18 @@ pub struct Profile {
     pub serialize_writes: Option<bool>,
 }
 
+impl Profile {
+    /// Whether it is for servers of this name, which is given in lower case, and version.
+    #[must_use]
+    pub fn fits(&self, name: &str, version: &str) -> bool {
+        matches(&self.server, name) && matches(&self.version, version)
+    }
+}
+
 /// What the first handshake showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
+    /// In lower case.
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) has_session: bool,
@@ -136,7 +145,7 @@ impl Known {
     ) -> Self {
         let text = |key| hello.server_info.get(key).and_then(|value| value.as_str()).unwrap_or_default();
         Self {
-            name: text("name").to_owned(),
+            name: text("name").to_lowercase(),
             version: text("version").to_owned(),
             has_session,
             kind,
@@ -359,10 +368,7 @@ fn writes_in_turn(spec: &BackendSpec, profile: Option<&Profile>) -> bool {
 }
 
 fn profile_of<'a>(spec: &'a BackendSpec, known: &Known) -> Option<&'a Profile> {
-    let fits = |profile: &&Profile| {
-        matches(&profile.server, &known.name) && matches(&profile.version, &known.version)
-    };
-    spec.sharing.profiles.iter().find(fits)
+    spec.sharing.profiles.iter().find(|profile| profile.fits(&known.name, &known.version))
 }
 
 /// Whether a text fits a pattern in which `*` stands for anything, in time linear in both.

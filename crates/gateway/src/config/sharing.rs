@@ -160,7 +160,7 @@ fn profile(checker: &mut Checker<'_>, raw: &Spanned<RawProfile>) -> Option<Profi
         .is_some()
         .then(|| checker.count("shared_sessions", &raw.shared_sessions, 1, 1..=1_000_000));
     Some(Profile {
-        server: server?,
+        server: server?.to_lowercase(),
         version: version.unwrap_or_else(|| "*".to_owned()),
         mode,
         shared_sessions,

@@ -177,6 +177,24 @@ fn the_first_profile_that_fits_counts() {
 }
 
 #[test]
+fn a_profile_fits_a_name_in_upper_or_lower_case() {
+    let profile = Profile {
+        server: "*browser*".to_owned(),
+        version: "*".to_owned(),
+        mode: Mode::Pinned,
+        shared_sessions: None,
+        serialize_writes: None,
+    };
+    let (book, _) = book(ModeChoice::Auto, Sharing { profiles: [profile].into(), ..Sharing::default() });
+    let answer = json!({ "jsonrpc": "2.0", "id": 1, "result": {
+        "protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": { "name": "Browser MCP", "version": "1" },
+    } });
+    let hello = ServerHello::parse(answer.to_string().as_bytes()).unwrap();
+    book.learn(Known::of(&hello, true, TransportKind::Http, false));
+    assert_eq!(of(&book, false), ("pinned", "profile"));
+}
+
+#[test]
 fn a_declared_stateless_server_lends_itself_to_one_agent_after_the_other() {
     let sharing = Sharing { state: StateChoice::None, ..Sharing::default() };
     let (book, _) = book(ModeChoice::Auto, sharing);
