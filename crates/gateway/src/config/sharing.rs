@@ -105,6 +105,10 @@ fn built_in() -> Vec<Profile> {
 #[serde(deny_unknown_fields)]
 struct BuiltIn {
     server: Spanned<String>,
+    /// The real names that the pattern is for.
+    #[serde(default)]
+    #[cfg_attr(not(test), expect(dead_code, reason = "checked by a test"))]
+    names: Vec<String>,
     mode: Spanned<String>,
     shared_sessions: Amount,
     serialize_writes: Switch,
@@ -173,16 +177,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_built_in_profile_is_usable() {
-        let text = BUILT_IN.matches("[[profiles]]").count();
+    fn every_built_in_profile_is_usable_and_says_why() {
         let built_in = built_in();
-        assert_eq!(built_in.len(), text);
-        assert!(text > 25);
-        for BuiltIn { server, state, seen, .. } in built_in_rows() {
-            assert!(!state.is_empty() && !seen.is_empty(), "{server:?} does not say why");
+        assert_eq!(built_in.len(), BUILT_IN.matches("[[profiles]]").count());
+        assert!(built_in.len() > 25);
+        for (profile, row) in built_in.iter().zip(built_in_rows()) {
+            let BuiltIn { names, state, seen, .. } = row;
+            let server = &profile.server;
+            assert!(server.replace('*', "").len() > 4, "{server} would match nearly anything");
+            assert!(!state.is_empty(), "{server} does not say where its state is");
+            let is_guess = seen.starts_with("A guess from the name");
+            let says_how = is_guess || seen.starts_with("Ran ") || seen.starts_with("Only read: ");
+            assert!(
+                says_how && seen.ends_with('.'),
+                "{server}: {seen:?} does not say how that was found out"
+            );
+            assert!(!is_guess || profile.mode == Mode::Pinned, "{server} is shared on a guess");
+            let is_pattern = server.contains('*');
+            assert!(!is_pattern || is_guess || !names.is_empty(), "{server} is for no real server");
+            assert!(is_pattern || names.is_empty(), "{server} is a name and needs no others");
         }
-        for profile in built_in {
-            assert!(profile.server.replace('*', "").len() > 4, "{profile:?} would match nearly anything");
+    }
+
+    #[test]
+    fn each_known_server_fits_its_own_profile_alone() {
+        let built_in = built_in();
+        for (own, row) in built_in.iter().zip(built_in_rows()) {
+            let exact = Some(row.server.into_inner()).filter(|server| !server.contains('*'));
+            for name in row.names.into_iter().chain(exact) {
+                let fits = |profile: &&Profile| profile.fits(&name.to_lowercase(), "1.30.0");
+                assert_eq!(built_in.iter().filter(fits).collect::<Vec<_>>(), [own], "{name}");
+            }
         }
+    }
+
+    #[test]
+    fn a_profile_is_found_whatever_the_case_of_the_name() {
+        let mode = |name: &str| {
+            let known = built_in().into_iter().find(|profile| profile.fits(&name.to_lowercase(), "1"));
+            known.map(|profile| profile.mode)
+        };
+        assert_eq!(mode("Browserbase MCP Server"), Some(Mode::Pinned));
+        assert_eq!(mode("PostgreSQL tools"), Some(Mode::Pinned));
+        assert_eq!(mode("Context7"), Some(Mode::Shared));
+        assert_eq!(mode("a server of ours"), None);
     }
 }
