@@ -2,6 +2,7 @@
 //! those who waited come back (RELIABILITY.md F1, F6, F7, F8). `sockets` has the same over real ones.
 
 mod sockets;
+mod told;
 
 use std::{
     sync::{Arc, Mutex},

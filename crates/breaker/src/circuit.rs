@@ -51,8 +51,10 @@ pub struct Circuit<P> {
 /// A caller that was not let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// When asking again makes sense: the time to the next probe, or to the latest end of the current one.
+    /// The time to the next probe, or to the latest end of the one under way.
     pub retry_after: Duration,
+    /// How long the probe under way has taken, if there is one: it may end at any time.
+    pub probing: Option<Duration>,
     /// Until when this caller may wait for recovery instead of failing: the trip plus `hold`. Failed probes do not
     /// extend it.
     pub hold_until: Instant,
@@ -161,13 +163,16 @@ impl<P: Policy> Circuit<P> {
     /// [`Rejected`] in every state but closed.
     pub fn would_admit(&mut self, now: Instant) -> Result<(), Rejected> {
         let now = self.settle(now);
-        let (tripped, next) = match self.phase {
+        let (tripped, next, probing) = match self.phase {
             Phase::Closed { .. } => return Ok(()),
-            Phase::Open { tripped, until, .. } => (tripped, until),
-            Phase::HalfOpen { since, tripped, .. } => (tripped, after(since, self.probe_deadline)),
+            Phase::Open { tripped, until, .. } => (tripped, until, None),
+            Phase::HalfOpen { since, tripped, .. } => {
+                (tripped, after(since, self.probe_deadline), Some(now.saturating_duration_since(since)))
+            }
         };
         Err(Rejected {
             retry_after: next.saturating_duration_since(now),
+            probing,
             hold_until: after(tripped, self.hold),
         })
     }

@@ -77,16 +77,18 @@ async fn it_refuses_without_reaching_the_service_until_a_probe_succeeds() {
     let (service, reached) = guarded(&breaker);
     trip(&breaker);
     let trip_time = clock();
-    let refused = |seconds| {
-        Err(Failure::Refused(Rejected { retry_after: Duration::from_secs(seconds), hold_until: trip_time }))
+    let refused = |seconds, probing| {
+        let retry_after = Duration::from_secs(seconds);
+        Err(Failure::Refused(Rejected { retry_after, probing, hold_until: trip_time }))
     };
-    assert_eq!(service.clone().oneshot(true).await, refused(60));
+    assert_eq!(service.clone().oneshot(true).await, refused(60, None));
     tokio::time::advance(Duration::from_secs(59)).await;
-    assert_eq!(service.clone().oneshot(true).await, refused(1));
+    assert_eq!(service.clone().oneshot(true).await, refused(1, None));
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert_eq!(service.clone().oneshot(true).await, refused(0), "an agent's call is never the probe");
+    assert_eq!(service.clone().oneshot(true).await, refused(0, None), "an agent's call is never the probe");
     assert_eq!(breaker.may_open(clock()), Opening::Probe);
-    assert_eq!(service.clone().oneshot(true).await, refused(10));
+    tokio::time::advance(Duration::from_secs(4)).await;
+    assert_eq!(service.clone().oneshot(true).await, refused(6, Some(Duration::from_secs(4))));
     assert_eq!(reached.load(Ordering::Relaxed), 0);
     breaker.probe_succeeded(6, clock());
     assert_eq!(service.oneshot(true).await, Ok("answer"));

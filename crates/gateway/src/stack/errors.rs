@@ -100,15 +100,20 @@ pub(super) fn circuit_open(
 ) -> CallError {
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let message = format!("the circuit of backend {backend:?} is open{why}");
-    // Who comes while the probe is under way is refused once more: its time counts too, and it may be a slow one. Whoever is
-    // told the same moment must not come back at the same moment.
-    let after = (rejected.retry_after + handshake * 2).max(SHORTEST);
-    let after = (after + (after / 10 + SPREAD).mul_f64(rand::random())).min(LONGEST);
+    let probe = (handshake * 2).min(LONGEST_PROBE);
+    let after = match rejected.probing {
+        // Who comes back while the probe is under way is refused once more: its time counts too.
+        None => rejected.retry_after + probe,
+        // A probe that takes longer than the handshakes before it may take as long again.
+        Some(taken) => probe.checked_sub(taken).unwrap_or(taken).min(LONGEST_PROBE),
+    };
+    let after = after.max(SHORTEST) + SPREAD.mul_f64(rand::random());
     CallError::not_sent(ErrorKind::CircuitOpen, message).of_backend(backend.clone()).retry_after(after)
 }
 
-/// What an agent is told to wait: zero would invite a busy loop, and nobody waits for ever.
+/// What an agent is told to wait at least: zero would invite a busy loop.
 const SHORTEST: Duration = Duration::from_millis(50);
-const LONGEST: Duration = Duration::from_secs(60);
-/// Those who come back after an outage do so over this time at least, and after the probe rather than with it.
-const SPREAD: Duration = Duration::from_millis(500);
+/// What a probe is given at most: who comes back too early is refused at once and told anew, who comes late only waits.
+const LONGEST_PROBE: Duration = Duration::from_secs(5);
+/// Those who come back after an outage do so over this time, and after the probe rather than with it.
+const SPREAD: Duration = Duration::from_secs(1);

@@ -128,7 +128,8 @@ fn hold_is_measured_from_the_trip_and_not_extended_by_failed_probes() {
 fn a_hold_of_zero_is_over_at_the_trip() {
     let mut lab = Lab::tripped(&exact());
     let rejected = lab.admit().unwrap_err();
-    assert_eq!(rejected, Rejected { retry_after: Duration::from_secs(60), hold_until: lab.start });
+    let expected = Rejected { retry_after: Duration::from_secs(60), probing: None, hold_until: lab.start };
+    assert_eq!(rejected, expected);
     assert_eq!(rejected.to_string(), "circuit open, next attempt in 60.000s");
 }
 
