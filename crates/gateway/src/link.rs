@@ -219,7 +219,17 @@ impl Ties {
         let idle = self.tie.load().backend.spec().times.call_idle;
         let until = call.hard_deadline.min(call.trace.started + idle);
         loop {
-            let moved = tokio::time::timeout_at(until.into(), self.current(&call.caller)).await;
+            let moved = {
+                let next = find(&self.registry, &self.hello.target.name);
+                // Counted where it waits, and elsewhere once that is replaced.
+                let _waits = next.as_ref().map(|next| next.backend.awaits_seat());
+                let moved = tokio::time::timeout_at(until.into(), self.current(&call.caller));
+                tokio::select! {
+                    biased;
+                    moved = moved => moved,
+                    () = replaced(next.as_deref()) => continue,
+                }
+            };
             let tie = moved.unwrap_or_else(|_| Err(self.not_moved(&call)))?;
             match tie.ask(Order::new(call.clone(), tie.seat.clone())).await {
                 Err(error) if tie.should_follow(&error) => {}
@@ -336,6 +346,14 @@ impl Links {
 /// The registration that has this name now.
 pub(crate) fn find(registry: &ArcSwap<Registry>, name: &str) -> Option<Arc<Registered>> {
     registry.load().backends.get(name).cloned()
+}
+
+/// Resolves when this registration ends.
+async fn replaced(registered: Option<&Registered>) {
+    match registered {
+        Some(registered) => registered.left.cancelled().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A seat, or nothing if the registration ended meanwhile.

@@ -26,6 +26,7 @@ use self::applicants::Applicants;
 pub(crate) use self::verbs::Old;
 use self::verbs::Rebuilding;
 pub use self::{
+    applicants::Applicant,
     leaving::Leaving,
     lists::{ListCall, unknown_cursor},
     verbs::{Activity, Rebuild},
@@ -91,6 +92,8 @@ pub struct Backend {
     pub(crate) rebuilding: Mutex<Rebuilding>,
     /// Agents that wait for a session of their own.
     applicants: Arc<Applicants>,
+    /// Calls of agents that come from the registration before and have no seat here yet.
+    followers: Arc<Applicants>,
 }
 
 /// Why the last handshake failed.
@@ -203,6 +206,7 @@ impl Backend {
             valve: Valve::default(),
             rebuilding: Mutex::default(),
             applicants: Arc::default(),
+            followers: Arc::default(),
             spec,
         });
         let opener = Opener::new(backend.clone(), inbox);
@@ -297,6 +301,17 @@ impl Backend {
         }
     }
 
+    /// A call waits here for a seat of its agent, which comes from the registration before; counted until it is dropped.
+    pub fn awaits_seat(&self) -> Applicant {
+        self.followers.enter()
+    }
+
+    /// The calls that wait, in the room or for a seat of their agent.
+    fn waiting(&self, now: Instant) -> Waiting {
+        let (room, (calls, longest)) = (self.room.status(now), self.followers.waiting(now));
+        Waiting { calls: room.calls + calls, oldest: room.oldest.max(longest), ..room }
+    }
+
     /// What it looks like now.
     #[must_use]
     pub fn status(&self) -> BackendStatus {
@@ -308,7 +323,7 @@ impl Backend {
             opening: pools.iter().map(|p| p.opening.load(Ordering::Relaxed)).sum(),
             places: self.budget.usage(),
             leases: sessions.iter().fold((0, 0), |(used, all), s| (used + s.in_flight(), all + s.limit())),
-            waiting: self.room.status(now),
+            waiting: self.waiting(now),
             applicants: self.applicants.waiting(now),
             agents: pools.iter().map(|p| p.merged.agents()).sum(),
             subscriptions: pools.iter().map(|p| p.merged.subscriptions()).sum(),

@@ -33,8 +33,8 @@ pub mod transport;
 mod valve;
 
 pub use backend::{
-    Activity, Backend, BackendStatus, Gate, Leaving, ListCall, Opening, Rebuild, SessionStatus, Trouble,
-    unknown_cursor,
+    Activity, Applicant, Backend, BackendStatus, Gate, Leaving, ListCall, Opening, Rebuild, SessionStatus,
+    Trouble, unknown_cursor,
 };
 pub use config::{
     BackendSpec, Endpoint, EraChoice, HttpEndpoint, Limits, ModeChoice, Origin, SerialWrites, Sharing,

@@ -3,6 +3,7 @@
 use std::process::{Command, Output};
 
 use mcpool_testkit::{Fault, FaultKind, Script, Server, Stage};
+use serde_json::json;
 
 use crate::process::Process;
 
@@ -30,6 +31,35 @@ async fn resume_of_a_dead_backend_says_so_and_fails() {
     let (code, said) = ask(&process, &["resume", "a", "--wait", "1s"]).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("a takes calls again, but has no session (down: "), "{said}");
+}
+
+#[tokio::test]
+async fn calls_that_wait_in_a_pause_are_counted_across_changes_of_the_configuration() {
+    let server = Server::start(Script::default()).await.expect("a backend");
+    let with = |more: &str| format!("{}{more}\n", table("a", &server.url_http()));
+    let process = Process::start("waiting", &with("")).await;
+    let (one, other) = (process.agent("a").await, process.agent("a").await);
+    assert_eq!(ask(&process, &["pause", "a"]).await.0, Some(0));
+    let agents = [&one, &other].into_iter().cycle().take(20);
+    let calls =
+        futures::future::join_all(agents.map(|agent| agent.call_tool("echo", json!({ "nonce": "n" }))));
+    let operator = async {
+        for (generation, more) in [(1, ""), (2, "max_age = \"1h\""), (3, "max_age = \"2h\"")] {
+            process.configure(&with(more));
+            process.until_generation(generation).await;
+            process.until_metric("mcpool_waiting_calls{backend=\"a\"}", 20.0).await;
+            let calls = &process.json("/api/v1/backends/a").await["calls"];
+            assert!(calls["waiting"] == 20 && calls["oldest_wait_seconds"].is_number(), "{calls}");
+            assert_eq!(process.json("/readyz").await["backends"]["a"]["waiting_calls"], 20);
+            let (_, said) = ask(&process, &["status"]).await;
+            assert!(said.contains("(20 waiting, 0 running)"), "{said}");
+        }
+        let (_, said) = ask(&process, &["resume", "a"]).await;
+        assert!(said.starts_with("a serves again"), "{said}");
+    };
+    let (calls, ()) = futures::future::join(calls, operator).await;
+    assert!(calls.iter().all(Result::is_ok), "{calls:?}");
+    process.until_metric("mcpool_waiting_calls{backend=\"a\"}", 0.0).await;
 }
 
 #[tokio::test]

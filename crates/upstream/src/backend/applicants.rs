@@ -1,4 +1,5 @@
-//! The agents that wait for a session of their own: how many, and for how long.
+//! Those who wait outside the room, agents for a session of their own and calls for their agent's seat: how many, and for
+//! how long.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,8 @@ struct State {
 }
 
 /// One of them, for as long as it waits.
-pub(super) struct Applicant {
+#[must_use = "dropping it ends the wait"]
+pub struct Applicant {
     of: Arc<Applicants>,
     number: u64,
 }
