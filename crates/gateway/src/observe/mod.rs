@@ -27,7 +27,7 @@ pub use self::{
     events::Events,
     metrics::Metrics,
     process::{descriptors, max_descriptors},
-    status::{Phase, Status},
+    status::{FolderNote, Phase, Status},
     walk::walk,
 };
 use crate::{build::GatewayObserve, route::Registered, stack::StackObserve};

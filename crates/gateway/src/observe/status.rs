@@ -24,7 +24,7 @@ pub struct Status {
     gateway: Arc<Gateway>,
     phase: AtomicU8,
     /// What is wrong with the folder of the session key.
-    state_folder: Mutex<Option<String>>,
+    state_folder: Mutex<Option<FolderNote>>,
 }
 
 /// Where the process is in its life.
@@ -37,6 +37,15 @@ pub enum Phase {
     Serving = 1,
     /// It ends.
     Draining = 2,
+}
+
+/// What is to be known of the folder of the session key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderNote {
+    /// For a human.
+    pub why: String,
+    /// Whether somebody must act, or agents lose something.
+    pub is_trouble: bool,
 }
 
 impl Status {
@@ -57,12 +66,12 @@ impl Status {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// What is wrong with the folder of the session key, if anything.
-    pub fn state_folder(&self, trouble: Option<String>) {
-        *self.state_folder.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    /// What is to be known of the folder of the session key, if anything.
+    pub fn state_folder(&self, note: Option<FolderNote>) {
+        *self.state_folder.lock().unwrap_or_else(PoisonError::into_inner) = note;
     }
 
-    fn folder_trouble(&self) -> Option<String> {
+    fn folder_note(&self) -> Option<FolderNote> {
         self.state_folder.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -102,7 +111,7 @@ impl Status {
 
     /// Agents of some backend are not served, be it by the operator's own word.
     fn is_degraded(&self) -> bool {
-        self.folder_trouble().is_some()
+        self.folder_note().is_some_and(|note| note.is_trouble)
             || self.gateway.backends().iter().any(|registered| match registered.state().0 {
                 "down" | "paused" | "drained" => true,
                 // Those who are there are served; those who wait are not.
@@ -134,8 +143,8 @@ impl Health for Status {
             .map(|registered| (registered.name.to_string(), brief(registered)))
             .collect();
         let mut details = Map::from_iter([("backends".to_owned(), Value::Object(backends))]);
-        if let Some(why) = self.folder_trouble() {
-            details.insert("state_dir".to_owned(), json!({ "reason": why }));
+        if let Some(note) = self.folder_note() {
+            details.insert("state_dir".to_owned(), json!({ "reason": note.why }));
         }
         details
     }

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::*;
+use super::{upkeep::Found, *};
 
 /// A folder of this test's own, gone with it.
 struct Folder(PathBuf);
@@ -127,14 +127,15 @@ fn a_folder_that_is_removed_or_replaced_is_written_anew() {
     let folder = Folder::new();
     let mut state = State::open(&folder.config()).folder.expect("a folder");
     let (path, key) = (folder.0.join("state"), folder.key());
-    assert!(!state.mend().unwrap(), "nothing is wrong");
+    let anew = || Found::Mended("the folder of the session key");
+    assert_eq!(state.mend().unwrap(), Found::Ours);
     fs::remove_dir_all(&path).unwrap();
-    assert!(state.mend().unwrap());
+    assert_eq!(state.mend().unwrap(), anew());
     assert_eq!(folder.key(), key);
     // Another folder, in which nobody is.
     fs::rename(&path, folder.0.join("elsewhere")).unwrap();
     fs::create_dir(&path).unwrap();
-    assert!(state.mend().unwrap() && !state.mend().unwrap());
+    assert_eq!((state.mend().unwrap(), state.mend().unwrap()), (anew(), Found::Ours));
     assert_eq!(folder.key(), key);
     // One in which another gateway is.
     fs::remove_dir_all(&path).unwrap();
@@ -143,5 +144,40 @@ fn a_folder_that_is_removed_or_replaced_is_written_anew() {
     assert!(state.mend().unwrap_err().to_string().contains("another gateway"));
     assert_eq!(folder.key(), theirs);
     drop(other);
-    assert!(state.mend().unwrap());
+    // It left its folder and key behind: the lock is free, the folder is not the one that was ours.
+    assert_eq!(state.mend().unwrap(), anew());
+    assert_eq!(folder.key(), key);
+}
+
+#[test]
+fn a_key_that_is_removed_alone_is_written_anew_and_one_that_is_replaced_is_left() {
+    let folder = Folder::new();
+    let mut state = State::open(&folder.config()).folder.expect("a folder");
+    let (path, key) = (folder.0.join("state").join(KEY), folder.key());
+    fs::remove_file(&path).unwrap();
+    assert_eq!(state.mend().unwrap(), Found::Mended("the session key"));
+    assert_eq!((folder.key(), state.mend().unwrap()), (key.clone(), Found::Ours));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    // Others are added behind it: ids are made with the same.
+    let other = SessionKey::random().unwrap().to_secret_text();
+    fs::write(&path, format!("{key}{other}\n")).unwrap();
+    assert_eq!(state.mend().unwrap(), Found::Ours);
+    // The next start would make ids with another.
+    for text in [format!("{other}\n"), format!("# new\n{other}\n{key}")] {
+        fs::write(&path, &text).unwrap();
+        assert_eq!((state.mend().unwrap(), folder.key()), (Found::OtherKey, text));
+    }
+    fs::write(&path, "hunter2\n").unwrap();
+    assert!(state.mend().unwrap_err().to_string().starts_with("session.key: line 1 is "));
+    assert_eq!(folder.key(), "hunter2\n", "a file of somebody is not overwritten");
+}
+
+#[test]
+fn where_keys_are_configured_no_file_of_one_is_missed() {
+    let folder = Folder::new();
+    let mut config = folder.config();
+    config.sessions.keys = vec![SessionKey::random().unwrap()];
+    let mut state = State::open(&config).folder.expect("a folder");
+    assert_eq!(state.mend().unwrap(), Found::Ours);
+    assert!(!folder.0.join("state").join(KEY).exists());
 }

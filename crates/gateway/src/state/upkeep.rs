@@ -1,12 +1,15 @@
 //! The folder of the state while the gateway runs: somebody may remove it, or put another one in its place.
 //!
+//! The key is held in memory, so a file that is gone is written anew. One that somebody replaced is an operator's, and
+//! stays: it is what the next start reads.
+//!
 //! The subtle thing: the lock tells whether it is still ours. It is a file of ours held open, so another file under its
 //! name, or none, says that what is in the folder is not what this process wrote.
 
 use std::{os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
-use super::{File, KEY, LOCK, SessionKey, fs, io, named, own, write_key};
-use crate::observe::Status;
+use super::{File, KEY, LOCK, SessionKey, fs, io, keys_of, named, own, write_key};
+use crate::observe::{FolderNote, Status};
 
 /// How often the folder is looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -17,6 +20,17 @@ pub(super) struct Folder {
     pub(super) lock: File,
     /// The key that is kept there; none where keys are configured.
     pub(super) key: Option<SessionKey>,
+}
+
+/// What was found in the folder.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// What this process needs.
+    Ours,
+    /// Something was gone, and is there again: this.
+    Mended(&'static str),
+    /// Another key, which somebody put there.
+    OtherKey,
 }
 
 impl Folder {
@@ -33,35 +47,63 @@ impl Folder {
             let Ok((folder, outcome)) = looked.await else { return };
             self = folder;
             let path = self.path.display();
-            let trouble = match outcome {
-                Ok(false) => None,
-                Ok(true) => {
-                    tracing::warn!(%path, "the folder of the session key was removed or replaced while the gateway runs; it was written anew");
+            let note = match outcome {
+                Ok(Found::Ours) => None,
+                Ok(Found::Mended(what)) => {
+                    tracing::warn!(%path, "{what} was removed or replaced while the gateway runs; it was written anew");
                     None
                 }
-                Err(why) => Some(format!(
-                    "{path} was removed or replaced while the gateway runs, and cannot be written anew: {why}; after a \
-                     restart agents initialise again, and deleted sessions may come back"
-                )),
+                Ok(Found::OtherKey) => Some(FolderNote {
+                    why: format!(
+                        "{path}/{KEY} holds another key than the gateway uses: it takes effect at the next start, and \
+                         agents whose ids it does not open initialise again then"
+                    ),
+                    is_trouble: false,
+                }),
+                Err(why) => Some(FolderNote {
+                    why: format!(
+                        "{path} was changed while the gateway runs, and cannot be used after a restart: {why}; agents \
+                         initialise again then, and deleted sessions may come back"
+                    ),
+                    is_trouble: true,
+                }),
             };
-            if let Some(why) = trouble.as_deref().filter(|_| trouble != told) {
-                tracing::warn!(why, "the folder of the session key is lost");
+            if let Some(FolderNote { why, is_trouble }) = note.as_ref().filter(|_| note != told) {
+                let message = if *is_trouble {
+                    "the folder of the session key is lost"
+                } else {
+                    "the session key was replaced"
+                };
+                tracing::warn!(why, "{message}");
             }
-            status.state_folder(trouble.clone());
-            told = trouble;
+            status.state_folder(note.clone());
+            told = note;
         }
     }
 
-    /// Makes the folder ours again where it is not; whether that was needed.
-    pub(super) fn mend(&mut self) -> io::Result<bool> {
-        if self.is_ours()? {
-            return Ok(false);
+    /// Makes the folder ours again where it is not.
+    pub(super) fn mend(&mut self) -> io::Result<Found> {
+        if !self.is_ours()? {
+            self.lock = own(&self.path)?;
+            if let Some(key) = &self.key {
+                write_key(&self.path, key).map_err(named(KEY))?;
+            }
+            return Ok(Found::Mended("the folder of the session key"));
         }
-        self.lock = own(&self.path)?;
-        if let Some(key) = &self.key {
-            write_key(&self.path, key).map_err(named(KEY))?;
+        let Some(key) = &self.key else { return Ok(Found::Ours) };
+        match fs::read_to_string(self.path.join(KEY)) {
+            Ok(text) => match keys_of(&text) {
+                Ok(keys) if keys.first() == Some(key) => Ok(Found::Ours),
+                Ok(_) => Ok(Found::OtherKey),
+                // Somebody's file, and perhaps half of it: it is left alone.
+                Err(why) => Err(named(KEY)(io::Error::other(why))),
+            },
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {
+                write_key(&self.path, key).map_err(named(KEY))?;
+                Ok(Found::Mended("the session key"))
+            }
+            Err(why) => Err(named(KEY)(why)),
         }
-        Ok(true)
     }
 
     fn is_ours(&self) -> io::Result<bool> {

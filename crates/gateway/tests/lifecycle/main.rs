@@ -1,6 +1,7 @@
 //! The life of the real binary: another configuration while it serves, and its end. With real files and real signals.
 
 mod console;
+mod key;
 mod load;
 mod process;
 mod programs;
