@@ -7,7 +7,10 @@ use mcpool_testkit::{
 use mcpool_upstream::{ModeChoice, TransportChoice};
 use serde_json::{Value, json};
 
-use crate::rig::{Rig, Wanted};
+use crate::{
+    lab::{Lab, Wish, connect_refused},
+    rig::{Rig, Wanted},
+};
 
 const WIRES: [Transport; 2] = [Transport::Sse, Transport::Http];
 
@@ -174,4 +177,13 @@ async fn agents_that_wait_for_a_session_are_seen_and_told_what_to_raise() {
     anna.close().await;
     bert.close().await;
     rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_gets_no_session_of_its_own_is_told_in_plain_words() {
+    let lab = Lab::scripted(Wish { mode: ModeChoice::Pinned, ..Wish::default() });
+    lab.memory.goes_down(&connect_refused());
+    let error = lab.try_agent(1, None, json!({})).await.err().expect("nobody is there");
+    let told = "backend \"lab\" has not given the agent a session within ";
+    assert!(error.message.starts_with(told), "{}", error.message);
 }

@@ -86,13 +86,13 @@ fn passed(order: &Order, idle: Duration) -> CallError {
     let hard = order.call().hard_deadline;
     if now() >= hard {
         let whole = hard.saturating_duration_since(trace.started);
-        let message = format!("the call has taken {whole:?}, as long as any may (times.call)");
+        let message = format!("the call has taken {whole:?}, the longest a call may take (times.call)");
         return CallError::not_sent(ErrorKind::Deadline, message).executed(executed);
     }
     let message = match (executed, trace.cause()) {
         (Executed::No, Some(cause)) => format!("no session could take the call within {idle:?}: {cause}"),
         (Executed::No, None) => format!("no session could take the call within {idle:?}"),
-        _ => format!("neither an answer nor progress for {idle:?} (call_timeout)"),
+        _ => format!("the backend sent neither an answer nor progress for {idle:?} (call_timeout)"),
     };
     CallError::not_sent(ErrorKind::Deadline, message).executed(executed)
 }

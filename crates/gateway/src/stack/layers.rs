@@ -162,13 +162,13 @@ impl<S> Retry<S> {
         let now = super::now();
         let silent_until = order.call().trace.last_activity() + self.idle;
         if now + again.pause >= order.call().hard_deadline.min(silent_until) {
-            return Some("its time would be up before");
+            return Some("the time of the call would be up before that");
         }
         if !again.on_budget || self.budget.repeat(now) {
             return None;
         }
         self.observe.rejected("retry_budget");
-        Some("too many calls are")
+        Some("too many calls of this backend are sent again already")
     }
 
     /// Full jitter, from nothing to the base for the first.

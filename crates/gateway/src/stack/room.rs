@@ -255,11 +255,12 @@ impl Desk {
         let name = &self.backend.spec().name;
         let (reason, message) = match full.of {
             RoomLimit::Calls(limit) => {
-                ("full", format!("{limit} calls, as many as may, wait for backend {name:?}"))
+                ("full", format!("{limit} calls wait for backend {name:?}, and no more may"))
             }
-            RoomLimit::Bytes(limit) => {
-                ("bytes", format!("the calls that wait for backend {name:?} may have {limit} bytes"))
-            }
+            RoomLimit::Bytes(limit) => (
+                "bytes",
+                format!("the calls that wait for backend {name:?} hold {limit} bytes, and no more may wait"),
+            ),
         };
         self.observe.rejected(reason);
         StackError::Ended(overloaded(message, full.retry_after))

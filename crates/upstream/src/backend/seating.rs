@@ -168,7 +168,7 @@ impl Backend {
             Ok(Err(_)) => Err(self.named(removed())),
             Err(Waited::Drained) => Err(self.drained()),
             Err(Waited::TooLong) if self.trouble_in(&pool).is_some() => {
-                Err(self.unavailable(&pool, "gave the agent a session", patience))
+                Err(self.unavailable(&pool, "given the agent a session", patience))
             }
             Err(Waited::TooLong) => {
                 let (name, (taken, limit)) = (&self.spec.name, self.budget.usage());
