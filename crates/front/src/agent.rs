@@ -32,6 +32,7 @@ use crate::{
     places::Seat,
     principals::{Share, TooMany},
     replay::{EventId, Found, LISTENING, Replay},
+    same::is_same,
     session_id::AgentSessionId,
     sse_body::one_line,
     unclaimed::Unclaimed,
@@ -189,10 +190,10 @@ impl AgentCore {
     pub(crate) fn begin(self: &Arc<Self>, id: &IdValue, message: &Bytes) -> Result<InFlight, Busy> {
         let limit = self.common.limits().calls_per_agent;
         let mut inflight = lock(&self.inflight);
-        match inflight.get(id) {
-            Some(flag) if flag.message == message => return Err(Busy::Repeated),
-            Some(_) => return Err(Busy::Duplicate),
-            None => {}
+        if let Some(flag) = inflight.get(id).cloned() {
+            // Nobody waits while they are compared.
+            drop(inflight);
+            return Err(if is_same(&flag.message, message) { Busy::Repeated } else { Busy::Duplicate });
         }
         if inflight.len() >= limit {
             return Err(Busy::TooMany(limit, self.common.principals.next_end(limit)));
@@ -200,9 +201,9 @@ impl AgentCore {
         self.enter(&mut inflight, id.clone(), message.clone())
     }
 
-    /// The call that runs for the same request under the same id.
-    pub(crate) fn running(&self, id: &IdValue, message: &Bytes) -> Option<Arc<CancelFlag>> {
-        lock(&self.inflight).get(id).filter(|flag| flag.message == message).cloned()
+    /// The call that runs under this id.
+    pub(crate) fn running(&self, id: &IdValue) -> Option<Arc<CancelFlag>> {
+        lock(&self.inflight).get(id).cloned()
     }
 
     /// Takes part for as long as one call of a caller without session runs. How many there may be is for its principal

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `server` and `door` (connections), `http` and `body` (what a request means), `dispatch` and `batch`
 //! (Streamable HTTP) with `answer` (its calls), `legacy` and `stream` (HTTP+SSE), `modern` (who has no session), `cors`
-//! (pages in a browser), `running` and `adopter` (who owns a call), `unclaimed` (requests that come again), `call_stream`,
+//! (pages in a browser), `running` and `adopter` (who owns a call), `unclaimed` and `same` (requests that come again), `call_stream`,
 //! `outbox` and `sse_body` (what an agent reads), `weight` (what it may miss), `replay` (what it can fetch again),
 //! `seal`, `restore`, `tombstones` and `idle` (sessions that outlive a restart, or give way), `rescue` (errors as responses), `budget`, `rung`
 //! and `relief` (what happens when memory is short). The subtle thing: no response body ever runs a call, so an agent
@@ -56,6 +56,7 @@ mod restore;
 mod route;
 mod rung;
 mod running;
+mod same;
 mod seal;
 mod server;
 mod session_id;

@@ -31,6 +31,7 @@ use crate::{
     outbox::{Presence, Watch},
     rescue::refusal,
     running::{Finished, Running, reject},
+    same::is_same,
     session_id::AgentSessionId,
 };
 
@@ -292,7 +293,7 @@ impl<B: Backends> AgentStream<B> {
             self.early.push_back(Box::new(early));
             return;
         };
-        if self.core.running(request.id.value(), message.bytes()).is_some() {
+        if self.core.running(request.id.value()).is_some_and(|flag| is_same(&flag.message, message.bytes())) {
             // Sent again because the POST seemed lost. The answer comes on this stream, once.
             return;
         }

@@ -1,7 +1,7 @@
 //! Requests of an agent session that come again because their connection died: the call that runs is taken over, and
 //! one that has ended unheard is not run twice.
 //!
-//! A request is the same if its id and its bytes are. An id that is used again for something else, or after its answer
+//! A request is the same if its id is and it asks for the same (`same`). An id that is used again for something else, or after its answer
 //! was read, is a new request: some clients use one id for all.
 
 use std::{
@@ -18,13 +18,14 @@ use mcpool_wire::{ErrorKind, Executed, IdValue};
 use tokio::time::Instant;
 
 use crate::{
-    agent::{AgentCore, InFlight, Resume},
+    agent::{AgentCore, CancelFlag, InFlight, Resume},
     incoming::Request,
     observe::Cause,
     outbox::{Outbox, Presence, Reader},
     replay::EventId,
     rescue::Served,
     running::reject_as,
+    same::{is_same, written_one_way},
 };
 
 /// Calls of one session that ended unheard and are remembered.
@@ -95,8 +96,9 @@ pub(crate) async fn come_again(
     message: &bytes::Bytes,
     takes_events: bool,
 ) -> Option<Result<Reader, Served>> {
+    let mut first = None;
     for look in 0..LOOKS {
-        match earlier(core, request.id.value(), message) {
+        match earlier(core, request.id.value(), message, &mut first) {
             Earlier::Nothing if look == 0 => return None,
             // It ended while its connection was still looked for.
             Earlier::Nothing => break,
@@ -119,9 +121,19 @@ pub(crate) async fn come_again(
     Some(Err(may_have_run(core, request)))
 }
 
-fn earlier(core: &AgentCore, id: &IdValue, message: &bytes::Bytes) -> Earlier {
-    if let Some(flag) = core.running(id, message) {
-        return Earlier::Running(flag.stream.get().and_then(std::sync::Weak::upgrade));
+/// `first` is the call that was found to run for the same request, compared once.
+fn earlier(
+    core: &AgentCore,
+    id: &IdValue,
+    message: &bytes::Bytes,
+    first: &mut Option<Arc<CancelFlag>>,
+) -> Earlier {
+    let is_known = |flag: &Arc<CancelFlag>| first.as_ref().is_some_and(|first| Arc::ptr_eq(first, flag));
+    let running = core.running(id).filter(|flag| is_known(flag) || is_same(&flag.message, message));
+    if let Some(flag) = running {
+        let stream = flag.stream.get().and_then(std::sync::Weak::upgrade);
+        *first = Some(flag);
+        return Earlier::Running(stream);
     }
     let within = core.common.times().orphan;
     core.unclaimed.claim(id, message, within).map_or(Earlier::Nothing, Earlier::Ended)
@@ -135,5 +147,5 @@ fn may_have_run(core: &AgentCore, request: &Request) -> Served {
 }
 
 fn digest_of(message: &[u8]) -> [u8; 32] {
-    digest(&SHA256, message).as_ref().try_into().unwrap_or_default()
+    digest(&SHA256, &written_one_way(message)).as_ref().try_into().unwrap_or_default()
 }

@@ -84,12 +84,46 @@ async fn the_same_request_beside_one_that_is_attended_may_have_run() {
     assert_eq!((&got.json()["result"]["tool"], front.calls()), (&json!("gated"), 1));
 }
 
+/// The same request, as a client writes it that builds it anew.
+fn written_anew(id: u32, name: &str, token: &str) -> String {
+    format!(
+        r#"{{ "id": {id}, "method": "tools/call", "jsonrpc": "2.0",
+             "params": {{ "_meta": {{ "progressToken": "{token}" }}, "arguments": {{ "n": 1 }}, "name": "{name}" }} }}"#
+    )
+}
+
+#[tokio::test]
+async fn the_same_request_in_other_bytes_takes_over_as_well() {
+    let front = start().await;
+    let session = front.session("/mcp").await;
+    let headers = [("mcp-session-id", session.as_str()), ("accept", BOTH)];
+    let as_json = [&headers[..], &[("content-type", "application/json")]].concat();
+    // While the first copy runs, and when it ended unheard.
+    for (id, ends_unheard) in [(1, false), (2, true)] {
+        let first = posted(&front, "/mcp", &headers, &tool_with_token(id, "gated")).await;
+        until("the call runs", || front.gauges.calls.load(Ordering::SeqCst) == 1).await;
+        drop(first);
+        until("the call is adopted", || front.gauges.adopted.load(Ordering::SeqCst) == 1).await;
+        left_alone(&front).await;
+        if ends_unheard {
+            front.script.gate.open();
+            until("the call has ended", || front.gauges.calls.load(Ordering::SeqCst) == 0).await;
+        }
+        let again = front.send("POST", "/mcp", &as_json, written_anew(id, "gated", "second")).await;
+        let mut stream = Sse::over(again);
+        front.script.gate.open();
+        assert_eq!(stream.json().await["result"]["tool"], "gated");
+        front.script.gate.close();
+    }
+    assert_eq!(front.calls(), 2, "each ran once");
+}
+
 #[tokio::test]
 async fn over_http_sse_the_same_request_is_answered_once() {
     let front = start().await;
     let mut agent = front.sse("/sse", &[]).await;
-    for _ in 0..3 {
-        assert_eq!(front.say(&agent.session, &tool(1, "gated")).await.status, 202);
+    for body in [tool(1, "gated"), tool_with_token(1, "gated"), tool(1, "gated")] {
+        assert_eq!(front.say(&agent.session, &body).await.status, 202);
     }
     until("the call runs", || front.calls() == 1).await;
     front.say(&agent.session, &tool(2, "echo")).await;
