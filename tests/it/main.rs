@@ -25,6 +25,7 @@ mod model;
 mod modern;
 mod modes;
 mod outages;
+mod pages;
 mod panics;
 mod pinned;
 mod pools;

@@ -1,0 +1,158 @@
+//! House rules for the pages that people read: plain words, a short README, and links that lead somewhere.
+//!
+//! A word stands here because a reader stumbled over it. Code and quoted output are left out.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Words that no page for users says, and what it says instead.
+const FORBIDDEN: &[(&str, &str)] = &[
+    ("who", "name the agent, the operator or the caller"),
+    ("whoever", "name the agent, the operator or the caller"),
+    ("is told", "gets, or receives"),
+    ("are told", "get, or receive"),
+    ("the room", "the queue"),
+    ("waiting room", "the queue"),
+    ("the door", "the listener"),
+    ("put away", "dropped from memory"),
+    ("lent", "in use"),
+    ("goes on", "continues"),
+    ("go on", "continue"),
+    ("is through", "is finished"),
+    ("the operator's word", "an admin action"),
+    ("turned away", "rejected"),
+    ("given back", "released"),
+    ("waited out", "held"),
+];
+
+/// The most words of the README, as `wc -w` counts them.
+const README_WORDS: usize = 1_000;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
+}
+
+/// What users read: the README, and every page and the commented configuration in `config`.
+fn pages() -> Vec<PathBuf> {
+    let listed = fs::read_dir(root().join("config")).expect("a folder of the workspace").flatten();
+    let is_page = |path: &PathBuf| path.extension().is_some_and(|e| e == "md" || e == "toml");
+    let mut pages: Vec<_> = listed.map(|entry| entry.path()).filter(is_page).collect();
+    pages.extend(["README.md", "benches/README.md", "tests/README.md"].map(|page| root().join(page)));
+    pages.push(root().join("config/prometheus/rules.yml"));
+    pages.sort();
+    pages
+}
+
+/// A page without its blocks of code.
+fn without_blocks(text: &str) -> String {
+    text.split("\n```").step_by(2).collect::<Vec<_>>().join("\n")
+}
+
+/// The words of a page in lower case, one blank between them: prose without code and addresses.
+fn prose(text: &str) -> String {
+    let outside = without_blocks(text);
+    let spoken: String = outside.split('`').step_by(2).collect::<Vec<_>>().join(" x ");
+    let words = spoken.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| !word.is_empty());
+    format!(" {} ", words.map(str::to_lowercase).collect::<Vec<_>>().join(" "))
+}
+
+/// The forbidden words of a page, each with what to write instead.
+fn faults(text: &str) -> Vec<String> {
+    let prose = prose(text);
+    let found = FORBIDDEN.iter().filter(|(word, _)| prose.contains(&format!(" {word} ")));
+    found
+        .map(|(word, instead)| {
+            let at = prose.find(&format!(" {word} ")).unwrap_or_default();
+            let near: String = prose[..at].chars().rev().take(40).collect::<Vec<_>>().iter().rev().collect();
+            format!("\"...{near} {word}\": write {instead}")
+        })
+        .collect()
+}
+
+#[test]
+fn pages_use_plain_words() {
+    let mut all = Vec::new();
+    for page in pages() {
+        let found = faults(&read(&page));
+        all.extend(found.into_iter().map(|fault| format!("{}: {fault}", page.display())));
+    }
+    assert!(all.is_empty(), "{all:#?}");
+}
+
+#[test]
+fn a_forbidden_word_is_found_wherever_a_line_breaks() {
+    assert_eq!(faults("An agent is\ntold so."), ["\"... an agent is told\": write gets, or receives"]);
+    assert_eq!(faults("Who waits, waits.").len(), 1);
+    for fine in ["```\nwho goes on\n```", "the metric `who`", "whole, lenten, a mushroom"] {
+        assert_eq!(faults(fine), Vec::<String>::new(), "{fine}");
+    }
+}
+
+#[test]
+fn the_readme_is_two_screens() {
+    let words = read(&root().join("README.md")).split_whitespace().count();
+    assert!(words <= README_WORDS, "README.md has {words} words; move something to config/");
+}
+
+/// The anchor that a heading has where Markdown is shown.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim();
+    let kept = text.chars().filter_map(|c| match c {
+        ' ' => Some('-'),
+        c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c.to_ascii_lowercase()),
+        _ => None,
+    });
+    kept.collect()
+}
+
+/// The targets of all links of a page.
+fn links(text: &str) -> Vec<String> {
+    let outside = without_blocks(text);
+    let rest = outside.split("](").skip(1);
+    rest.filter_map(|rest| rest.split_once(')')).map(|(target, _)| target.to_owned()).collect()
+}
+
+/// What is wrong with the links of a page.
+fn broken(page: &Path) -> Vec<String> {
+    let text = read(page);
+    let mut broken = Vec::new();
+    for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
+        let (file, wanted) = link.split_once('#').unwrap_or((&link, ""));
+        let target = if file.is_empty() {
+            page.to_owned()
+        } else {
+            page.parent().expect("a page lies in a folder").join(file)
+        };
+        if !target.exists() {
+            broken.push(format!("{}: {link} leads nowhere", page.display()));
+        } else if !wanted.is_empty() {
+            let headings = without_blocks(&read(&target));
+            let is_there = headings.lines().any(|line| line.starts_with('#') && anchor(line) == wanted);
+            if !is_there {
+                broken.push(format!("{}: {link} names no heading", page.display()));
+            }
+        }
+    }
+    broken
+}
+
+#[test]
+fn every_link_between_the_pages_leads_somewhere() {
+    let mut pages: Vec<_> =
+        pages().into_iter().filter(|page| page.extension().is_some_and(|e| e == "md")).collect();
+    for page in
+        ["crates/README.md", "crates/CONTRIBUTING.md", "tests/field/README.md", "tests/fuzz/README.md"]
+    {
+        pages.push(root().join(page));
+    }
+    let links: usize = pages.iter().map(|page| links(&read(page)).len()).sum();
+    assert!(links > 80, "{links}");
+    let broken: Vec<_> = pages.iter().flat_map(|page| broken(page)).collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+}
