@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +23,8 @@ pub(crate) struct Gateway {
     admin: u16,
     name: String,
     args: Vec<String>,
+    /// What its process may open; everything if there is no number.
+    descriptors: Option<u32>,
     service: Service,
 }
 
@@ -67,7 +70,7 @@ impl Gateway {
     /// # Errors
     /// When it is not ready within half a minute.
     pub(crate) fn tables(name: &str, backends: &[(&str, String)]) -> Result<Self> {
-        let mut gateway = Self::configured(name, "", backends)?;
+        let mut gateway = Self::configured(name, "", backends, None)?;
         gateway.wait("/readyz", 30)?;
         Ok(gateway)
     }
@@ -77,12 +80,30 @@ impl Gateway {
     /// # Errors
     /// When it does not live within two minutes.
     pub(crate) fn of_any_health(name: &str, head: &str, backends: &[(&str, String)]) -> Result<Self> {
-        let mut gateway = Self::configured(name, head, backends)?;
+        Self::of_any_health_with(name, head, backends, None)
+    }
+
+    /// The same with a limit of open descriptors.
+    ///
+    /// # Errors
+    /// When it does not live within two minutes.
+    pub(crate) fn of_any_health_with(
+        name: &str,
+        head: &str,
+        backends: &[(&str, String)],
+        descriptors: Option<u32>,
+    ) -> Result<Self> {
+        let mut gateway = Self::configured(name, head, backends, descriptors)?;
         gateway.wait("/livez", 120)?;
         Ok(gateway)
     }
 
-    fn configured(name: &str, head: &str, backends: &[(&str, String)]) -> Result<Self> {
+    fn configured(
+        name: &str,
+        head: &str,
+        backends: &[(&str, String)],
+        descriptors: Option<u32>,
+    ) -> Result<Self> {
         let (port, admin) = (http::free_port()?, http::free_port()?);
         let mut config = format!("listen = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:{admin}\"\n");
         config.push_str(head);
@@ -92,7 +113,7 @@ impl Gateway {
         fs::create_dir_all(paths::logs())?;
         let file = paths::logs().join(format!("{name}.toml"));
         fs::write(&file, config)?;
-        Self::started(name, port, admin, &["--config", &file.display().to_string()])
+        Self::started(name, port, admin, &["--config", &file.display().to_string()], descriptors)
     }
 
     /// Starts it with nothing configured, so that it serves the bundled demo backend.
@@ -103,19 +124,26 @@ impl Gateway {
         let (port, admin) = (http::free_port()?, http::free_port()?);
         let words = [format!("127.0.0.1:{port}"), format!("127.0.0.1:{admin}")];
         let words = ["--listen", &words[0], "--admin-listen", &words[1]];
-        let mut gateway = Self::started(name, port, admin, &words)?;
+        let mut gateway = Self::started(name, port, admin, &words, None)?;
         gateway.wait("/readyz", 30)?;
         Ok(gateway)
     }
 
-    fn started(name: &str, port: u16, admin: u16, args: &[&str]) -> Result<Self> {
+    fn started(name: &str, port: u16, admin: u16, args: &[&str], descriptors: Option<u32>) -> Result<Self> {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let service = Self::process(name, &args)?;
-        Ok(Self { port, admin, name: name.to_owned(), args, service })
+        let service = Self::process(name, &args, descriptors)?;
+        Ok(Self { port, admin, name: name.to_owned(), args, descriptors, service })
     }
 
-    fn process(name: &str, args: &Vec<String>) -> Result<Service> {
-        let job = Job::new(paths::built("mcpool")).args(["serve"]).args(args);
+    fn process(name: &str, args: &Vec<String>, descriptors: Option<u32>) -> Result<Service> {
+        let job = match descriptors {
+            None => Job::new(paths::gateway()),
+            Some(most) => {
+                let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+                Job::new("sh").args(["-c", &script, &paths::gateway().display().to_string()])
+            }
+        };
+        let job = job.args(["serve"]).args(args);
         // Its keys and the sessions that were deleted belong to the gate, not to whoever runs it.
         let state = paths::logs().join("state").display().to_string();
         job.env("MCPOOL_LOG", "info").env("XDG_STATE_HOME", &state).service(name)
@@ -127,7 +155,7 @@ impl Gateway {
     /// When it is not ready within half a minute.
     pub(crate) fn kill_and_restart(&mut self) -> Result<()> {
         self.service.kill();
-        self.service = Self::process(&self.name, &self.args)?;
+        self.service = Self::process(&self.name, &self.args, self.descriptors)?;
         self.wait("/readyz", 30)
     }
 
@@ -143,6 +171,21 @@ impl Gateway {
             std::thread::sleep(Duration::from_millis(50));
         }
         bail!("the gateway was not ready within {seconds} s; {}", self.service.last_words())
+    }
+
+    /// The file it was configured with.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        paths::logs().join(format!("{}.toml", self.name))
+    }
+
+    /// Where it logs.
+    pub(crate) fn log_file(&self) -> PathBuf {
+        paths::logs().join(format!("{}.log", self.name))
+    }
+
+    /// The running process.
+    pub(crate) fn service(&mut self) -> &mut Service {
+        &mut self.service
     }
 
     /// Where operators reach it.

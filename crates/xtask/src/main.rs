@@ -7,6 +7,7 @@
 mod alerts;
 mod asked;
 mod backends;
+mod bars;
 mod cell;
 mod cells;
 mod conformance;
@@ -72,6 +73,8 @@ enum Task {
     Eras(eras::Options),
     /// Servers that speak as real ones do: the reference clients at each, directly and through the gateway.
     Field(field::Options),
+    /// What is promised about load, faults and operations, each at its full size on the release binary.
+    Bars(bars::Options),
     /// Servers that ask: sampling, elicitation and roots with real clients against real backends.
     Asked(asked::Options),
     /// Real servers that keep state per session, and one that pings and closes.
@@ -142,6 +145,13 @@ fn perform(task: Task) -> Result<bool> {
             }
             if report.all_passed() {
                 report.step("field", || field::run(&options));
+            }
+        }),
+        Task::Bars(options) if bars::aside(&options)? => Ok(true),
+        Task::Bars(options) => alone(|report| {
+            report.step("build", || bars::build(&options));
+            if report.all_passed() {
+                report.step("bars", || bars::run(&options));
             }
         }),
         Task::Asked(options) => real(|report| report.step("asked", || asked::run(&options))),

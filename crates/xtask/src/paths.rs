@@ -1,6 +1,10 @@
 //! Where things are: the root of the workspace, the ignored `.deps`, the build's target folder.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// The gateway's program, where it is not that of the debug build.
+static GATEWAY: OnceLock<PathBuf> = OnceLock::new();
 
 /// The root of the workspace, from the manifest cargo runs us for.
 pub(crate) fn root() -> PathBuf {
@@ -39,6 +43,16 @@ pub(crate) fn target() -> PathBuf {
 /// A program of the debug build.
 pub(crate) fn built(program: &str) -> PathBuf {
     target().join("debug").join(program)
+}
+
+/// The gateway's program: that of the debug build, unless another one was chosen.
+pub(crate) fn gateway() -> PathBuf {
+    GATEWAY.get().cloned().unwrap_or_else(|| built("mcpool"))
+}
+
+/// Chooses the gateway's program for the rest of this run; the first choice stays.
+pub(crate) fn choose_gateway(program: PathBuf) {
+    let _ = GATEWAY.set(program);
 }
 
 /// The program over the official Rust SDK, which is a workspace of its own.

@@ -201,6 +201,18 @@ impl Service {
         self.group.end();
     }
 
+    /// Sends it a signal, such as `TERM`.
+    ///
+    /// # Errors
+    /// When it has ended, or `kill` cannot be started.
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
+        let sent = Command::new("kill").args(["-s", name, &self.group.0.id().to_string()]).status()?;
+        if !sent.success() {
+            bail!("{} took no {name}", self.name);
+        }
+        Ok(())
+    }
+
     /// Whether it still runs.
     pub(crate) fn alive(&mut self) -> bool {
         matches!(self.group.0.try_wait(), Ok(None))

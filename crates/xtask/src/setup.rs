@@ -56,6 +56,15 @@ pub(crate) fn of_field() -> Result<Tally> {
     Ok(tally)
 }
 
+/// The proxies of the long forms, from Debian's packages.
+///
+/// # Errors
+/// When one of them cannot be installed.
+pub(crate) fn proxies() -> Result<()> {
+    package("nginx", "nginx")?;
+    package("haproxy", "haproxy")
+}
+
 fn part(name: &str, outcome: Result<()>) -> Tally {
     match outcome {
         Ok(()) => Tally::one(),

@@ -13,22 +13,22 @@ use crate::paths;
 
 /// One server the laboratory has.
 #[derive(Debug, Clone)]
-pub(super) struct Dialect {
+pub(crate) struct Dialect {
     /// Its name, which is also that of its backends.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// `http`, `sse` or `stdio`.
-    pub(super) transport: String,
+    pub(crate) transport: String,
     /// Modes it is served in through the gateway.
-    pub(super) modes: Vec<String>,
+    pub(crate) modes: Vec<String>,
     /// What the row says, for whom runs the servers and for whom judges.
-    pub(super) value: Value,
+    pub(crate) value: Value,
 }
 
 /// Every dialect, in the order of the files' names and of their rows.
 ///
 /// # Errors
 /// When a file cannot be read or a row is no row.
-pub(super) fn all() -> Result<Vec<Dialect>> {
+pub(crate) fn all() -> Result<Vec<Dialect>> {
     let mut dialects = Vec::new();
     for row in rows()? {
         dialects.extend(expanded(&row)?);

@@ -20,9 +20,10 @@ use serde_json::{Value, json};
 
 use crate::field::clients::Reports;
 use crate::field::dialect::Dialect;
+pub(crate) use crate::field::dialect::all as dialects;
 use crate::field::judge::Cell;
 use crate::field::logs::Logs;
-use crate::field::servers::{Servers, backend};
+pub(crate) use crate::field::servers::{Servers, backend};
 use crate::gateway::Gateway;
 use crate::report::Tally;
 use crate::rotation::Turn;

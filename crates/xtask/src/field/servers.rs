@@ -13,9 +13,9 @@ use crate::paths;
 use crate::run::{Job, Service};
 
 /// One process for everything over HTTP, and where programs write their ledgers.
-pub(super) struct Servers {
+pub(crate) struct Servers {
     /// Where the dialects over HTTP are.
-    pub(super) port: u16,
+    pub(crate) port: u16,
     lot: String,
     ledgers: PathBuf,
     python: String,
@@ -27,7 +27,7 @@ impl Servers {
     ///
     /// # Errors
     /// When it does not start.
-    pub(super) fn start(lot: &str, dialects: &[Dialect]) -> Result<Self> {
+    pub(crate) fn start(lot: &str, dialects: &[Dialect]) -> Result<Self> {
         fs::create_dir_all(paths::logs())?;
         let file = paths::logs().join(format!("field-{lot}-dialects.json"));
         let ledgers = paths::logs().join(format!("field-{lot}-ledgers"));
@@ -42,7 +42,7 @@ impl Servers {
                 serde_json::to_vec(&[&dialect.value])?,
             )?;
         }
-        let python = paths::python("mcp1").display().to_string();
+        let python = "python3".to_owned();
         let script = script("server.py");
         let job = Job::new(&python).args([script.as_str(), "--dialects", &file.display().to_string()]);
         let service = job.env("PYTHONDONTWRITEBYTECODE", "1").service(&format!("field-{lot}-server"))?;
@@ -51,13 +51,13 @@ impl Servers {
     }
 
     /// The URL of a dialect in a world.
-    pub(super) fn url(&self, dialect: &Dialect, world: &str) -> String {
+    pub(crate) fn url(&self, dialect: &Dialect, world: &str) -> String {
         let path = if dialect.transport == "sse" { "sse" } else { "mcp" };
         format!("http://127.0.0.1:{}/{world}/{}/{path}", self.port, dialect.name)
     }
 
     /// The program of a dialect in a world, with its arguments.
-    pub(super) fn command(&self, dialect: &Dialect, world: &str) -> Vec<String> {
+    pub(crate) fn command(&self, dialect: &Dialect, world: &str) -> Vec<String> {
         let own = self.ledgers.join(format!("{}.json", dialect.name)).display().to_string();
         let ledger = self.ledger_file(dialect, world).display().to_string();
         vec![
@@ -75,7 +75,7 @@ impl Servers {
     }
 
     /// The table of a dialect in the gateway, in one mode.
-    pub(super) fn table(&self, dialect: &Dialect, mode: &str) -> String {
+    pub(crate) fn table(&self, dialect: &Dialect, mode: &str) -> String {
         let more = dialect.value["table"].as_str().unwrap_or_default();
         let reached = if dialect.transport == "stdio" {
             let command = self.command(dialect, mode);
@@ -91,7 +91,7 @@ impl Servers {
     ///
     /// # Errors
     /// When the server does not answer.
-    pub(super) fn ledgers(&self, dialects: &[Dialect]) -> Result<Value> {
+    pub(crate) fn ledgers(&self, dialects: &[Dialect]) -> Result<Value> {
         let (status, page) = http::get(self.port, "/ledger")?;
         if status != 200 {
             bail!("the ledger answered {status}");
@@ -110,7 +110,7 @@ impl Servers {
     ///
     /// # Errors
     /// When it does not start.
-    pub(super) fn gateway(&self, dialects: &[Dialect]) -> Result<Gateway> {
+    pub(crate) fn gateway(&self, dialects: &[Dialect]) -> Result<Gateway> {
         let mut tables = Vec::new();
         for dialect in dialects {
             for mode in &dialect.modes {
@@ -122,7 +122,7 @@ impl Servers {
     }
 
     /// The raw agents' program.
-    pub(super) fn agents(&self) -> Job {
+    pub(crate) fn agents(&self) -> Job {
         Job::new(&self.python).args(["-B", script("agents.py").as_str()])
     }
 
@@ -131,13 +131,13 @@ impl Servers {
     }
 
     /// Where the gateway logs.
-    pub(super) fn log_file(&self) -> PathBuf {
+    pub(crate) fn log_file(&self) -> PathBuf {
         paths::logs().join(format!("{}.log", self.gateway_name()))
     }
 }
 
 /// The name of a dialect's backend in a mode.
-pub(super) fn backend(dialect: &Dialect, mode: &str) -> String {
+pub(crate) fn backend(dialect: &Dialect, mode: &str) -> String {
     format!("{}-{}", &mode[..1], dialect.name)
 }
 
