@@ -9,14 +9,13 @@ use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use http::HeaderName;
 use mcpool_breaker::{Breaker, State};
-use mcpool_upstream::{Backend, BackendStatus, Leaving, Mode, ModeChoice, ModeReason, Seat, Traffic};
+use mcpool_upstream::{Backend, BackendStatus, Leaving, Mode, ModeReason, Seat, Traffic};
 use mcpool_wire::{Backends, CallError, Caller, ClientHello, ErrorKind, Hello, Reply, ServerEntry, Target};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::link::GatewayLink;
 use crate::{
     build::BackendSettings,
-    config::transport_word,
     link::{Links, Tie, find, seat_unless_left},
     stack::{BackendStack, now},
     terminal::count,
@@ -259,22 +258,12 @@ fn entry(registered: &Registered) -> ServerEntry {
     let spec = registered.backend.spec();
     let status = registered.backend.status();
     let (state, reason) = describe(&status, registered.breaker.snapshot(now()).state);
-    let configured = transport_word(spec.transport);
+    let configured = spec.transport.as_str();
     ServerEntry {
         name: registered.name.to_string(),
         transport: status.transport.unwrap_or(configured).to_owned(),
-        mode: status.mode.map_or(mode_word(spec.mode), |decision| decision.mode.as_str()).to_owned(),
+        mode: status.mode.map_or(spec.mode.as_str(), |decision| decision.mode.as_str()).to_owned(),
         state: state.to_owned(),
         reason,
-    }
-}
-
-/// The configured mode as a word.
-pub(crate) fn mode_word(mode: ModeChoice) -> &'static str {
-    match mode {
-        ModeChoice::Auto => "auto",
-        ModeChoice::Shared => "shared",
-        ModeChoice::Exclusive => "exclusive",
-        ModeChoice::Pinned => "pinned",
     }
 }

@@ -106,6 +106,18 @@ pub enum EraChoice {
     Modern,
 }
 
+impl EraChoice {
+    /// The word for it in the configuration file and on the admin pages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Legacy => "legacy",
+            Self::Modern => "modern",
+        }
+    }
+}
+
 /// Which transport to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportChoice {
@@ -119,6 +131,19 @@ pub enum TransportChoice {
     Stdio,
 }
 
+impl TransportChoice {
+    /// The word for it in the configuration file and on the admin pages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sse => "sse",
+            Self::Http => "http",
+            Self::Stdio => "stdio",
+        }
+    }
+}
+
 /// Who may use one session at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModeChoice {
@@ -130,6 +155,19 @@ pub enum ModeChoice {
     Exclusive,
     /// One session per agent.
     Pinned,
+}
+
+impl ModeChoice {
+    /// The word for it in the configuration file and on the admin pages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Shared => "shared",
+            Self::Exclusive => "exclusive",
+            Self::Pinned => "pinned",
+        }
+    }
 }
 
 /// What the operator knows of a server's state.

@@ -362,24 +362,6 @@ fn era(checker: &mut Checker<'_>, raw: &RawBackend) -> EraChoice {
     chosen
 }
 
-/// The words of the choices, for printing.
-pub(crate) fn transport_word(choice: TransportChoice) -> &'static str {
-    match choice {
-        TransportChoice::Auto => "auto",
-        TransportChoice::Sse => "sse",
-        TransportChoice::Http => "http",
-        TransportChoice::Stdio => "stdio",
-    }
-}
-
-pub(crate) fn era_word(choice: EraChoice) -> &'static str {
-    match choice {
-        EraChoice::Auto => "auto",
-        EraChoice::Legacy => "legacy",
-        EraChoice::Modern => "modern",
-    }
-}
-
 /// A backend of `--backend NAME=URL`.
 pub(super) fn from_flag(
     id: BackendId,

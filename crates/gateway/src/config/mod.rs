@@ -35,7 +35,7 @@ use mcpool_wire::BackendId;
 use toml::Spanned;
 use url::Url;
 
-pub(crate) use self::backend::{check_name, parse_url, transport_word};
+pub(crate) use self::backend::{check_name, parse_url};
 use self::{
     check::{Checker, Environment, Words},
     raw::{RawConfig, RawLimits, RawTimes},

@@ -10,10 +10,9 @@ use url::Url;
 
 use super::{
     Config, LogFormat,
-    backend::{era_word, transport_word},
     value::{show_duration, show_percent, show_size},
 };
-use crate::{build::BackendSettings, route::mode_word};
+use crate::build::BackendSettings;
 
 /// Stands for what is not shown.
 pub(crate) const MASK: &str = "***";
@@ -34,7 +33,7 @@ impl Config {
         if let Some(name) = &self.default_backend {
             put(&mut top, "default_backend", name.to_string());
         }
-        put(&mut top, "default_mode", mode_word(self.default_mode));
+        put(&mut top, "default_mode", self.default_mode.as_str());
         let front = &self.front;
         put(&mut top, "allowed_hosts", front.allowed_hosts.clone());
         put(&mut top, "allowed_origins", front.allowed_origins.clone());
@@ -147,7 +146,7 @@ fn backend(settings: &BackendSettings, ca_file: Option<&str>, args: Vec<String>)
             put(&mut table, "url", masked_url(&http.url));
             let names = http.headers.iter().map(|(name, _)| name.to_string());
             put_masked(&mut table, "headers", names);
-            put(&mut table, "era", era_word(http.era));
+            put(&mut table, "era", http.era.as_str());
         }
         Endpoint::Stdio(program) => {
             put(&mut table, "command", program.command.to_string_lossy().into_owned());
@@ -158,8 +157,8 @@ fn backend(settings: &BackendSettings, ca_file: Option<&str>, args: Vec<String>)
             }
         }
     }
-    put(&mut table, "transport", transport_word(spec.transport));
-    put(&mut table, "mode", mode_word(spec.mode));
+    put(&mut table, "transport", spec.transport.as_str());
+    put(&mut table, "mode", spec.mode.as_str());
     sharing_of(&mut table, &spec.sharing);
     put(&mut table, "fan_out_logs", spec.fan_out_logs);
     if let Some(path) = ca_file {

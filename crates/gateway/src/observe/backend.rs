@@ -21,7 +21,7 @@ use super::{
     fractions,
 };
 use crate::{
-    route::{Registered, mode_word},
+    route::Registered,
     stack::{StackObserve, now},
 };
 
@@ -211,7 +211,7 @@ impl BackendMetrics {
         self.gauges.up.set(f64::from(circuit.state == State::Closed && status.trouble.is_none()));
         let (mode, chosen) = match status.mode {
             Some(decision) => (decision.mode.as_str(), decision.reason.as_str()),
-            None => (mode_word(registered.backend.spec().mode), "unknown"),
+            None => (registered.backend.spec().mode.as_str(), "unknown"),
         };
         let era = status.era.map_or("unknown", Era::as_str);
         self.info([status.transport.unwrap_or("unknown"), era, mode, chosen]);

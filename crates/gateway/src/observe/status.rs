@@ -12,12 +12,7 @@ use mcpool_front::{Health, Readiness};
 use mcpool_upstream::{Endpoint, Mode, Origin};
 use serde_json::{Map, Value, json};
 
-use crate::{
-    build::Gateway,
-    config::reached_at,
-    route::{Registered, mode_word},
-    stack::now,
-};
+use crate::{build::Gateway, config::reached_at, route::Registered, stack::now};
 
 /// The state of the whole gateway.
 pub struct Status {
@@ -203,7 +198,7 @@ fn picture(registered: &Registered) -> Map<String, Value> {
         "reason": reason,
         "transport": status.transport,
         "era": status.era.map(mcpool_wire::Era::as_str),
-        "mode": status.mode.map_or(mode_word(spec.mode), |decision| decision.mode.as_str()),
+        "mode": status.mode.map_or(spec.mode.as_str(), |decision| decision.mode.as_str()),
         "mode_reason": status.mode.map(|decision| decision.reason.as_str()),
         "mode_because": status.mode.map(|decision| decision.reason.sentence()),
         "demotion": demotion,
