@@ -7,12 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use mcpool::{
-    build::{GatewayObserve, register_with},
+use mcpool_breaker::{Settings, Transition};
+use mcpool_router::{
+    gateway::{GatewayObserve, register_with},
     route::{GatewayLink, Registered},
     stack::{RetrySettings, StackObserve},
 };
-use mcpool_breaker::{Settings, Transition};
 use mcpool_upstream::{
     BackendSpec, Cause, Endpoint, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Refusal,
     SendError, SendPhase, Sharing, Source, Times, TransportChoice,

@@ -172,7 +172,8 @@ async fn agents_that_wait_for_a_session_are_seen_and_told_what_to_raise() {
     assert!(state == "full" && why.contains("waiting for one: 1 agent;"), "{state}: {why}");
     assert_eq!(backend.backend.status().applicants, (0, None), "it does not wait any more");
     // Who is there is served, so a resume is through at once.
-    let resumed = backend.perform(mcpool::verbs::Verb::Resume, std::time::Duration::from_secs(10)).await;
+    let resumed =
+        backend.perform(mcpool_router::verbs::Verb::Resume, std::time::Duration::from_secs(10)).await;
     assert!(resumed.is_done, "{}", resumed.sentence);
     anna.close().await;
     bert.close().await;

@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use mcpool::{
-    build::{BackendSettings, Gateway, GatewayObserve},
-    stack::{RetrySettings, StackObserve},
-};
 use mcpool_front::{
     FrontConfig, FrontEvent, FrontLimits, FrontObserve, FrontTimes, Gauges, Health, Outcome, Readiness,
     Server,
+};
+use mcpool_router::{
+    gateway::{BackendSettings, Gateway, GatewayObserve},
+    stack::{RetrySettings, StackObserve},
 };
 use mcpool_upstream::{
     BackendSpec, Endpoint, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Sharing, Source,

@@ -50,8 +50,8 @@ use crate::{
     config::Config,
     observe::{Events, Metrics, Status, descriptors},
     reload::ReloadHook,
-    verbs::Verb,
 };
+use mcpool_router::verbs::Verb;
 
 /// What the admin listener shows.
 pub struct Admin {

@@ -18,8 +18,8 @@ use crate::{
     cli::{AdminArgs, AgentsArgs, CallsArgs, DoctorArgs, ReconnectArgs, StatusArgs, VerbArgs},
     config::{Config, parse_url, show_duration},
     doctor, terminal,
-    verbs::Verb,
 };
+use mcpool_router::verbs::Verb;
 
 /// What is asked of the gateway.
 #[derive(Debug)]

@@ -11,12 +11,12 @@ use mcpool_wire::Era;
 use serde_json::{Value, json};
 
 use crate::{
-    build::BackendSettings,
     config::reached_at,
     inside::Inside,
     observe::{Climbed, Failed, Rung, climb},
     terminal,
 };
+use mcpool_router::gateway::BackendSettings;
 
 /// Examines one backend; whether it is ready.
 ///

@@ -6,10 +6,8 @@ use mcpool_front::{FrontConfig, FrontEvent, FrontObserve, Server};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    build::Gateway,
-    observe::{Phase, Status},
-};
+use crate::observe::{Phase, Status};
+use mcpool_router::gateway::Gateway;
 
 /// A running gateway; dropped, it ends at once.
 pub(crate) struct Inside {

@@ -1,14 +1,11 @@
 //! How mcpool is put together: configuration, the stack of a call, routing, admin, signals. No protocol logic.
 
 pub mod admin;
-pub mod build;
 pub mod cli;
 pub mod config;
 pub mod console;
-mod departures;
 pub mod doctor;
 mod inside;
-mod link;
 pub mod logging;
 pub mod observe;
 #[cfg(test)]
@@ -16,13 +13,10 @@ mod pages;
 pub mod print;
 pub mod rehearse;
 pub mod reload;
-pub mod route;
 pub mod signal;
-pub mod stack;
 pub mod startup;
 pub mod state;
 #[cfg(target_os = "linux")]
 pub mod supervisor;
 pub mod terminal;
-pub mod verbs;
 pub mod watch;

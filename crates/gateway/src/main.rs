@@ -16,7 +16,6 @@ use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use mcpool::{
     admin::Admin,
-    build::Gateway,
     cli::{CheckArgs, Cli, Command, DoctorArgs, RehearseArgs, ServeArgs},
     config::{Config, Overrides, Problems},
     console::Ask,
@@ -24,13 +23,12 @@ use mcpool::{
     observe::{Events, Metrics, Observer, Phase, Status, walk},
     print,
     reload::{Parts, ReloadHook, Reloader},
-    route::Router,
     signal::{Hangups, Signals},
     startup,
     state::State,
-    verbs::Verb,
 };
 use mcpool_front::Server;
+use mcpool_router::{gateway::Gateway, route::Router, verbs::Verb};
 use mcpool_upstream::descriptors;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;

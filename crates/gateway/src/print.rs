@@ -10,10 +10,7 @@ use std::{
 use mcpool_upstream::Origin;
 use serde_json::json;
 
-use crate::{
-    config::{Config, reached_at},
-    terminal,
-};
+use crate::config::{Config, reached_at};
 
 /// Says how to reach the gateway, once it serves.
 ///
@@ -60,7 +57,7 @@ pub fn ready(out: &mut dyn Write, config: &Config, agents: SocketAddr, admin: So
 pub fn checked(out: &mut dyn Write, config: &Config, whole: bool) -> io::Result<()> {
     let from = config.file.as_ref().map_or("defaults and the command line".into(), |f| f.to_string_lossy());
     if !whole {
-        writeln!(out, "OK: {} ({from})", terminal::count(config.backends.len(), "backend"))?;
+        writeln!(out, "OK: {} ({from})", mcpool_router::count(config.backends.len(), "backend"))?;
         return out.flush();
     }
     writeln!(out, "# in force, from {from}; secrets are masked")?;

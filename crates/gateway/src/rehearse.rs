@@ -16,12 +16,8 @@ use self::{
     orders::{ORDERS, Order, Stage},
     outcome::Outcome,
 };
-use crate::{
-    build::{BackendSettings, Gateway},
-    inside::Inside,
-    observe::climb,
-    terminal,
-};
+use crate::{inside::Inside, observe::climb, terminal};
+use mcpool_router::gateway::{BackendSettings, Gateway};
 
 /// What is rehearsed, and how hard.
 #[derive(Clone, Debug)]

@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
-    build::{Changes, Gateway},
     config::{Config, Overrides},
     observe::Metrics,
     signal::Hangups,
     watch::{Change, Watch},
 };
+use mcpool_router::gateway::{Changes, Gateway};
 
 /// Reads the configuration again; says what changed, or why it was refused.
 pub type ReloadHook = Arc<dyn Fn() -> BoxFuture<'static, Result<String, String>> + Send + Sync>;

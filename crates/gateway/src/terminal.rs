@@ -46,13 +46,6 @@ fn is_active(c: char) -> bool {
     (c.is_control() && c != '\n' && c != '\t') || turns_direction
 }
 
-/// A count with its noun: `1 session`, `2 sessions`.
-#[must_use]
-pub fn count(number: usize, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{plural}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,10 +67,5 @@ mod tests {
         let value = serde_json::json!({ "server": "a\u{9b}b\u{2066}c" });
         let read: serde_json::Value = serde_json::from_str(&escaped(&value.to_string())).unwrap();
         assert_eq!(read, value);
-    }
-
-    #[test]
-    fn one_is_not_plural() {
-        assert_eq!([count(1, "session"), count(0, "session")], ["1 session", "0 sessions"]);
     }
 }

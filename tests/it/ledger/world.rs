@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use mcpool::stack::RetrySettings;
 use mcpool_breaker::Settings;
+use mcpool_router::stack::RetrySettings;
 use mcpool_upstream::{
     EraChoice, HttpEndpoint, Limits, ModeChoice, Times, TransportChoice,
     transport::{memory::Memory, wire::http_transport_over},

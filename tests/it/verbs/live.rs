@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mcpool::verbs::Verb;
+use mcpool_router::verbs::Verb;
 use mcpool_testkit::{
     Script,
     agent::{Agent, AgentError, Transport},

@@ -8,7 +8,7 @@ mod rest;
 use std::time::Duration;
 
 use futures::future::join_all;
-use mcpool::verbs::{Done, Verb};
+use mcpool_router::verbs::{Done, Verb};
 use mcpool_upstream::Limits;
 
 use crate::lab::{Agent, Lab, Wish};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use mcpool::verbs::{Done, Verb};
+use mcpool_router::verbs::{Done, Verb};
 use mcpool_upstream::{Limits, ModeChoice, SerialWrites};
 use serde_json::json;
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures::future::join_all;
-use mcpool::verbs::Verb;
 use mcpool_breaker::{Settings, State};
+use mcpool_router::verbs::Verb;
 use mcpool_upstream::{Cause, Limits, ModeChoice, Refusal, SendError, SendPhase, Traffic};
 use mcpool_wire::{ErrorKind, Executed, Link as _};
 use serde_json::json;

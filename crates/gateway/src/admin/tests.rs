@@ -6,10 +6,8 @@ use mcpool_front::Readiness;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
-use crate::{
-    build::Gateway,
-    observe::{Observer, Phase},
-};
+use crate::observe::{Observer, Phase};
+use mcpool_router::gateway::Gateway;
 
 struct Rig {
     addr: SocketAddr,

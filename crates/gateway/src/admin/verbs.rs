@@ -15,11 +15,8 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{Peer, Shared, problem};
-use crate::{
-    config::{parse_duration, show_duration},
-    stack::now,
-    verbs::Verb,
-};
+use crate::config::{parse_duration, show_duration};
+use mcpool_router::{stack::now, verbs::Verb};
 
 /// How long a verb is waited for where nothing is said, and at most.
 const WAIT: Duration = Duration::from_secs(30);

@@ -9,11 +9,11 @@ use serde_json::Value;
 use url::Url;
 
 use crate::{
-    build::BackendSettings,
     cli::AdminArgs,
     config::{Config, Overrides, check_name, parse_url},
     rehearse::{Errand, Rehearsal},
 };
+use mcpool_router::gateway::BackendSettings;
 
 /// The arguments of `doctor`.
 #[derive(Args, Clone, Debug)]

@@ -19,7 +19,7 @@ use super::{
     sharing,
     value::parse_percent,
 };
-use crate::{build::BackendSettings, stack::RetrySettings};
+use mcpool_router::{gateway::BackendSettings, stack::RetrySettings};
 
 /// What is the same for all backends of one file.
 pub(super) struct Common<'a> {

@@ -50,7 +50,7 @@ pub(crate) use self::{
     shown::{masked_text, reached_at},
     value::{parse_duration, show_duration},
 };
-use crate::build::BackendSettings;
+use mcpool_router::gateway::BackendSettings;
 
 /// Used when neither a file nor a backend is named, if it is there.
 pub const DEFAULT_FILE: &str = "config/mcpool.toml";

@@ -12,7 +12,7 @@ use super::{
     Config, LogFormat,
     value::{show_duration, show_percent, show_size},
 };
-use crate::build::BackendSettings;
+use mcpool_router::gateway::BackendSettings;
 
 /// Stands for what is not shown.
 pub(crate) const MASK: &str = "***";

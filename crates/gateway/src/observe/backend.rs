@@ -20,7 +20,7 @@ use super::{
     families::{Labels, PerValue, counter, gauge, histogram},
     fractions,
 };
-use crate::{
+use mcpool_router::{
     route::Registered,
     stack::{StackObserve, now},
 };

@@ -19,7 +19,7 @@ use mcpool_wire::{AgentKey, ErrorKind};
 use tracing::{debug, error, info, warn};
 
 use super::thin::Thinned;
-use crate::stack::now;
+use mcpool_router::stack::now;
 
 /// Writes the log.
 pub(super) struct Log {

@@ -25,7 +25,7 @@ use super::{
     process::{Process, seconds_now},
     text::by_family,
 };
-use crate::{build::Gateway, route::Registered};
+use mcpool_router::{gateway::Gateway, route::Registered};
 
 /// Every series there is.
 pub struct Metrics {

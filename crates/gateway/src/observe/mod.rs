@@ -30,7 +30,7 @@ pub use self::{
     status::{FolderNote, Phase, Status},
     walk::walk,
 };
-use crate::{build::GatewayObserve, route::Registered, stack::StackObserve};
+use mcpool_router::{gateway::GatewayObserve, route::Registered, stack::StackObserve};
 
 /// Counts and logs.
 pub struct Observer {

@@ -12,7 +12,8 @@ use mcpool_front::{Health, Readiness};
 use mcpool_upstream::{Endpoint, Mode, Origin};
 use serde_json::{Map, Value, json};
 
-use crate::{build::Gateway, config::reached_at, route::Registered, stack::now};
+use crate::config::reached_at;
+use mcpool_router::{gateway::Gateway, route::Registered, stack::now};
 
 /// The state of the whole gateway.
 pub struct Status {

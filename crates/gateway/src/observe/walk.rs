@@ -7,11 +7,10 @@ use mcpool_breaker::Transition;
 use mcpool_upstream::{Cause, Event, ModeChoice, Observe, Source};
 use tokio::sync::mpsc;
 
-use crate::{
-    build::{BackendSettings, Gateway, GatewayObserve},
-    config::Config,
+use crate::{config::Config, terminal};
+use mcpool_router::{
+    gateway::{BackendSettings, Gateway, GatewayObserve},
     stack::StackObserve,
-    terminal,
 };
 
 /// Whether every backend became ready; what was seen goes to `out`.

@@ -11,7 +11,8 @@ use mcpool_testkit::{
 use mcpool_upstream::{Event, Observe, Source};
 
 use super::{Errand, Rehearsal, outcome::Outcome};
-use crate::{build::GatewayObserve, inside::Inside, stack::StackObserve};
+use crate::inside::Inside;
+use mcpool_router::{gateway::GatewayObserve, stack::StackObserve};
 
 /// One order, directly and through the pool.
 pub(super) struct Order {

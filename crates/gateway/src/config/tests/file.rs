@@ -11,7 +11,7 @@ use serde::{
 use toml::Table;
 
 use super::super::{raw, *};
-use crate::stack::RetrySettings;
+use mcpool_router::stack::RetrySettings;
 
 const FILE: &str = include_str!("../../../../../config/mcpool.toml");
 

@@ -21,11 +21,9 @@ use super::{
     },
     *,
 };
-use crate::stack::now;
-use crate::{
-    build::GatewayObserve as _,
-    config::{Config, Overrides},
-};
+use crate::config::{Config, Overrides};
+use mcpool_router::gateway::GatewayObserve as _;
+use mcpool_router::stack::now;
 
 /// Every name of the design that belongs to what exists.
 const CONTRACT: &[&str] = &[
@@ -452,7 +450,7 @@ async fn a_backend_that_is_down_shows_in_the_three_states_and_in_up() {
 }
 
 /// Backends that are not there, by name.
-fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<crate::build::BackendSettings> {
+fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<mcpool_router::gateway::BackendSettings> {
     let one = |name: &str| format!("[backends.{name}]\nurl = \"http://127.0.0.1:9/mcp\"\nmin_idle = 0\n");
     let text: String = names.into_iter().map(one).collect();
     Config::parse("file.toml", &text, std::path::Path::new(""), &|_| None).unwrap().backends

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mcpool_upstream::{Activity, Traffic};
 use serde_json::{Value, json};
 
-use crate::{route::Registered, stack::now, terminal::count};
+use crate::{route::Registered, stack::now, text::count};
 
 /// What can be done to a backend that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

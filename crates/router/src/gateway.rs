@@ -2,7 +2,7 @@
 //!
 //! The breaker hears of incidents and successes through the backend's events; the opener asks it before each
 //! handshake; and every transition makes those who wait look again. A change of the configuration replaces the set as
-//! one snapshot; what it leaves behind is seen off in `departures.rs`.
+//! one snapshot; what it leaves behind is seen off in `retire.rs`.
 
 use std::{
     collections::BTreeMap,
@@ -25,8 +25,8 @@ use mcpool_wire::BackendId;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    departures::Departures,
     link::Links,
+    retire::Departures,
     route::{Registered, Registry, Router},
     stack::{RetrySettings, StackObserve, backend_stack, now},
 };

@@ -151,7 +151,7 @@ pub fn backend_stack(
 }
 
 /// The clock of the call path: tokio's, so that tests can pause it.
-pub(crate) fn now() -> Instant {
+pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 

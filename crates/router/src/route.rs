@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::link::GatewayLink;
 use crate::{
-    build::BackendSettings,
+    gateway::BackendSettings,
     link::{Links, Tie, find, seat_unless_left},
     stack::{BackendStack, now},
-    terminal::count,
+    text::count,
 };
 
 /// One backend with everything that stands in front of it.

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    build::GatewayObserve,
+    gateway::GatewayObserve,
     link::Links,
     route::{Registered, Registry},
 };
