@@ -12,9 +12,10 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
+use mcpool::verbs::Verb;
 use mcpool_testkit::agent::{Agent, AgentConfig};
 use mcpool_upstream::{
-    Endpoint, HttpEndpoint, Limits, Times, TransportChoice,
+    Endpoint, HttpEndpoint, Limits, ModeChoice, Times, TransportChoice,
     transport::names::{Resolve, Resolver},
 };
 use serde_json::{Value, json};
@@ -170,10 +171,21 @@ impl Resolve for Name {
     }
 }
 
+/// What has a session opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Reconnect,
+    Age,
+    /// The operator held calls, and lets them go.
+    Pause,
+    /// The operator ended its sessions, and lets agents in again.
+    Drain,
+}
+
 #[tokio::test]
-async fn a_name_that_moved_is_followed_by_sessions_opened_for_reconnect_or_age_though_the_old_address_answers()
+async fn a_name_that_moved_is_followed_by_sessions_opened_for_reconnect_age_or_resume_though_the_old_address_answers()
  {
-    for max_age in [None, Some(Duration::from_secs(1))] {
+    for cause in [Cause::Reconnect, Cause::Age, Cause::Pause, Cause::Drain] {
         let at = |name| Way { name, comments: 0, id: |id| id.to_string() };
         let old = Odd::start(any_port(), at("the old one")).await;
         let port = old.addr.port();
@@ -183,20 +195,44 @@ async fn a_name_that_moved_is_followed_by_sessions_opened_for_reconnect_or_age_t
             HttpEndpoint::new(format!("http://backend.test:{port}/mcp").parse().expect("a URL"));
         endpoint.resolver = Some(Resolver::new(Arc::new(Name(Arc::clone(&address)))));
         let default = Times::default();
-        let times = Times { max_age: max_age.unwrap_or(default.max_age), ..default };
-        let rig = Rig::start(wanted(endpoint, times)).await;
+        let max_age = if cause == Cause::Age { Duration::from_secs(1) } else { default.max_age };
+        let mut wanted = wanted(endpoint, Times { max_age, ..default });
+        if cause == Cause::Pause {
+            // What there is stays where it is: the agent that comes afterwards has a session opened.
+            wanted.mode = ModeChoice::Pinned;
+        }
+        let rig = Rig::start(wanted).await;
         let agent = Agent::ready(AgentConfig::http(rig.url_http())).await.expect("served");
         assert!(says(&agent).await.contains("the old one"));
         *address.lock().expect("no panic before") = IpAddr::from([127, 0, 0, 2]);
-        if max_age.is_none() {
-            rig.gateway.backends()[0].backend.reconnect(false);
+        let backend = rig.gateway.backends()[0].clone();
+        let perform = async |verb| {
+            let done = backend.perform(verb, Duration::from_secs(20)).await;
+            assert!(done.is_done, "{cause:?}: {}", done.sentence);
+        };
+        match cause {
+            Cause::Reconnect => backend.backend.reconnect(false),
+            Cause::Age => {}
+            Cause::Pause => {
+                perform(Verb::Pause).await;
+                perform(Verb::Resume).await;
+            }
+            Cause::Drain => {
+                perform(Verb::Drain).await;
+                perform(Verb::Resume).await;
+            }
         }
         let followed = async {
-            while !says(&agent).await.contains("the new one") {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            loop {
+                let comes = Agent::ready(AgentConfig::http(rig.url_http())).await.expect("served");
+                if says(&comes).await.contains("the new one") {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), followed).await.expect("it is followed");
+        let followed = tokio::time::timeout(Duration::from_secs(20), followed).await;
+        followed.unwrap_or_else(|_| panic!("{cause:?}: it is not followed"));
         rig.stop().await;
     }
 }
