@@ -242,7 +242,10 @@ async fn serve_connection<B: Backends>(
     stop: CancellationToken,
 ) {
     let pulse = Arc::new(Pulse::new(Arc::clone(&front.common.budget)));
-    let _counted = Connected::new(Arc::clone(&front.common), &pulse, pass, stop.is_cancelled());
+    // A connection accepted during the drain ends after its first answer. A graceful shutdown would close it before its
+    // first byte, without any answer.
+    let mut stopping = stop.is_cancelled();
+    let _counted = Connected::new(Arc::clone(&front.common), &pulse, pass, stopping);
     let common = Arc::clone(&front.common);
     let stalled = Arc::clone(&common);
     let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));
@@ -253,10 +256,10 @@ async fn serve_connection<B: Backends>(
         .header_read_timeout(None)
         // What came whole is served whatever becomes of its connection: `pulse` looks for its end.
         .half_close(true)
+        .keep_alive(!stopping)
         .max_buf_size(common.limits().header_bytes.max(8 << 10))
         .serve_connection(io, Endpoint { front, peer, pulse });
     let mut connection = std::pin::pin!(connection);
-    let mut stopping = false;
     loop {
         tokio::select! {
             biased;

@@ -206,6 +206,25 @@ async fn a_connection_that_says_nothing_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
+async fn a_connection_of_the_drain_is_answered_once_however_late_its_first_byte_comes() {
+    let mut front = start().await;
+    let session = front.session("/mcp").await;
+    let busy = post_and_leave(&front, &session, "gated").await;
+    until("it runs", || front.script.calls.lock().unwrap().len() == 1).await;
+    front.shut_down();
+    assert_eq!(front.post("/mcp", &[], &initialize(0)).await.status, 503);
+    let mut late = TcpStream::connect(front.addr).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let get = "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    late.write_all(format!("{get}{get}").as_bytes()).await.unwrap();
+    let told = read_all(late).await;
+    assert_eq!(told.matches("HTTP/1.1 200").count(), 1, "{told}");
+    front.script.gate.open();
+    assert!(read_all(busy).await.contains("\"gated\""));
+    assert_eq!(front.stopped().await, Drained::default());
+}
+
+#[tokio::test]
 async fn an_agent_that_waits_for_its_session_is_told_when_the_gateway_stops() {
     let mut front = start().await;
     *front.script.open_gate.lock().unwrap() = Some(std::sync::Arc::new(tokio::sync::Semaphore::new(0)));
