@@ -146,6 +146,7 @@ impl Opener {
                 break;
             }
         }
+        self.backend.transport.keep_started(false);
         for pool in self.backend.pools() {
             for session in pool.sessions() {
                 session.drain(CloseReason::Shutdown);
@@ -212,6 +213,7 @@ impl Opener {
             }
             Some(why) => self.let_go(why),
         }
+        self.backend.transport.keep_started(self.wants_standby());
         // A backend that rests is not asked for anything.
         let shut = self.backend.traffic().is_shut();
         let due = if shut { None } else { self.clerk.look(&self.backend.pools()) };

@@ -1,7 +1,12 @@
 //! Backends that are programs, and what they start: nothing of it is left when their session or the gateway ends, however
 //! the gateway ends.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use mcpool_testkit::agent::{Agent, AgentConfig};
 use serde_json::json;
@@ -18,6 +23,7 @@ trap '' TERM INT HUP
 setsid sh -c 'while :; do sleep 1; done' &
 child=$!
 echo "$$ $child" >> "$PIDS"
+sleep "${BOOT:-0}"
 say() { printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$1" "$2"; }
 while read -r line; do
   id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
@@ -40,13 +46,18 @@ struct Escaping {
 
 impl Escaping {
     async fn start(name: &str, at_end: &str) -> Self {
+        Self::start_with(name, at_end, "").await
+    }
+
+    /// With this variable besides.
+    async fn start_with(name: &str, at_end: &str, variable: &str) -> Self {
         let file = std::env::temp_dir().join(format!("mcpool-escaping-{name}-{}", std::process::id()));
         let _ = fs::remove_file(&file);
         let script = file.with_extension("sh");
         fs::write(&script, SERVER).expect("a script");
         let config = format!(
             "[shutdown]\ngrace = \"1s\"\n[backends.p]\ncommand = \"sh\"\nargs = [{script:?}, {at_end:?}]\n\
-             env = {{ PIDS = {file:?} }}\n"
+             env = {{ PIDS = {file:?}, {variable} }}\n"
         );
         Self { process: Process::start(name, &config).await, file }
     }
@@ -120,6 +131,33 @@ async fn what_left_the_group_of_its_program_ends_with_the_session_and_no_other_s
         .expect("they end");
         assert!(others.iter().all(|pid| runs(pid)), "{others:?}");
     }
+}
+
+/// The processes that were started so far, each with its child.
+fn started(escaping: &Escaping) -> Vec<Vec<String>> {
+    fs::read_to_string(&escaping.file).unwrap_or_default().lines().map(split).collect()
+}
+
+#[tokio::test]
+async fn an_agent_that_can_be_asked_finds_a_process_that_has_booted_while_another_such_agent_is_there() {
+    let mut escaping = Escaping::start_with("booted", "polite", "BOOT = \"2\"").await;
+    let ready = async || {
+        let config = AgentConfig::http(escaping.process.url("p/mcp"));
+        let config = config.with_capabilities(json!({ "sampling": {} }));
+        let (since, agent) = (Instant::now(), Agent::ready(config).await.expect("an agent"));
+        let answer = agent.call_tool("who", json!({})).await.expect("an answer");
+        (agent, split(answer["content"][0]["text"].as_str().expect("text")), since.elapsed())
+    };
+    let (first, of_first, _) = ready().await;
+    // The next one is started at once, and has booted two seconds later.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (_second, of_second, took) = ready().await;
+    assert!(took < Duration::from_millis(1_500), "it waited for a start: {took:?}");
+    assert_ne!(of_first, of_second, "each has its own");
+    first.close().await;
+    escaping.process.signal("TERM");
+    escaping.process.ended(PATIENCE).await;
+    gone(&started(&escaping).concat()).await;
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mcpool_wire::CapabilityClass;
+
 use super::{Opener, Own, Wanted};
 use crate::{
     backend::Backend,
@@ -135,6 +137,20 @@ impl Opener {
             && self.backend.spec.limits.min_idle > 0
             && self.backend.modes.keeps_spare()
             && spare_of(pool).is_none()
+    }
+
+    /// Whether a process that was not told yet what its agent can be asked is to be kept for the next agent that can be
+    /// asked something: while one is there, and within the budget.
+    pub(super) fn wants_standby(&self) -> bool {
+        let backend = &self.backend;
+        let is_own = |pool: &Arc<Pool>| pool.mode() == Mode::Pinned && pool.live() > 0;
+        let (taken, places) = backend.budget.usage();
+        backend.spec.limits.min_idle > 0
+            && backend.modes.keeps_spare()
+            && backend.leaving().is_none()
+            && !backend.traffic().is_shut()
+            && taken < places
+            && backend.pools().iter().any(|pool| pool.key.class != CapabilityClass::neutral() && is_own(pool))
     }
 
     /// Gives agents that wait for a session of their own those that were kept for them.

@@ -136,6 +136,12 @@ pub trait Transport: Send + Sync + 'static {
     /// Sessions opened from now on look for the backend anew, where there is something to look for: its name may have
     /// moved to another address while the old one still answers.
     fn renew(&self) {}
+
+    /// Whether a process is to be kept started for the next session, where a session is a process. One that is not
+    /// wanted any more ends.
+    fn keep_started(&self, wanted: bool) {
+        let _ = wanted;
+    }
 }
 
 /// What a session is opened with.

@@ -9,6 +9,7 @@ pub(crate) mod lines;
 mod process;
 mod queue;
 mod respawn;
+mod standby;
 pub mod supervised;
 
 use std::{
@@ -30,6 +31,7 @@ use self::{
     lines::{Line, Lines},
     process::Process,
     respawn::Respawn,
+    standby::Standby,
 };
 use super::{
     Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind, early::answer_among,
@@ -55,6 +57,7 @@ struct Shared {
     endpoint: StdioEndpoint,
     max_line: usize,
     respawn: Arc<Respawn>,
+    standby: Standby,
     /// Whether its output was said to hold what is no message.
     is_noisy: AtomicBool,
     /// The tasks that look after the processes; each ends with its process.
@@ -92,6 +95,7 @@ impl Stdio {
             endpoint,
             max_line,
             respawn,
+            standby: Standby::default(),
             is_noisy: AtomicBool::new(false),
             tasks: Tasks::default(),
         }))
@@ -102,16 +106,30 @@ impl Transport for Stdio {
     fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
         open(Arc::clone(&self.0), hail.initialize).boxed()
     }
+
+    fn renew(&self) {
+        self.keep_started(false);
+    }
+
+    fn keep_started(&self, wanted: bool) {
+        let Shared { endpoint, backend, tasks, .. } = &*self.0;
+        // That nobody spoke to it is no reason to put off the start of others.
+        let own = Arc::new(Respawn::new(Duration::ZERO));
+        self.0.standby.keep(wanted, || process::start(endpoint, backend, tasks, &own));
+    }
 }
 
 async fn open(shared: Arc<Shared>, initialize: Bytes) -> Result<Opened, SendError> {
+    let waiting = shared.standby.take();
     let pause = shared.respawn.pause();
-    if !pause.is_zero() {
+    if waiting.is_none() && !pause.is_zero() {
         tokio::time::sleep(pause).await;
     }
     let started = clock::now();
-    let (process, stdout) =
-        process::start(&shared.endpoint, &shared.backend, &shared.tasks, &shared.respawn)?;
+    let (process, stdout) = match waiting {
+        Some(waiting) => waiting,
+        None => process::start(&shared.endpoint, &shared.backend, &shared.tasks, &shared.respawn)?,
+    };
     let connect_took = Some(clock::now().saturating_duration_since(started));
     let mut stream = Streaming {
         lines: Lines::new(stdout, shared.max_line),

@@ -135,6 +135,11 @@ async fn look_after(
 }
 
 impl Process {
+    /// Whether it has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.ended.borrow().is_some() || self.ended.has_changed().is_err()
+    }
+
     /// Wants it to end.
     pub(super) fn stop(&self) {
         self.stop.cancel();

@@ -302,3 +302,45 @@ fn a_gateway_that_is_dropped_leaves_no_process_behind() {
     looking.block_on(all_gone(&pids));
     drop(held);
 }
+
+#[tokio::test]
+async fn a_process_that_was_kept_started_is_the_next_session_and_ends_when_it_is_not_wanted() {
+    let scratch = Scratch::new("standby");
+    let transport = stdio(shell(&format!("echo $$ >>{}\n{SERVE}", scratch.file())));
+    transport.keep_started(true);
+    transport.keep_started(true);
+    let first = scratch.pids(1).await;
+    let opened = within(transport.connect(hail(INITIALIZE))).await.unwrap();
+    assert_eq!(scratch.pids(1).await, first, "it was taken");
+    for unwanted in [|of: &Stdio| of.keep_started(false), |of: &Stdio| of.renew()] {
+        let before = scratch.pids(1).await.len();
+        transport.keep_started(true);
+        let next = scratch.pids(before + 1).await[before];
+        unwanted(&transport);
+        all_gone(&[next]).await;
+    }
+    transport.keep_started(true);
+    let last = scratch.pids(4).await[3];
+    assert!(runs(first[0]), "the session has its own");
+    drop((transport, opened));
+    all_gone(&[first[0], last]).await;
+}
+
+#[tokio::test]
+async fn a_program_that_ends_while_it_waits_is_not_started_for_nobody_again() {
+    let scratch = Scratch::new("impatient");
+    let script = format!(
+        "echo $$ >>{}\n[ -e {1} ] || {{ : >{1}; exit 1; }}\n{SERVE}",
+        scratch.file(),
+        scratch.file() + ".once"
+    );
+    let transport = stdio(shell(&script));
+    transport.keep_started(true);
+    all_gone(&scratch.pids(1).await).await;
+    for _ in 0..20 {
+        transport.keep_started(true);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(scratch.pids(1).await.len(), 1);
+    within(transport.connect(hail(INITIALIZE))).await.expect("a session is not put off for it");
+}
