@@ -1,8 +1,6 @@
 //! Servers that answer `initialize` and lack something of what a gateway would like to have: a stream of their own, a
 //! ping, a list, a proper acknowledgement. Each is ready as soon as for a client of its own, and stays.
 
-mod raw;
-
 use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
@@ -14,9 +12,9 @@ use mcpool_upstream::{
 use mcpool_wire::Method;
 use serde_json::{Value, json};
 
-use self::raw::{Reply, Server};
 use crate::{
     lab::{Lab, Wish, now},
+    raw::{Reply, Server},
     rig::{Rig, Wanted},
     wires::{agent, said},
 };

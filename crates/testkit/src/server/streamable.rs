@@ -93,7 +93,7 @@ impl Conn {
             return Ok(Session::stateless());
         }
         if headers.contains_key(SESSION) {
-            return self.known(headers, script, id);
+            return self.known(headers, script);
         }
         if message.method.as_deref() == Some("initialize") && id.is_some() {
             let opened = self.shared.sessions.open(Wire::Http, script.session_cap, &self.shared.stats);
@@ -108,21 +108,17 @@ impl Conn {
         Err(Box::new(missing(script, id)))
     }
 
-    fn known(
-        &self,
-        headers: &HeaderMap,
-        script: &Script,
-        id: Option<&str>,
-    ) -> Result<Arc<Session>, Box<HttpAnswer>> {
+    fn known(&self, headers: &HeaderMap, script: &Script) -> Result<Arc<Session>, Box<HttpAnswer>> {
         let session = headers.get(SESSION).and_then(|v| v.to_str().ok());
         let find = |id| self.shared.sessions.find(id, Wire::Http, script.idle_expiry);
         let found = session.and_then(find).filter(|session| self.knows(session, headers, script));
         found.ok_or_else(|| {
+            // Both say so under no id of the request.
             Box::new(match script.lost {
-                Lost::NotFound => refused(StatusCode::NOT_FOUND, -32600, "Session not found", id),
+                Lost::NotFound => refused(StatusCode::NOT_FOUND, -32600, "Session not found", None),
                 Lost::BadRequest => {
                     let text = "Bad Request: No valid session ID provided";
-                    refused(StatusCode::BAD_REQUEST, -32000, text, id)
+                    refused(StatusCode::BAD_REQUEST, -32000, text, None)
                 }
             })
         })
@@ -172,7 +168,7 @@ impl Conn {
         if !request.headers().contains_key(SESSION) {
             return missing(script, None);
         }
-        let session = match self.known(request.headers(), script, None) {
+        let session = match self.known(request.headers(), script) {
             Ok(session) => session,
             Err(answer) => return *answer,
         };
@@ -203,7 +199,7 @@ impl Conn {
         if !request.headers().contains_key(SESSION) {
             return missing(script, None);
         }
-        let session = match self.known(request.headers(), script, None) {
+        let session = match self.known(request.headers(), script) {
             Ok(session) => session,
             Err(answer) => return *answer,
         };

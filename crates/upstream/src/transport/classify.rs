@@ -97,7 +97,7 @@ pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
     }
     // While opening there is no session to be lost, and no version was agreed.
     if asked != Asked::Open
-        && let Some(meaning) = meaning(status, refusal.code, &refusal.message)
+        && let Some(meaning) = meaning(status, refusal.code, false, &refusal.message)
     {
         return match meaning {
             Meaning::SessionLost => SendError::refused(Cause::SessionLost(refusal)),
@@ -137,13 +137,13 @@ impl Refusal {
     /// Whether it says in a transport's own words that the session is lost; else its status alone does.
     #[must_use]
     pub fn names_lost_session(&self) -> bool {
-        meaning(self.status, self.code, &self.message) == Some(Meaning::SessionLost)
+        meaning(self.status, self.code, false, &self.message) == Some(Meaning::SessionLost)
     }
 }
 
 /// Whether one message in the body of a refusal is the answer to the call: a JSON-RPC response that is no word of the
-/// transport. A number as its id is one of ours; refusals of transports carry `null`, a word, or no id, and so do some
-/// answers.
+/// transport. A number as its id is one of ours; refusals of nearly all transports carry `null`, a word, or no id, and
+/// so do some answers.
 pub(crate) fn is_answer(status: u16, message: &[u8]) -> bool {
     let Ok(envelope) = Envelope::parse(message) else { return is_meant_as_answer(message) };
     let is_ours = envelope.answers().is_some();
@@ -157,7 +157,7 @@ pub(crate) fn is_answer(status: u16, message: &[u8]) -> bool {
             if seeded!(WordsBelieved) && speaks_of_session(&refusal.message) {
                 return false;
             }
-            meaning(status, refusal.code, &refusal.message).is_none()
+            meaning(status, refusal.code, is_ours, &refusal.message).is_none()
         }
         Kind::Request | Kind::Notification => false,
     }

@@ -1,9 +1,11 @@
 //! A small server of either era that does the ordinary thing with every request but those a test wants otherwise.
+//! Its sessions are numbered.
 
 use std::{
     collections::BTreeMap,
     convert::Infallible,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,17 +22,19 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 /// What a request is answered with.
 #[derive(Clone, Debug)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// Status, type (none if empty), body.
     Whole(u16, String, String),
     /// A stream of events without one.
     Open,
     /// Not even headers.
     Never,
+    /// The same after a pause.
+    After(Duration, Box<Reply>),
 }
 
-pub(super) struct Server {
-    pub(super) url: String,
+pub(crate) struct Server {
+    pub(crate) url: String,
     counts: Arc<Mutex<BTreeMap<String, usize>>>,
     accepting: JoinHandle<()>,
 }
@@ -38,7 +42,7 @@ pub(super) struct Server {
 type Odd = dyn Fn(&str, &Value) -> Option<Reply> + Send + Sync;
 
 impl Reply {
-    pub(super) fn new(status: u16, kind: &str, body: &str) -> Self {
+    pub(crate) fn new(status: u16, kind: &str, body: &str) -> Self {
         Self::Whole(status, kind.to_owned(), body.to_owned())
     }
 
@@ -49,7 +53,7 @@ impl Reply {
 
 impl Server {
     /// `odd` is asked first: by the HTTP method, or for a POST by the method of its message.
-    pub(super) async fn start(odd: impl Fn(&str, &Value) -> Option<Reply> + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(odd: impl Fn(&str, &Value) -> Option<Reply> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/mcp", listener.local_addr().expect("an address"));
         let (odd, counts): (Arc<Odd>, _) = (Arc::new(odd), Arc::<Mutex<BTreeMap<String, usize>>>::default());
@@ -65,7 +69,7 @@ impl Server {
     }
 
     /// How often it was asked for this.
-    pub(super) fn count(&self, method: &str) -> usize {
+    pub(crate) fn count(&self, method: &str) -> usize {
         self.counts.lock().expect("not poisoned").get(method).copied().unwrap_or_default()
     }
 }
@@ -88,8 +92,19 @@ async fn serve(
         "POST" => message["method"].as_str().unwrap_or("response"),
         other => other,
     };
-    *seen.lock().expect("not poisoned").entry(method.to_owned()).or_default() += 1;
-    let (status, kind, body) = match odd(method, &message).unwrap_or_else(|| ordinary(method, &message)) {
+    let nth = {
+        let mut seen = seen.lock().expect("not poisoned");
+        let count = seen.entry(method.to_owned()).or_default();
+        *count += 1;
+        *count
+    };
+    let mut reply = odd(method, &message).unwrap_or_else(|| ordinary(method, &message));
+    while let Reply::After(pause, then) = reply {
+        tokio::time::sleep(pause).await;
+        reply = *then;
+    }
+    let (status, kind, body) = match reply {
+        Reply::After(..) => unreachable!("waited for above"),
         Reply::Never => std::future::pending().await,
         Reply::Open => {
             let frames = futures::stream::pending::<Result<Frame<Bytes>, Infallible>>();
@@ -106,7 +121,7 @@ async fn serve(
         response = response.header("content-type", kind);
     }
     if method == "initialize" && status == 200 {
-        response = response.header("mcp-session-id", "one");
+        response = response.header("mcp-session-id", format!("session-{nth}"));
     }
     if status == 302 {
         response = response.header("location", "/elsewhere");
@@ -114,7 +129,8 @@ async fn serve(
     Ok(response.body(body).expect("a response"))
 }
 
-fn ordinary(method: &str, message: &Value) -> Reply {
+/// What a server with one tool says.
+pub(crate) fn ordinary(method: &str, message: &Value) -> Reply {
     let result = match method {
         "initialize" => json!({
             "protocolVersion": message["params"]["protocolVersion"],
