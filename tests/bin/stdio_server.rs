@@ -20,15 +20,22 @@ fn main() {
             continue;
         }
         if message["method"] == "tools/call" {
-            thread::spawn(move || say(&message["id"], &call(&message["params"])));
+            thread::spawn(move || {
+                let result = call(&message["params"]);
+                let in_array = message["params"]["arguments"]["array"] == true;
+                say(&message["id"], &result, in_array);
+            });
         } else {
-            say(&message["id"], &answer(&message));
+            say(&message["id"], &answer(&message), false);
         }
     }
 }
 
-fn say(id: &Value, result: &Value) {
-    let line = json!({ "jsonrpc": "2.0", "id": id, "result": result });
+fn say(id: &Value, result: &Value, in_array: bool) {
+    let mut line = json!({ "jsonrpc": "2.0", "id": id, "result": result });
+    if in_array {
+        line = json!([{ "jsonrpc": "2.0", "method": "notifications/x" }, line]);
+    }
     // Whoever asked may be gone.
     let _ = writeln!(io::stdout().lock(), "{line}");
 }

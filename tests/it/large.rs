@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    raw::{Reply, Server, ordinary},
     rig::{Rig, Wanted},
     wires::{WIRES, agent, echoes, serve, text_of, wanted},
 };
@@ -150,6 +151,40 @@ async fn a_result_beyond_the_limit_fails_its_own_call_and_no_other() {
         );
         echoes(&one, "the same agent goes on").await;
         echoes(&other, "and so does another").await;
+        rig.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_array_beyond_the_limit_fails_its_own_call_at_once_and_no_other() {
+    for kind in ["application/json", "text/event-stream"] {
+        let server = Server::start(move |method, message| match message["params"]["name"].as_str() {
+            Some("big") => {
+                let text = json!([{ "type": "text", "text": "x".repeat(100_000) }]);
+                let answer = json!({ "jsonrpc": "2.0", "id": message["id"], "result": { "content": text } });
+                let array = json!([{ "jsonrpc": "2.0", "method": "notifications/x" }, answer]).to_string();
+                let is_json = kind == "application/json";
+                let body = if is_json { array } else { format!("data: {array}\n\n") };
+                Some(Reply::new(200, kind, &body))
+            }
+            Some("slow") => {
+                Some(Reply::After(Duration::from_millis(500), Box::new(ordinary(method, message))))
+            }
+            _ => None,
+        })
+        .await;
+        let limits = Limits { max_message: 64 << 10, ..Limits::default() };
+        let rig = Rig::start(Wanted { limits, ..Wanted::shared(server.url.clone()) }).await;
+        let (one, other) = (agent(&rig, Transport::Http).await, agent(&rig, Transport::Http).await);
+        let begin = Instant::now();
+        let (slow, refused) =
+            tokio::join!(other.call_tool("slow", json!({})), one.call_tool("big", json!({})));
+        assert!(begin.elapsed() < TOLERABLE, "{kind}: {:?}", begin.elapsed());
+        let refused = refused.expect_err("beyond the limit");
+        assert!(format!("{refused}").contains("-31908"), "{kind}: {refused}");
+        slow.expect("the other call is answered");
+        one.call_tool("echo", json!({})).await.expect("the same agent goes on");
+        assert_eq!((server.count("initialize"), server.count("tools/call")), (1, 3), "{kind}");
         rig.stop().await;
     }
 }

@@ -154,15 +154,17 @@ async fn an_answer_above_the_limit_fails_its_call_and_nobody_elses() {
     wanted.limits.max_message = 100_000;
     let rig = Rig::start(wanted).await;
     let agents = agents(&rig, 2).await;
-    let (large, small) = tokio::join!(
-        agents[0].call_tool("large", json!({ "bytes": 3_000_000, "ms": 50 })),
-        agents[1].call_tool("echo", json!({ "nonce": "small", "ms": 200 })),
-    );
-    match large {
-        Err(AgentError::Rpc { code: -31908, .. }) => {}
-        other => panic!("{other:?}"),
+    for array in [false, true] {
+        let (large, small) = tokio::join!(
+            agents[0].call_tool("large", json!({ "bytes": 3_000_000, "ms": 50, "array": array })),
+            agents[1].call_tool("echo", json!({ "nonce": "small", "ms": 200 })),
+        );
+        match large {
+            Err(AgentError::Rpc { code: -31908, .. }) => {}
+            other => panic!("{array}: {other:?}"),
+        }
+        assert!(text(&small.expect("an answer")).contains("small"));
     }
-    assert!(text(&small.expect("an answer")).contains("small"));
     assert_eq!(
         text(&agents[0].call_tool("large", json!({ "bytes": 9 })).await.expect("an answer")),
         "xxxxxxxxx"

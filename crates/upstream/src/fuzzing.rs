@@ -30,8 +30,8 @@ pub enum Line {
     Noise(String),
     /// Was above the limit.
     TooLarge {
-        /// The request it answers.
-        answers: Option<u64>,
+        /// The requests it answers.
+        answers: Vec<u64>,
         /// Whether it is a request or a notification.
         has_method: bool,
     },

@@ -1,5 +1,5 @@
 //! What a message is that is not kept: its bytes pass by in constant memory, and only what stands at the top level of
-//! the object is looked at. The id may come first (Python) or last (TypeScript).
+//! the object, or of each object of an array, is looked at. The id may come first (Python) or last (TypeScript).
 
 use serde_json::value::RawValue;
 
@@ -7,10 +7,14 @@ use crate::{IdValue, RpcId};
 
 /// Longer keys and ids are none of ours.
 const LONGEST: usize = 258;
+/// Most answers of an array that are told apart.
+const MOST: usize = 1024;
 
 /// Looks at the bytes of one message as they come.
 #[derive(Debug, Default)]
 pub struct Skim {
+    /// How deep the members of a message are: 2 in an array, 1 else; 0 before the first bracket.
+    members: u32,
     depth: u32,
     in_string: bool,
     escaped: bool,
@@ -22,6 +26,11 @@ pub struct Skim {
     /// The number of ours the id stands for.
     number: Option<u64>,
     has_method: bool,
+    /// Answers of an array that have ended.
+    answers: Vec<u64>,
+    /// Whether a message of an array has begun, and whether one has ended that is neither a request nor a notification.
+    is_begun: bool,
+    had_response: bool,
 }
 
 impl Skim {
@@ -36,22 +45,23 @@ impl Skim {
         }
     }
 
-    /// The id at its top level, if there is one that can be echoed.
+    /// The id at its top level, if there is one that can be echoed. An array has none.
     #[must_use]
     pub fn id(&self) -> Option<&RpcId> {
-        self.id.as_ref()
+        self.id.as_ref().filter(|_| self.members == 1)
     }
 
-    /// The request of ours it answers, if it is an answer to one.
+    /// The requests of ours it answers; of an array with very many, the first.
     #[must_use]
-    pub fn answers(&self) -> Option<u64> {
-        self.number.filter(|_| !self.has_method)
+    pub fn answers(&self) -> Vec<u64> {
+        let current = self.number.filter(|_| !self.has_method);
+        self.answers.iter().copied().chain(current).collect()
     }
 
-    /// Whether it is a request or a notification.
+    /// Whether it is a request or a notification, or an array of nothing else.
     #[must_use]
     pub fn has_method(&self) -> bool {
-        self.has_method
+        self.has_method && !self.had_response
     }
 
     fn inside_string(&mut self, byte: u8) {
@@ -72,18 +82,26 @@ impl Skim {
         match byte {
             b'"' => {
                 self.in_string = true;
-                if self.depth == 1 && !self.after_colon {
+                if self.is_at_members() && !self.after_colon {
                     self.key.clear();
                 }
                 self.keep_of_value(byte);
             }
-            b'{' | b'[' => self.depth = self.depth.saturating_add(1),
+            b'{' | b'[' => {
+                if self.members == 0 {
+                    self.members = if byte == b'[' { 2 } else { 1 };
+                }
+                self.depth = self.depth.saturating_add(1);
+                if self.members == 2 && self.depth == 2 {
+                    self.next_of_array();
+                }
+            }
             b'}' | b']' => {
                 self.member_ends();
                 self.depth = self.depth.saturating_sub(1);
             }
             b',' => self.member_ends(),
-            b':' if self.depth == 1 => {
+            b':' if self.is_at_members() => {
                 self.after_colon = true;
                 self.value.clear();
             }
@@ -99,7 +117,7 @@ impl Skim {
     }
 
     fn keep(&mut self, byte: u8) {
-        if self.depth != 1 {
+        if !self.is_at_members() {
             return;
         }
         let text = if self.after_colon { &mut self.value } else { &mut self.key };
@@ -109,8 +127,20 @@ impl Skim {
         }
     }
 
+    fn is_at_members(&self) -> bool {
+        self.depth > 0 && self.depth == self.members
+    }
+
+    /// A message of an array begins: what was seen of the last one is kept.
+    fn next_of_array(&mut self) {
+        let number = self.number.take().filter(|_| !self.has_method);
+        self.answers.extend(number.filter(|_| self.answers.len() < MOST));
+        self.had_response |= self.is_begun && !self.has_method;
+        (self.is_begun, self.has_method) = (true, false);
+    }
+
     fn member_ends(&mut self) {
-        if self.depth != 1 || !self.after_colon {
+        if !self.is_at_members() || !self.after_colon {
             return;
         }
         self.after_colon = false;
@@ -151,16 +181,45 @@ mod tests {
     #[test]
     fn an_answer_to_one_of_ours_is_found_however_its_number_is_written() {
         for (message, answers) in [
-            (r#"{"id":7,"result":{}}"#, Some(7)),
-            (r#"{"result":{"x":[1]},"id":"7"}"#, Some(7)),
-            (r#"{"result":{},"id":7.0}"#, Some(7)),
-            (r#"{"id":7,"method":"x"}"#, None),
-            (r#"{"id":null,"error":{}}"#, None),
+            (r#"{"id":7,"result":{}}"#, &[7][..]),
+            (r#"{"result":{"x":[1]},"id":"7"}"#, &[7]),
+            (r#"{"result":{},"id":7.0}"#, &[7]),
+            (r#"{"id":7,"method":"x"}"#, &[]),
+            (r#"{"id":null,"error":{}}"#, &[]),
         ] {
             let mut skim = Skim::default();
             skim.feed(message.as_bytes());
             assert_eq!(skim.answers(), answers, "{message}");
         }
+    }
+
+    #[test]
+    fn the_answers_of_an_array_are_found_and_nothing_that_lies_deeper() {
+        for (message, answers, has_method) in [
+            (r#"[{"id":7,"result":1}]"#, &[7][..], false),
+            (r#"[ {"id":7,"result":{"id":1,"t":"],[{"}},{"result":[{"id":2}],"id":8} ]"#, &[7, 8], false),
+            (r#"[{"method":"x","params":{"id":3}},{"id":7,"error":{}}]"#, &[7], false),
+            (r#"[{"id":7,"error":{}},{"method":"x","id":5}]"#, &[7], false),
+            (r#"[{"id":null,"error":{}},{"method":"x"}]"#, &[], false),
+            (r#"[{"method":"x"},{"id":4,"method":"y"}]"#, &[], true),
+            (r#"[[{"id":7,"result":1}]]"#, &[], false),
+        ] {
+            for size in [1, 7, message.len()] {
+                let mut skim = Skim::default();
+                message.as_bytes().chunks(size).for_each(|part| skim.feed(part));
+                assert_eq!((skim.answers(), skim.has_method()), (answers.to_vec(), has_method), "{message}");
+                assert_eq!(skim.id(), None, "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_answers_are_kept_than_an_array_may_have() {
+        let mut skim = Skim::default();
+        skim.feed(b"[");
+        (0..100_000).for_each(|id| skim.feed(format!(r#"{{"id":{id},"result":0}},"#).as_bytes()));
+        assert_eq!(skim.answers().len(), MOST + 1);
+        assert!(skim.answers.capacity() <= 2 * MOST);
     }
 
     #[test]

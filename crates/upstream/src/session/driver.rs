@@ -135,7 +135,7 @@ impl Driver {
                     Heard::Message(bytes) => drop(self.session.route(bytes, Origin::Stream)),
                     Heard::Alive | Heard::NoStream(_) => {}
                     Heard::Noise => self.session.dropped("malformed"),
-                    Heard::TooLarge { answers, limit } => self.session.route_too_large(answers, limit),
+                    Heard::TooLarge { answers, limit } => self.session.route_too_large(&answers, limit),
                 }
                 self.input(Input::Heard)
             }
@@ -412,7 +412,7 @@ fn read_out(
                 Ok(Received::Message(bytes)) => {
                     session.route(bytes, Origin::Stream);
                 }
-                Ok(Received::TooLarge { answers, limit }) => session.route_too_large(answers, limit),
+                Ok(Received::TooLarge { answers, limit }) => session.route_too_large(&answers, limit),
                 Ok(Received::Accepted | Received::Alive | Received::Elsewhere | Received::Paused(_)) => {}
                 Err(_) => break,
             }
@@ -444,7 +444,7 @@ fn abandon(
             match tokio::time::timeout(OVERTAKING.min(limit / 4), exchange.next()).await {
                 Ok(Some(Ok(Received::Message(bytes)))) => drop(session.route(bytes, Origin::Stream)),
                 Ok(Some(Ok(Received::TooLarge { answers, limit }))) => {
-                    session.route_too_large(answers, limit)
+                    session.route_too_large(&answers, limit)
                 }
                 Ok(
                     Some(Ok(

@@ -116,11 +116,16 @@ impl InFlight {
                 }
                 Poll::Ready(Some(Ok(Received::TooLarge { answers, limit }))) => {
                     self.session.heard();
-                    if answers == Some(self.ticket.id) {
+                    let own = self.ticket.id;
+                    let others: Vec<u64> = answers.iter().copied().filter(|id| *id != own).collect();
+                    let is_own = others.len() < answers.len();
+                    if !is_own || !others.is_empty() {
+                        self.session.route_too_large(&others, limit);
+                    }
+                    if is_own {
                         self.exchange = None;
                         return Poll::Ready(self.fail(SendError::maybe_sent(Cause::TooLarge(limit))));
                     }
-                    self.session.route_too_large(answers, limit);
                 }
                 // As other clients do, whoever calls waits for the answer on any stream, within the time of the call.
                 Poll::Ready(Some(Ok(Received::Elsewhere))) if self.trace.is_some() => {

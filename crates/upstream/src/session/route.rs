@@ -131,13 +131,13 @@ impl Session {
         Routed::Stray(Stray::unaddressed(&bytes, envelope.kind))
     }
 
-    /// A message that was not kept: whoever waits for it is told.
-    pub(super) fn route_too_large(&self, answers: Option<u64>, limit: usize) {
-        let told = answers.is_some_and(|id| {
+    /// A message that was not kept: whoever waits for it, or for a part of it, is told.
+    pub(super) fn route_too_large(&self, answers: &[u64], limit: usize) {
+        let told = answers.iter().filter(|id| {
             let too_large = SendError::maybe_sent(Cause::TooLarge(limit));
-            self.pending.complete(id, Err(too_large)) == Delivery::Delivered
+            self.pending.complete(**id, Err(too_large)) == Delivery::Delivered
         });
-        if !told {
+        if told.count() == 0 {
             self.dropped("too_large");
         }
     }

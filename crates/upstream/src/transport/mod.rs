@@ -69,8 +69,8 @@ pub enum Received {
     Alive,
     /// A message larger than the limit was skipped.
     TooLarge {
-        /// The request it answered, if it was an answer.
-        answers: Option<u64>,
+        /// The requests it answered, if it was an answer or an array of them.
+        answers: Vec<u64>,
         /// The limit, bytes.
         limit: usize,
     },
@@ -93,8 +93,8 @@ pub enum Heard {
     NoStream(String),
     /// A message larger than the limit was skipped.
     TooLarge {
-        /// The request it answered, if it was an answer.
-        answers: Option<u64>,
+        /// The requests it answered, if it was an answer or an array of them.
+        answers: Vec<u64>,
         /// The limit, bytes.
         limit: usize,
     },

@@ -74,7 +74,7 @@ impl Reading {
                 Some(Ok(SseItem::Retry(pause))) => self.pause = pause,
                 Some(Ok(SseItem::Alive)) => return Some(Ok(Received::Alive)),
                 // An answer nobody can be found for is this call's.
-                Some(Err(SseError::TooLarge { cap, answers: None, is_answer: true })) => {
+                Some(Err(SseError::TooLarge { cap, answers, is_answer: true })) if answers.is_empty() => {
                     return Some(Err(SendError::maybe_sent(Cause::TooLarge(cap))));
                 }
                 Some(Err(SseError::TooLarge { cap, answers, .. })) => {

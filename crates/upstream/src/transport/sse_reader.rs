@@ -62,8 +62,8 @@ pub enum SseError<E> {
     TooLarge {
         /// The limit, bytes.
         cap: usize,
-        /// The request it answered, if it was an answer to one of ours.
-        answers: Option<u64>,
+        /// The requests it answered, if it was an answer to one of ours, or an array of them.
+        answers: Vec<u64>,
         /// Whether it can have been an answer: a request or a notification is none.
         is_answer: bool,
     },

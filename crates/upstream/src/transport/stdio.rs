@@ -211,7 +211,7 @@ impl Streaming {
                         return Ok(answer);
                     }
                 }
-                Heard::TooLarge { answers: Some(_), limit } => {
+                Heard::TooLarge { answers, limit } if !answers.is_empty() => {
                     return Err(SendError::maybe_sent(Cause::TooLarge(limit)));
                 }
                 Heard::Noise => {
@@ -219,7 +219,7 @@ impl Streaming {
                         return Err(process::not_started(&self.shared.endpoint, &why));
                     }
                 }
-                Heard::Alive | Heard::NoStream(_) | Heard::TooLarge { answers: None, .. } => {}
+                Heard::Alive | Heard::NoStream(_) | Heard::TooLarge { .. } => {}
             }
         }
     }

@@ -124,7 +124,7 @@ fn an_event_above_the_cap_is_skipped_and_the_next_one_read() {
         let chunks = big.as_bytes().chunks(size).map(Bytes::copy_from_slice);
         let items: Vec<_> =
             read_with(64, chunks).into_iter().filter(|item| *item != Ok(SseItem::Alive)).collect();
-        let too_large = SseError::TooLarge { cap: 64, answers: None, is_answer: true };
+        let too_large = SseError::TooLarge { cap: 64, answers: Vec::new(), is_answer: true };
         assert_eq!(items, [Err(too_large), Ok(message("ok"))], "chunks of {size}");
     }
     let exact = Bytes::from(format!("data: {}\n\n", "x".repeat(56)));
@@ -136,15 +136,17 @@ fn an_event_above_the_cap_is_skipped_and_the_next_one_read() {
 fn of_an_event_above_the_cap_is_known_which_call_it_answers() {
     let filler = "x".repeat(100);
     for (data, answers, is_answer) in [
-        (format!(r#"{{"jsonrpc":"2.0","id":7,"result":"{filler}"}}"#), Some(7), true),
-        (format!(r#"{{"result":"{filler}","id":"8"}}"#), Some(8), true),
-        (format!(r#"{{"method":"notifications/x","params":"{filler}"}}"#), None, false),
+        (format!(r#"{{"jsonrpc":"2.0","id":7,"result":"{filler}"}}"#), vec![7], true),
+        (format!(r#"{{"result":"{filler}","id":"8"}}"#), vec![8], true),
+        (format!(r#"{{"method":"notifications/x","params":"{filler}"}}"#), Vec::new(), false),
+        (format!(r#"[{{"id":9,"result":"{filler}"}},{{"id":10,"result":1}}]"#), vec![9, 10], true),
     ] {
         let text = format!("event: message\ndata: {data}\n\n");
         for size in [1, 7, 50, 1000] {
             let chunks = text.as_bytes().chunks(size).map(Bytes::copy_from_slice);
             let items: Vec<_> =
                 read_with(64, chunks).into_iter().filter(|item| *item != Ok(SseItem::Alive)).collect();
+            let answers = answers.clone();
             assert_eq!(items, [Err(SseError::TooLarge { cap: 64, answers, is_answer })], "{text} by {size}");
         }
     }

@@ -184,9 +184,10 @@ async fn an_answer_above_the_limit_concerns_the_call_it_answers_and_no_other() {
     let mut inbound = within(opened.outbound.listen()).await.unwrap();
     let filler = "x".repeat(100 * 1024);
     for (message, answers) in [
-        (format!(r#"{{"jsonrpc":"2.0","id":7,"result":{{"text":"{filler}"}}}}"#), Some(7)),
-        (format!(r#"{{"jsonrpc":"2.0","result":{{"id":8,"text":"{filler}"}},"id":9}}"#), Some(9)),
-        (format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":"{filler}"}}"#), None),
+        (format!(r#"{{"jsonrpc":"2.0","id":7,"result":{{"text":"{filler}"}}}}"#), vec![7]),
+        (format!(r#"{{"jsonrpc":"2.0","result":{{"id":8,"text":"{filler}"}},"id":9}}"#), vec![9]),
+        (format!(r#"[{{"id":3,"result":"{filler}"}},{{"id":4,"error":{{}}}}]"#), vec![3, 4]),
+        (format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":"{filler}"}}"#), Vec::new()),
     ] {
         tx.send(format!("event: message\ndata: {message}\n\n")).await.unwrap();
         let heard = loop {
