@@ -30,7 +30,7 @@ pub(crate) enum Reply {
     /// Not even headers.
     Never,
     /// The same after a pause.
-    After(Duration, Box<Reply>),
+    After(Duration, Box<Self>),
 }
 
 pub(crate) struct Server {

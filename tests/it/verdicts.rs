@@ -78,7 +78,8 @@ struct Cell {
 
 fn cells() -> Vec<Cell> {
     let of = |own: bool, words: &'static [(i64, &'static str)]| {
-        let of = move |status| words.iter().map(move |(code, words)| Cell { status, own, code: *code, words });
+        let of =
+            move |status| words.iter().map(move |(code, words)| Cell { status, own, code: *code, words });
         STATUSES.into_iter().flat_map(of)
     };
     of(true, &WORDS).chain(of(false, &WORDS)).chain(of(true, &TRANSPORTS_WORDS)).collect()

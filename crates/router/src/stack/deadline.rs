@@ -90,8 +90,10 @@ fn passed(order: &Order, idle: Duration) -> CallError {
         return CallError::not_sent(ErrorKind::Deadline, message).executed(executed);
     }
     let message = match (executed, trace.cause()) {
-        (Executed::No, Some(cause)) => format!("no session could take the call within {idle:?}: {cause}"),
-        (Executed::No, None) => format!("no session could take the call within {idle:?}"),
+        (Executed::No, cause) => {
+            let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+            format!("no session and connection could take the call within {idle:?}{cause}")
+        }
         _ => format!("the backend sent neither an answer nor progress for {idle:?} (call_timeout)"),
     };
     CallError::not_sent(ErrorKind::Deadline, message).executed(executed)

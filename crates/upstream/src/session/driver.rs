@@ -413,7 +413,8 @@ fn read_out(
                     session.route(bytes, Origin::Stream);
                 }
                 Ok(Received::TooLarge { answers, limit }) => session.route_too_large(&answers, limit),
-                Ok(Received::Accepted | Received::Alive | Received::Elsewhere | Received::Paused(_)) => {}
+                Ok(Received::Left | Received::Accepted | Received::Alive | Received::Paused(_)) => {}
+                Ok(Received::Elsewhere) => break,
                 Err(_) => break,
             }
         }
@@ -448,7 +449,11 @@ fn abandon(
                 }
                 Ok(
                     Some(Ok(
-                        Received::Accepted | Received::Alive | Received::Elsewhere | Received::Paused(_),
+                        Received::Left
+                        | Received::Accepted
+                        | Received::Alive
+                        | Received::Elsewhere
+                        | Received::Paused(_),
                     ))
                     | None,
                 )

@@ -30,8 +30,12 @@ pub(super) struct InFlight {
     ticket: Ticket,
     exchange: Option<Exchange>,
     trace: Option<Arc<CallTrace>>,
+    /// Nothing was sent: the message waits for a connection.
+    pub(super) waits: bool,
     /// The backend took the message.
     accepted: bool,
+    /// Its answer comes, if it comes, on the session's stream.
+    is_elsewhere: bool,
     /// What came back in place of an answer.
     stray: Option<Stray>,
     /// The answer, or the reason why there is none, was taken out of the book.
@@ -52,7 +56,9 @@ impl InFlight {
             ticket,
             exchange: Some(exchange),
             trace,
+            waits: false,
             accepted: false,
+            is_elsewhere: false,
             stray: None,
             settled: false,
             is_quiet: false,
@@ -78,7 +84,18 @@ impl InFlight {
                 return Poll::Ready(outcome.map_err(|error| self.know_better(error, cx)));
             }
             let Some(exchange) = &mut self.exchange else { return Poll::Pending };
-            match exchange.as_mut().poll_next(cx) {
+            let polled = exchange.as_mut().poll_next(cx);
+            if let Poll::Ready(item) = &polled {
+                let is_unsent = matches!(item, Some(Err(error)) if error.phase != SendPhase::MaybeSent);
+                if std::mem::take(&mut self.waits)
+                    && !is_unsent
+                    && let Some(trace) = &self.trace
+                {
+                    trace.mark_sent(clock::now());
+                }
+            }
+            match polled {
+                Poll::Ready(Some(Ok(Received::Left))) => {}
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(Received::Accepted))) => {
                     self.accepted = true;
@@ -130,9 +147,12 @@ impl InFlight {
                 // As other clients do, whoever calls waits for the answer on any stream, within the time of the call.
                 Poll::Ready(Some(Ok(Received::Elsewhere))) if self.trace.is_some() => {
                     self.session.heard();
-                    self.exchange = None;
+                    self.is_elsewhere = true;
                 }
-                Poll::Ready(Some(Ok(Received::Elsewhere))) => {}
+                Poll::Ready(Some(Ok(Received::Elsewhere))) => {
+                    self.exchange = None;
+                    return Poll::Ready(self.fail(SendError::unanswered()));
+                }
                 Poll::Ready(Some(Ok(Received::Paused(wait)))) => {
                     self.session.pending.push_to(self.ticket.id, LinkEvent::Paused(wait));
                 }
@@ -156,8 +176,15 @@ impl InFlight {
         }
     }
 
-    /// The session ended; perhaps the message's own exchange already knows that it never left.
-    fn know_better(&mut self, error: SendError, cx: &mut Context<'_>) -> SendError {
+    /// The session ended; perhaps the message's own exchange already knows that it never left. While it waits for a
+    /// connection it is not polled any more, so that it does not leave now; and it may have left while the session ended.
+    fn know_better(&mut self, mut error: SendError, cx: &mut Context<'_>) -> SendError {
+        if self.waits {
+            return error;
+        }
+        if error.phase == SendPhase::NotSent {
+            error.phase = SendPhase::MaybeSent;
+        }
         let Some(exchange) = self.exchange.as_mut().filter(|_| !self.accepted) else { return error };
         match exchange.as_mut().poll_next(cx) {
             Poll::Ready(Some(Err(own))) if own.phase != SendPhase::MaybeSent => own,
@@ -187,12 +214,14 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let exchange = self.exchange.take();
+        // What has not left does not leave any more: whoever waited was told so. And what is answered elsewhere has
+        // nothing more to say here.
+        let exchange = self.exchange.take().filter(|_| !self.waits && !self.is_elsewhere);
         let errand = if self.settled {
             let Some(exchange) = exchange else { return };
             Errand::Finish(exchange)
-        } else if self.session.era == Era::Modern {
-            // To close the exchange is to cancel, and nothing of the call goes on.
+        } else if self.session.era == Era::Modern || self.waits {
+            // To close the exchange is to cancel, or it never left: nothing of the call goes on.
             drop(exchange);
             self.session.pending.remove(self.ticket.id);
             self.session.forget_asks(self.ticket.id);

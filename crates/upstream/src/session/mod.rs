@@ -298,7 +298,10 @@ impl Session {
         let started = clock::now();
         let message = reshaped.as_ref().map_or(&call.message, |reshaped| &reshaped.message);
         let bytes = message.with_id_and_token(ticket.id);
-        call.trace.mark_sent(started);
+        let waits = self.outbound.tells_leaving();
+        if !waits {
+            call.trace.mark_sent(started);
+        }
         let is_tool = call.method == Method::ToolsCall;
         if is_tool {
             self.last_tool.store(self.nanos().max(1), Ordering::Relaxed);
@@ -308,6 +311,7 @@ impl Session {
             (Era::Modern | Era::Legacy, _) => self.outbound.send(bytes),
         };
         let mut flight = InFlight::new(self.clone(), ticket, exchange, Some(call.trace.clone()));
+        flight.waits = waits;
         let outcome = flight.answer().await;
         let ended = clock::now();
         if is_tool {

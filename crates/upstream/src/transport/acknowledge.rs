@@ -10,6 +10,7 @@ use futures::{StreamExt as _, stream};
 use super::{
     Exchange, Received,
     http::{Content, Events, Reply},
+    leaving::Left,
     sse_reader::SseItem,
     streamable::{Posted, Session},
 };
@@ -48,7 +49,7 @@ async fn next(step: Step) -> Option<(Result<Received, SendError>, Option<Step>)>
 }
 
 async fn send(session: &Session, message: Bytes) -> Result<Option<Step>, SendError> {
-    let Posted::Taken(reply) = session.post(message).await? else { return Ok(None) };
+    let Posted::Taken(reply) = session.post(message, &Left::default()).await? else { return Ok(None) };
     Ok(Some(match reply.content() {
         Content::Events => Step::Events(reply.events(session.max_message())),
         Content::Json | Content::Other => Step::Drain(reply),

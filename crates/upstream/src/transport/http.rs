@@ -11,10 +11,11 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use http_body_util::Full;
 use hyper_util::{
-    client::legacy,
+    client::legacy::{self, connect::capture_connection},
     rt::{TokioExecutor, TokioTimer},
 };
 use mcpool_wire::Revision;
@@ -24,6 +25,7 @@ use super::{
     connect::{Connector, NoConnection, Tls, causes, innermost},
     cookies::Cookies,
     interim::Interim,
+    leaving::Left,
     names::Names,
     notes::{Notes, Oddity},
     reply::Unfollowed,
@@ -193,10 +195,22 @@ impl HttpClient {
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Reply, SendError> {
+        self.send_telling(method, target, headers, body, &Left::default()).await
+    }
+
+    /// The same for a message of whose leaving somebody wants to know.
+    pub(super) async fn send_telling(
+        &self,
+        method: Method,
+        target: &Target,
+        headers: &HeaderMap,
+        body: Bytes,
+        left: &Left,
+    ) -> Result<Reply, SendError> {
         let mut place = target.place();
         let (mut hops, mut lasts) = (0, true);
         loop {
-            let reply = self.once(method.clone(), &place, headers, body.clone()).await?;
+            let reply = self.once(method.clone(), &place, headers, body.clone(), left).await?;
             let status = reply.head.status;
             if !is_redirect(status) {
                 if hops > 0 && lasts {
@@ -232,6 +246,7 @@ impl HttpClient {
         place: &Place,
         headers: &HeaderMap,
         body: Bytes,
+        left: &Left,
     ) -> Result<Reply, SendError> {
         let Some(uri) = &place.uri else {
             return Err(SendError::not_sent(Cause::Protocol(
@@ -252,10 +267,17 @@ impl HttpClient {
             return Ok(Reply { head: said.0, body: said.1, url, notes, unfollowed: None });
         }
         let interim = Interim::watch(&mut request);
+        let connection = capture_connection(&mut request);
+        let mut sending = self.connections.request(request);
+        let sending = std::future::poll_fn(|cx| {
+            let polled = sending.poll_unpin(cx);
+            left.look(&connection);
+            polled
+        });
         let (head, body) = tokio::select! {
             biased;
             why = interim.exceeded() => return Err(SendError::maybe_sent(Cause::Protocol(why))),
-            answer = self.connections.request(request) => answer.map_err(|error| send_error(&error))?.into_parts(),
+            answer = sending => answer.map_err(|error| send_error(&error))?.into_parts(),
         };
         if self.cookies.as_ref().is_some_and(|cookies| cookies.learn(&place.url, &head.headers)) {
             self.notes.say(

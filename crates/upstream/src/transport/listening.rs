@@ -93,7 +93,7 @@ impl Listening {
         // Without a session there is nobody the backend could say anything to.
         let state = if session.has_session() { State::Closed } else { State::NotOffered };
         if matches!(state, State::NotOffered) {
-            session.settle();
+            session.hears_nothing();
         }
         Self {
             rhythm: Rhythm::new(session.patience(), clock::now()),
@@ -175,7 +175,6 @@ impl Listening {
     }
 
     fn ended(&mut self) {
-        self.session.hears(false);
         self.state = State::Closed;
         let is_steady = self.opened.is_some_and(|at| clock::now().saturating_duration_since(at) >= STEADY);
         self.short_lived = if is_steady { 0 } else { self.short_lived.saturating_add(1) };
@@ -193,12 +192,12 @@ impl Listening {
                 // A new stream may be kept alive by somebody else, or not at all.
                 self.rhythm = Rhythm::new(self.session.patience(), clock::now());
                 self.state = State::Open(events);
-                self.session.hears(true);
                 None
             }
             Ok(Opening::Never) => {
                 self.state = State::NotOffered;
-                None
+                self.session.hears_nothing();
+                return Ok(None);
             }
             Ok(Opening::Refused(why, retry_after)) => {
                 self.refusals = self.refusals.saturating_add(1);

@@ -15,6 +15,7 @@ mod dates;
 mod early;
 mod http;
 mod interim;
+mod leaving;
 mod listening;
 #[doc(hidden)]
 pub mod memory;
@@ -61,6 +62,9 @@ pub type Inbound = Pin<Box<dyn Stream<Item = Result<Heard, SendError>> + Send>>;
 /// An item of an [`Exchange`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
+    /// There is a connection for the message, which may be on its way. Only where
+    /// [`tells_leaving`](Outbound::tells_leaving).
+    Left,
     /// The backend took the message (2xx).
     Accepted,
     /// It said this.
@@ -74,7 +78,8 @@ pub enum Received {
         /// The limit, bytes.
         limit: usize,
     },
-    /// It took the message without a body, and the session's own stream is open: the answer may come there.
+    /// It took the message without a body: the answer may come on the session's own stream, which is open or is still
+    /// asked for. The exchange ends when it is known that there is none.
     Elsewhere,
     /// It ended its stream before the answer, and is asked for the rest after this time (2025-11-25 polling).
     Paused(Duration),
@@ -195,6 +200,11 @@ pub trait Outbound: Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the exchange abandons the answer; the message may have been sent.
     fn send(&self, message: Bytes) -> Exchange;
+
+    /// Whether the exchange of a request says when that leaves: then nothing was sent before its first item.
+    fn tells_leaving(&self) -> bool {
+        false
+    }
 
     /// Sends one message that has no answer, a notification or a response: whatever comes with its acknowledgement is
     /// not judged. As [`send`](Self::send) otherwise.

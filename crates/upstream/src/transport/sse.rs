@@ -24,6 +24,7 @@ use super::{
     classify::Asked,
     early::{First, MAX_EARLY, first_answer},
     http::{Content, Events, Headers, Http, HttpClient, Reply, Target, is_same_origin},
+    leaving::{Left, leaving},
     notes::{Notes, Oddity},
     sse_reader::{SseError, SseEvent, SseItem},
     streamable::protocol,
@@ -164,7 +165,7 @@ fn not_sent(why: &str) -> SendError {
 impl Session {
     /// Sends `initialize`. The stream has shown which transport this is, whatever the answer.
     async fn open(&self, initialize: Bytes) -> Result<(), SendError> {
-        let reply = self.post(initialize).await?;
+        let reply = self.post(initialize, &Left::default()).await?;
         if !reply.is_success() {
             let (error, _) = reply.refusal(Asked::Open).await;
             return Err(match error.cause {
@@ -178,8 +179,8 @@ impl Session {
 
     /// Sends one message. The body of a success is none of the protocol's, but a server that refuses a call may do so
     /// with its answer.
-    async fn send(&self, message: Bytes) -> Result<Vec<Bytes>, SendError> {
-        let reply = self.post(message).await?;
+    async fn send(&self, message: Bytes, left: &Left) -> Result<Vec<Bytes>, SendError> {
+        let reply = self.post(message, left).await?;
         if !reply.is_success() {
             return answers_in(reply, Asked::Message { has_session: true }, self.http.max_message).await;
         }
@@ -187,9 +188,9 @@ impl Session {
         Ok(Vec::new())
     }
 
-    async fn post(&self, message: Bytes) -> Result<Reply, SendError> {
+    async fn post(&self, message: Bytes, left: &Left) -> Result<Reply, SendError> {
         let headers = self.headers.load_full();
-        self.http.send(Method::POST, &self.endpoint, &headers.post, message).await
+        self.http.send_telling(Method::POST, &self.endpoint, &headers.post, message, left).await
     }
 }
 
@@ -212,17 +213,15 @@ impl Outbound for Sender {
     }
 
     fn send(&self, message: Bytes) -> Exchange {
-        let session = Arc::clone(&self.session);
-        let sending = async move {
-            match session.send(message).await {
-                Err(error) => stream::iter(vec![Err(error)]),
-                Ok(messages) => {
-                    let said = messages.into_iter().map(|message| Ok(Received::Message(message)));
-                    stream::iter(std::iter::once(Ok(Received::Accepted)).chain(said).collect::<Vec<_>>())
-                }
-            }
-        };
-        Box::pin(sending.flatten_stream())
+        leaving(|left| exchange(Arc::clone(&self.session), message, left))
+    }
+
+    fn tell(&self, message: Bytes) -> Exchange {
+        exchange(Arc::clone(&self.session), message, Left::default())
+    }
+
+    fn tells_leaving(&self) -> bool {
+        true
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
@@ -230,6 +229,19 @@ impl Outbound for Sender {
         drop(self.stream.lock().unwrap_or_else(PoisonError::into_inner).take());
         futures::future::ready(()).boxed()
     }
+}
+
+fn exchange(session: Arc<Session>, message: Bytes, left: Left) -> Exchange {
+    let sending = async move {
+        match session.send(message, &left).await {
+            Err(error) => stream::iter(vec![Err(error)]),
+            Ok(messages) => {
+                let said = messages.into_iter().map(|message| Ok(Received::Message(message)));
+                stream::iter(std::iter::once(Ok(Received::Accepted)).chain(said).collect::<Vec<_>>())
+            }
+        }
+    };
+    Box::pin(sending.flatten_stream())
 }
 
 impl Streaming {

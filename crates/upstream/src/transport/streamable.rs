@@ -29,6 +29,7 @@ use super::{
     classify::Asked,
     early::{First, answer_among, first_answer},
     http::{Content, Events, Headers, Http, HttpClient, LAST_EVENT_ID, Reply, SESSION_ID, Target},
+    leaving::{Left, leaving},
     listening::Listening,
     notes::Oddity,
     resume::Reading,
@@ -59,10 +60,18 @@ pub(super) struct Session {
     /// Whether a message of the session was taken.
     took_one: AtomicBool,
     early: Mutex<VecDeque<Bytes>>,
-    /// Whether its own stream is open, or known not to be offered now.
-    settled: watch::Sender<bool>,
-    /// Whether its own stream is open.
-    is_heard: AtomicBool,
+    own_stream: watch::Sender<OwnStream>,
+}
+
+/// What is known of the stream of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OwnStream {
+    /// It was not asked for yet, or that was not answered.
+    Unknown,
+    /// It is or was open, or is not offered now: it is asked for again.
+    Settled,
+    /// There is none, and nobody asks again.
+    Never,
 }
 
 struct Sender(Arc<Session>);
@@ -125,8 +134,7 @@ async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<
         revision: Mutex::default(),
         took_one: false.into(),
         early: Mutex::new(early),
-        settled: watch::Sender::new(false),
-        is_heard: false.into(),
+        own_stream: watch::Sender::new(OwnStream::Unknown),
     };
     Ok(Opened {
         kind: TransportKind::Http,
@@ -185,12 +193,17 @@ impl Outbound for Sender {
     }
 
     fn listening(&self) -> BoxFuture<'static, ()> {
-        let mut settled = self.0.settled.subscribe();
-        async move { drop(settled.wait_for(|settled| *settled).await) }.boxed()
+        let mut own = self.0.own_stream.subscribe();
+        async move { drop(own.wait_for(|own| *own != OwnStream::Unknown).await) }.boxed()
     }
 
     fn send(&self, message: Bytes) -> Exchange {
-        Box::pin(stream::unfold(Step::Send(Arc::clone(&self.0), message), Step::next))
+        let session = Arc::clone(&self.0);
+        leaving(|left| Box::pin(stream::unfold(Step::Send(session, message, left), Step::next)))
+    }
+
+    fn tells_leaving(&self) -> bool {
+        true
     }
 
     fn tell(&self, message: Bytes) -> Exchange {
@@ -221,12 +234,12 @@ impl Session {
 
     /// Its own stream is open, or not offered now.
     pub(super) fn settle(&self) {
-        self.settled.send_replace(true);
+        self.own_stream.send_replace(OwnStream::Settled);
     }
 
-    /// Its own stream is open now, or was and ended.
-    pub(super) fn hears(&self, is_open: bool) {
-        self.is_heard.store(is_open, Ordering::Relaxed);
+    /// There is no stream of its own, and nothing will ever come on one.
+    pub(super) fn hears_nothing(&self) {
+        self.own_stream.send_replace(OwnStream::Never);
     }
 
     /// How much later than usual a sign of life may be.
@@ -274,10 +287,12 @@ impl Session {
     }
 
     /// Posts one message.
-    pub(super) async fn post(&self, message: Bytes) -> Result<Posted, SendError> {
+    pub(super) async fn post(&self, message: Bytes, left: &Left) -> Result<Posted, SendError> {
         let asked = Asked::Message { has_session: self.has_session() };
         loop {
-            let reply = self.request(Method::POST, None, message.clone()).await?;
+            let headers = self.headers.load_full();
+            let body = message.clone();
+            let reply = self.http.send_telling(Method::POST, &self.target, &headers.post, body, left).await?;
             if reply.is_success() {
                 self.took_one.store(true, Ordering::Relaxed);
                 return Ok(Posted::Taken(reply));
@@ -319,13 +334,15 @@ pub(super) enum Posted {
 /// Where an exchange stands.
 enum Step {
     /// Nothing was sent.
-    Send(Arc<Session>, Bytes),
+    Send(Arc<Session>, Bytes, Left),
     /// A JSON body is to be read.
     Body(Reply, usize),
     /// The messages are here already.
     Here(std::vec::IntoIter<Bytes>),
-    /// There is no body, but a stream of the session on which the answer may come.
-    Elsewhere,
+    /// There is no body, but there may be a stream of the session on which the answer comes.
+    Elsewhere(Arc<Session>),
+    /// The same, and that was said.
+    Awaiting(Arc<Session>),
     /// A stream of events.
     Events(Box<Reading>),
     Done,
@@ -334,7 +351,7 @@ enum Step {
 impl Step {
     async fn next(self) -> Option<(Result<Received, SendError>, Self)> {
         match self {
-            Self::Send(session, message) => Some(match Self::send(session, message).await {
+            Self::Send(session, message, left) => Some(match Self::send(session, message, left).await {
                 Ok(next) => (Ok(Received::Accepted), next),
                 Err(error) => (Err(error), Self::Done),
             }),
@@ -347,7 +364,11 @@ impl Step {
                 let message = messages.next()?;
                 Some((Ok(Received::Message(message)), Self::Here(messages)))
             }
-            Self::Elsewhere => Some((Ok(Received::Elsewhere), Self::Done)),
+            Self::Elsewhere(session) => Some((Ok(Received::Elsewhere), Self::Awaiting(session))),
+            Self::Awaiting(session) => {
+                let _ = session.own_stream.subscribe().wait_for(|own| *own == OwnStream::Never).await;
+                None
+            }
             Self::Events(mut reading) => match reading.next().await? {
                 Ok(received) => Some((Ok(received), Self::Events(reading))),
                 Err(error) => Some((Err(error), Self::Done)),
@@ -356,9 +377,9 @@ impl Step {
         }
     }
 
-    async fn send(session: Arc<Session>, message: Bytes) -> Result<Self, SendError> {
+    async fn send(session: Arc<Session>, message: Bytes, left: Left) -> Result<Self, SendError> {
         let cap = session.max_message();
-        let reply = match session.post(message).await? {
+        let reply = match session.post(message, &left).await? {
             Posted::Taken(reply) => reply,
             Posted::Answered(messages) => return Ok(Self::Here(messages.into_iter())),
         };
@@ -374,12 +395,15 @@ impl Step {
                 if messages.is_empty() && !is_accepted {
                     return Err(protocol("a call was answered with neither JSON nor events"));
                 }
-                if messages.is_empty() && session.is_heard.load(Ordering::Relaxed) {
+                if messages.is_empty() && *session.own_stream.borrow() != OwnStream::Never {
                     session.http.notes.say(
                         Oddity::AnswerElsewhere,
-                        format_args!("the backend answers calls on the stream of the session, not where they were posted"),
+                        format_args!(
+                            "the backend takes calls without answering them where they were posted: their answers are \
+                             waited for on the stream of the session"
+                        ),
                     );
-                    return Ok(Self::Elsewhere);
+                    return Ok(Self::Elsewhere(session));
                 }
                 Ok(Self::Here(messages.into_iter()))
             }

@@ -21,6 +21,7 @@ use super::{
         classify::Asked,
         early::{First, first_answer},
         http::{Content, HttpClient, Reply, Target},
+        leaving::Left,
         streamable::ENDPOINT_FOR_POST,
     },
     Declared, Sender, Session,
@@ -60,7 +61,7 @@ pub(super) async fn open(
     };
     let message = format!("{{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"{DISCOVER}\",\"params\":{{}}}}");
     let body = to_modern_request(&Bytes::from(message), &session.stamp(None));
-    let reply = session.post(&session.headers(DISCOVER, None), body).await?;
+    let reply = session.post(&session.headers(DISCOVER, None), body, &Left::default()).await?;
     let answer = answer(&session, reply).await?;
     let said = read(&answer)?;
     let capabilities = said.get("capabilities").map(|raw| read_leniently(raw.get())).unwrap_or_default();

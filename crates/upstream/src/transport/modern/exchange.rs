@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    super::{Received, streamable::protocol},
+    super::{Received, leaving::Left, streamable::protocol},
     Session, discover,
     filter::NotSubscribed,
     flow::Out,
@@ -35,12 +35,12 @@ const PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 /// Sends a message of the other era.
-pub(super) async fn carry(session: Arc<Session>, message: Bytes, out: Out<Received>) {
+pub(super) async fn carry(session: Arc<Session>, message: Bytes, left: Left, out: Out<Received>) {
     let Ok(envelope) = Envelope::parse(&message) else {
         return out.fail(protocol("the message cannot be read")).await;
     };
     match (envelope.kind, envelope.id().and_then(Result::ok)) {
-        (Kind::Request, Some(id)) => request(&session, &message, &envelope, &id, &out).await,
+        (Kind::Request, Some(id)) => request(&session, &message, &envelope, &id, &left, &out).await,
         (Kind::Success | Kind::Failure, Some(id)) => {
             if let Some(number) = number_of(&envelope) {
                 session.inputs.answered(number, message.clone());
@@ -55,7 +55,13 @@ pub(super) async fn carry(session: Arc<Session>, message: Bytes, out: Out<Receiv
 }
 
 /// Sends a request that is written in this era as it is, with its headers.
-pub(super) async fn pass(session: Arc<Session>, message: Bytes, own: Forwarded, out: Out<Received>) {
+pub(super) async fn pass(
+    session: Arc<Session>,
+    message: Bytes,
+    own: Forwarded,
+    left: Left,
+    out: Out<Received>,
+) {
     let Ok(envelope) = Envelope::parse(&message) else {
         return out.fail(protocol("the message cannot be read")).await;
     };
@@ -67,7 +73,7 @@ pub(super) async fn pass(session: Arc<Session>, message: Bytes, own: Forwarded, 
     for (name, value) in params_of(&own) {
         headers.append(name, value);
     }
-    let mut round = match begin(&session, &headers, message.clone(), id).await {
+    let mut round = match begin(&session, &headers, message.clone(), id, &left).await {
         Ok(round) => round,
         Err(error) => return out.fail(error).await,
     };
@@ -81,6 +87,7 @@ async fn request(
     message: &Bytes,
     envelope: &Envelope<'_>,
     id: &RpcId,
+    left: &Left,
     out: &Out<Received>,
 ) {
     let method = envelope.method.clone().unwrap_or(Method::Other("".into()));
@@ -103,7 +110,7 @@ async fn request(
             let name = name_of(&method, envelope, message);
             let first = Message::new(message.clone(), envelope);
             let is_first_page = !envelope.params.has_cursor;
-            let call = Call { session, first, id, number, method, name, is_first_page, out };
+            let call = Call { session, first, id, number, method, name, is_first_page, left, out };
             return call.run().await;
         }
     };
@@ -140,6 +147,7 @@ struct Call<'a> {
     method: Method,
     name: Option<String>,
     is_first_page: bool,
+    left: &'a Left,
     out: &'a Out<Received>,
 }
 
@@ -223,7 +231,7 @@ impl Call<'_> {
         }
         let message = self.first.with_id(number.to_string().as_bytes());
         let body = to_modern_request(&message, &stamp);
-        let mut round = begin(self.session, headers, body, number).await?;
+        let mut round = begin(self.session, headers, body, number, self.left).await?;
         if is_first {
             self.out.say(Received::Accepted).await;
         }

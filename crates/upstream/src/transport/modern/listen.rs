@@ -27,6 +27,7 @@ use super::{
         Heard, Inbound,
         classify::Asked,
         http::{Content, Events},
+        leaving::Left,
         listening::{HEADERS, MAX_PAUSE, MAX_PAUSE_REFUSED, PAUSE, STEADY, grown, jittered},
         sse_reader::{SseError, SseItem},
     },
@@ -117,7 +118,7 @@ async fn ask(session: Arc<Session>) -> Result<Opening, SendError> {
     let params = json!({ "notifications": notifications });
     let message = json!({ "jsonrpc": "2.0", "id": session.next_id(), "method": LISTEN, "params": params });
     let body = to_modern_request(&Bytes::from(message.to_string()), &session.stamp(None));
-    let reply = session.post(&session.headers(LISTEN, None), body).await?;
+    let reply = session.post(&session.headers(LISTEN, None), body, &Left::default()).await?;
     if !reply.is_success() {
         let status = reply.status();
         let (error, _) = reply.refusal(Asked::Listen).await;

@@ -38,6 +38,7 @@ use self::{filter::Filter, inputs::Inputs, tools::Tools};
 use super::{
     Exchange, Hail, Inbound, Opened, Outbound, Transport,
     http::{Http, HttpClient, Reply, Target},
+    leaving::{Left, leaving},
 };
 use crate::{error::SendError, session::pending::IDS};
 
@@ -114,12 +115,21 @@ impl Outbound for Sender {
 
     fn send(&self, message: Bytes) -> Exchange {
         let session = Arc::clone(&self.0);
-        flow::told(|out| exchange::carry(session, message, out))
+        leaving(|left| flow::told(|out| exchange::carry(session, message, left, out)))
+    }
+
+    fn tell(&self, message: Bytes) -> Exchange {
+        let session = Arc::clone(&self.0);
+        flow::told(|out| exchange::carry(session, message, Left::default(), out))
     }
 
     fn pass(&self, message: Bytes, headers: &Forwarded) -> Exchange {
         let (session, headers) = (Arc::clone(&self.0), Arc::clone(headers));
-        flow::told(|out| exchange::pass(session, message, headers, out))
+        leaving(|left| flow::told(|out| exchange::pass(session, message, headers, left, out)))
+    }
+
+    fn tells_leaving(&self) -> bool {
+        true
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
@@ -162,8 +172,8 @@ impl Session {
         *self.level.lock().unwrap_or_else(PoisonError::into_inner) = level;
     }
 
-    async fn post(&self, headers: &HeaderMap, body: Bytes) -> Result<Reply, SendError> {
-        self.http.send(Method::POST, &self.target, headers, body).await
+    async fn post(&self, headers: &HeaderMap, body: Bytes, left: &Left) -> Result<Reply, SendError> {
+        self.http.send_telling(Method::POST, &self.target, headers, body, left).await
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
         answered::{answers_in, messages_of_other_type},
         classify::Asked,
         http::{Content, Events, Reply},
+        leaving::Left,
         parts::{mended, parts},
         sse_reader::{SseError, SseItem},
         streamable::protocol,
@@ -63,8 +64,9 @@ pub(super) async fn begin(
     headers: &HeaderMap,
     body: Bytes,
     id: u64,
+    left: &Left,
 ) -> Result<Round, SendError> {
-    let reply = session.post(headers, body).await?;
+    let reply = session.post(headers, body, left).await?;
     let cap = session.http.max_message;
     let new = |from, read| Round { id, from, read, stray: None };
     if !reply.is_success() {
@@ -209,7 +211,7 @@ pub(super) async fn ask_own(session: &Session, method: &str, params: &str) -> Re
     let id = session.next_id();
     let message = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\",\"params\":{params}}}");
     let body = to_modern_request(&Bytes::from(message), &session.stamp(None));
-    let mut round = begin(session, &session.headers(method, None), body, id).await?;
+    let mut round = begin(session, &session.headers(method, None), body, id, &Left::default()).await?;
     loop {
         if let Said::Answer(answer) = round.next().await? {
             return Ok(answer);

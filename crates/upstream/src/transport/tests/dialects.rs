@@ -120,7 +120,8 @@ async fn a_call_whose_stream_is_cut_after_priming_is_answered_and_executed_once(
     match items.last().unwrap() {
         Ok(Received::Message(message)) => assert!(message.starts_with(b"{")),
         Ok(
-            Received::Accepted
+            Received::Left
+            | Received::Accepted
             | Received::Alive
             | Received::Elsewhere
             | Received::TooLarge { .. }

@@ -206,11 +206,49 @@ async fn a_call_taken_without_a_body_may_be_answered_on_the_stream() {
     })
     .await;
     let opened = connect(&server).await;
-    // Nobody hears anything yet: nothing more will come.
-    assert_eq!(all(opened.outbound.send(CALL.into())).await.len(), 1);
+    // Nobody hears anything yet.
+    let mut early = opened.outbound.send(CALL.into());
+    waits_for_the_stream(&mut early).await;
     let mut inbound = within(opened.outbound.listen()).await.unwrap();
     tx.send(format!("data: {PROGRESS}\n\n")).await.unwrap();
     assert_eq!(hear(&mut inbound).await.unwrap().unwrap(), PROGRESS);
+    waits_for_the_stream(&mut opened.outbound.send(CALL.into())).await;
+}
+
+/// It was taken, and nothing more comes where it was posted.
+async fn waits_for_the_stream(exchange: &mut Exchange) {
+    let mut said = Vec::new();
+    while !said.contains(&Received::Elsewhere) {
+        said.push(next(exchange).await.expect("it waits").expect("it was taken"));
+    }
+    assert_eq!(said.iter().filter(|said| **said != Received::Left).count(), 2, "{said:?}");
+    assert!(tokio::time::timeout(Duration::from_millis(200), exchange.next()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_call_taken_without_a_body_ends_when_the_server_says_that_it_has_no_stream() {
+    let (tx, rx) = tokio::sync::watch::channel(false);
+    let server = Server::start(move |seen: Seen| {
+        let mut rx = rx.clone();
+        async move {
+            if seen.is_initialize() {
+                return Answer::json(INITIALIZED).with("mcp-session-id", "s-1");
+            }
+            if seen.is("GET") {
+                rx.wait_for(|is_told| *is_told).await.unwrap();
+                return Answer::status(405);
+            }
+            Answer::status(202)
+        }
+    })
+    .await;
+    let opened = connect(&server).await;
+    let mut inbound = within(opened.outbound.listen()).await.unwrap();
+    let mut call = opened.outbound.send(CALL.into());
+    waits_for_the_stream(&mut call).await;
+    tx.send_replace(true);
+    assert!(tokio::time::timeout(Duration::from_millis(400), next(&mut inbound)).await.is_err());
+    assert!(within(call.next()).await.is_none());
     let items = all(opened.outbound.send(CALL.into())).await;
-    let [Ok(Received::Accepted), Ok(Received::Elsewhere)] = &items[..] else { panic!("{items:?}") };
+    assert!(matches!(&items[..], [Ok(Received::Accepted)]), "nothing more will come: {items:?}");
 }

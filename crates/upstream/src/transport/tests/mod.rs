@@ -222,10 +222,17 @@ pub(super) fn transport_of(url: Url, choice: TransportChoice, era: EraChoice) ->
     http_transport(&"b".into(), &endpoint, choice, &times, &limits).unwrap()
 }
 
-/// All of it but mere signs of life.
-pub(super) async fn all(exchange: Exchange) -> Vec<Result<Received, SendError>> {
-    let said = exchange.filter(|item| std::future::ready(!matches!(item, Ok(Received::Alive))));
-    within(said.collect()).await
+/// All of it but that the message left, and mere signs of life; up to the news that the rest comes elsewhere.
+pub(super) async fn all(mut exchange: Exchange) -> Vec<Result<Received, SendError>> {
+    let mut said = Vec::new();
+    while !matches!(said.last(), Some(Ok(Received::Elsewhere)))
+        && let Some(item) = next(&mut exchange).await
+    {
+        if !matches!(item, Ok(Received::Left | Received::Alive)) {
+            said.push(item);
+        }
+    }
+    said
 }
 
 /// The messages of an exchange that has to succeed.
@@ -235,10 +242,23 @@ pub(super) async fn messages(exchange: Exchange) -> Vec<Bytes> {
     items
         .filter_map(|item| match item {
             Received::Message(message) => Some(message),
-            Received::Paused(_) | Received::Alive | Received::Elsewhere | Received::TooLarge { .. } => None,
+            Received::Left
+            | Received::Paused(_)
+            | Received::Alive
+            | Received::Elsewhere
+            | Received::TooLarge { .. } => None,
             Received::Accepted => panic!("accepted twice"),
         })
         .collect()
+}
+
+/// The message was taken.
+pub(super) async fn accepted(exchange: &mut Exchange) {
+    let mut item = next(exchange).await.expect("it is taken").unwrap();
+    if item == Received::Left {
+        item = next(exchange).await.expect("it is taken").unwrap();
+    }
+    assert_eq!(item, Received::Accepted);
 }
 
 /// The next message, past signs of life.

@@ -400,7 +400,7 @@ async fn dropping_an_exchange_closes_its_connection() {
     .await;
     let opened = open(&server).await;
     let mut exchange = opened.outbound.send(request(1, "tools/call", json!({ "name": "t" })));
-    assert_eq!(next(&mut exchange).await.unwrap().unwrap(), Received::Accepted);
+    accepted(&mut exchange).await;
     assert!(closed.try_recv().is_err_and(|error| error == mpsc::error::TryRecvError::Empty));
     drop(exchange);
     assert_eq!(within(closed.recv()).await, None, "the server sees that nobody listens");

@@ -74,7 +74,7 @@ async fn headers_of_agents_go_with_every_request_of_their_session() {
         let opened =
             server.transport(path, choice).connect(Hail { headers, ..hail(INITIALIZE) }).await.unwrap();
         opened.outbound.agreed(Revision::V2025_06_18);
-        let _ = opened.outbound.send(CALL.into()).next().await;
+        accepted(&mut opened.outbound.send(CALL.into())).await;
         within(opened.outbound.close()).await;
         let seen = server.seen();
         assert!(seen.len() >= 2 && seen.iter().all(|one| one.header("x-tenant") == Some("red")), "{seen:?}");
@@ -228,8 +228,15 @@ async fn half_a_body_says_nothing_about_the_session() {
 async fn an_answer_above_the_limit_is_refused_in_both_shapes() {
     let big = "x".repeat(65 * 1024);
     let json = format!(r#"{{"jsonrpc":"2.0","id":1,"result":"{big}"}}"#);
+    let array = format!("[{json}]");
+    for body in [json, array] {
+        refused_in_both_shapes(&body).await;
+    }
+}
+
+async fn refused_in_both_shapes(json: &str) {
     let events = format!("data: {json}\n\n");
-    for (kind, body) in [("application/json", json), ("text/event-stream", events)] {
+    for (kind, body) in [("application/json", json.to_owned()), ("text/event-stream", events)] {
         let server = server(move |_| Answer::new(200, kind, body.clone())).await;
         let opened = connect(&server).await;
         let items = all(opened.outbound.send(CALL.into())).await;
@@ -329,7 +336,7 @@ async fn dropping_an_exchange_closes_its_request_and_nothing_else() {
     .await;
     let opened = connect(&server).await;
     let mut exchange = opened.outbound.send(CALL.into());
-    assert_eq!(next(&mut exchange).await.unwrap().unwrap(), Received::Accepted);
+    accepted(&mut exchange).await;
     drop(exchange);
     within(gone.recv()).await.unwrap();
     assert_eq!(messages(opened.outbound.send(CALL.into())).await, [ANSWER]);
