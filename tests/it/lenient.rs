@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
-use mcpool::verbs::Verb;
+use mcpool_router::verbs::Verb;
 use mcpool_testkit::agent::{Agent, AgentConfig};
 use mcpool_upstream::{
     Endpoint, HttpEndpoint, Limits, ModeChoice, Times, TransportChoice,
