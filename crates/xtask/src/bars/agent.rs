@@ -43,14 +43,12 @@ impl Answer {
     /// The JSON-RPC response in the body, be it JSON or an event stream.
     pub(super) fn message(&self) -> Result<Value> {
         let text = self.text();
-        let whole = [text.trim()];
         let events = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
         let response = |text: &str| {
             let value: Value = serde_json::from_str(text).ok()?;
             (value["result"].is_object() || value["error"].is_object()).then_some(value)
         };
-        let mut candidates = whole.into_iter().chain(events);
-        candidates.find_map(response).with_context(|| {
+        std::iter::once(text.trim()).chain(events).find_map(response).with_context(|| {
             let begins: String = text.chars().take(200).collect();
             format!("no JSON-RPC response in a body of status {}: {begins:?}", self.status)
         })
@@ -107,8 +105,8 @@ impl Connection {
     }
 
     fn line(&mut self) -> Result<String> {
-        self.wait_to_read()?;
         let mut line = Vec::new();
+        self.wait_to_read()?;
         if self.stream.read_until(b'\n', &mut line)? == 0 {
             bail!("the connection was closed without an answer");
         }
@@ -358,7 +356,7 @@ impl Agent {
         self.next_id
     }
 
-    /// A connection to the gateway.
+    /// Dials the gateway.
     pub(super) fn connect(&self) -> Result<Connection> {
         Connection::open(self.port)
     }
@@ -377,7 +375,7 @@ impl Agent {
         }
     }
 
-    /// Calls a tool over a new connection: status and JSON-RPC response.
+    /// Calls a tool over a new connection: status and response.
     pub(super) fn call(&mut self, tool: &str, arguments: &Value) -> Result<(u16, Value)> {
         self.call_as(tool, arguments, None)
     }
@@ -387,11 +385,11 @@ impl Agent {
         &mut self,
         tool: &str,
         arguments: &Value,
-        authorization: Option<&str>,
+        token: Option<&str>,
     ) -> Result<(u16, Value)> {
         let message = call(self.id(), tool, arguments);
         let mut connection = self.connect()?;
-        connection.send(&self.post_as(&message, authorization))?;
+        connection.send(&self.post_as(&message, token))?;
         let answer = connection.answer()?;
         let response = self.response(&answer)?;
         Ok((answer.status, response))

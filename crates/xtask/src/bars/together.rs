@@ -21,7 +21,7 @@ pub(super) fn side_by_side<I: Send, T: Send>(
     })
 }
 
-/// The latest of durations, and the one that 99 of 100 are below.
+/// The duration that 99 of 100 do not exceed.
 pub(super) fn percentile_99(mut all: Vec<Duration>) -> Duration {
     all.sort_unstable();
     all.get((all.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(Duration::MAX)
