@@ -109,7 +109,7 @@ impl Served {
             NoPlace::Full => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorKind::Overloaded,
-                "the gateway has no place for another agent session (limits.agent_sessions)",
+                "too many agent sessions (limits.agent_sessions)",
             ),
             NoPlace::Peer => (
                 StatusCode::TOO_MANY_REQUESTS,
@@ -119,7 +119,7 @@ impl Served {
             NoPlace::Overloaded => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorKind::Overloaded,
-                "the gateway has no memory for another agent session now",
+                "too little memory for another agent session now (limits.buffered)",
             ),
         };
         let after = std::time::Duration::from_secs(2);

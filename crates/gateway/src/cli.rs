@@ -35,43 +35,43 @@ pub enum Command {
     /// Serve agents (also what `mcpool` does without a command)
     #[command(after_help = EXAMPLES)]
     Serve(ServeArgs),
-    /// Validate a configuration: every mistake in it with line and reason, or OK
+    /// Check a configuration file: name every mistake with line and reason, or print OK
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
-    /// Walk the way to a ready session with one server, and say what is wrong and what to do
+    /// Connect to one MCP server step by step, and explain what fails and how to fix it
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
     /// Run parallel executors against a server, directly and through a pool, in the orders that break servers
     #[command(after_help = REHEARSE_EXAMPLES)]
     Rehearse(RehearseArgs),
-    /// Show how the backends of a running gateway are doing, who waits longest first; with NAME its sessions
+    /// Show the backends of a running gateway, the longest wait first; with NAME its sessions
     #[command(after_help = CONSOLE_EXAMPLES)]
     Status(StatusArgs),
-    /// Show who is served: which client, from where, since when, with how many calls
+    /// Show the agents of a running gateway: client, address, age and calls
     #[command(after_help = CONSOLE_EXAMPLES)]
     Agents(AgentsArgs),
-    /// Show what runs now, the longest first: method and tool, for how long, on which session, for which agent
+    /// Show running and queued calls, the longest first: method, tool, duration, session and agent
     #[command(after_help = CONSOLE_EXAMPLES)]
     Calls(CallsArgs),
-    /// Let a backend rest: new calls wait, running ones end; it may be restarted then
+    /// Pause a backend: new calls wait, running ones finish; then it can be restarted
     #[command(after_help = CONSOLE_EXAMPLES)]
     Pause(VerbArgs),
-    /// Let calls flow again after pause or drain
+    /// Resume a backend after pause or drain
     #[command(after_help = CONSOLE_EXAMPLES)]
     Resume(VerbArgs),
-    /// Replace the sessions of a backend one by one, while calls go on
+    /// Replace the sessions of a backend one by one while calls continue
     #[command(after_help = CONSOLE_EXAMPLES)]
     Reconnect(ReconnectArgs),
-    /// Refuse new calls, let running ones end, close the sessions
+    /// Drain a backend: reject new calls, let running ones finish, close the sessions
     #[command(after_help = CONSOLE_EXAMPLES)]
     Drain(VerbArgs),
-    /// Let a running gateway take its configuration anew
+    /// Make a running gateway read its configuration again
     #[command(after_help = CONSOLE_EXAMPLES)]
     Reload(AdminArgs),
-    /// Print the completions for a shell
+    /// Print the completion script of a shell
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completions {
-        /// Which shell
+        /// Name of the shell
         shell: clap_complete::Shell,
     },
 }
@@ -82,16 +82,16 @@ pub struct ServeArgs {
     /// Where the configuration comes from.
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Where agents connect [default: 127.0.0.1:8800]
+    /// Address for agents [default: 127.0.0.1:8800]
     #[arg(long, value_name = "ADDR", env = "MCPOOL_LISTEN")]
     pub listen: Option<SocketAddr>,
-    /// Where operators connect: /metrics, /readyz, /api/v1/... [default: 127.0.0.1:8801]
+    /// Address for operators: /metrics, /readyz, /api/v1/... [default: 127.0.0.1:8801]
     #[arg(long, value_name = "ADDR", env = "MCPOOL_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
-    /// How log lines look [default: text]
+    /// Format of log lines [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// What is logged: a level, or a filter such as info,mcpool=debug [default: info]
+    /// Log level, or a filter such as info,mcpool=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "MCPOOL_LOG")]
     pub log_level: Option<String>,
 }
@@ -102,7 +102,7 @@ pub struct CheckArgs {
     /// Where the configuration comes from.
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Also open a session with every backend, and say what was seen (exit status 1 if one is not ready)
+    /// Also open a session with every backend, and report it (exit status 1 if one is not ready)
     #[arg(long)]
     pub connect: bool,
     /// Print the whole configuration in force, secrets masked
@@ -113,7 +113,7 @@ pub struct CheckArgs {
 /// Where the configuration comes from.
 #[derive(Args, Clone, Debug, Default)]
 pub struct SourceArgs {
-    /// The configuration [default: config/mcpool.toml, if it is there and no --backend is given]
+    /// Configuration file [default: config/mcpool.toml, if it exists and no --backend is given]
     #[arg(long, value_name = "FILE", env = "MCPOOL_CONFIG")]
     pub config: Option<PathBuf>,
     /// A backend, in addition to those of the file; may be repeated

@@ -246,7 +246,7 @@ impl Serving {
             tracing::info!(
                 descriptors,
                 connections = fit,
-                "the limit of descriptors allows this many connections of agents; more need `ulimit -n`"
+                "the open-file limit caps the client connections; raise it for more (LimitNOFILE, `ulimit -n`)"
             );
         }
         let events = observer.events();

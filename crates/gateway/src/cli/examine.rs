@@ -18,10 +18,10 @@ use mcpool_router::gateway::BackendSettings;
 /// The arguments of `doctor`.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
-    /// A URL, or the name of a backend: of the configuration, else of the gateway that runs
+    /// URL, or name of a backend: in the configuration, else in the running gateway
     #[arg(value_name = "NAME|URL")]
     pub target: String,
-    /// The configuration that has the name [default: config/mcpool.toml]
+    /// Configuration file that has the name [default: config/mcpool.toml]
     #[arg(long, value_name = "FILE", env = "MCPOOL_CONFIG")]
     pub config: Option<PathBuf>,
     /// Where the gateway is that knows the name, if no configuration does.
@@ -32,16 +32,16 @@ pub struct DoctorArgs {
 /// The arguments of `rehearse`.
 #[derive(Args, Clone, Debug)]
 pub struct RehearseArgs {
-    /// The URL of the server, plain http
+    /// URL of the server, plain http
     #[arg(value_parser = plain_url)]
     pub url: Url,
-    /// Parallel executors
+    /// Number of parallel executors
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(2..=256))]
     pub agents: u16,
-    /// How often each order is gone through
+    /// Number of rounds of each order
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub rounds: u16,
-    /// The tool executors call; harmless, and best one that takes a while [default: tools/list is called]
+    /// Tool that executors call: a harmless one, best one that takes a while [default: tools/list is called]
     #[arg(long, value_name = "NAME")]
     pub tool: Option<String>,
     /// Its arguments, a JSON object
@@ -50,16 +50,16 @@ pub struct RehearseArgs {
     /// A header of every request, such as 'Authorization: Bearer TOKEN'; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// How long an answer may take before it counts as none, in seconds
+    /// Seconds after which a missing answer counts as a failure
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub patience: u64,
-    /// A shell command that restarts the server, and returns; adds the order that needs it
+    /// Shell command that restarts the server and returns; adds the order that needs it
     #[arg(long, value_name = "COMMAND")]
     pub restart_command: Option<String>,
-    /// Who may use one session of the pool
+    /// Mode of the pool's sessions
     #[arg(long, value_name = "MODE", default_value = "auto", value_parser = ["auto", "shared", "exclusive", "pinned"])]
     pub mode: String,
-    /// One JSON object instead of a table
+    /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
 }
@@ -138,9 +138,9 @@ pub(super) const DOCTOR_EXAMPLES: &str = "\
 Examples:
   mcpool doctor http://127.0.0.1:9000/sse/
   mcpool doctor search --config my.toml         with its headers, certificates and timeouts
-  mcpool doctor demo                            a backend that only the gateway that runs knows
+  mcpool doctor demo                            a backend that only the running gateway knows
 
-Exit status: 0 ready, 1 not ready, 2 told wrongly.";
+Exit status: 0 usable, 1 not usable, 2 invalid command line.";
 
 pub(super) const REHEARSE_EXAMPLES: &str = "\
 Examples:
@@ -149,6 +149,6 @@ Examples:
   mcpool rehearse http://127.0.0.1:9000/sse/ --restart-command 'systemctl restart search'
 
 Directly, executors share one session as programs do that hand one connection to several workers; through the pool, each
-has a conversation of its own. The server does what it is asked that often: take a tool that changes nothing.
+has a conversation of its own. The server executes every call: choose a tool that changes nothing.
 
-Exit status: 0 nothing failed through the pool, 1 something did, or the server is not ready, 2 told wrongly.";
+Exit status: 0 nothing failed through the pool, 1 something did, or the server is not usable, 2 invalid command line.";

@@ -9,10 +9,10 @@ use crate::config::{Problems, check_name, parse_duration};
 /// Where the gateway is, and how it is talked to.
 #[derive(Args, Clone, Debug)]
 pub struct AdminArgs {
-    /// The admin listener of the gateway: http://IP:PORT or IP:PORT [default: 127.0.0.1:8801]
+    /// Admin listener of the gateway: http://IP:PORT or IP:PORT [default: 127.0.0.1:8801]
     #[arg(long, value_name = "URL", env = "MCPOOL_ADMIN_URL")]
     pub admin: Option<String>,
-    /// The admin_token of its configuration
+    /// The admin_token of the gateway's configuration
     #[arg(long, value_name = "TOKEN", env = "MCPOOL_ADMIN_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
     /// Print the answer as JSON
@@ -47,7 +47,7 @@ pub struct VerbArgs {
     /// The backend
     #[arg(value_name = "NAME", value_parser = name)]
     pub name: String,
-    /// How long to wait until it is through; it goes on all the same
+    /// Time to wait until it is finished; after that it continues by itself
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = wait)]
     pub wait: Duration,
     /// Where the gateway is.
@@ -61,7 +61,7 @@ pub struct ReconnectArgs {
     /// The arguments of every verb.
     #[command(flatten)]
     pub verb: VerbArgs,
-    /// Also end the sessions that belong to one agent each: it has to initialise again, and has lost its state
+    /// Also end the sessions of single agents: they must initialize again, and lose their state
     #[arg(long)]
     pub pinned: bool,
 }
@@ -80,10 +80,10 @@ pub struct StatusArgs {
 /// The arguments of `agents`.
 #[derive(Args, Clone, Debug)]
 pub struct AgentsArgs {
-    /// Only those of this backend
+    /// Only this backend
     #[arg(long, value_name = "NAME", value_parser = name)]
     pub backend: Option<String>,
-    /// How many, 1 to 1000
+    /// Number of rows, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub limit: u32,
     /// Only agents with a higher number: the next page
@@ -97,10 +97,10 @@ pub struct AgentsArgs {
 /// The arguments of `calls`.
 #[derive(Args, Clone, Debug)]
 pub struct CallsArgs {
-    /// Only those of this backend
+    /// Only this backend
     #[arg(long, value_name = "NAME", value_parser = name)]
     pub backend: Option<String>,
-    /// How many, 1 to 1000
+    /// Number of rows, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub limit: u32,
     /// Where the gateway is.
@@ -121,13 +121,13 @@ fn wait(text: &str) -> Result<Duration, String> {
 pub(super) const CONSOLE_EXAMPLES: &str = "\
 Examples:
   mcpool status                                  a table, the backend with the longest wait first
-  mcpool agents --backend search                 which clients, from where, since when
-  mcpool calls                                   what runs now, the longest first
+  mcpool agents --backend search                 clients, with address and age
+  mcpool calls                                   running calls, the longest first
   mcpool pause search && systemctl restart search && mcpool resume search
   mcpool reconnect search --pinned --wait 2m
   mcpool drain search --admin http://gateway:8801 --token TOKEN --json
 
-Exit status: 0 done; 1 refused, unreachable, or not through within --wait (it goes on); 2 a wrong command line.";
+Exit status: 0 done; 1 rejected, unreachable, or not finished within --wait (it continues); 2 invalid command line.";
 
 pub(super) const COMPLETION_EXAMPLES: &str = "\
 Examples:

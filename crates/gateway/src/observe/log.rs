@@ -228,7 +228,7 @@ impl Log {
                 }
             }
             Event::Probed { ok: false, took } => {
-                info!(target: BACKEND, backend, took_ms = millis(*took), "a silent session did not answer a probe");
+                info!(target: BACKEND, backend, took_ms = millis(*took), "health check failed: a silent session did not answer a probe");
             }
             Event::Panicked { task, why } => {
                 error!(target: PANIC, backend, task, why, "a task panicked; what it looked after has ended")
@@ -248,14 +248,14 @@ impl Log {
         let reason = transition.reason.as_str();
         match (transition.from, transition.to) {
             (State::Closed, _) => {
-                warn!(target: BACKEND, backend, from, to, reason, "circuit opened: calls wait or are refused")
+                warn!(target: BACKEND, backend, from, to, reason, "circuit breaker opened: calls are held for breaker.hold, then fail")
             }
             (_, State::Closed) => {
-                info!(target: BACKEND, backend, from, to, reason, "circuit closed: calls flow")
+                info!(target: BACKEND, backend, from, to, reason, "circuit breaker closed: calls flow again")
             }
             // Back and forth between open and half-open, twice a second while the backend is down.
             (State::Open | State::HalfOpen, State::Open | State::HalfOpen) => {
-                debug!(target: BACKEND, backend, from, to, reason, "circuit probes");
+                debug!(target: BACKEND, backend, from, to, reason, "circuit breaker probes");
             }
         }
     }
