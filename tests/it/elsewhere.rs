@@ -14,7 +14,7 @@ use futures::{FutureExt as _, future::BoxFuture, future::join_all};
 use mcpool_testkit::agent::{AgentError, Transport};
 use mcpool_upstream::{
     Endpoint, EraChoice, HttpEndpoint,
-    transport::names::{Resolve, Resolver},
+    transport::dns::{Resolve, Resolver},
 };
 use serde_json::{Value, json};
 

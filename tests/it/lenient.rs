@@ -16,7 +16,7 @@ use mcpool_router::verbs::Verb;
 use mcpool_testkit::agent::{Agent, AgentConfig};
 use mcpool_upstream::{
     Endpoint, HttpEndpoint, Limits, ModeChoice, Times, TransportChoice,
-    transport::names::{Resolve, Resolver},
+    transport::dns::{Resolve, Resolver},
 };
 use serde_json::{Value, json};
 use tokio::{

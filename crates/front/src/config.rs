@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use http::HeaderName;
 
-use crate::{seal::SessionKeys, wall::WallClock};
+use crate::session_id::{age::WallClock, seal::SessionKeys};
 
 /// Settings of one agent listener.
 #[derive(Clone, Debug)]

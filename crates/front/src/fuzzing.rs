@@ -7,11 +7,13 @@ use mcpool_wire::{Backends, Principal, Target};
 use tokio::{io::DuplexStream, sync::mpsc};
 
 use crate::{
-    carried::Carried,
+    forwarded_headers::Carried,
     observe::Transport,
-    seal::{Facts, Presented, SessionKeys},
     server::{Drained, Server, welcome},
-    session_id::AgentSessionId,
+    session_id::{
+        AgentSessionId,
+        seal::{Facts, Presented, SessionKeys},
+    },
 };
 
 /// An id for a session of this backend.
@@ -41,14 +43,15 @@ pub async fn run<B: Backends>(
     shutdown: impl Future<Output = ()>,
 ) -> Drained {
     let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-    let accepting = async |front, mut door: crate::door::Door, stop: tokio_util::sync::CancellationToken| {
-        while let Some(connection) = connections.recv().await {
-            let place = door.place().await;
-            if let Ok(pass) = door.admit(place, peer.ip()) {
-                welcome(&front, connection, peer, pass, stop.clone());
+    let accepting =
+        async |front, mut door: crate::server::admission::Door, stop: tokio_util::sync::CancellationToken| {
+            while let Some(connection) = connections.recv().await {
+                let place = door.place().await;
+                if let Ok(pass) = door.admit(place, peer.ip()) {
+                    welcome(&front, connection, peer, pass, stop.clone());
+                }
             }
-        }
-        std::future::pending().await
-    };
+            std::future::pending().await
+        };
     server.serve(accepting, shutdown).await
 }

@@ -6,8 +6,8 @@ use std::{net::IpAddr, time::Duration};
 
 use mcpool_wire::{AgentKey, CallError, CallTrace, Executed, Method, RequestId};
 
-pub(crate) use crate::gauges::Gauges;
-use crate::{census::ClientName, rung::Rung};
+pub(crate) use crate::limits::gauges::Gauges;
+use crate::{limits::pressure::Rung, session::census::ClientName};
 
 /// Takes events.
 pub trait FrontObserve: Send + Sync + 'static {

@@ -1,13 +1,14 @@
 //! One registered server: its session budget, its pools by key, its waiting room, and the opener that feeds them.
 
+mod acquire;
 mod applicants;
-mod here;
-mod leasing;
-mod leaving;
+mod attach;
+mod control;
 mod lists;
+mod local_answers;
+mod retire;
 mod seat;
-mod seating;
-mod verbs;
+pub(crate) mod traffic;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,28 +24,30 @@ use mcpool_wire::{CallError, Caller, CapabilityClass, Era, Principal};
 use tokio::sync::{Notify, mpsc};
 
 use self::applicants::Applicants;
-pub(crate) use self::verbs::Old;
-use self::verbs::Rebuilding;
+pub(crate) use self::control::Old;
+use self::control::Rebuilding;
 pub use self::{
     applicants::Applicant,
-    leaving::Leaving,
+    control::{Activity, Rebuild},
     lists::{ListCall, unknown_cursor},
-    verbs::{Activity, Rebuild},
+    retire::Leaving,
 };
 use crate::{
+    backend::traffic::{Traffic, Valve},
     clock,
     config::BackendSpec,
-    merged::Merged,
-    mode::{Decision, Demotion, ModeBook},
+    connector::{OpenRequest, Opener},
     observe::{Mode, Observe, Reporter, Source},
-    opener::{OpenRequest, Opener},
-    pool::{Budget, Pool, PoolKey, Seat},
+    pool::{
+        Budget, Pool, PoolKey, Seat,
+        sharing::{Decision, Demotion, ModeBook},
+    },
+    queue::{Room, RoomLimits, Waiting},
     quirks::Quirks,
-    room::{Room, RoomLimits, Waiting},
     session::Session,
+    shared::Merged,
     tasks::Tasks,
     transport::Transport,
-    valve::{Traffic, Valve},
 };
 
 /// Whether a handshake may be tried now: the circuit's word.
@@ -200,7 +203,7 @@ impl Backend {
             next_pool: AtomicU64::new(1),
             requests,
             trouble: Mutex::new(None),
-            leaving: AtomicU8::new(leaving::STAYS),
+            leaving: AtomicU8::new(retire::STAYS),
             left: Notify::new(),
             handshake: AtomicU64::new(0),
             valve: Valve::default(),

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use crate::merged::Page;
+use crate::shared::Page;
 
 /// Longest time a list is served from here although no change was announced: the announcement may be lost with a
 /// stream.

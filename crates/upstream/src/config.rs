@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 use mcpool_wire::BackendId;
 use url::Url;
 
-use crate::{mode::Profile, transport::names::Resolver};
+use crate::{pool::sharing::Profile, transport::dns::Resolver};
 
 /// One registered backend.
 #[derive(Clone, Debug, PartialEq)]

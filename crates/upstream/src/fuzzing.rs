@@ -12,9 +12,9 @@ use tokio::io::AsyncRead;
 
 use crate::{
     error::SendError,
-    merged::cursor::{self, Cursor},
     observe::CloseReason,
     session::state::{Facts, Input, State},
+    shared::cursor::{self, Cursor},
     transport::{
         classify::{self, Asked, Refused},
         stdio::lines,

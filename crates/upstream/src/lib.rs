@@ -1,37 +1,35 @@
 //! Who holds the sessions: pooled, shared, probed sessions of one backend, over a [`transport::Transport`].
 //!
-//! Reading order: `config`, [`transport`], `session` (one conversation), `pool` and `room` (who gets which
-//! session when), `merged` (what the agents of a pool share), [`Backend`] (all of it for one server).
+//! Reading order: `config`, [`transport`], `session` (one conversation), `pool` and `queue` (which call gets which
+//! session when), `shared` (what the agents of a pool share), `connector` (opening sessions and upkeep), [`Backend`]
+//! (all of it for one server).
 
 #[macro_use]
-mod seeded;
+mod mutants;
 
-mod aside;
 mod backend;
 mod catalog;
 mod clock;
 mod config;
+mod connector;
 pub mod descriptors;
 mod early_ends;
 mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod loan;
-mod merged;
-mod mode;
 mod observe;
-mod opener;
+mod offload;
 mod pool;
+mod queue;
 mod quirks;
-mod room;
 mod session;
-mod slot;
+mod shared;
 mod sync;
 mod tasks;
 pub mod transport;
-mod valve;
 
+pub use backend::traffic::Traffic;
 pub use backend::{
     Activity, Applicant, Backend, BackendStatus, Gate, Leaving, ListCall, Opening, Rebuild, SessionStatus,
     Trouble, unknown_cursor,
@@ -41,18 +39,17 @@ pub use config::{
     StateChoice, StdioEndpoint, Times, TransportChoice,
 };
 pub use error::{Cause, Refusal, SendError, SendPhase};
-pub use merged::{ListFlight, Page};
-pub use mode::{Decision, Demotion, Evidence, ModeReason, Profile};
-pub use observe::{CloseReason, DROPPED_KINDS, Event, Mode, Observe, OpenReason, Reporter, Source};
-pub use pool::{Lease, NoLease, Seat};
-pub use room::{Displaced, Guest, Lane, Need, Room, RoomFull, RoomLimit, RoomLimits, Waiter, Waiting};
 #[cfg(feature = "seeded-bugs")]
 #[doc(hidden)]
-pub use seeded::{Bug, Planted};
+pub use mutants::{Bug, Planted};
+pub use observe::{CloseReason, DROPPED_KINDS, Event, Mode, Observe, OpenReason, Reporter, Source};
+pub use pool::sharing::{Decision, Demotion, Evidence, ModeReason, Profile};
+pub use pool::{Lease, NoLease, Seat};
+pub use queue::{Displaced, Guest, Lane, Need, Room, RoomFull, RoomLimit, RoomLimits, Waiter, Waiting};
 #[cfg(feature = "interleave")]
 #[doc(hidden)]
 pub use session::interleave;
-pub use slot::CallKind;
+pub use session::permit::CallKind;
+pub use shared::{ListFlight, Page};
 pub use tasks::Tasks;
-pub use transport::names::UNRESOLVED;
-pub use valve::Traffic;
+pub use transport::dns::UNRESOLVED;

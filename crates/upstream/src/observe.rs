@@ -8,7 +8,7 @@ use mcpool_wire::BackendId;
 
 use crate::{
     error::Cause,
-    mode::{Evidence, ModeReason},
+    pool::sharing::{Evidence, ModeReason},
 };
 
 /// Takes events. Called from the call path: cheap, never blocking.

@@ -4,8 +4,9 @@
 //! holder, while a session is shared. A session holds its place for as long as it lives. Nothing else names
 //! deadpool.
 
+mod binding;
 pub(crate) mod plight;
-mod seat;
+pub(crate) mod sharing;
 
 use std::{
     convert::Infallible,
@@ -19,20 +20,23 @@ use std::{
 use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
 use mcpool_wire::{BackendId, Caller, CapabilityClass, Forwarded, Principal};
 
+pub(crate) use self::binding::ANY_SESSION;
+pub use self::binding::Seat;
 use self::plight::Plight;
-pub(crate) use self::seat::ANY_SESSION;
-pub use self::seat::Seat;
 
 use crate::{
+    backend::traffic::Passage,
     catalog::Catalog,
     early_ends::EarlyEnds,
-    merged::Merged,
     observe::Mode,
-    room::{Lane, Need},
-    session::{Session, state::Standing},
-    slot::{CallKind, Holding, NoSlot, Slot},
+    queue::{Lane, Need},
+    session::{
+        Session,
+        permit::{CallKind, Holding, NoSlot, Slot},
+        state::Standing,
+    },
+    shared::Merged,
     sync::{Mutex, MutexGuard},
-    valve::Passage,
 };
 
 /// What sessions must agree in to be interchangeable (SEMANTICS.md 3). Credential and transport are fixed per backend

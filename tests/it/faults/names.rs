@@ -19,7 +19,7 @@ use futures::{FutureExt as _, future::BoxFuture, future::join_all};
 use mcpool_testkit::fault_proxy::End;
 use mcpool_upstream::{
     Endpoint, HttpEndpoint,
-    transport::names::{Resolve, Resolver},
+    transport::dns::{Resolve, Resolver},
 };
 
 use crate::wires::{WIRES, until};

@@ -6,9 +6,9 @@ use mcpool_wire::{Answer, Call, CallError, Era, ErrorKind, Message, Method, Repl
 use crate::{
     backend::lock,
     clock,
-    merged::{ListFlight, Page, cursor, ran_out_of_time},
     observe::Mode,
     pool::{ANY_SESSION, PoolKey, Seat},
+    shared::{ListFlight, Page, cursor, ran_out_of_time},
 };
 
 /// What a list request becomes.

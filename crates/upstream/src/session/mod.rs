@@ -4,17 +4,19 @@
 //! register, splice, send, and wait for the answer, which on Streamable HTTP comes in the body of the call's own
 //! POST and elsewhere through the driver.
 
-mod asks;
 pub(crate) mod driver;
+pub(crate) mod exclusive;
+pub(crate) mod handshake;
 mod inflight;
 #[cfg(feature = "interleave")]
 pub mod interleave;
-pub(crate) mod ladder;
 pub(crate) mod pending;
+pub(crate) mod permit;
+mod permits;
 pub(crate) mod probe;
 mod route;
+mod server_requests;
 mod shape;
-mod slots;
 pub(crate) mod state;
 mod stray;
 pub(crate) mod tools;
@@ -32,9 +34,9 @@ use mcpool_wire::{AgentKey, Call, Era, Method, Outlet};
 use tokio::sync::{Notify, mpsc};
 
 use self::{
-    asks::Asked,
     inflight::InFlight,
     pending::{Outcome, Pending},
+    server_requests::Asked,
     shape::Reshaped,
     state::Standing,
 };
@@ -43,13 +45,12 @@ use crate::{
     catalog::Catalog,
     clock,
     error::{Cause, SendError},
-    merged::{Merged, levels::LevelTold},
-    mode::ModeBook,
     observe::{CloseReason, Event, Mode, Reporter},
-    pool::Place,
+    pool::{Place, sharing::ModeBook},
+    queue::{Lane, Room},
     quirks::{Quirk, Quirks},
-    room::{Lane, Room},
-    slot::Slot,
+    session::permit::Slot,
+    shared::{Merged, log_level::LevelTold},
     sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, MutexGuard},
     transport::{Exchange, Outbound, TransportKind},
 };
@@ -166,7 +167,7 @@ impl Session {
             outbound: parts.outbound,
             pending: Pending::new(parts.first_id),
             limit: parts.limit,
-            kept: slots::kept(parts.mode, parts.limit),
+            kept: permits::kept(parts.mode, parts.limit),
             in_flight: AtomicUsize::new(0),
             spent: AtomicBool::new(false),
             spare: false.into(),

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{Cause, SendError, SendPhase},
-    slot::Slot,
+    session::permit::Slot,
     sync::{HashMap, Mutex, MutexGuard},
 };
 

@@ -11,11 +11,11 @@ use mcpool_wire::{
 
 use super::{Session, lock, pending::Delivery, stray::Stray};
 use crate::{
-    aside::aside,
     clock,
     error::{Cause, SendError},
-    mode::Evidence,
     observe::{CloseReason, Event, Mode},
+    offload::aside,
+    pool::sharing::Evidence,
     quirks::Quirk,
     transport::parts::parts,
 };

@@ -6,11 +6,11 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures::{FutureExt as _, future::BoxFuture};
 use mcpool_wire::{Answer, Method};
 
-use super::{Session, ladder::Listed};
+use super::{Session, handshake::Listed};
 use crate::{
     catalog::{Catalog, item_names},
     error::SendError,
-    mode,
+    pool::sharing,
     quirks::Quirk,
 };
 
@@ -132,5 +132,5 @@ fn has_tool_like(patterns: &[String], page: &Answer) -> Option<bool> {
         return Some(false);
     }
     let names = item_names(&Method::ToolsList, page.message.bytes())?;
-    Some(names.iter().any(|name| patterns.iter().any(|pattern| mode::matches(pattern, name))))
+    Some(names.iter().any(|name| patterns.iter().any(|pattern| sharing::matches(pattern, name))))
 }

@@ -30,7 +30,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::names::Names;
+use super::dns::Names;
 use crate::descriptors;
 
 /// Bytes read of one connection before other tasks have their turn.

@@ -12,8 +12,8 @@ use http::Method;
 use super::{
     Received,
     classify::Asked,
+    get_stream::grown,
     http::{Content, Events},
-    listening::grown,
     parts::holds_response,
     sse_reader::{SseError, SseEvent, SseItem},
     streamable::Session,

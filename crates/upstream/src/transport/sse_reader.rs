@@ -23,7 +23,7 @@ use memchr::{memchr, memchr2};
 use tokio::runtime::Handle;
 
 use self::skipped::Skipped;
-use crate::aside::aside;
+use crate::offload::aside;
 
 /// Longest reconnection time a server can ask for (SEMANTICS.md 12).
 const MAX_RETRY: Duration = Duration::from_secs(60);

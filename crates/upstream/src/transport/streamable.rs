@@ -28,9 +28,9 @@ use super::{
     answered::{answers_in, messages_of_other_type},
     classify::Asked,
     early::{First, answer_among, first_answer},
+    get_stream::Listening,
     http::{Content, Events, Headers, Http, HttpClient, LAST_EVENT_ID, Reply, SESSION_ID, Target},
     leaving::{Left, leaving},
-    listening::Listening,
     notes::Oddity,
     resume::Reading,
 };

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     error::{Cause, SendPhase},
-    seeded::Bug,
-    slot::CallKind,
+    mutants::Bug,
+    session::permit::CallKind,
     sync::AtomicUsize,
 };
 

@@ -17,13 +17,11 @@ use crate::{
         BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, Sharing, Times, TransportChoice,
     },
     error::SendError,
-    merged::Merged,
-    mode::ModeBook,
     observe::{Event, Mode, Observe, Reporter, Source},
-    pool::{Budget, Lease, NoLease, Pool, PoolKey, Seat},
-    room::{Guest, Lane, Need, Room, RoomLimits, Waiter},
-    session::{Session, SessionParts},
-    slot::CallKind,
+    pool::{Budget, Lease, NoLease, Pool, PoolKey, Seat, sharing::ModeBook},
+    queue::{Guest, Lane, Need, Room, RoomLimits, Waiter},
+    session::{Session, SessionParts, permit::CallKind},
+    shared::Merged,
     transport::{Exchange, Inbound, Outbound, TransportKind},
 };
 

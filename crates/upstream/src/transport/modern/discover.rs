@@ -25,9 +25,9 @@ use super::{
         streamable::ENDPOINT_FOR_POST,
     },
     Declared, Sender, Session,
-    filter::Filter,
-    inputs::Inputs,
-    round::ask_own,
+    input_requests::Inputs,
+    request::ask_own,
+    subscription_filter::Filter,
     tools::Tools,
 };
 use crate::error::{Cause, Refusal, SendError};

@@ -18,10 +18,10 @@ use serde_json::Value;
 use super::{
     super::{Received, leaving::Left, streamable::protocol},
     Session, discover,
-    filter::NotSubscribed,
-    flow::Out,
+    generator::Out,
     params_of,
-    round::{Round, Said, begin},
+    request::{Round, Said, begin},
+    subscription_filter::NotSubscribed,
 };
 use crate::error::{SendError, SendPhase};
 

@@ -26,15 +26,15 @@ use super::{
     super::{
         Heard, Inbound,
         classify::Asked,
+        get_stream::{HEADERS, MAX_PAUSE, MAX_PAUSE_REFUSED, PAUSE, STEADY, grown, jittered},
         http::{Content, Events},
         leaving::Left,
-        listening::{HEADERS, MAX_PAUSE, MAX_PAUSE_REFUSED, PAUSE, STEADY, grown, jittered},
         sse_reader::{SseError, SseItem},
     },
     Session,
-    filter::Snapshot,
-    flow::{self, Out},
+    generator::{self, Out},
     lists::Lists,
+    subscription_filter::Snapshot,
 };
 use crate::{
     clock,
@@ -89,7 +89,7 @@ enum Wake {
 
 /// Hands over what comes of all streams; the first one opens itself when it is read.
 pub(super) fn listen(session: Arc<Session>) -> Inbound {
-    flow::told(|out| {
+    generator::told(|out| {
         let listening = Listening {
             lists: Lists::of(Arc::clone(&session)),
             session,

@@ -13,7 +13,7 @@ use mcpool_wire::Envelope;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{Session, round::ask_own};
+use super::{Session, request::ask_own};
 
 /// Pause before a list that changed is read again.
 const PAUSE: Duration = Duration::from_secs(5);

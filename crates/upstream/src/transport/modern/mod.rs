@@ -11,12 +11,12 @@
 
 mod discover;
 mod exchange;
-mod filter;
-mod flow;
-mod inputs;
+mod generator;
+mod input_requests;
 mod listen;
 mod lists;
-mod round;
+mod request;
+mod subscription_filter;
 mod tools;
 
 use std::sync::{
@@ -34,7 +34,7 @@ use mcpool_wire::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use self::{filter::Filter, inputs::Inputs, tools::Tools};
+use self::{input_requests::Inputs, subscription_filter::Filter, tools::Tools};
 use super::{
     Exchange, Hail, Inbound, Opened, Outbound, Transport,
     http::{Http, HttpClient, Reply, Target},
@@ -115,17 +115,17 @@ impl Outbound for Sender {
 
     fn send(&self, message: Bytes) -> Exchange {
         let session = Arc::clone(&self.0);
-        leaving(|left| flow::told(|out| exchange::carry(session, message, left, out)))
+        leaving(|left| generator::told(|out| exchange::carry(session, message, left, out)))
     }
 
     fn tell(&self, message: Bytes) -> Exchange {
         let session = Arc::clone(&self.0);
-        flow::told(|out| exchange::carry(session, message, Left::default(), out))
+        generator::told(|out| exchange::carry(session, message, Left::default(), out))
     }
 
     fn pass(&self, message: Bytes, headers: &Forwarded) -> Exchange {
         let (session, headers) = (Arc::clone(&self.0), Arc::clone(headers));
-        leaving(|left| flow::told(|out| exchange::pass(session, message, headers, left, out)))
+        leaving(|left| generator::told(|out| exchange::pass(session, message, headers, left, out)))
     }
 
     fn tells_leaving(&self) -> bool {

@@ -11,7 +11,7 @@ use mcpool_wire::modern::{ToolParams, read_tools};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
-use super::{Session, round::ask_own};
+use super::{Session, request::ask_own};
 use crate::error::SendError;
 
 /// Tools whose headers are remembered. A call of one beyond it has none, and the backend says so.

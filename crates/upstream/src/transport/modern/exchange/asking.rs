@@ -6,7 +6,7 @@ use mcpool_wire::modern::{InputRequest, input_responses};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::super::{super::Received, Session, Undeclared, flow::Out};
+use super::super::{super::Received, Session, Undeclared, generator::Out};
 
 /// Most things one result may ask for.
 const MAX_REQUESTS: usize = 32;
@@ -16,7 +16,7 @@ const ELICITATION: &str = "elicitation/create";
 /// What becomes of one thing that is asked for.
 enum Input<'a> {
     /// The agent is asked.
-    Asked(super::super::inputs::Question<'a>),
+    Asked(super::super::input_requests::Question<'a>),
     /// It cannot be asked in this way, and that is an answer too.
     Known(&'static str),
 }

@@ -1,0 +1,438 @@
+//! A call on its way: it can be cancelled, moved to another owner, and it reports its end exactly once.
+
+pub(crate) mod detached;
+pub(crate) mod response_stream;
+pub(crate) mod same_request;
+pub(crate) mod unclaimed;
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use mcpool_wire::{
+    Answer, Call, CallError, CallTrace, Caller, Envelope, Era, ErrorKind, Executed, Forwarded, Link, Message,
+    Method, Outlet, Reply, RequestId, RpcId,
+    modern::{Finish, to_modern_result},
+};
+use tokio::time::Instant;
+
+use crate::{
+    call::{
+        detached::{Adopted, Adoptee, Place},
+        response_stream::CallStream,
+    },
+    limits::memory::{Budget, Charge},
+    message::Request,
+    observe::{Cause, FrontEvent, Outcome},
+    panics::said,
+    session::{
+        agent::{AgentCore, Busy, InFlight, Stop},
+        census::CallNote,
+    },
+    shared::{Common, Ending, outcome_of},
+    stream::outbox::Outbox,
+};
+
+/// How a call is made, and what its answer is turned into.
+pub(crate) struct Manner {
+    whose: Whose,
+    outlet: Option<Arc<dyn Outlet>>,
+    era: Era,
+    headers: Forwarded,
+    carry: Option<Carry>,
+}
+
+/// Whose the id of a call is.
+enum Whose {
+    /// An agent session's: it is unique there, and cancels the call.
+    Session,
+    /// One of many callers that share a link.
+    Guest,
+}
+
+/// An answer of a backend with handshake is carried over to the era without.
+pub(crate) struct Carry {
+    /// The server's name and version as JSON text.
+    pub(crate) server_info: Arc<str>,
+    /// For how long the result is good, where it is one that may be kept.
+    pub(crate) ttl_ms: Option<u64>,
+    /// Whether its caller can be sent to a URL, and asks again.
+    pub(crate) opens_urls: bool,
+}
+
+/// A call whose answer somebody waits for. Dropping it cancels it.
+pub(crate) struct Running {
+    reply: Reply<Answer>,
+    slot: Option<InFlight>,
+    id: RpcId,
+    method: Method,
+    request_id: RequestId,
+    trace: Arc<CallTrace>,
+    carry: Option<Carry>,
+    /// The message lives as long as its call.
+    _charge: Charge,
+}
+
+/// The end of a call. Holds the request id until the answer is on its way.
+pub(crate) struct Finished {
+    /// The response under the agent's id; nothing when the agent cancelled the call.
+    pub(crate) body: Option<Bytes>,
+    pub(crate) cause: Cause,
+    /// Whether the answer is an error.
+    pub(crate) is_error: bool,
+    pub(crate) slot: Option<InFlight>,
+}
+
+/// A running call in a handler. When the handler is dropped because its connection died, the call runs on.
+pub(crate) struct Handled {
+    running: Option<Running>,
+    stream: Option<Arc<CallStream>>,
+}
+
+impl Running {
+    /// Starts a call of an agent session on `link`, or says why not.
+    pub(crate) fn start<L: Link>(
+        core: &Arc<AgentCore>,
+        link: &L,
+        request: Request,
+        message: (Message, Charge),
+        outlet: Option<Arc<dyn Outlet>>,
+    ) -> Result<Self, Bytes> {
+        Self::begin(core, link, request, message, Manner::of_session(outlet))
+    }
+
+    /// Starts a call on `link` in this manner, or says why not.
+    pub(crate) fn begin<L: Link>(
+        core: &Arc<AgentCore>,
+        link: &L,
+        request: Request,
+        (message, charge): (Message, Charge),
+        manner: Manner,
+    ) -> Result<Self, Bytes> {
+        let request_id = core.common.request_id();
+        let started = Instant::now().into_std();
+        let trace = Arc::new(CallTrace::new(started));
+        if let Some(why) = request.beyond {
+            let error = CallError::not_sent(ErrorKind::InvalidParams, why);
+            return Err(reject(core, &request.id, &request.method, request_id, &trace, &error));
+        }
+        if core.common.is_draining() {
+            return Err(reject(core, &request.id, &request.method, request_id, &trace, &draining()));
+        }
+        let budget = &core.common.budget;
+        if budget.refuses() {
+            budget.shed("call_refused");
+            let error = overloaded(budget);
+            return Err(reject(core, &request.id, &request.method, request_id, &trace, &error));
+        }
+        let slot = match manner.whose {
+            Whose::Session => core.begin(request.id.value(), message.bytes()),
+            Whose::Guest => core.join(),
+        };
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(busy) => return Err(refuse(core, &request, request_id, &trace, &busy)),
+        };
+        let call = Call {
+            caller: request.caller.unwrap_or_else(|| Arc::<Caller>::clone(&core.caller)),
+            request_id,
+            method: request.method.clone(),
+            message,
+            era: manner.era,
+            headers: manner.headers,
+            name: request.name,
+            is_plain_list: request.is_plain_list,
+            wants_task: request.wants_task,
+            outlet: manner.outlet,
+            hard_deadline: started + core.common.times().call,
+            trace: Arc::clone(&trace),
+        };
+        let name = call.name.clone();
+        let note = CallNote { request_id, method: request.method.clone(), name, trace: Arc::clone(&trace) };
+        let _ = slot.flag.note.set(note);
+        core.profile.calls(call.message.bytes().len());
+        let reply = catch_unwind(AssertUnwindSafe(|| link.call(call))).unwrap_or_else(|payload| {
+            let error = failed(Some(&core.common), payload.as_ref());
+            Box::pin(std::future::ready(Err(error)))
+        });
+        let (id, method, carry) = (request.id, request.method, manner.carry);
+        Ok(Self { reply, slot: Some(slot), id, method, request_id, trace, carry, _charge: charge })
+    }
+
+    /// Ends it here with this answer.
+    pub(crate) fn give_up(&mut self, kind: ErrorKind, message: &'static str) -> Finished {
+        let error = CallError::not_sent(kind, message).executed(self.trace.executed());
+        self.reply = Box::pin(std::future::pending());
+        self.finish(Err(error))
+    }
+
+    /// What the agent session knows of it, as long as it has not ended.
+    pub(crate) fn slot(&self) -> Option<&InFlight> {
+        self.slot.as_ref()
+    }
+
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
+        let word = self.slot.as_ref().and_then(|slot| slot.flag.word(cx.waker()));
+        if word == Some(Stop::Cancelled) {
+            let error = CallError::not_sent(ErrorKind::Cancelled, "cancelled by the agent")
+                .executed(self.trace.executed());
+            self.report(Outcome::Cancelled, Some(&error));
+            // Dropped now, not when the answer would have come: this is what tells the backend.
+            self.reply = Box::pin(std::future::pending());
+            let slot = self.slot.take();
+            return Poll::Ready(Finished { body: None, cause: Cause::Agent, is_error: false, slot });
+        }
+        let polled = catch_unwind(AssertUnwindSafe(|| self.reply.as_mut().poll(cx)));
+        let result = match polled {
+            Ok(Poll::Pending) => match word.and_then(|word| self.stopped(word)) {
+                None => return Poll::Pending,
+                Some(error) => {
+                    // This is what tells the backend.
+                    self.reply = Box::pin(std::future::pending());
+                    Err(error)
+                }
+            },
+            Ok(Poll::Ready(result)) => result,
+            Err(payload) => {
+                let executed = self.trace.executed();
+                let common = self.slot.as_ref().map(|slot| Arc::clone(&slot.core.common));
+                // What is left of it is dropped now: it must not be polled again.
+                self.reply = Box::pin(std::future::pending());
+                Err(failed(common.as_deref(), payload.as_ref()).executed(executed))
+            }
+        };
+        Poll::Ready(self.finish(result))
+    }
+
+    /// Why a call that has no answer yet ends with the gateway, if it does.
+    fn stopped(&self, word: Stop) -> Option<CallError> {
+        match (word, self.trace.executed()) {
+            (Stop::UnlessSent | Stop::Now, Executed::No) => Some(draining()),
+            (Stop::Now, executed) => {
+                let message = "the gateway was shut down while the call was in flight";
+                Some(CallError::not_sent(ErrorKind::Lost, message).executed(executed))
+            }
+            (Stop::UnlessSent | Stop::Cancelled, _) => None,
+        }
+    }
+
+    fn finish(&mut self, result: Result<Answer, CallError>) -> Finished {
+        let (body, cause, is_error) = match result {
+            Ok(answer) => {
+                let outcome = match (answer.is_rpc_error, answer.is_tool_error) {
+                    (true, _) => Outcome::RpcError,
+                    (false, true) => Outcome::ToolError,
+                    (false, false) => Outcome::Ok,
+                };
+                self.report(outcome, None);
+                let mut body = answer.with_id(self.id.raw());
+                if let Some(carry) = &self.carry {
+                    body = carry.over(&body);
+                }
+                (body, Cause::Backend, answer.is_rpc_error)
+            }
+            Err(error) => {
+                self.report(outcome_of(&error), Some(&error));
+                (error.to_response(Some(&self.id), &self.request_id.to_string()), Cause::Gateway, true)
+            }
+        };
+        if let Some(slot) = &self.slot {
+            slot.core.profile.answered(body.len());
+        }
+        Finished { body: Some(body), cause, is_error, slot: self.slot.take() }
+    }
+
+    fn report(&self, outcome: Outcome, error: Option<&CallError>) {
+        let Some(slot) = &self.slot else { return };
+        let ending = Ending {
+            agent: slot.core.caller.agent,
+            request_id: self.request_id,
+            method: &self.method,
+            backend: &slot.core.target.name,
+            trace: &self.trace,
+        };
+        slot.core.profile.ended(outcome, &self.trace);
+        ending.report(&slot.core.common, outcome, error);
+    }
+}
+
+impl Finished {
+    /// The same under another id.
+    pub(crate) fn under(mut self, id: &RpcId) -> Self {
+        self.body = self.body.map(|body| match Envelope::parse(&body) {
+            Ok(envelope) => Message::new(body.clone(), &envelope).with_id(id.raw()),
+            Err(_) => body,
+        });
+        self
+    }
+}
+
+impl Manner {
+    fn of_session(outlet: Option<Arc<dyn Outlet>>) -> Self {
+        let headers = Forwarded::default();
+        Self { whose: Whose::Session, outlet, era: Era::Legacy, headers, carry: None }
+    }
+
+    /// Of a guest, to a backend of its own era: nothing is changed on either way.
+    pub(crate) fn modern(outlet: Arc<dyn Outlet>, headers: Forwarded) -> Self {
+        Self { whose: Whose::Guest, outlet: Some(outlet), era: Era::Modern, headers, carry: None }
+    }
+
+    /// Of a guest, to a backend of the other era.
+    pub(crate) fn carried(outlet: Arc<dyn Outlet>, carry: Carry) -> Self {
+        let headers = Forwarded::default();
+        Self { whose: Whose::Guest, outlet: Some(outlet), era: Era::Legacy, headers, carry: Some(carry) }
+    }
+}
+
+impl Carry {
+    fn over(&self, body: &Bytes) -> Bytes {
+        let Self { server_info, ttl_ms, opens_urls } = self;
+        let finish = Finish { server_info, ttl_ms: *ttl_ms, opens_urls: *opens_urls };
+        to_modern_result(body, &finish)
+    }
+}
+
+impl Future for Running {
+    type Output = Finished;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished> {
+        self.get_mut().poll_end(cx)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Still in flight: nobody will wait for the answer any more.
+        if self.slot.is_some() {
+            let error = CallError::not_sent(ErrorKind::Cancelled, "nobody waits for the answer any more")
+                .executed(self.trace.executed());
+            self.report(Outcome::Cancelled, Some(&error));
+        }
+    }
+}
+
+impl Handled {
+    pub(crate) fn new(running: Running, stream: Option<Arc<CallStream>>) -> Self {
+        Self { running: Some(running), stream }
+    }
+
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
+        match &mut self.running {
+            Some(running) => running.poll_end(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Ends the call here with this answer.
+    pub(crate) fn give_up(&mut self, kind: ErrorKind, message: &'static str) -> Poll<Finished> {
+        self.running.as_mut().map_or(Poll::Pending, |running| Poll::Ready(running.give_up(kind, message)))
+    }
+
+    /// Gives the call to the adopter, which feeds `sink` from now on. False, and the call stays, when the adopter is
+    /// full.
+    pub(crate) fn hand_over(&mut self, sink: Option<&Arc<Outbox>>) -> bool {
+        // One that has ended stays, and costs nothing here: this is the end of every call.
+        let Some(running) = self.running.take_if(|running| running.slot.is_some()) else { return false };
+        match hand_over(vec![running], sink) {
+            Ok(()) => true,
+            Err(mut back) => {
+                self.running = back.pop();
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Handled {
+    fn drop(&mut self) {
+        if self.hand_over(None)
+            && let Some(stream) = &self.stream
+        {
+            stream.abandon();
+        }
+    }
+}
+
+/// Gives calls of one agent to the adopter, or back when it is full.
+pub(crate) fn hand_over(calls: Vec<Running>, sink: Option<&Arc<Outbox>>) -> Result<(), Vec<Running>> {
+    let Some(common) = calls.iter().find_map(|call| Some(Arc::clone(&call.slot.as_ref()?.core.common)))
+    else {
+        return Err(calls);
+    };
+    let Some(place) = Place::take(&common) else { return Err(calls) };
+    if let ([call], Some(sink)) = (calls.as_slice(), sink)
+        && let Some(slot) = &call.slot
+    {
+        let _ = slot.flag.stream.set(Arc::downgrade(sink));
+    }
+    place.give(Adoptee::Calls(Adopted::new(calls, sink.cloned(), common.times().orphan)));
+    Ok(())
+}
+
+/// A panic ends its own call, with an answer, and nothing else that runs on the same task.
+fn failed(common: Option<&Common>, payload: &(dyn Any + Send)) -> CallError {
+    if let Some(common) = common {
+        common.emit(&FrontEvent::Panicked { task: "call", why: said(payload) });
+    }
+    CallError::not_sent(ErrorKind::Lost, "the gateway failed on this call")
+}
+
+fn refuse(
+    core: &AgentCore,
+    request: &Request,
+    request_id: RequestId,
+    trace: &CallTrace,
+    busy: &Busy,
+) -> Bytes {
+    reject(core, &request.id, &request.method, request_id, trace, &busy.error())
+}
+
+/// Why a call that was not sent is not sent any more.
+pub(crate) fn draining() -> CallError {
+    let message = "the gateway is shutting down and sends no more calls";
+    CallError::not_sent(ErrorKind::Draining, message).retry_after(Duration::from_secs(2))
+}
+
+/// Why no work is taken now.
+pub(crate) fn overloaded(budget: &Budget) -> CallError {
+    let message = format!(
+        "the gateway keeps {} of at most {} bytes in memory and takes no new calls until that is less",
+        budget.held(),
+        budget.limit()
+    );
+    CallError::not_sent(ErrorKind::Overloaded, message).retry_after(Duration::from_secs(1))
+}
+
+/// The error body of a request for which no call is begun.
+pub(crate) fn reject_as(
+    core: &AgentCore,
+    request: &Request,
+    kind: ErrorKind,
+    executed: Executed,
+    message: &'static str,
+) -> Bytes {
+    let error = CallError::not_sent(kind, message).executed(executed);
+    let trace = CallTrace::new(Instant::now().into_std());
+    reject(core, &request.id, &request.method, core.common.request_id(), &trace, &error)
+}
+
+/// The error body of a call that was refused here, reported like any other end.
+pub(crate) fn reject(
+    core: &AgentCore,
+    id: &RpcId,
+    method: &Method,
+    request_id: RequestId,
+    trace: &CallTrace,
+    error: &CallError,
+) -> Bytes {
+    let ending = Ending { agent: core.caller.agent, request_id, method, backend: &core.target.name, trace };
+    ending.refused(&core.common, error);
+    error.to_response(Some(id), &request_id.to_string())
+}

@@ -1,0 +1,155 @@
+//! Requests of an agent session that come again because their connection died: the call that runs is taken over, and
+//! one that has ended unheard is not run twice.
+//!
+//! A request is the same if its id is and it asks for the same (`same`). An id that is used again for something else, or after its answer
+//! was read, is a new request: some clients use one id for all.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use mcpool_wire::{ErrorKind, Executed, IdValue};
+use tokio::time::Instant;
+
+use crate::{
+    call::{
+        reject_as,
+        same_request::{is_same, written_one_way},
+    },
+    http::response::Served,
+    message::Request,
+    observe::Cause,
+    session::agent::{AgentCore, CancelFlag, InFlight, Resume},
+    stream::{
+        outbox::{Outbox, Presence, Reader},
+        replay::EventId,
+    },
+};
+
+/// Calls of one session that ended unheard and are remembered.
+const MOST: usize = 64;
+/// The connection of the first request may be found dead only when it is written to.
+const LOOKS: u32 = 20;
+const BETWEEN: Duration = Duration::from_millis(50);
+
+/// Calls that ended when nobody was there for their answer.
+#[derive(Default)]
+pub(crate) struct Unclaimed {
+    has_any: AtomicBool,
+    calls: Mutex<VecDeque<Call>>,
+}
+
+struct Call {
+    id: IdValue,
+    digest: [u8; 32],
+    /// The stream its answer is on, as long as that is kept.
+    stream: Option<u32>,
+    ended: Instant,
+}
+
+/// What there is of the same request.
+enum Earlier {
+    Nothing,
+    Running(Option<Arc<Outbox>>),
+    Ended(Option<u32>),
+}
+
+impl Unclaimed {
+    /// Remembers a call that ended unheard.
+    pub(crate) fn add(&self, slot: &InFlight, sink: Option<&Arc<Outbox>>) {
+        let stream = sink.and_then(|sink| sink.stream_number());
+        let digest = digest_of(&slot.flag.message);
+        let mut calls = self.lock();
+        if calls.len() >= MOST {
+            calls.pop_front();
+        }
+        calls.push_back(Call { id: slot.id.clone(), digest, stream, ended: Instant::now() });
+        self.has_any.store(true, Ordering::Release);
+    }
+
+    /// The stream of the call that ended for the same request not longer ago than this. It is asked for once.
+    fn claim(&self, id: &IdValue, message: &[u8], within: Duration) -> Option<Option<u32>> {
+        if !self.has_any.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut calls = self.lock();
+        calls.retain(|call| call.ended.elapsed() < within);
+        let at = calls.iter().position(|call| call.id == *id && call.digest == digest_of(message));
+        let claimed = at.and_then(|at| calls.remove(at)).map(|call| call.stream);
+        self.has_any.store(!calls.is_empty(), Ordering::Release);
+        claimed
+    }
+
+    // Consistent between any two statements, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Call>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What answers a request that has come before: the stream of its first copy, or the word that it may have run.
+/// Nothing if it is new.
+pub(crate) async fn come_again(
+    core: &AgentCore,
+    request: &Request,
+    message: &bytes::Bytes,
+    takes_events: bool,
+) -> Option<Result<Reader, Served>> {
+    let mut first = None;
+    for look in 0..LOOKS {
+        match earlier(core, request.id.value(), message, &mut first) {
+            Earlier::Nothing if look == 0 => return None,
+            // It ended while its connection was still looked for.
+            Earlier::Nothing => break,
+            Earlier::Ended(stream) => {
+                let left =
+                    stream.filter(|_| takes_events).map(|stream| core.resume(EventId { stream, seq: 0 }));
+                let Some(Ok(Resume::Stream(reader))) = left else { break };
+                return Some(Ok(reader));
+            }
+            Earlier::Running(outbox) => {
+                let deserted = |outbox: &Arc<Outbox>| !matches!(outbox.presence(), Presence::Attached(_));
+                let outbox = outbox.filter(|outbox| takes_events && deserted(outbox));
+                if let Some(reader) = outbox.and_then(|outbox| outbox.attach_after(0)) {
+                    return Some(Ok(reader));
+                }
+            }
+        }
+        tokio::time::sleep(BETWEEN).await;
+    }
+    Some(Err(may_have_run(core, request)))
+}
+
+/// `first` is the call that was found to run for the same request, compared once.
+fn earlier(
+    core: &AgentCore,
+    id: &IdValue,
+    message: &bytes::Bytes,
+    first: &mut Option<Arc<CancelFlag>>,
+) -> Earlier {
+    let is_known = |flag: &Arc<CancelFlag>| first.as_ref().is_some_and(|first| Arc::ptr_eq(first, flag));
+    let running = core.running(id).filter(|flag| is_known(flag) || is_same(&flag.message, message));
+    if let Some(flag) = running {
+        let stream = flag.stream.get().and_then(std::sync::Weak::upgrade);
+        *first = Some(flag);
+        return Earlier::Running(stream);
+    }
+    let within = core.common.times().orphan;
+    core.unclaimed.claim(id, message, within).map_or(Earlier::Nothing, Earlier::Ended)
+}
+
+fn may_have_run(core: &AgentCore, request: &Request) -> Served {
+    let message = "this request came before, under the same id, and may have run: its answer went to the connection \
+                   that sent it first";
+    let body = reject_as(core, request, ErrorKind::InvalidRequest, Executed::Maybe, message);
+    Served::json(http::StatusCode::OK, Cause::Gateway, body)
+}
+
+fn digest_of(message: &[u8]) -> [u8; 32] {
+    digest(&SHA256, &written_one_way(message)).as_ref().try_into().unwrap_or_default()
+}

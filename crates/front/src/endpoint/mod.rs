@@ -1,0 +1,339 @@
+//! From an HTTP request to what it means: checks, route, message. One endpoint per connection.
+//!
+//! The request decides, not the path: a POST that names an HTTP+SSE session is a message of it, any other POST is
+//! Streamable HTTP; a GET with a session is its stream, one without opens an HTTP+SSE session.
+
+pub(crate) mod cors;
+pub(crate) mod pages;
+pub(crate) mod route;
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
+};
+use hyper::{body::Incoming as Payload, service::Service};
+use mcpool_wire::{Backends, Era, Skim, error_response};
+use serde_json::json;
+
+use crate::{
+    call::overloaded,
+    endpoint::route::{Route, session_of},
+    host_policy::TurnedAway,
+    http::{
+        request_body::{self, Received},
+        response::{Served, refusal, refused_here},
+        response_body::AgentBody,
+    },
+    message::Parcel,
+    observe::{Cause, FrontEvent, Transport},
+    session::{Front, NoPlace},
+    sse,
+    stream::connection::Pulse,
+    streamable::{self, batch},
+};
+
+/// Headers of which two would leave it open which one counts, besides all that begin with `mcp-`.
+const SINGLE: [&str; 5] = ["host", "authorization", "content-type", "last-event-id", "origin"];
+
+/// The service of one connection.
+pub(crate) struct Endpoint<B: Backends> {
+    pub(crate) front: Arc<Front<B>>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) pulse: Arc<Pulse>,
+}
+
+impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
+    type Response = Response<AgentBody>;
+    type Error = Infallible;
+    // Boxed: hyper keeps room for it in every connection, also in an idle one.
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Payload>) -> Self::Future {
+        let busy = self.pulse.busy();
+        let front = Arc::clone(&self.front);
+        let (peer, pulse) = (self.peer, Arc::clone(&self.pulse));
+        Box::pin(async move {
+            let (parts, payload) = request.into_parts();
+            let served = serve(&front, peer, &parts, payload, &pulse).await;
+            let Served { mut response, cause, transport } = served;
+            let code = response.status().as_u16();
+            front.common.emit(&FrontEvent::Responded { transport, code, cause });
+            cors::share(&front.common.in_force().hosts, &parts.headers, response.headers_mut());
+            Ok(response.map(|body| body.holding(busy)))
+        })
+    }
+}
+
+async fn serve<B: Backends>(
+    front: &Arc<Front<B>>,
+    peer: SocketAddr,
+    parts: &Parts,
+    payload: Payload,
+    pulse: &Arc<Pulse>,
+) -> Served {
+    let route = Route::of(parts.uri.path(), parts.uri.query());
+    if let Err(refused) = admit(front, peer, &route, parts) {
+        return *refused;
+    }
+    if parts.method == Method::OPTIONS
+        && let Some(methods) = route.methods()
+    {
+        return cors::preflight(&front.common.in_force().config, &parts.headers, methods);
+    }
+    match route {
+        Route::Agent(name) => match parts.method {
+            Method::POST => post(front, peer.ip(), parts, name, payload, pulse).await,
+            Method::GET => get(front, peer.ip(), parts, name).await,
+            Method::DELETE => streamable::delete(front, &parts.headers, name).await,
+            _ => Served::method_not_allowed("GET, POST, DELETE, OPTIONS"),
+        },
+        Route::Messages(name, session) => match parts.method {
+            Method::POST => {
+                let name =
+                    front.agents.backend_of(session).filter(|held| name.is_none_or(|name| name == &**held));
+                post(front, peer.ip(), parts, name.as_deref().or(Some("")), payload, pulse).await
+            }
+            _ => Served::method_not_allowed("POST, OPTIONS"),
+        },
+        Route::Unknown => unknown_path(),
+        page if parts.method != Method::GET && parts.method != Method::HEAD => {
+            let _ = page;
+            Served::method_not_allowed("GET, HEAD")
+        }
+        Route::Servers => pages::servers(front, &parts.uri, &parts.headers),
+        Route::Health => pages::health(front, is_foreign(front, parts)),
+        Route::Livez => pages::livez(),
+        Route::Readyz => pages::readyz(front, is_foreign(front, parts)),
+    }
+}
+
+/// Whether a page about health was asked for under a name that is not served: then it names no backend.
+fn is_foreign<B: Backends>(front: &Front<B>, parts: &Parts) -> bool {
+    front.common.in_force().hosts.check_host(&parts.uri, &parts.headers).is_err()
+}
+
+/// Whether this request may be looked at at all.
+fn admit<B: Backends>(
+    front: &Front<B>,
+    peer: SocketAddr,
+    route: &Route<'_>,
+    parts: &Parts,
+) -> Result<(), Box<Served>> {
+    let in_force = front.common.in_force();
+    let limit = in_force.config.limits.header_bytes.max(8 << 10);
+    if size_of(parts) > limit {
+        let message = format!("the header is larger than {limit} bytes");
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(Box::new(Served::refused(status, None, -32600, &message)));
+    }
+    let hosts = &in_force.hosts;
+    let checked = hosts
+        .check_peer(peer)
+        .and_then(|()| if route.is_health() { Ok(()) } else { hosts.check_host(&parts.uri, &parts.headers) })
+        .and_then(|()| hosts.check_origin(&parts.headers));
+    checked.map_err(|TurnedAway { status, kind, message }| {
+        front.common.refused(kind);
+        // A body that an MCP client shows and a person can read.
+        Box::new(Served::json(status, Cause::Agent, refusal(None, -31910, &message)))
+    })?;
+    let is_single = |name: &str| SINGLE.contains(&name) || name.starts_with("mcp-");
+    let is_doubled = |name: &&HeaderName| parts.headers.get_all(*name).iter().nth(1).is_some();
+    // Names come once each however often they were sent, so equal counts mean that there is nothing to look for.
+    let doubled = parts.headers.len() != parts.headers.keys_len();
+    if doubled
+        && let Some(name) = parts.headers.keys().filter(|name| is_single(name.as_str())).find(is_doubled)
+    {
+        let message = format!("the header {name} must not be sent twice");
+        return Err(Box::new(Served::refused(StatusCode::BAD_REQUEST, None, -32600, &message)));
+    }
+    let forwarded = &in_force.config.forward_headers;
+    if parts.headers.contains_key(header::AUTHORIZATION) && !forwarded.contains(&header::AUTHORIZATION) {
+        front.common.authorization_ignored();
+    }
+    Ok(())
+}
+
+async fn post<B: Backends>(
+    front: &Arc<Front<B>>,
+    peer: IpAddr,
+    parts: &Parts,
+    name: Option<&str>,
+    payload: Payload,
+    pulse: &Arc<Pulse>,
+) -> Served {
+    let session = session_of(parts.uri.query());
+    let transport = if session.is_some() { Transport::Sse } else { Transport::Http };
+    if !is_json(&parts.headers) {
+        let message = "Content-Type must be application/json";
+        return Served::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, -32600, message).over(transport);
+    }
+    if let Some(coding) = coding_of(&parts.headers) {
+        let message = format!("a body with Content-Encoding {coding} is not read: send it as it is");
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Served::refused(status, None, -32600, &message)
+            .with(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+            .over(transport);
+    }
+    let expects = parts.headers.contains_key(header::EXPECT);
+    let (bytes, charge) = match request_body::receive(&front.common, payload, expects).await {
+        Ok(Received::Whole(bytes, charge)) => (bytes, charge),
+        Ok(Received::Unkept(seen)) => {
+            return unkept(front, &parts.headers, name, session, &seen).over(transport);
+        }
+        Err(refused) => return refused.over(transport),
+    };
+    match (session, Parcel::parse(bytes, charge)) {
+        (Some(session), Err(error)) => sse::undecodable(front, &parts.headers, name, session, &error),
+        (None, Err(error)) => Served::undecodable(&error),
+        (Some(session), Ok(parcel)) => sse::parcel(front, &parts.headers, name, session, parcel).await,
+        (None, Ok(Parcel::One(incoming))) => {
+            streamable::message(front, peer, &parts.headers, name, incoming, pulse).await
+        }
+        (None, Ok(Parcel::Many(messages))) => {
+            batch::answer(front, peer, &parts.headers, name, messages, pulse).await
+        }
+    }
+    .over(transport)
+}
+
+async fn get<B: Backends>(front: &Arc<Front<B>>, peer: IpAddr, parts: &Parts, name: Option<&str>) -> Served {
+    let headers = &parts.headers;
+    if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
+        return Served::method_not_allowed("POST").over(Transport::Http);
+    }
+    if !accepts(headers, "text/event-stream") {
+        let message = "a GET opens an event stream: Accept must allow text/event-stream";
+        return Served::refused(StatusCode::NOT_ACCEPTABLE, None, -32600, message);
+    }
+    match text(headers, "mcp-session-id") {
+        Some(session) => streamable::listen(front, peer, headers, name, session).await.over(Transport::Http),
+        None => sse::open(front, peer, headers, name).await.over(Transport::Sse),
+    }
+}
+
+/// A message that was not kept: refused like any call, as far as its id was seen.
+fn unkept<B: Backends>(
+    front: &Front<B>,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    session: Option<&str>,
+    seen: &Skim,
+) -> Served {
+    let common = &front.common;
+    common.budget.shed("body_refused");
+    let id = seen.id().filter(|_| seen.has_method());
+    let request_id = common.request_id().to_string();
+    let refusal = || overloaded(&common.budget).to_response(id, &request_id);
+    // A notification, or the answer to a request: nobody waits for a word about it.
+    let is_silent = id.is_none() && (seen.has_method() || seen.id().is_some());
+    if is_silent {
+        common.dropped(if seen.has_method() { "notification" } else { "agent_response" });
+    } else {
+        // Not louder: it is said of the whole gateway when memory gets short, and anybody can cause it at will.
+        tracing::debug!(request_id, "a request was not read: too much is kept in memory");
+    }
+    if let Some(session) = session {
+        let Some(agent) = front.known(Transport::Sse, headers, name, session) else {
+            return Served::unknown_session(id);
+        };
+        if !is_silent {
+            agent.core.answer(refusal());
+        }
+        return Served::accepted();
+    }
+    match text(headers, "mcp-session-id") {
+        Some(session) if front.known(Transport::Http, headers, name, session).is_none() => {
+            Served::unknown_session(id)
+        }
+        Some(_) if is_silent => Served::accepted(),
+        Some(_) => Served::json(StatusCode::OK, Cause::Gateway, refusal()),
+        None => Served::no_place(id, &request_id, NoPlace::Overloaded),
+    }
+}
+
+/// Whether the client can take this media type; who does not say takes everything.
+pub(crate) fn accepts(headers: &HeaderMap, media: &str) -> bool {
+    let family = media.split_once('/').map_or(media, |(family, _)| family);
+    let mut silent = true;
+    for value in headers.get_all(header::ACCEPT) {
+        silent = false;
+        let ranges = value.to_str().unwrap_or("*/*").split(',');
+        for range in ranges.map(|range| range.split(';').next().unwrap_or_default().trim()) {
+            let any = range.strip_suffix("/*").is_some_and(|prefix| prefix == "*" || prefix == family);
+            if any || range.eq_ignore_ascii_case(media) {
+                return true;
+            }
+        }
+    }
+    silent
+}
+
+/// Whether the client would rather have events than JSON: of two it takes equally, the one it names first.
+pub(crate) fn prefers_events(headers: &HeaderMap) -> bool {
+    let wish = |media| {
+        let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut ranges = values.flat_map(|value| value.split(',')).zip((0_u32..).map(std::cmp::Reverse));
+        ranges.find_map(|(range, place)| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_it = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(media));
+            let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
+            is_it.then_some((weight.filter(|q: &f32| *q > 0.0)?, place))
+        })
+    };
+    wish("text/event-stream") > wish("application/json")
+}
+
+/// Whether the client names event streams among what it takes. Who takes anything may still not read them.
+pub(crate) fn names_events(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut ranges = values.flat_map(|value| value.split(',')).map(|range| range.split(';').next());
+    ranges.any(|range| range.is_some_and(|range| range.trim().eq_ignore_ascii_case("text/event-stream")))
+}
+
+/// What a body was encoded with, if it was.
+fn coding_of(headers: &HeaderMap) -> Option<String> {
+    let all = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut codings = all.flat_map(|value| value.to_str().unwrap_or("?").split(',')).map(str::trim);
+    let coding = codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))?;
+    Some(coding.chars().filter(char::is_ascii_graphic).take(40).collect())
+}
+
+/// Bytes of a header block as they were sent, but for spaces.
+fn size_of(parts: &Parts) -> usize {
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    parts.uri.path_and_query().map_or(0, |uri| uri.as_str().len()) + fields.sum::<usize>()
+}
+
+/// A header as text.
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or_default())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media = text(headers, "content-type").unwrap_or_default().split(';').next().unwrap_or_default();
+    media.trim().eq_ignore_ascii_case("application/json")
+}
+
+fn unknown_path() -> Served {
+    let body = json!({ "error": "not found", "try": ["/mcp", "/sse", "/{backend}/mcp", "/{backend}/sse", "/api/mcp/servers"] });
+    Served::value(StatusCode::NOT_FOUND, Cause::Agent, &body)
+}
+
+/// A URL that names no backend; `id` is echoed where there is a message.
+pub(crate) fn unknown_backend<B: Backends>(
+    front: &Front<B>,
+    id: Option<&mcpool_wire::RpcId>,
+    why: &str,
+) -> Served {
+    let known: Vec<String> = front.backends.servers().into_iter().map(|entry| entry.name).collect();
+    let mut data = refused_here();
+    data["backends"] = known.into();
+    Served::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))
+}

@@ -1,0 +1,191 @@
+//! The body of a POST: bounded in size, in the time it may stand still, in how slowly it may come, and in what it may
+//! cost when memory is short.
+//!
+//! Near the ceiling a body beyond its first bytes waits, and if that does not help it is read without being kept: what
+//! is found of its id in passing is enough to refuse the call in a way its client survives (PROTOCOL.md 0.2).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming as Payload;
+use mcpool_wire::Skim;
+use tokio::time::Instant;
+
+use crate::{
+    http::response::Served,
+    limits::memory::{Budget, Charge},
+    shared::Common,
+};
+
+/// A body of this size is read whatever happens: it may be the answer or the cancellation that ends a call.
+const SMALL: usize = 16 << 10;
+/// How long the rest of a body that is too large is read and thrown away.
+const DISCARD: Duration = Duration::from_secs(2);
+
+/// What came of reading.
+pub(crate) enum Received {
+    /// All of it, charged for as long as it is kept.
+    Whole(Bytes, Charge),
+    /// Not kept: this is what was seen of it.
+    Unkept(Skim),
+}
+
+struct Reading<'c> {
+    common: &'c Common,
+    payload: Payload,
+    first: Bytes,
+    rest: BytesMut,
+    charge: Charge,
+    /// Bytes so far, kept or not.
+    read: usize,
+    begun: Instant,
+    skim: Option<Skim>,
+}
+
+enum Next {
+    Data(Bytes),
+    End,
+    /// Memory became short.
+    Short,
+}
+
+/// Reads the body of a POST. Whoever `expects` to be told before it sends the body is told nothing if it is too large.
+///
+/// # Errors
+/// The response, when it is too large or does not come.
+pub(crate) async fn receive(common: &Common, payload: Payload, expects: bool) -> Result<Received, Served> {
+    let mut reading = Reading {
+        common,
+        first: Bytes::new(),
+        rest: BytesMut::new(),
+        charge: Charge::nothing(&common.budget),
+        read: 0,
+        begun: Instant::now(),
+        skim: None,
+        payload,
+    };
+    if reading.payload.size_hint().lower() > common.limits().body_bytes as u64 {
+        let limit = common.limits().body_bytes;
+        return Err(if expects { too_large(limit) } else { reading.too_large().await });
+    }
+    loop {
+        reading.hold_back().await;
+        match reading.next().await? {
+            Next::Data(data) if reading.read + data.len() > common.limits().body_bytes => {
+                return Err(reading.too_large().await);
+            }
+            Next::Data(data) => reading.add(data),
+            Next::Short => {}
+            Next::End => return Ok(reading.end()),
+        }
+    }
+}
+
+impl Reading<'_> {
+    fn budget(&self) -> &Arc<Budget> {
+        &self.common.budget
+    }
+
+    /// Whether it has to stand back when memory is short.
+    fn is_large(&self) -> bool {
+        self.read > SMALL || self.payload.size_hint().lower() > SMALL as u64
+    }
+
+    /// Waits while memory is short; if that does not help, no more of it is kept.
+    async fn hold_back(&mut self) {
+        let is_complete = self.payload.is_end_stream();
+        if is_complete || self.skim.is_some() || self.budget().is_calm() || !self.is_large() {
+            return;
+        }
+        let began = Instant::now();
+        self.budget().shed("body_held");
+        if !self.budget().calm_within(self.common.times().overload_wait).await {
+            let mut skim = Skim::default();
+            skim.feed(&std::mem::take(&mut self.first));
+            skim.feed(&std::mem::take(&mut self.rest));
+            self.skim = Some(skim);
+            self.charge = Charge::nothing(self.budget());
+        }
+        // It was us who did not read.
+        self.begun += began.elapsed();
+    }
+
+    async fn next(&mut self) -> Result<Next, Served> {
+        let limit = self.patience();
+        let may_stand_back = self.skim.is_none() && self.is_large();
+        let budget = Arc::clone(self.budget());
+        let frame = tokio::select! {
+            biased;
+            frame = tokio::time::timeout(limit, self.payload.frame()) => frame,
+            () = budget.left_calm(), if may_stand_back => return Ok(Next::Short),
+        };
+        match frame {
+            Ok(Some(Ok(frame))) => Ok(Next::Data(frame.into_data().unwrap_or_default())),
+            Ok(None) => Ok(Next::End),
+            Ok(Some(Err(_))) => {
+                let message = "the body ended before it was complete, or its chunks are malformed";
+                Err(Served::refused(StatusCode::BAD_REQUEST, None, -32700, message))
+            }
+            Err(_) => {
+                let message = "the body did not arrive";
+                Err(Served::refused(StatusCode::REQUEST_TIMEOUT, None, -32700, message))
+            }
+        }
+    }
+
+    /// How long to wait for more: it may stand still for a while, but not come by drops for ever.
+    fn patience(&self) -> Duration {
+        let idle = self.common.times().body_idle;
+        let rate = self.common.limits().body_rate.max(1);
+        let earned = Duration::from_millis((self.read as u64).saturating_mul(1_000) / rate as u64);
+        (idle + earned).saturating_sub(self.begun.elapsed()).min(idle)
+    }
+
+    fn add(&mut self, data: Bytes) {
+        self.read += data.len();
+        if let Some(skim) = &mut self.skim {
+            return skim.feed(&data);
+        }
+        self.charge.add(data.len());
+        // Nearly every message is one frame: it is used where it lies.
+        if self.first.is_empty() && self.rest.is_empty() {
+            self.first = data;
+        } else {
+            self.rest.extend_from_slice(&std::mem::take(&mut self.first));
+            self.rest.extend_from_slice(&data);
+        }
+    }
+
+    fn end(self) -> Received {
+        match self.skim {
+            Some(skim) => Received::Unkept(skim),
+            None if self.rest.is_empty() => Received::Whole(self.first, self.charge),
+            None => Received::Whole(self.rest.freeze(), self.charge),
+        }
+    }
+
+    /// 413, after reading a little more: a peer that is cut off while it writes may never see the answer.
+    async fn too_large(self) -> Served {
+        let limit = self.common.limits().body_bytes;
+        let mut payload = self.payload;
+        drop((self.first, self.rest, self.charge));
+        let discard = async {
+            let mut left = limit.saturating_mul(2);
+            while let Some(Ok(frame)) = payload.frame().await {
+                let read = frame.data_ref().map_or(0, Bytes::len);
+                let Some(less) = left.checked_sub(read) else { break };
+                left = less;
+            }
+        };
+        let _ = tokio::time::timeout(DISCARD, discard).await;
+        too_large(limit)
+    }
+}
+
+fn too_large(limit: usize) -> Served {
+    let message = format!("the body is larger than {limit} bytes");
+    Served::refused(StatusCode::PAYLOAD_TOO_LARGE, None, -32600, &message)
+}

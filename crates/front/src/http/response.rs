@@ -1,0 +1,160 @@
+//! Where errors become responses: the only place that pairs a JSON-RPC error with an HTTP status.
+//!
+//! On a session that exists a legacy agent gets 200 or 202 for whatever happened behind the gateway; other statuses
+//! are for its own mistakes and for sessions that do not exist (PROTOCOL.md 0.2, SEMANTICS.md 7).
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use mcpool_wire::{CallError, DecodeError, ErrorKind, RpcId, error_response};
+use serde_json::{Value, json};
+
+use crate::{
+    http::response_body::AgentBody,
+    observe::{Cause, Transport},
+    session::NoPlace,
+    stream::{connection::Unwritten, outbox::Reader},
+};
+
+/// The error of a message that was refused here, before anything was sent to a backend.
+pub(crate) fn refusal(id: Option<&RpcId>, code: i32, message: &str) -> Bytes {
+    error_response(id, code, message, Some(&refused_here()))
+}
+
+/// What every error of the gateway says of the call: whether it ran.
+pub(crate) fn refused_here() -> Value {
+    json!({ "source": "gateway", "executed": "no", "retryable": false })
+}
+
+/// A response, and what the metrics say about it.
+pub(crate) struct Served {
+    pub(crate) response: Response<AgentBody>,
+    pub(crate) cause: Cause,
+    pub(crate) transport: Transport,
+}
+
+impl Served {
+    pub(crate) fn json(status: StatusCode, cause: Cause, body: Bytes) -> Self {
+        let mut served = Self::bare(status, cause, AgentBody::full(body));
+        served.set(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        served
+    }
+
+    pub(crate) fn value(status: StatusCode, cause: Cause, body: &Value) -> Self {
+        Self::json(status, cause, Bytes::from(body.to_string()))
+    }
+
+    /// Received, nothing to say.
+    pub(crate) fn accepted() -> Self {
+        Self::bare(StatusCode::ACCEPTED, Cause::Gateway, AgentBody::empty())
+    }
+
+    pub(crate) fn status(status: StatusCode, cause: Cause) -> Self {
+        Self::bare(status, cause, AgentBody::empty())
+    }
+
+    /// An event stream, never cached and never buffered on its way.
+    pub(crate) fn events(body: AgentBody) -> Self {
+        let mut served = Self::bare(StatusCode::OK, Cause::Gateway, body);
+        served.set(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        served.set(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+        served.set(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        served
+    }
+
+    /// The stream of an agent or of a call.
+    pub(crate) fn stream(reader: Reader, first: Option<Bytes>, quiet: std::time::Duration) -> Self {
+        Self::events(AgentBody::stream(reader, first, quiet))
+    }
+
+    /// The answers of a batch, charged until they are written.
+    pub(crate) fn array(answers: Vec<Bytes>, unwritten: Unwritten) -> Self {
+        let mut served = Self::bare(StatusCode::OK, Cause::Backend, AgentBody::array(answers, unwritten));
+        served.set(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        served
+    }
+
+    /// A stream that is over and cannot be resumed. Clients give up on a 405; on a stream that is empty they would
+    /// come back for ever.
+    pub(crate) fn nothing_left() -> Self {
+        let message = "this stream is over, and nothing of it is left to resume";
+        Self::refused(StatusCode::METHOD_NOT_ALLOWED, None, -32600, message)
+            .with(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE"))
+    }
+
+    /// A stream that somebody else reads, who came later. The same status, for the same reason: its client stays away.
+    pub(crate) fn taken() -> Self {
+        let message = "another connection reads this stream of the session and has displaced this one: do not come back";
+        Self::refused(StatusCode::METHOD_NOT_ALLOWED, None, -32600, message)
+            .with(header::ALLOW, HeaderValue::from_static("POST, DELETE"))
+    }
+
+    /// A JSON-RPC error that is the sender's own doing.
+    pub(crate) fn refused(status: StatusCode, id: Option<&RpcId>, code: i32, message: &str) -> Self {
+        Self::json(status, Cause::Agent, refusal(id, code, message))
+    }
+
+    /// Bytes that are no message.
+    pub(crate) fn undecodable(error: &DecodeError) -> Self {
+        let body = refusal(error.id.as_ref(), error.kind.code(), &error.to_string());
+        Self::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
+    }
+
+    /// The gateway itself has no place for another agent.
+    pub(crate) fn no_place(id: Option<&RpcId>, request_id: &str, why: NoPlace) -> Self {
+        let (status, kind, message) = match why {
+            NoPlace::Draining => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Draining, "the gateway is shutting down")
+            }
+            NoPlace::Full => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorKind::Overloaded,
+                "too many agent sessions (limits.agent_sessions)",
+            ),
+            NoPlace::Peer => (
+                StatusCode::TOO_MANY_REQUESTS,
+                ErrorKind::Overloaded,
+                "this address has too many agent sessions (limits.sessions_per_peer)",
+            ),
+            NoPlace::Overloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorKind::Overloaded,
+                "too little memory for another agent session now (limits.buffered)",
+            ),
+        };
+        let after = std::time::Duration::from_secs(2);
+        let error = CallError::not_sent(kind, message).retry_after(after);
+        let body = error.to_response(id, request_id);
+        Self::json(status, Cause::Gateway, body).with(header::RETRY_AFTER, HeaderValue::from_static("2"))
+    }
+
+    pub(crate) fn unknown_session(id: Option<&RpcId>) -> Self {
+        let message = "unknown or expired session: send initialize without a session id";
+        Self::refused(StatusCode::NOT_FOUND, id, -32600, message)
+    }
+
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
+        let body = json!({ "error": format!("method not allowed, use {allow}") });
+        Self::value(StatusCode::METHOD_NOT_ALLOWED, Cause::Agent, &body)
+            .with(header::ALLOW, HeaderValue::from_static(allow))
+    }
+
+    pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.set(name, value);
+        self
+    }
+
+    pub(crate) fn over(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        self.response.headers_mut().insert(name, value);
+    }
+
+    fn bare(status: StatusCode, cause: Cause, body: AgentBody) -> Self {
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        Self { response, cause, transport: Transport::Other }
+    }
+}

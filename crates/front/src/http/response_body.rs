@@ -1,0 +1,289 @@
+//! The bodies of responses. A stream's body only drains its outbox: it never runs a call, so a peer that does not
+//! read stops nothing but itself.
+//!
+//! An event is three slices handed to hyper as one buffer, so a payload of any size is written from where it lies. A
+//! stream that ends because its connection does not take it in any more takes what waits for it along.
+
+use std::{
+    convert::Infallible,
+    io::Write as _,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use crate::stream::{
+    connection::{Busy, Unwritten},
+    outbox::{Next, Reader},
+    replay::{Event, EventId},
+};
+
+/// Room for the longest head of an event: two numbers of 10 and 20 digits and what stands around them.
+const HEAD: usize = 64;
+
+/// Bytes between a short head and a fixed tail.
+pub(crate) struct Piece {
+    head: [u8; HEAD],
+    /// What is left of the head.
+    from: u8,
+    to: u8,
+    body: Bytes,
+    tail: &'static [u8],
+    /// Counts it until it is written.
+    unwritten: Option<Unwritten>,
+}
+
+/// The body of any response, which also keeps its connection counted as busy.
+pub(crate) struct AgentBody {
+    kind: Kind,
+    busy: Option<Busy>,
+}
+
+enum Kind {
+    Done,
+    Full(Bytes),
+    /// Several pieces, their length together, and what pays for those that wait.
+    Many(std::vec::IntoIter<Bytes>, u64, Unwritten),
+    Stream(Box<EventStream>),
+}
+
+struct EventStream {
+    reader: Reader,
+    first: Option<Bytes>,
+    quiet: Duration,
+    /// Between two pings: shorter for a while when it is in doubt whether the peer is still there.
+    pause: Duration,
+    in_doubt: bool,
+    last: Instant,
+    ping: Pin<Box<Sleep>>,
+}
+
+/// How soon a peer that ended its side of the connection is written to again. One that has gone refuses the first
+/// ping, and that shows at the next.
+const DOUBT: Duration = Duration::from_millis(50);
+const PING: &[u8] = b": ping\n\n";
+
+impl AgentBody {
+    pub(crate) fn empty() -> Self {
+        Self { kind: Kind::Done, busy: None }
+    }
+
+    pub(crate) fn full(bytes: Bytes) -> Self {
+        Self { kind: if bytes.is_empty() { Kind::Done } else { Kind::Full(bytes) }, busy: None }
+    }
+
+    /// JSON texts as one array.
+    pub(crate) fn array(texts: Vec<Bytes>, unwritten: Unwritten) -> Self {
+        let mut pieces = Vec::with_capacity(2 * texts.len() + 1);
+        for text in texts {
+            pieces.push(Bytes::from_static(if pieces.is_empty() { b"[" } else { b"," }));
+            pieces.push(text);
+        }
+        pieces.push(Bytes::from_static(b"]"));
+        let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+        Self { kind: Kind::Many(pieces.into_iter(), length, unwritten), busy: None }
+    }
+
+    /// Events as they come, `first` (already in SSE form) before all of them, a comment after each `quiet` silence.
+    pub(crate) fn stream(reader: Reader, first: Option<Bytes>, quiet: Duration) -> Self {
+        let last = Instant::now();
+        let ping = Box::pin(tokio::time::sleep_until(last + quiet));
+        let stream = EventStream { reader, first, quiet, pause: quiet, in_doubt: false, last, ping };
+        Self { kind: Kind::Stream(Box::new(stream)), busy: None }
+    }
+
+    pub(crate) fn holding(mut self, busy: Busy) -> Self {
+        if let Kind::Stream(stream) = &self.kind {
+            stream.reader.over(busy.pulse());
+            busy.pulse().watch(None);
+        }
+        self.busy = Some(busy);
+        self
+    }
+}
+
+impl EventStream {
+    fn poll_piece(&mut self, has_half_closed: bool, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Piece::raw(first)));
+        }
+        if let Poll::Ready(next) = self.reader.poll_next(cx) {
+            self.last = Instant::now();
+            return Poll::Ready(next.map(|next| match next {
+                Next::Event(event) => Piece::event(&event),
+                Next::BackIn(wait) => Piece::raw(retry_field(wait)),
+            }));
+        }
+        if has_half_closed && !self.in_doubt {
+            self.in_doubt = true;
+            self.pause = DOUBT.min(self.quiet);
+            return Poll::Ready(Some(self.say_ping()));
+        }
+        loop {
+            ready!(self.ping.as_mut().poll(cx));
+            let due = self.last + self.pause;
+            if due <= Instant::now() {
+                self.pause = (self.pause * 2).min(self.quiet);
+                return Poll::Ready(Some(self.say_ping()));
+            }
+            // Armed once per silence, not once per event.
+            self.ping.as_mut().reset(due);
+        }
+    }
+
+    fn say_ping(&mut self) -> Piece {
+        self.last = Instant::now();
+        self.ping.as_mut().reset(self.last + self.pause);
+        Piece::raw(Bytes::from_static(PING))
+    }
+}
+
+impl Drop for AgentBody {
+    fn drop(&mut self) {
+        if let Kind::Stream(stream) = &self.kind
+            && self.busy.as_ref().is_some_and(Busy::has_stalled)
+        {
+            stream.reader.give_up();
+        }
+    }
+}
+
+impl Body for AgentBody {
+    type Data = Piece;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+        let this = self.get_mut();
+        let has_half_closed = this.busy.as_ref().is_some_and(|busy| busy.pulse().has_half_closed());
+        let piece = match std::mem::replace(&mut this.kind, Kind::Done) {
+            Kind::Done => None,
+            Kind::Full(bytes) => Some(Piece::raw(bytes)),
+            Kind::Many(mut pieces, length, mut unwritten) => {
+                let piece = pieces.next();
+                let size = piece.as_ref().map_or(0, Bytes::len);
+                unwritten.less(size);
+                let left = length - size as u64;
+                if left > 0 {
+                    this.kind = Kind::Many(pieces, left, unwritten);
+                }
+                piece.map(Piece::raw)
+            }
+            Kind::Stream(mut stream) => match stream.poll_piece(has_half_closed, cx) {
+                Poll::Ready(None) => None,
+                Poll::Ready(Some(piece)) => {
+                    this.kind = Kind::Stream(stream);
+                    Some(piece)
+                }
+                Poll::Pending => {
+                    this.kind = Kind::Stream(stream);
+                    return Poll::Pending;
+                }
+            },
+        };
+        let busy = this.busy.as_ref();
+        Poll::Ready(piece.map(|mut piece| {
+            piece.unwritten = busy.and_then(|busy| busy.writing(piece.body.len()));
+            Ok(Frame::data(piece))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.kind, Kind::Done)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Done => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Many(_, length, _) => SizeHint::with_exact(*length),
+            Kind::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Piece {
+    fn raw(body: Bytes) -> Self {
+        Self { head: [0; HEAD], from: 0, to: 0, body, tail: b"", unwritten: None }
+    }
+
+    /// One `message` event. The payload must be one line ([`one_line`]).
+    fn event(event: &Event) -> Self {
+        let mut head = [0; HEAD];
+        let mut rest = head.as_mut_slice();
+        // Cannot fail: the head has room for the longest numbers.
+        let _ = match &event.id {
+            Some(id) => write!(rest, "id: {id}\nevent: message\ndata: "),
+            None => rest.write_all(b"event: message\ndata: "),
+        };
+        let to = u8::try_from(HEAD - rest.len()).unwrap_or_default();
+        Self { head, from: 0, to, body: event.bytes.clone(), tail: b"\n\n", unwritten: None }
+    }
+
+    fn parts(&self) -> [&[u8]; 3] {
+        let head = self.head.get(usize::from(self.from)..usize::from(self.to)).unwrap_or_default();
+        [head, &self.body, self.tail]
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.parts().into_iter().map(<[u8]>::len).sum()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.parts().into_iter().find(|part| !part.is_empty()).unwrap_or_default()
+    }
+
+    fn advance(&mut self, count: usize) {
+        let head = count.min(usize::from(self.to - self.from));
+        self.from += u8::try_from(head).unwrap_or_default();
+        let body = (count - head).min(self.body.len());
+        self.body.advance(body);
+        self.tail = &self.tail[count - head - body..];
+    }
+
+    fn chunks_vectored<'a>(&'a self, to: &mut [std::io::IoSlice<'a>]) -> usize {
+        let mut filled = 0;
+        for (slot, part) in to.iter_mut().zip(self.parts().into_iter().filter(|part| !part.is_empty())) {
+            *slot = std::io::IoSlice::new(part);
+            filled += 1;
+        }
+        filled
+    }
+}
+
+/// The same JSON without raw line breaks, which would end the event. Between tokens they are only space, and inside
+/// strings JSON has none.
+pub(crate) fn one_line(json: Bytes) -> Bytes {
+    if !json.contains(&b'\n') && !json.contains(&b'\r') {
+        return json;
+    }
+    json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect()
+}
+
+/// The first event of an HTTP+SSE stream: where to POST, relative to the URL of the stream, so that it survives any
+/// path prefix. Its id comes back as `Last-Event-ID` when the agent reconnects.
+pub(crate) fn endpoint_event(session: &str) -> Bytes {
+    Bytes::from(format!("event: endpoint\nid: {session}\ndata: ?session_id={session}\n\n"))
+}
+
+/// The first event of a stream for an agent that knows it (2025-11-25): where to take up the stream, should it break
+/// before anything was said, and when. Older agents choke on its empty data.
+pub(crate) fn priming_event(id: EventId, retry: Duration) -> Bytes {
+    Bytes::from(format!("id: {id}\nretry: {}\ndata: \n\n", retry.as_millis()))
+}
+
+/// When to come back to a stream that ends before it is over (2025-11-25).
+fn retry_field(wait: Duration) -> Bytes {
+    Bytes::from(format!("retry: {}\n\n", wait.as_millis()))
+}
+
+#[cfg(test)]
+mod tests;

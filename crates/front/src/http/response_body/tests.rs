@@ -1,0 +1,80 @@
+//! An event is the same bytes however it is cut.
+
+use super::*;
+
+const WHOLE: &[u8] = b"id: 4294967295-18446744073709551615\nevent: message\ndata: {}\n\n";
+
+fn piece(bytes: Bytes) -> Piece {
+    // The longest there is.
+    Piece::event(&Event { id: Some(EventId { stream: u32::MAX, seq: u64::MAX }), bytes })
+}
+
+#[test]
+fn an_event_reads_the_same_in_steps_of_any_size() {
+    for step in 1..=WHOLE.len() {
+        let mut piece = piece(Bytes::from_static(b"{}"));
+        let mut out = Vec::new();
+        while piece.has_remaining() {
+            let take = step.min(piece.chunk().len());
+            out.extend_from_slice(&piece.chunk()[..take]);
+            piece.advance(take);
+            assert_eq!(piece.remaining() + out.len(), WHOLE.len());
+        }
+        assert_eq!(out, WHOLE, "{step}");
+    }
+}
+
+#[test]
+fn an_event_may_be_advanced_across_its_parts() {
+    for skipped in 0..=WHOLE.len() {
+        let mut piece = piece(Bytes::from_static(b"{}"));
+        piece.advance(skipped);
+        let mut slices = [std::io::IoSlice::new(b""); 4];
+        let filled = piece.chunks_vectored(&mut slices);
+        let rest: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
+        assert_eq!(rest, &WHOLE[skipped..], "{skipped}");
+    }
+}
+
+#[test]
+fn a_large_payload_is_not_copied() {
+    let payload = Bytes::from(vec![b'x'; 1 << 20]);
+    let piece = piece(one_line(payload.clone()));
+    assert_eq!(piece.body.as_ptr(), payload.as_ptr());
+}
+
+#[test]
+fn raw_line_breaks_become_space() {
+    assert_eq!(one_line(Bytes::from_static(b"{\r\n\"a\":\n1}")), "{  \"a\": 1}");
+}
+
+#[test]
+fn the_endpoint_is_relative_and_carries_its_id() {
+    assert_eq!(endpoint_event("abc"), "event: endpoint\nid: abc\ndata: ?session_id=abc\n\n");
+}
+
+#[test]
+fn an_event_that_cannot_be_resumed_has_no_id() {
+    let piece = Piece::event(&Event { id: None, bytes: Bytes::from_static(b"{}") });
+    assert_eq!(piece.parts().concat(), b"event: message\ndata: {}\n\n");
+}
+
+#[test]
+fn a_priming_event_says_where_and_when_to_come_back() {
+    let id = EventId { stream: 3, seq: 0 };
+    assert_eq!(priming_event(id, Duration::from_millis(2500)), "id: 3-0\nretry: 2500\ndata: \n\n");
+}
+
+#[tokio::test]
+async fn an_array_is_written_piece_by_piece_with_its_length_known() {
+    use http_body_util::BodyExt as _;
+    let gauges = std::sync::Arc::default();
+    let pulse = std::sync::Arc::new(crate::stream::connection::Pulse::new(
+        crate::limits::memory::tests::boundless(&gauges),
+    ));
+    for (texts, whole) in [(vec!["{}"], "[{}]"), (vec!["{}", "1", "2"], "[{},1,2]")] {
+        let body = AgentBody::array(texts.into_iter().map(Bytes::from).collect(), pulse.owing());
+        assert_eq!(body.size_hint().exact(), Some(whole.len() as u64));
+        assert_eq!(body.collect().await.unwrap().to_bytes(), whole);
+    }
+}

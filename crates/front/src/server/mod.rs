@@ -1,0 +1,375 @@
+//! The accept loop and the end of everything.
+//!
+//! `run` is not spawned: it lives in its caller's future and owns all tasks of the front. When `shutdown` completes
+//! calls that were not sent are refused, streams are asked to end, and calls that run may end for as long as the drain
+//! time says. Until then it goes on listening: an agent may have to answer what a server asked it, or to take up its
+//! stream again, and who is new is told to come back. What still runs then is answered, and the rest is dropped.
+
+pub(crate) mod admission;
+pub(crate) mod chunked_io;
+pub(crate) mod load_shed;
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use mcpool_wire::Backends;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    call::detached,
+    config::FrontConfig,
+    endpoint::Endpoint,
+    observe::{Cause, FrontEvent, FrontObserve, Gauges, Health, Transport},
+    panics::unharmed,
+    server::{
+        admission::{Away, Door, Pass, Peers},
+        chunked_io::Pieces,
+    },
+    session::{Front, agent::Stop, census::Census, registry::Agents},
+    session_id::revoked_file::Keeper,
+    shared::Common,
+    stateless::Guests,
+    stream::connection::{Pulse, TimedIo},
+};
+
+/// Between two looks at what a drain still waits for.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// Of the drain time, for answering the calls that do not end within it: at most this, and at most a tenth.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long answers of the last moment may take to be written in any case.
+const LATE: Duration = Duration::from_millis(250);
+/// How long dropped tasks may take to be gone.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+/// Calls on their way to the adopter.
+const ADOPT: usize = 1_024;
+
+/// The server agents talk to.
+pub struct Server<B: Backends> {
+    front: Arc<Front<B>>,
+    door: Door,
+    adopted: mpsc::Receiver<detached::Entry>,
+    keeper: Option<Keeper>,
+}
+
+/// Changes what the front allows while it runs.
+#[derive(Clone)]
+pub struct FrontSettings(Arc<Common>);
+
+impl FrontSettings {
+    /// Puts another configuration in force: for whatever begins from now on. The number of connections stays what it
+    /// was when the front began.
+    pub fn apply(&self, config: FrontConfig) {
+        self.0.apply(config);
+    }
+}
+
+/// What had not finished when the drain time was over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were dropped.
+    pub connections: usize,
+    /// Calls that were dropped.
+    pub calls: usize,
+}
+
+impl<B: Backends> Server<B> {
+    /// A server over `backends`.
+    pub fn new(
+        config: FrontConfig,
+        backends: Arc<B>,
+        observe: Arc<dyn FrontObserve>,
+        health: Arc<dyn Health>,
+    ) -> Self {
+        let (adopt, adopted) = mpsc::channel(ADOPT);
+        let door = Door::new(&config.limits);
+        let peers = Peers::new(config.limits.sessions_per_peer, config.limits.count_loopback);
+        let (common, keeper) = Common::new(config, observe, Arc::default(), adopt);
+        let common = Arc::new(common);
+        let agents = Agents::new(Arc::clone(&common));
+        let tasks = TaskTracker::new();
+        let (guests, listens) = (Guests::default(), Arc::default());
+        let front = Front { backends, agents, guests, listens, common, health, peers, tasks };
+        Self { front: Arc::new(front), door, adopted, keeper }
+    }
+
+    /// Numbers to read when somebody looks.
+    #[must_use]
+    pub fn gauges(&self) -> Arc<Gauges> {
+        Arc::clone(&self.front.common.gauges)
+    }
+
+    /// Who is served, and what runs.
+    #[must_use]
+    pub fn census(&self) -> Arc<dyn Census> {
+        Arc::<Front<B>>::clone(&self.front)
+    }
+
+    /// The way to change the configuration of a front that runs.
+    #[must_use]
+    pub fn settings(&self) -> FrontSettings {
+        FrontSettings(Arc::clone(&self.front.common))
+    }
+
+    /// Serves until `shutdown` completes, then drains.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops accepting and ends every connection and agent session at once.
+    pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Drained {
+        self.serve(|front, door, stop| accept(front, door, listener, stop), shutdown).await
+    }
+
+    /// Serves whoever `accepting` lets in; what it listens on goes with it.
+    pub(crate) async fn serve<A: Future<Output = ()>>(
+        self,
+        accepting: impl FnOnce(Arc<Front<B>>, Door, CancellationToken) -> A,
+        shutdown: impl Future<Output = ()>,
+    ) -> Drained {
+        let Self { front, door, adopted, keeper } = self;
+        let _kill = front.common.kill.clone().drop_guard();
+        let stop = CancellationToken::new();
+        front.tasks.spawn(detached::run(Arc::clone(&front.common), adopted));
+        if let Some(keeper) = keeper {
+            front.tasks.spawn(keeper.run(front.common.kill.clone()));
+        }
+        let sweeping = async {
+            // Said, and then the next round.
+            while unharmed(&front.common, "sweep", sweep(&front)).await.is_none() {}
+        };
+        let relieving =
+            async { while unharmed(&front.common, "relief", load_shed::run(&front)).await.is_none() {} };
+        let accepting = accepting(Arc::clone(&front), door, stop.clone()).fuse();
+        let upkeep = futures::future::join(sweeping, relieving);
+        let (mut accepting, mut upkeep) = (std::pin::pin!(accepting), std::pin::pin!(upkeep));
+        tokio::select! {
+            () = accepting.as_mut() => {}
+            _ = &mut upkeep => {}
+            () = shutdown => {}
+        }
+        tokio::select! {
+            left = drain(&front, &stop) => left,
+            () = ended(accepting) => Drained::default(),
+            _ = &mut upkeep => Drained::default(),
+        }
+    }
+}
+
+/// Never resolves; what is left to be accepted is accepted meanwhile.
+async fn ended<F: Future<Output = ()>>(accepting: F) {
+    accepting.await;
+    std::future::pending().await
+}
+
+async fn accept<B: Backends>(
+    front: Arc<Front<B>>,
+    mut door: Door,
+    listener: TcpListener,
+    stop: CancellationToken,
+) {
+    let mut backoff = Duration::ZERO;
+    loop {
+        let place = door.place().await;
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                backoff = Duration::ZERO;
+                match door.admit(place, peer.ip()) {
+                    Ok(_) if door.is_reserved(&stream) => {
+                        turn_away(&front, &door, stream, Away::Descriptors);
+                    }
+                    Ok(pass) => {
+                        // Answers are small and waited for.
+                        let _ = stream.set_nodelay(true);
+                        welcome(&front, stream, peer, pass, stop.clone());
+                    }
+                    Err(away) => turn_away(&front, &door, stream, away),
+                }
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                backoff = (backoff * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
+                tracing::warn!(%error, ?backoff, "cannot accept connections");
+                front.common.refused("limit");
+                tokio::time::sleep(backoff).await;
+            }
+        }
+    }
+}
+
+/// Serves a connection that may stay.
+pub(crate) fn welcome<B: Backends, T>(
+    front: &Arc<Front<B>>,
+    stream: T,
+    peer: SocketAddr,
+    pass: Pass,
+    stop: CancellationToken,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let serving = serve_connection(Arc::clone(front), stream, peer, pass, stop);
+    let common = Arc::clone(&front.common);
+    front.tasks.spawn(async move {
+        unharmed(&common, "connection", serving).await;
+    });
+}
+
+/// A connection that may not stay is told so, as long as there are not too many of them.
+fn turn_away<B: Backends>(front: &Front<B>, door: &Door, stream: TcpStream, away: Away) {
+    let common = &front.common;
+    common.refused(away.kind());
+    if let Some(telling) = door.tell(stream, away) {
+        let (transport, cause) = (Transport::Other, Cause::Gateway);
+        common.emit(&FrontEvent::Responded { transport, code: away.code(), cause });
+        front.tasks.spawn(telling);
+    }
+}
+
+async fn serve_connection<B: Backends>(
+    front: Arc<Front<B>>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    pass: Pass,
+    stop: CancellationToken,
+) {
+    let pulse = Arc::new(Pulse::new(Arc::clone(&front.common.budget)));
+    // A connection accepted during the drain ends after its first answer. A graceful shutdown would close it before its
+    // first byte, without any answer.
+    let mut stopping = stop.is_cancelled();
+    let _counted = Connected::new(Arc::clone(&front.common), &pulse, pass, stopping);
+    let common = Arc::clone(&front.common);
+    let stalled = Arc::clone(&common);
+    let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));
+    let io = TimedIo::new(TokioIo::new(stream), Arc::clone(&pulse), common.times(), on_stall);
+    // Outermost: giving way is no sign of a peer that does not read.
+    let io = Pieces::new(io);
+    let connection = http1::Builder::new()
+        .header_read_timeout(None)
+        // What came whole is served whatever becomes of its connection: `pulse` looks for its end.
+        .half_close(true)
+        .keep_alive(!stopping)
+        .max_buf_size(common.limits().header_bytes.max(8 << 10))
+        .serve_connection(io, Endpoint { front, peer, pulse });
+    let mut connection = std::pin::pin!(connection);
+    loop {
+        tokio::select! {
+            biased;
+            () = common.kill.cancelled() => return,
+            done = connection.as_mut() => {
+                if let Err(error) = done {
+                    tracing::debug!(%peer, %error, "agent connection ended");
+                }
+                return;
+            }
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Ends agent sessions nobody uses.
+async fn sweep<B: Backends>(front: &Front<B>) {
+    loop {
+        let idle = front.common.times().agent_idle;
+        let period = (idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(30));
+        tokio::time::sleep(period).await;
+        let idle = front.common.times().agent_idle;
+        front.agents.sweep(idle);
+        front.guests.sweep(front.common.millis(), idle);
+    }
+}
+
+async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drained {
+    let common = &front.common;
+    common.start_draining();
+    stop.cancel();
+    front.agents.stop_calls(Stop::UnlessSent);
+    front.guests.stop_calls(Stop::UnlessSent);
+    let time = common.times().drain;
+    let last_words = LAST_WORDS.min(time / 10);
+    let deadline = Instant::now() + time;
+    until_empty(front, deadline - last_words).await;
+    let cut = open(common).calls;
+    if cut > 0 {
+        front.agents.stop_calls(Stop::Now);
+        front.guests.stop_calls(Stop::Now);
+        common.parked.end_all(common);
+        until_empty(front, deadline.max(Instant::now() + LATE)).await;
+    }
+    let left = Drained { calls: cut, ..open(common) };
+    let late = Instant::now() + LATE;
+    while common.late.load(Ordering::Relaxed) > 0 && Instant::now() < late {
+        tokio::time::sleep(DRAIN_STEP).await;
+    }
+    common.kill.cancel();
+    front.agents.remove_all();
+    front.guests.remove_all();
+    front.tasks.close();
+    if tokio::time::timeout(LAST_WAIT, front.tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = front.tasks.len(), "tasks of the front did not end");
+    }
+    left
+}
+
+/// Waits until there are no calls any more and no connections of before, or for the deadline.
+async fn until_empty<B: Backends>(front: &Front<B>, deadline: Instant) {
+    while open(&front.common) != Drained::default() && Instant::now() < deadline {
+        front.agents.close_idle_streams();
+        front.listens.end_all();
+        tokio::time::sleep(DRAIN_STEP.min(deadline.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// What a drain waits for. Connections that came while it lasts ask for nothing that is waited for: a balancer that looks
+/// whether somebody is there would hold it up for ever.
+fn open(common: &Common) -> Drained {
+    let gauges = &common.gauges;
+    let connections = gauges.connections.load(Ordering::Relaxed);
+    let late = common.late.load(Ordering::Relaxed);
+    Drained { connections: connections.saturating_sub(late), calls: gauges.calls.load(Ordering::Relaxed) }
+}
+
+/// An open connection, counted for as long as it lives.
+struct Connected {
+    common: Arc<Common>,
+    number: u64,
+    /// Whether it came while the front drained.
+    late: bool,
+    _pass: Pass,
+}
+
+impl Connected {
+    fn new(common: Arc<Common>, pulse: &Arc<Pulse>, pass: Pass, late: bool) -> Self {
+        Gauges::up(&common.gauges.connections, 1);
+        common.late.fetch_add(usize::from(late), Ordering::Relaxed);
+        let number = common.connection_number();
+        common.connections.insert(number, Arc::clone(pulse));
+        Self { common, number, late, _pass: pass }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.common.connections.remove(&self.number);
+        Gauges::down(&self.common.gauges.connections, 1);
+        self.common.late.fetch_sub(usize::from(self.late), Ordering::Relaxed);
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

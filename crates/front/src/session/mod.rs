@@ -1,0 +1,176 @@
+//! One front: the agents it holds and what lies behind them.
+
+pub(crate) mod agent;
+pub(crate) mod census;
+pub(crate) mod idle;
+pub(crate) mod open;
+pub(crate) mod registry;
+pub(crate) mod restore;
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::HeaderMap;
+use mcpool_wire::{AgentKey, Backends, Caller, Principal, Target};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    forwarded_headers::Carried,
+    limits::places::Seat,
+    observe::{Health, Transport},
+    server::admission::Peers,
+    session::{
+        agent::{Agent, AgentCore},
+        registry::Agents,
+    },
+    session_id::{
+        AgentSessionId,
+        seal::{Facts, Presented},
+    },
+    shared::Common,
+    stateless::{Guests, Listens},
+};
+
+/// The replica that holds every session, until there are several.
+const OWNER: u16 = 0;
+
+pub(crate) struct Front<B: Backends> {
+    pub(crate) backends: Arc<B>,
+    pub(crate) agents: Agents<B::Link>,
+    /// The links of agents without session.
+    pub(crate) guests: Guests<B::Link>,
+    /// Their streams of what changes.
+    pub(crate) listens: Arc<Listens>,
+    pub(crate) common: Arc<Common>,
+    pub(crate) health: Arc<dyn Health>,
+    /// Who holds how many agent sessions.
+    pub(crate) peers: Arc<Peers>,
+    /// Owns connections, agent streams and the adopter.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Why there is no place for another agent session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    /// The gateway stops.
+    Draining,
+    /// There are as many as there may be.
+    Full,
+    /// Its peer has as many as it may.
+    Peer,
+    /// Too much is kept in memory.
+    Overloaded,
+}
+
+impl<B: Backends> Front<B> {
+    /// Whom a request is from.
+    #[expect(clippy::unused_self, reason = "nobody is asked who they are yet")]
+    pub(crate) fn principal(&self, _: &HeaderMap) -> Principal {
+        Principal::Anonymous
+    }
+
+    /// The agent session of this id that is held, if it is this caller's.
+    pub(crate) fn known(
+        &self,
+        transport: Transport,
+        headers: &HeaderMap,
+        name: Option<&str>,
+        session: &str,
+    ) -> Option<Arc<Agent<B::Link>>> {
+        let id = AgentSessionId::parse(session)?;
+        // A backend that is no longer configured still has agents: their calls are told so.
+        let gone = || name.map(|name| Target { name: name.into() });
+        let target = self.backends.target(name).ok().or_else(gone)?;
+        let (principal, carried) = (self.principal(headers), self.carried(&target, headers));
+        let presented = Presented { transport, principal: &principal, target: &target, carried: &carried };
+        self.agents.find(id, &presented)
+    }
+
+    /// What a request carries in the headers this backend is given.
+    pub(crate) fn carried(&self, target: &Target, headers: &HeaderMap) -> Carried {
+        Carried::of(self.backends.forwards(target), headers)
+    }
+
+    /// The agent of this session, as the one this request is from.
+    pub(crate) fn as_sent(&self, core: &AgentCore, headers: &HeaderMap) -> Arc<Caller> {
+        core.as_sent(&self.carried(&core.target, headers))
+    }
+
+    /// A place for one more agent session, taken before its backend is asked; it waits a little while memory is short.
+    pub(crate) async fn place(&self, peer: IpAddr) -> Result<Seat, NoPlace> {
+        let common = &self.common;
+        if common.is_draining() {
+            return Err(NoPlace::Draining);
+        }
+        if !common.budget.is_calm() {
+            common.budget.shed("session_held");
+            if !common.budget.calm_within(common.times().overload_wait).await {
+                common.budget.shed("session_refused");
+                return Err(NoPlace::Overloaded);
+            }
+        }
+        self.seat(peer)
+    }
+
+    /// The same at once, for who is restored too.
+    pub(crate) fn seat(&self, peer: IpAddr) -> Result<Seat, NoPlace> {
+        let mut place = self.agents.take_place();
+        // A link that callers without session share, and none needs now, gives way, too.
+        if place.is_none() && self.guests.give_way() {
+            place = self.agents.take_place();
+        }
+        let place = place.ok_or_else(|| {
+            self.common.refused("agent_sessions");
+            NoPlace::Full
+        })?;
+        let peer = self.peers.enter(peer).ok_or_else(|| {
+            self.common.refused("peer_sessions");
+            NoPlace::Peer
+        })?;
+        Ok(Seat { _place: place, _peer: peer })
+    }
+
+    /// An agent session that nobody knows yet; `opened_with` is what its id says came with it, where it has one.
+    pub(crate) fn new_agent(
+        &self,
+        target: Target,
+        transport: Transport,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        seat: Seat,
+        opened_with: Option<u32>,
+    ) -> Arc<AgentCore> {
+        let carried = self.carried(&target, headers);
+        let caller = Arc::new(self.caller(headers, peer, self.common.agent_key(), &carried));
+        let opened_with = opened_with.unwrap_or_else(|| carried.bits());
+        let (from, opened, common) = ((peer, Some(seat)), (carried, opened_with), Arc::clone(&self.common));
+        Arc::new(AgentCore::new(caller, target, transport, from, opened, common))
+    }
+
+    /// Who calls, as far as the request says.
+    pub(crate) fn caller(
+        &self,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        agent: AgentKey,
+        carried: &Carried,
+    ) -> Caller {
+        let affinity =
+            headers.get("mcpool-affinity").and_then(|value| value.to_str().ok()).map(Arc::<str>::from);
+        Caller {
+            principal: self.principal(headers),
+            is_local: peer.to_canonical().is_loopback(),
+            tenant: None,
+            agent,
+            affinity,
+            forwarded: Arc::clone(&carried.values),
+        }
+    }
+
+    /// An id for this agent session; `None` when the system has no randomness for it. `own`: a session of the backend is
+    /// its alone; `interactive`: it can be asked things.
+    pub(crate) fn mint(&self, core: &AgentCore, own: bool, interactive: bool) -> Option<AgentSessionId> {
+        let (issued, revision, carried) = (self.common.age.now(), core.revision(), core.opened_with());
+        let facts = Facts { issued, revision, own, interactive, carried };
+        self.common.in_force().config.sessions.keys.seal(OWNER, &facts, &core.presented())
+    }
+}

@@ -1,0 +1,230 @@
+//! Serving an agent whose session this gateway does not hold, by what its sealed id says: after a restart, or after
+//! the session was put away because it was idle.
+//!
+//! Only neutral agents that share come back: who had a session of the backend to itself lost what was in it, and must
+//! begin again knowingly. However many requests bring one id at a time, one link is opened for it.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::future::{FutureExt as _, Shared, WeakShared};
+use http::{HeaderMap, StatusCode, header};
+use mcpool_wire::{Backends, CallError, CallTrace, ClientHello, Hello, Link, Method, Outlet, RpcId, Target};
+use tokio::time::Instant;
+
+use crate::{
+    http::response::Served,
+    observe::{AgentEnd, Cause, FrontEvent, Restore, Transport},
+    session::{
+        Front, NoPlace,
+        agent::{Agent, AgentCore, Side},
+        open,
+    },
+    session_id::{
+        AgentSessionId,
+        revoked::{Fate, Tombstone},
+        seal::{Facts, Presented, print_of},
+    },
+    shared::Ending,
+};
+
+/// Ids whose requests have all left are looked for when this many are being restored.
+const MANY: usize = 1_024;
+
+/// Why there is no agent session.
+#[derive(Clone)]
+pub(crate) enum Missing {
+    /// None of this id; it does not matter why.
+    Unknown,
+    /// The gateway has no place for it.
+    NoPlace(NoPlace),
+    /// Its backend gave it no link.
+    Unopened(Arc<CallError>),
+}
+
+type Found<L> = Result<Arc<Agent<L>>, Missing>;
+type Restoring<L> = Pin<Box<dyn Future<Output = Found<L>> + Send>>;
+
+/// The sessions that are being restored. Held by their requests only, so what nobody waits for ends.
+pub(crate) struct Flights<L>(Mutex<HashMap<AgentSessionId, WeakShared<Restoring<L>>>>);
+
+impl<L> Default for Flights<L> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<L: Link> Flights<L> {
+    fn with<T>(&self, act: impl FnOnce(&mut HashMap<AgentSessionId, WeakShared<Restoring<L>>>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<B: Backends> Front<B> {
+    /// The Streamable session of this id: the one that is held, or one that is restored.
+    pub(crate) async fn agent(
+        self: &Arc<Self>,
+        session: &str,
+        target: &Target,
+        headers: &HeaderMap,
+        peer: IpAddr,
+    ) -> Found<B::Link> {
+        let Some(id) = AgentSessionId::parse(session) else { return Err(Missing::Unknown) };
+        let (principal, carried) = (self.principal(headers), self.carried(target, headers));
+        let transport = Transport::Http;
+        let presented = Presented { transport, principal: &principal, target, carried: &carried };
+        if let Some(agent) = self.agents.find(id, &presented) {
+            return Ok(agent);
+        }
+        let facts = self.worth(id, &presented).map_err(|()| Missing::Unknown)?;
+        // Boxed: hardly any request comes this way.
+        Box::pin(self.restored(id, facts, target, headers, peer)).await
+    }
+
+    /// What a valid id that is not held says; told where it is worth nothing any more.
+    pub(crate) fn worth(&self, id: AgentSessionId, presented: &Presented<'_>) -> Result<Facts, ()> {
+        let facts = self.common.in_force().config.sessions.keys.open(id, presented).ok_or(())?;
+        if presented.carried.lacks(facts.carried) {
+            return Err(());
+        }
+        match self.fate_of(id, &facts) {
+            None => Ok(facts),
+            Some(fate) => {
+                self.told(fate);
+                Err(())
+            }
+        }
+    }
+
+    fn fate_of(&self, id: AgentSessionId, facts: &Facts) -> Option<Restore> {
+        if !facts.is_restorable() {
+            return Some(Restore::Own);
+        }
+        if !self.common.age.is_good(facts.issued) {
+            return Some(Restore::Expired);
+        }
+        match self.common.tombstones.fate(Tombstone { issued: facts.issued, print: print_of(id) }) {
+            Fate::Alive => None,
+            Fate::Deleted => Some(Restore::Deleted),
+            Fate::Forgotten => Some(Restore::Forgotten),
+        }
+    }
+
+    async fn restored(
+        self: &Arc<Self>,
+        id: AgentSessionId,
+        facts: Facts,
+        target: &Target,
+        headers: &HeaderMap,
+        peer: IpAddr,
+    ) -> Found<B::Link> {
+        if self.common.is_draining() {
+            return Err(Missing::NoPlace(NoPlace::Draining));
+        }
+        let flight = self.agents.flights.with(|flights| {
+            if let Some(flight) = flights.get(&id).and_then(WeakShared::upgrade) {
+                return Ok(flight);
+            }
+            if flights.len() >= MANY {
+                flights.retain(|_, flight| flight.upgrade().is_some());
+            }
+            let (seat, opened_with) = (self.seat(peer)?, Some(facts.carried));
+            let core = self.new_agent(target.clone(), Transport::Http, headers, peer, seat, opened_with);
+            let restoring: Restoring<B::Link> = Box::pin(Arc::clone(self).restore(id, facts, core));
+            let flight: Shared<_> = restoring.shared();
+            flights.extend(flight.downgrade().map(|weak| (id, weak)));
+            Ok(flight)
+        });
+        match flight {
+            Ok(flight) => flight.await,
+            Err(why) => {
+                self.told(Restore::Full);
+                Err(Missing::NoPlace(why))
+            }
+        }
+    }
+
+    async fn restore(
+        self: Arc<Self>,
+        id: AgentSessionId,
+        facts: Facts,
+        core: Arc<AgentCore>,
+    ) -> Found<B::Link> {
+        // Another flight may have landed since this one was wanted.
+        if let Some(agent) = self.agents.find(id, &core.presented()) {
+            return Ok(agent);
+        }
+        let found = self.landed(id, facts, Arc::clone(&core)).await;
+        self.told(match &found {
+            Ok(_) => Restore::Restored,
+            Err(Missing::Unknown) => Restore::Own,
+            Err(Missing::NoPlace(_)) => Restore::Full,
+            Err(Missing::Unopened(_)) => Restore::Failed,
+        });
+        // Behind the table, so that who finds no flight finds the session.
+        self.agents.flights.with(|flights| flights.remove(&id));
+        found
+    }
+
+    async fn landed(
+        self: &Arc<Self>,
+        id: AgentSessionId,
+        facts: Facts,
+        core: Arc<AgentCore>,
+    ) -> Found<B::Link> {
+        let mut client = ClientHello::neutral();
+        if let Some(revision) = facts.revision {
+            client.revision = revision;
+            core.agreed_on(revision);
+        }
+        let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&core);
+        let hello = Hello { caller: Arc::clone(&core.caller), target: core.target.clone(), client, outlet };
+        let opened = open::bounded(self.backends.open(hello), &self.common).await;
+        let link = opened.map_err(|error| Missing::Unopened(Arc::new(error)))?;
+        if link.is_own() {
+            // What the backend is has changed: from now on the agent would have something to lose.
+            return Err(Missing::Unknown);
+        }
+        core.profile.tied(link.as_ref());
+        let (agent, _) =
+            self.agents.insert(Agent { id, core, side: Side::Http { link, interactive: false } });
+        // It may have been deleted meanwhile; who deletes buries first and looks in the table then.
+        if self.fate_of(id, &facts).is_some() {
+            self.agents.remove(id, &agent.core, AgentEnd::Deleted);
+            return Err(Missing::Unknown);
+        }
+        Ok(agent)
+    }
+
+    pub(crate) fn told(&self, outcome: Restore) {
+        self.common.emit(&FrontEvent::Restore { outcome });
+    }
+
+    /// The answer to a request that found no agent session; a call whose backend is not there is answered like any
+    /// other that failed.
+    pub(crate) fn missing(&self, missing: &Missing, id: Option<&RpcId>) -> Served {
+        match missing {
+            Missing::Unknown => Served::unknown_session(id),
+            Missing::NoPlace(why) => Served::no_place(id, &self.common.request_id().to_string(), *why),
+            Missing::Unopened(error) => {
+                let body = error.to_response(id, &self.common.request_id().to_string());
+                Served::json(StatusCode::SERVICE_UNAVAILABLE, Cause::Gateway, body)
+                    .with(header::RETRY_AFTER, http::HeaderValue::from_static("2"))
+            }
+        }
+    }
+
+    /// The answer to a call of a session that could not be restored because of its backend.
+    pub(crate) fn unopened(&self, error: &CallError, id: &RpcId, method: &Method, target: &Target) -> Served {
+        let (request_id, trace) = (self.common.request_id(), CallTrace::new(Instant::now().into_std()));
+        let agent = mcpool_wire::AgentKey(0);
+        Ending { agent, request_id, method, backend: &target.name, trace: &trace }
+            .refused(&self.common, error);
+        let body = error.to_response(Some(id), &request_id.to_string());
+        Served::json(StatusCode::OK, Cause::Gateway, body)
+    }
+}

@@ -1,0 +1,186 @@
+//! The file of deleted agent sessions: 16 bytes each, appended, and written anew when it holds twice the limit.
+//!
+//! A deletion is answered when it was handed to the system, so that killing the gateway loses none; a crash of the
+//! machine may lose the last ones. One task owns the file: no handler touches the disk.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    fs::File,
+    io::AsyncWriteExt as _,
+    sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::session_id::revoked::{Dead, Tombstone};
+
+const MAGIC: &[u8; 8] = b"mcpool-1";
+/// The magic number and the moment up to which nothing is remembered one by one; then the tombstones.
+const RECORD: usize = 16;
+/// Burials written at once.
+const BATCH: usize = 256;
+/// How often it is looked whether the file is still there.
+const LOOK: Duration = Duration::from_secs(5);
+/// Larger than any limit allows: not a file of ours.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// What the file holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) forgotten: u64,
+    pub(crate) known: Vec<Tombstone>,
+}
+
+/// A deletion to be written, and who waits for it, if anybody.
+pub(crate) struct Burial {
+    pub(crate) one: Tombstone,
+    pub(crate) done: Option<oneshot::Sender<()>>,
+}
+
+/// Owns the file.
+pub(crate) struct Keeper {
+    path: PathBuf,
+    file: Option<File>,
+    waiting: mpsc::Receiver<Burial>,
+    /// What a file written anew holds.
+    dead: Arc<Dead>,
+    records: usize,
+}
+
+impl Kept {
+    /// A file that is not there is an empty one; half a record at its end, of a crash, is left out.
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
+        match fs::metadata(path) {
+            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(why) => return Err(why),
+            Ok(known) if known.len() > MOST_BYTES => return Err(io::Error::other("it is too large")),
+            Ok(_) => {}
+        }
+        let bytes = fs::read(path)?;
+        let mut records = bytes.as_chunks::<RECORD>().0.iter().map(halves);
+        match records.next() {
+            Some((magic, forgotten)) if magic == u64::from_be_bytes(*MAGIC) => {
+                let known = records.map(|(issued, print)| Tombstone { issued, print }).collect();
+                Ok(Self { forgotten, known })
+            }
+            None | Some(_) => Err(io::Error::other("it is damaged")),
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity((1 + self.known.len()) * RECORD);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&self.forgotten.to_be_bytes());
+        self.known.iter().for_each(|one| bytes.extend_from_slice(&one.to_bytes()));
+        bytes
+    }
+
+    /// Puts a whole file in place of the one there is.
+    fn write(&self, path: &Path) -> io::Result<()> {
+        let new = path.with_extension("new");
+        fs::write(&new, self.to_bytes())?;
+        fs::rename(&new, path)
+    }
+}
+
+impl Tombstone {
+    fn to_bytes(self) -> [u8; RECORD] {
+        (u128::from(self.issued) << 64 | u128::from(self.print)).to_be_bytes()
+    }
+}
+
+impl Keeper {
+    /// Writes the file anew and goes on from there; says in the log why it cannot.
+    pub(crate) fn open(path: &Path, dead: Arc<Dead>, waiting: mpsc::Receiver<Burial>) -> Option<Self> {
+        let kept = dead.kept();
+        let opened = kept
+            .write(path)
+            .and_then(|()| fs::OpenOptions::new().append(true).open(path).map(File::from_std));
+        let file = opened.inspect_err(|why| cannot_write(path, why)).ok()?;
+        Some(Self { path: path.to_owned(), file: Some(file), waiting, records: kept.known.len(), dead })
+    }
+
+    /// Writes what is buried, until the front ends; what is being written then still is.
+    pub(crate) async fn run(mut self, kill: CancellationToken) {
+        let mut burials = Vec::with_capacity(BATCH);
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                count = self.waiting.recv_many(&mut burials, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                () = kill.cancelled() => return,
+                _ = looks.tick() => {
+                    // It was removed or replaced: what was deleted is written down where the next life reads it. Its
+                    // folder may not be back yet; who looks after that says so.
+                    if !self.is_in_place().await {
+                        self.file = None;
+                        let _ = self.anew().await;
+                    }
+                    continue;
+                }
+            }
+            if let Err(why) = self.write(&burials).await {
+                cannot_write(&self.path, &why);
+                // Tried again, whole, with the next.
+                self.file = None;
+            }
+            // Whoever waits has done what it could; it may also have left.
+            for done in burials.drain(..).filter_map(|burial| burial.done) {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    async fn write(&mut self, burials: &[Burial]) -> io::Result<()> {
+        self.records += burials.len();
+        let room = 2 * self.dead.limit().max(BATCH);
+        let Some(file) = self.file.as_mut().filter(|_| self.records < room && !self.dead.is_unwritten())
+        else {
+            return self.anew().await;
+        };
+        let bytes: Vec<u8> = burials.iter().flat_map(|burial| burial.one.to_bytes()).collect();
+        file.write_all(&bytes).await?;
+        file.flush().await
+    }
+
+    /// Whether the path still leads to the file that is written to.
+    async fn is_in_place(&self) -> bool {
+        let Some(file) = &self.file else { return false };
+        let (Ok(ours), Ok(there)) = (file.metadata().await, tokio::fs::metadata(&self.path).await) else {
+            return false;
+        };
+        (ours.dev(), ours.ino()) == (there.dev(), there.ino())
+    }
+
+    async fn anew(&mut self) -> io::Result<()> {
+        let kept = self.dead.kept();
+        self.records = kept.known.len();
+        let new = self.path.with_extension("new");
+        tokio::fs::write(&new, kept.to_bytes()).await?;
+        tokio::fs::rename(&new, &self.path).await?;
+        self.file = Some(File::options().append(true).open(&self.path).await?);
+        Ok(())
+    }
+}
+
+fn halves(record: &[u8; RECORD]) -> (u64, u64) {
+    let whole = u128::from_be_bytes(*record);
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+    ((whole >> 64) as u64, whole as u64)
+}
+
+fn cannot_write(path: &Path, why: &io::Error) {
+    tracing::warn!(file = %path.display(), %why, "cannot write down which agent sessions were deleted: they may come back after a restart");
+}

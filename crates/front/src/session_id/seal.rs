@@ -1,0 +1,284 @@
+//! What an agent session id says, sealed: enough to serve its agent again after the gateway was restarted, without a
+//! store.
+//!
+//! The body is encrypted and authenticated. Who may present the id (principal), where (backend), and over which
+//! transport is not in it but bound to it: presented by or for anything else it does not open, like any text nobody
+//! gave out. The cipher is AES-256-GCM-SIV, because the keys live for years and nonces are random: with plain GCM a
+//! nonce that came up twice would let anybody forge ids.
+
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM_SIV, Aad, Nonce, RandomizedNonceKey},
+    digest::{SHA256, digest},
+};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use mcpool_wire::{Principal, Revision, Target};
+use rand::{TryRng as _, rngs::SysRng};
+
+use crate::{
+    forwarded_headers::Carried,
+    observe::Transport,
+    session_id::{AgentSessionId, BODY, HEAD, NONCE, TAG},
+};
+
+const KEY_BYTES: usize = 32;
+
+/// One key that seals agent session ids.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionKey([u8; KEY_BYTES]);
+
+/// The keys of one gateway: the first seals, all open.
+#[derive(Clone)]
+pub struct SessionKeys(Arc<[Ready]>);
+
+struct Ready {
+    /// In the open part of an id: says which key to try.
+    id: u8,
+    cipher: RandomizedNonceKey,
+}
+
+/// What an id says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// When it was given out, in milliseconds since 1970 of the wall clock.
+    pub(crate) issued: u64,
+    /// What was agreed on; HTTP+SSE agents get their id before they agree on anything.
+    pub(crate) revision: Option<Revision>,
+    /// Whether a session of the backend was this agent's alone: then what it left there is lost with the gateway.
+    pub(crate) own: bool,
+    /// Whether the agent can be asked things.
+    pub(crate) interactive: bool,
+    /// Which headers its backend is given came with it, a bit for each; none in ids of before there was such a thing.
+    pub(crate) carried: u32,
+}
+
+/// By whom and for what an id is presented.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Presented<'a> {
+    pub(crate) transport: Transport,
+    pub(crate) principal: &'a Principal,
+    pub(crate) target: &'a Target,
+    pub(crate) carried: &'a Carried,
+}
+
+impl SessionKey {
+    /// Reads a key as configurations and key files hold it.
+    ///
+    /// # Errors
+    /// What a key must look like; the text is not repeated.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let bytes = STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes
+            .map(Self)
+            .ok_or("not a key; write 32 random bytes in base64, such as `openssl rand -base64 32` prints")
+    }
+
+    /// A new key; `None` when the system has no randomness to give.
+    #[must_use]
+    pub fn random() -> Option<Self> {
+        let mut bytes = [0; KEY_BYTES];
+        SysRng.try_fill_bytes(&mut bytes).ok()?;
+        Some(Self(bytes))
+    }
+
+    /// What [`Self::parse`] reads: the secret itself.
+    #[must_use]
+    pub fn to_secret_text(&self) -> String {
+        STANDARD.encode(self.0)
+    }
+}
+
+/// Draws the first random bytes, for which the library gathers its entropy: tens of milliseconds, once a process. To be
+/// done before anybody waits for an id.
+pub fn warm_up() {
+    // Without randomness no id can be sealed either, and that is said where one is asked for.
+    let _ = aws_lc_rs::rand::fill(&mut [0; 1]);
+}
+
+impl SessionKeys {
+    /// The first of these seals, all of them open.
+    #[must_use]
+    pub fn new(keys: &[SessionKey]) -> Self {
+        Self(keys.iter().filter_map(Ready::new).collect())
+    }
+
+    /// An id for what is said; `None` when the system has no randomness for it.
+    pub(crate) fn seal(
+        &self,
+        owner: u16,
+        facts: &Facts,
+        presented: &Presented<'_>,
+    ) -> Option<AgentSessionId> {
+        let key = self.0.first()?;
+        let head = AgentSessionId::head(key.id, owner);
+        let mut sealed = facts.to_body()?.to_vec();
+        let aad = Aad::from(presented.bound_to(head));
+        let nonce = key.cipher.seal_in_place_append_tag(aad, &mut sealed).ok()?;
+        AgentSessionId::of_parts(head, nonce.as_ref(), &sealed)
+    }
+
+    /// What an id says; `None` unless one of these keys sealed it for exactly this.
+    pub(crate) fn open(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Facts> {
+        let (head, nonce, sealed) = id.parts();
+        self.0.iter().filter(|key| key.id == id.key()).find_map(|key| {
+            let mut sealed = sealed;
+            let aad = Aad::from(presented.bound_to(head));
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            let body = key.cipher.open_in_place(nonce, aad, &mut sealed).ok()?;
+            Facts::of_body(body.first_chunk()?)
+        })
+    }
+}
+
+/// Numbers for whoever comes back with them.
+impl SessionKeys {
+    /// A text that stands for this number, for exactly what it is bound to; `None` when the system has no randomness.
+    pub(crate) fn seal_note(&self, number: u64, bound: &[u8]) -> Option<String> {
+        let key = self.0.first()?;
+        let mut sealed = number.to_be_bytes().to_vec();
+        let nonce = key.cipher.seal_in_place_append_tag(note(key.id, bound), &mut sealed).ok()?;
+        Some(URL_SAFE_NO_PAD.encode([&[key.id], nonce.as_ref().as_slice(), &sealed].concat()))
+    }
+
+    /// The number a text stands for; `None` unless one of these keys sealed it for exactly this.
+    pub(crate) fn open_note(&self, text: &str, bound: &[u8]) -> Option<u64> {
+        let mut bytes = [0; 1 + NONCE + 8 + TAG];
+        // Longer or shorter is none, and decoding is strict: one text for one number.
+        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+        let ([id], rest) = bytes.split_first_chunk::<1>().filter(|_| length == bytes.len())?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE>()?;
+        self.0.iter().filter(|key| key.id == *id).find_map(|key| {
+            let mut sealed = sealed.to_vec();
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let body = key.cipher.open_in_place(nonce, note(*id, bound), &mut sealed).ok()?;
+            Some(u64::from_be_bytes(*body.first_chunk()?))
+        })
+    }
+}
+
+/// What is authenticated with a note: nothing that is authenticated with an id begins like it.
+fn note(key: u8, bound: &[u8]) -> Aad<Vec<u8>> {
+    Aad::from([b"note".as_slice(), &[key], bound].concat())
+}
+
+impl Default for SessionKeys {
+    /// A key of this life: what it seals is worth nothing afterwards.
+    fn default() -> Self {
+        Self::new(SessionKey::random().as_slice())
+    }
+}
+
+impl Ready {
+    fn new(key: &SessionKey) -> Option<Self> {
+        let id = digest(&SHA256, &key.0).as_ref().first().copied()?;
+        let cipher = RandomizedNonceKey::new(&AES_256_GCM_SIV, &key.0).ok()?;
+        Some(Self { id, cipher })
+    }
+}
+
+impl Facts {
+    const OWN: u8 = 1;
+    const INTERACTIVE: u8 = 2;
+    /// The four bytes behind the revision say what was carried; without it they are random, as the rest.
+    const CARRIED: u8 = 4;
+
+    /// Whether its agent can be served as before by a gateway that has forgotten it.
+    pub(crate) fn is_restorable(&self) -> bool {
+        !self.own && !self.interactive
+    }
+
+    /// Time, flags, revision, what was carried, and random bytes: with the nonce an id holds 128 random bits at least.
+    fn to_body(self) -> Option<[u8; BODY]> {
+        let mut body = [0; BODY];
+        body[..6].copy_from_slice(&self.issued.to_be_bytes()[2..]);
+        body[6] = u8::from(self.own) * Self::OWN + u8::from(self.interactive) * Self::INTERACTIVE;
+        body[7] = self.revision.map_or(0, number_of);
+        SysRng.try_fill_bytes(&mut body[8..]).ok()?;
+        if self.carried != 0 {
+            body[6] |= Self::CARRIED;
+            body[8..12].copy_from_slice(&self.carried.to_be_bytes());
+        }
+        Some(body)
+    }
+
+    fn of_body(body: &[u8; BODY]) -> Option<Self> {
+        let mut issued = [0; 8];
+        issued[2..].copy_from_slice(&body[..6]);
+        let revision = match body[7] {
+            0 => None,
+            number => Some(REVISIONS.into_iter().find(|one| number_of(*one) == number)?),
+        };
+        let carried = body[8..].first_chunk().filter(|_| body[6] & Self::CARRIED != 0);
+        Some(Self {
+            issued: u64::from_be_bytes(issued),
+            revision,
+            own: body[6] & Self::OWN != 0,
+            interactive: body[6] & Self::INTERACTIVE != 0,
+            carried: carried.map_or(0, |bits| u32::from_be_bytes(*bits)),
+        })
+    }
+}
+
+const REVISIONS: [Revision; 4] =
+    [Revision::V2024_11_05, Revision::V2025_03_26, Revision::V2025_06_18, Revision::V2025_11_25];
+
+/// Written into ids that outlive this program: a number never changes its meaning.
+fn number_of(revision: Revision) -> u8 {
+    match revision {
+        Revision::V2024_11_05 => 1,
+        Revision::V2025_03_26 => 2,
+        Revision::V2025_06_18 => 3,
+        Revision::V2025_11_25 => 4,
+        // Has no session.
+        Revision::V2026_07_28 => 0,
+    }
+}
+
+impl Presented<'_> {
+    /// What is authenticated with the body: unambiguous, because the one part of free length before another has its
+    /// length in front, with the kind of principal in its highest bit: somebody called like nobody is somebody.
+    fn bound_to(&self, head: [u8; HEAD]) -> Vec<u8> {
+        let principal = self.principal.as_str().as_bytes();
+        let mut bound = Vec::with_capacity(HEAD + 9 + principal.len() + self.target.name.len());
+        bound.extend_from_slice(&head);
+        bound.push(self.transport as u8);
+        bound.extend_from_slice(&length_and_kind(self.principal).to_be_bytes());
+        bound.extend_from_slice(principal);
+        bound.extend_from_slice(self.target.name.as_bytes());
+        bound
+    }
+}
+
+/// How long the name of a principal is, and in the highest bit whether it is a name at all.
+pub(crate) fn length_and_kind(principal: &Principal) -> u64 {
+    let named = match principal {
+        Principal::Anonymous => 0,
+        Principal::Named(_) => 1 << 63,
+    };
+    named | principal.as_str().len() as u64
+}
+
+/// A number that stands for an id among those that were deleted: part of its nonce.
+pub(crate) fn print_of(id: AgentSessionId) -> u64 {
+    let (_, nonce, _): (_, [u8; NONCE], _) = id.parts();
+    nonce.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionKey(..)")
+    }
+}
+
+impl fmt::Debug for SessionKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionKeys(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests;

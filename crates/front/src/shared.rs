@@ -1,0 +1,230 @@
+//! What every part of one front shares and that does not depend on what lies behind it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+};
+
+use arc_swap::{ArcSwap, Guard};
+use dashmap::DashMap;
+use mcpool_wire::{AgentKey, CallError, CallTrace, ErrorKind, Executed, Method, RequestId};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    call::detached::Entry,
+    config::{FrontConfig, FrontLimits, FrontTimes},
+    host_policy::HostPolicy,
+    limits::{memory::Budget, per_principal::Principals},
+    observe::{CallEnd, FrontEvent, FrontObserve, Gauges, Outcome},
+    session_id::{
+        AgentSessionId,
+        age::Age,
+        revoked::{Tombstone, Tombstones},
+        revoked_file::Keeper,
+        seal::{Facts, Presented, print_of},
+    },
+    stateless::Parked,
+    stream::connection::Pulse,
+};
+
+pub(crate) struct Common {
+    in_force: ArcSwap<InForce>,
+    pub(crate) observe: Arc<dyn FrontObserve>,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) budget: Arc<Budget>,
+    /// The open connections, by their numbers: looked through when memory is short.
+    pub(crate) connections: DashMap<u64, Arc<Pulse>>,
+    pub(crate) principals: Arc<Principals>,
+    /// Calls whose handler is gone or answers as a stream go here.
+    pub(crate) adopt: mpsc::Sender<Entry>,
+    /// Calls that wait for their callers.
+    pub(crate) parked: Parked,
+    /// Everything ends now.
+    pub(crate) kill: CancellationToken,
+    /// Which ids are too old.
+    pub(crate) age: Age,
+    pub(crate) tombstones: Tombstones,
+    /// The front takes nothing new: what runs may end.
+    pub(crate) draining: CancellationToken,
+    /// Connections accepted since.
+    pub(crate) late: AtomicUsize,
+    warned: AtomicBool,
+    requests: AtomicU64,
+    agents: AtomicU64,
+    accepted: AtomicU64,
+    epoch: Instant,
+}
+
+/// What is allowed now. It can be replaced while the front runs: what exists keeps what it began with where it has
+/// copied it, and whatever begins later goes by the new one.
+pub(crate) struct InForce {
+    pub(crate) config: FrontConfig,
+    pub(crate) hosts: HostPolicy,
+}
+
+impl InForce {
+    fn new(config: FrontConfig) -> Self {
+        Self { hosts: HostPolicy::new(&config), config }
+    }
+}
+
+impl Common {
+    pub(crate) fn new(
+        config: FrontConfig,
+        observe: Arc<dyn FrontObserve>,
+        gauges: Arc<Gauges>,
+        adopt: mpsc::Sender<Entry>,
+    ) -> (Self, Option<Keeper>) {
+        let age = Age::new(config.sessions.clock.clone(), config.times.session_lifetime);
+        gauges.set_limits(&config.limits);
+        let (deleted, limit) = (config.sessions.deleted.as_deref(), config.limits.deleted_sessions);
+        let (tombstones, keeper) = Tombstones::open(deleted, limit, age.now());
+        let budget = Budget::new(config.limits.buffered_bytes, Arc::clone(&gauges), Arc::clone(&observe));
+        let common = Self {
+            age,
+            tombstones,
+            principals: Principals::new(config.limits.calls_per_principal),
+            in_force: ArcSwap::from_pointee(InForce::new(config)),
+            observe,
+            gauges,
+            budget,
+            connections: DashMap::new(),
+            adopt,
+            parked: Parked::default(),
+            kill: CancellationToken::new(),
+            draining: CancellationToken::new(),
+            late: AtomicUsize::new(0),
+            warned: AtomicBool::new(false),
+            // A random start keeps request ids of two lives of the process apart in one log.
+            requests: AtomicU64::new(u64::from(rand::random::<u32>()) << 32),
+            agents: AtomicU64::new(1),
+            accepted: AtomicU64::new(0),
+            epoch: Instant::now(),
+        };
+        (common, keeper)
+    }
+
+    /// What is allowed now. Not to be kept: a guard holds up the next change.
+    pub(crate) fn in_force(&self) -> Guard<Arc<InForce>> {
+        self.in_force.load()
+    }
+
+    pub(crate) fn limits(&self) -> FrontLimits {
+        self.in_force.load().config.limits
+    }
+
+    pub(crate) fn times(&self) -> FrontTimes {
+        self.in_force.load().config.times
+    }
+
+    pub(crate) fn apply(&self, config: FrontConfig) {
+        self.gauges.set_limits(&config.limits);
+        self.in_force.store(Arc::new(InForce::new(config)));
+    }
+
+    pub(crate) fn request_id(&self) -> RequestId {
+        RequestId(self.requests.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn agent_key(&self) -> AgentKey {
+        AgentKey(self.agents.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn connection_number(&self) -> u64 {
+        self.accepted.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn emit(&self, event: &FrontEvent<'_>) {
+        self.observe.on(event);
+    }
+
+    /// Somebody or something was turned away: one of [`REFUSALS`](crate::observe::REFUSALS).
+    pub(crate) fn refused(&self, kind: &'static str) {
+        self.gauges.note_refusal(kind);
+        self.emit(&FrontEvent::Refused { kind });
+    }
+
+    pub(crate) fn dropped(&self, kind: &'static str) {
+        self.emit(&FrontEvent::Dropped { kind });
+    }
+
+    /// An agent sent credentials that go nowhere.
+    pub(crate) fn authorization_ignored(&self) {
+        self.emit(&FrontEvent::AuthorizationIgnored);
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!("an agent sends an Authorization header, which is not forwarded (said once)");
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    pub(crate) fn start_draining(&self) {
+        self.draining.cancel();
+    }
+
+    /// Sees to it that this id is never restored, where it could be; what is needed to wait until that is written down.
+    pub(crate) fn bury(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Tombstone> {
+        let facts = self.in_force().config.sessions.keys.open(id, presented).filter(Facts::is_restorable)?;
+        let one = Tombstone { issued: facts.issued, print: print_of(id) };
+        self.tombstones.bury(one, self.age.expired());
+        Some(one)
+    }
+
+    /// Milliseconds since this front began: a clock that fits an atomic.
+    pub(crate) fn millis(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A call as its end is reported.
+pub(crate) struct Ending<'a> {
+    pub(crate) agent: AgentKey,
+    pub(crate) request_id: RequestId,
+    pub(crate) method: &'a Method,
+    pub(crate) backend: &'a str,
+    pub(crate) trace: &'a CallTrace,
+}
+
+impl Ending<'_> {
+    pub(crate) fn report(&self, common: &Common, outcome: Outcome, error: Option<&CallError>) {
+        let executed = error.map_or_else(|| self.trace.executed(), |error| error.executed);
+        common.emit(&FrontEvent::CallEnded(CallEnd {
+            agent: self.agent,
+            request_id: self.request_id,
+            method: self.method,
+            backend: self.backend,
+            outcome,
+            executed,
+            trace: self.trace,
+            error,
+            took: self.trace.started.elapsed(),
+        }));
+    }
+
+    /// A call that was refused before anything was tried.
+    pub(crate) fn refused(&self, common: &Common, error: &CallError) {
+        self.report(common, outcome_of(error), Some(error));
+    }
+}
+
+/// The metric label of a failure.
+pub(crate) fn outcome_of(error: &CallError) -> Outcome {
+    match error.kind {
+        ErrorKind::Deadline | ErrorKind::QueueTimeout => Outcome::Timeout,
+        ErrorKind::Cancelled => Outcome::Cancelled,
+        ErrorKind::Lost | ErrorKind::ProtocolViolation | ErrorKind::TooLarge => Outcome::Lost,
+        ErrorKind::Unavailable if error.executed != Executed::No => Outcome::Lost,
+        ErrorKind::Unavailable
+        | ErrorKind::Overloaded
+        | ErrorKind::CircuitOpen
+        | ErrorKind::NotRoutable
+        | ErrorKind::Draining
+        | ErrorKind::Denied
+        | ErrorKind::MethodNotFound
+        | ErrorKind::InvalidParams
+        | ErrorKind::InvalidRequest => Outcome::Rejected,
+    }
+}

@@ -1,0 +1,173 @@
+//! HTTP+SSE: opening its stream, finding back to it, and the POSTs that belong to it.
+//!
+//! Every well-formed message of a known session is 202, whatever becomes of it: one other status ends the whole
+//! client (PROTOCOL.md 0.2).
+
+pub(crate) mod task;
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::{HeaderMap, StatusCode};
+use mcpool_wire::{Backends, DecodeError, DecodeKind, Target};
+use tokio::sync::mpsc;
+
+use crate::{
+    endpoint::{text, unknown_backend},
+    http::{
+        response::{Served, refusal},
+        response_body::endpoint_event,
+    },
+    limits::places::Seat,
+    message::Parcel,
+    observe::{AgentEnd, Cause, Restore, Transport},
+    panics::unharmed,
+    session::{
+        Front,
+        agent::{Agent, Side},
+    },
+    session_id::{
+        AgentSessionId,
+        seal::{Facts, Presented},
+    },
+    sse::task::{AgentStream, Comes},
+    stream::outbox::{Taken, unless_taken},
+};
+
+/// Messages between the POST handlers and the task of one agent; handlers wait for room.
+const WORK: usize = 16;
+
+/// A GET without session: a new agent, or one that lost its connection and comes back; after a restart under its old id.
+pub(crate) async fn open<B: Backends>(
+    front: &Arc<Front<B>>,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    name: Option<&str>,
+) -> Served {
+    let target = match front.backends.target(name) {
+        Ok(target) => target,
+        Err(why) => return unknown_backend(front, None, &why),
+    };
+    let before = text(headers, "last-event-id").and_then(AgentSessionId::parse);
+    let mut back = before.map(|_| Back::Lost);
+    if let Some(known) = before {
+        let (principal, carried) = (front.principal(headers), front.carried(&target, headers));
+        let transport = Transport::Sse;
+        let presented = Presented { transport, principal: &principal, target: &target, carried: &carried };
+        let held = front.agents.find(known, &presented);
+        if let Some(agent) = held {
+            match unless_taken(|| attach(front, &agent)).await {
+                Ok(Some(served)) => return served,
+                Ok(None) => {}
+                Err(Taken) => return Served::taken(),
+            }
+        }
+        if let Ok(facts) = front.worth(known, &presented) {
+            back = Some(Back::Restored(known, facts));
+        }
+    }
+    loop {
+        let seat = match front.place(peer).await {
+            Ok(seat) => seat,
+            Err(why) => return Served::no_place(None, &front.common.request_id().to_string(), why),
+        };
+        match begin(front, headers, target.clone(), back, (peer, seat)) {
+            Ok(Some(served)) => return served,
+            Err(refused) => return *refused,
+            // Its session of before is just ending: it gets another.
+            Ok(None) => back = Some(Back::Lost),
+        }
+    }
+}
+
+/// A stream that names one of before.
+#[derive(Clone, Copy)]
+enum Back {
+    /// The session of that one goes on.
+    Restored(AgentSessionId, Facts),
+    /// It cannot: what the agent had there is gone.
+    Lost,
+}
+
+/// The stream of an agent session under a new id or the one it had, with its task if it is new.
+fn begin<B: Backends>(
+    front: &Arc<Front<B>>,
+    headers: &HeaderMap,
+    target: Target,
+    back: Option<Back>,
+    (peer, seat): (IpAddr, Seat),
+) -> Result<Option<Served>, Box<Served>> {
+    let (restored, comes) = match back {
+        Some(Back::Restored(id, facts)) => (Some((id, facts)), Comes::Restored),
+        Some(Back::Lost) => (None, Comes::Lost),
+        None => (None, Comes::New),
+    };
+    let opened_with = restored.map(|(_, facts)| facts.carried);
+    let core = front.new_agent(target, Transport::Sse, headers, peer, seat, opened_with);
+    let Some(id) = restored.map(|(id, _)| id).or_else(|| front.mint(&core, false, false)) else {
+        return Err(Box::new(Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway)));
+    };
+    let (work, inbox) = mpsc::channel(WORK);
+    let (agent, is_new) =
+        front.agents.insert(Agent { id, core: Arc::clone(&core), side: Side::Sse { work } });
+    // Attached before its task runs, so that the task never sees it absent without reason.
+    let served = attach(front, &agent).unwrap_or_else(|Taken| Some(Served::taken()));
+    if is_new {
+        if restored.is_some() {
+            front.told(Restore::Restored);
+        }
+        front.tasks.spawn(run(AgentStream::new(Arc::clone(front), id, core, inbox, comes)));
+    }
+    Ok(served)
+}
+
+/// The life of an agent's stream; the agent session ends with it, however it ends.
+async fn run<B: Backends>(stream: AgentStream<B>) {
+    let (front, id, core) = stream.whose();
+    if unharmed(&front.common, "stream", stream.run()).await.is_none() {
+        front.agents.remove(id, &core, AgentEnd::Fault);
+    }
+}
+
+/// A POST that names a session.
+pub(crate) async fn parcel<B: Backends>(
+    front: &Arc<Front<B>>,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    session: &str,
+    mut parcel: Parcel,
+) -> Served {
+    // One of an earlier life is 404 until its stream is back: not every client comes back as the one it was, and an answer
+    // that nobody fetches would be waited for.
+    let Some(agent) = front.known(Transport::Sse, headers, name, session) else {
+        return Served::unknown_session(parcel.id());
+    };
+    let Side::Sse { work } = &agent.side else { return Served::unknown_session(parcel.id()) };
+    parcel.sent_by(&front.as_sent(&agent.core, headers));
+    match work.send(Box::new(parcel)).await {
+        Ok(()) => Served::accepted(),
+        Err(mpsc::error::SendError(parcel)) => Served::unknown_session(parcel.id()),
+    }
+}
+
+/// A POST that names a session and is no message. A batch that is refused is well-formed: its error is on the stream.
+pub(crate) fn undecodable<B: Backends>(
+    front: &Front<B>,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    session: &str,
+    error: &DecodeError,
+) -> Served {
+    match front.known(Transport::Sse, headers, name, session) {
+        Some(agent) if error.kind == DecodeKind::Batch => {
+            agent.core.answer(refusal(None, error.kind.code(), &error.reason));
+            Served::accepted()
+        }
+        _ => Served::undecodable(error),
+    }
+}
+
+fn attach<B: Backends>(front: &Front<B>, agent: &Agent<B::Link>) -> Result<Option<Served>, Taken> {
+    let Some(reader) = agent.core.outbox.request(None)? else { return Ok(None) };
+    let first = endpoint_event(&agent.id.to_text());
+    Ok(Some(Served::stream(reader, Some(first), front.common.times().stream_ping)))
+}

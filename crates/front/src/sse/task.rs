@@ -1,0 +1,417 @@
+//! The task that owns one HTTP+SSE agent: its link, its calls, what came too early, and its end.
+//!
+//! POST handlers only decode and hand over, so the order of messages is the order of their arrival here. Requests
+//! that come while a link is being opened wait for it; without a handshake the agent is served as if it had declared
+//! nothing. When the stream's connection is gone the task waits for the agent to come back, then all of it ends. Who
+//! comes back to a session that is over is served when it has done its handshake again, and told so until then: what
+//! it had there is gone.
+
+use std::{collections::VecDeque, future::poll_fn, pin::Pin, sync::Arc};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use mcpool_wire::{
+    Backends, CallError, CallTrace, Caller, ClientHello, ErrorKind, Hello, Link, Message, Method, Outlet,
+    Reply, Revision, result_response,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, Sleep},
+};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::{
+    call::{Finished, Running, reject, same_request::is_same},
+    http::response::refusal,
+    limits::memory::Charge,
+    message::{Body, Incoming, Parcel, Request, Seen},
+    observe::{AgentEnd, FrontEvent},
+    session::{
+        Front,
+        agent::{AgentCore, InFlight},
+        open::{self, OpenEnd},
+    },
+    session_id::AgentSessionId,
+    shared::Common,
+    stream::outbox::{Presence, Watch},
+    streamable::batch,
+};
+
+/// Messages that wait for a link.
+const MAX_EARLY: usize = 64;
+
+pub(crate) struct AgentStream<B: Backends> {
+    front: Arc<Front<B>>,
+    id: AgentSessionId,
+    core: Arc<AgentCore>,
+    work: mpsc::Receiver<Box<Parcel>>,
+    calls: FuturesUnordered<Running>,
+    early: VecDeque<Box<Incoming>>,
+    tie: Tie<B::Link>,
+    comes: Comes,
+}
+
+/// As what its agent comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Comes {
+    /// As one nobody knows.
+    New,
+    /// As one that shared, and goes on as before.
+    Restored,
+    /// As one whose session is over.
+    Lost,
+}
+
+/// How far the agent is tied to its backend.
+enum Tie<L> {
+    None,
+    Opening(Reply<Arc<L>>, Why),
+    /// Tied without a handshake of this agent.
+    Neutral(Arc<L>),
+    /// The agent has done its handshake.
+    Greeted(Arc<L>),
+}
+
+/// For whom a link is opened.
+enum Why {
+    Greeting(Box<Greeting>),
+    /// A call without a handshake, of this caller.
+    Early(Arc<Caller>),
+}
+
+/// An `initialize` that waits for its link.
+struct Greeting {
+    request: Request,
+    revision: Revision,
+    interactive: bool,
+    caller: Arc<Caller>,
+    end: OpenEnd,
+    _slot: InFlight,
+}
+
+enum Woken<L> {
+    Work(Option<Box<Parcel>>),
+    Done(Finished),
+    Opened(Result<Arc<L>, CallError>),
+    Watch(Watch),
+    Away,
+    Kill,
+}
+
+impl<B: Backends> AgentStream<B> {
+    pub(crate) fn new(
+        front: Arc<Front<B>>,
+        id: AgentSessionId,
+        core: Arc<AgentCore>,
+        work: mpsc::Receiver<Box<Parcel>>,
+        comes: Comes,
+    ) -> Self {
+        let (calls, early) = (FuturesUnordered::new(), VecDeque::new());
+        Self { front, id, core, work, calls, early, tie: Tie::None, comes }
+    }
+
+    /// Its agent session, and where it is to be found.
+    pub(crate) fn whose(&self) -> (Arc<Front<B>>, AgentSessionId, Arc<AgentCore>) {
+        (Arc::clone(&self.front), self.id, Arc::clone(&self.core))
+    }
+
+    /// Runs until the agent is gone, its link is over, or the front ends.
+    pub(crate) async fn run(mut self) {
+        let grace = self.common().times().reconnect_grace;
+        let mut away = std::pin::pin!(tokio::time::sleep(grace));
+        // Kept over all turns: registering with the one token of all tasks costs a lock.
+        let mut kill = std::pin::pin!(self.common().kill.clone().cancelled_owned());
+        let mut watch = self.core.outbox.watch();
+        let end = loop {
+            match self.next(watch, away.as_mut(), kill.as_mut()).await {
+                Woken::Work(Some(parcel)) => self.unpack(*parcel),
+                Woken::Done(finished) => self.finished(finished),
+                Woken::Opened(link) => self.opened(link),
+                Woken::Watch(now) => {
+                    if now.presence == Presence::Absent {
+                        away.as_mut().reset(Instant::now() + grace);
+                        self.front.agents.went_away(self.id);
+                    }
+                    watch = now;
+                }
+                Woken::Away | Woken::Work(None) => break AgentEnd::Gone,
+                Woken::Kill => break AgentEnd::Shutdown,
+            }
+            if watch.presence == Presence::Closed {
+                break if self.core.has_ended() { AgentEnd::LinkEnded } else { AgentEnd::Slow };
+            }
+            if watch.finishing && self.is_done() {
+                break if self.core.has_ended() { AgentEnd::LinkEnded } else { AgentEnd::Shutdown };
+            }
+        };
+        // Removing closes the outbox behind what is queued, so the last answers are still read.
+        self.front.agents.remove(self.id, &self.core, end);
+    }
+
+    /// Whether everything that was accepted has been answered.
+    fn is_done(&self) -> bool {
+        self.calls.is_empty() && self.work.is_empty() && !matches!(self.tie, Tie::Opening(..))
+    }
+
+    async fn next(
+        &mut self,
+        watch: Watch,
+        away: Pin<&mut Sleep>,
+        kill: Pin<&mut WaitForCancellationFutureOwned>,
+    ) -> Woken<B::Link> {
+        let is_away = watch.presence == Presence::Absent;
+        let core = &self.core;
+        let tie = &mut self.tie;
+        tokio::select! {
+            biased;
+            now = poll_fn(|cx| core.outbox.poll_watch(cx, watch)) => Woken::Watch(now),
+            Some(finished) = self.calls.next(), if !self.calls.is_empty() => Woken::Done(finished),
+            opened = poll_fn(|cx| match &mut *tie {
+                Tie::Opening(reply, _) => reply.as_mut().poll(cx),
+                Tie::None | Tie::Neutral(_) | Tie::Greeted(_) => std::task::Poll::Pending,
+            }) => Woken::Opened(opened),
+            message = self.work.recv() => Woken::Work(message),
+            () = away, if is_away => Woken::Away,
+            () = kill => Woken::Kill,
+        }
+    }
+
+    /// A batch is answered message by message: no client of the revision that has batches reads an array from here.
+    fn unpack(&mut self, parcel: Parcel) {
+        let messages = match parcel {
+            Parcel::One(message) => return self.take(Box::new(message)),
+            Parcel::Many(messages) => messages,
+        };
+        if let Err(why) = batch::allowed(&self.core) {
+            return self.core.answer(refusal(None, -32600, &why));
+        }
+        let mut seen = Seen::default();
+        for message in messages {
+            match message {
+                Ok(message) if seen.is_repeated(&message) => {
+                    self.core.answer(refusal(message.id(), -32600, batch::REPEATED));
+                }
+                Ok(message) => self.take(Box::new(message)),
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.core.answer(refusal(error.id.as_ref(), error.kind.code(), &reason));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Box<Incoming>) {
+        if !matches!(self.tie, Tie::Opening(..)) {
+            return self.handle(*message);
+        }
+        // `ping` asks about us, not about the backend, and a cancellation may be for a call that runs.
+        let waits = match &message.body {
+            Body::Request(request) => request.method != Method::Ping,
+            Body::Notification(method, _) => *method != Method::Cancelled,
+            Body::Response(_) | Body::BadId(_) => false,
+        };
+        if !waits {
+            self.handle(*message);
+        } else if self.early.len() < MAX_EARLY {
+            self.early.push_back(message);
+        } else {
+            let error =
+                CallError::not_sent(ErrorKind::Overloaded, "too many requests before the session is ready");
+            self.refuse(&message, &error);
+        }
+    }
+
+    fn handle(&mut self, message: Incoming) {
+        let Incoming { body, message, is_modern, charge } = message;
+        match body {
+            Body::Request(request) if is_modern => {
+                let text = "this server speaks the revisions with a handshake: send initialize";
+                self.core.answer(refusal(Some(&request.id), -32601, text));
+            }
+            Body::Request(request) => match request.method {
+                Method::Ping => self.core.answer(result_response(&request.id, b"{}")),
+                Method::Initialize => self.greet(request, &message),
+                _ => self.call(request, message, charge),
+            },
+            Body::Notification(Method::Initialized, _) => {}
+            Body::Notification(Method::Cancelled, target) => {
+                if let Some(id) = target {
+                    self.early.retain(|early| !early.is_request(&id));
+                    self.core.cancel(&id);
+                }
+            }
+            Body::Notification(..) => {
+                if let Some(link) = self.tie.link() {
+                    link.notify(message.bytes().clone());
+                }
+            }
+            Body::Response(id) => match (self.tie.link(), id.and_then(|id| self.core.answered(&id))) {
+                (Some(link), Some(number)) => link.respond(number, message),
+                _ => self.common().dropped("agent_response"),
+            },
+            Body::BadId(why) => self.core.answer(refusal(None, -32600, why)),
+        }
+    }
+
+    fn greet(&mut self, request: Request, message: &Message) {
+        let client = match ClientHello::parse(message.bytes()) {
+            Ok(client) => client,
+            Err(why) => return self.core.answer(refusal(Some(&request.id), -32602, why)),
+        };
+        let (revision, interactive) = (client.revision, client.is_interactive());
+        // What the server said of itself to another credential is not for this one.
+        if let Tie::Greeted(link) = &self.tie
+            && !self.core.has_moved()
+        {
+            self.core.agreed_on(revision);
+            let result = link.initialize_result(revision);
+            return self.core.answer(result_response(&request.id, &result));
+        }
+        self.core.profile.introduced(&client.client_info);
+        let end = OpenEnd::new(&self.core);
+        let slot = match self.core.begin(request.id.value(), message.bytes()) {
+            Ok(slot) => slot,
+            Err(busy) => return self.core.answer(end.refused(&self.core, &request, &busy.error())),
+        };
+        let caller = self.caller_of(&request);
+        let reply = self.open(client, &caller);
+        let greeting = Greeting { request, revision, interactive, caller, end, _slot: slot };
+        self.tie = Tie::Opening(reply, Why::Greeting(Box::new(greeting)));
+    }
+
+    fn caller_of(&self, request: &Request) -> Arc<Caller> {
+        request.caller.clone().unwrap_or_else(|| Arc::clone(&self.core.caller))
+    }
+
+    fn call(&mut self, request: Request, message: Message, charge: Charge) {
+        let Some(link) = self.tie.link().cloned() else {
+            if self.comes == Comes::Lost {
+                return self.refuse_request(&request, &session_ended());
+            }
+            let caller = self.caller_of(&request);
+            let reply = self.open(ClientHello::neutral(), &caller);
+            self.tie = Tie::Opening(reply, Why::Early(caller));
+            let early = Incoming { body: Body::Request(request), message, is_modern: false, charge };
+            self.early.push_back(Box::new(early));
+            return;
+        };
+        if self.core.running(request.id.value()).is_some_and(|flag| is_same(&flag.message, message.bytes())) {
+            // Sent again because the POST seemed lost. The answer comes on this stream, once.
+            return;
+        }
+        let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
+        match Running::start(&self.core, link.as_ref(), request, (message, charge), Some(outlet)) {
+            Ok(running) => self.calls.push(running),
+            Err(refused) => self.core.answer(refused),
+        }
+    }
+
+    fn open(&self, client: ClientHello, caller: &Arc<Caller>) -> Reply<Arc<B::Link>> {
+        let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
+        let (caller, target) = (Arc::clone(caller), self.core.target.clone());
+        let hello = Hello { caller, target, client, outlet };
+        open::bounded(self.front.backends.open(hello), self.common())
+    }
+
+    fn opened(&mut self, opened: Result<Arc<B::Link>, CallError>) {
+        let Tie::Opening(_, why) = std::mem::replace(&mut self.tie, Tie::None) else { return };
+        match (opened, why) {
+            (Ok(link), Why::Greeting(greeting)) => {
+                self.core.agreed_on(greeting.revision);
+                let result = link.initialize_result(greeting.revision);
+                self.core.answer(result_response(&greeting.request.id, &result));
+                greeting.end.ok(&self.core, &greeting.request);
+                self.core.profile.tied(link.as_ref());
+                self.common().emit(&FrontEvent::AgentGreeted {
+                    agent: self.core.caller.agent,
+                    backend: &self.core.target.name,
+                    peer: self.core.profile.peer,
+                    client: self.core.profile.client(),
+                });
+                self.owns(&link, &greeting.caller);
+                if greeting.interactive {
+                    // Who comes back by its id alone could not be asked any more what it was promised.
+                    self.core.revoke();
+                }
+                self.comes = Comes::New;
+                self.tie = Tie::Greeted(link);
+            }
+            (Ok(link), Why::Early(_)) if self.comes == Comes::Restored && link.is_own() => {
+                // What the backend is has changed: the agent would find an empty session, and not know it.
+                self.core.revoke();
+                self.comes = Comes::Lost;
+                return self.refuse_early(&session_ended());
+            }
+            (Ok(link), Why::Early(caller)) => {
+                self.owns(&link, &caller);
+                self.tie = Tie::Neutral(link);
+            }
+            (Err(error), why) => {
+                if let Why::Greeting(greeting) = why {
+                    self.core.answer(greeting.end.refused(&self.core, &greeting.request, &error));
+                }
+                return self.refuse_early(&error);
+            }
+        }
+        let mut early = std::mem::take(&mut self.early);
+        while let Some(message) = early.pop_front() {
+            self.take(message);
+        }
+    }
+
+    /// Where this link leads to a session of the agent's own, its id restores nothing: that session would be another.
+    fn owns(&self, link: &Arc<B::Link>, caller: &Caller) {
+        if link.is_own() {
+            self.core.becomes_own(Arc::clone(&caller.forwarded));
+        }
+    }
+
+    /// What waited for a link that did not come; an `initialize` among it gets a try of its own.
+    fn refuse_early(&mut self, error: &CallError) {
+        for message in std::mem::take(&mut self.early) {
+            let greets =
+                matches!(&message.body, Body::Request(request) if request.method == Method::Initialize);
+            if greets || matches!(self.tie, Tie::Opening(..)) {
+                self.take(message);
+            } else {
+                self.refuse(&message, error);
+            }
+        }
+    }
+
+    fn refuse(&self, message: &Incoming, error: &CallError) {
+        if let Body::Request(request) = &message.body {
+            self.refuse_request(request, error);
+        }
+    }
+
+    fn refuse_request(&self, request: &Request, error: &CallError) {
+        let trace = CallTrace::new(Instant::now().into_std());
+        let request_id = self.common().request_id();
+        self.core.answer(reject(&self.core, &request.id, &request.method, request_id, &trace, error));
+    }
+
+    fn finished(&self, finished: Finished) {
+        if let Some(body) = finished.body {
+            self.core.answer(body);
+        }
+    }
+
+    fn common(&self) -> &Common {
+        &self.core.common
+    }
+}
+
+/// What an agent is told that came back to a session that is over.
+fn session_ended() -> CallError {
+    let message = "this agent's session ended: send initialize";
+    CallError::not_sent(ErrorKind::InvalidRequest, message)
+}
+
+impl<L> Tie<L> {
+    fn link(&self) -> Option<&Arc<L>> {
+        match self {
+            Self::Neutral(link) | Self::Greeted(link) => Some(link),
+            Self::None | Self::Opening(..) => None,
+        }
+    }
+}

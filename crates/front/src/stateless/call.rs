@@ -1,0 +1,297 @@
+//! One call of a modern agent, to a backend of either era.
+//!
+//! It is answered as one JSON body, or as a stream where something is said before. Its connection is all that holds it:
+//! where that ends, the call is cancelled. What a session with handshake asks in the middle of a call is asked of the
+//! caller as an answer, and the call goes on with the request that brings what the caller says.
+
+use std::{
+    future::{Future as _, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use mcpool_wire::{
+    CallError, Era, ErrorKind, Executed, Forwarded, Link, Message, Method, Outlet, RpcId, error_response,
+    modern::{answers, code, error_code},
+};
+use tokio::time::{Sleep, sleep_until};
+
+use super::{
+    Asking,
+    call_output::{Asks, Heard, Level, Voice},
+    links::Guest,
+    parked::Bound,
+    round::Round,
+    validate::Unfit,
+};
+use crate::{
+    call::{
+        Carry, Finished, Manner, Running,
+        detached::{Adoptee, Place},
+    },
+    http::{
+        response::{Served, refused_here},
+        response_body::AgentBody,
+    },
+    limits::memory::Charge,
+    observe::Cause,
+    session::agent::AgentCore,
+    stream::{
+        connection::Pulse,
+        outbox::{Presence, Reader},
+    },
+    streamable::stream,
+};
+
+/// One POST that listens. Dropped before it heard anything, it was the last.
+struct Attending(Arc<Voice>);
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        self.0.left();
+    }
+}
+
+pub(super) async fn answer<L: Link>(
+    guest: &Arc<Guest<L>>,
+    asking: Asking<'_>,
+    is_kept: bool,
+    (message, charge): (Message, Charge),
+) -> Served {
+    let era = guest.link.era();
+    if era == Era::Legacy && asking.modern.request_state.is_some() {
+        return Box::pin(again(guest, &asking, &message)).await;
+    }
+    let (core, id) = (&guest.core, asking.request.id.clone());
+    let parameters = parameters(asking.headers);
+    if era == Era::Legacy
+        && let Some(tool) =
+            asking.request.name.as_deref().filter(|_| asking.request.method == Method::ToolsCall)
+        && let Err(why) = guest.link.check_params(tool, message.bytes(), &parameters)
+    {
+        return Unfit::Mismatch(why).answer(&id);
+    }
+    if era == Era::Legacy
+        && let Some(level) = asking.modern.log_level.as_deref().and_then(Level::parse)
+    {
+        Box::pin(guest.hear(level)).await;
+    }
+    let asks = if era == Era::Legacy { asks_of(guest, &asking, &message) } else { None };
+    let voice = Voice::new(core, &id, message.token(), asking.modern.log_level.as_deref(), asks);
+    let outlet: Arc<dyn Outlet> = Arc::<Voice>::clone(&voice);
+    let (message, manner) = match era {
+        Era::Modern => (message, Manner::modern(outlet, parameters)),
+        Era::Legacy => {
+            let opens_urls = asks_for_input(&asking.request.method)
+                && !asking.modern.client.capabilities["elicitation"]["url"].is_null();
+            let ttl_ms = is_kept.then_some(0);
+            let carry = Carry { server_info: Arc::clone(&guest.server_info), ttl_ms, opens_urls };
+            (asking.modern.to_legacy(&message), Manner::carried(outlet, carry))
+        }
+    };
+    match Running::begin(core, guest.link.as_ref(), asking.request, (message, charge), manner) {
+        Ok(running) => attend(core, &id, &voice, Some(running), asking.pulse).await,
+        Err(refusal) => Served::json(StatusCode::OK, Cause::Gateway, refusal),
+    }
+}
+
+/// Goes on with a call whose caller was asked something.
+async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Message) -> Served {
+    let (core, id) = (&guest.core, &asking.request.id);
+    let bad = |why| Served::refused(StatusCode::BAD_REQUEST, Some(id), -32602, why);
+    let Some(given) = answers(asking.modern.input_responses.as_deref().unwrap_or("{}")) else {
+        return bad("inputResponses must be an object");
+    };
+    let taken = asking.modern.request_state.as_deref().and_then(|state| {
+        let state: String = serde_json::from_str(state).ok()?;
+        let bound = Bound::to(&core.caller, &core.target.name, message.bytes())?;
+        core.common.parked.take(&state, &bound, &core.common)
+    });
+    let level = asking.modern.log_level.as_deref();
+    match taken {
+        Some(voice) if voice.resume(id, message.token(), level, given) => {
+            attend(core, id, &voice, None, asking.pulse).await
+        }
+        _ => gone(id),
+    }
+}
+
+/// A state of a call that does not wait: it went on with the same answers before, was not waited for any longer, or is
+/// of an earlier life. Its server had begun with it in any case.
+fn gone(id: &RpcId) -> Served {
+    let message = "this requestState stands for no call that waits: the call it was given for went on, ended or was \
+                   cancelled, and may have run";
+    let mut data = refused_here();
+    data["executed"] = Executed::Maybe.as_str().into();
+    let body = error_response(Some(id), -32602, message, Some(&data));
+    Served::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
+}
+
+/// Whether the answer to such a request may ask for input.
+fn asks_for_input(method: &Method) -> bool {
+    matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead)
+}
+
+/// How the caller is asked, where it can be and its request can be answered so.
+fn asks_of<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Message) -> Option<Asks> {
+    if !asks_for_input(&asking.request.method) || !asking.modern.client.is_interactive() {
+        return None;
+    }
+    let tied = Arc::clone(guest);
+    Some(Asks {
+        capabilities: asking.modern.client.capabilities.clone(),
+        message: message.bytes().clone(),
+        server_info: Arc::clone(&guest.server_info),
+        respond: Box::new(move |number, answer| tied.link.respond(number, answer)),
+    })
+}
+
+/// Listens to a call with one POST: to the first one it still belongs, to a later one it belongs to the adopter.
+async fn attend(
+    core: &Arc<AgentCore>,
+    id: &RpcId,
+    voice: &Arc<Voice>,
+    running: Option<Running>,
+    pulse: &Pulse,
+) -> Served {
+    let _attending = Attending(Arc::clone(voice));
+    let is_first = running.is_some();
+    let mut running = running;
+    let mut look = None;
+    pulse.watch(Some(core.common.times().answer_as_stream));
+    let heard = poll_fn(|cx| {
+        let heard = first(&mut running, voice, &mut look, cx);
+        if heard.is_pending() && pulse.wants_bytes() && voice.begin() {
+            return voice.poll_heard(cx);
+        }
+        heard
+    })
+    .await;
+    let round = is_first.then(|| Round::new(running, Arc::clone(voice)));
+    match heard {
+        Heard::End(finished) => whole(finished),
+        Heard::Stream(reader) => streamed(core, reader, round).await,
+        Heard::Asked(body) => match round.map_or(Ok(()), |round| adopt(core, round)) {
+            Ok(()) => Served::json(StatusCode::OK, Cause::Gateway, body),
+            Err(_) => {
+                voice.abandon();
+                let message = "the gateway owns as many calls as it may for callers that are not there";
+                let error = CallError::not_sent(ErrorKind::Overloaded, message).executed(Executed::Maybe);
+                failed(core, id, &error)
+            }
+        },
+        Heard::NoRoom(error) => failed(core, id, &error),
+        Heard::Nothing => Served::events(AgentBody::empty()),
+    }
+}
+
+fn first(
+    running: &mut Option<Running>,
+    voice: &Arc<Voice>,
+    look: &mut Option<Pin<Box<Sleep>>>,
+    cx: &mut Context<'_>,
+) -> Poll<Heard> {
+    if let Some(call) = running
+        && let Poll::Ready(finished) = call.poll_end(cx)
+    {
+        *running = None;
+        voice.finish(finished);
+    }
+    loop {
+        let heard = voice.poll_heard(cx);
+        let Some(until) = voice.gathers().filter(|_| heard.is_pending()) else { return heard };
+        let timer = look.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        timer.as_mut().reset(until);
+        if timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+    }
+}
+
+async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -> Served {
+    if let Some(mut round) = round.and_then(|round| adopt(core, round).err()) {
+        // The adopter is full: the parts wait for the answer.
+        let outbox = reader.outbox();
+        let end = poll_fn(|cx| {
+            let is_over = std::pin::Pin::new(&mut *round).poll(cx).is_ready();
+            if is_over || outbox.poll_presence(cx) == Presence::Closed {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        });
+        end.await;
+    }
+    stream(core, reader)
+}
+
+/// Gives a call to the adopter, or back when it is full.
+fn adopt(core: &AgentCore, round: Round) -> Result<(), Box<Round>> {
+    match Place::take(&core.common) {
+        Some(place) => {
+            place.give(Adoptee::Round(round));
+            Ok(())
+        }
+        None => Err(Box::new(round)),
+    }
+}
+
+fn failed(core: &AgentCore, id: &RpcId, error: &CallError) -> Served {
+    let body = error.to_response(Some(id), &core.common.request_id().to_string());
+    Served::json(StatusCode::OK, Cause::Gateway, body)
+}
+
+/// The answer as one JSON body, with the status this era gives its errors.
+fn whole(finished: Finished) -> Served {
+    let Some(body) = finished.body else { return Served::status(StatusCode::OK, finished.cause) };
+    let status = if finished.is_error { status_of(&body) } else { StatusCode::OK };
+    Served::json(status, finished.cause, body)
+}
+
+/// The status of an error that came from behind: by its code, the same for backends of both eras.
+fn status_of(body: &Bytes) -> StatusCode {
+    match error_code(body) {
+        Some(-32601) => StatusCode::NOT_FOUND,
+        Some(
+            -32700 | -32600 | code::HEADER_MISMATCH | code::MISSING_CAPABILITY | code::UNSUPPORTED_VERSION,
+        ) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::OK,
+    }
+}
+
+/// The headers that are the backend's to read. One that came twice was refused at the door.
+fn parameters(headers: &HeaderMap) -> Forwarded {
+    let mut all: Vec<_> = headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("mcp-param-"))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    all.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+    all.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_of_an_error_decides_on_its_status() {
+        for (code, status) in [
+            (-32601, 404),
+            (-32700, 400),
+            (-32600, 400),
+            (-32020, 400),
+            (-32021, 400),
+            (-32022, 400),
+            (-32602, 200),
+            (-32603, 200),
+            (-31901, 200),
+        ] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":{code},"message":"m"}}}}"#);
+            assert_eq!(status_of(&Bytes::from(body)).as_u16(), status, "{code}");
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! What one call says to its caller: its own progress, the log messages its request asked for, what its server asks, and
+//! the answer.
+//!
+//! The caller listens with one POST after the other. A POST waits until something is said, which opens its stream; a
+//! question ends it, and the call is parked until the caller comes back with the next. The subtle thing: who listens is
+//! one value under one lock, so a caller that comes back and the end of everybody's patience never both win.
+
+mod asks;
+mod level;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::task::AtomicWaker;
+use mcpool_wire::{
+    CallError, Envelope, ErrorKind, Executed, LinkEvent, Message, Method, Outlet, OutletFull, RpcId,
+    modern::{input_required, question},
+};
+use tokio::time::Instant;
+
+pub(super) use asks::Asks;
+pub(super) use level::Level;
+
+use self::asks::Question;
+use super::parked::Bound;
+use crate::{
+    call::Finished,
+    limits::memory::Awaited,
+    observe::{FrontEvent, Parking},
+    session::agent::AgentCore,
+    stream::outbox::{Outbox, Presence, Reader},
+};
+
+/// Questions one call may have open.
+const MOST_QUESTIONS: usize = 64;
+/// What is asked so soon after a question is asked along with it: a server may ask several things at once.
+const TOGETHER: Duration = Duration::from_millis(20);
+
+pub(crate) struct Voice {
+    core: Arc<AgentCore>,
+    /// What its caller can be asked; nothing: nothing.
+    asks: Option<Asks>,
+    state: Mutex<State>,
+    /// The POST that waits.
+    poster: AtomicWaker,
+    /// The owner of the call, where that is not the POST.
+    owner: AtomicWaker,
+}
+
+struct State {
+    audience: Audience,
+    /// The request that is to be answered.
+    id: RpcId,
+    /// Its progress token; the backend uses that of the first one.
+    token: Option<Bytes>,
+    level: Option<Level>,
+    questions: Vec<Question>,
+    /// Until when more questions are waited for.
+    together: Option<Instant>,
+    /// The end of the call, charged while nobody has come for it.
+    end: Option<(Finished, Awaited)>,
+    /// Its number among the parked.
+    number: Option<u64>,
+    /// Whether it is answered under another id than it was begun with.
+    is_renamed: bool,
+}
+
+/// Who listens.
+enum Audience {
+    /// A POST, to which nothing was said yet.
+    Waiting,
+    /// A POST that reads this, or is about to.
+    Stream {
+        outbox: Arc<Outbox>,
+        is_read: bool,
+    },
+    /// Nobody until the caller comes back, which it may until then.
+    Parked(Instant),
+    Gone,
+}
+
+/// What the owner of the call is to do.
+pub(super) enum Owed {
+    Work,
+    Patience(Instant),
+    Nothing,
+}
+
+/// What a POST has to do.
+pub(super) enum Heard {
+    /// Read this.
+    Stream(Reader),
+    /// Say this: the answer.
+    End(Finished),
+    /// Say this: what is asked.
+    Asked(Bytes),
+    /// Its stream was closed over its head.
+    Nothing,
+    /// There are too many parked calls.
+    NoRoom(CallError),
+}
+
+impl Voice {
+    pub(super) fn new(
+        core: &Arc<AgentCore>,
+        id: &RpcId,
+        token: Option<Bytes>,
+        level: Option<&str>,
+        asks: Option<Asks>,
+    ) -> Arc<Self> {
+        let state = State {
+            audience: Audience::Waiting,
+            id: id.clone(),
+            token,
+            level: level.and_then(Level::parse),
+            questions: Vec::new(),
+            together: None,
+            end: None,
+            number: None,
+            is_renamed: false,
+        };
+        Arc::new(Self {
+            core: Arc::clone(core),
+            asks,
+            state: Mutex::new(state),
+            poster: AtomicWaker::new(),
+            owner: AtomicWaker::new(),
+        })
+    }
+
+    /// What the POST that waits has to do.
+    pub(super) fn poll_heard(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Heard> {
+        self.poster.register(cx.waker());
+        let mut state = self.lock();
+        if let Audience::Stream { outbox, is_read } = &mut state.audience {
+            *is_read = true;
+            let reader = outbox.attach();
+            drop(state);
+            // It may have left the end of the call until there is a reader.
+            self.owner.wake();
+            return Poll::Ready(reader.map_or(Heard::Nothing, Heard::Stream));
+        }
+        if let Some(finished) = state.ended() {
+            state.audience = Audience::Gone;
+            drop(state);
+            self.owner.wake();
+            return Poll::Ready(Heard::End(finished));
+        }
+        if state.questions.is_empty() || state.gathers().is_some() {
+            return Poll::Pending;
+        }
+        let heard = self.park(&mut state).map_or_else(Heard::NoRoom, Heard::Asked);
+        drop(state);
+        self.owner.wake();
+        Poll::Ready(heard)
+    }
+
+    /// Opens the stream of the POST that waits, before anything is said; false if nobody waits without one.
+    pub(super) fn begin(&self) -> bool {
+        let mut state = self.lock();
+        if !matches!(state.audience, Audience::Waiting) {
+            return false;
+        }
+        state.audience = Audience::Stream { outbox: self.core.call_outbox(), is_read: false };
+        true
+    }
+
+    /// When the POST that waits is to look again, if something is asked and more may follow.
+    pub(super) fn gathers(&self) -> Option<Instant> {
+        self.lock().gathers()
+    }
+
+    /// What the owner of the call has to do; whoever reads a stream is told what there is to say.
+    pub(super) fn poll_owed(self: &Arc<Self>, cx: &mut Context<'_>) -> Owed {
+        self.owner.register(cx.waker());
+        let mut state = self.lock();
+        let outbox = match &state.audience {
+            Audience::Waiting => return Owed::Work,
+            Audience::Parked(until) => return Owed::Patience(*until),
+            Audience::Gone => return Owed::Nothing,
+            Audience::Stream { is_read: false, .. } => return Owed::Work,
+            Audience::Stream { outbox, .. } => Arc::clone(outbox),
+        };
+        if let Some(finished) = state.ended() {
+            state.audience = Audience::Gone;
+            if let Some(body) = finished.body {
+                self.core.answer_on(&outbox, body);
+            }
+            outbox.close();
+            return Owed::Nothing;
+        }
+        if !matches!(outbox.poll_presence(cx), Presence::Attached(_)) {
+            state.audience = Audience::Gone;
+            outbox.abandon();
+            return Owed::Nothing;
+        }
+        if state.questions.is_empty() {
+            return Owed::Work;
+        }
+        if let Some(until) = state.gathers() {
+            return Owed::Patience(until);
+        }
+        match self.park(&mut state) {
+            Ok(body) => {
+                self.core.answer_on(&outbox, body);
+                outbox.close();
+                match state.audience {
+                    Audience::Parked(until) => Owed::Patience(until),
+                    _ => Owed::Nothing,
+                }
+            }
+            Err(error) => {
+                let request_id = self.core.common.request_id().to_string();
+                self.core.answer_on(&outbox, error.to_response(Some(&state.id), &request_id));
+                outbox.close();
+                Owed::Nothing
+            }
+        }
+    }
+
+    /// Leaves the call to its caller: what it is asked.
+    fn park(self: &Arc<Self>, state: &mut State) -> Result<Bytes, CallError> {
+        let common = &self.core.common;
+        let keep = |asks: &Asks| {
+            let bound = Bound::to(&self.core.caller, &self.core.target.name, &asks.message)?;
+            common.parked.keep(self, &bound, common)
+        };
+        let Some((asks, (number, sealed))) = self.asks.as_ref().and_then(|asks| Some((asks, keep(asks)?)))
+        else {
+            state.audience = Audience::Gone;
+            common.emit(&FrontEvent::Parked { outcome: Parking::Refused });
+            let message = "too many calls wait for their callers to answer what a server asks";
+            // The server asks in the middle of it.
+            return Err(CallError::not_sent(ErrorKind::Overloaded, message).executed(Executed::Maybe));
+        };
+        state.number = Some(number);
+        state.audience = Audience::Parked(Instant::now() + common.times().parked);
+        common.emit(&FrontEvent::Parked { outcome: Parking::Parked });
+        let id = String::from_utf8_lossy(state.id.raw()).into_owned();
+        let questions = state.questions.iter().map(|one| (one.key.as_str(), one.json.as_str()));
+        Ok(input_required(&id, questions, Some(&sealed), &asks.server_info))
+    }
+
+    /// The caller is back with another request and its answers. False if its time was over.
+    pub(super) fn resume(
+        &self,
+        id: &RpcId,
+        token: Option<Bytes>,
+        level: Option<&str>,
+        answers: Vec<(String, String)>,
+    ) -> bool {
+        let mut state = self.lock();
+        if !matches!(state.audience, Audience::Parked(_)) {
+            return false;
+        }
+        state.audience = Audience::Waiting;
+        (state.id, state.token, state.number, state.is_renamed) = (id.clone(), token, None, true);
+        state.level = level.and_then(Level::parse);
+        let mut given = Vec::new();
+        for (key, answer) in answers {
+            if let Some(at) = state.questions.iter().position(|one| one.key == key) {
+                given.push((state.questions.swap_remove(at).number, answer));
+            }
+        }
+        drop(state);
+        self.core.common.emit(&FrontEvent::Parked { outcome: Parking::Resumed });
+        for (number, answer) in given {
+            let bytes = Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{answer}}}"));
+            if let (Some(asks), Ok(envelope)) = (&self.asks, Envelope::parse(&bytes)) {
+                (asks.respond)(number, Message::new(bytes.clone(), &envelope));
+            }
+        }
+        self.owner.wake();
+        true
+    }
+
+    /// The answer of the backend, or why there is none.
+    pub(super) fn finish(&self, finished: Finished) {
+        let bytes = finished.body.as_ref().map_or(0, Bytes::len);
+        let awaited = Awaited::new(&self.core.common.budget, bytes);
+        self.lock().end = Some((finished, awaited));
+        self.poster.wake();
+    }
+
+    /// Bytes of an answer nobody has come for.
+    pub(crate) fn owes(&self) -> usize {
+        self.lock().end.as_ref().map_or(0, |(_, awaited)| awaited.bytes())
+    }
+
+    /// Nobody came back in time. False if somebody just did.
+    pub(super) fn expire(&self) -> bool {
+        let number = {
+            let mut state = self.lock();
+            if !matches!(state.audience, Audience::Parked(until) if until <= Instant::now()) {
+                return false;
+            }
+            state.audience = Audience::Gone;
+            state.number.take()
+        };
+        let common = &self.core.common;
+        number.and_then(|number| common.parked.forget(number, common));
+        common.emit(&FrontEvent::Parked { outcome: Parking::Expired });
+        true
+    }
+
+    /// Nobody will own it while it is parked.
+    pub(super) fn abandon(&self) {
+        let number = {
+            let mut state = self.lock();
+            state.audience = Audience::Gone;
+            state.number.take()
+        };
+        let common = &self.core.common;
+        number.and_then(|number| common.parked.forget(number, common));
+        common.emit(&FrontEvent::Parked { outcome: Parking::Refused });
+    }
+
+    /// Gives up the answer nobody has come for: memory is short.
+    pub(crate) fn let_go(&self) {
+        self.abandon();
+        self.lock().end = None;
+        self.owner.wake();
+    }
+
+    /// Nobody listens any more.
+    pub(super) fn leave(&self) {
+        let mut state = self.lock();
+        if let Audience::Stream { outbox, .. } = std::mem::replace(&mut state.audience, Audience::Gone) {
+            outbox.close();
+        }
+        drop(state);
+        self.owner.wake();
+    }
+
+    /// The POST that waited is gone.
+    pub(super) fn left(&self) {
+        let mut state = self.lock();
+        if matches!(state.audience, Audience::Waiting | Audience::Stream { is_read: false, .. }) {
+            state.audience = Audience::Gone;
+            drop(state);
+            self.owner.wake();
+        }
+    }
+
+    fn say(&self, state: &mut State, event: LinkEvent) -> Result<(), OutletFull> {
+        let (outbox, is_first) = match &state.audience {
+            Audience::Stream { outbox, .. } => (Arc::clone(outbox), false),
+            Audience::Waiting => (self.core.call_outbox(), true),
+            // Progress of a call whose caller is away is nobody's.
+            Audience::Parked(_) => return Ok(()),
+            Audience::Gone => return Err(OutletFull),
+        };
+        let delivered = self.core.deliver(&outbox, event);
+        if is_first {
+            state.audience = Audience::Stream { outbox, is_read: false };
+            self.poster.wake();
+            self.owner.wake();
+        }
+        delivered
+    }
+
+    fn ask(&self, number: u64, message: &Message) -> Result<(), OutletFull> {
+        let asked = self.asks.as_ref().filter(|asks| asks.allow(message.bytes()));
+        let Some(json) = asked.and_then(|_| question(message.bytes())) else { return Err(OutletFull) };
+        let mut state = self.lock();
+        if state.questions.len() >= MOST_QUESTIONS || matches!(state.audience, Audience::Gone) {
+            self.core.common.dropped("server_request");
+            return Err(OutletFull);
+        }
+        if state.questions.is_empty() {
+            state.together = Some(Instant::now() + TOGETHER);
+        }
+        state.questions.push(Question { number, key: format!("ask-{number}"), json });
+        drop(state);
+        self.poster.wake();
+        self.owner.wake();
+        Ok(())
+    }
+
+    // What it guards is consistent between any two statements, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Until when more questions are waited for, where there are some.
+    fn gathers(&self) -> Option<Instant> {
+        self.together.filter(|until| !self.questions.is_empty() && *until > Instant::now())
+    }
+
+    /// The end of the call, under the id that is to be answered.
+    fn ended(&mut self) -> Option<Finished> {
+        let (finished, _) = self.end.take()?;
+        Some(if self.is_renamed { finished.under(&self.id) } else { finished })
+    }
+
+    fn wants(&self, notification: &[u8]) -> bool {
+        let Ok(envelope) = Envelope::parse(notification) else { return false };
+        let level = envelope.params.level.as_deref().and_then(Level::parse);
+        envelope.method == Some(Method::LogMessage)
+            && self.level.zip(level).is_some_and(|(least, level)| level >= least)
+    }
+
+    /// Progress under the token of the request that is to be answered; nothing if that wants none.
+    fn progress(&self, notification: Bytes) -> Option<Bytes> {
+        let token = self.token.as_ref()?;
+        let message = Message::new(notification.clone(), &Envelope::parse(&notification).ok()?);
+        Some(if message.token()? == *token { notification.clone() } else { message.with_token(token) })
+    }
+}
+
+impl Outlet for Voice {
+    fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
+        match event {
+            LinkEvent::Progress(bytes) => {
+                let mut state = self.lock();
+                match state.progress(bytes) {
+                    Some(bytes) => self.say(&mut state, LinkEvent::Progress(bytes)),
+                    None => Ok(()),
+                }
+            }
+            LinkEvent::Notification(bytes) => {
+                let mut state = self.lock();
+                if state.wants(&bytes) {
+                    return self.say(&mut state, LinkEvent::Notification(bytes));
+                }
+                Ok(())
+            }
+            LinkEvent::Request { id, message } => self.ask(id, &message),
+            LinkEvent::Withdrawn { id, .. } => {
+                self.lock().questions.retain(|one| one.number != id);
+                Ok(())
+            }
+            LinkEvent::Paused(_) | LinkEvent::Owned(_) | LinkEvent::Ended(_) => Ok(()),
+        }
+    }
+}

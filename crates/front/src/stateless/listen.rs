@@ -1,0 +1,223 @@
+//! `subscriptions/listen`: a stream of what changes, for as long as its connection lasts.
+//!
+//! Each stream has a link of its own, so that what the backend says of changes finds it as it finds an agent session.
+//! The first message says what will be told: what was asked for and the backend promised. What is said before that
+//! waits, so that no change falls between the subscription and the stream.
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use http::StatusCode;
+use mcpool_wire::{
+    Backends, ClientHello, Hello, Link, LinkEvent, Method, Outlet, OutletFull, Revision, Target,
+    modern::{Filter, listened, stamped},
+    read_leniently,
+};
+use serde_json::json;
+
+use super::{Asking, discover::greeting, listeners::Listed, own::own};
+use crate::{
+    http::response::Served,
+    observe::{Cause, Transport},
+    panics::unharmed,
+    session::{
+        Front, NoPlace,
+        agent::AgentCore,
+        open::{self, OpenEnd},
+    },
+    stream::outbox::{Outbox, Presence},
+};
+
+/// Changes that wait for the first message of their stream.
+const EARLY: usize = 256;
+/// Resources one stream may be about: as many as one agent may subscribe to.
+const MOST_RESOURCES: usize = 1_000;
+/// Subscriptions of one stream that are made side by side.
+const AT_ONCE: usize = 16;
+
+/// What hears for one stream.
+pub(super) struct Ear {
+    core: Arc<AgentCore>,
+    /// The id of its request, as JSON text.
+    id: String,
+    hearing: Mutex<Hearing>,
+}
+
+enum Hearing {
+    Early(Vec<Bytes>),
+    Open(Filter),
+}
+
+/// What a stream needs for as long as it lasts.
+struct Listening<L> {
+    ear: Arc<Ear>,
+    _link: Arc<L>,
+    _listed: Listed,
+}
+
+pub(super) async fn open<B: Backends>(front: &Arc<Front<B>>, asking: Asking<'_>, message: &[u8]) -> Served {
+    let request = &asking.request;
+    let wanted = match Filter::parse(message) {
+        Ok(wanted) if wanted.updates.len() <= MOST_RESOURCES => wanted,
+        Ok(_) => {
+            let why = format!("one stream is about {MOST_RESOURCES} resources at most");
+            return Served::refused(StatusCode::BAD_REQUEST, Some(&request.id), -32602, &why);
+        }
+        Err(why) => return Served::refused(StatusCode::BAD_REQUEST, Some(&request.id), -32602, why),
+    };
+    let no_place = |why| Served::no_place(Some(&request.id), &front.common.request_id().to_string(), why);
+    let seat = match front.place(asking.peer).await {
+        Ok(seat) => seat,
+        Err(why) => return no_place(why),
+    };
+    let Asking { headers, peer, ref target, .. } = asking;
+    let core = front.new_agent(target.clone(), Transport::Other, headers, peer, seat, None);
+    let ear = Ear::new(&core, String::from_utf8_lossy(request.id.raw()).into_owned());
+    let Some(listed) = front.listens.enter(&ear, &front.common) else { return no_place(NoPlace::Full) };
+    let end = OpenEnd::new(&core);
+    let link = match link_of(front, &core, &ear, target).await {
+        Ok(link) => link,
+        Err(error) => {
+            let body = end.refused(&core, request, &error);
+            return Served::json(StatusCode::OK, Cause::Gateway, body);
+        }
+    };
+    core.profile.tied(link.as_ref());
+    let capabilities = greeting(link.as_ref()).get("capabilities").map(|raw| read_leniently(raw.get()));
+    let capabilities = capabilities.unwrap_or_default();
+    let mut filter = wanted.honoured(&capabilities);
+    filter.updates = subscribed(&core, link.as_ref(), std::mem::take(&mut filter.updates)).await;
+    let Some(reader) = ear.begin(filter) else { return no_place(NoPlace::Overloaded) };
+    end.ok(&core, request);
+    let listening = Listening { ear, _link: link, _listed: listed };
+    let common = Arc::clone(&front.common);
+    front.tasks.spawn(async move {
+        unharmed(&common, "stream", listening.last()).await;
+    });
+    Served::stream(reader, None, front.common.times().stream_ping)
+}
+
+async fn link_of<B: Backends>(
+    front: &Front<B>,
+    core: &Arc<AgentCore>,
+    ear: &Arc<Ear>,
+    target: &Target,
+) -> Result<Arc<B::Link>, mcpool_wire::CallError> {
+    let client = ClientHello { revision: Revision::V2026_07_28, ..ClientHello::neutral() };
+    let outlet: Arc<dyn Outlet> = Arc::<Ear>::clone(ear);
+    let hello = Hello { caller: Arc::clone(&core.caller), target: target.clone(), client, outlet };
+    open::bounded(front.backends.open(hello), &front.common).await
+}
+
+/// Which of these resources the backend tells about, in their order.
+async fn subscribed<L: Link>(core: &AgentCore, link: &L, uris: Vec<String>) -> Vec<String> {
+    let asked = uris.into_iter().map(|uri| {
+        let params = json!({ "uri": uri });
+        let answer = own(core, Method::ResourcesSubscribe, &params, Some(&uri)).map(|call| link.call(call));
+        async move {
+            match answer?.await {
+                Ok(answer) if !answer.is_rpc_error => Some(uri),
+                Ok(_) | Err(_) => None,
+            }
+        }
+    });
+    stream::iter(asked).buffered(AT_ONCE).filter_map(std::future::ready).collect().await
+}
+
+impl Ear {
+    fn new(core: &Arc<AgentCore>, id: String) -> Arc<Self> {
+        Arc::new(Self { core: Arc::clone(core), id, hearing: Mutex::new(Hearing::Early(Vec::new())) })
+    }
+
+    pub(super) fn core(&self) -> Arc<AgentCore> {
+        Arc::clone(&self.core)
+    }
+
+    /// Says what will be told, then what was heard until now. Nothing when the stream ended already.
+    fn begin(&self, filter: Filter) -> Option<crate::stream::outbox::Reader> {
+        let reader = self.core.outbox.attach()?;
+        let mut hearing = self.lock();
+        self.core.answer(filter.acknowledged(&self.id));
+        if let Hearing::Early(early) = std::mem::replace(&mut *hearing, Hearing::Open(filter.clone())) {
+            for notification in early {
+                // Counted where it is dropped.
+                let _ = self.tell(&filter, notification);
+            }
+        }
+        Some(reader)
+    }
+
+    fn hear(&self, notification: Bytes) -> Result<(), OutletFull> {
+        // Held while it is told: what was early comes before what was not.
+        match &mut *self.lock() {
+            Hearing::Early(early) if early.len() < EARLY => {
+                early.push(notification);
+                Ok(())
+            }
+            Hearing::Early(_) => {
+                self.core.common.dropped("notification");
+                Err(OutletFull)
+            }
+            Hearing::Open(filter) => self.tell(filter, notification),
+        }
+    }
+
+    fn tell(&self, filter: &Filter, notification: Bytes) -> Result<(), OutletFull> {
+        if !filter.takes(&notification) {
+            return Ok(());
+        }
+        let event = LinkEvent::Notification(stamped(&notification, &self.id));
+        self.core.deliver(&self.core.outbox, event)
+    }
+
+    /// Ends the stream with the answer to its request.
+    pub(super) fn end(&self) {
+        self.core.answer(listened(&self.id));
+        self.core.outbox.close();
+    }
+
+    pub(super) fn outbox(&self) -> Arc<Outbox> {
+        Arc::clone(&self.core.outbox)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hearing> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outlet for Ear {
+    fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
+        match event {
+            LinkEvent::Notification(bytes) => self.hear(bytes),
+            LinkEvent::Progress(_)
+            | LinkEvent::Withdrawn { .. }
+            | LinkEvent::Paused(_)
+            | LinkEvent::Owned(_) => Ok(()),
+            LinkEvent::Ended(_) => {
+                self.end();
+                Ok(())
+            }
+            LinkEvent::Request { .. } => Err(OutletFull),
+        }
+    }
+}
+
+impl<L: Link> Listening<L> {
+    /// Lasts until nobody reads any more, or everything ends.
+    async fn last(self) {
+        let core = &self.ear.core;
+        let left = poll_fn(|cx| match core.outbox.poll_presence(cx) {
+            Presence::Attached(_) => Poll::Pending,
+            Presence::Absent | Presence::Closed => Poll::Ready(()),
+        });
+        tokio::select! {
+            () = left => {}
+            () = core.common.kill.cancelled() => {}
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Agents of the era without handshake and session (2026-07-28): every POST says all there is to know of its sender.
+//!
+//! Reading order: `checks` (what a request must say of itself), `guests` (the links they share), `discover`, `call`
+//! with its `voice` (what
+//! it says to its caller) and `round` (who owns it), `parked` (calls that wait for their callers), `listen` (a stream of
+//! its own). The subtle thing: nobody has a
+//! session, so nobody is waited for; a connection that ends is a call that is cancelled. One of which only the agent's side
+//! has ended is written to: whoever waits for its answer reads on, and whoever has gone refuses.
+
+mod call;
+mod call_output;
+mod discover;
+mod links;
+mod listen;
+mod listeners;
+mod own;
+mod parked;
+mod round;
+mod validate;
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::{HeaderMap, StatusCode};
+use mcpool_wire::{AgentKey, Backends, Method, RpcId, Target, modern::ModernRequest};
+
+use crate::{
+    endpoint::unknown_backend,
+    http::response::Served,
+    limits::memory::Charge,
+    message::{Body, Incoming, Request},
+    session::Front,
+    stream::connection::Pulse,
+};
+
+pub(crate) use call_output::Voice;
+pub(crate) use links::{Guests, NoGuest};
+pub(crate) use listeners::Listens;
+pub(crate) use parked::Parked;
+pub(crate) use round::Round;
+pub(crate) use validate::is_modern;
+
+/// What is done for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    Discover,
+    Listen,
+    /// Goes to the backend; some results say how long they are good for.
+    Call {
+        is_kept: bool,
+    },
+}
+
+/// One request, fit to be served.
+struct Asking<'a> {
+    headers: &'a HeaderMap,
+    peer: IpAddr,
+    target: Target,
+    request: Request,
+    modern: ModernRequest,
+    /// The connection it came over.
+    pulse: &'a Pulse,
+}
+
+/// A POST of this era.
+pub(crate) async fn message<B: Backends>(
+    front: &Arc<Front<B>>,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    incoming: Incoming,
+    pulse: &Pulse,
+) -> Served {
+    let Incoming { body, message, charge, .. } = incoming;
+    let request = match body {
+        Body::Request(request) => request,
+        Body::BadId(why) => return Served::refused(StatusCode::BAD_REQUEST, None, -32600, why),
+        // Nothing of it has a meaning here: calls are cancelled by their connections, and nobody is asked anything.
+        Body::Notification(..) => return ignored(front, "notification"),
+        Body::Response(_) => return ignored(front, "agent_response"),
+    };
+    let modern = match validate::check(headers, &request, message.bytes()) {
+        Ok(modern) => modern,
+        Err(unfit) => return unfit.answer(&request.id),
+    };
+    let Some(service) = Service::of(&request.method) else { return no_method(&request.id, &request.method) };
+    let target = match front.backends.target(name) {
+        Ok(target) => target,
+        Err(why) => return unknown_backend(front, Some(&request.id), &why),
+    };
+    let asking = Asking { headers, peer, target, request, modern, pulse };
+    match service {
+        // Boxed, so that calls do not carry around what these need.
+        Service::Listen => Box::pin(listen::open(front, asking, message.bytes())).await,
+        Service::Discover => Box::pin(discovered(front, asking)).await,
+        Service::Call { is_kept } => called(front, asking, is_kept, (message, charge)).await,
+    }
+}
+
+async fn discovered<B: Backends>(front: &Arc<Front<B>>, asking: Asking<'_>) -> Served {
+    if prefers_handshake(front, &asking) {
+        return sent_back(&asking.request.id);
+    }
+    match front.guest(&asking.target, asking.headers, asking.peer, &asking.modern.client).await {
+        // Who was the first to come here showed what the server is.
+        Ok(_) if prefers_handshake(front, &asking) => sent_back(&asking.request.id),
+        Ok(guest) => discover::answer(&guest, &asking.request),
+        Err(none) => turned_away(front, &none, &asking),
+    }
+}
+
+fn prefers_handshake<B: Backends>(front: &Front<B>, asking: &Asking<'_>) -> bool {
+    let carried = front.carried(&asking.target, asking.headers);
+    let caller = front.caller(asking.headers, asking.peer, AgentKey(0), &carried);
+    front.backends.prefers_handshake(&asking.target, &caller, &asking.modern.client)
+}
+
+/// Told as a server tells it that does not know this era, on which all SDKs begin with a handshake. Its calls would be
+/// served, each in a session of its own.
+fn sent_back(id: &RpcId) -> Served {
+    let message = "this server keeps things in the session of each agent: begin with initialize, or say which agent it is \
+                   by Mcpool-Affinity";
+    Served::refused(StatusCode::NOT_FOUND, Some(id), -32601, message)
+}
+
+async fn called<B: Backends>(
+    front: &Arc<Front<B>>,
+    asking: Asking<'_>,
+    is_kept: bool,
+    message: (mcpool_wire::Message, Charge),
+) -> Served {
+    match front.guest(&asking.target, asking.headers, asking.peer, &asking.modern.client).await {
+        Ok(guest) => call::answer(&guest, asking, is_kept, message).await,
+        Err(none) => turned_away(front, &none, &asking),
+    }
+}
+
+fn turned_away<B: Backends>(front: &Front<B>, none: &NoGuest, asking: &Asking<'_>) -> Served {
+    let (id, method) = (&asking.request.id, &asking.request.method);
+    match none {
+        NoGuest::NoPlace(why) => Served::no_place(Some(id), &front.common.request_id().to_string(), *why),
+        NoGuest::Unopened(error) => front.unopened(error, id, method, &asking.target),
+    }
+}
+
+fn ignored<B: Backends>(front: &Front<B>, kind: &'static str) -> Served {
+    front.common.dropped(kind);
+    Served::accepted()
+}
+
+/// A method this era does not have, or that nobody knows.
+fn no_method(id: &RpcId, method: &Method) -> Served {
+    let shown: String = method.as_str().chars().filter(|c| !c.is_control()).take(80).collect();
+    let message = format!("there is no method {shown:?} in revision 2026-07-28");
+    Served::refused(StatusCode::NOT_FOUND, Some(id), -32601, &message)
+}
+
+impl Service {
+    fn of(method: &Method) -> Option<Self> {
+        match method {
+            Method::ServerDiscover => Some(Self::Discover),
+            Method::SubscriptionsListen => Some(Self::Listen),
+            Method::ToolsCall | Method::PromptsGet | Method::CompletionComplete => {
+                Some(Self::Call { is_kept: false })
+            }
+            Method::ToolsList
+            | Method::PromptsList
+            | Method::ResourcesList
+            | Method::ResourcesTemplatesList
+            | Method::ResourcesRead => Some(Self::Call { is_kept: true }),
+            // Of the revisions with a handshake, or of servers alone.
+            Method::Initialize
+            | Method::Ping
+            | Method::ResourcesSubscribe
+            | Method::ResourcesUnsubscribe
+            | Method::LoggingSetLevel
+            | Method::TasksGet
+            | Method::TasksResult
+            | Method::TasksList
+            | Method::TasksCancel
+            | Method::SamplingCreateMessage
+            | Method::ElicitationCreate
+            | Method::RootsList
+            | Method::Initialized
+            | Method::Cancelled
+            | Method::Progress
+            | Method::LogMessage
+            | Method::ToolsListChanged
+            | Method::PromptsListChanged
+            | Method::ResourcesListChanged
+            | Method::ResourcesUpdated
+            | Method::RootsListChanged
+            | Method::ElicitationComplete
+            | Method::TasksStatus
+            | Method::Other(_) => None,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a request of this era must say of itself, and that its headers say the same (PROTOCOL.md 4).
+//!
+//! Looked at before anything is done for it: what is refused here reaches no backend and leaves nothing behind.
+
+use http::{HeaderMap, StatusCode};
+use mcpool_wire::{
+    Era, Method, Revision, RpcId, error_response,
+    modern::{Defect, ModernRequest, code, decode_header},
+};
+use serde_json::json;
+
+use super::call_output::Level;
+use crate::{
+    endpoint::{accepts, text},
+    http::response::Served,
+    message::{Incoming, Request},
+    observe::Cause,
+};
+
+/// Why a request is not served.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// Its sender does not take both kinds of answers. 406.
+    Accept,
+    /// It does not carry what it must. 400, -32602.
+    Envelope(String),
+    /// A header says something else than the body, or is missing. 400, -32020.
+    Mismatch(String),
+    /// It is written in a revision we do not speak. 400, -32022.
+    Version(String),
+}
+
+/// Whether a POST is of this era: either mark of it is enough, so that who sets only one is told what is missing.
+pub(crate) fn is_modern(headers: &HeaderMap, incoming: &Incoming) -> bool {
+    incoming.is_modern || Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern
+}
+
+/// What the request says of its sender, if all of it is in order.
+pub(super) fn check(headers: &HeaderMap, request: &Request, message: &[u8]) -> Result<ModernRequest, Unfit> {
+    if !accepts(headers, "application/json") || !accepts(headers, "text/event-stream") {
+        return Err(Unfit::Accept);
+    }
+    let modern = match ModernRequest::parse(message) {
+        Ok(modern) => modern,
+        Err(Defect::Envelope(why)) => return Err(Unfit::Envelope(why)),
+        Err(Defect::Version(version)) => {
+            same(headers, "mcp-protocol-version", &version)?;
+            return Err(Unfit::Version(version));
+        }
+    };
+    same(headers, "mcp-protocol-version", Revision::V2026_07_28.as_str())?;
+    same(headers, "mcp-method", request.method.as_str())?;
+    check_name(headers, request)?;
+    match modern.log_level.as_deref() {
+        Some(level) if Level::parse(level).is_none() => {
+            Err(Unfit::Envelope(format!("{level:?} is no level of log messages")))
+        }
+        _ => Ok(modern),
+    }
+}
+
+fn same(headers: &HeaderMap, name: &str, body: &str) -> Result<(), Unfit> {
+    match text(headers, name) {
+        Some(header) if header == body => Ok(()),
+        Some(_) => Err(Unfit::Mismatch(format!("the header {name} is not what the body says"))),
+        None => Err(Unfit::Mismatch(format!("the header {name} is missing"))),
+    }
+}
+
+/// `Mcp-Name` names what the body names, where the method names something.
+fn check_name(headers: &HeaderMap, request: &Request) -> Result<(), Unfit> {
+    let is_named = matches!(request.method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead);
+    if !is_named {
+        return Ok(());
+    }
+    match (headers.get("mcp-name"), request.name.as_deref()) {
+        // The backend says what is wrong with it.
+        (None, None) => Ok(()),
+        (None, Some(_)) => Err(Unfit::Mismatch("the header mcp-name is missing".to_owned())),
+        (Some(header), Some(name)) if decode_header(header).as_deref() == Some(name) => Ok(()),
+        (Some(_), _) => Err(Unfit::Mismatch("the header mcp-name is not what the body names".to_owned())),
+    }
+}
+
+impl Unfit {
+    pub(super) fn answer(&self, id: &RpcId) -> Served {
+        let bad = |code, why: &str| Served::refused(StatusCode::BAD_REQUEST, Some(id), code, why);
+        match self {
+            Self::Accept => {
+                let message = "Accept must allow application/json and text/event-stream";
+                Served::refused(StatusCode::NOT_ACCEPTABLE, Some(id), -32600, message)
+            }
+            Self::Envelope(why) => bad(-32602, why),
+            Self::Mismatch(why) => bad(code::HEADER_MISMATCH, why),
+            Self::Version(requested) => {
+                let supported = Revision::V2026_07_28.as_str();
+                let message =
+                    format!("unsupported protocol version (supported without handshake: {supported})");
+                let data = json!({ "supported": [supported], "requested": requested });
+                let body = error_response(Some(id), code::UNSUPPORTED_VERSION, &message, Some(&data));
+                Served::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What an agent reads: the outbox of a stream, what is kept for a resume, and the state of its connection.
+
+pub(crate) mod connection;
+pub(crate) mod drop_policy;
+pub(crate) mod outbox;
+pub(crate) mod peer_watch;
+pub(crate) mod replay;

@@ -1,0 +1,428 @@
+//! What waits for one agent stream to read it: a bounded queue with one reader that may change.
+//!
+//! Nobody ever waits to push. In a full queue logs make room first, progress and news of changes are merged; answers
+//! and server requests are kept, so a queue that grows beyond its hard limit closes the stream instead. The queue
+//! outlives its reader: an agent that reconnects finds what it missed.
+
+mod displace;
+mod reader;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::task::AtomicWaker;
+use tokio::time::Instant;
+
+use crate::{
+    config::FrontLimits,
+    limits::memory::{Budget, Kept},
+    stream::{
+        connection::Pulse,
+        drop_policy::Weight,
+        replay::{Event, EventId, LISTENING, Replay},
+    },
+};
+
+pub(crate) use displace::{Taken, unless_taken};
+pub(crate) use reader::{Next, Reader};
+
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    owner: AtomicWaker,
+    budget: Arc<Budget>,
+    messages: usize,
+    bytes: usize,
+    stream: Option<Stream>,
+}
+
+/// Which stream of a session that can resume this is.
+pub(crate) struct Stream {
+    pub(crate) replay: Arc<Replay>,
+    pub(crate) number: u32,
+}
+
+/// Whether somebody reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Attached(u64),
+    Absent,
+    Closed,
+}
+
+/// What the owner of a stream has to know: who reads, and whether the stream is to end when its calls have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watch {
+    pub(crate) presence: Presence,
+    pub(crate) finishing: bool,
+}
+
+/// Why a message was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Full, or nobody reads.
+    Dropped,
+    /// The stream is closed.
+    Closed,
+    /// This message made the stream close.
+    Overflowed,
+}
+
+struct State {
+    queue: VecDeque<Entry>,
+    bytes: usize,
+    presence: Presence,
+    finishing: bool,
+    readers: u64,
+    /// The number of the last event that was read.
+    seq: u64,
+    /// When the last reader left.
+    left: Option<Instant>,
+    /// Who reads is to go, once it has read what waits, and to come back after this.
+    dismissed: Option<Duration>,
+    waker: Option<Waker>,
+    /// The connection of who reads.
+    connection: Option<Arc<Pulse>>,
+    /// The last event that was sent to readers before this one.
+    began_after: u64,
+    /// Until then who reads is not displaced by another.
+    kept_until: Option<Instant>,
+    /// How often one that seemed alive was displaced.
+    displaced: u32,
+}
+
+struct Entry {
+    weight: Weight,
+    bytes: Bytes,
+}
+
+impl Outbox {
+    pub(crate) fn new(limits: &FrontLimits, budget: Arc<Budget>, stream: Option<Stream>) -> Self {
+        let state = State {
+            queue: VecDeque::new(),
+            bytes: 0,
+            presence: Presence::Absent,
+            finishing: false,
+            readers: 0,
+            seq: 0,
+            left: None,
+            dismissed: None,
+            waker: None,
+            connection: None,
+            began_after: 0,
+            kept_until: None,
+            displaced: 0,
+        };
+        let (messages, bytes) = (limits.outbound_messages, limits.outbound_bytes);
+        Self { state: Mutex::new(state), owner: AtomicWaker::new(), budget, messages, bytes, stream }
+    }
+
+    /// The newest reader reads; an older one is at its end. `None` when the stream is closed.
+    pub(crate) fn attach(self: &Arc<Self>) -> Option<Reader> {
+        let mut state = self.lock();
+        if state.presence == Presence::Closed {
+            return None;
+        }
+        let after = state.seq;
+        let reader = self.take_over(&mut state, VecDeque::new(), after);
+        let waker = state.waker.take();
+        drop(state);
+        self.wake(waker);
+        Some(reader)
+    }
+
+    /// A reader that begins behind event `seq`. `None` when there never was one, or when the stream is closed and
+    /// nothing is left of it.
+    pub(crate) fn attach_after(self: &Arc<Self>, seq: u64) -> Option<Reader> {
+        let stream = self.stream.as_ref()?;
+        let mut state = self.lock();
+        if seq > state.seq {
+            return None;
+        }
+        let again = stream.replay.after(EventId { stream: stream.number, seq });
+        if state.presence == Presence::Closed && again.is_empty() && state.queue.is_empty() {
+            return None;
+        }
+        let reader = self.take_over(&mut state, again, seq);
+        let waker = state.waker.take();
+        drop(state);
+        self.wake(waker);
+        Some(reader)
+    }
+
+    /// Reads what is left of a stream that is over.
+    pub(crate) fn past(self: Arc<Self>, again: VecDeque<Event>, after: u64) -> Reader {
+        self.close();
+        Reader { outbox: self, generation: 0, again, after }
+    }
+
+    fn take_over(self: &Arc<Self>, state: &mut State, again: VecDeque<Event>, after: u64) -> Reader {
+        if state.readers > 0 {
+            // Meant for the one before, who has come back or was replaced.
+            state.dismissed = None;
+        }
+        state.readers += 1;
+        state.connection = None;
+        state.began_after = state.seq;
+        if state.presence != Presence::Closed {
+            state.presence = Presence::Attached(state.readers);
+        }
+        Reader { outbox: Arc::clone(self), generation: state.readers, again, after }
+    }
+
+    /// Queues one message. Says how many log lines had to go for it.
+    pub(crate) fn push(&self, weight: Weight, bytes: Bytes) -> Result<usize, Refused> {
+        let mut state = self.lock();
+        let presence = state.presence;
+        match presence {
+            Presence::Closed => return Err(Refused::Closed),
+            Presence::Absent if !self.waits_for_reader(&mut state, weight) => return Err(Refused::Dropped),
+            Presence::Absent | Presence::Attached(_) => {}
+        }
+        let mut gone = 0;
+        if self.is_full(&state, 1) {
+            if weight.is_merged() && self.merge(&mut state, weight, &bytes) {
+                return Ok(0);
+            }
+            if weight != Weight::Log {
+                gone = self.make_room(&mut state);
+            }
+        }
+        if self.is_full(&state, 1) {
+            match weight {
+                Weight::Log | Weight::Progress(_) => return Err(Refused::Dropped),
+                Weight::Change(_) | Weight::Note if self.is_full(&state, 2) => return Err(Refused::Dropped),
+                Weight::Must if self.is_full(&state, 2) => {
+                    let waker = self.shed(&mut state);
+                    drop(state);
+                    self.wake(waker);
+                    return Err(Refused::Overflowed);
+                }
+                Weight::Change(_) | Weight::Note | Weight::Must => {}
+            }
+        }
+        self.count(&mut state, bytes.len(), 0);
+        state.queue.push_back(Entry { weight, bytes });
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(gone)
+    }
+
+    /// Ends the stream once what is queued was read.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        if state.presence == Presence::Absent {
+            self.retire(&mut state);
+        }
+        state.presence = Presence::Closed;
+        let waker = state.waker.take();
+        drop(state);
+        self.wake(waker);
+    }
+
+    /// Ends the reading and not the stream: who reads, or is about to, comes back to it after `wait`.
+    pub(crate) fn dismiss(&self, wait: Duration) {
+        let mut state = self.lock();
+        let is_awaited = state.readers == 0 && state.presence == Presence::Absent;
+        if is_awaited || matches!(state.presence, Presence::Attached(_)) {
+            state.dismissed = Some(wait);
+        }
+        let waker = state.waker.take();
+        drop(state);
+        self.wake(waker);
+    }
+
+    /// Ends the stream with what waits in it: nobody will come for it.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.lock();
+        self.clear(&mut state);
+        state.presence = Presence::Closed;
+        let waker = state.waker.take();
+        drop(state);
+        self.wake(waker);
+    }
+
+    /// Forgets what waits for an agent that has been away for longer than it may resume.
+    pub(crate) fn sweep(&self) {
+        let mut state = self.lock();
+        if state.presence == Presence::Absent && state.left.is_some() {
+            self.waits_for_reader(&mut state, Weight::Note);
+        }
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn owes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Whether what waits is read by nobody, or by somebody who has taken in nothing for this long.
+    pub(crate) fn is_stuck(&self, since: Duration) -> bool {
+        self.lock().connection.as_ref().is_none_or(|connection| connection.is_stuck(since))
+    }
+
+    /// Ends the stream with what waits in it, and the connection of who reads it: memory is short.
+    pub(crate) fn let_go(&self) {
+        let mut state = self.lock();
+        let waker = self.shed(&mut state);
+        drop(state);
+        self.wake(waker);
+    }
+
+    /// Its number among the streams of its session, where it can be resumed.
+    pub(crate) fn stream_number(&self) -> Option<u32> {
+        self.stream.as_ref().map(|stream| stream.number)
+    }
+
+    pub(crate) fn presence(&self) -> Presence {
+        self.lock().presence
+    }
+
+    /// Asks the owner to close the stream as soon as its last call has ended.
+    pub(crate) fn finish(&self) {
+        self.lock().finishing = true;
+        self.owner.wake();
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        let state = self.lock();
+        Watch { presence: state.presence, finishing: state.finishing }
+    }
+
+    /// Waits until something changed since `seen`; for the one task that owns the stream.
+    pub(crate) fn poll_watch(&self, cx: &mut Context<'_>, seen: Watch) -> Poll<Watch> {
+        self.owner.register(cx.waker());
+        let now = self.watch();
+        if now == seen { Poll::Pending } else { Poll::Ready(now) }
+    }
+
+    /// Whether somebody reads; the owner is woken when that changes.
+    pub(crate) fn poll_presence(&self, cx: &mut Context<'_>) -> Presence {
+        self.owner.register(cx.waker());
+        self.presence()
+    }
+
+    /// Whether a message is kept although nobody reads. The stream of a call is read later or never; the one for what
+    /// belongs to no call is waited for as long as it may be resumed. A server request must be asked elsewhere.
+    fn waits_for_reader(&self, state: &mut State, weight: Weight) -> bool {
+        let Some(stream) = self.stream.as_ref().filter(|stream| stream.number == LISTENING) else {
+            return true;
+        };
+        if state.left.is_some_and(|left| left.elapsed() < stream.replay.window()) {
+            return weight != Weight::Must;
+        }
+        state.left = None;
+        self.clear(state);
+        false
+    }
+
+    fn is_full(&self, state: &State, times: usize) -> bool {
+        state.queue.len() >= times * self.messages || state.bytes >= times * self.bytes
+    }
+
+    fn merge(&self, state: &mut State, weight: Weight, bytes: &Bytes) -> bool {
+        let Some(twin) = state.queue.iter_mut().rev().find(|entry| entry.weight == weight) else {
+            return false;
+        };
+        let old = std::mem::replace(&mut twin.bytes, bytes.clone());
+        self.count(state, bytes.len(), old.len());
+        true
+    }
+
+    /// Drops the oldest logs until there is room, or none is left.
+    fn make_room(&self, state: &mut State) -> usize {
+        let mut gone = 0;
+        while self.is_full(state, 1) {
+            let Some(at) = state.queue.iter().position(|entry| entry.weight == Weight::Log) else { break };
+            let size = state.queue.remove(at).map_or(0, |entry| entry.bytes.len());
+            self.count(state, 0, size);
+            gone += 1;
+        }
+        gone
+    }
+
+    /// Ends the stream of an agent that does not read. The one for what belongs to no call can be opened again.
+    fn shed(&self, state: &mut State) -> Option<Waker> {
+        self.clear(state);
+        // What was handed to the connection already is as much as one answer.
+        if let Some(connection) = state.connection.take() {
+            connection.cut();
+        }
+        if self.stream.as_ref().is_some_and(|stream| stream.number == LISTENING) {
+            // Whoever reads now is at its end.
+            state.readers += 1;
+            state.presence = Presence::Absent;
+            state.left = None;
+        } else {
+            state.presence = Presence::Closed;
+        }
+        state.waker.take()
+    }
+
+    fn clear(&self, state: &mut State) {
+        let gone = state.bytes;
+        self.count(state, 0, gone);
+        state.queue = VecDeque::new();
+    }
+
+    /// Leaves what nobody read to an agent that resumes.
+    fn retire(&self, state: &mut State) {
+        while let Some(entry) = state.queue.pop_front() {
+            self.count(state, 0, entry.bytes.len());
+            self.number(state, &entry.bytes);
+        }
+        state.queue = VecDeque::new();
+    }
+
+    /// The id of the next event, which is kept from now on.
+    fn number(&self, state: &mut State, bytes: &Bytes) -> Option<EventId> {
+        let stream = self.stream.as_ref()?;
+        state.seq += 1;
+        let id = EventId { stream: stream.number, seq: state.seq };
+        stream.replay.keep(id, bytes.clone());
+        Some(id)
+    }
+
+    fn count(&self, state: &mut State, more: usize, less: usize) {
+        state.bytes = state.bytes + more - less;
+        self.budget.take(Kept::Outbound, more);
+        self.budget.give(Kept::Outbound, less);
+    }
+
+    fn wake(&self, reader: Option<Waker>) {
+        if let Some(waker) = reader {
+            waker.wake();
+        }
+        self.owner.wake();
+    }
+
+    // A panic while holding it leaves a queue that is still a queue.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Nobody reads from now on.
+    fn leave(&mut self) {
+        self.presence = Presence::Absent;
+        self.left = Some(Instant::now());
+        self.waker = None;
+        self.connection = None;
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.budget.give(Kept::Outbound, self.lock().bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests;

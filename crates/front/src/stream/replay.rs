@@ -1,0 +1,245 @@
+//! What an agent session has been sent lately, so that a stream whose connection died can be taken up again.
+//!
+//! The session owns one ring for all its streams, bounded in events, bytes and age, and bounded over all sessions; it
+//! costs nothing before the first event. An event id is the number of the stream in its session and the number of the
+//! event in its stream. It is looked up in the session that names it and nowhere else, so the ids of one agent say
+//! nothing to another.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::{
+    config::FrontConfig,
+    limits::memory::{Budget, Kept as Held},
+    shared::Common,
+    stream::outbox::Outbox,
+};
+
+/// The stream for what belongs to no call.
+pub(crate) const LISTENING: u32 = 0;
+
+/// The name of one event in its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EventId {
+    pub(crate) stream: u32,
+    /// Counts from 1; 0 is the moment before the first event.
+    pub(crate) seq: u64,
+}
+
+/// One event on its way to an agent.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    /// None where nothing can be resumed.
+    pub(crate) id: Option<EventId>,
+    pub(crate) bytes: Bytes,
+}
+
+/// The events of one agent session.
+pub(crate) struct Replay {
+    inner: Mutex<Inner>,
+    limits: Limits,
+    budget: Arc<Budget>,
+}
+
+/// Where a call's stream is.
+pub(crate) enum Found {
+    /// It lives, or somebody still reads it.
+    Live(Arc<Outbox>),
+    /// It is over; what is left of it is in the ring.
+    Over,
+    /// There never was one.
+    Never,
+}
+
+struct Limits {
+    events: usize,
+    bytes: usize,
+    total: usize,
+    window: Duration,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Streams of calls opened so far; their numbers begin at 1.
+    opened: u32,
+    live: Vec<(u32, Weak<Outbox>)>,
+    ring: VecDeque<Kept>,
+    bytes: usize,
+    /// The session is over.
+    ended: bool,
+}
+
+struct Kept {
+    at: Instant,
+    id: EventId,
+    bytes: Bytes,
+}
+
+impl EventId {
+    /// Reads a `Last-Event-ID`; `None` for anything that is not exactly the text of an id.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (stream, seq) = text.split_once('-')?;
+        let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        if !plain(stream) || !plain(seq) {
+            return None;
+        }
+        Some(Self { stream: stream.parse().ok()?, seq: seq.parse().ok()? })
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.stream, self.seq)
+    }
+}
+
+impl Replay {
+    pub(crate) fn new(common: &Common) -> Self {
+        Self::with(&common.in_force().config, Arc::clone(&common.budget))
+    }
+
+    pub(crate) fn with(config: &FrontConfig, budget: Arc<Budget>) -> Self {
+        let limits = Limits {
+            events: config.limits.replay_events,
+            bytes: config.limits.replay_bytes,
+            // What is only kept for convenience must leave room for work.
+            total: config.limits.replay_total_bytes.min(config.limits.buffered_bytes / 4),
+            window: config.times.orphan,
+        };
+        Self { inner: Mutex::default(), limits, budget }
+    }
+
+    /// How long after its connection died a stream can be taken up again.
+    pub(crate) fn window(&self) -> Duration {
+        self.limits.window
+    }
+
+    /// Gives a call's stream its number.
+    pub(crate) fn open(&self, stream: impl FnOnce(u32) -> Arc<Outbox>) -> Arc<Outbox> {
+        let mut inner = self.lock();
+        inner.live.retain(|(_, outbox)| outbox.strong_count() > 0);
+        inner.opened += 1;
+        let number = inner.opened;
+        let outbox = stream(number);
+        inner.live.push((number, Arc::downgrade(&outbox)));
+        outbox
+    }
+
+    pub(crate) fn find(&self, number: u32) -> Found {
+        let (opened, live) = {
+            let inner = self.lock();
+            let live =
+                inner.live.iter().find(|(known, _)| *known == number).map(|(_, outbox)| outbox.clone());
+            (inner.opened, live)
+        };
+        // Upgraded outside the lock: the last handle of an outbox must not be dropped under it.
+        match live.and_then(|outbox| outbox.upgrade()) {
+            Some(outbox) => Found::Live(outbox),
+            None if (1..=opened).contains(&number) => Found::Over,
+            None => Found::Never,
+        }
+    }
+
+    /// Keeps an event for as long as there is room and time.
+    pub(crate) fn keep(&self, id: EventId, bytes: Bytes) {
+        let size = bytes.len();
+        let mut inner = self.lock();
+        inner.expire(&self.limits, &self.budget);
+        let total = self.budget.kept_for_resume();
+        if inner.ended
+            || !self.budget.is_calm()
+            || size > self.limits.bytes
+            || self.limits.events == 0
+            || total + size > self.limits.total
+        {
+            return;
+        }
+        while inner.ring.len() >= self.limits.events || inner.bytes + size > self.limits.bytes {
+            inner.drop_oldest(&self.budget);
+        }
+        inner.bytes += size;
+        self.budget.take(Held::Replay, size);
+        inner.ring.push_back(Kept { at: Instant::now(), id, bytes });
+    }
+
+    /// What came after this event on its stream and is still there, oldest first.
+    pub(crate) fn after(&self, id: EventId) -> VecDeque<Event> {
+        let mut inner = self.lock();
+        inner.expire(&self.limits, &self.budget);
+        let later = inner.ring.iter().filter(|kept| kept.id.stream == id.stream && kept.id.seq > id.seq);
+        later.map(|kept| Event { id: Some(kept.id), bytes: kept.bytes.clone() }).collect()
+    }
+
+    /// Lets go of everything, for good.
+    pub(crate) fn end(&self) {
+        self.lock().ended = true;
+        self.forget();
+    }
+
+    /// Lets go of everything; whether there was anything.
+    pub(crate) fn forget(&self) -> bool {
+        let mut inner = self.lock();
+        let had_any = !inner.ring.is_empty();
+        while !inner.ring.is_empty() {
+            inner.drop_oldest(&self.budget);
+        }
+        inner.ring = VecDeque::new();
+        had_any
+    }
+
+    /// The streams of calls that are still there.
+    pub(crate) fn streams(&self) -> Vec<Arc<Outbox>> {
+        // Upgraded outside the lock: the last handle of an outbox must not be dropped under it.
+        let live: Vec<_> = self.lock().live.iter().map(|(_, outbox)| outbox.clone()).collect();
+        live.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Lets go of what is too old.
+    pub(crate) fn sweep(&self) {
+        let mut inner = self.lock();
+        inner.expire(&self.limits, &self.budget);
+        inner.live.retain(|(_, outbox)| outbox.strong_count() > 0);
+        if inner.live.is_empty() {
+            inner.live = Vec::new();
+        }
+    }
+
+    // Consistent between any two statements, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn expire(&mut self, limits: &Limits, budget: &Budget) {
+        while self.ring.front().is_some_and(|kept| kept.at.elapsed() >= limits.window) {
+            self.drop_oldest(budget);
+        }
+        if self.ring.is_empty() {
+            // An idle agent must not keep the memory of its busiest moment.
+            self.ring = VecDeque::new();
+        }
+    }
+
+    fn drop_oldest(&mut self, budget: &Budget) {
+        let Some(kept) = self.ring.pop_front() else { return };
+        self.bytes -= kept.bytes.len();
+        budget.give(Held::Replay, kept.bytes.len());
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.budget.give(Held::Replay, self.lock().bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests;

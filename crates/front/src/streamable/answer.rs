@@ -1,0 +1,133 @@
+//! One call of a Streamable HTTP session, from its start to the response that carries its answer.
+//!
+//! The answer is one JSON body, unless the call says something before, its agent names event streams first, or bytes are
+//! needed before there is an answer: because the call has been silent for so long that a proxy on the way would give it
+//! up, or because the agent has ended its side of the connection, and only writing tells whether it still waits. Then
+//! it is an event stream, if the agent's `Accept` names them, and the call belongs to the adopter.
+
+use std::{
+    future::{Future as _, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, StatusCode};
+use mcpool_wire::{ErrorKind, Link, Message, Outlet};
+use tokio::time::Sleep;
+
+use crate::{
+    call::{Finished, Handled, Running, response_stream::CallStream, unclaimed::come_again},
+    endpoint::{accepts, names_events, prefers_events},
+    http::{response::Served, response_body::AgentBody},
+    limits::memory::Charge,
+    message::Request,
+    observe::Cause,
+    session::agent::AgentCore,
+    stream::{connection::Pulse, outbox::Outbox},
+    streamable::{as_stream, stream},
+};
+
+/// What a handler waits for.
+enum First {
+    /// Something is to be read before the answer.
+    Part(Arc<Outbox>),
+    End(Finished),
+}
+
+/// A handler that waits for the end of its call.
+struct Wait<'a> {
+    core: &'a AgentCore,
+    call: Handled,
+    stream: Option<Arc<CallStream>>,
+    /// Whether bytes of an event stream may be written only to have some written.
+    names_events: bool,
+    pulse: &'a Pulse,
+    /// How long a peer that cannot be written to is waited for, once it ended its side.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+pub(crate) async fn call<L: Link>(
+    core: &Arc<AgentCore>,
+    link: &L,
+    interactive: bool,
+    headers: &HeaderMap,
+    request: Request,
+    (message, charge): (Message, Charge),
+    pulse: &Pulse,
+) -> Served {
+    let takes_events = accepts(headers, "text/event-stream");
+    let takes_json = accepts(headers, "application/json") || !takes_events;
+    if let Some(earlier) = come_again(core, &request, message.bytes(), takes_events).await {
+        return earlier.map_or_else(|served| served, |reader| stream(core, reader));
+    }
+    let said = takes_events.then(|| match prefers_events(headers) {
+        true => CallStream::open(core, interactive),
+        false => CallStream::new(core, interactive),
+    });
+    let outlet = said.clone().map(|said| said as Arc<dyn Outlet>);
+    let running = match Running::start(core, link, request, (message, charge), outlet) {
+        Ok(running) => running,
+        Err(refusal) => return Served::json(StatusCode::OK, Cause::Gateway, refusal),
+    };
+    let call = Handled::new(running, said.clone());
+    let names_events = takes_events && names_events(headers);
+    let mut wait = Wait { core, call, stream: said.clone(), names_events, pulse, patience: None };
+    pulse.watch(names_events.then(|| core.common.times().answer_as_stream));
+    let finished = loop {
+        match poll_fn(|cx| wait.poll(cx)).await {
+            First::End(finished) => break finished,
+            First::Part(outbox) => {
+                if let Some(reader) = outbox.attach()
+                    && wait.call.hand_over(Some(&outbox))
+                {
+                    return stream(core, reader);
+                }
+                // The adopter has no place: the parts wait for the answer.
+                wait.stream = None;
+            }
+        }
+    };
+    match said.as_ref().and_then(|said| said.opened()) {
+        None if takes_json => whole(core, finished),
+        opened => as_stream(core, finished.body, opened.cloned()),
+    }
+}
+
+impl Wait<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<First> {
+        if let Poll::Ready(finished) = self.call.poll_end(cx) {
+            return Poll::Ready(First::End(finished));
+        }
+        if let Some(stream) = &self.stream {
+            if self.names_events && self.pulse.wants_bytes() {
+                stream.begin();
+            }
+            if let Poll::Ready(outbox) = stream.poll_opened(cx) {
+                return Poll::Ready(First::Part(Arc::clone(outbox)));
+            }
+        }
+        if !self.pulse.has_half_closed() {
+            return Poll::Pending;
+        }
+        let orphan = self.core.common.times().orphan;
+        let timer = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(orphan)));
+        if timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let why =
+            "its connection was closed on the agent's side for longer than a call without connection may run";
+        self.call.give_up(ErrorKind::Cancelled, why).map(First::End)
+    }
+}
+
+/// The answer as one JSON body. A cancelled call has none: its stream ends without a message.
+fn whole(core: &AgentCore, finished: Finished) -> Served {
+    match finished.body {
+        Some(body) => Served::json(StatusCode::OK, finished.cause, body),
+        None => {
+            core.seen();
+            Served::events(AgentBody::empty())
+        }
+    }
+}

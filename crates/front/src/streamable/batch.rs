@@ -1,0 +1,262 @@
+//! Batches of the one revision that has them, 2025-03-26: split, run side by side, answered as one array, or event by
+//! event when something is said before the last answer. A batch is owned like a call: by its handler, then the adopter.
+
+use std::{
+    future::poll_fn,
+    net::IpAddr,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use mcpool_wire::{Backends, DecodeError, Era, Link, Message, Method, Outlet, Revision, result_response};
+
+use crate::{
+    call::{Running, hand_over, response_stream::CallStream},
+    endpoint::{accepts, names_events, text},
+    http::{
+        response::{Served, refusal},
+        response_body::AgentBody,
+    },
+    limits::memory::Charge,
+    message::{Body, Incoming, Request, Seen},
+    session::{
+        Front,
+        agent::{Agent, AgentCore, Side},
+        restore::Missing,
+    },
+    stream::{
+        connection::{Pulse, Unwritten},
+        outbox::Outbox,
+    },
+    streamable::{NoAgent, agent_of, as_stream, stream, take},
+};
+
+/// Why the second of two messages with one id is refused.
+pub(crate) const REPEATED: &str = "this id stands in the batch twice";
+
+/// The calls of one batch that still run, and the answers there are.
+struct Batch {
+    calls: Vec<Running>,
+    answers: Answers,
+    stream: Option<Arc<CallStream>>,
+}
+
+/// Answers that wait for the others of their batch, counted as what their connection is still to take in.
+struct Answers {
+    texts: Vec<Bytes>,
+    unwritten: Unwritten,
+}
+
+impl Answers {
+    fn new(pulse: &Arc<Pulse>) -> Self {
+        Self { texts: Vec::new(), unwritten: pulse.owing() }
+    }
+
+    fn fit(&self, bytes: usize, messages: usize) -> bool {
+        self.unwritten.bytes() < bytes && self.texts.len() < messages
+    }
+
+    fn push(&mut self, text: Bytes) {
+        self.unwritten.more(text.len());
+        self.texts.push(text);
+    }
+}
+
+/// Whether this agent may send batches.
+pub(crate) fn allowed(core: &AgentCore) -> Result<(), String> {
+    match core.revision() {
+        Some(Revision::V2025_03_26) => Ok(()),
+        Some(other) => Err(format!("revision {other} has no batches: send one message per request")),
+        None => Err("batches need a session of revision 2025-03-26: send initialize alone, first".to_owned()),
+    }
+}
+
+/// A POST of several messages.
+pub(crate) async fn answer<B: Backends>(
+    front: &Arc<Front<B>>,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    mut messages: Vec<Result<Incoming, DecodeError>>,
+    pulse: &Arc<Pulse>,
+) -> Served {
+    if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
+        let why = "revision 2026-07-28 has no batches: send one message per request";
+        return Served::refused(StatusCode::BAD_REQUEST, None, -32600, why);
+    }
+    let agent = match agent_of(front, peer, headers, name, None).await {
+        Ok(agent) => agent,
+        Err(NoAgent::Unopened(error, _)) => return front.missing(&Missing::Unopened(error), None),
+        Err(NoAgent::Refused(refused)) => return *refused,
+    };
+    if let Err(why) = allowed(&agent.core) {
+        return Served::refused(StatusCode::BAD_REQUEST, None, -32600, &why);
+    }
+    let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(None) };
+    let caller = front.as_sent(&agent.core, headers);
+    messages.iter_mut().flatten().for_each(|message| message.body.sent_by(&caller));
+    let takes_events = accepts(headers, "text/event-stream");
+    let takes_json = accepts(headers, "application/json") || !takes_events;
+    let stream = takes_events.then(|| CallStream::new(&agent.core, *interactive));
+    let mut batch = Batch { calls: Vec::new(), answers: Answers::new(pulse), stream };
+    let wants_answer = batch.start(&agent, link.as_ref(), messages);
+    let names_events = takes_events && names_events(headers);
+    pulse.watch(names_events.then(|| agent.core.common.times().answer_as_stream));
+    // What is more than may wait on a stream waits for the array: it would close the stream.
+    let limits = agent.core.common.limits();
+    let said = poll_fn(|cx| {
+        let said = batch.poll(cx);
+        let fits = batch.answers.fit(2 * limits.outbound_bytes, 2 * limits.outbound_messages);
+        if said.is_pending() && names_events && fits && pulse.wants_bytes() {
+            return batch.poll_stream(cx);
+        }
+        said
+    })
+    .await;
+    if !wants_answer {
+        return Served::accepted();
+    }
+    batch.serve(&agent.core, said, takes_json, pulse).await
+}
+
+impl Batch {
+    /// Starts all of them in their order. Whether any wants an answer.
+    fn start<L: Link>(
+        &mut self,
+        agent: &Agent<L>,
+        link: &L,
+        messages: Vec<Result<Incoming, DecodeError>>,
+    ) -> bool {
+        let (mut seen, mut wants_answer) = (Seen::default(), false);
+        for message in messages {
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => {
+                    self.refuse(&error);
+                    wants_answer = true;
+                    continue;
+                }
+            };
+            let is_repeated = seen.is_repeated(&message);
+            let Incoming { body, message, is_modern, charge } = message;
+            match body {
+                Body::Request(request) => {
+                    wants_answer = true;
+                    if is_repeated {
+                        self.answers.push(refusal(Some(&request.id), -32600, REPEATED));
+                    } else if is_modern {
+                        let text = "this server speaks the revisions with a handshake";
+                        self.answers.push(refusal(Some(&request.id), -32601, text));
+                    } else {
+                        self.call(&agent.core, link, request, (message, charge));
+                    }
+                }
+                Body::BadId(why) => {
+                    wants_answer = true;
+                    self.answers.push(refusal(None, -32600, why));
+                }
+                body @ (Body::Notification(..) | Body::Response(_)) => take(agent, link, body, message),
+            }
+        }
+        wants_answer
+    }
+
+    fn call<L: Link>(
+        &mut self,
+        core: &Arc<AgentCore>,
+        link: &L,
+        request: Request,
+        message: (Message, Charge),
+    ) {
+        if request.method == Method::Ping {
+            return self.answers.push(result_response(&request.id, b"{}"));
+        }
+        let outlet = self.stream.clone().map(|stream| stream as Arc<dyn Outlet>);
+        match Running::start(core, link, request, message, outlet) {
+            Ok(running) => self.calls.push(running),
+            Err(refused) => self.answers.push(refused),
+        }
+    }
+
+    fn refuse(&mut self, error: &DecodeError) {
+        let reason = error.to_string();
+        self.answers.push(refusal(error.id.as_ref(), error.kind.code(), &reason));
+    }
+
+    /// Ready with nothing when all calls have ended, or with the stream as soon as anything was said.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arc<Outbox>>> {
+        if self.poll_calls(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        match &self.stream {
+            Some(stream) => stream.poll_opened(cx).map(|outbox| Some(Arc::clone(outbox))),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Opens the stream before anything is said.
+    fn poll_stream(&self, cx: &mut Context<'_>) -> Poll<Option<Arc<Outbox>>> {
+        let Some(stream) = &self.stream else { return Poll::Pending };
+        stream.begin();
+        stream.poll_opened(cx).map(|outbox| Some(Arc::clone(outbox)))
+    }
+
+    fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let answers = &mut self.answers;
+        self.calls.retain_mut(|call| match call.poll_end(cx) {
+            Poll::Ready(finished) => {
+                if let Some(body) = finished.body {
+                    answers.push(body);
+                }
+                false
+            }
+            Poll::Pending => true,
+        });
+        if self.calls.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    async fn serve(
+        mut self,
+        core: &Arc<AgentCore>,
+        said: Option<Arc<Outbox>>,
+        takes_json: bool,
+        pulse: &Arc<Pulse>,
+    ) -> Served {
+        if let Some(outbox) = said
+            && let Some(reader) = outbox.attach()
+        {
+            for answer in self.answers.texts.drain(..) {
+                core.answer_on(&outbox, answer);
+            }
+            self.answers.unwritten.less(usize::MAX);
+            match hand_over(std::mem::take(&mut self.calls), Some(&outbox)) {
+                Ok(()) => return stream(core, reader),
+                // The adopter is full: what was said waits for the answers.
+                Err(calls) => self.calls = calls,
+            }
+            poll_fn(|cx| self.poll_calls(cx)).await;
+        }
+        let Answers { texts, unwritten } = std::mem::replace(&mut self.answers, Answers::new(pulse));
+        let opened = self.stream.as_ref().and_then(|stream| stream.opened()).cloned();
+        match opened {
+            None if takes_json && !texts.is_empty() => Served::array(texts, unwritten),
+            // Every request was cancelled: the stream ends without a message.
+            None if takes_json => Served::events(AgentBody::empty()),
+            opened => as_stream(core, texts, opened),
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let calls = std::mem::take(&mut self.calls);
+        if !calls.is_empty()
+            && hand_over(calls, None).is_ok()
+            && let Some(stream) = &self.stream
+        {
+            stream.abandon();
+        }
+    }
+}

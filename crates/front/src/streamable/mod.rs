@@ -1,0 +1,356 @@
+//! Streamable HTTP: one message per POST, answered as JSON, or as a stream when something comes before the answer or
+//! the agent names streams first.
+//!
+//! Every stream can be taken up again by a GET that names its last event (`replay`).
+//!
+//! A call runs in its handler's future. It moves to the adopter when its answer becomes a stream, so that a peer that
+//! does not read holds up nothing, and when the connection dies, because that is no cancellation.
+
+pub(crate) mod answer;
+pub(crate) mod batch;
+
+use std::{net::IpAddr, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use mcpool_wire::{
+    Backends, CallError, ClientHello, Era, Hello, Link, Message, Method, Outlet, Revision, RpcId, Target,
+    result_response,
+};
+
+use crate::{
+    endpoint::{text, unknown_backend},
+    http::{
+        response::Served,
+        response_body::{AgentBody, priming_event},
+    },
+    message::{Body, Incoming, Request},
+    observe::{AgentEnd, Cause, Transport},
+    session::{
+        Front, NoPlace,
+        agent::{Agent, AgentCore, Resume, Side},
+        open::{self, OpenEnd},
+        restore::Missing,
+    },
+    session_id::{AgentSessionId, seal::Presented},
+    stateless::{self, is_modern},
+    stream::{
+        connection::Pulse,
+        outbox::{Outbox, Reader, Taken, unless_taken},
+        replay::EventId,
+    },
+};
+
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// A POST that is no message of an HTTP+SSE session.
+pub(crate) async fn message<B: Backends>(
+    front: &Arc<Front<B>>,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    incoming: Incoming,
+    pulse: &Arc<Pulse>,
+) -> Served {
+    let version = text(headers, "mcp-protocol-version");
+    if is_modern(headers, &incoming) {
+        return stateless::message(front, peer, headers, name, incoming, pulse).await;
+    }
+    if let Some(version) = version.filter(|version| Revision::parse(version).is_none()) {
+        return unsupported(version, &incoming);
+    }
+    if let Body::BadId(why) = incoming.body {
+        return Served::refused(StatusCode::BAD_REQUEST, None, -32600, why);
+    }
+    if text(headers, "mcp-session-id").is_none()
+        && let Body::Request(request) = &incoming.body
+        && request.method == Method::Initialize
+    {
+        return initialize(front, peer, headers, name, request.clone(), &incoming.message).await;
+    }
+    let agent = match agent_of(front, peer, headers, name, incoming.id()).await {
+        Ok(agent) => agent,
+        Err(NoAgent::Unopened(error, target)) => return not_opened(front, &error, &target, incoming.body),
+        Err(NoAgent::Refused(refused)) => return *refused,
+    };
+    let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(incoming.id()) };
+    let caller = front.as_sent(&agent.core, headers);
+    match incoming.body {
+        // What the server said of itself to another credential is not for this one.
+        Body::Request(request) if request.method == Method::Initialize && agent.core.has_moved() => {
+            initialize(front, peer, headers, name, request, &incoming.message).await
+        }
+        Body::Request(mut request) => {
+            request.caller = Some(caller);
+            let message = (incoming.message, incoming.charge);
+            match request.method {
+                Method::Ping => {
+                    Served::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, b"{}"))
+                }
+                Method::Initialize => again(&agent.core, link.as_ref(), headers, &request, &message.0),
+                _ => {
+                    answer::call(&agent.core, link.as_ref(), *interactive, headers, request, message, pulse)
+                        .await
+                }
+            }
+        }
+        body => {
+            take(&agent, link.as_ref(), body, incoming.message);
+            Served::accepted()
+        }
+    }
+}
+
+/// Why a request has no agent session.
+pub(crate) enum NoAgent {
+    /// It is answered with this.
+    Refused(Box<Served>),
+    /// Its session could be restored, but for the backend.
+    Unopened(Arc<CallError>, Target),
+}
+
+/// The agent session a POST names, held or restored; `id` is echoed where there is none. A session belongs to the
+/// backend it was opened for: under the URL of another it is unknown.
+pub(crate) async fn agent_of<B: Backends>(
+    front: &Arc<Front<B>>,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    id: Option<&RpcId>,
+) -> Result<Arc<Agent<B::Link>>, NoAgent> {
+    let refused = |served| NoAgent::Refused(Box::new(served));
+    let session = text(headers, "mcp-session-id");
+    let target = match front.backends.target(name) {
+        Ok(target) => target,
+        Err(why) => {
+            let held = session.and_then(|session| front.known(Transport::Http, headers, name, session));
+            return held.ok_or_else(|| refused(unknown_backend(front, id, &why)));
+        }
+    };
+    let Some(session) = session else { return Err(refused(no_session(id))) };
+    match front.agent(session, &target, headers, peer).await {
+        Ok(agent) => Ok(agent),
+        Err(Missing::Unopened(error)) => Err(NoAgent::Unopened(error, target)),
+        Err(missing) => Err(refused(front.missing(&missing, id))),
+    }
+}
+
+/// What came for a session whose backend is not there: a call fails like any other, the rest has nobody to go to.
+fn not_opened<B: Backends>(front: &Front<B>, error: &CallError, target: &Target, body: Body) -> Served {
+    match body {
+        Body::Request(request) => front.unopened(error, &request.id, &request.method, target),
+        Body::Notification(..) | Body::BadId(_) => {
+            front.common.dropped("notification");
+            Served::accepted()
+        }
+        Body::Response(_) => {
+            front.common.dropped("agent_response");
+            Served::accepted()
+        }
+    }
+}
+
+/// A GET that names a session: a stream to take up behind its last event, or else the one for what belongs to no call.
+/// The newest one gets it, and the one before is not let in again while that lasts.
+pub(crate) async fn listen<B: Backends>(
+    front: &Arc<Front<B>>,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    session: &str,
+) -> Served {
+    let Ok(target) = front.backends.target(name) else { return Served::unknown_session(None) };
+    let agent = match front.agent(session, &target, headers, peer).await {
+        Ok(agent) => agent,
+        Err(missing) => return front.missing(&missing, None),
+    };
+    let core = &agent.core;
+    let last_event = text(headers, "last-event-id").and_then(EventId::parse);
+    let resumed = unless_taken(|| last_event.map_or(Ok(Resume::Unknown), |id| core.resume(id))).await;
+    let reader = match resumed {
+        Ok(Resume::Stream(reader)) => return stream(core, reader),
+        Ok(Resume::Over) => return Served::nothing_left(),
+        // Who waits for nothing would keep the gateway from ending.
+        Ok(Resume::Unknown) if front.common.is_draining() && core.is_idle() => {
+            return Served::no_place(None, &front.common.request_id().to_string(), NoPlace::Draining);
+        }
+        Ok(Resume::Unknown) => unless_taken(|| core.outbox.request(None)).await,
+        Err(taken) => Err(taken),
+    };
+    match reader {
+        Ok(Some(reader)) => stream(core, reader),
+        Ok(None) => Served::unknown_session(None),
+        Err(Taken) => Served::taken(),
+    }
+}
+
+/// A DELETE ends this agent's session for good, held or not; what it shared lives on.
+pub(crate) async fn delete<B: Backends>(front: &Front<B>, headers: &HeaderMap, name: Option<&str>) -> Served {
+    if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
+        return Served::method_not_allowed("POST").over(Transport::Http);
+    }
+    let Some(session) = text(headers, "mcp-session-id") else {
+        let message = "DELETE needs an Mcp-Session-Id header";
+        return Served::refused(StatusCode::BAD_REQUEST, None, -32600, message).over(Transport::Http);
+    };
+    match AgentSessionId::parse(session).zip(front.backends.target(name).ok()) {
+        Some((id, target)) => end(front, headers, id, &target).await,
+        None => Served::unknown_session(None),
+    }
+    .over(Transport::Http)
+}
+
+async fn end<B: Backends>(
+    front: &Front<B>,
+    headers: &HeaderMap,
+    id: AgentSessionId,
+    target: &Target,
+) -> Served {
+    let (principal, carried) = (front.principal(headers), front.carried(target, headers));
+    let transport = Transport::Http;
+    let presented = Presented { transport, principal: &principal, target, carried: &carried };
+    if front.agents.find(id, &presented).is_none() && front.worth(id, &presented).is_err() {
+        return Served::unknown_session(None);
+    }
+    // Buried before it is looked for: one that is being restored meanwhile sees either the one or the other.
+    let buried = front.common.bury(id, &presented);
+    if let Some(agent) = front.agents.find(id, &presented) {
+        front.agents.remove(id, &agent.core, AgentEnd::Deleted);
+    }
+    if let Some(one) = buried {
+        front.common.tombstones.written(one).await;
+    }
+    Served::status(StatusCode::OK, Cause::Gateway)
+}
+
+async fn initialize<B: Backends>(
+    front: &Arc<Front<B>>,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    name: Option<&str>,
+    request: Request,
+    message: &Message,
+) -> Served {
+    let target = match front.backends.target(name) {
+        Ok(target) => target,
+        Err(why) => return unknown_backend(front, Some(&request.id), &why),
+    };
+    let common = &front.common;
+    let seat = match front.place(peer).await {
+        Ok(seat) => seat,
+        Err(why) => return Served::no_place(Some(&request.id), &common.request_id().to_string(), why),
+    };
+    let client = match ClientHello::parse(message.bytes()) {
+        Ok(client) => client,
+        Err(why) => return Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
+    };
+    let core = front.new_agent(target, Transport::Http, headers, peer, seat, None);
+    let (revision, interactive) = (client.revision, client.is_interactive());
+    core.profile.introduced(&client.client_info);
+    let end = OpenEnd::new(&core);
+    let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&core);
+    let hello = Hello { caller: Arc::clone(&core.caller), target: core.target.clone(), client, outlet };
+    match open::bounded(front.backends.open(hello), common).await {
+        Ok(link) => {
+            core.agreed_on(revision);
+            core.profile.tied(link.as_ref());
+            end.ok(&core, &request);
+            let Some(id) = front.mint(&core, link.is_own(), interactive) else {
+                return Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);
+            };
+            if link.is_own() {
+                core.becomes_own(Arc::clone(&core.caller.forwarded));
+            }
+            let body = result_response(&request.id, &link.initialize_result(revision));
+            front.agents.insert(Agent { id, core, side: Side::Http { link, interactive } });
+            with_session(Served::json(StatusCode::OK, Cause::Backend, body), &id.to_text())
+        }
+        Err(error) => failed(&end, &core, &request, &error),
+    }
+}
+
+/// No session, but a body the agent's SDK shows to its user.
+fn failed(end: &OpenEnd, core: &AgentCore, request: &Request, error: &CallError) -> Served {
+    Served::json(StatusCode::OK, Cause::Gateway, end.refused(core, request, error))
+}
+
+/// Answers as the last events of a stream that is complete already.
+pub(crate) fn as_stream(
+    core: &AgentCore,
+    answers: impl IntoIterator<Item = Bytes>,
+    opened: Option<Arc<Outbox>>,
+) -> Served {
+    let outbox = opened.unwrap_or_else(|| core.call_outbox());
+    // Closed already when more was said than an agent may leave unread.
+    let Some(reader) = outbox.attach() else { return Served::events(AgentBody::empty()) };
+    for answer in answers {
+        core.answer_on(&outbox, answer);
+    }
+    outbox.close();
+    stream(core, reader)
+}
+
+/// A stream as its agent's revision knows it.
+pub(crate) fn stream(core: &AgentCore, reader: Reader) -> Served {
+    let times = core.common.times();
+    let knows_priming = core.revision() == Some(Revision::V2025_11_25);
+    let priming = reader.begins_after().filter(|_| knows_priming).map(|id| priming_event(id, times.retry));
+    Served::stream(reader, priming, times.stream_ping)
+}
+
+/// A repeated `initialize` is answered again: the only choice that never breaks an agent (PROTOCOL.md 11.3).
+fn again<L: Link>(
+    core: &AgentCore,
+    link: &L,
+    headers: &HeaderMap,
+    request: &Request,
+    message: &Message,
+) -> Served {
+    match ClientHello::parse(message.bytes()) {
+        Ok(client) => {
+            core.agreed_on(client.revision);
+            let body = result_response(&request.id, &link.initialize_result(client.revision));
+            let session = text(headers, "mcp-session-id").unwrap_or_default();
+            with_session(Served::json(StatusCode::OK, Cause::Gateway, body), session)
+        }
+        Err(why) => Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
+    }
+}
+
+/// A notification or a response.
+pub(crate) fn take<L: Link>(agent: &Agent<L>, link: &L, body: Body, message: Message) {
+    match body {
+        Body::Notification(Method::Initialized, _) | Body::Request(_) | Body::BadId(_) => {}
+        Body::Notification(Method::Cancelled, target) => {
+            if let Some(id) = target {
+                agent.core.cancel(&id);
+            }
+        }
+        Body::Notification(..) => link.notify(message.bytes().clone()),
+        Body::Response(id) => match id.and_then(|id| agent.core.answered(&id)) {
+            Some(number) => link.respond(number, message),
+            None => agent.core.common.dropped("agent_response"),
+        },
+    }
+}
+
+fn no_session(id: Option<&RpcId>) -> Served {
+    let message =
+        "the Mcp-Session-Id header is missing: send initialize first, then its session id with every request";
+    Served::refused(StatusCode::BAD_REQUEST, id, -32600, message)
+}
+
+fn unsupported(version: &str, incoming: &Incoming) -> Served {
+    let shown: String = version.chars().filter(|c| c.is_ascii_graphic()).take(40).collect();
+    let message = format!(
+        "unsupported protocol version {shown:?} (supported: 2024-11-05, 2025-03-26, 2025-06-18, 2025-11-25)"
+    );
+    Served::refused(StatusCode::BAD_REQUEST, incoming.id(), -32600, &message)
+}
+
+fn with_session(served: Served, session: &str) -> Served {
+    match HeaderValue::from_str(session) {
+        Ok(value) => served.with(SESSION, value),
+        Err(_) => served,
+    }
+}

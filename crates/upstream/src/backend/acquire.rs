@@ -1,0 +1,123 @@
+//! How a call comes by a session of a backend: what it needs, a slot if there is one, else a place to wait.
+
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use mcpool_wire::{Call, Method};
+
+use super::Backend;
+use crate::{
+    backend::traffic::{Passage, Traffic},
+    clock,
+    error::SendError,
+    pool::{Lease, NoLease, Seat},
+    queue::{Guest, RoomFull, Waiter},
+    session::permit::CallKind,
+};
+
+impl Backend {
+    /// A slot on the agent's session, if there is one now; `only`: on this one, where the agent keeps to none.
+    ///
+    /// # Errors
+    /// [`NoLease`] says where to wait, or that waiting is of no use.
+    pub fn try_lease(&self, seat: &Seat, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
+        let refused = |shut| match shut {
+            Traffic::Drained => NoLease::Drained,
+            Traffic::Flowing | Traffic::Resuming | Traffic::Paused => {
+                NoLease::Wait(seat.lane(kind, &self.room))
+            }
+        };
+        let passage = self.valve.admit().map_err(refused)?;
+        let lease = seat.try_lease(kind, only)?;
+        // Whoever shut it meanwhile counts the slots after that, and must not be told that none is taken.
+        match self.valve.traffic() {
+            shut @ (Traffic::Paused | Traffic::Drained) => Err(refused(shut)),
+            Traffic::Flowing | Traffic::Resuming => {
+                Ok(Lease { passage: passage.map(Passage::used), ..lease })
+            }
+        }
+    }
+
+    /// What a call needs of its session besides a slot.
+    #[must_use]
+    pub fn kind_of(&self, seat: &Seat, call: &Call) -> CallKind {
+        let writes = self.modes.writes_in_turn() && call.method == Method::ToolsCall && !seat.is_safe(call);
+        if writes { CallKind::Write } else { CallKind::Free }
+    }
+
+    /// Whether nobody waits for a session of this backend.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.room.is_empty()
+    }
+
+    /// Whether there are more slots for this call than callers who wait for anything: then it overtakes nobody. Where
+    /// a seat keeps to a session only the few that wait for the same one matter, and its lane looks after them.
+    #[must_use]
+    pub fn has_slots_for_all(&self, seat: &Seat, kind: CallKind) -> bool {
+        kind == CallKind::Free
+            && seat.keeps_to_none()
+            && self.traffic() == Traffic::Flowing
+            && seat.pool.free_slots() > self.room.waiting()
+    }
+
+    /// A place in the waiting room for a call with a message of so many bytes.
+    ///
+    /// # Errors
+    /// [`RoomFull`] at a limit.
+    pub fn wait(&self, seat: &Seat, kind: CallKind, bytes: usize) -> Result<Waiter, RoomFull> {
+        let guest = Guest { principal: seat.caller.principal.clone(), agent: seat.caller.agent, bytes };
+        self.room.enter(seat.lane(kind, &self.room), guest, clock::now())
+    }
+
+    /// How long a call would wait that comes now, as fast as calls were served lately.
+    #[must_use]
+    pub fn wait_expected(&self) -> Duration {
+        self.room.turn_after(clock::now())
+    }
+
+    /// A place before all newcomers, for a call that was being served and must go again.
+    #[must_use]
+    pub fn wait_again(&self, seat: &Seat, kind: CallKind, bytes: usize) -> Waiter {
+        let guest = Guest { principal: seat.caller.principal.clone(), agent: seat.caller.agent, bytes };
+        self.room.come_back(seat.lane(kind, &self.room), guest, clock::now())
+    }
+}
+
+impl Seat {
+    /// Until when nothing is to be sent for this agent, because the backend asked for it.
+    #[must_use]
+    pub fn paused_until(&self, now: Instant) -> Option<Instant> {
+        self.pool.paused_until().filter(|until| *until > now)
+    }
+
+    /// The backend does not know this session any more.
+    pub fn session_lost(&self, epoch: u64) {
+        self.pool.doubt_others(epoch);
+    }
+
+    /// Resolves when the server refuses what this agent brings (`forward_headers`) from now on, so that waiting for a
+    /// session is of no use; never, where it is the gateway's credential that is refused.
+    pub fn next_refusal(&self) -> impl Future<Output = SendError> + Send + use<> {
+        let pool = self.pool.clone();
+        let mut refusal = pool.plight.next_refusal().boxed();
+        async move {
+            loop {
+                let error = refusal.await;
+                // Who has a session waits for that.
+                if pool.live() == 0 {
+                    return SendError::clone(&error);
+                }
+                refusal = pool.plight.next_refusal().boxed();
+            }
+        }
+    }
+
+    /// The backend is at its limit: nothing is sent for the agents of this pool for so long, a minute at most.
+    pub fn pause_for(&self, pause: Duration) {
+        self.pool.pause_until(clock::now() + pause.min(LONGEST_PAUSE));
+    }
+}
+
+/// Longest time a backend can ask to be left alone (SEMANTICS.md 7).
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);

@@ -1,0 +1,223 @@
+//! How an agent comes by its seat: who may use the sessions it gets, and what it waits for until there is one.
+
+use std::{sync::Arc, time::Duration};
+
+use mcpool_wire::{CallError, CapabilityClass, ClientHello, Era, ErrorKind, Hello};
+use tokio::sync::{mpsc::error::TrySendError, oneshot};
+
+use super::{Backend, keyed};
+use crate::{
+    backend::traffic::{Traffic, Waited},
+    connector::OpenRequest,
+    error::{Cause, SendError},
+    observe::Mode,
+    pool::{Counted, Pool, Seat, sharing::Tenure},
+};
+
+impl Backend {
+    /// Ties an agent to this backend.
+    ///
+    /// # Errors
+    /// A [`CallError`] when the backend does not complete its first handshake, or no session is free for an agent
+    /// that needs its own, in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives everything back; a shared handshake goes on for the others.
+    pub async fn seat(self: &Arc<Self>, hello: &Hello) -> Result<Seat, CallError> {
+        self.seat_within(hello, self.spec.times.first_open).await
+    }
+
+    /// Ties an agent to this backend, with this much patience for its first handshake.
+    ///
+    /// # Errors
+    /// As [`Backend::seat`].
+    ///
+    /// # Cancel safety
+    /// As [`Backend::seat`].
+    pub async fn seat_within(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Seat, CallError> {
+        if self.valve.traffic() == Traffic::Drained {
+            return Err(self.drained());
+        }
+        let tenure = match self.tenure(hello) {
+            Some(tenure) => tenure,
+            // What the server is decides, and nobody has met it yet.
+            None => {
+                if let Some(seat) = self.met(hello, patience).await? {
+                    return Ok(seat);
+                }
+                self.tenure(hello).unwrap_or(Tenure::Usual(Mode::Pinned))
+            }
+        };
+        let mode = tenure.mode();
+        let class = match self.declares(&hello.client, mode) {
+            true => hello.client.class(),
+            false => CapabilityClass::neutral(),
+        };
+        let pool = self.pool(self.key(&hello.caller, class, mode));
+        if mode == Mode::Pinned {
+            return self.seat_pinned(hello, pool, self.spec.times.queue).await;
+        }
+        self.greeted(&pool, patience).await?;
+        let reset = self.spec.sharing.reset_on_release;
+        Ok(match tenure {
+            Tenure::Fresh => Seat::exclusive(hello, pool, true),
+            Tenure::Usual(Mode::Exclusive) => Seat::exclusive(hello, pool, reset),
+            Tenure::Usual(_) => Seat::shared(hello, pool),
+        })
+    }
+
+    /// Meets a server nobody has met, with the key of the agent that wants to be seated. Where that is a session of the
+    /// agent's own, and is what it needs, it has its seat.
+    async fn met(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Option<Seat>, CallError> {
+        let Hello { caller, client, .. } = hello;
+        let has_handshake = client.revision.era() == Era::Legacy;
+        if client.is_interactive() && has_handshake && self.has_keys() {
+            let pool = self.pool(self.key(caller, client.class(), Mode::Pinned));
+            let seat = self.seat_pinned(hello, pool, patience).await?;
+            let fits = self.tenure(hello).is_none_or(|tenure| tenure.mode() == Mode::Pinned);
+            return Ok(Some(seat).filter(|_| fits));
+        }
+        let first = match self.modes.decide(false).map(|decision| decision.mode) {
+            // Sessions of agents' own are opened for who asks for one, and here nobody does: it is met by the session
+            // that the first call of who waits has anew.
+            Some(Mode::Pinned) => self.pool(self.key(caller, client.class(), Mode::Exclusive)),
+            // The gateway's own credential is as good, and its session will be wanted.
+            None if client.is_interactive() && !self.has_keys() => self.default_pool(),
+            Some(_) | None => self.pool(self.key(caller, CapabilityClass::neutral(), Mode::Shared)),
+        };
+        self.greeted(&first, patience).await?;
+        Ok(None)
+    }
+
+    fn tenure(&self, hello: &Hello) -> Option<Tenure> {
+        self.modes.tenure(&hello.client, hello.caller.affinity.is_some())
+    }
+
+    /// Whether a seat for this agent would be another one today.
+    #[must_use]
+    pub fn is_outdated(&self, seat: &Seat, hello: &Hello) -> bool {
+        self.tenure(hello).is_some_and(|tenure| keyed(tenure.mode()) != seat.mode())
+    }
+
+    /// Whether an agent without handshake would lose what the server keeps for one that has a session. False while
+    /// nobody has met the server.
+    #[must_use]
+    pub fn prefers_handshake(&self, client: &ClientHello, is_named: bool) -> bool {
+        self.modes.tenure(client, is_named) == Some(Tenure::Fresh)
+    }
+
+    /// Whether what the agent can be asked is said to the backend on its behalf: where nobody else could be asked
+    /// instead. On a backend of its own era a modern agent says it itself.
+    fn declares(&self, client: &ClientHello, mode: Mode) -> bool {
+        match (self.modes.era(), client.revision.era()) {
+            (Some(Era::Modern), Era::Modern) => false,
+            (Some(Era::Modern), Era::Legacy) => mode.is_private() || mode == Mode::Stateless,
+            (Some(Era::Legacy) | None, _) => mode.is_private(),
+        }
+    }
+
+    /// Waits, for a bounded time, for the first handshake of a pool.
+    async fn greeted(&self, pool: &Arc<Pool>, patience: Duration) -> Result<(), CallError> {
+        if pool.catalog.hello().is_some() {
+            return Ok(());
+        }
+        let _greeting = Counted::new(pool, |pool| &pool.greeting);
+        let refused = pool.plight.next_refusal();
+        self.room.demand.notify_one();
+        let greeted = async {
+            tokio::select! {
+                _ = pool.catalog.wait_hello() => Ok(()),
+                // Whoever else is refused, this agent is.
+                why = refused => Err(self.refused(&why)),
+            }
+        };
+        match self.valve.wait(patience, None, greeted).await {
+            Ok(greeted) => greeted,
+            Err(Waited::Drained) => Err(self.drained()),
+            Err(Waited::TooLong) => Err(self.unavailable(pool, "answered its handshake", patience)),
+        }
+    }
+
+    async fn seat_pinned(
+        &self,
+        hello: &Hello,
+        pool: Arc<Pool>,
+        patience: Duration,
+    ) -> Result<Seat, CallError> {
+        let _waits = self.applicants.enter();
+        let (reply, opened) = oneshot::channel();
+        let request = OpenRequest { pool: pool.clone(), owner: Arc::downgrade(&hello.outlet), reply };
+        self.requests.try_send(request).map_err(|refused| {
+            self.named(match refused {
+                TrySendError::Full(_) => CallError::not_sent(
+                    ErrorKind::Overloaded,
+                    format!(
+                        "{} agents wait for a session of their own already; raise backends.{}.max_sessions",
+                        self.spec.limits.queue, self.spec.name
+                    ),
+                ),
+                TrySendError::Closed(_) => removed(),
+            })
+        })?;
+        self.room.demand.notify_one();
+        let (waited, patience) = self.wait_for_own(&pool, patience, opened).await;
+        match waited {
+            Ok(Ok(Ok(own))) => Ok(Seat::pinned(hello, pool, own.into_session())),
+            Ok(Ok(Err(why))) => Err(self.refused(&why)),
+            Ok(Err(_)) => Err(self.named(removed())),
+            Err(Waited::Drained) => Err(self.drained()),
+            Err(Waited::TooLong) if self.trouble_in(&pool).is_some() => {
+                Err(self.unavailable(&pool, "given the agent a session", patience))
+            }
+            Err(Waited::TooLong) => {
+                let (name, (taken, limit)) = (&self.spec.name, self.budget.usage());
+                let message = format!(
+                    "no session of backend {name:?} became free within {patience:?}: {taken} of {limit} are taken, and \
+                     agents that have one of their own keep it; raise backends.{name}.max_sessions, or lower its \
+                     pinned_idle"
+                );
+                Err(self.named(CallError::not_sent(ErrorKind::QueueTimeout, message)))
+            }
+        }
+    }
+
+    /// What an agent is told whose credential the server refused.
+    fn refused(&self, why: &SendError) -> CallError {
+        let kind = match why.cause {
+            Cause::Credential(_) => ErrorKind::Denied,
+            _ => ErrorKind::Unavailable,
+        };
+        self.named(CallError::not_sent(kind, format!("backend {:?}: {why}", self.spec.name)))
+    }
+
+    /// Waits for a session that is to be one agent's own, and says how long it would have. A backend that was never
+    /// reached is not waited for as long as one that is merely busy, and that may become known while it is waited for.
+    async fn wait_for_own<T>(
+        &self,
+        pool: &Pool,
+        patience: Duration,
+        mut opened: oneshot::Receiver<T>,
+    ) -> (Result<Result<T, oneshot::error::RecvError>, Waited>, Duration) {
+        let step = self.spec.times.first_open;
+        let mut spent = Duration::ZERO;
+        loop {
+            let next = step.min(patience.saturating_sub(spent)).max(Duration::from_millis(1));
+            let waited = self.valve.wait(next, None, &mut opened).await;
+            spent += next;
+            let is_dead = pool.catalog.hello().is_none() && self.trouble_in(pool).is_some();
+            if !matches!(waited, Err(Waited::TooLong)) || is_dead || spent >= patience {
+                return (waited, spent);
+            }
+        }
+    }
+
+    fn unavailable(&self, pool: &Pool, what: &str, after: Duration) -> CallError {
+        let why = self.trouble_in(pool).map_or_else(|| "no answer yet".to_owned(), |t| t.why);
+        let message = format!("backend {:?} has not {what} within {after:?}: {why}", self.spec.name);
+        self.named(CallError::not_sent(ErrorKind::Unavailable, message).retry_after(Duration::from_secs(1)))
+    }
+}
+
+fn removed() -> CallError {
+    CallError::not_sent(ErrorKind::Draining, "the backend is being removed")
+}

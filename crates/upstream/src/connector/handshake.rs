@@ -1,0 +1,261 @@
+//! One handshake, from the connection to a session that may be lent, and the session's life after it.
+//!
+//! A ladder that is not climbed to its end leaves nothing behind: whoever drops the attempt closes the session.
+
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicU64, Ordering},
+};
+
+use mcpool_wire::{Outlet, ServerHello};
+use tokio::sync::mpsc;
+
+use super::{OpenRequest, Wanted, divergence::compare_later};
+use crate::{
+    backend::Backend,
+    clock, descriptors,
+    error::{Cause, SendError},
+    observe::{CloseReason, Event, Mode, OpenReason},
+    pool::{Counted, Place, Pool, plight::is_refusal, sharing::Known},
+    quirks::Quirk,
+    session::{
+        Session, SessionParts,
+        driver::{self, Driver, MAX_ERRANDS},
+        handshake,
+        tools::ToolReader,
+    },
+    tasks::caught,
+    transport::Hail,
+};
+
+static EPOCHS: AtomicU64 = AtomicU64::new(1);
+
+/// A handshake that ended.
+pub(super) struct Attempt {
+    pub(super) pool: Arc<Pool>,
+    pub(super) request: Option<OpenRequest>,
+    pub(super) reason: OpenReason,
+    pub(super) outcome: Result<Arc<Session>, SendError>,
+}
+
+/// One handshake from connect to ready, under one deadline.
+pub(super) async fn attempt(
+    backend: Arc<Backend>,
+    wanted: Wanted,
+    reason: OpenReason,
+    place: Place,
+    _counted: Counted,
+) -> Attempt {
+    let epoch = EPOCHS.fetch_add(1, Ordering::Relaxed);
+    let started = clock::now();
+    backend.reporter.on(Event::Opening { epoch, reason });
+    let owner = wanted.request.as_ref().map(|request| request.owner.clone());
+    let mut pool = wanted.pool.clone();
+    let climb = climb(&backend, &mut pool, epoch, owner, place);
+    let outcome = match tokio::time::timeout(backend.spec.times.handshake, caught(climb)).await {
+        Ok(Ok(Ok(session))) if session.handshaken() => Ok(session),
+        Ok(Ok(Ok(_))) => Err(SendError::maybe_sent(Cause::Broken("it broke as it became ready".to_owned()))),
+        Ok(Ok(Err(error))) => Err(error),
+        Ok(Err(why)) => {
+            backend.reporter.on(Event::Panicked { task: "opener", why: &why });
+            Err(SendError::maybe_sent(Cause::Broken(FAULT.to_owned())))
+        }
+        Err(_) if descriptors::are_short() => Err(SendError::maybe_sent(Cause::Descriptors)),
+        Err(_) => Err(SendError::maybe_sent(Cause::Timeout("the handshake"))),
+    };
+    match &outcome {
+        Ok(session) => {
+            backend.handshake_took(clock::now().saturating_duration_since(started));
+            backend.reporter.on(Event::Opened {
+                epoch,
+                mode: session.mode,
+                reason,
+                started,
+                transport: session.kind.as_str(),
+            });
+            compare_later(&backend, &pool, session);
+        }
+        Err(error) => backend.reporter.on(Event::OpenFailed {
+            epoch,
+            reason,
+            // A backend that rests may be down: that is what it rests for. One that refuses a credential is up.
+            incident: error
+                .cause
+                .incident()
+                .filter(|_| !backend.valve.traffic().is_shut() && !concerns_one_key(&backend, reason, error)),
+            cause: &error.cause,
+            why: &error.to_string(),
+        }),
+    }
+    Attempt { pool, request: wanted.request, reason: wanted.reason, outcome }
+}
+
+/// Whether a handshake failed because of the credential it was for, so that it says nothing of the backend.
+fn concerns_one_key(backend: &Backend, reason: OpenReason, error: &SendError) -> bool {
+    // Where others are served the backend is up; a probe asks about just that.
+    let others_are = reason != OpenReason::Probe && backend.serves_anybody();
+    backend.has_keys() && (is_refusal(&error.cause) || others_are)
+}
+
+async fn climb(
+    backend: &Arc<Backend>,
+    pool: &mut Arc<Pool>,
+    epoch: u64,
+    owner: Option<Weak<dyn Outlet>>,
+    place: Place,
+) -> Result<Arc<Session>, SendError> {
+    let initialize = ServerHello::request(0, &pool.key.class, env!("CARGO_PKG_VERSION"));
+    let hail = Hail { initialize, headers: pool.key.headers.clone() };
+    let greeted = handshake::greet(backend.transport.as_ref(), hail, &backend.reporter).await?;
+    let (kind, has_session) = (greeted.opened.kind, greeted.opened.has_session);
+    let wanted_for = pool.clone();
+    // Nobody knew what the program is: it was opened to be shared, and is kept for one agent.
+    if pool.mode() == Mode::Shared
+        && owner.is_none()
+        && backend.modes.pins(&Known::of(&greeted.hello, has_session, kind, false))
+    {
+        *pool = backend.pool_in(&pool.key, Mode::Pinned);
+    }
+    let mode = match pool.mode() {
+        Mode::Shared if !has_session => Mode::Stateless,
+        mode => mode,
+    };
+    let (errands, inbox) = mpsc::channel(MAX_ERRANDS);
+    let session = Session::new(SessionParts {
+        epoch,
+        lane: crate::queue::Lane { pool: pool.number, session: Some(epoch), need: crate::queue::Need::Slot },
+        mode,
+        kind,
+        era: greeted.opened.era,
+        outbound: greeted.opened.outbound.clone(),
+        limit: backend.calls_per_session(mode),
+        first_id: rand::random(),
+        errands,
+        room: backend.room.clone(),
+        catalog: pool.catalog.clone(),
+        merged: pool.merged.clone(),
+        reporter: backend.reporter.clone(),
+        owner,
+        modes: backend.modes.clone(),
+        quirks: backend.quirks.clone(),
+        place,
+    });
+    if let Some(exchange) = greeted.acknowledged {
+        session.finish_later(exchange);
+    }
+    if let Some(why) = &greeted.refusal {
+        session.note(Quirk::InitializedRefused, why);
+    }
+    let driver = Driver::new(session.clone(), greeted.inbound, inbox, backend.spec.times.clone());
+    pool.add(session.clone());
+    // Whoever shuts the valve parks the sessions there are after that.
+    if backend.valve.traffic().is_shut() {
+        session.park();
+    }
+    backend.tasks.spawn("session", drive(backend.clone(), pool.clone(), session.clone(), driver));
+    // If the ladder is not climbed to its end, the driver must not stay behind.
+    let unfinished = CloseUnlessReady(Some(session.clone()));
+    let patterns = &backend.spec.sharing.pinned_tools;
+    let listed = handshake::prove(&session, &greeted.hello, &backend.reporter).await?;
+    let mut tools = ToolReader::new(session.clone(), pool.catalog.clone(), patterns, listed);
+    let has_pinned_tool = tools.has_pinned_tool().await;
+    read_later(backend, tools);
+    unfinished.disarm();
+    // First the modes, then the hello: whoever waits for the hello decides on a mode next.
+    backend.modes.learn(Known::of(&greeted.hello, has_session, kind, has_pinned_tool));
+    if !Arc::ptr_eq(&wanted_for, pool) {
+        wanted_for.catalog.learn_hello(greeted.hello.clone());
+    }
+    pool.catalog.learn_hello(greeted.hello);
+    if pool.live() == 0 {
+        // Nobody listened until now: a change may have been announced and not heard.
+        pool.catalog.forget_lists();
+    }
+    Ok(session)
+}
+
+/// Reads the rest of a list beside the calls.
+fn read_later(backend: &Backend, mut tools: ToolReader) {
+    if tools.is_over() {
+        return;
+    }
+    let stop = backend.tasks.stopping();
+    backend.tasks.spawn("tools", async move {
+        tokio::select! {
+            () = tools.run() => {}
+            () = stop.cancelled() => {}
+        }
+    });
+}
+
+struct CloseUnlessReady(Option<Arc<Session>>);
+
+impl CloseUnlessReady {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseUnlessReady {
+    fn drop(&mut self) {
+        if let Some(session) = &self.0 {
+            session.drain(CloseReason::Violation);
+        }
+    }
+}
+
+/// A session's life after its handshake.
+async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, driver: Driver) {
+    let (reason, error) = match caught(driver.run()).await {
+        Ok(end) => end,
+        Err(why) => {
+            backend.reporter.on(Event::Panicked { task: "session", why: &why });
+            (CloseReason::Fault, Some(repair(&backend, &session).await))
+        }
+    };
+    pool.remove(session.epoch);
+    if pool.live() == 0 {
+        pool.catalog.forget_lists();
+    }
+    backend.room.demand.notify_one();
+    backend.left.notify_waiters();
+    if !session.was_proven() {
+        // A ladder that was not climbed is reported as a failed opening, not as a second incident.
+        return;
+    }
+    if reason.is_gone() {
+        pool.early_ends.ended(session.age(), session.has_served(), clock::now());
+    }
+    let incident = match reason {
+        _ if session.is_parked() => None,
+        CloseReason::Broken => Some(error.as_ref().and_then(|e| e.cause.incident()).unwrap_or("broken")),
+        CloseReason::Unresponsive => Some("timeout"),
+        _ => None,
+    };
+    let why = error.as_ref().map(ToString::to_string).unwrap_or_default();
+    let cause = error.map(|error| error.cause);
+    backend.reporter.on(Event::Closed {
+        epoch: session.epoch,
+        mode: session.mode,
+        reason,
+        incident,
+        why: &why,
+    });
+    session.tell_owner_it_ended(reason, &why, &backend.spec.name);
+    if reason.is_gone() && cause.is_some_and(|cause| cause.was_answered()) {
+        session.say_farewell(backend.spec.times.connect).await;
+    }
+}
+
+/// Does for a session whose driver panicked what the driver did not come to: its calls are told whether they may have
+/// run, and its place is given back.
+async fn repair(backend: &Backend, session: &Session) -> SendError {
+    let cause = Cause::Broken(FAULT.to_owned());
+    if caught(driver::end(session, &cause, Some(backend.spec.times.connect))).await.is_err() {
+        session.leave_budget();
+    }
+    SendError::maybe_sent(cause)
+}
+
+/// What agents are told: where it failed is in the log.
+const FAULT: &str = "the gateway failed on this session";

@@ -1,0 +1,437 @@
+//! The one task of a backend that opens sessions and keeps the pools in shape. Callers wait in the room and share
+//! its handshakes, so fifty waiters open one session and a caller that leaves cancels nothing.
+//!
+//! It wakes on demand (a caller waits, an agent wants a session of its own, a place came back), when a handshake
+//! ends, and once a second for upkeep: warm sessions, idle and old ones. In the same loop the clerk sends what the
+//! agents of a pool want together.
+//!
+//! Pools that want a session have it opened in turn (`turns`). Where agents bring credentials of their own, each pool has
+//! its own trouble and its own pause, and the gateway, which has no credential, opens nothing that no agent waits for.
+
+mod divergence;
+mod handshake;
+mod resume;
+mod rotate;
+mod turns;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use backon::BackoffBuilder as _;
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
+use mcpool_wire::Outlet;
+use tokio::sync::{mpsc, oneshot};
+
+use self::{
+    handshake::{Attempt, attempt},
+    resume::Revival,
+    rotate::Rebuild,
+};
+use crate::{
+    backend::{Backend, Leaving, Opening, REFUSALS, Trouble, lock, traffic::Traffic},
+    clock,
+    error::{Cause, SendError},
+    observe::{CloseReason, Event, Mode, OpenReason},
+    pool::{
+        Counted, Pool,
+        plight::{self, Pause, for_everybody, is_final},
+        sharing::Evidence,
+    },
+    session::{Session, state::Standing},
+    shared::syncer::Clerk,
+    tasks::caught,
+};
+
+/// Longest pause between handshakes while somebody waits, and while nobody does.
+const PAUSE_WAITED: Duration = Duration::from_millis(500);
+const PAUSE_IDLE: Duration = Duration::from_secs(5);
+/// The same after a refusal that will be repeated until somebody changes something.
+const PAUSE_REFUSED: Duration = Duration::from_secs(10);
+/// Handshakes that fail in a row before pauses grow for whatever reason.
+const PATIENT: u32 = 16;
+/// Pause after the backend said it is at its limit, where it named none.
+const PAUSE_PRESSURE: Duration = Duration::from_secs(1);
+/// Also where it said that it is at its limit and at once no longer.
+const MIN_PRESSURE: Duration = Duration::from_millis(100);
+const MAX_PRESSURE: Duration = Duration::from_secs(60);
+/// Rest after the first panic; doubles up to [`PAUSE_IDLE`].
+const FIRST_REST: Duration = Duration::from_millis(50);
+/// How often idle and old sessions are looked for.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// An agent that wants a session of its own.
+pub(crate) struct OpenRequest {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) owner: Weak<dyn Outlet>,
+    pub(crate) reply: oneshot::Sender<Result<Own, SendError>>,
+}
+
+/// A session on its way to its agent: closed if the agent is no longer there to take it.
+pub(crate) struct Own(Option<Arc<Session>>);
+
+impl Own {
+    pub(crate) fn into_session(mut self) -> Arc<Session> {
+        self.0.take().expect("taken once, by value")
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Some(session) = self.0.take() {
+            session.drain(CloseReason::AgentGone);
+        }
+    }
+}
+
+pub(crate) struct Opener {
+    backend: Arc<Backend>,
+    inbox: mpsc::Receiver<OpenRequest>,
+    waiting: VecDeque<OpenRequest>,
+    openings: FuturesUnordered<BoxFuture<'static, Attempt>>,
+    /// Of all pools, where they have one credential.
+    pause: Option<Pause>,
+    /// The pool whose turn was last.
+    last: u64,
+    /// When what is wanted may be opened, where it must wait.
+    next_try: Option<Instant>,
+    /// The session that was last asked to leave for another key.
+    evicted: Weak<Session>,
+    clerk: Clerk,
+    revival: Revival,
+    rebuild: Rebuild,
+}
+
+/// What the next handshake is for.
+struct Wanted {
+    pool: Arc<Pool>,
+    reason: OpenReason,
+    request: Option<OpenRequest>,
+}
+
+impl Opener {
+    pub(crate) fn new(backend: Arc<Backend>, inbox: mpsc::Receiver<OpenRequest>) -> Self {
+        Self {
+            backend,
+            inbox,
+            waiting: VecDeque::new(),
+            openings: FuturesUnordered::new(),
+            pause: None,
+            last: 0,
+            next_try: None,
+            evicted: Weak::new(),
+            clerk: Clerk::default(),
+            revival: Revival::default(),
+            rebuild: Rebuild::default(),
+        }
+    }
+
+    /// Works until the backend ends. After a panic it goes on with what it had, after a pause: a fault that comes
+    /// again at once must not take a processor.
+    pub(crate) async fn run(mut self) {
+        let stop = self.backend.tasks.stopping();
+        let mut faults = 0_u32;
+        while let Err(why) = caught(self.work()).await {
+            self.backend.reporter.on(Event::Panicked { task: "opener", why: &why });
+            faults = faults.saturating_add(1);
+            let pause = (FIRST_REST * 2_u32.saturating_pow(faults.min(16) - 1)).min(PAUSE_IDLE);
+            if tokio::time::timeout(pause, stop.cancelled()).await.is_ok() {
+                break;
+            }
+        }
+        self.backend.transport.keep_started(false);
+        for pool in self.backend.pools() {
+            for session in pool.sessions() {
+                session.drain(CloseReason::Shutdown);
+            }
+        }
+    }
+
+    async fn work(&mut self) {
+        let stop = self.backend.tasks.stopping();
+        let mut upkeep = tokio::time::interval(UPKEEP);
+        upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let due = self.do_what_is_due().await;
+            let timer = OptionFuture::from(due.map(|at| tokio::time::sleep_until(clock::at(at))));
+            // The inbox is the bound on who may wait for a session of its own.
+            let has_room = self.waiting.len() < self.backend.spec.limits.queue.max(1);
+            let opened = OptionFuture::from((!self.openings.is_empty()).then(|| self.openings.next()));
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(request) = self.inbox.recv(), if has_room => self.waiting.push_back(request),
+                () = self.backend.room.demand.notified() => {}
+                Some(Some(attempt)) = opened => self.settle(attempt),
+                () = self.clerk.settled() => {}
+                checked = self.revival.checked() => Revival::settle(&self.backend, &checked),
+                Some(()) = timer => {}
+                _ = upkeep.tick() => self.upkeep(),
+            }
+        }
+    }
+
+    /// The registration is over: sessions end with their calls, but those that are one agent's own, where it may keep
+    /// them, and nobody gets another.
+    fn let_go(&mut self, why: Leaving) {
+        self.next_try = None;
+        self.waiting.clear();
+        for pool in self.backend.pools() {
+            let reason = match why {
+                Leaving::Replaced if pool.mode() == Mode::Pinned && self.backend.keeps_pinned() => continue,
+                Leaving::Replaced => CloseReason::Replaced,
+                Leaving::Removed => CloseReason::Shutdown,
+            };
+            for session in pool.sessions() {
+                if session.is_live() {
+                    session.drain(reason);
+                }
+            }
+        }
+        self.backend.left.notify_waiters();
+    }
+
+    /// Does what can be done now; gives back when there is more to do that nobody wakes for.
+    async fn do_what_is_due(&mut self) -> Option<Instant> {
+        let (resumes, next_step) = self.revival.look(&self.backend);
+        if resumes {
+            // Whatever failed before the pause is mended, says the operator; perhaps by moving it.
+            self.pause = None;
+            self.backend.pools().iter().for_each(|pool| pool.plight.mended());
+            self.backend.transport.renew();
+        }
+        match self.backend.leaving() {
+            None => {
+                self.open_what_is_wanted().await;
+                self.rebuild().await;
+            }
+            Some(why) => self.let_go(why),
+        }
+        self.backend.transport.keep_started(self.wants_standby());
+        // A backend that rests is not asked for anything.
+        let shut = self.backend.traffic().is_shut();
+        let due = if shut { None } else { self.clerk.look(&self.backend.pools()) };
+        [due, self.next_try, next_step, self.rebuild.next].into_iter().flatten().min()
+    }
+
+    async fn open_what_is_wanted(&mut self) {
+        self.next_try = None;
+        self.waiting.retain(|request| !request.reply.is_closed());
+        if self.backend.traffic().is_shut() {
+            return;
+        }
+        self.hand_out_spares();
+        while self.may_begin() {
+            let now = clock::now();
+            let Some(mut wanted) = self.wanted(now) else { return };
+            let Some(place) = self.find_place(&wanted).await else { return };
+            let reason = match self.backend.gate.may_open(now) {
+                Opening::Free => wanted.reason,
+                Opening::Probe => OpenReason::Probe,
+                Opening::Wait(at) => {
+                    self.try_at(at.max(now + Duration::from_millis(1)));
+                    return;
+                }
+            };
+            self.last = wanted.pool.number;
+            wanted.pool.plight.begins(now);
+            let counted = Counted::new(&wanted.pool, |pool| &pool.opening);
+            if wanted.reason == OpenReason::Pinned {
+                // Not before: who waits must not be lost with what fails until here.
+                let own = self.waiting.iter().position(|request| Arc::ptr_eq(&request.pool, &wanted.pool));
+                wanted.request = own.and_then(|at| self.waiting.remove(at));
+            }
+            self.openings.push(attempt(self.backend.clone(), wanted, reason, place, counted).boxed());
+        }
+    }
+
+    /// Whether callers wait that one more session of this pool would serve.
+    fn is_in_demand(&self, pool: &Pool) -> bool {
+        if pool.mode() == Mode::Pinned {
+            return false;
+        }
+        let opening = pool.opening.load(Ordering::Acquire);
+        let live = self.there(pool);
+        let most = self.backend.sessions_of(pool);
+        let unasked = pool.greeting.load(Ordering::Acquire) > 0 || pool.merged.wants_session();
+        let greeting = unasked && live + opening == 0;
+        // Those who wait for the session they keep to are not served by another one; and those who were called and
+        // did not come yet have slots waiting for them.
+        let waiting = self.backend.room.waiting_in(pool.lane());
+        let served = opening * self.backend.calls_per_session(pool.mode()) + pool.free_slots();
+        live + opening < most && (greeting || waiting > served)
+    }
+
+    /// Sessions that stand in the way of another one. Where writes run one at a time, one that ends counts for as long as
+    /// a write runs on it: that must be through before the next session takes one.
+    fn there(&self, pool: &Pool) -> usize {
+        if !self.backend.modes.writes_in_turn() || pool.mode() != Mode::Shared {
+            return pool.live();
+        }
+        // Those whose ladder is being climbed count as opening.
+        let stands = |session: &&Arc<Session>| match session.standing() {
+            // One that is closed may be a process that is not gone yet.
+            Standing::Ready | Standing::Suspect | Standing::Closed => true,
+            Standing::Draining => session.is_writing(),
+            Standing::Initializing => false,
+        };
+        pool.sessions().iter().filter(stands).count()
+    }
+
+    fn settle(&mut self, attempt: Attempt) {
+        if attempt.reason == OpenReason::Reconnect {
+            self.rebuilt(attempt.outcome.as_ref().map(|_| ()));
+        }
+        match attempt.outcome {
+            Ok(session) => {
+                self.pause = None;
+                attempt.pool.plight.mended();
+                *lock(&self.backend.trouble) = None;
+                if self.backend.traffic() == Traffic::Drained {
+                    session.drain(CloseReason::Operator);
+                }
+                match attempt.request {
+                    // An agent that left meanwhile does not take it, and it closes.
+                    Some(request) => drop(request.reply.send(Ok(Own(Some(session))))),
+                    None if attempt.reason == OpenReason::Reconnect => {}
+                    None if self.wants_spare(&attempt.pool) => session.set_aside(),
+                    None if is_surplus(&self.backend, &attempt.pool) => session.drain(CloseReason::Idle),
+                    None => {}
+                }
+            }
+            Err(error) => {
+                self.pause_after(&attempt.pool, &error);
+                match attempt.request {
+                    Some(request) if self.backend.has_keys() && is_final(&error.cause) => {
+                        drop(request.reply.send(Err(error)));
+                    }
+                    Some(request) => self.waiting.push_front(request),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn pause_after(&mut self, pool: &Pool, error: &SendError) {
+        let now = clock::now();
+        let one_more = |before: Option<Trouble>| before.map_or(1, |trouble| trouble.times.saturating_add(1));
+        let is_refusal = error.cause.is_refusal();
+        if !self.backend.has_keys() {
+            let mut trouble = lock(&self.backend.trouble);
+            let times = one_more(trouble.take());
+            *trouble = Some(Trouble { why: error.to_string(), since: now, times, is_refusal });
+            drop(trouble);
+            self.pause = Some(pause(error, times, now, false));
+            if times == REFUSALS && is_refusal {
+                // Those who wait now do so for less long.
+                self.backend.room.wake_all();
+            }
+            return;
+        }
+        let times = one_more(pool.plight.trouble());
+        pool.plight.failed(
+            error,
+            Trouble { why: error.to_string(), since: now, times, is_refusal },
+            pause(error, times, now, is_final(&error.cause)),
+        );
+        // What is refused is there; and one that hangs for one credential while it serves others is, too.
+        if !plight::is_refusal(&error.cause) && !self.backend.serves_anybody() {
+            let mut trouble = lock(&self.backend.trouble);
+            let times = one_more(trouble.take());
+            *trouble = Some(Trouble { why: for_everybody(&error.cause), since: now, times, is_refusal });
+        }
+    }
+
+    /// Withdraws sharing where a session was seen to change by itself.
+    fn judge(&self) {
+        let now = clock::now();
+        let Some(why) = self.backend.modes.judge_changes(now) else { return };
+        self.backend.modes.demote(Evidence::ListChanged, &why, now);
+    }
+
+    fn upkeep(&self) {
+        if self.backend.traffic().is_shut() {
+            return;
+        }
+        self.judge();
+        let spec = &self.backend.spec;
+        let warm = self.backend.default_pool().number;
+        self.backend.forget_empty_pools();
+        for pool in self.backend.pools() {
+            let lane = pool.merged.event_lane();
+            let keep = match pool.mode() {
+                Mode::Pinned => usize::MAX,
+                _ if pool.number == warm => spec.limits.min_idle,
+                _ => usize::from(lane.is_some()),
+            };
+            let mut live = pool.live();
+            for session in pool.sessions() {
+                if session.standing() != Standing::Ready {
+                    continue;
+                }
+                let over = session.age().checked_sub(session.max_age(spec.times.max_age));
+                if let Some(over) = over {
+                    // A pinned session is its agent's state: it is not replaced behind the agent's back. And where the next
+                    // one must wait for a write that runs, everybody would: for a while it is waited for here.
+                    let waits = session.is_writing() && over < spec.times.drain;
+                    if pool.mode() != Mode::Pinned && !waits {
+                        self.backend.transport.renew();
+                        session.drain(CloseReason::MaxAge);
+                    }
+                } else if live > keep && lane != Some(session.epoch) && session.idle_for() >= spec.times.idle
+                {
+                    live -= 1;
+                    session.drain(CloseReason::Idle);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a session without an agent is one too many: a probe of a backend whose agents each have their own, or of
+/// a pool that is full.
+fn is_surplus(backend: &Backend, pool: &Pool) -> bool {
+    pool.mode() == Mode::Pinned || pool.live() > backend.sessions_of(pool)
+}
+
+/// How long the next handshake waits after this one, the how-manieth that failed in a row.
+/// With `is_told`, whoever waited was told at once and waits no more.
+fn pause(error: &SendError, times: u32, now: Instant, is_told: bool) -> Pause {
+    match &error.cause {
+        Cause::Pressure(refusal) => Pause::Pressure(
+            now + refusal.retry_after.unwrap_or(PAUSE_PRESSURE).clamp(MIN_PRESSURE, MAX_PRESSURE),
+        ),
+        cause if cause.is_refusal() && !is_told => {
+            let at = now + backoff(times, PAUSE_REFUSED);
+            Pause::Failed { waited: at, idle: at }
+        }
+        // What the circuit does not count, and what may pass, but did not for long.
+        cause if cause.incident().is_none() && times > PATIENT && !is_told => {
+            let at = now + backoff(times, PAUSE_REFUSED);
+            Pause::Failed { waited: at, idle: at }
+        }
+        _ => Pause::Failed {
+            waited: now + backoff(times, PAUSE_WAITED),
+            idle: now + backoff(times, PAUSE_IDLE),
+        },
+    }
+}
+
+/// Exponential with full jitter, from 50 ms.
+fn backoff(times: u32, cap: Duration) -> Duration {
+    let steps = usize::try_from(times.min(16)).unwrap_or(16);
+    backon::ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(cap / 2)
+        .with_max_times(steps)
+        .with_jitter()
+        .build()
+        .nth(steps - 1)
+        .unwrap_or(cap)
+        .min(cap)
+}

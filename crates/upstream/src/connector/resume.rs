@@ -1,0 +1,140 @@
+//! The way back from a pause: sessions are looked at before they are lent, because the backend may have been another
+//! one since; those that do not answer are forgotten. Then who waits is woken in order, step by step.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+
+use crate::{
+    backend::{
+        Backend,
+        traffic::{STEP, Traffic},
+    },
+    clock,
+    observe::CloseReason,
+    queue::Freed,
+    session::{Session, state::Standing},
+};
+
+#[derive(Default)]
+pub(super) struct Revival {
+    checks: FuturesUnordered<BoxFuture<'static, Checked>>,
+    /// The change of the valve it is about.
+    number: u64,
+    next: Option<Instant>,
+}
+
+/// A session that was looked at.
+pub(super) struct Checked {
+    session: Arc<Session>,
+    is_there: bool,
+    number: u64,
+}
+
+impl Revival {
+    /// Does what is due; says whether calls have only just begun to flow, and when there is more to do.
+    pub(super) fn look(&mut self, backend: &Arc<Backend>) -> (bool, Option<Instant>) {
+        let shift = backend.valve.shift();
+        if shift.traffic != Traffic::Resuming {
+            return (false, None);
+        }
+        let now = clock::now();
+        let begins = shift.number != self.number;
+        if begins {
+            self.number = shift.number;
+            self.next = Some(now);
+            self.check_all(backend);
+            // Nothing is lent yet, but who kept to a session that is gone now waits for any.
+            backend.room.wake_all();
+        }
+        if self.next.is_some_and(|next| next <= now) {
+            self.next = Some(now + STEP);
+            self.step(backend);
+        }
+        (begins, self.next)
+    }
+
+    /// Resolves when a session was looked at; never, if none is.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn checked(&mut self) -> Checked {
+        match self.checks.next().await {
+            Some(checked) => checked,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Lends it, or forgets it.
+    pub(super) fn settle(backend: &Backend, checked: &Checked) {
+        let Checked { session, is_there, number } = checked;
+        // Paused again meanwhile: it will be looked at again.
+        if *number != backend.valve.shift().number {
+            return;
+        }
+        // A server that is busy with a call need not answer.
+        if *is_there || session.in_flight() > 0 {
+            session.unpark();
+        } else {
+            session.drain(CloseReason::Lost);
+        }
+    }
+
+    fn check_all(&mut self, backend: &Backend) {
+        for old in backend.all_sessions() {
+            match old.session.standing() {
+                // Its ladder proves it.
+                Standing::Initializing => old.session.unpark(),
+                Standing::Ready | Standing::Suspect => {
+                    let limit = backend.spec.times.probe_timeout;
+                    self.checks.push(check(old.session, limit, self.number).boxed());
+                }
+                Standing::Draining | Standing::Closed => {}
+            }
+        }
+    }
+
+    fn step(&mut self, backend: &Backend) {
+        let (more, is_last) = backend.valve.step();
+        let nobody_waits = backend.room.is_empty();
+        if self.checks.is_empty() && (is_last || nobody_waits) {
+            let number = self.number;
+            backend.valve.turn_if(Traffic::Flowing, |shift| shift.number == number);
+            // Also those whose own session is gone, who would wait for nothing.
+            return backend.room.wake_all();
+        }
+        wake(backend, more);
+    }
+}
+
+async fn check(session: Arc<Session>, limit: Duration, number: u64) -> Checked {
+    let is_there = session.is_alive(limit).await;
+    Checked { session, is_there, number }
+}
+
+/// Lets as many try as may, those who wait for each session in their order.
+fn wake(backend: &Backend, mut more: usize) {
+    let ready = backend.all_sessions().map(|old| old.session);
+    let mut lendable: Vec<_> = ready
+        .filter(|session| session.standing() == Standing::Ready)
+        .map(|session| (session.lane, session.free_slots()))
+        .filter(|(_, free)| *free > 0)
+        .collect();
+    for (lane, free) in &mut lendable {
+        if more > 0 {
+            backend.room.slot_freed(Freed { lane: *lane, turn: true, open: true }, None);
+            (more, *free) = (more - 1, *free - 1);
+        }
+    }
+    while more > 0 && lendable.iter().any(|(_, free)| *free > 0) {
+        for (lane, free) in lendable.iter_mut().filter(|(_, free)| *free > 0) {
+            if more > 0 {
+                backend.room.slot_freed(Freed { lane: *lane, turn: false, open: true }, None);
+                (more, *free) = (more - 1, *free - 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Replaces sessions one at a time because the operator wants that: the new one is ready before the old one takes no
+//! more calls. Where there is no place for both, or two must not write at once, the old one goes first and calls wait.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt as _;
+
+use super::{Opener, Wanted, handshake::attempt};
+use crate::{
+    backend::{Old, Opening, lock},
+    clock,
+    error::SendError,
+    observe::{CloseReason, Mode, OpenReason},
+    pool::{Counted, Pool},
+    session::{Session, state::Standing},
+};
+
+#[derive(Default)]
+pub(super) struct Rebuild {
+    queue: VecDeque<Old>,
+    step: Step,
+    failures: u32,
+    /// Since when the end of a write is waited for.
+    writing_since: Option<Instant>,
+    /// When to look again, where nothing else wakes it.
+    pub(super) next: Option<Instant>,
+}
+
+/// Where the replacement of one session stands.
+#[derive(Default)]
+enum Step {
+    #[default]
+    Idle,
+    /// It ends before there is another.
+    Leaving(Old),
+    /// A new one is to be opened.
+    Wanted(Successor),
+    /// It is being opened.
+    Opening(Successor),
+}
+
+struct Successor {
+    pool: Arc<Pool>,
+    /// The one it replaces, if that is still there.
+    old: Option<Arc<Session>>,
+}
+
+/// Failed handshakes in a row after which the rest is left as it is.
+const MAX_FAILURES: u32 = 3;
+/// How soon a circuit that is not closed is asked again.
+const AGAIN: Duration = Duration::from_millis(250);
+
+impl Opener {
+    /// Goes as far as it can now.
+    pub(super) async fn rebuild(&mut self) {
+        if let Some(plan) = lock(&self.backend.rebuilding).plan.take() {
+            self.rebuild.queue = plan;
+            self.backend.transport.renew();
+            self.rebuild.failures = 0;
+        }
+        self.rebuild.next = None;
+        if self.backend.traffic().is_shut() {
+            return self.end_all();
+        }
+        loop {
+            self.rebuild.step = match std::mem::take(&mut self.rebuild.step) {
+                Step::Idle => match self.rebuild.queue.pop_front() {
+                    Some(old) if self.waits_for_write(&old) => {
+                        self.rebuild.queue.push_front(old);
+                        return self.stay(Step::Idle);
+                    }
+                    Some(old) => self.begin(old),
+                    None => return lock(&self.backend.rebuilding).progress.is_running = false,
+                },
+                // A session that only ends with its last call is not in the way of the next, but for its place.
+                Step::Leaving(old) if old.session.holds_place() && self.is_in_the_way(&old) => {
+                    return self.stay(Step::Leaving(old));
+                }
+                Step::Leaving(old) if old.pool.mode() == Mode::Pinned => self.done(),
+                Step::Leaving(old) => Step::Wanted(Successor { pool: old.pool, old: None }),
+                Step::Wanted(successor) => match self.open(successor).await {
+                    Ok(step) => step,
+                    Err(waits) => return self.stay(Step::Wanted(waits)),
+                },
+                opening @ Step::Opening(_) => return self.stay(opening),
+            };
+        }
+    }
+
+    /// A session opened for this is there, or is not.
+    pub(super) fn rebuilt(&mut self, outcome: Result<(), &SendError>) {
+        let Step::Opening(successor) = std::mem::take(&mut self.rebuild.step) else { return };
+        let error = match outcome {
+            Ok(()) => {
+                if let Some(old) = successor.old {
+                    old.drain(CloseReason::Operator);
+                }
+                self.rebuild.failures = 0;
+                self.rebuild.step = self.done();
+                return;
+            }
+            Err(error) => error,
+        };
+        self.rebuild.failures += 1;
+        if self.rebuild.failures < MAX_FAILURES {
+            self.rebuild.step = Step::Wanted(successor);
+            return;
+        }
+        self.rebuild.queue.clear();
+        let mut rebuilding = lock(&self.backend.rebuilding);
+        rebuilding.progress.why = Some(error.to_string());
+        rebuilding.progress.is_running = false;
+    }
+
+    fn stay(&mut self, step: Step) {
+        self.rebuild.step = step;
+    }
+
+    /// Whether this one is left until the write that runs on it is through: the next session would have to wait for that,
+    /// and every call with it. Only for a while, because there may always be one.
+    fn waits_for_write(&mut self, old: &Old) -> bool {
+        let now = clock::now();
+        if !old.session.is_live() || !old.session.is_writing() {
+            self.rebuild.writing_since = None;
+            return false;
+        }
+        let since = *self.rebuild.writing_since.get_or_insert(now);
+        let waits = now.saturating_duration_since(since) < self.backend.spec.times.drain;
+        self.rebuild.next = waits.then(|| now + AGAIN);
+        if !waits {
+            self.rebuild.writing_since = None;
+        }
+        waits
+    }
+
+    fn is_in_the_way(&self, old: &Old) -> bool {
+        old.pool.mode() != Mode::Shared
+            || !self.backend.modes.writes_in_turn()
+            || old.session.standing() != Standing::Draining
+            || old.session.is_writing()
+    }
+
+    fn begin(&self, old: Old) -> Step {
+        if !old.session.is_live() {
+            return self.done();
+        }
+        let alone = self.backend.modes.writes_in_turn() && old.pool.mode() == Mode::Shared;
+        if alone || old.pool.mode() == Mode::Pinned {
+            old.session.drain(CloseReason::Operator);
+            return Step::Leaving(old);
+        }
+        Step::Wanted(Successor { pool: old.pool, old: Some(old.session) })
+    }
+
+    async fn open(&mut self, successor: Successor) -> Result<Step, Successor> {
+        let now = clock::now();
+        let others = self.there(&successor.pool) + successor.pool.opening.load(Ordering::Acquire);
+        if successor.old.is_none() && others >= self.backend.sessions_of(&successor.pool) {
+            // Somebody who waited had it opened.
+            return Ok(self.done());
+        }
+        if self.openings.len() >= self.backend.spec.limits.max_creating {
+            return Err(successor);
+        }
+        let paused = self.paused_until(&successor.pool, OpenReason::Reconnect).filter(|at| *at > now);
+        // An open circuit is probed first, and not by this.
+        let shut = self.backend.gate.wants_probe(now).then(|| now + AGAIN);
+        if let Some(at) = paused.max(shut) {
+            self.rebuild.next = Some(at);
+            return Err(successor);
+        }
+        let Some(place) = self.backend.budget.take().await else {
+            return Ok(match successor.old {
+                Some(session) => {
+                    session.drain(CloseReason::Operator);
+                    Step::Leaving(Old { pool: successor.pool, session })
+                }
+                // Its place was taken by a session somebody waited for.
+                None => self.done(),
+            });
+        };
+        if self.backend.gate.may_open(now) != Opening::Free {
+            self.rebuild.next = Some(now + AGAIN);
+            return Err(successor);
+        }
+        self.backend.transport.renew();
+        let pool = successor.pool.clone();
+        let counted = Counted::new(&pool, |pool| &pool.opening);
+        let wanted = Wanted { pool, reason: OpenReason::Reconnect, request: None };
+        let opening = attempt(self.backend.clone(), wanted, OpenReason::Reconnect, place, counted);
+        self.openings.push(opening.boxed());
+        Ok(Step::Opening(successor))
+    }
+
+    fn done(&self) -> Step {
+        lock(&self.backend.rebuilding).progress.done += 1;
+        Step::Idle
+    }
+
+    /// Nobody calls: they all end at once, and new ones are opened when calls flow.
+    fn end_all(&mut self) {
+        let under_way = match std::mem::take(&mut self.rebuild.step) {
+            Step::Idle => None,
+            Step::Leaving(old) => Some(old.session),
+            Step::Wanted(successor) | Step::Opening(successor) => successor.old,
+        };
+        let queued = self.rebuild.queue.drain(..).map(|old| old.session);
+        for session in queued.chain(under_way) {
+            session.drain(CloseReason::Operator);
+        }
+        let progress = &mut lock(&self.backend.rebuilding).progress;
+        progress.done = progress.total;
+        progress.is_running = false;
+    }
+}

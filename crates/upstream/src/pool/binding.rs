@@ -1,0 +1,227 @@
+//! One agent's tie to a backend: to one session it keeps to, to one of its own, to another for each call, or to none.
+
+use std::sync::Arc;
+
+use mcpool_wire::{Caller, Era, Hello, Outlet, Revision};
+
+use super::{Lease, NoLease, Pool};
+use crate::{
+    queue::{Lane, Need, Room},
+    session::{
+        Session,
+        exclusive::Loans,
+        permit::{CallKind, Holding},
+        state::Standing,
+    },
+    sync::Mutex,
+};
+
+/// Stands for the epoch of a session where every one of the pool will do; no session has it.
+pub(crate) const ANY_SESSION: u64 = 0;
+
+/// One agent's tie to a backend: which pool it draws on and which session it keeps to.
+pub struct Seat {
+    pub(crate) caller: Arc<Caller>,
+    pub(crate) pool: Arc<Pool>,
+    tie: Tie,
+    /// What was last agreed with the agent: it may initialise again.
+    pub(crate) revision: std::sync::Mutex<Revision>,
+    /// Its name among the agents of the pool.
+    pub(crate) number: u64,
+    /// Keeps the agent's outlet alive for as long as the pool may want to tell it something.
+    pub(crate) outlet: Arc<dyn Outlet>,
+}
+
+enum Tie {
+    Shared {
+        bound: Mutex<Option<Bound>>,
+    },
+    /// To no session: its calls are those of many callers that nobody can tell apart, each as if it had no other.
+    Loose,
+    Exclusive {
+        loans: Arc<Loans>,
+        reset: bool,
+    },
+    Pinned {
+        session: Arc<Session>,
+    },
+}
+
+/// The session an agent keeps to, and what it has in flight there.
+struct Bound {
+    session: Arc<Session>,
+    holding: Arc<Holding>,
+}
+
+impl Seat {
+    pub(crate) fn shared(hello: &Hello, pool: Arc<Pool>) -> Self {
+        // Who has no handshake and does not say which agent it is keeps to nothing.
+        let is_anybody = hello.client.revision.era() == Era::Modern && hello.caller.affinity.is_none();
+        let tie = if is_anybody { Tie::Loose } else { Tie::Shared { bound: Mutex::new(None) } };
+        Self::new(hello, pool, tie)
+    }
+
+    /// A seat whose calls have a session to themselves, one after the other; with `reset` each has a fresh one.
+    pub(crate) fn exclusive(hello: &Hello, pool: Arc<Pool>, reset: bool) -> Self {
+        let loans = Loans::new(hello.caller.agent, &hello.outlet);
+        Self::new(hello, pool, Tie::Exclusive { loans, reset })
+    }
+
+    pub(crate) fn pinned(hello: &Hello, pool: Arc<Pool>, session: Arc<Session>) -> Self {
+        Self::new(hello, pool, Tie::Pinned { session })
+    }
+
+    fn new(hello: &Hello, pool: Arc<Pool>, tie: Tie) -> Self {
+        let outlet = hello.outlet.clone();
+        let number = pool.merged.add_agent(hello.caller.agent, &outlet);
+        let revision = std::sync::Mutex::new(hello.client.revision);
+        Self { caller: hello.caller.clone(), pool, tie, revision, number, outlet }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
+    /// Takes a slot on the agent's session, binding it to one if it has none. `only`: no other session is of use, where
+    /// the agent keeps to none.
+    pub(crate) fn try_lease(&self, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
+        let bound = match &self.tie {
+            Tie::Pinned { session } => return Self::lease_pinned(session),
+            Tie::Exclusive { loans, reset } => return self.lease_exclusive(loans, *reset),
+            Tie::Loose => return self.lease_any(kind, only),
+            Tie::Shared { bound } => bound,
+        };
+        let mut bound = bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(Bound { session, holding }) = bound.as_ref() {
+            match session.standing() {
+                Standing::Draining | Standing::Closed => {}
+                Standing::Initializing | Standing::Ready | Standing::Suspect => {
+                    let slot = session.try_slot(kind, Some(holding)).map_err(|none| none.at(session))?;
+                    return Ok(Lease::new(session.clone(), slot));
+                }
+            }
+        }
+        let holding = Holding::new(self.caller.clone());
+        let chosen = self.pool.choose(&self.caller, kind, Some(&holding));
+        *bound = chosen.as_ref().map(|(session, _)| Bound { session: session.clone(), holding });
+        let (session, slot) = chosen.ok_or(NoLease::Wait(self.pool.lane()))?;
+        let slot = slot.map_err(|none| none.at(&session))?;
+        Ok(Lease::new(session, slot))
+    }
+
+    /// Whether its calls are of callers that nobody can tell apart.
+    pub(crate) fn keeps_to_none(&self) -> bool {
+        matches!(self.tie, Tie::Loose)
+    }
+
+    fn lease_any(&self, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
+        let known = only.and_then(|epoch| self.pool.live_session(epoch));
+        let (session, slot) = match known {
+            Some(session) => {
+                let slot = session.try_slot(kind, None);
+                (session, slot)
+            }
+            None => self.pool.choose(&self.caller, kind, None).ok_or(NoLease::Wait(self.pool.lane()))?,
+        };
+        let slot = slot.map_err(|none| none.at(&session))?;
+        Ok(Lease::new(session, slot))
+    }
+
+    fn lease_exclusive(&self, loans: &Arc<Loans>, reset: bool) -> Result<Lease, NoLease> {
+        // Its session is the call's alone: there is nobody to take turns with.
+        let chosen =
+            self.pool.choose(&self.caller, CallKind::Free, None).ok_or(NoLease::Wait(self.pool.lane()))?;
+        let (session, slot) = (chosen.0, chosen.1.map_err(|_| NoLease::Wait(self.pool.lane()))?);
+        let slot = slot.with_loan(loans.lend(&session, reset));
+        Ok(Lease::new(session, slot))
+    }
+
+    fn lease_pinned(session: &Arc<Session>) -> Result<Lease, NoLease> {
+        match session.standing() {
+            Standing::Draining | Standing::Closed => Err(NoLease::Gone),
+            Standing::Initializing | Standing::Ready | Standing::Suspect => {
+                // Its one agent orders its writes itself.
+                let slot = session.try_slot(CallKind::Free, None).map_err(|none| none.at(session))?;
+                Ok(Lease::new(session.clone(), slot))
+            }
+        }
+    }
+
+    /// Where this agent waits: for the session it keeps to, or for any of its pool. A write goes behind the others
+    /// that wait for the turn.
+    pub(crate) fn lane(&self, kind: CallKind, room: &Room) -> Lane {
+        let bound = match &self.tie {
+            Tie::Pinned { session } => return session.lane,
+            Tie::Exclusive { .. } | Tie::Loose => return self.pool.lane(),
+            Tie::Shared { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        };
+        match bound.as_ref() {
+            Some(Bound { session, holding })
+                if !matches!(session.standing(), Standing::Draining | Standing::Closed) =>
+            {
+                let turn = session.lane.needing(Need::WriteTurn);
+                let in_line = || session.is_writing() || room.waiting_in(turn) > 0;
+                if kind == CallKind::Write && in_line() {
+                    turn
+                } else if session.is_kept_from(Some(holding)) {
+                    session.lane.needing(Need::OpenSlot)
+                } else {
+                    session.lane
+                }
+            }
+            _ => self.pool.lane(),
+        }
+    }
+
+    /// Whether this agent is served by this session, or can be from now on: it keeps to the one it has. Who has another
+    /// one for each call is served by [`ANY_SESSION`] only.
+    pub(crate) fn keeps_to(&self, epoch: u64) -> bool {
+        let mut bound = match &self.tie {
+            Tie::Pinned { session } => return session.epoch == epoch,
+            Tie::Exclusive { .. } => return epoch == ANY_SESSION,
+            Tie::Loose => return self.pool.live_session(epoch).is_some(),
+            Tie::Shared { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        };
+        if let Some(Bound { session, .. }) = bound.as_ref().filter(|bound| bound.session.is_live()) {
+            return session.epoch == epoch;
+        }
+        let found = self.pool.live_session(epoch);
+        let is_there = found.is_some();
+        let holding = || Holding::new(self.caller.clone());
+        *bound = found.map(|session| Bound { session, holding: holding() }).or(bound.take());
+        is_there
+    }
+
+    /// The sessions that may ask this agent something: its own, or, where each call says what its agent can be asked,
+    /// any it may have used.
+    pub(crate) fn asking_sessions(&self) -> Vec<Arc<Session>> {
+        match &self.tie {
+            Tie::Pinned { .. } | Tie::Exclusive { .. } => self.own_sessions(),
+            Tie::Shared { .. } | Tie::Loose => {
+                let mut sessions = self.pool.sessions();
+                sessions.retain(|session| session.era == Era::Modern);
+                sessions
+            }
+        }
+    }
+
+    /// The sessions that are the agent's alone now.
+    pub(crate) fn own_sessions(&self) -> Vec<Arc<Session>> {
+        match &self.tie {
+            Tie::Pinned { session } => vec![session.clone()],
+            Tie::Exclusive { loans, .. } => loans.sessions(),
+            Tie::Shared { .. } | Tie::Loose => Vec::new(),
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.pool.merged.remove_agent(self.number);
+        if let Tie::Pinned { session } = &self.tie {
+            session.drain(crate::observe::CloseReason::AgentGone);
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Who waits in which lane, and whose turn it is: the room without its door.
+
+use std::{collections::BTreeMap, hash::Hash, time::Instant};
+
+use mcpool_wire::{AgentKey, Principal};
+use tokio::sync::oneshot;
+
+use super::{Freed, Guest, Lane, Need, drain_rate::Pace, usage::Ledger};
+use crate::sync::HashMap;
+
+pub(super) struct Inner {
+    pub(super) lanes: HashMap<Lane, Queue>,
+    pub(super) ledger: Ledger,
+    pub(super) pace: Pace,
+    newcomers: Band,
+    returned: Band,
+}
+
+/// The numbers given out to one kind of call. Those that were served and must go again have their own, below all of
+/// the newcomers', so that they go first; among them principals and agents take turns as among the others.
+#[derive(Clone, Copy)]
+struct Band {
+    next_place: u64,
+    next_turn: u64,
+}
+
+/// More calls than will ever return.
+const FIRST_NEWCOMER: u64 = 1 << 62;
+
+/// A turn of each band, for whoever goes to the end of his.
+#[derive(Clone, Copy)]
+struct Fresh {
+    newcomer: u64,
+    returned: u64,
+}
+
+/// One lane: principals in turn, the agents of each in turn, and the calls of an agent in order of arrival. Turns are
+/// numbered over all lanes, so the lanes a slot serves can be compared.
+#[derive(Default)]
+pub(super) struct Queue {
+    /// Everybody who waits here, those called up and not back yet included.
+    pub(super) present: usize,
+    principals: Rota<Principal, Agents>,
+}
+
+type Agents = Rota<AgentKey, Line>;
+/// The calls of one agent, by place.
+type Line = BTreeMap<u64, Seated>;
+
+/// Members who take turns.
+struct Rota<K, V> {
+    turns: BTreeMap<u64, K>,
+    members: HashMap<K, (u64, V)>,
+}
+
+struct Seated {
+    wake: oneshot::Sender<Summons>,
+    since: Instant,
+    bytes: usize,
+}
+
+/// What a waiter is called for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Summons {
+    /// To try.
+    Try(Turn),
+    /// Its place is somebody else's.
+    Leave,
+}
+
+/// Permission to try, and what to give back if it is not used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    /// The turns the principal and the agent had.
+    pub(super) number: (u64, u64),
+    /// The free slot it stands for.
+    pub(super) freed: Freed,
+}
+
+impl Freed {
+    /// What may still be found by who waits in a lane, after somebody else of it had what he wanted.
+    pub(super) fn looked_for(lane: Lane) -> Self {
+        Self { lane: lane.needing(Need::Slot), turn: lane.need == Need::WriteTurn, open: true }
+    }
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        let from = |number| Band { next_place: number, next_turn: number };
+        Self {
+            lanes: HashMap::default(),
+            ledger: Ledger::default(),
+            pace: Pace::default(),
+            newcomers: from(FIRST_NEWCOMER),
+            returned: from(0),
+        }
+    }
+}
+
+impl Inner {
+    /// The next place, which decides who goes first among the calls of one agent.
+    pub(super) fn place(&mut self, returned: bool) -> u64 {
+        let band = if returned { &mut self.returned } else { &mut self.newcomers };
+        band.next_place += 1;
+        band.next_place - 1
+    }
+
+    /// Counts a waiter in a lane; says whether it is alone there.
+    pub(super) fn arrive(&mut self, lane: Lane) -> bool {
+        let queue = self.lanes.entry(lane).or_default();
+        queue.present += 1;
+        queue.present == 1
+    }
+
+    pub(super) fn depart(&mut self, lane: Lane) {
+        let Some(queue) = self.lanes.get_mut(&lane) else { return };
+        queue.present -= 1;
+        if queue.present == 0 {
+            self.lanes.remove(&lane);
+        }
+    }
+
+    /// A call is no longer in the room.
+    pub(super) fn uncount(&mut self, guest: &Guest, now: Instant) {
+        self.ledger.remove(guest);
+        if self.ledger.all().calls == 0 {
+            self.pace.end(now);
+        }
+    }
+
+    /// Queues a call, at an earlier turn of its principal and agent if it gives one back.
+    pub(super) fn seat(
+        &mut self,
+        lane: Lane,
+        guest: &Guest,
+        (place, since): (u64, Instant),
+        back: Option<(u64, u64)>,
+    ) -> oneshot::Receiver<Summons> {
+        let (wake, woken) = oneshot::channel();
+        let fresh = self.fresh();
+        let fresh = if place < FIRST_NEWCOMER { fresh.returned } else { fresh.newcomer };
+        let (principal, agent) = back.unwrap_or((fresh, fresh));
+        let queue = self.lanes.entry(lane).or_default();
+        let agents = queue.principals.join(&guest.principal, principal);
+        agents.join(&guest.agent, agent).insert(place, Seated { wake, since, bytes: guest.bytes });
+        woken
+    }
+
+    /// Lets one waiter try whom what came free can serve.
+    pub(super) fn call_up(&mut self, freed: Freed) {
+        if freed.turn && self.wake_one(freed.lane.needing(Need::WriteTurn), freed) {
+            return;
+        }
+        let freed = Freed { turn: false, ..freed };
+        let open = freed.open.then_some(freed.lane.needing(Need::OpenSlot));
+        let next = |lane: Lane| Some((self.lanes.get(&lane)?.next_turn()?, lane));
+        let mut waiting =
+            [Some(freed.lane), Some(freed.lane.of_pool()), open].map(|lane| lane.and_then(next));
+        waiting.sort_unstable_by_key(|waiting| waiting.map_or(u64::MAX, |(turn, _)| turn));
+        let _ = waiting.into_iter().flatten().any(|(_, lane)| self.wake_one(lane, freed));
+    }
+
+    pub(super) fn wake_one(&mut self, lane: Lane, freed: Freed) -> bool {
+        loop {
+            let fresh = self.fresh();
+            let next = self.lanes.get_mut(&lane).and_then(|queue| queue.take_next(fresh));
+            let Some((number, seated)) = next else { return false };
+            if seated.wake.send(Summons::Try(Turn { number, freed })).is_ok() {
+                return true;
+            }
+        }
+    }
+
+    pub(super) fn wake_all_in(&mut self, lane: Lane) {
+        while self.wake_one(lane, Freed::looked_for(lane)) {}
+    }
+
+    /// Lets one call of an agent look for the last slots that did not do so while the agent had others in flight.
+    pub(super) fn wake_agent(&mut self, freed: Freed, principal: &Principal, agent: AgentKey) {
+        let fresh = self.fresh();
+        let lane = freed.lane.needing(Need::OpenSlot);
+        let Some(queue) = self.lanes.get_mut(&lane) else { return };
+        if let Some((number, seated)) = queue.take_of(principal, agent, fresh) {
+            let _ = seated.wake.send(Summons::Try(Turn { number, freed }));
+        }
+    }
+
+    pub(super) fn unseat(&mut self, lane: Lane, guest: &Guest, place: u64) {
+        let Some(queue) = self.lanes.get_mut(&lane) else { return };
+        let _ = queue.take(&guest.principal, guest.agent, place);
+    }
+
+    /// Sends away the latest call of an agent; false if none of them sits.
+    pub(super) fn dismiss(&mut self, principal: &Principal, agent: AgentKey) -> bool {
+        let latest = |queue: &Queue| queue.line(principal, agent)?.keys().next_back().copied();
+        let all = self.lanes.iter().filter_map(|(lane, queue)| Some((latest(queue)?, *lane)));
+        let Some((place, lane)) = all.max_by_key(|(place, _)| *place) else { return false };
+        let queue = self.lanes.get_mut(&lane);
+        let Some(seated) = queue.and_then(|queue| queue.take(principal, agent, place)) else { return false };
+        self.ledger.remove(&Guest { principal: principal.clone(), agent, bytes: seated.bytes });
+        // Who does not hear it leaves at this moment anyway.
+        let _ = seated.wake.send(Summons::Leave);
+        true
+    }
+
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let agents = self.lanes.values().flat_map(|queue| queue.principals.all());
+        agents.flat_map(Rota::all).flat_map(BTreeMap::values).map(|seated| seated.since).min()
+    }
+
+    fn fresh(&mut self) -> Fresh {
+        self.newcomers.next_turn += 1;
+        self.returned.next_turn += 1;
+        Fresh { newcomer: self.newcomers.next_turn - 1, returned: self.returned.next_turn - 1 }
+    }
+}
+
+impl Queue {
+    /// The turn of the agent that is next.
+    fn next_turn(&self) -> Option<u64> {
+        let (_, principal) = self.principals.next()?;
+        self.principals.get(principal)?.next().map(|(turn, _)| turn)
+    }
+
+    fn line(&self, principal: &Principal, agent: AgentKey) -> Option<&Line> {
+        self.principals.get(principal)?.get(&agent)
+    }
+
+    /// Takes out the call whose turn it is.
+    fn take_next(&mut self, fresh: Fresh) -> Option<((u64, u64), Seated)> {
+        let principal = self.principals.next()?.1.clone();
+        let agent = *self.principals.get(&principal)?.next()?.1;
+        self.take_of(&principal, agent, fresh)
+    }
+
+    /// Takes out the first call of an agent; the agent and its principal go to the end.
+    fn take_of(
+        &mut self,
+        principal: &Principal,
+        agent: AgentKey,
+        fresh: Fresh,
+    ) -> Option<((u64, u64), Seated)> {
+        let first = |line: &mut Line| line.pop_first().map(|(_, seated)| seated);
+        let (outer, taken) = self
+            .principals
+            .take_of(principal, Some(fresh), |agents| agents.take_of(&agent, Some(fresh), first))?;
+        let (inner, seated) = taken?;
+        Some(((outer, inner), seated?))
+    }
+
+    /// Takes out one call.
+    fn take(&mut self, principal: &Principal, agent: AgentKey, place: u64) -> Option<Seated> {
+        let taken = self.principals.take_of(principal, None, |agents| {
+            agents.take_of(&agent, None, |line: &mut Line| line.remove(&place))
+        });
+        taken?.1?.1
+    }
+}
+
+impl<K: Clone + Eq + Hash, V: Default + Emptied> Rota<K, V> {
+    /// The member of this name, with this turn if it had none or a later one.
+    fn join(&mut self, key: &K, turn: u64) -> &mut V {
+        let (had, value) = self.members.entry(key.clone()).or_insert_with(|| (u64::MAX, V::default()));
+        if turn < *had {
+            self.turns.remove(had);
+            self.turns.insert(turn, key.clone());
+            *had = turn;
+        }
+        value
+    }
+
+    /// Lets `take` take something of a member, and gives the turn it had: it gets a fresh one, if there is one, or
+    /// goes when it has nothing left.
+    fn take_of<T>(
+        &mut self,
+        key: &K,
+        fresh: Option<Fresh>,
+        take: impl FnOnce(&mut V) -> T,
+    ) -> Option<(u64, T)> {
+        let (turn, value) = self.members.get_mut(key)?;
+        let (had, taken) = (*turn, take(value));
+        if value.is_empty() {
+            self.turns.remove(&had);
+            self.members.remove(key);
+        } else if let Some(fresh) = fresh {
+            let fresh = if value.has_returned() { fresh.returned } else { fresh.newcomer };
+            *turn = fresh;
+            self.turns.remove(&had);
+            self.turns.insert(fresh, key.clone());
+        }
+        Some((had, taken))
+    }
+
+    fn next(&self) -> Option<(u64, &K)> {
+        self.turns.first_key_value().map(|(turn, key)| (*turn, key))
+    }
+
+    fn get(&self, key: &K) -> Option<&V> {
+        self.members.get(key).map(|(_, value)| value)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &V> {
+        self.members.values().map(|(_, value)| value)
+    }
+}
+
+impl<K, V> Default for Rota<K, V> {
+    fn default() -> Self {
+        Self { turns: BTreeMap::new(), members: HashMap::default() }
+    }
+}
+
+/// What goes when nothing is left of it.
+trait Emptied {
+    fn is_empty(&self) -> bool;
+    /// Whether what is next was served before.
+    fn has_returned(&self) -> bool;
+}
+
+impl Emptied for Line {
+    fn is_empty(&self) -> bool {
+        Self::is_empty(self)
+    }
+
+    fn has_returned(&self) -> bool {
+        self.keys().next().is_some_and(|place| *place < FIRST_NEWCOMER)
+    }
+}
+
+impl Emptied for Agents {
+    fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    fn has_returned(&self) -> bool {
+        self.next().is_some_and(|(turn, _)| turn < FIRST_NEWCOMER)
+    }
+}

@@ -1,0 +1,339 @@
+//! What the agents of one pool share beside the sessions: subscriptions, log levels, announced changes, list
+//! requests under way, and the cursors of their pages. DESIGN.md 3.9, SEMANTICS.md 5 and 6.
+//!
+//! The parts are pure machines; [`Merged`] holds them under one short lock, which is never held while somebody is
+//! told something. What must be *sent* because of them is the [`clerk`]'s business.
+
+mod coalesce;
+pub(crate) mod cursor;
+mod list_changed;
+pub(crate) mod log_level;
+mod subscriptions;
+pub(crate) mod syncer;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use mcpool_wire::{AgentKey, Answer, LinkEvent, Method, Outlet};
+use tokio::sync::oneshot;
+
+pub(crate) use self::coalesce::ran_out_of_time;
+pub use self::coalesce::{ListFlight, Page};
+use self::{
+    coalesce::Flights,
+    list_changed::News,
+    log_level::{Level, Levels},
+    subscriptions::{Job, Joined, Subscriptions, Ticket, Verdict},
+};
+use crate::{
+    clock,
+    observe::{Event, Reporter},
+    queue::Room,
+};
+
+/// What the agents of one pool share.
+pub(crate) struct Merged {
+    state: Mutex<State>,
+    flights: Flights,
+    /// Log lines that belong to no call go to every agent.
+    fan_out_logs: bool,
+    /// Its demand wakes the opener, where the clerk works.
+    room: Arc<Room>,
+    reporter: Reporter,
+}
+
+#[derive(Default)]
+struct State {
+    /// By seat.
+    agents: HashMap<u64, Member>,
+    /// The newest seat of each agent.
+    seats: HashMap<AgentKey, u64>,
+    last_seat: u64,
+    subscriptions: Subscriptions,
+    /// Those who wait for a subscription.
+    waiting: HashMap<Ticket, oneshot::Sender<Told>>,
+    levels: Levels,
+    news: News,
+}
+
+struct Member {
+    key: AgentKey,
+    outlet: Weak<dyn Outlet>,
+}
+
+/// What one agent asked for that lasts.
+pub(crate) struct Wishes {
+    subscribed: Vec<Arc<str>>,
+    level: Option<Level>,
+}
+
+/// What the backend said to a subscription: nothing to add, or its error.
+type Told = Result<(), Answer>;
+
+/// Why a subscription was not granted.
+pub(crate) enum NotSubscribed {
+    /// Too many topics of: whom, and how many there may be.
+    Full(&'static str, usize),
+    /// The backend's own error.
+    Refused(Answer),
+}
+
+/// A subscriber on its way; dropped before it was told, it never subscribed.
+struct Waiting<'a> {
+    merged: &'a Merged,
+    ticket: Ticket,
+    seat: u64,
+    uri: &'a str,
+    told: bool,
+}
+
+impl Merged {
+    pub(crate) fn new(room: Arc<Room>, reporter: Reporter, fan_out_logs: bool) -> Self {
+        Self { state: Mutex::default(), flights: Flights::default(), fan_out_logs, room, reporter }
+    }
+
+    /// Notes an agent; gives back the number of its seat.
+    pub(crate) fn add_agent(&self, key: AgentKey, outlet: &Arc<dyn Outlet>) -> u64 {
+        let mut state = self.lock();
+        state.last_seat += 1;
+        let seat = state.last_seat;
+        state.agents.insert(seat, Member { key, outlet: Arc::downgrade(outlet) });
+        state.seats.insert(key, seat);
+        seat
+    }
+
+    /// The agent is gone, with its subscriptions and its log level.
+    pub(crate) fn remove_agent(&self, seat: u64) {
+        {
+            let mut state = self.lock();
+            let Some(member) = state.agents.remove(&seat) else { return };
+            if state.seats.get(&member.key) == Some(&seat) {
+                state.seats.remove(&member.key);
+            }
+            state.levels.leave(member.key, seat);
+            state.subscriptions.leave_all(seat, clock::now());
+        }
+        self.wake();
+    }
+
+    /// What the agent of this seat is subscribed to, and how much of the log it wants.
+    pub(crate) fn wishes_of(&self, seat: u64) -> Wishes {
+        let state = self.lock();
+        let level = state.agents.get(&seat).and_then(|member| state.levels.asked_by(member.key, seat));
+        Wishes { subscribed: state.subscriptions.topics_of(seat), level }
+    }
+
+    /// An agent comes from another pool with what it had there. It is subscribed at once, and told of each resource
+    /// that it may have changed meanwhile.
+    pub(crate) fn adopt(&self, seat: u64, agent: AgentKey, wishes: Wishes) {
+        let (held, outlets) = {
+            let mut state = self.lock();
+            if let Some(level) = wishes.level {
+                state.levels.ask(agent, seat, level);
+            }
+            let held: Vec<_> =
+                wishes.subscribed.into_iter().filter(|uri| state.subscriptions.adopt(seat, uri)).collect();
+            (held, state.outlets(&[seat]))
+        };
+        for uri in held {
+            self.push_all(&outlets, &updated(&uri), "updated");
+        }
+        self.wake();
+    }
+
+    /// How many agents there are.
+    pub(crate) fn agents(&self) -> usize {
+        self.lock().agents.len()
+    }
+
+    /// Resources subscribed to upstream, or about to be.
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.lock().subscriptions.len()
+    }
+
+    /// Whether it needs a session although nobody calls.
+    pub(crate) fn wants_session(&self) -> bool {
+        self.lock().subscriptions.is_wanted()
+    }
+
+    /// The session that carries the subscriptions, by its epoch.
+    pub(crate) fn event_lane(&self) -> Option<u64> {
+        let state = self.lock();
+        state.subscriptions.lane().filter(|_| state.subscriptions.is_wanted())
+    }
+
+    /// Subscribes an agent; resolves when the backend accepted, or had before.
+    ///
+    /// # Cancel safety
+    /// Dropped, the agent is not subscribed; a request under way goes on and is taken back after the linger.
+    pub(crate) async fn subscribe(&self, seat: u64, uri: &str) -> Result<(), NotSubscribed> {
+        let (mut waiting, told) = {
+            let mut state = self.lock();
+            let ticket = match state.subscriptions.join(seat, uri) {
+                Joined::Now => return Ok(()),
+                Joined::Full(whose, limit) => return Err(NotSubscribed::Full(whose, limit)),
+                Joined::Waits(ticket) => ticket,
+            };
+            let (tell, told) = oneshot::channel();
+            state.waiting.insert(ticket, tell);
+            (Waiting { merged: self, ticket, seat, uri, told: false }, told)
+        };
+        self.wake();
+        // The sender is dropped with its agent's seat, which holds us: then nobody reads what we say.
+        let outcome = told.await.unwrap_or(Ok(()));
+        waiting.told = true;
+        outcome.map_err(NotSubscribed::Refused)
+    }
+
+    /// Unsubscribes an agent. The backend hears of it when nobody else wants the resource for a while.
+    pub(crate) fn unsubscribe(&self, seat: u64, uri: &str) {
+        self.lock().subscriptions.leave(seat, uri, clock::now());
+        self.wake();
+    }
+
+    /// An agent wants to hear this much of the log.
+    pub(crate) fn ask_level(&self, agent: AgentKey, seat: u64, level: Level) {
+        self.lock().levels.ask(agent, seat, level);
+        self.wake();
+    }
+
+    /// Whether a log line of this level is for this agent.
+    pub(crate) fn admits(&self, agent: AgentKey, level: Option<&str>) -> bool {
+        self.lock().levels.admits(agent, level.and_then(Level::parse))
+    }
+
+    /// The agent's own stream.
+    pub(crate) fn outlet_of(&self, agent: AgentKey) -> Option<Arc<dyn Outlet>> {
+        let state = self.lock();
+        state.agents.get(state.seats.get(&agent)?)?.outlet.upgrade()
+    }
+
+    /// A log line that belongs to no call: for nobody, unless the operator wants it for everybody who wants its
+    /// level. Whether anybody was meant.
+    pub(crate) fn uncorrelated_log(&self, message: &Bytes, level: Option<&str>) -> bool {
+        if !self.fan_out_logs && !seeded!(LogForEverybody) {
+            return false;
+        }
+        let level = level.and_then(Level::parse);
+        let outlets: Vec<_> = {
+            let state = self.lock();
+            let wants = |member: &&Member| state.levels.admits(member.key, level);
+            state.agents.values().filter(wants).filter_map(|member| member.outlet.upgrade()).collect()
+        };
+        self.push_all(&outlets, message, "log");
+        true
+    }
+
+    /// A list changed: every agent is told, soon.
+    pub(crate) fn changed(&self, kind: &Method) {
+        self.flights.forget(kind);
+        self.lock().news.changed(kind, clock::now());
+        self.wake();
+    }
+
+    /// A resource changed: its subscribers are told. Whether there is one.
+    pub(crate) fn updated(&self, uri: &str, message: &Bytes) -> bool {
+        let outlets = {
+            let state = self.lock();
+            state.outlets(&state.subscriptions.subscribers(uri))
+        };
+        self.push_all(&outlets, message, "updated");
+        !outlets.is_empty()
+    }
+
+    /// List requests under way.
+    pub(crate) fn flights(&self) -> &Flights {
+        &self.flights
+    }
+
+    fn settle(&self, job: &Job, answer: Option<Answer>) {
+        let verdict = match &answer {
+            None => Verdict::Lost,
+            Some(answer) if answer.is_rpc_error => Verdict::Refused,
+            Some(_) => Verdict::Accepted,
+        };
+        let (tell, outlets) = {
+            let mut state = self.lock();
+            let settled = state.subscriptions.settled(job, verdict, clock::now());
+            let tell: Vec<_> = settled.told.iter().filter_map(|t| state.waiting.remove(t)).collect();
+            (tell, state.outlets(&settled.doubtful))
+        };
+        for waiting in tell {
+            let refused = answer.clone().filter(|answer| answer.is_rpc_error);
+            let _ = waiting.send(refused.map_or(Ok(()), Err));
+        }
+        if !outlets.is_empty() {
+            self.push_all(&outlets, &updated(&job.uri), "updated");
+        }
+    }
+
+    /// Tells what is due of changed lists.
+    fn tell_news(&self, now: Instant) {
+        let due: Vec<_> = {
+            let mut state = self.lock();
+            if state.news.next_due().is_none_or(|due| due > now) {
+                return;
+            }
+            let agents: Vec<u64> = state.agents.keys().copied().collect();
+            let due = state.news.take(&agents, now);
+            due.iter().map(|(kind, agents)| (list_changed(kind), state.outlets(agents))).collect()
+        };
+        for (message, outlets) in due {
+            self.push_all(&outlets, &message, "notification");
+        }
+    }
+
+    fn push_all(&self, outlets: &[Arc<dyn Outlet>], message: &Bytes, kind: &'static str) {
+        for outlet in outlets {
+            if outlet.push(LinkEvent::Notification(message.clone())).is_err() {
+                self.reporter.on(Event::Dropped { kind });
+            }
+        }
+    }
+
+    fn wake(&self) {
+        self.room.demand.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn outlets(&self, seats: &[u64]) -> Vec<Arc<dyn Outlet>> {
+        seats.iter().filter_map(|seat| self.agents.get(seat)?.outlet.upgrade()).collect()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.merged.lock();
+        state.waiting.remove(&self.ticket);
+        if self.told {
+            state.subscriptions.confirm(self.ticket, self.seat, self.uri);
+            return;
+        }
+        state.subscriptions.withdraw(self.ticket, self.seat, self.uri, clock::now());
+        drop(state);
+        self.merged.wake();
+    }
+}
+
+fn updated(uri: &str) -> Bytes {
+    let uri = serde_json::Value::from(uri);
+    Bytes::from(format!(
+        "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/resources/updated\",\"params\":{{\"uri\":{uri}}}}}"
+    ))
+}
+
+pub(crate) fn list_changed(kind: &Method) -> Bytes {
+    Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{}\"}}", kind.as_str()))
+}
+
+#[cfg(test)]
+mod tests;
