@@ -190,7 +190,7 @@ impl Inner {
         let _ = queue.take(&guest.principal, guest.agent, place);
     }
 
-    /// Sends away the latest call of an agent; false if none of them sits.
+    /// Rejects the latest call of an agent; false if none of them waits for a wake-up.
     pub(super) fn dismiss(&mut self, principal: &Principal, agent: AgentKey) -> bool {
         let latest = |queue: &Queue| queue.line(principal, agent)?.keys().next_back().copied();
         let all = self.lanes.iter().filter_map(|(lane, queue)| Some((latest(queue)?, *lane)));
@@ -198,6 +198,8 @@ impl Inner {
         let queue = self.lanes.get_mut(&lane);
         let Some(seated) = queue.and_then(|queue| queue.take(principal, agent, place)) else { return false };
         self.ledger.remove(&Guest { principal: principal.clone(), agent, bytes: seated.bytes });
+        // The lane is free of it at once: a later call of the lane would else wait behind it although a slot is free.
+        self.depart(lane);
         // Who does not hear it leaves at this moment anyway.
         let _ = seated.wake.send(Summons::Leave);
         true

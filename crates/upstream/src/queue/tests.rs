@@ -441,3 +441,18 @@ fn a_caller_that_was_woken_still_counts_as_demand() {
     assert!(is_woken(&mut waiter));
     assert_eq!(world.room.waiting_in(POOL), 1);
 }
+
+#[test]
+fn a_call_does_not_wait_behind_one_that_was_rejected_and_has_not_left_yet() {
+    let world = World::new();
+    // Agent 1 fills the queue; its latest call waits alone for session 2.
+    let waiting: Vec<Waiter> = (1..LIMIT).map(|_| enter(&world, POOL, 1)).collect();
+    let mut rejected = enter(&world, lane_of(2), 1);
+    let other = enter(&world, POOL, 2);
+    let next = enter(&world, lane_of(2), 3);
+    assert!(next.is_first(), "session 2 may have a free slot, and no call waits for it");
+    assert_eq!(rejected.woken().now_or_never(), Some(Err(Displaced)));
+    drop((waiting, rejected, other, next));
+    assert_eq!(world.room.waiting(), 0);
+    assert!(world.room.lock().lanes.is_empty());
+}

@@ -33,7 +33,7 @@ enum Seat {
     Called(Turn),
     /// In the queue again after it was called up, about to try.
     Trying(oneshot::Receiver<Summons>, Turn),
-    /// Sent away: it is in no queue and no longer counted.
+    /// Rejected to make room for another call: it is in no lane and not counted.
     Dismissed,
     /// It has left the room.
     Out,
@@ -105,10 +105,10 @@ impl Waiter {
         let mut inner = room.lock();
         let left = self.leave_queue(&mut inner);
         let (from, moved) = (self.lane, lane != self.lane);
-        if moved {
+        self.lane = lane;
+        if moved && !left.dismissed {
             inner.depart(from);
             self.first = inner.arrive(lane);
-            self.lane = lane;
         }
         if left.dismissed {
             self.seat = Seat::Dismissed;
@@ -193,8 +193,8 @@ impl Waiter {
     fn leave(&mut self, inner: &mut Inner, now: Instant) -> Option<Turn> {
         let left = self.leave_queue(inner);
         self.seat = Seat::Out;
-        inner.depart(self.lane);
         if !left.dismissed {
+            inner.depart(self.lane);
             inner.uncount(&self.guest, now);
         }
         left.unused
