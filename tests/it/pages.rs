@@ -156,3 +156,46 @@ fn every_link_between_the_pages_leads_somewhere() {
     let broken: Vec<_> = pages.iter().flat_map(|page| broken(page)).collect();
     assert!(broken.is_empty(), "{broken:#?}");
 }
+
+/// The steps of the map's walk along one call: the files each row names, with the function in each.
+fn steps(map: &str) -> Vec<(String, String)> {
+    let walk = map.split("\n## ").find(|part| part.starts_with("One `tools/call`")).expect("the walk");
+    let rows = walk.lines().filter(|line| line.starts_with("| ") && !line.contains("---"));
+    rows.skip(1)
+        .flat_map(|row| {
+            let place = row.split(" | ").nth(1).unwrap_or_default();
+            let named = place.split("](").skip(1).filter_map(|rest| {
+                let (file, rest) = rest.split_once(") `")?;
+                Some((file.to_owned(), rest.split_once('`')?.0.to_owned()))
+            });
+            let named: Vec<_> = named.collect();
+            assert_eq!(
+                named.len(),
+                place.matches("](").count(),
+                "a step names a file without its function: {row}"
+            );
+            assert!(!named.is_empty(), "a step names no file: {row}");
+            named
+        })
+        .collect()
+}
+
+#[test]
+fn each_step_of_the_walk_names_a_file_and_a_function_that_exist() {
+    let crates = root().join("crates");
+    let steps = steps(&read(&crates.join("README.md")));
+    assert!(steps.len() >= 15, "{steps:?}");
+    for (file, function) in steps {
+        let source = read(&crates.join(&file));
+        let is_there =
+            [format!("fn {function}("), format!("fn {function}<")].iter().any(|f| source.contains(f));
+        assert!(is_there, "{file} has no function {function}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "a step names a file without its function")]
+fn a_step_without_a_function_is_noticed() {
+    let row = "| 1 | [`a.rs`](a.rs) | x | y |";
+    drop(steps(&format!("\n## One `tools/call`\n\n| # | f | w | c |\n| --- | --- | --- | --- |\n{row}\n")));
+}
