@@ -40,11 +40,11 @@ pub use host_policy::{HostPolicy, TurnedAway, check_allowed_host, check_allowed_
 pub use limits::gauges::{Gauges, LimitUse, Strain};
 pub use limits::pressure::Rung;
 pub use observe::{
-    AgentEnd, CallEnd, Cause, FrontEvent, FrontObserve, Health, Outcome, Parking, REFUSALS, Readiness,
-    Restore, SHED, Transport,
+    AgentEnd, CallEnd, Cause, ClientName, FrontEvent, FrontObserve, Health, Outcome, Parking, REFUSALS,
+    Readiness, Restore, SHED, Transport,
 };
 pub use server::{Drained, FrontSettings, Server};
-pub use session::census::{Census, CensusQuery, ClientName};
+pub use session::census::{Census, CensusQuery};
 pub use session_id::AgentSessionId;
 pub use session_id::age::WallClock;
 pub use session_id::seal::{SessionKey, SessionKeys, warm_up};

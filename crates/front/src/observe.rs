@@ -7,7 +7,16 @@ use std::{net::IpAddr, time::Duration};
 use mcpool_wire::{AgentKey, CallError, CallTrace, Executed, Method, RequestId};
 
 pub(crate) use crate::limits::gauges::Gauges;
-use crate::{limits::pressure::Rung, session::census::ClientName};
+use crate::limits::pressure::Rung;
+
+/// Name and version of an agent, as it says, short and on one line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientName {
+    /// `clientInfo.name`
+    pub name: String,
+    /// `clientInfo.version`
+    pub version: String,
+}
 
 /// Takes events.
 pub trait FrontObserve: Send + Sync + 'static {

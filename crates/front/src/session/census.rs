@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    observe::{Outcome, Transport},
+    observe::{ClientName, Outcome, Transport},
     session::{
         Front,
         agent::{AgentCore, CancelFlag},
@@ -56,15 +56,6 @@ pub(crate) struct Profile {
     waited_ms: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
-}
-
-/// Name and version of an agent, as it says, short and on one line.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ClientName {
-    /// `clientInfo.name`
-    pub name: String,
-    /// `clientInfo.version`
-    pub version: String,
 }
 
 /// What is known of one call while it runs.
