@@ -6,7 +6,6 @@ use std::{net::IpAddr, time::Duration};
 
 use mcpool_wire::{AgentKey, CallError, CallTrace, Executed, Method, RequestId};
 
-pub(crate) use crate::limits::gauges::Gauges;
 use crate::limits::pressure::Rung;
 
 /// Name and version of an agent, as it says, short and on one line.

@@ -15,8 +15,8 @@ use crate::{
     call::detached::Entry,
     config::{FrontConfig, FrontLimits, FrontTimes},
     host_policy::HostPolicy,
-    limits::{memory::Budget, per_principal::Principals},
-    observe::{CallEnd, FrontEvent, FrontObserve, Gauges, Outcome},
+    limits::{gauges::Gauges, memory::Budget, per_principal::Principals},
+    observe::{CallEnd, FrontEvent, FrontObserve, Outcome},
     session_id::{
         AgentSessionId,
         age::Age,

@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, time::Sleep};
 
 use crate::{
     call::Running,
-    observe::Gauges,
+    limits::gauges::Gauges,
     panics::unharmed,
     shared::Common,
     stateless::Round,

@@ -23,8 +23,8 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    limits::pressure::Rung,
-    observe::{FrontEvent, FrontObserve, Gauges},
+    limits::{gauges::Gauges, pressure::Rung},
+    observe::{FrontEvent, FrontObserve},
 };
 
 /// The account of the whole process.

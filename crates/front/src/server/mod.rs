@@ -33,7 +33,8 @@ use crate::{
     call::detached,
     config::FrontConfig,
     endpoint::Endpoint,
-    observe::{Cause, FrontEvent, FrontObserve, Gauges, Health, Transport},
+    limits::gauges::Gauges,
+    observe::{Cause, FrontEvent, FrontObserve, Health, Transport},
     panics::unharmed,
     server::{
         admission::{Away, Door, Pass, Peers},

@@ -27,11 +27,12 @@ use crate::{
     forwarded_headers::Carried,
     http::response_body::one_line,
     limits::{
+        gauges::Gauges,
         per_principal::{Share, TooMany},
         places::Seat,
     },
     message::Parcel,
-    observe::{FrontEvent, Gauges, Transport},
+    observe::{FrontEvent, Transport},
     session::census::{CallNote, Profile},
     session_id::AgentSessionId,
     shared::Common,

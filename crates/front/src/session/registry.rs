@@ -11,8 +11,11 @@ use dashmap::DashMap;
 use mcpool_wire::Link;
 
 use crate::{
-    limits::places::{Place, Places},
-    observe::{AgentEnd, FrontEvent, Gauges, Transport},
+    limits::{
+        gauges::Gauges,
+        places::{Place, Places},
+    },
+    observe::{AgentEnd, FrontEvent, Transport},
     session::{
         agent::{Agent, AgentCore, Side, Stop},
         idle::{IdleSessions, Use},

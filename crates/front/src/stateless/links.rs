@@ -32,7 +32,8 @@ use super::{
 };
 use crate::{
     forwarded_headers::Carried,
-    observe::{AgentEnd, FrontEvent, Gauges, Transport},
+    limits::gauges::Gauges,
+    observe::{AgentEnd, FrontEvent, Transport},
     session::{
         Front, NoPlace,
         agent::{AgentCore, Stop},

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::listen::Ear;
-use crate::{observe::Gauges, session::agent::AgentCore, shared::Common, stream::outbox::Outbox};
+use crate::{limits::gauges::Gauges, session::agent::AgentCore, shared::Common, stream::outbox::Outbox};
 
 #[derive(Default)]
 pub(crate) struct Listens(Mutex<State>);

@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use mcpool_wire::{Caller, modern::essence};
 
 use super::call_output::Voice;
-use crate::{observe::Gauges, session_id::seal::length_and_kind, shared::Common};
+use crate::{limits::gauges::Gauges, session_id::seal::length_and_kind, shared::Common};
 
 /// Most calls that wait for their callers.
 const MOST: usize = 1_024;

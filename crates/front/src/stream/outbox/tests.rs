@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::*;
-use crate::{config::FrontConfig, limits::memory::tests::boundless, observe::Gauges};
+use crate::{
+    config::FrontConfig,
+    limits::{gauges::Gauges, memory::tests::boundless},
+};
 
 fn outbox(messages: usize, bytes: usize) -> (Arc<Outbox>, Arc<Gauges>) {
     stream_of(messages, bytes, None)

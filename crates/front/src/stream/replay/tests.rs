@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::{
     config::{FrontLimits, FrontTimes},
-    limits::memory::tests::boundless,
-    observe::Gauges,
+    limits::{gauges::Gauges, memory::tests::boundless},
 };
 
 fn replay(limits: FrontLimits) -> (Replay, Arc<Gauges>) {
