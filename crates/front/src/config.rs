@@ -144,6 +144,14 @@ impl Default for FrontConfig {
     }
 }
 
+impl FrontLimits {
+    /// Most connections of agents. Of the descriptors a quarter is left to backends, operators, and for telling those who
+    /// are turned away.
+    pub(crate) fn agent_connections(&self) -> usize {
+        self.connections.min(self.descriptors - self.descriptors / 4)
+    }
+}
+
 impl Default for FrontLimits {
     fn default() -> Self {
         Self {

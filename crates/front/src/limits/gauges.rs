@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::{config::FrontLimits, limits::pressure::Rung, observe::Transport, server::admission::places};
+use crate::{config::FrontLimits, limits::pressure::Rung, observe::Transport};
 
 /// Those of [`REFUSALS`](crate::observe::REFUSALS) that a limit is the reason for, and the key that says how high it is.
 const BY_LIMIT: [(&str, &str); 5] = [
@@ -155,7 +155,7 @@ impl Gauges {
     pub(crate) fn set_limits(&self, limits: &FrontLimits) {
         for (gauge, limit) in [
             (&self.agents_limit, limits.agent_sessions),
-            (&self.connections_limit, places(limits)),
+            (&self.connections_limit, limits.agent_connections()),
             (&self.adopted_limit, limits.adopted_calls),
         ] {
             gauge.store(limit, Ordering::Relaxed);

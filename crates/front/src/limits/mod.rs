@@ -2,6 +2,7 @@
 
 pub(crate) mod gauges;
 pub(crate) mod memory;
+pub(crate) mod per_peer;
 pub(crate) mod per_principal;
 pub(crate) mod places;
 pub(crate) mod pressure;

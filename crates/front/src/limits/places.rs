@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use crate::server::admission::PeerSeat;
+use crate::limits::per_peer::PeerSeat;
 
 /// The places that are taken.
 #[derive(Default)]

@@ -33,11 +33,11 @@ use crate::{
     call::detached,
     config::FrontConfig,
     endpoint::Endpoint,
-    limits::gauges::Gauges,
+    limits::{gauges::Gauges, per_peer::Peers},
     observe::{Cause, FrontEvent, FrontObserve, Health, Transport},
     panics::unharmed,
     server::{
-        admission::{Away, Door, Pass, Peers},
+        admission::{Away, Door, Pass},
         chunked_io::Pieces,
     },
     session::{Front, agent::Stop, census::Census, registry::Agents},

@@ -15,9 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     forwarded_headers::Carried,
-    limits::places::Seat,
+    limits::{per_peer::Peers, places::Seat},
     observe::{Health, Transport},
-    server::admission::Peers,
     session::{
         agent::{Agent, AgentCore},
         registry::Agents,
