@@ -11,7 +11,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,7 +26,10 @@ use crate::{
         detached::{Adopted, Adoptee, Place},
         response_stream::CallStream,
     },
-    limits::memory::{Budget, Charge},
+    limits::{
+        memory::Charge,
+        refused::{draining, overloaded},
+    },
     message::Request,
     observe::{Cause, FrontEvent, Outcome},
     panics::said,
@@ -392,22 +394,6 @@ fn refuse(
     busy: &Busy,
 ) -> Bytes {
     reject(core, &request.id, &request.method, request_id, trace, &busy.error())
-}
-
-/// Why a call that was not sent is not sent any more.
-pub(crate) fn draining() -> CallError {
-    let message = "the gateway is shutting down and sends no more calls";
-    CallError::not_sent(ErrorKind::Draining, message).retry_after(Duration::from_secs(2))
-}
-
-/// Why no work is taken now.
-pub(crate) fn overloaded(budget: &Budget) -> CallError {
-    let message = format!(
-        "the gateway keeps {} of at most {} bytes in memory and takes no new calls until that is less",
-        budget.held(),
-        budget.limit()
-    );
-    CallError::not_sent(ErrorKind::Overloaded, message).retry_after(Duration::from_secs(1))
 }
 
 /// The error body of a request for which no call is begun.

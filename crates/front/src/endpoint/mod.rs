@@ -23,7 +23,6 @@ use mcpool_wire::{Backends, Era, Skim, error_response};
 use serde_json::json;
 
 use crate::{
-    call::overloaded,
     endpoint::route::{Route, session_of},
     host_policy::TurnedAway,
     http::{
@@ -31,9 +30,10 @@ use crate::{
         response::{Served, refusal, refused_here},
         response_body::AgentBody,
     },
+    limits::refused::{NoPlace, overloaded},
     message::Parcel,
     observe::{Cause, FrontEvent, Transport},
-    session::{Front, NoPlace},
+    session::Front,
     sse,
     stream::connection::Pulse,
     streamable::{self, batch},

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{
     http::response_body::AgentBody,
+    limits::refused::NoPlace,
     observe::{Cause, Transport},
-    session::NoPlace,
     stream::{connection::Unwritten, outbox::Reader},
 };
 

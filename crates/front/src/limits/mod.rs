@@ -6,3 +6,4 @@ pub(crate) mod per_peer;
 pub(crate) mod per_principal;
 pub(crate) mod places;
 pub(crate) mod pressure;
+pub(crate) mod refused;

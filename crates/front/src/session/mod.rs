@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     forwarded_headers::Carried,
-    limits::{per_peer::Peers, places::Seat},
+    limits::{per_peer::Peers, places::Seat, refused::NoPlace},
     observe::{Health, Transport},
     session::{
         agent::{Agent, AgentCore},
@@ -45,19 +45,6 @@ pub(crate) struct Front<B: Backends> {
     pub(crate) peers: Arc<Peers>,
     /// Owns connections, agent streams and the adopter.
     pub(crate) tasks: TaskTracker,
-}
-
-/// Why there is no place for another agent session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoPlace {
-    /// The gateway stops.
-    Draining,
-    /// There are as many as there may be.
-    Full,
-    /// Its peer has as many as it may.
-    Peer,
-    /// Too much is kept in memory.
-    Overloaded,
 }
 
 impl<B: Backends> Front<B> {

@@ -7,6 +7,7 @@ use mcpool_wire::{CallError, CallTrace, ErrorKind, Link, Reply, RequestId};
 use tokio::time::Instant;
 
 use crate::{
+    limits::refused::draining,
     message::Request,
     observe::Outcome,
     session::agent::AgentCore,
@@ -22,12 +23,12 @@ pub(crate) struct OpenEnd {
 /// The link, or a deadline error: whatever lies behind must not keep an agent waiting for ever, nor the gateway from
 /// ending.
 pub(crate) fn bounded<L: Link>(open: Reply<Arc<L>>, common: &Common) -> Reply<Arc<L>> {
-    let (limit, draining) = (common.times().open, common.draining.clone());
+    let (limit, stopping) = (common.times().open, common.draining.clone());
     Box::pin(async move {
         let opened = tokio::select! {
             biased;
             opened = tokio::time::timeout(limit, open) => opened,
-            () = draining.cancelled() => return Err(crate::call::draining()),
+            () = stopping.cancelled() => return Err(draining()),
         };
         opened.unwrap_or_else(|_| {
             Err(CallError::not_sent(ErrorKind::Deadline, format!("no session became ready within {limit:?}")))

@@ -18,9 +18,10 @@ use tokio::time::Instant;
 
 use crate::{
     http::response::Served,
+    limits::refused::NoPlace,
     observe::{AgentEnd, Cause, FrontEvent, Restore, Transport},
     session::{
-        Front, NoPlace,
+        Front,
         agent::{Agent, AgentCore, Side},
         open,
     },

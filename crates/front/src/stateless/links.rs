@@ -32,10 +32,10 @@ use super::{
 };
 use crate::{
     forwarded_headers::Carried,
-    limits::gauges::Gauges,
+    limits::{gauges::Gauges, refused::NoPlace},
     observe::{AgentEnd, FrontEvent, Transport},
     session::{
-        Front, NoPlace,
+        Front,
         agent::{AgentCore, Stop},
         open,
     },

@@ -23,10 +23,11 @@ use serde_json::json;
 use super::{Asking, discover::greeting, listeners::Listed, own::own};
 use crate::{
     http::response::Served,
+    limits::refused::NoPlace,
     observe::{Cause, Transport},
     panics::unharmed,
     session::{
-        Front, NoPlace,
+        Front,
         agent::AgentCore,
         open::{self, OpenEnd},
     },

@@ -24,10 +24,11 @@ use crate::{
         response::Served,
         response_body::{AgentBody, priming_event},
     },
+    limits::refused::NoPlace,
     message::{Body, Incoming, Request},
     observe::{AgentEnd, Cause, Transport},
     session::{
-        Front, NoPlace,
+        Front,
         agent::{Agent, AgentCore, Resume, Side},
         open::{self, OpenEnd},
         restore::Missing,
