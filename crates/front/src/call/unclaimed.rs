@@ -27,8 +27,8 @@ use crate::{
     observe::Cause,
     session::agent::{AgentCore, CancelFlag, InFlight, Resume},
     stream::{
+        event::EventId,
         outbox::{Outbox, Presence, Reader},
-        replay::EventId,
     },
 };
 

@@ -18,8 +18,8 @@ use tokio::time::{Instant, Sleep};
 
 use crate::stream::{
     connection::{Busy, Unwritten},
+    event::{Event, EventId},
     outbox::{Next, Reader},
-    replay::{Event, EventId},
 };
 
 /// Room for the longest head of an event: two numbers of 10 and 20 digits and what stands around them.
@@ -213,7 +213,7 @@ impl Piece {
         Self { head: [0; HEAD], from: 0, to: 0, body, tail: b"", unwritten: None }
     }
 
-    /// One `message` event. The payload must be one line ([`one_line`]).
+    /// One `message` event. The payload must be one line ([`one_line`](crate::stream::event::one_line)).
     fn event(event: &Event) -> Self {
         let mut head = [0; HEAD];
         let mut rest = head.as_mut_slice();
@@ -257,15 +257,6 @@ impl Buf for Piece {
         }
         filled
     }
-}
-
-/// The same JSON without raw line breaks, which would end the event. Between tokens they are only space, and inside
-/// strings JSON has none.
-pub(crate) fn one_line(json: Bytes) -> Bytes {
-    if !json.contains(&b'\n') && !json.contains(&b'\r') {
-        return json;
-    }
-    json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect()
 }
 
 /// The first event of an HTTP+SSE stream: where to POST, relative to the URL of the stream, so that it survives any

@@ -25,7 +25,6 @@ use self::whose::Whose;
 use crate::{
     call::{same_request::is_same, unclaimed::Unclaimed},
     forwarded_headers::Carried,
-    http::response_body::one_line,
     limits::{
         gauges::Gauges,
         per_principal::{Share, TooMany},
@@ -38,8 +37,9 @@ use crate::{
     shared::Common,
     stream::{
         drop_policy::Weight,
+        event::{EventId, one_line},
         outbox::{Outbox, Reader, Refused, Stream, Taken},
-        replay::{EventId, Found, LISTENING, Replay},
+        replay::{Found, LISTENING, Replay},
     },
 };
 

@@ -24,7 +24,8 @@ use crate::{
     stream::{
         connection::Pulse,
         drop_policy::Weight,
-        replay::{Event, EventId, LISTENING, Replay},
+        event::{Event, EventId},
+        replay::{LISTENING, Replay},
     },
 };
 

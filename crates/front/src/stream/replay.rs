@@ -7,7 +7,6 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -19,27 +18,14 @@ use crate::{
     config::FrontConfig,
     limits::memory::{Budget, Kept as Held},
     shared::Common,
-    stream::outbox::Outbox,
+    stream::{
+        event::{Event, EventId},
+        outbox::Outbox,
+    },
 };
 
 /// The stream for what belongs to no call.
 pub(crate) const LISTENING: u32 = 0;
-
-/// The name of one event in its session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct EventId {
-    pub(crate) stream: u32,
-    /// Counts from 1; 0 is the moment before the first event.
-    pub(crate) seq: u64,
-}
-
-/// One event on its way to an agent.
-#[derive(Clone, Debug)]
-pub(crate) struct Event {
-    /// None where nothing can be resumed.
-    pub(crate) id: Option<EventId>,
-    pub(crate) bytes: Bytes,
-}
 
 /// The events of one agent session.
 pub(crate) struct Replay {
@@ -80,24 +66,6 @@ struct Kept {
     at: Instant,
     id: EventId,
     bytes: Bytes,
-}
-
-impl EventId {
-    /// Reads a `Last-Event-ID`; `None` for anything that is not exactly the text of an id.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (stream, seq) = text.split_once('-')?;
-        let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-        if !plain(stream) || !plain(seq) {
-            return None;
-        }
-        Some(Self { stream: stream.parse().ok()?, seq: seq.parse().ok()? })
-    }
-}
-
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.stream, self.seq)
-    }
 }
 
 impl Replay {

@@ -37,8 +37,8 @@ use crate::{
     stateless::{self, is_modern},
     stream::{
         connection::Pulse,
+        event::EventId,
         outbox::{Outbox, Reader, Taken, unless_taken},
-        replay::EventId,
     },
 };
 

@@ -1,6 +1,7 @@
 //! An event is the same bytes however it is cut.
 
 use super::*;
+use crate::stream::event::one_line;
 
 const WHOLE: &[u8] = b"id: 4294967295-18446744073709551615\nevent: message\ndata: {}\n\n";
 
@@ -41,11 +42,6 @@ fn a_large_payload_is_not_copied() {
     let payload = Bytes::from(vec![b'x'; 1 << 20]);
     let piece = piece(one_line(payload.clone()));
     assert_eq!(piece.body.as_ptr(), payload.as_ptr());
-}
-
-#[test]
-fn raw_line_breaks_become_space() {
-    assert_eq!(one_line(Bytes::from_static(b"{\r\n\"a\":\n1}")), "{  \"a\": 1}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 use super::{Outbox, Presence};
 use crate::stream::{
     connection::Pulse,
-    replay::{Event, EventId},
+    event::{Event, EventId},
 };
 
 pub(crate) struct Reader {
