@@ -26,6 +26,7 @@ use crate::{
     endpoint::route::{Route, session_of},
     host_policy::TurnedAway,
     http::{
+        headers::{accepts, coding_of, is_json, text},
         request_body::{self, Received},
         response::{Served, refusal, refused_here},
         response_body::AgentBody,
@@ -258,67 +259,10 @@ fn unkept<B: Backends>(
     }
 }
 
-/// Whether the client can take this media type; who does not say takes everything.
-pub(crate) fn accepts(headers: &HeaderMap, media: &str) -> bool {
-    let family = media.split_once('/').map_or(media, |(family, _)| family);
-    let mut silent = true;
-    for value in headers.get_all(header::ACCEPT) {
-        silent = false;
-        let ranges = value.to_str().unwrap_or("*/*").split(',');
-        for range in ranges.map(|range| range.split(';').next().unwrap_or_default().trim()) {
-            let any = range.strip_suffix("/*").is_some_and(|prefix| prefix == "*" || prefix == family);
-            if any || range.eq_ignore_ascii_case(media) {
-                return true;
-            }
-        }
-    }
-    silent
-}
-
-/// Whether the client would rather have events than JSON: of two it takes equally, the one it names first.
-pub(crate) fn prefers_events(headers: &HeaderMap) -> bool {
-    let wish = |media| {
-        let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let mut ranges = values.flat_map(|value| value.split(',')).zip((0_u32..).map(std::cmp::Reverse));
-        ranges.find_map(|(range, place)| {
-            let mut parts = range.split(';').map(str::trim);
-            let is_it = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(media));
-            let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
-            is_it.then_some((weight.filter(|q: &f32| *q > 0.0)?, place))
-        })
-    };
-    wish("text/event-stream") > wish("application/json")
-}
-
-/// Whether the client names event streams among what it takes. Who takes anything may still not read them.
-pub(crate) fn names_events(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut ranges = values.flat_map(|value| value.split(',')).map(|range| range.split(';').next());
-    ranges.any(|range| range.is_some_and(|range| range.trim().eq_ignore_ascii_case("text/event-stream")))
-}
-
-/// What a body was encoded with, if it was.
-fn coding_of(headers: &HeaderMap) -> Option<String> {
-    let all = headers.get_all(header::CONTENT_ENCODING).iter();
-    let mut codings = all.flat_map(|value| value.to_str().unwrap_or("?").split(',')).map(str::trim);
-    let coding = codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))?;
-    Some(coding.chars().filter(char::is_ascii_graphic).take(40).collect())
-}
-
 /// Bytes of a header block as they were sent, but for spaces.
 fn size_of(parts: &Parts) -> usize {
     let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
     parts.uri.path_and_query().map_or(0, |uri| uri.as_str().len()) + fields.sum::<usize>()
-}
-
-/// A header as text.
-pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).map(|value| value.to_str().unwrap_or_default())
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let media = text(headers, "content-type").unwrap_or_default().split(';').next().unwrap_or_default();
-    media.trim().eq_ignore_ascii_case("application/json")
 }
 
 fn unknown_path() -> Served {

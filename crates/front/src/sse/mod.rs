@@ -12,8 +12,9 @@ use mcpool_wire::{Backends, DecodeError, DecodeKind, Target};
 use tokio::sync::mpsc;
 
 use crate::{
-    endpoint::{text, unknown_backend},
+    endpoint::unknown_backend,
     http::{
+        headers::text,
         response::{Served, refusal},
         response_body::endpoint_event,
     },

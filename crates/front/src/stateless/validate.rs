@@ -11,8 +11,10 @@ use serde_json::json;
 
 use super::call_output::Level;
 use crate::{
-    endpoint::{accepts, text},
-    http::response::Served,
+    http::{
+        headers::{accepts, text},
+        response::Served,
+    },
     message::{Incoming, Request},
     observe::Cause,
 };

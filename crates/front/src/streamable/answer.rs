@@ -18,8 +18,11 @@ use tokio::time::Sleep;
 
 use crate::{
     call::{Finished, Handled, Running, response_stream::CallStream, unclaimed::come_again},
-    endpoint::{accepts, names_events, prefers_events},
-    http::{response::Served, response_body::AgentBody},
+    http::{
+        headers::{accepts, names_events, prefers_events},
+        response::Served,
+        response_body::AgentBody,
+    },
     limits::memory::Charge,
     message::Request,
     observe::Cause,

@@ -14,8 +14,8 @@ use mcpool_wire::{Backends, DecodeError, Era, Link, Message, Method, Outlet, Rev
 
 use crate::{
     call::{Running, hand_over, response_stream::CallStream},
-    endpoint::{accepts, names_events, text},
     http::{
+        headers::{accepts, names_events, text},
         response::{Served, refusal},
         response_body::AgentBody,
     },

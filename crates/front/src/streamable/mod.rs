@@ -19,8 +19,9 @@ use mcpool_wire::{
 };
 
 use crate::{
-    endpoint::{text, unknown_backend},
+    endpoint::unknown_backend,
     http::{
+        headers::text,
         response::Served,
         response_body::{AgentBody, priming_event},
     },
