@@ -1,8 +1,8 @@
-//! What the agents of one pool share beside the sessions: subscriptions, log levels, announced changes, list
-//! requests under way, and the cursors of their pages. DESIGN.md 3.9, SEMANTICS.md 5 and 6.
+//! State that the agents of one pool share beside its sessions: subscriptions, log levels, list-change announcements,
+//! list requests in flight, and page cursors. DESIGN.md 3.9, SEMANTICS.md 5 and 6.
 //!
-//! The parts are pure machines; [`Merged`] holds them under one short lock, which is never held while somebody is
-//! told something. What must be *sent* because of them is the [`clerk`]'s business.
+//! The parts are pure state machines. [`Merged`] holds them under one short lock, which is released before any agent is
+//! notified. The [`syncer`] sends the requests that their state calls for.
 
 mod coalesce;
 pub(crate) mod cursor;
