@@ -1,21 +1,21 @@
-//! What a backend's message loses or is given before agents see it: members that are null, errors that speak in the
-//! gateway's name, and errors that bear no id of ours.
+//! Amendments to backend messages before agents see them: drops null members, moves claims made in the gateway's name
+//! into `data`, and readdresses errors without a usable id.
 
 use bytes::Bytes;
 use serde_json::Number;
 
 use crate::modern::members::Members;
 
-/// Codes of the gateway's own errors.
+/// Error codes reserved for the gateway.
 const OWN_CODES: std::ops::RangeInclusive<i64> = -31_999..=-31_900;
 
-/// What an error of a backend that claims a code of the gateway is passed on with: a server error of its own making.
+/// Replacement code (generic server error) for a backend error that claims a code of the gateway.
 const SERVER_ERROR: &str = "-32000";
 
-/// Members of a response, or of a message without an answer, that count as absent where they are null.
+/// Members that count as absent when they are null.
 const MEMBERS: [&str; 5] = ["id", "method", "params", "result", "error"];
 
-/// The message without those of its members that are null; `None` if there is none, or if it is no object.
+/// Removes those members of a message that are null. `None` if there are none, or it is not an object.
 #[must_use]
 pub fn without_nulls(message: &[u8]) -> Option<Bytes> {
     let mut whole = Members::read(std::str::from_utf8(message).ok()?)?;
@@ -27,8 +27,8 @@ pub fn without_nulls(message: &[u8]) -> Option<Bytes> {
     Some(Bytes::from(whole.to_string()))
 }
 
-/// The response to an agent's call with what only the gateway may say moved aside, into `data.backend_code` and
-/// `data.backend_data`; `None` if its error says nothing of the kind.
+/// Moves what only the gateway may claim in an error (its codes, `data.source`) into `data.backend_code` and
+/// `data.backend_data`. `None` if the response claims neither.
 #[must_use]
 pub fn without_verdict(response: &[u8]) -> Option<Bytes> {
     let mut whole = Members::read(std::str::from_utf8(response).ok()?)?;
@@ -56,8 +56,8 @@ pub fn without_verdict(response: &[u8]) -> Option<Bytes> {
     Some(Bytes::from(whole.to_string()))
 }
 
-/// An error that bears no id, or none of ours, as the answer to the call it came back for: its code and message, and
-/// that nobody knows whether the call ran. `None` if it is no error.
+/// Readdresses an error with no id, or a foreign one, to the call `id`: keeps its code and message, and marks the
+/// execution of the call as unknown (`executed: maybe`). `None` if the response is not an error.
 #[must_use]
 pub fn readdressed(response: &[u8], id: u64) -> Option<Bytes> {
     let amended = without_verdict(response);
@@ -88,7 +88,7 @@ pub fn readdressed(response: &[u8], id: u64) -> Option<Bytes> {
     Some(Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}")))
 }
 
-/// Whether a reader of numbers, however it writes them, takes this for a code of the gateway.
+/// True if any number parser would read this as a code of the gateway: `-31905`, `-31905.0`, `"-31905"`.
 fn is_own_code(json: &str) -> bool {
     let number = serde_json::from_str::<Number>(json.trim_matches('"').trim()).ok();
     let read = number.and_then(|number| number.as_i64().or_else(|| rounded(number.as_f64()?)));

@@ -1,4 +1,4 @@
-//! The unit that crosses the seam: one call, who makes it, and what is known about how far it got.
+//! One call as it crosses the seam: the request, its caller, and how far it got.
 
 use std::{
     fmt,
@@ -14,94 +14,94 @@ use http::{HeaderName, HeaderValue};
 
 use crate::{era::Era, error::Executed, link::Outlet, method::Method, rewrite::Message};
 
-/// Stable index of a backend for as long as the process lives; never reused, apart from the name.
+/// Backend index, stable for the life of the process. Never reused, and independent of the backend's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(pub u32);
 
-/// One agent session, as an opaque key: for fairness, stickiness and logs.
+/// Opaque key of one agent session, for fairness, stickiness and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentKey(pub u64);
 
-/// Who the gateway knows the agent to be. `anonymous` is a principal, not an absence.
+/// The agent's identity. `anonymous` is a principal of its own, not a missing one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
-    /// Nobody was asked to say who they are.
+    /// The agent was not authenticated.
     Anonymous,
-    /// The subject of credentials that were verified. No listener verifies any yet; what is shared, counted and
-    /// queued by principal is ready for it.
+    /// The subject of verified credentials. No listener verifies credentials yet; sharing, limits and queueing already
+    /// work per principal.
     Named(Arc<str>),
 }
 
-/// Who calls: the same for all calls of one agent session.
+/// The caller, the same for all calls of one agent session.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// The verified subject.
+    /// The verified identity.
     pub principal: Principal,
-    /// Whether it connects from this machine.
+    /// True if the agent connects from this machine.
     pub is_local: bool,
-    /// The tenant the principal belongs to, where tenants exist.
+    /// The principal's tenant, if tenants exist.
     pub tenant: Option<Arc<str>>,
     /// The agent session.
     pub agent: AgentKey,
-    /// The `Mcpool-Affinity` header: equal values of one principal keep to one session.
+    /// The `Mcpool-Affinity` header: calls of one principal with equal values use one session.
     pub affinity: Option<Arc<str>>,
-    /// What the agent sent in headers that some backend is configured to be given, in the order of their names.
+    /// The agent's headers that are configured to be forwarded to some backend, sorted by name.
     pub forwarded: Forwarded,
 }
 
-/// Headers by name, in the order of their names. Shared sessions are shared by agents with equal ones only.
+/// Headers sorted by name. Agents share a session only if these are equal.
 pub type Forwarded = Arc<[(HeaderName, HeaderValue)]>;
 
-/// The name of one request in logs and error data, unique in this process.
+/// Request name in logs and error data, unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(pub u64);
 
-/// A request that expects an answer, on its way to a backend.
+/// A request on its way to a backend, which must answer it.
 #[derive(Clone)]
 pub struct Call {
-    /// Who calls.
+    /// The caller.
     pub caller: Arc<Caller>,
-    /// The call's name in the log.
+    /// The request's name in the log.
     pub request_id: RequestId,
-    /// What is called.
+    /// The method.
     pub method: Method,
     /// The message as the agent sent it.
     pub message: Message,
-    /// The era its message is written in and its answer is to be read in: modern only on a link of that era.
+    /// The era in which the message is written and its answer is read. Modern only on a modern link.
     pub era: Era,
-    /// Headers of a modern request that are the backend's to read (`Mcp-Param-*`).
+    /// Headers of a modern request that the backend reads (`Mcp-Param-*`).
     pub headers: Forwarded,
     /// `params.name` or `params.uri`.
     pub name: Option<Arc<str>>,
-    /// Whether the request is for the first page of a list without further parameters.
+    /// True for the first page of a list without other parameters.
     pub is_plain_list: bool,
-    /// Whether the agent wants it run as a task (`params.task`).
+    /// True if the agent asks to run the call as a task (`params.task`).
     pub wants_task: bool,
-    /// Where progress and requests of this call go while it runs.
+    /// Receives progress and server requests of this call while it runs.
     pub outlet: Option<Arc<dyn Outlet>>,
-    /// Latest moment at which an answer is of use.
+    /// The latest useful moment for an answer.
     pub hard_deadline: Instant,
-    /// How far it got.
+    /// The progress of this call.
     pub trace: Arc<CallTrace>,
 }
 
-/// The last part of an answer: the backend's response, under the upstream id.
+/// The backend's final response, still under the upstream id.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The response; the agent's id is spliced in at the front.
+    /// The response; the front splices in the agent's id.
     pub message: Message,
-    /// Whether it is a JSON-RPC error.
+    /// True for a JSON-RPC error.
     pub is_rpc_error: bool,
-    /// Whether it is a tool result that says it failed.
+    /// True for a tool result with `isError`.
     pub is_tool_error: bool,
 }
 
-/// How far a call got: written on the way, read when it ends (log line, error data, metrics).
+/// The progress of a call: written on the way, read at its end by log line, error data and metrics.
 ///
-/// Times are nanoseconds since `started`, 0 = not reached.
+/// Times are nanoseconds since `started`; 0 = not reached.
 #[derive(Debug)]
 pub struct CallTrace {
-    /// When the front accepted it.
+    /// The moment the front accepted the call.
     pub started: Instant,
     phase: AtomicU8,
     attempts: AtomicU64,
@@ -113,13 +113,13 @@ pub struct CallTrace {
     cause: Mutex<Option<String>>,
 }
 
-/// How far a call got (SEMANTICS.md 9.1).
+/// The phase of a call (SEMANTICS.md 9.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {
-    /// Waiting, nothing sent.
+    /// Waiting; nothing was sent.
     Queued = 0,
-    /// Bytes may have left.
+    /// Bytes may have been sent.
     Sent = 1,
     /// The backend answered.
     Answered = 2,
@@ -138,7 +138,7 @@ impl fmt::Display for AgentKey {
 }
 
 impl Principal {
-    /// The name in logs and pool keys.
+    /// The identity as written in logs and pool keys.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -149,7 +149,7 @@ impl Principal {
 }
 
 impl fmt::Debug for Call {
-    // Neither arguments nor tokens belong in a log.
+    // Excludes arguments and tokens, which must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
             .field("request_id", &self.request_id)
@@ -160,7 +160,7 @@ impl fmt::Debug for Call {
 }
 
 impl CallTrace {
-    /// A call accepted at `started`.
+    /// Starts the trace of a call accepted at `started`.
     #[must_use]
     pub fn new(started: Instant) -> Self {
         Self {
@@ -176,54 +176,54 @@ impl CallTrace {
         }
     }
 
-    /// A slot on this session was leased.
+    /// Counts an attempt that leased a call permit on this session.
     pub fn mark_leased(&self, session: u64, now: Instant) {
         self.attempts.fetch_add(1, Ordering::Relaxed);
         self.session.store(session, Ordering::Relaxed);
         self.leased.store(self.since(now), Ordering::Relaxed);
     }
 
-    /// The first byte may have left.
+    /// Records that the first byte may have been sent.
     pub fn mark_sent(&self, now: Instant) {
         self.sent.store(self.since(now), Ordering::Relaxed);
         self.phase.store(Phase::Sent as u8, Ordering::Relaxed);
     }
 
-    /// The backend acknowledged the message (HTTP status seen).
+    /// Records that the backend accepted the message (HTTP status received).
     pub fn mark_accepted(&self, now: Instant) {
         self.accepted.store(self.since(now), Ordering::Relaxed);
     }
 
-    /// The backend said something about this call: it is alive.
+    /// Records a sign of life of the backend for this call: progress, a request or the answer.
     pub fn mark_part(&self, now: Instant) {
         self.last_part.store(self.since(now), Ordering::Relaxed);
     }
 
-    /// The backend answered.
+    /// Records the backend's answer.
     pub fn mark_answered(&self, now: Instant) {
         self.mark_part(now);
         self.phase.store(Phase::Answered as u8, Ordering::Relaxed);
     }
 
-    /// What was sent is known not to have been executed: back to the start.
+    /// Resets the phase to `Queued`: the backend is known not to have run what was sent.
     pub fn mark_refused(&self) {
         self.phase.store(Phase::Queued as u8, Ordering::Relaxed);
     }
 
-    /// Remembers why an attempt failed, for the log line.
+    /// Stores the reason of a failed attempt for the log line.
     pub fn note_cause(&self, cause: impl Into<String>) {
         if let Ok(mut slot) = self.cause.lock() {
             *slot = Some(cause.into());
         }
     }
 
-    /// Why the last failed attempt failed.
+    /// The reason of the last failed attempt.
     #[must_use]
     pub fn cause(&self) -> Option<String> {
         self.cause.lock().ok().and_then(|slot| slot.clone())
     }
 
-    /// How far it got.
+    /// The phase reached.
     #[must_use]
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
@@ -233,7 +233,7 @@ impl CallTrace {
         }
     }
 
-    /// Whether the backend may have run it, as far as the phase says.
+    /// Derives from the phase whether the backend may have run the call.
     #[must_use]
     pub fn executed(&self) -> Executed {
         match self.phase() {
@@ -243,19 +243,19 @@ impl CallTrace {
         }
     }
 
-    /// How many times a session was leased for it.
+    /// The number of attempts that leased a session.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         u32::try_from(self.attempts.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
-    /// The upstream session it last used (0: none).
+    /// The upstream session used last; 0 if none.
     #[must_use]
     pub fn session(&self) -> u64 {
         self.session.load(Ordering::Relaxed)
     }
 
-    /// Milliseconds after the start at which each rung was reached: leased, sent, accepted, last part.
+    /// Milliseconds from the start to lease, send, acceptance and last sign of life. `None` = not reached.
     #[must_use]
     pub fn rungs_ms(&self) -> [Option<f64>; 4] {
         [&self.leased, &self.sent, &self.accepted, &self.last_part].map(|rung| {
@@ -266,7 +266,7 @@ impl CallTrace {
         })
     }
 
-    /// How long it waited for its session, once it has one.
+    /// The queueing time; `None` until a session is leased.
     #[must_use]
     pub fn waited(&self) -> Option<Duration> {
         match self.leased.load(Ordering::Relaxed) {
@@ -275,7 +275,7 @@ impl CallTrace {
         }
     }
 
-    /// When the backend last said something about this call (the start, if never).
+    /// The backend's last sign of life for this call; the start if there was none.
     #[must_use]
     pub fn last_activity(&self) -> Instant {
         self.started + Duration::from_nanos(self.last_part.load(Ordering::Relaxed))

@@ -1,8 +1,8 @@
 //! One scan over one JSON-RPC message: kind, id, method, and the few parameters the gateway decides on.
 //!
-//! No tree is built. What the gateway does not read is skipped, what it reads refuses duplicate keys (so that the
-//! value it decided on is the value any other parser sees), and everything is a view into the original bytes:
-//! messages are forwarded by splicing those bytes, never by serialising a model.
+//! The scan builds no tree and skips what the gateway does not read. Duplicate keys of what it reads are errors, so
+//! every other parser sees the value that the gateway decided on. All parts are views into the original bytes: messages
+//! are forwarded by splicing those bytes, never by serialising a model.
 
 use std::{borrow::Cow, fmt, ops::Range};
 
@@ -34,24 +34,24 @@ pub struct Envelope<'a> {
     pub method: Option<Method>,
     /// The parameters the gateway reads.
     pub params: Params<'a>,
-    /// What the gateway reads of a result.
+    /// The part of a result that the gateway reads.
     pub result: ResultView,
     id: Option<&'a RawValue>,
-    /// What another parser could read differently.
+    /// Ambiguity found: another parser could read the message differently.
     doubt: Option<String>,
     text: &'a str,
 }
 
-/// What a message is.
+/// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Has a method and an id: wants an answer.
+    /// A method and an id: expects a response.
     Request,
-    /// Has a method and no id.
+    /// A method without an id.
     Notification,
-    /// Has a result.
+    /// A result.
     Success,
-    /// Has an error.
+    /// An error.
     Failure,
 }
 
@@ -70,23 +70,23 @@ pub struct Params<'a> {
     pub progress_token: Option<&'a RawValue>,
     /// `params._meta.progressToken` of a request; `null` counts as absent.
     pub meta_progress_token: Option<&'a RawValue>,
-    /// Whether `params.cursor` is there and not null.
+    /// True if `params.cursor` is present and not null.
     pub has_cursor: bool,
     /// `params.cursor` as it came; `null` counts as absent.
     pub cursor: Option<&'a RawValue>,
     /// `params.level` of `logging/setLevel` and `notifications/message`.
     pub level: Option<Cow<'a, str>>,
-    /// Whether `params.task` is there and not null: the call is to be run as a task.
+    /// True if `params.task` is present and not null: the call is to run as a task.
     pub has_task: bool,
-    /// Whether `params._meta` carries the 2026-07-28 protocol version key.
+    /// True if `params._meta` has the protocol version key of 2026-07-28.
     pub is_modern: bool,
-    /// What another parser could read differently.
+    /// Ambiguity found: another parser could read the params differently.
     doubt: Option<String>,
-    /// A string that is read here is none that Unicode knows.
+    /// True if a string that the gateway reads is not valid Unicode.
     unreadable: bool,
 }
 
-/// What the gateway reads of a result: only whether a tool said it failed.
+/// The part of a result that the gateway reads: whether the tool reported an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResultView {
     /// `result.isError`.
@@ -94,27 +94,27 @@ pub struct ResultView {
     present: bool,
 }
 
-/// Why bytes are not a message.
+/// A decoding failure: the bytes are not one JSON-RPC message.
 #[derive(Debug)]
 pub struct DecodeError {
-    /// Byte offset of the defect, as near as it is known.
+    /// Byte offset of the defect; approximate.
     pub offset: usize,
-    /// Which of the two JSON-RPC codes it is.
+    /// The class of the failure, with its JSON-RPC code.
     pub kind: DecodeKind,
     /// One sentence for the sender.
     pub reason: Cow<'static, str>,
-    /// The id, where the message was readable enough to have one: error bodies must echo it.
+    /// The request id if it was readable; error bodies must echo it.
     pub id: Option<RpcId>,
 }
 
-/// Malformed JSON, or JSON that is no message.
+/// The class of a decoding failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeKind {
-    /// -32700.
+    /// -32700: malformed JSON.
     Parse,
-    /// -32600.
+    /// -32600: JSON, but not a message.
     Invalid,
-    /// -32600, a batch array.
+    /// -32600: a batch array.
     Batch,
 }
 
@@ -145,57 +145,58 @@ impl<'a> Envelope<'a> {
         raw.check(text)
     }
 
-    /// The id, checked.
+    /// The validated id; `None` if the message has none.
     ///
     /// # Errors
-    /// A sentence for the sender when the id is of a kind that is refused.
+    /// One sentence for the sender if the id's type or size is not allowed.
     pub fn id(&self) -> Option<Result<RpcId, &'static str>> {
         self.id.map(RpcId::parse)
     }
 
-    /// The value of the id without keeping its bytes: for looking up an answer.
+    /// The id's value without its bytes, to look up a response. `None` if absent or invalid.
     #[must_use]
     pub fn id_value(&self) -> Option<IdValue> {
         self.id.and_then(|raw| IdValue::parse(raw).ok())
     }
 
-    /// Whether the id is there and `null`.
+    /// True if the id is present and `null`.
     #[must_use]
     pub fn is_null_id(&self) -> bool {
         self.id.is_some_and(|raw| raw.get() == "null")
     }
 
-    /// The request of ours a backend's message answers, and whether its id is not written as we wrote it.
+    /// The gateway's request id that a backend's message answers. The flag is true if the backend wrote the id
+    /// differently than the gateway did.
     #[must_use]
     pub fn answers(&self) -> Option<(u64, bool)> {
         self.id.and_then(IdValue::number_of)
     }
 
-    /// Where the id stands in the bytes.
+    /// The id's byte span.
     #[must_use]
     pub fn id_span(&self) -> Option<Span> {
         self.id.map(|raw| span_of(self.text, raw.get()))
     }
 
-    /// Where the request's progress token stands.
+    /// The byte span of a request's progress token.
     #[must_use]
     pub fn meta_token_span(&self) -> Option<Span> {
         self.params.meta_progress_token.map(|raw| span_of(self.text, raw.get()))
     }
 
-    /// Where the token of a progress notification stands.
+    /// The byte span of a progress notification's token.
     #[must_use]
     pub fn token_span(&self) -> Option<Span> {
         self.params.progress_token.map(|raw| span_of(self.text, raw.get()))
     }
 
-    /// Where the cursor of a list request stands.
+    /// The byte span of a list request's cursor.
     #[must_use]
     pub fn cursor_span(&self) -> Option<Span> {
         self.params.cursor.map(|raw| span_of(self.text, raw.get()))
     }
 
-    /// Where the id of a cancelled request stands.
+    /// The byte span of the id in `notifications/cancelled`.
     #[must_use]
     pub fn request_id_span(&self) -> Option<Span> {
         self.params.request_id.map(|raw| span_of(self.text, raw.get()))
@@ -203,13 +204,13 @@ impl<'a> Envelope<'a> {
 }
 
 impl DecodeError {
-    /// A batch that is refused as a whole.
+    /// A batch refused as a whole.
     #[must_use]
     pub fn of_batch(reason: &'static str) -> Self {
         Self::new(DecodeKind::Batch, 0, reason)
     }
 
-    /// Whether it is JSON that ends too early.
+    /// True if the JSON ends too early.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.kind == DecodeKind::Parse && self.reason.starts_with("EOF while parsing")
@@ -228,7 +229,7 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// What the scan finds, before it is known to be a message.
+/// Raw scan result, not validated yet.
 #[derive(Default)]
 struct RawEnvelope<'a> {
     jsonrpc: Option<Cow<'a, str>>,
@@ -253,7 +254,7 @@ impl<'a> RawEnvelope<'a> {
             (Some(_), Some(_), false, false) => Kind::Request,
             (Some(_), None, false, false) => Kind::Notification,
             (None, Some(_), true, false) => Kind::Success,
-            // An error may come without id: the sender could not read ours.
+            // An error may lack the id: its sender could not read ours.
             (None, _, false, true) => Kind::Failure,
             (None, None, true, false) => return Err(invalid("a result needs an id")),
             (None, _, false, false) => return Err(invalid("neither a method nor a result nor an error")),
@@ -271,7 +272,7 @@ impl<'a> RawEnvelope<'a> {
     }
 }
 
-/// The offset of a borrowed slice inside the text it was borrowed from.
+/// The byte span of a slice inside the text it was borrowed from.
 pub(crate) fn span_of(text: &str, part: &str) -> Span {
     let start = part.as_ptr() as usize - text.as_ptr() as usize;
     start..start + part.len()
@@ -286,9 +287,9 @@ fn decode_error(text: &str, error: &serde_json::Error) -> DecodeError {
         _ => DecodeKind::Parse,
     };
     let message = error.to_string();
-    // serde_json appends its own line and column; the offset says it better for one-line bodies.
+    // serde_json appends line and column; for one-line bodies the offset is clearer.
     let reason = message.split(" at line ").next().unwrap_or_default().to_owned();
-    // Only malformed JSON has no id to echo; for the rest a second, lenient look is worth it.
+    // Malformed JSON has no id to echo. Otherwise read the id alone.
     let id = (kind == DecodeKind::Invalid).then(|| lenient_id(text)).flatten();
     DecodeError { id, ..DecodeError::new(kind, offset, reason) }
 }

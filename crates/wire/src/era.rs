@@ -1,8 +1,8 @@
-//! The dated revisions of the protocol, and the two eras they fall into.
+//! Protocol revisions by date, and the two eras they belong to.
 
 use std::fmt;
 
-/// A dated MCP revision this gateway knows.
+/// An MCP revision that the gateway supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Revision {
     /// 2024-11-05: HTTP+SSE, two endpoints.
@@ -17,7 +17,7 @@ pub enum Revision {
     V2026_07_28,
 }
 
-/// With or without handshake and session. Independent of the transport.
+/// The protocol era: with or without handshake and session. Independent of the transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Era {
     /// Every revision with `initialize`: 2024-11-05 to 2025-11-25.
@@ -27,13 +27,13 @@ pub enum Era {
 }
 
 impl Revision {
-    /// The newest revision that has a handshake: what the gateway offers to backends.
+    /// The newest revision with a handshake; the gateway offers it to backends.
     pub const LATEST_LEGACY: Self = Self::V2025_11_25;
 
     const ALL: [Self; 5] =
         [Self::V2024_11_05, Self::V2025_03_26, Self::V2025_06_18, Self::V2025_11_25, Self::V2026_07_28];
 
-    /// The date as it goes over the wire.
+    /// The date as sent on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -45,34 +45,34 @@ impl Revision {
         }
     }
 
-    /// The revision of this date, if it is known.
+    /// The revision of this date; `None` if unknown.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|r| r.as_str() == text)
     }
 
-    /// The newest revision with a handshake that a text names, other than this one: how servers list what they speak
-    /// when they refuse a version.
+    /// The newest revision with a handshake that a text mentions, except this one. Servers list their versions this way
+    /// when they reject one.
     #[must_use]
     pub fn listed_beside(self, text: &[u8]) -> Option<Self> {
         let named = |revision: &Self| text.windows(10).any(|part| part == revision.as_str().as_bytes());
         Self::ALL.into_iter().rev().find(|r| *r != self && r.era() == Era::Legacy && named(r))
     }
 
-    /// The era this revision belongs to.
+    /// The era of this revision.
     #[must_use]
     pub fn era(self) -> Era {
         if self == Self::V2026_07_28 { Era::Modern } else { Era::Legacy }
     }
 
-    /// What `initialize` is answered with: the requested revision where it has a handshake, else our newest.
-    /// 2026-07-28 can never be negotiated through `initialize`.
+    /// The version to answer `initialize` with: the requested one if it has a handshake, else [`Self::LATEST_LEGACY`].
+    /// `initialize` can never negotiate 2026-07-28.
     #[must_use]
     pub fn negotiate(requested: &str) -> Self {
         Self::parse(requested).filter(|r| r.era() == Era::Legacy).unwrap_or(Self::LATEST_LEGACY)
     }
 
-    /// Whether requests of this revision carry `MCP-Protocol-Version`.
+    /// True if requests of this revision carry `MCP-Protocol-Version`.
     #[must_use]
     pub fn has_version_header(self) -> bool {
         self >= Self::V2025_06_18
@@ -80,13 +80,13 @@ impl Revision {
 }
 
 impl Era {
-    /// The era of an incoming HTTP message, from its version header: only a modern date makes it modern.
+    /// The era of an incoming HTTP message, by its version header: modern only for a modern date.
     #[must_use]
     pub fn of_header(version: Option<&str>) -> Self {
         version.and_then(Revision::parse).map_or(Self::Legacy, Revision::era)
     }
 
-    /// The name used in metrics.
+    /// The value in metric labels.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,24 +1,24 @@
-//! The gateway's own errors, with the codes of SEMANTICS.md 9.3.
+//! Errors of the gateway itself, with the codes of SEMANTICS.md 9.3.
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
-/// Whether the backend ran the call that failed.
+/// Execution state of a failed call: whether the backend ran it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Executed {
-    /// Nothing was sent, or the backend refused it before running it.
+    /// Not run: nothing was sent, or the backend rejected the call before running it.
     No,
-    /// It was sent and the answer was lost: it may have run.
+    /// Possibly run: the call was sent and the answer lost.
     Maybe,
-    /// The backend answered.
+    /// Run: the backend answered.
     Yes,
 }
 
-/// What went wrong, as a caller can act on it. Each kind has one JSON-RPC code.
+/// The error kind, as far as a caller can act on it. Each kind has one JSON-RPC code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// -31901: the backend cannot be reached or does not complete its handshake.
     Unavailable,
-    /// -31902: no session became free within the queue time.
+    /// -31902: the queue timeout passed before a session became free.
     QueueTimeout,
     /// -31903: a limit of the gateway or the backend is reached.
     Overloaded,
@@ -28,40 +28,40 @@ pub enum ErrorKind {
     Lost,
     /// -31906: the call's deadline passed.
     Deadline,
-    /// -31907: a server request has no agent it could be asked of.
+    /// -31907: no agent can answer this server request.
     NotRoutable,
     /// -31908: the backend's answer is larger than the limit.
     TooLarge,
     /// -31909: the gateway or the backend is draining.
     Draining,
-    /// -31910: refused by policy (credentials, hosts).
+    /// -31910: policy forbids the call (credentials, hosts).
     Denied,
     /// -31911: the backend broke the protocol.
     ProtocolViolation,
-    /// -32601: not a method this session can carry.
+    /// -32601: this session cannot carry the method.
     MethodNotFound,
-    /// -32602: parameters the gateway itself must refuse.
+    /// -32602: the gateway rejects the parameters.
     InvalidParams,
-    /// -32600: a message the gateway itself must refuse.
+    /// -32600: the gateway rejects the message.
     InvalidRequest,
-    /// The agent cancelled the call: nobody waits for an answer.
+    /// -32800: the agent cancelled the call and expects no answer.
     Cancelled,
 }
 
-/// A call that ended without an answer of the backend.
+/// A failed call: the backend gave no answer.
 #[derive(Clone, Debug)]
 pub struct CallError {
-    /// What went wrong.
+    /// The error kind.
     pub kind: ErrorKind,
-    /// Whether the backend may have run it.
+    /// Whether the backend may have run the call.
     pub executed: Executed,
-    /// One sentence: what, which, how long. No hosts, paths or tokens.
+    /// One sentence for the caller: what failed, which limit, how long. No hosts, paths or tokens.
     pub message: Cow<'static, str>,
     /// The backend's configured name.
     pub backend: Option<Arc<str>>,
-    /// When a retry makes sense.
+    /// The time to wait before a retry makes sense.
     pub retry_after: Option<Duration>,
-    /// How many times the gateway tried.
+    /// The number of attempts.
     pub attempt: u32,
 }
 
@@ -100,7 +100,7 @@ impl ErrorKind {
         }
     }
 
-    /// The word used in logs and `data.kind`.
+    /// The value of `data.kind`, also used in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -124,7 +124,7 @@ impl ErrorKind {
 }
 
 impl CallError {
-    /// An error of this kind of which nothing was sent.
+    /// An error before anything was sent.
     #[must_use]
     pub fn not_sent(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -137,31 +137,31 @@ impl CallError {
         }
     }
 
-    /// The same with what is known about execution.
+    /// Sets the execution state.
     #[must_use]
     pub fn executed(mut self, executed: Executed) -> Self {
         self.executed = executed;
         self
     }
 
-    /// The same with the backend's name.
+    /// Sets the backend's name.
     #[must_use]
     pub fn of_backend(mut self, backend: Arc<str>) -> Self {
         self.backend = Some(backend);
         self
     }
 
-    /// The same with the time after which a retry makes sense.
+    /// Sets the time to wait before a retry.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }
 
-    /// Whether the caller may simply send it again.
+    /// True if the caller may safely send the call again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        // What may have run must not be repeated blindly; what is wrong with the message stays wrong.
+        // A call that may have run must not be repeated blindly; an invalid message stays invalid.
         self.executed == Executed::No
             && matches!(
                 self.kind,

@@ -1,7 +1,7 @@
-//! The two sides of `initialize`: what an agent says, what a backend answered, and what agents are told.
+//! The `initialize` handshake: what the agent declares, what the backend answers, and what the gateway passes on.
 //!
-//! The handshake is not on the call path, so it is read as a JSON tree. What a backend says of itself is passed on as it
-//! came: it may hold what no tree does.
+//! The handshake is not on the call path, so a JSON tree is fine. The backend's description of itself is passed on as
+//! raw text, because it may contain JSON that a tree cannot hold.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -15,37 +15,37 @@ use crate::{
     skew::{SERVER_CAPABILITIES, SERVER_INFO, knows},
 };
 
-/// What an agent declared.
+/// An agent's declaration in `initialize`.
 #[derive(Clone, Debug)]
 pub struct ClientHello {
-    /// The revision that was agreed with it.
+    /// The revision negotiated with the agent.
     pub revision: Revision,
-    /// Its capabilities as it declared them (an object).
+    /// The agent's capabilities as declared (an object).
     pub capabilities: Value,
-    /// Its `clientInfo`, for display only.
+    /// The agent's `clientInfo`, for display only.
     pub client_info: Value,
 }
 
-/// The capabilities declared upstream, in a canonical form: part of the pool key (SEMANTICS.md 3).
+/// Client capabilities declared upstream, in canonical form: part of the pool key (SEMANTICS.md 3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CapabilityClass(Cow<'static, str>);
 
-/// What a backend answered to the gateway's `initialize`.
+/// A backend's answer to the gateway's `initialize`.
 #[derive(Clone, Debug)]
 pub struct ServerHello {
-    /// The revision negotiated upstream.
+    /// The revision negotiated with the backend.
     pub revision: Revision,
-    /// Its capabilities (an object).
+    /// The backend's capabilities (an object).
     pub capabilities: Value,
-    /// Name and version of the server, as it said.
+    /// The backend's `serverInfo`.
     pub server_info: Value,
-    /// Its instructions, if any.
+    /// The backend's instructions for agents.
     pub instructions: Option<Value>,
-    /// The same three as they came.
+    /// These three as raw JSON.
     raw: Raw,
 }
 
-/// The members of an answer to `initialize` that agents are told, as JSON texts.
+/// Members of an `initialize` result that are passed on to agents, as JSON text.
 #[derive(Clone, Debug)]
 struct Raw {
     capabilities: String,
@@ -53,20 +53,21 @@ struct Raw {
     instructions: Option<String>,
 }
 
-/// Client capabilities that make a server ask its client: their agent gets a session of its own.
+/// Client capabilities that let a server send requests; agents that declare one get a session of their own.
 const INTERACTIVE: [&str; 4] = ["sampling", "elicitation", "roots", "tasks"];
 
 impl ClientHello {
-    /// An agent that declared nothing: an SSE agent that reconnected without a handshake is served as one.
+    /// The declaration of an agent without capabilities; also used for an SSE agent that reconnects without a
+    /// handshake.
     #[must_use]
     pub fn neutral() -> Self {
         Self { revision: Revision::LATEST_LEGACY, capabilities: json!({}), client_info: Value::Null }
     }
 
-    /// Reads the params of an agent's `initialize`.
+    /// Parses an agent's `initialize`.
     ///
     /// # Errors
-    /// A sentence for the agent when the params have no usable version or capabilities.
+    /// One sentence for the agent if the params have no usable version or capabilities.
     pub fn parse(message: &[u8]) -> Result<Self, &'static str> {
         let message = std::str::from_utf8(message).ok().and_then(raw_members);
         let message = message.ok_or("initialize is not valid JSON")?;
@@ -85,20 +86,20 @@ impl ClientHello {
         Ok(Self { revision, capabilities, client_info })
     }
 
-    /// Whether a server may ask this agent things (sampling, elicitation, roots, tasks).
+    /// True if a server may send requests to this agent (sampling, elicitation, roots, tasks).
     #[must_use]
     pub fn is_interactive(&self) -> bool {
         INTERACTIVE.iter().any(|key| self.capabilities.get(key).is_some_and(|v| !v.is_null()))
     }
 
-    /// The class to declare upstream: nothing on a shared session, everything the agent can do on its own.
+    /// The capabilities to declare upstream: none on a shared session, the agent's own on its exclusive one.
     #[must_use]
     pub fn class(&self) -> CapabilityClass {
         if !self.is_interactive() {
             return CapabilityClass::neutral();
         }
         let mut kept = Map::new();
-        // `tasks` is not offered on either side until tasks are supported.
+        // `tasks` stays out until the gateway supports it.
         for key in ["elicitation", "roots", "sampling"] {
             if let Some(value) = self.capabilities.get(key).filter(|v| !v.is_null()) {
                 kept.insert(key.to_owned(), value.clone());
@@ -109,7 +110,7 @@ impl ClientHello {
 }
 
 impl CapabilityClass {
-    /// No capabilities: what every shared session declares.
+    /// No capabilities; every shared session declares this.
     #[must_use]
     pub fn neutral() -> Self {
         Self(Cow::Borrowed("{}"))
@@ -123,7 +124,7 @@ impl CapabilityClass {
 }
 
 impl ServerHello {
-    /// A server nobody has heard of yet.
+    /// A placeholder for a server that has not answered yet.
     #[must_use]
     pub fn unknown() -> Self {
         Self {
@@ -150,10 +151,10 @@ impl ServerHello {
         ))
     }
 
-    /// Reads a backend's answer to `initialize`.
+    /// Parses a backend's answer to `initialize`.
     ///
     /// # Errors
-    /// A sentence for the operator when it is an error, malformed, or of an unknown version.
+    /// One sentence for the operator if it is an error, malformed, or of an unknown version.
     pub fn parse(message: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Whole<'a> {
@@ -176,7 +177,7 @@ impl ServerHello {
         let version = version.as_ref().and_then(Value::as_str).unwrap_or_default();
         let revision = Revision::parse(version)
             .ok_or_else(|| format!("the backend negotiated an unknown protocol version {version:?}"))?;
-        // Some servers write `null` for what they leave out; agents get what the schema allows, or nothing.
+        // Some servers send `null` for absent members. Agents get values the schema allows, or nothing.
         let object = |key| read(key).filter(|(value, _)| value.is_object());
         let plain = |value: Value| (value.clone(), value.to_string());
         let (capabilities, raw_capabilities) = object("capabilities").unwrap_or_else(|| plain(json!({})));
@@ -188,23 +189,23 @@ impl ServerHello {
         Ok(Self { revision, capabilities, server_info, instructions, raw })
     }
 
-    /// Whether the backend declared this capability.
+    /// True if the backend declared this capability.
     #[must_use]
     pub fn has(&self, capability: &str) -> bool {
         self.capabilities.get(capability).is_some_and(|v| !v.is_null())
     }
 
-    /// Whether the backend promised to announce changes of this list (`tools`, `prompts`, `resources`).
+    /// True if the backend declared `listChanged` for this list (`tools`, `prompts`, `resources`).
     #[must_use]
     pub fn announces_changes(&self, capability: &str) -> bool {
         self.capabilities.get(capability).and_then(|c| c.get("listChanged")) == Some(&Value::Bool(true))
     }
 
-    /// The `InitializeResult` an agent gets: the backend's, at the agent's revision, minus what an older revision
-    /// does not know and what the mode cannot honour (`drop` names capabilities).
+    /// The `InitializeResult` for an agent: the backend's, at the agent's revision. It leaves out members that an older
+    /// revision lacks and capabilities named in `drop`, which the sharing mode cannot honour.
     #[must_use]
     pub fn to_agent(&self, revision: Revision, drop: &[&str]) -> Bytes {
-        // To an agent that is not older, nothing the backend says is too new.
+        // Members unknown to the agent's revision are dropped only if the backend's revision is newer.
         let knows = |fields, key: &str| revision >= self.revision || knows(revision, fields, key);
         let mut capabilities = raw_members(&self.raw.capabilities).unwrap_or_default();
         capabilities.retain(|key, value| {
@@ -230,12 +231,12 @@ impl ServerHello {
     }
 }
 
-/// An object of these members.
+/// Serialises an object.
 fn raw(members: &BTreeMap<String, Box<RawValue>>) -> Option<Box<RawValue>> {
     serde_json::value::to_raw_value(members).ok()
 }
 
-/// What agents are told of a server that does not say who it is: the schema demands both keys.
+/// The `serverInfo` for a server that sends none; the schema requires both keys.
 fn unnamed() -> Value {
     json!({ "name": "unnamed", "version": "unknown" })
 }

@@ -1,24 +1,24 @@
-//! JSON-RPC ids: kept as they came, compared by value.
+//! JSON-RPC ids: stored as received, compared by value.
 //!
-//! `1` and `"1"` are different ids; some servers confuse them, so the gateway never forwards an agent's id
-//! (it sends integers of its own and restores the agent's bytes on the way back).
+//! `1` and `"1"` are different ids, but some servers confuse them. The gateway therefore never forwards an agent's id:
+//! it sends integers of its own and restores the agent's bytes in the response.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-/// Longest string id accepted, in bytes of its JSON form (SEMANTICS.md 5).
+/// Maximum length of an id, in bytes of its JSON text (SEMANTICS.md 5).
 const MAX_ID_BYTES: usize = 258;
 
-/// A request id as it came, with the value it stands for.
+/// A request id: its bytes as received and its value.
 #[derive(Clone, Debug)]
 pub struct RpcId {
     raw: Bytes,
     value: IdValue,
 }
 
-/// What an id means: integers and strings, never equal to one another.
+/// An id's value. An integer never equals a string.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum IdValue {
     /// An integer id.
@@ -28,22 +28,22 @@ pub enum IdValue {
 }
 
 impl RpcId {
-    /// Reads an id from its JSON text.
+    /// Parses an id from its JSON text.
     ///
     /// # Errors
-    /// A sentence for the sender when the id is null, fractional, a boolean, an array, an object, an integer
-    /// outside 64 bits, or longer than 256 bytes.
+    /// One sentence for the sender if the id is null, fractional, a boolean, an array, an object, an integer outside 64
+    /// bits, or longer than 256 bytes.
     pub fn parse(raw: &RawValue) -> Result<Self, &'static str> {
         Ok(Self { value: IdValue::parse(raw)?, raw: Bytes::copy_from_slice(raw.get().as_bytes()) })
     }
 
-    /// An integer id of our own.
+    /// An integer id of the gateway.
     #[must_use]
     pub fn number(n: i64) -> Self {
         Self { raw: Bytes::from(n.to_string()), value: IdValue::Num(n) }
     }
 
-    /// The JSON text exactly as it was received.
+    /// The JSON text exactly as received.
     #[must_use]
     pub fn raw(&self) -> &[u8] {
         &self.raw
@@ -57,7 +57,7 @@ impl RpcId {
 }
 
 impl IdValue {
-    /// Reads the value of an id from its JSON text.
+    /// Parses an id's value from its JSON text.
     ///
     /// # Errors
     /// See [`RpcId::parse`].
@@ -77,21 +77,20 @@ impl IdValue {
         }
     }
 
-    /// The integer this id stands for, also when a server returned it as a string (some do).
-    /// The flag says whether it was mangled that way.
+    /// The integer value, also if a server returned it as a string. The flag is true for a string.
     #[must_use]
     pub fn as_number_lenient(&self) -> Option<(i64, bool)> {
         match self {
             Self::Num(n) => Some((*n, false)),
-            // Exactly the string form of the number: `+7` and `007` were never sent by anybody.
+            // Canonical decimal only: the gateway never sent `+7` or `007`.
             Self::Str(s) => s.parse().ok().filter(|n: &i64| n.to_string() == **s).map(|n| (n, true)),
         }
     }
 }
 
 impl IdValue {
-    /// The integer of ours that a backend's id or token stands for, however it wrote it: `7`, `"7"`, `7.0` or `7e0`, as
-    /// servers do that keep ids as text or as floating-point numbers. The flag says whether it is not what we sent.
+    /// The gateway's integer in a backend's id or token, written as `7`, `"7"`, `7.0` or `7e0`: some servers store ids
+    /// as text or floats. The flag is true if the backend wrote it differently than the gateway did.
     #[must_use]
     pub fn number_of(raw: &RawValue) -> Option<(u64, bool)> {
         let (number, mangled) = match Self::parse(raw) {
@@ -102,7 +101,7 @@ impl IdValue {
     }
 }
 
-/// The integer a number with a fraction or an exponent stands for, if it is one that floating point holds exactly.
+/// Parses a whole number with a fraction or exponent, if a double holds it exactly.
 fn whole(text: &str) -> Option<i64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let is_number = text.len() <= MAX_ID_BYTES && text.starts_with(|c: char| c == '-' || c.is_ascii_digit());

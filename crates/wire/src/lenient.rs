@@ -1,28 +1,28 @@
-//! JSON that another parser takes and a tree does not hold: lone surrogates in strings, numbers beyond a double. What we
-//! need of a text is read from a tree in which these are replaced; what is passed on is the text as it came.
+//! Lenient JSON reader for text that a serde_json tree cannot hold: lone surrogates in strings, numbers beyond a
+//! double. The tree has replacements for these; the gateway forwards the original text.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::{Map, Value, value::RawValue};
 
-/// Deepest nesting in which something is replaced; below it `null` stands.
+/// Maximum nesting at which values are replaced; deeper ones become `null`.
 const MAX_DEPTH: usize = 64;
 
-/// The text as a tree: exactly, where that can be; otherwise half a character is U+FFFD, and a number that has no double
-/// is `null`. What is no JSON at all is `null`.
+/// Parses JSON into a tree, exactly if possible. Otherwise a lone surrogate becomes U+FFFD, and a number beyond a
+/// double `null`. Malformed JSON is `null`.
 #[must_use]
 pub fn read_leniently(json: &str) -> Value {
     serde_json::from_str(json).unwrap_or_else(|_| read_at(json.trim(), MAX_DEPTH))
 }
 
-/// The members of an object as they came; nothing if it is none. Of equal keys the last one counts.
+/// The members of an object as raw text; `None` if it is not an object. The last of equal keys wins.
 #[must_use]
 pub fn raw_members(json: &str) -> Option<BTreeMap<String, Box<RawValue>>> {
     let members: BTreeMap<RawKey<'_>, &RawValue> = serde_json::from_str(json).ok()?;
     Some(members.into_iter().map(|(key, value)| (text_of(key.0.get()), value.to_owned())).collect())
 }
 
-/// A key as it came.
+/// An object key as raw JSON text, so that lone surrogates survive.
 #[derive(serde::Deserialize)]
 struct RawKey<'a>(#[serde(borrow)] &'a RawValue);
 
@@ -64,13 +64,13 @@ fn read_at(json: &str, depth: usize) -> Value {
     }
 }
 
-/// A string, quotes included, decoded.
+/// Decodes a JSON string with its quotes.
 fn text_of(json: &str) -> String {
     let whole = paired(json);
     serde_json::from_str(&whole).unwrap_or_default()
 }
 
-/// The string with every escape that is half a character replaced.
+/// Replaces each lone-surrogate escape by `\ufffd`.
 fn paired(json: &str) -> Cow<'_, str> {
     let mut out = String::new();
     let (mut from, mut at) = (0, 0);
@@ -97,7 +97,7 @@ fn paired(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The code unit of an escape `\uXXXX` at this place.
+/// The code unit of an escape `\uXXXX` at this byte offset.
 fn unit(json: &str, at: usize) -> Option<u32> {
     let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
     u32::from_str_radix(digits, 16).ok()

@@ -1,8 +1,8 @@
-//! What an MCP message is, without doing anything with it.
+//! The MCP message model, without IO.
 //!
-//! `wire` holds the envelope over borrowed bytes, ids, methods, revisions, the handshake, the splicing of ids
-//! into messages, and the seam ([`Backends`] / [`Link`]) between the front and everything behind it.
-//! It does no IO, reads no clock and needs no async runtime; instants and futures are only types here.
+//! `wire` holds the envelope over borrowed bytes, ids, methods, revisions, the handshake, splicing of ids into
+//! messages, and the seam ([`Backends`] / [`Link`]) between the front and the backends. It reads no clock and needs no
+//! async runtime; instants and futures occur only as types.
 
 mod amend;
 mod call;

@@ -1,6 +1,6 @@
-//! The methods of the legacy revisions, and the one table of what belongs to whom on a shared session.
+//! Methods of the protocol, and the one table of their scope on a shared session.
 
-/// A JSON-RPC method: known ones as variants, anything else as it came.
+/// A JSON-RPC method: a variant if known, else its name as received.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each variant is the method its name spells")]
 pub enum Method {
@@ -40,14 +40,14 @@ pub enum Method {
     Other(Box<str>),
 }
 
-/// Whose a message is when many agents share one upstream session (DESIGN.md 3.9, SEMANTICS.md 6).
+/// Owner of a message when many agents share one upstream session (DESIGN.md 3.9, SEMANTICS.md 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Belongs to one call: forwarded with rewritten ids, answered to its owner.
+    /// One call: forwarded with rewritten ids, answered to its caller.
     PerCall,
-    /// Belongs to one agent: the gateway answers, merges or filters it; never forwarded on a shared session.
+    /// One agent: the gateway answers, merges or filters it, and never forwards it on a shared session.
     PerAgent,
-    /// Belongs to the upstream session itself: the gateway's own handshake and liveness, or merged state.
+    /// The upstream session: the gateway's own handshake and health checks, or merged state.
     PerSession,
 }
 
@@ -88,10 +88,10 @@ const NAMES: &[(&str, Method)] = &[
 ];
 
 impl Method {
-    /// The method of this name.
+    /// The method with this name.
     #[must_use]
     pub fn parse(name: &str) -> Self {
-        // The hot method first; the rest is a short table.
+        // Fast path for the most frequent method; the rest is a short table.
         if name == "tools/call" {
             return Self::ToolsCall;
         }
@@ -101,7 +101,7 @@ impl Method {
             .map_or_else(|| Self::Other(name.into()), |(_, method)| method.clone())
     }
 
-    /// The name as it goes over the wire.
+    /// The name as sent on the wire.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -110,18 +110,18 @@ impl Method {
         }
     }
 
-    /// The name used as a metric label: bounded, unknown methods are `other`.
+    /// The metric label. Unknown methods are `other`, so the number of labels is bounded.
     #[must_use]
     pub fn label(&self) -> &'static str {
         NAMES.iter().find(|(_, m)| m == self).map_or("other", |(n, _)| n)
     }
 
-    /// Every label [`Method::label`] can return, so that metrics exist before their first event.
+    /// All labels that [`Method::label`] returns, so that metrics exist before their first event.
     pub fn labels() -> impl Iterator<Item = &'static str> {
         NAMES.iter().map(|(n, _)| *n).chain(std::iter::once("other"))
     }
 
-    /// Whose this message is on a shared session.
+    /// The owner of this message on a shared session.
     #[must_use]
     pub fn scope(&self) -> Scope {
         match self {
@@ -162,8 +162,8 @@ impl Method {
         }
     }
 
-    /// Whether executing this twice changes nothing by the protocol's own definition (SEMANTICS.md 9.1).
-    /// `tools/call` is not: it needs the tool's `readOnlyHint`.
+    /// True if the protocol itself makes repetition harmless (SEMANTICS.md 9.1). `tools/call` is excluded: it needs the
+    /// tool's `readOnlyHint`.
     #[must_use]
     pub fn is_safe(&self) -> bool {
         matches!(

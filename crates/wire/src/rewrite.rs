@@ -1,6 +1,6 @@
-//! Splicing ids into messages, and members out of lists: the only ways a message is changed.
+//! Message rewriting by splicing: replaces ids and cuts members out of lists.
 //!
-//! Everything outside the spliced spans leaves byte for byte as it came.
+//! All other bytes are forwarded unchanged.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -11,7 +11,7 @@ use crate::{
     method::Method,
 };
 
-/// One message as bytes, with the places of the ids the gateway rewrites.
+/// One message and the spans of the ids that the gateway rewrites.
 #[derive(Clone, Debug)]
 pub struct Message {
     bytes: Bytes,
@@ -20,11 +20,11 @@ pub struct Message {
 }
 
 impl Message {
-    /// A parsed message with the spans of its id and of its progress token (of a request: `_meta`; of a progress
-    /// notification: `params`).
+    /// A parsed message with the spans of its id and progress token: a request has it in `_meta`, a progress
+    /// notification in `params`.
     #[must_use]
     pub fn new(bytes: Bytes, envelope: &Envelope<'_>) -> Self {
-        // Anything else called `progressToken` belongs to the backend.
+        // Any other `progressToken` belongs to the backend.
         let token = match (envelope.kind, &envelope.method) {
             (Kind::Request, _) => envelope.meta_token_span(),
             (Kind::Notification, Some(Method::Progress)) => envelope.token_span(),
@@ -33,32 +33,32 @@ impl Message {
         Self { id: envelope.id_span(), token, bytes }
     }
 
-    /// The bytes as they came.
+    /// The bytes as received.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// Whether the message carries a progress token.
+    /// True if the message has a progress token.
     #[must_use]
     pub fn has_token(&self) -> bool {
         self.token.is_some()
     }
 
-    /// The progress token as it came.
+    /// The progress token as received.
     #[must_use]
     pub fn token(&self) -> Option<Bytes> {
         self.token.clone().map(|span| self.bytes.slice(span))
     }
 
-    /// The message under another id, its token replaced by the same number: what goes upstream.
+    /// The upstream form: this number replaces both id and progress token.
     #[must_use]
     pub fn with_id_and_token(&self, id: u64) -> Bytes {
         let id = id.to_string();
         self.splice(Some(id.as_bytes()), Some(id.as_bytes()))
     }
 
-    /// The message under another id: what goes back to the agent.
+    /// The agent's form: `id` replaces the id.
     #[must_use]
     pub fn with_id(&self, id: &[u8]) -> Bytes {
         self.splice(Some(id), None)
@@ -70,12 +70,12 @@ impl Message {
         self.splice(None, Some(token))
     }
 
-    /// The bytes as text, which they are: they were an envelope.
+    /// The bytes as text; always valid UTF-8, because they were parsed as an envelope.
     pub(crate) fn text(&self) -> Option<&str> {
         std::str::from_utf8(&self.bytes).ok()
     }
 
-    /// The message without these parts of its payload, given in their order.
+    /// Cuts these spans, sorted and disjoint, out of the message.
     pub(crate) fn without(&self, cuts: &[Span]) -> Self {
         let gone: usize = cuts.iter().map(Span::len).sum();
         let mut out = BytesMut::with_capacity(self.bytes.len().saturating_sub(gone));
@@ -110,7 +110,7 @@ impl Message {
     }
 }
 
-/// A JSON-RPC error body for this id (`null` where there is none to echo).
+/// A JSON-RPC error body for this id; `null` if there is no id to echo.
 #[must_use]
 pub fn error_response(
     id: Option<&RpcId>,
@@ -145,7 +145,7 @@ fn body(id: Option<&RpcId>, key: &str, value: &[u8]) -> Bytes {
 }
 
 impl CallError {
-    /// The JSON-RPC error body the caller gets (SEMANTICS.md 9.3), findable in the log by its `request_id`.
+    /// The caller's JSON-RPC error body (SEMANTICS.md 9.3). `request_id` finds the call in the log.
     #[must_use]
     pub fn to_response(&self, id: Option<&RpcId>, request_id: &str) -> Bytes {
         let mut data = serde_json::json!({

@@ -1,8 +1,8 @@
-//! What older revisions do not know, as data, and how it is taken out of lists (PROTOCOL.md 5, 10.1).
+//! Down-conversion of lists for older revisions (PROTOCOL.md 5, 10.1), driven by tables of newer fields.
 //!
-//! The pool speaks the newest revision a backend has; an agent of an older one gets list items without the fields
-//! that came later. Only members of the items themselves go: a schema with a property called `title` keeps it.
-//! Members are cut out of the bytes, everything else leaves as it came, in its order.
+//! The pool negotiates the backend's newest revision. An agent of an older one gets list items without newer fields.
+//! Only members of the items themselves are removed: a schema keeps its property named `title`. The members are cut out
+//! of the bytes; the rest stays unchanged and in order.
 
 use std::{borrow::Cow, fmt};
 
@@ -19,15 +19,15 @@ use crate::{
     rewrite::Message,
 };
 
-/// A member, and the revision that brought it. What no revision names is never taken for new.
+/// A member and the revision that introduced it. Unlisted members are never removed.
 type Field = (&'static str, Revision);
 
-/// A list method's items.
+/// The result layout of a list method.
 struct List {
-    /// The member of the result that is the list.
+    /// The result member that holds the list.
     key: &'static str,
     item: &'static [Field],
-    /// A member of an item that is a list of objects of the protocol.
+    /// An item member that is itself a list of protocol objects.
     inner: Option<(&'static str, &'static [Field])>,
 }
 
@@ -40,7 +40,7 @@ const TOOL: &[Field] = &[
     ("execution", Revision::V2025_11_25),
 ];
 
-/// Prompts, resources and templates grew alike.
+/// Newer fields of prompts, resources and templates.
 const NAMED: &[Field] =
     &[("title", Revision::V2025_06_18), ("_meta", Revision::V2025_06_18), ("icons", Revision::V2025_11_25)];
 
@@ -56,7 +56,7 @@ pub(crate) const SERVER_INFO: &[Field] = &[
 pub(crate) const SERVER_CAPABILITIES: &[Field] =
     &[("completions", Revision::V2025_03_26), ("tasks", Revision::V2025_11_25)];
 
-/// Whether this revision knows the member.
+/// True if this revision has the member.
 pub(crate) fn knows(revision: Revision, fields: &[Field], key: &str) -> bool {
     fields.iter().all(|(name, since)| *name != key || revision >= *since)
 }
@@ -76,8 +76,8 @@ impl Method {
 }
 
 impl Message {
-    /// The answer to a list request as an agent of this revision can read it. Anything else, and a list without
-    /// newer fields, stays as it is, also where it is no list by any revision: that is the backend's to mend.
+    /// The response to a list request without fields newer than `revision`. Other responses and malformed lists stay
+    /// unchanged.
     #[must_use]
     pub fn list_at(&self, revision: Revision, method: &Method) -> Self {
         let cuts = method.list().and_then(|list| cuts(self.text()?, &list, revision)).unwrap_or_default();
@@ -103,7 +103,7 @@ fn cut_item(text: &str, item: &str, list: &List, revision: Revision, cuts: &mut 
     });
 }
 
-/// Cuts the members of one object that are too new, each with the comma that it leaves over.
+/// Cuts the newer members out of one object, each with its comma.
 fn cut(
     text: &str,
     object: &str,
@@ -119,7 +119,7 @@ fn cut(
         let span = span_of(text, value.get());
         if knows(revision, fields, &key) {
             if !kept && end > first {
-                // All before it are gone, so its comma goes too: the first one after them, as no key holds it.
+                // All members before this one are cut, so the next comma goes too; no key lies between.
                 let comma = text.get(end..).and_then(|rest| rest.find(',')).map_or(0, |at| at + 1);
                 cuts.push(end..end + comma);
             }
@@ -132,13 +132,13 @@ fn cut(
     }
 }
 
-/// A member by name; of duplicates the last one, as the agent's parser takes it.
+/// A member by name; the last of duplicates, as agents' parsers read it.
 fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
     let Members(members) = serde_json::from_str(object).ok()?;
     members.into_iter().rfind(|(key, _)| key == name).map(|(_, value)| value.get())
 }
 
-/// The members of an object in their order, duplicates included.
+/// An object's members in order, with duplicates.
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {

@@ -1,40 +1,40 @@
-//! What a message is that is not kept: its bytes pass by in constant memory, and only what stands at the top level of
-//! the object, or of each object of an array, is looked at. The id may come first (Python) or last (TypeScript).
+//! Scan of a message that is too large to store: reads its id and kind from the top level of the object, or of each
+//! object of an array, in constant memory. The id may come first (Python) or last (TypeScript).
 
 use serde_json::value::RawValue;
 
 use crate::{IdValue, RpcId};
 
-/// Longer keys and ids are none of ours.
+/// Maximum length of a key or id in bytes; longer ones are not the gateway's.
 const LONGEST: usize = 258;
-/// Most answers of an array that are told apart.
+/// Maximum number of responses recorded from one array.
 const MOST: usize = 1024;
 
-/// Looks at the bytes of one message as they come.
+/// Scans one message in chunks.
 #[derive(Debug, Default)]
 pub struct Skim {
-    /// How deep the members of a message are: 2 in an array, 1 else; 0 before the first bracket.
+    /// Nesting level of a message's members: 1, or 2 in an array; 0 before the first bracket.
     members: u32,
     depth: u32,
     in_string: bool,
     escaped: bool,
     after_colon: bool,
     key: Vec<u8>,
-    /// The JSON text of the member's value, as far as it is a string or a number.
+    /// The member's value as JSON text, if a string or a number.
     value: Vec<u8>,
     id: Option<RpcId>,
-    /// The number of ours the id stands for.
+    /// The gateway's request id that `id` stands for.
     number: Option<u64>,
     has_method: bool,
-    /// Answers of an array that have ended.
+    /// Responses of an array that have ended.
     answers: Vec<u64>,
-    /// Whether a message of an array has begun, and whether one has ended that is neither a request nor a notification.
+    /// Whether an array's message has begun, and whether one that ended was a response.
     is_begun: bool,
     had_response: bool,
 }
 
 impl Skim {
-    /// Looks at more of it.
+    /// Scans the next chunk.
     pub fn feed(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if self.in_string {
@@ -45,27 +45,27 @@ impl Skim {
         }
     }
 
-    /// The id at its top level, if there is one that can be echoed. An array has none.
+    /// The id of the message if valid. An array has none.
     #[must_use]
     pub fn id(&self) -> Option<&RpcId> {
         self.id.as_ref().filter(|_| self.members == 1)
     }
 
-    /// The requests of ours it answers; of an array with very many, the first.
+    /// The gateway's requests that the message answers; of a long array the first 1024 and the last.
     #[must_use]
     pub fn answers(&self) -> Vec<u64> {
         let current = self.number.filter(|_| !self.has_method);
         self.answers.iter().copied().chain(current).collect()
     }
 
-    /// Whether it is a request or a notification, or an array of nothing else.
+    /// True for a request or notification, and for an array that contains nothing else.
     #[must_use]
     pub fn has_method(&self) -> bool {
         self.has_method && !self.had_response
     }
 
     fn inside_string(&mut self, byte: u8) {
-        // A value keeps its quotes and escapes, because an id is echoed as it came.
+        // Values keep quotes and escapes, because an id is echoed as received.
         match byte {
             _ if self.escaped => self.escaped = false,
             b'\\' => self.escaped = true,
@@ -121,7 +121,7 @@ impl Skim {
             return;
         }
         let text = if self.after_colon { &mut self.value } else { &mut self.key };
-        // One more than may be, so that what is too long is seen to be.
+        // One byte more than allowed, so that RpcId::parse rejects what is too long.
         if text.len() <= LONGEST {
             text.push(byte);
         }
@@ -131,7 +131,7 @@ impl Skim {
         self.depth > 0 && self.depth == self.members
     }
 
-    /// A message of an array begins: what was seen of the last one is kept.
+    /// Starts the next message of an array and records the result of the previous one.
     fn next_of_array(&mut self) {
         let number = self.number.take().filter(|_| !self.has_method);
         self.answers.extend(number.filter(|_| self.answers.len() < MOST));

@@ -1,15 +1,15 @@
-//! Random JSON as text: with white space, escapes, odd numbers and keys that look like ours.
+//! Random JSON text for property tests: with white space, escapes, odd numbers and keys that look like the gateway's.
 //!
-//! Text, not values, because what is tested is that bytes pass unchanged.
+//! Text rather than values, because the tests compare bytes.
 
 use proptest::prelude::*;
 
-/// White space as JSON allows it.
+/// JSON white space.
 pub(crate) fn space() -> impl Strategy<Value = String> {
     "[ \t\r\n]{0,2}"
 }
 
-/// The text of a JSON string.
+/// A JSON string.
 pub(crate) fn string() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         8 => "[ !#-\\[\\]-~]".prop_map(String::from),
@@ -19,7 +19,7 @@ pub(crate) fn string() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..8).prop_map(|pieces| format!("\"{}\"", pieces.concat()))
 }
 
-/// The text of a JSON number, also of ones that no machine type holds.
+/// A JSON number, also beyond any machine type.
 pub(crate) fn number() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<i64>().prop_map(|n| n.to_string()),
@@ -36,7 +36,7 @@ pub(crate) fn number() -> impl Strategy<Value = String> {
     ]
 }
 
-/// The text of any JSON value.
+/// Any JSON value.
 pub(crate) fn value() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         string(),
@@ -47,7 +47,7 @@ pub(crate) fn value() -> impl Strategy<Value = String> {
         let item = (space(), inner.clone(), space()).prop_map(|(a, v, b)| format!("{a}{v}{b}")).boxed();
         prop_oneof![
             prop::collection::vec(item.clone(), 0..5).prop_map(|items| format!("[{}]", items.join(","))),
-            // Duplicate keys are likely here, and none of our business inside arguments.
+            // Duplicate keys are likely here, and allowed inside arguments.
             prop::collection::vec((key(), item), 0..5).prop_map(|pairs| {
                 let pairs: Vec<String> = pairs.into_iter().map(|(k, v)| format!("{k}:{v}")).collect();
                 format!("{{{}}}", pairs.join(","))

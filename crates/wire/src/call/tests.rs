@@ -1,4 +1,4 @@
-//! How far a call got, as its trace tells it.
+//! Call phases and times in the trace.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Batches (2025-03-26 only): an array of messages, cut into views of the bytes it came in.
+//! Batches (2025-03-26 only): splits an array of messages into views of its bytes.
 
 use std::fmt;
 
@@ -11,24 +11,24 @@ use serde_json::value::RawValue;
 
 use super::{DecodeError, DecodeKind, decode_error, span_of};
 
-/// Most messages of one batch (SEMANTICS.md 6.1).
+/// Maximum number of messages in an agent's batch (SEMANTICS.md 6.1).
 pub const MAX_BATCH: usize = 50;
 
-/// Whether these bytes are meant as a batch: the first that is no space opens an array.
+/// True if the first non-space byte opens an array.
 #[must_use]
 pub fn is_batch(bytes: &[u8]) -> bool {
     bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
 }
 
-/// The messages of a batch, each still to be parsed; nothing is copied.
+/// Splits a batch into messages without copying or parsing them.
 ///
 /// # Errors
-/// [`DecodeError`] when it is no well-formed array, empty, longer than [`MAX_BATCH`], or holds another array.
+/// [`DecodeError`] if the bytes are not a well-formed array, or it is empty, longer than [`MAX_BATCH`] or nested.
 pub fn split_batch(bytes: &Bytes) -> Result<Vec<Bytes>, DecodeError> {
     split(bytes, MAX_BATCH, "a batch has at most 50 messages")
 }
 
-/// The messages of a backend's batch, of at most `limit`.
+/// Splits a backend's batch of at most `limit` messages.
 ///
 /// # Errors
 /// As [`split_batch`].
@@ -54,7 +54,7 @@ fn split(bytes: &Bytes, limit: usize, longer: &'static str) -> Result<Vec<Bytes>
     Ok(parts.into_iter().map(|part| bytes.slice(span_of(text, part.get()))).collect())
 }
 
-/// Reads an array of which no more elements are kept, so that a body of a million brackets costs a scan and no memory.
+/// Array reader that stores at most this many elements, so a body of a million brackets costs no memory.
 struct AtMost(usize);
 
 struct Parts<'a> {

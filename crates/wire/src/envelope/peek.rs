@@ -1,5 +1,4 @@
-//! Whether a message answers a request, told from its first member that says so: a result of megabytes is not read for
-//! that.
+//! Response check that stops at the first deciding member, so that a result of megabytes is not parsed.
 
 use std::{borrow::Cow, cell::Cell, fmt};
 
@@ -8,11 +7,11 @@ use serde::{
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-/// Whether this is a response. What comes behind the member that says so may still be no JSON.
+/// True for a response. The bytes after the deciding member may still be malformed.
 #[must_use]
 pub fn is_response(message: &[u8]) -> bool {
     let told = Cell::new(false);
-    // The end of a message without such a member, or the error that ends the reading early.
+    // The parse error is expected: it stops the reader early, or the message has no such member.
     let _ = serde_json::Deserializer::from_slice(message).deserialize_map(Look(&told));
     told.get()
 }
@@ -29,7 +28,7 @@ impl<'de> Visitor<'de> for Look<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(key)) = map.next_key()? {
             match key.as_ref() {
-                // What is `null` counts as left out; of what is not, no more is read.
+                // A `null` member counts as absent; any other value ends the scan.
                 "result" | "error" | "method" => {
                     let seed = NullOr(self.0, key != "method");
                     map.next_value_seed(seed)?;
@@ -41,7 +40,7 @@ impl<'de> Visitor<'de> for Look<'_> {
     }
 }
 
-/// Reads a value that is null, and ends the reading at any other, which tells this.
+/// Accepts null. Any other value sets the cell and ends the scan with an error.
 struct NullOr<'c>(&'c Cell<bool>, bool);
 
 impl NullOr<'_> {

@@ -1,7 +1,7 @@
-//! The scan itself: which keys are read at which level, as visitors over serde_json.
+//! Serde visitors of the scan: which keys are read at which level.
 //!
-//! Keys are compared unescaped (`"\u0069d"` is `id`) and case-sensitively, as every other parser does. What is not read
-//! is skipped without recursion and without a look inside, so depth and odd numbers in arguments cost nothing.
+//! Keys are compared unescaped (`"\u0069d"` is `id`) and case-sensitively, as every other parser does. All other values
+//! are skipped without recursion, so depth and odd numbers in arguments cost nothing.
 
 use std::{borrow::Cow, fmt};
 
@@ -28,7 +28,7 @@ const PARAMS: &[&str] = &[
 ];
 const META: &[&str] = &["progressToken", "io.modelcontextprotocol/protocolVersion"];
 
-/// A key, borrowed where it has no escapes.
+/// An object key, borrowed if it has no escapes.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -123,7 +123,7 @@ impl<'de> Deserialize<'de> for Params<'de> {
                         "level" => lenient_str(&mut level, "level", &mut map)?,
                         "task" => once(&mut task, "task", &mut map)?,
                         "_meta" => once(&mut meta, "_meta", &mut map)?,
-                        // Not read, but what was authorised is for these.
+                        // Not read, but checked for duplicates: the call was authorised for these arguments.
                         "arguments" if arguments.is_none() => arguments = Some(map.next_value()?),
                         _ => {
                             unread.see(key);
@@ -151,13 +151,13 @@ impl<'de> Deserialize<'de> for Params<'de> {
     }
 }
 
-/// A string the gateway reads if it is one; another type is the backend's to refuse. Either way it comes once.
+/// A parameter that should be a string. Other types pass; the backend rejects them. Duplicates are errors.
 #[derive(PartialEq)]
 enum Text<'a> {
     Absent,
     Read(Cow<'a, str>),
     Other,
-    /// A string with half a surrogate pair.
+    /// A string with a lone surrogate.
     Unreadable,
 }
 
@@ -186,7 +186,7 @@ where
     Ok(())
 }
 
-/// A progress token that is there: `null` asks for no progress, and must not become a token that does.
+/// Treats a `null` progress token as absent: it requests no progress and must not be replaced by a token that does.
 fn token(raw: Option<&RawValue>) -> Option<&RawValue> {
     raw.filter(|raw| raw.get() != "null")
 }
@@ -229,7 +229,7 @@ impl<'de> Deserialize<'de> for Meta<'de> {
                 Ok(out)
             }
         }
-        // Not `deserialize_map`: null is accepted as absent.
+        // Not `deserialize_map`: null counts as absent.
         deserializer.deserialize_any(V)
     }
 }

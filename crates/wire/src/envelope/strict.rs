@@ -1,26 +1,25 @@
-//! What is refused of an agent's message beyond what makes it unreadable (SEMANTICS.md 12).
+//! Extra checks on agents' messages: ambiguous keys and excessive size (SEMANTICS.md 12).
 //!
-//! A backend's own parser must see what the gateway decided on, so keys that another parser could take for ours are
-//! refused; and a message may not be built to be expensive. What backends send is not measured: it passes unread,
-//! and its size is bounded by the transport.
+//! A backend's parser must see what the gateway decided on, so keys that another parser could confuse with those the
+//! gateway reads are rejected. Backends' messages are not checked; the transport bounds their size.
 
 use std::borrow::Cow;
 
 use super::{DecodeError, DecodeKind, Envelope, Kind};
 use crate::{id::IdValue, method::Method};
 
-/// Levels of arrays and objects.
+/// Maximum nesting of arrays and objects.
 const MAX_DEPTH: usize = 64;
-/// Values in one message, containers included, keys not.
+/// Maximum number of values in one message: containers count, keys do not.
 const MAX_VALUES: usize = 100_000;
-/// Characters in the name of a tool or prompt.
+/// Maximum length of a tool or prompt name, in characters.
 const MAX_NAME: usize = 128;
-/// Bytes of a URI.
+/// Maximum length of a URI, in bytes.
 const MAX_URI: usize = 8 * 1024;
-/// Unread keys of one object that the gateway reads: they are compared with each other.
+/// Maximum number of unread keys in an object that the gateway reads, as they are compared pairwise.
 const MAX_KEYS: usize = 256;
 
-/// The keys of one object that the gateway passes unread, so that it notices what others may read differently.
+/// Unread keys of one object, checked for duplicates and for keys that another parser could confuse with read ones.
 pub(super) struct Unread<'a> {
     object: &'static str,
     read: &'static [&'static str],
@@ -51,7 +50,7 @@ impl<'a> Unread<'a> {
     }
 }
 
-/// Whether a parser that ignores case takes one for the other. Two letters outside ASCII fold into it.
+/// True if a case-insensitive parser confuses the two. Two non-ASCII letters fold to ASCII.
 fn folds_to(key: &str, ours: &str) -> bool {
     if key.is_ascii() {
         return key.eq_ignore_ascii_case(ours);
@@ -65,12 +64,12 @@ fn folds_to(key: &str, ours: &str) -> bool {
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads one message of an agent.
+    /// Parses an agent's message.
     ///
     /// # Errors
-    /// As [`Envelope::parse`], and for duplicate or almost equal keys in an object the gateway reads; for
-    /// notifications and responses also beyond the limits, which for a request [`Envelope::beyond_limits`] tells:
-    /// a request has somebody to be answered.
+    /// As [`Envelope::parse`], and for duplicate or nearly equal keys in an object the gateway reads. Notifications and
+    /// responses must also be within the limits; for a request the caller checks [`Envelope::beyond_limits`], so that
+    /// it can answer it.
     pub fn parse_strict(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut envelope = Self::parse(bytes)?;
         let doubt = envelope.params.doubt.take();
@@ -85,7 +84,7 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    /// Why a message of an agent is too much, or names what cannot be named.
+    /// The limit or rule that a message breaks; `None` if it is acceptable.
     #[must_use]
     pub fn beyond_limits(&self) -> Option<&'static str> {
         let params = &self.params;
@@ -104,12 +103,12 @@ impl<'a> Envelope<'a> {
         if tokens.any(|token| IdValue::parse(token).is_err()) {
             return Some("a progressToken must be a string of at most 256 bytes or an integer");
         }
-        // First the most it could be, which costs next to nothing; a look inside only if that is too much.
+        // The upper bound is nearly free; count exactly only if it exceeds the limit.
         Shape::at_most(self.text).too_much().and_then(|_| Shape::of(self.text).too_much())
     }
 }
 
-/// How much JSON there is, by its punctuation.
+/// Size of a JSON text, counted by its punctuation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     depth: usize,
@@ -124,11 +123,11 @@ impl Shape {
         (self.values > MAX_VALUES).then_some("the message holds more than 100000 values")
     }
 
-    /// An upper bound: as if no punctuation stood in a string.
+    /// An upper bound that counts punctuation inside strings too.
     fn at_most(text: &str) -> Self {
         // `{` and `[` differ in one bit.
         let opened = count(text, |byte| byte | 0x20 == b'{');
-        // No value takes less than a byte and its separator.
+        // A value and its separator take at least two bytes.
         let values =
             if text.len() / 2 < MAX_VALUES { 0 } else { 1 + opened + count(text, |byte| byte == b',') };
         Self { depth: opened, values }
@@ -160,7 +159,7 @@ impl Shape {
     }
 }
 
-/// Counted in bytes, in chunks too short to overflow: that is what makes it many bytes at a time.
+/// Counts matching bytes. Chunks of 255 keep the counter in a `u8`, which lets the compiler vectorise it.
 fn count(text: &str, wanted: impl Fn(u8) -> bool) -> usize {
     let sum = |chunk: &[u8]| chunk.iter().fold(0_u8, |n, byte| n + u8::from(wanted(*byte)));
     text.as_bytes().chunks(255).map(|chunk| usize::from(sum(chunk))).sum()

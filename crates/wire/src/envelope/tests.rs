@@ -1,4 +1,4 @@
-//! What is a message and what is not; `random` holds the properties.
+//! Valid and invalid messages; `random` holds the properties.
 
 use super::*;
 
@@ -127,7 +127,7 @@ fn a_duplicate_of_a_key_that_is_read_is_refused() {
         r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":null,"params":{}}"#,
         r#"{"jsonrpc":"2.0","id":1,"result":1,"result":2}"#,
         r#"{"jsonrpc":"2.0","id":1,"error":1,"error":2}"#,
-        // The same key spelled with an escape is the same key.
+        // An escaped key equals its plain form.
         r#"{"jsonrpc":"2.0","id":1,"\u0069d":2,"method":"ping"}"#,
         r#"{"jsonrpc":"2.0","id":1,"method":"ping","m\u0065thod":"tools/call"}"#,
         &request(r#"{"name":"a","name":"b"}"#),
@@ -154,7 +154,7 @@ fn a_duplicate_of_a_key_that_is_read_is_refused() {
 fn duplicates_inside_what_is_not_read_pass() {
     let text = request(r#"{"arguments":{"a":1,"a":2,"name":1,"Name":2}}"#);
     assert!(Envelope::parse_strict(text.as_bytes()).is_ok());
-    // Of backends more is borne: what they send is theirs.
+    // Backends' messages are parsed less strictly.
     assert_eq!(parse(&request(r#"{"Name":"a","name":"b"}"#)).unwrap().params.name.as_deref(), Some("b"));
 }
 

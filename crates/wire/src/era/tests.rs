@@ -1,4 +1,4 @@
-//! Which revision is agreed, and which era a message belongs to.
+//! Version negotiation and the era of a message.
 
 use super::*;
 

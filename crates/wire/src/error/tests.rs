@@ -1,4 +1,4 @@
-//! Codes and words of the gateway's own errors, and when sending again is right.
+//! Codes and names of errors, and which are retryable.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! `initialize` on both sides.
+//! Both sides of `initialize`.
 
 use super::*;
 use crate::envelope::{Envelope, Kind};
@@ -205,7 +205,7 @@ fn an_older_agent_is_not_told_what_its_revision_does_not_know() {
             (keys(&result["capabilities"]), keys(&result["serverInfo"])),
             (capabilities.into(), info.into())
         );
-        // What a server of the agent's own revision says beside it is between the two.
+        // With equal revisions, unknown members pass.
         let same: Value = serde_json::from_slice(&hello(agent).to_agent(agent, &[])).unwrap();
         assert_eq!(keys(&same["serverInfo"]), "description icons name title version websiteUrl x");
     }

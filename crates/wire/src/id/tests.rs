@@ -1,4 +1,4 @@
-//! Which ids are taken, which are the same, and which answer belongs to which.
+//! Valid ids, equal ids, and matching of responses to requests.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! The table of methods: names, labels, whose they are, what may be repeated.
+//! The method table: names, labels, scope, safe repetition.
 
 use std::collections::HashSet;
 

@@ -1,12 +1,12 @@
-//! What a session with handshake asks in the middle of a call, as an answer that asks for input, and the way back.
+//! Server requests of a legacy session as `input_required` results of the modern era, and their responses.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{key, members::Members};
 
-/// A request of a server as an entry of `inputRequests`: its method and its parameters, without what belongs to the
-/// session it came over. Nothing if it is no request.
+/// Converts a server request into an entry of `inputRequests`: its method and its parameters without session data.
+/// `None` if it is not a request.
 #[must_use]
 pub fn question(message: &[u8]) -> Option<String> {
     let whole = Members::read(std::str::from_utf8(message).ok()?)?;
@@ -23,8 +23,8 @@ pub fn question(message: &[u8]) -> Option<String> {
     Some(one.to_string())
 }
 
-/// The answer that asks for input: to the request with this id (JSON text), with questions by their keys. Without a
-/// state nothing waits: the request is sent again as a new one.
+/// The `input_required` result for the request with this id (JSON text), with input requests by key. Without `state` no
+/// call waits: the caller sends the request again as a new one.
 #[must_use]
 pub fn input_required(
     id: &str,
@@ -46,15 +46,15 @@ fn named(name: &impl AsRef<str>, question: &impl AsRef<str>) -> String {
     format!("{}:{}", json!(name.as_ref()), question.as_ref())
 }
 
-/// The answers of an `inputResponses` (JSON text) by their keys, JSON text each. Nothing if it is no object.
+/// The entries of `inputResponses` (JSON text): key and JSON text each. `None` if it is not an object.
 #[must_use]
 pub fn answers(json: &str) -> Option<Vec<(String, String)>> {
     let all = Members::read(json)?;
     Some(all.iter().map(|(key, answer)| (key.to_owned(), answer.to_owned())).collect())
 }
 
-/// What a request and the same request sent again agree in: method and parameters, but for what is said of its sender
-/// and what it goes on with. The same text however its members are ordered.
+/// A canonical text of a request, equal when the request is sent again: its method and parameters without `_meta`,
+/// `requestState` and `inputResponses`, whatever their order.
 #[must_use]
 pub fn essence(message: &[u8]) -> Option<String> {
     let whole: Value = serde_json::from_slice(message).ok()?;

@@ -1,4 +1,4 @@
-//! Objects as they stand in a text: what goes of one when some of its members do, so that the rest needs no writing.
+//! Byte spans to cut when members are removed from an object, so that nothing is serialised again.
 
 use std::fmt;
 
@@ -10,20 +10,20 @@ use serde_json::value::RawValue;
 
 use crate::envelope::Span;
 
-/// Collects what goes of one object: its members are told one after the other, by where they stand.
+/// Collects the spans to cut from one object; its members are added in order.
 #[derive(Debug, Default)]
 pub(super) struct Cutter {
     cuts: Vec<Span>,
-    /// Something stays of it.
+    /// True if a member is kept.
     keeps: bool,
-    /// The end of the last member.
+    /// The end offset of the last member.
     end: usize,
-    /// Where what goes begins, while nothing stays before it.
+    /// Start of the leading run of removed members.
     lead: Option<usize>,
 }
 
 impl Cutter {
-    /// A member from here to there: it goes with its comma, or stays.
+    /// Adds the member `start..end`; `goes` removes it with its comma.
     pub(super) fn member(&mut self, start: usize, end: usize, goes: bool) {
         match (goes, self.keeps) {
             (true, true) => self.cuts.push(self.end..end),
@@ -36,7 +36,7 @@ impl Cutter {
         self.end = end;
     }
 
-    /// What goes of the member that was told last, and stays.
+    /// Adds the cuts inside the last member, which is kept.
     pub(super) fn within(&mut self, inner: Self) {
         self.cuts.append(&mut inner.cuts());
     }
@@ -49,18 +49,18 @@ impl Cutter {
         self.end
     }
 
-    /// What goes, in order and without overlap.
+    /// The spans to cut, sorted and disjoint.
     pub(super) fn cuts(mut self) -> Vec<Span> {
         self.cuts.extend(self.lead.map(|lead| lead..self.end));
         self.cuts
     }
 }
 
-/// One level of an object: keys and values as they stand in its text.
+/// One level of an object: keys and values as raw text.
 pub(super) struct Level<'a>(Vec<(&'a RawValue, &'a RawValue)>);
 
 impl<'a> Level<'a> {
-    /// Nothing if it is no object.
+    /// `None` if it is not an object.
     pub(super) fn read(json: &'a str) -> Option<Self> {
         serde_json::from_str(json).ok()
     }
@@ -74,16 +74,16 @@ impl<'a> Level<'a> {
         self.0.is_empty()
     }
 
-    /// Whether it has one of these members.
+    /// True if one of these members is present.
     pub(super) fn has_one_of(&self, these: &[&str]) -> bool {
         self.0.iter().any(|(key, _)| these.iter().any(|one| is(key, one)))
     }
 }
 
-/// Whether a key as it stands in a text is this one, in which there is nothing to be escaped.
+/// True if a raw key equals `key`, which needs no escapes.
 pub(super) fn is(raw: &RawValue, key: &str) -> bool {
     let text = raw.get().as_bytes();
-    // With an escape it is longer than what it says and its quotes.
+    // An escaped key is longer than its text with quotes.
     match text.len().cmp(&(key.len() + 2)) {
         std::cmp::Ordering::Less => false,
         std::cmp::Ordering::Equal => &text[1..=key.len()] == key.as_bytes(),

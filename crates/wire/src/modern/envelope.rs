@@ -1,4 +1,4 @@
-//! The envelope of a request, read in one pass: what it says, and which bytes go when it is taken out.
+//! One-pass reader of a modern request's envelope: its values, and the spans to cut to remove it.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::envelope::{Span, span_of};
 
-/// What stands in a request, each as JSON text.
+/// The envelope's values, as JSON text each.
 #[derive(Debug, Default)]
 pub(super) struct Envelope<'a> {
     pub(super) version: Option<&'a str>,
@@ -23,12 +23,12 @@ pub(super) struct Envelope<'a> {
     pub(super) log_level: Option<&'a str>,
     pub(super) request_state: Option<&'a str>,
     pub(super) input_responses: Option<&'a str>,
-    /// What only this era knows, in order and without overlap. A `_meta` that says nothing else goes as a whole.
+    /// Spans of the members that only this era has, sorted and disjoint. A `_meta` without other members is cut whole.
     pub(super) cuts: Vec<Span>,
 }
 
 impl<'a> Envelope<'a> {
-    /// Nothing if it is no message, or has no parameters or no `_meta` that are objects.
+    /// `None` if it is not a message, or has no `params` or `_meta` object.
     pub(super) fn read(text: &'a str) -> Option<Self> {
         let mut out = Self::default();
         Whole { text, out: &mut out }.deserialize(&mut serde_json::Deserializer::from_str(text)).ok()?;
@@ -102,7 +102,7 @@ impl<'a> Params<'a, '_> {
                 let mut inner = Cutter::default();
                 map.next_value_seed(Meta { text, out: &mut *out, cutter: &mut inner })?;
                 let (is_all, last) = (!inner.keeps_any(), inner.end());
-                // Behind its last member there is nothing but its end.
+                // Only white space lies between the last member and the closing brace.
                 let end = text[last..].find('}').map_or(last, |at| last + at + 1);
                 cutter.member(start, end, is_all);
                 if !is_all {

@@ -1,4 +1,4 @@
-//! `Mcp-Name` and `Mcp-Param-*`: text in a header, and as base64 where a header cannot carry it.
+//! Text in `Mcp-Name` and `Mcp-Param-*` headers, in base64 if a header cannot carry it.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
@@ -6,7 +6,7 @@ use http::HeaderValue;
 const OPEN: &str = "=?base64?";
 const CLOSE: &str = "?=";
 
-/// The header of this text: as it is where a header can carry it, else in its base64 form.
+/// Encodes text as a header value: plain if possible, else in base64.
 #[must_use]
 pub fn encode_header(text: &str) -> HeaderValue {
     let is_plain = text.bytes().all(|byte| matches!(byte, 0x20..=0x7e))
@@ -15,12 +15,12 @@ pub fn encode_header(text: &str) -> HeaderValue {
     let plain = if is_plain { HeaderValue::from_str(text).ok() } else { None };
     plain.unwrap_or_else(|| {
         let coded = format!("{OPEN}{}{CLOSE}", STANDARD.encode(text));
-        // The alphabet of base64 is visible ASCII.
+        // Base64 is visible ASCII, so this cannot fail.
         HeaderValue::from_str(&coded).unwrap_or_else(|_| HeaderValue::from_static(""))
     })
 }
 
-/// The text of a header; nothing where it is not visible ASCII, or no canonical base64 of UTF-8 in its base64 form.
+/// Decodes a header value. `None` if it is not visible ASCII, or not canonical base64 of UTF-8.
 #[must_use]
 pub fn decode_header(value: &HeaderValue) -> Option<String> {
     let text = value.to_str().ok()?;

@@ -1,4 +1,4 @@
-//! One level of a JSON object: keys decoded, values as they came, in their order.
+//! One level of a JSON object: decoded keys, raw values, original order.
 
 use std::{borrow::Cow, fmt};
 
@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 pub(crate) struct Members<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Members<'a> {
-    /// Nothing if it is no object.
+    /// `None` if it is not an object.
     pub(crate) fn read(json: &'a str) -> Option<Self> {
         serde_json::from_str(json).ok()
     }
@@ -22,7 +22,7 @@ impl<'a> Members<'a> {
         self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_ref())
     }
 
-    /// The string with this key; nothing where it is of another type.
+    /// The string with this key; `None` for another type.
     pub(crate) fn text(&self, key: &str) -> Option<String> {
         serde_json::from_str(self.get(key)?).ok()
     }
@@ -31,7 +31,7 @@ impl<'a> Members<'a> {
         self.0.retain(|(k, _)| k != key);
     }
 
-    /// Sets a member to this JSON text, in the place of the old one or at the end.
+    /// Sets a member to this JSON text, in place of the old one or at the end.
     pub(crate) fn set(&mut self, key: &'a str, json: impl Into<Cow<'a, str>>) {
         let json = json.into();
         match self.0.iter_mut().find(|(k, _)| k == key) {
@@ -63,7 +63,7 @@ impl fmt::Display for Members<'_> {
     }
 }
 
-/// A key as JSON; few need escapes.
+/// Writes a key as JSON; few need escapes.
 fn write_key(f: &mut fmt::Formatter<'_>, key: &str) -> fmt::Result {
     if key.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
         f.write_str("\"")?;
@@ -94,6 +94,6 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// Borrowed unless it has escapes.
+/// An object key, borrowed if it has no escapes.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);

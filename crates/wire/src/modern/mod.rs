@@ -1,8 +1,7 @@
-//! The era without handshake (2026-07-28, PROTOCOL.md 4): what each request carries in its `_meta`, what each result
-//! says of itself, and messages that are carried over from one era to the other.
+//! The era without handshake (2026-07-28, PROTOCOL.md 4): the metadata of requests and results in `_meta`, and the
+//! conversion of messages between the eras.
 //!
-//! Only members are added or taken out, one level deep: every value that is not named here leaves byte for byte as it
-//! came.
+//! Conversions add or remove members one level deep. All other values keep their bytes.
 
 mod asking;
 mod cuts;
@@ -26,28 +25,28 @@ pub use result::{
 };
 pub use subscription::{Filter, listened, stamped};
 
-/// Keys of `_meta` that this era gives a meaning.
+/// Keys of `_meta` defined by this era.
 pub mod key {
-    /// Of a request: the revision it is written in.
+    /// Request: its protocol revision.
     pub const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
-    /// Of a request: who sends it.
+    /// Request: the sender's `clientInfo`.
     pub const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
-    /// Of a request: what its sender can be asked.
+    /// Request: the sender's capabilities.
     pub const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
-    /// Of a request: the least severe log message its sender wants on its stream.
+    /// Request: minimum severity of log messages on its stream.
     pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
-    /// Of a result: who answered.
+    /// Result: the server's `serverInfo`.
     pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
-    /// Of what comes on a subscription's stream: the id of the request that opened it.
+    /// Notification on a subscription stream: the id of the request that opened it.
     pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 }
 
 /// Error codes of this era.
 pub mod code {
-    /// A header and the body do not say the same, or a required header is missing. HTTP 400.
+    /// A required header is missing or contradicts the body. HTTP 400.
     pub const HEADER_MISMATCH: i32 = -32020;
-    /// The request needs a capability that its sender did not declare. HTTP 400.
+    /// The sender did not declare a capability that the request needs. HTTP 400.
     pub const MISSING_CAPABILITY: i32 = -32021;
-    /// The revision is none the server speaks. HTTP 400.
+    /// The server does not support the revision. HTTP 400.
     pub const UNSUPPORTED_VERSION: i32 = -32022;
 }

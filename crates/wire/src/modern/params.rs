@@ -1,7 +1,7 @@
-//! `x-mcp-header`: arguments of a tool that a request says in headers too (`Mcp-Param-*`), as the tool's schema asks.
+//! Tool arguments that a request repeats in headers (`Mcp-Param-*`), as marked by `x-mcp-header` in the tool's schema.
 //!
-//! A mark counts only on a string, an integer or a boolean that is reached through `properties` alone. A tool with any
-//! other mark, or with two of one name, must not be offered: nobody could say what its headers are.
+//! A mark is valid only on a string, integer or boolean reached through `properties` alone. A tool with an invalid
+//! mark, or two of one name, must not be offered: its headers would be undefined.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
@@ -15,8 +15,7 @@ use super::{
 const MARK: &str = "x-mcp-header";
 const PREFIX: &str = "mcp-param-";
 
-/// Keywords whose value is one schema, a list of them, and schemas by name. What stands in other keywords is data, and
-/// may be called anything.
+/// Keywords that hold one schema, a list of schemas, and schemas by name. All other keywords hold data.
 const ONE: [&str; 11] = [
     "items",
     "contains",
@@ -33,34 +32,34 @@ const ONE: [&str; 11] = [
 const MANY: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
 const NAMED: [&str; 4] = ["patternProperties", "dependentSchemas", "$defs", "definitions"];
 
-/// The arguments of one tool that are said in headers.
+/// The arguments of one tool that are repeated in headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ToolParams(Vec<Param>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Param {
     header: HeaderName,
-    /// Names of properties, from `arguments` down.
+    /// Property names, from `arguments` down.
     path: Vec<String>,
     is_number: bool,
 }
 
-/// One page of `tools/list`, read for its marks.
+/// One page of `tools/list` with its marks.
 #[derive(Clone, Debug)]
 pub struct ToolsPage {
-    /// The page without the tools that must not be offered; as it came if there are none.
+    /// The page without tools that must not be offered; unchanged if there are none.
     pub message: Bytes,
-    /// Every tool that may be called, and what its calls say in headers.
+    /// The tools that may be called, with their header arguments.
     pub tools: Vec<(String, ToolParams)>,
-    /// The tools that were left out, and why.
+    /// The tools left out, with reasons.
     pub refused: Vec<(String, String)>,
 }
 
 impl ToolParams {
-    /// Reads the marks of an `inputSchema`, JSON text.
+    /// Reads the marks of an `inputSchema` (JSON text).
     ///
     /// # Errors
-    /// A sentence when the tool must not be offered.
+    /// One sentence if the tool must not be offered.
     pub fn read(schema: &str) -> Result<Self, String> {
         if !schema.contains(MARK) {
             return Ok(Self::default());
@@ -72,13 +71,13 @@ impl ToolParams {
         Ok(found)
     }
 
-    /// Whether its calls say nothing in headers.
+    /// True if no argument is repeated in a header.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The headers of this call. An argument that is absent or null, or has no text, has none.
+    /// The headers of a call. Absent and null arguments, arrays and objects have none.
     #[must_use]
     pub fn headers(&self, call: &[u8]) -> Vec<(HeaderName, HeaderValue)> {
         let of = |text: &str| {
@@ -94,11 +93,11 @@ impl ToolParams {
         std::str::from_utf8(call).ok().and_then(of).unwrap_or_default()
     }
 
-    /// Whether the headers of a call say what its arguments say: all of them and nothing else, numbers by value. An
-    /// argument that stands there twice is neither: parsers differ in which one they read.
+    /// Compares a call's headers with its arguments: all must match, with none missing or extra, numbers by value. An
+    /// argument given twice fails, because parsers differ in which one they read.
     ///
     /// # Errors
-    /// A sentence that names the header.
+    /// One sentence that names the header.
     pub fn check(&self, call: &[u8], sent: &[(HeaderName, HeaderValue)]) -> Result<(), String> {
         let meant = self.headers(call);
         let value = |all: &[(HeaderName, HeaderValue)], name: &HeaderName| {
@@ -127,7 +126,7 @@ fn means_the_same(one: &HeaderValue, other: &HeaderValue, is_number: bool) -> bo
     one == other || is_number && number(&one).is_some_and(|one| Some(one) == number(&other))
 }
 
-/// Looks at one place of a schema and all below it. `path` leads there through `properties` alone, if it does.
+/// Searches a schema and its subschemas for marks. `path` is `None` below any keyword other than `properties`.
 fn walk(place: &Value, path: Option<&mut Vec<String>>, found: &mut ToolParams) -> Result<(), String> {
     let Some(schema) = place.as_object() else { return Ok(()) };
     if let Some(mark) = schema.get(MARK) {
@@ -171,7 +170,7 @@ impl ToolParams {
             return Err(format!("{at:?} is marked and no string, integer or boolean"));
         }
         let name = mark.as_str().filter(|name| !name.is_empty());
-        // A name of a header is a token, and this one is compared without case.
+        // HeaderName accepts tokens only and folds case.
         let header = name.and_then(|name| HeaderName::from_bytes(format!("{PREFIX}{name}").as_bytes()).ok());
         let header = header.ok_or_else(|| format!("the mark of {at:?} is no name of a header"))?;
         if self.0.iter().any(|param| param.header == header) {
@@ -182,7 +181,7 @@ impl ToolParams {
     }
 }
 
-/// Whether a name on the way to a marked argument stands in its object twice.
+/// True if a key on the path to a marked argument occurs twice in its object.
 fn is_doubled(call: &[u8], path: &[String]) -> bool {
     let names: Vec<&str> =
         ["params", "arguments"].into_iter().chain(path.iter().map(String::as_str)).collect();
@@ -212,14 +211,14 @@ fn value_at(arguments: &str, path: &[String]) -> Option<HeaderValue> {
     match serde_json::from_str(value).ok()? {
         Value::String(text) => Some(encode_header(&text)),
         Value::Bool(flag) => Some(HeaderValue::from_static(if flag { "true" } else { "false" })),
-        // Digits are passed on: a number may be longer than ours.
+        // Integers keep their digits: they may exceed 64 bits.
         Value::Number(_) if is_whole => HeaderValue::from_str(value).ok(),
         Value::Number(number) => HeaderValue::from_str(&number.as_f64()?.to_string()).ok(),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
-/// Reads an answer to `tools/list`; nothing if it is none.
+/// Parses a response to `tools/list`; `None` if it is not one.
 #[must_use]
 pub fn read_tools(message: &Bytes) -> Option<ToolsPage> {
     let mut whole = Members::read(std::str::from_utf8(message).ok()?)?;

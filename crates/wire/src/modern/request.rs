@@ -1,4 +1,4 @@
-//! Requests: what one of this era says of its sender, and how it loses or gets that.
+//! Request envelopes of this era: reading, adding and removing them.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -6,57 +6,57 @@ use serde_json::{Map, Value, json};
 use super::{envelope::Envelope, key, members::Members};
 use crate::{Revision, envelope::Span, handshake::ClientHello, lenient::read_leniently, rewrite::Message};
 
-/// What a request of this era carries besides its method's own parameters.
+/// The envelope of a modern request: everything beside its method's own parameters.
 #[derive(Clone, Debug)]
 pub struct ModernRequest {
-    /// Who sends it and what it can be asked. Its name is not read.
+    /// The sender and its capabilities. Its name is not read.
     pub client: ClientHello,
-    /// The least severe log message it wants on its stream; nothing: none.
+    /// Minimum severity of log messages on its stream; `None` = no messages.
     pub log_level: Option<String>,
-    /// `params.requestState` as JSON text: the request goes on where an earlier one asked for input.
+    /// `params.requestState` as JSON text: the request continues one whose result asked for input.
     pub request_state: Option<String>,
     /// `params.inputResponses` as JSON text.
     pub input_responses: Option<String>,
-    /// What only this era knows of it.
+    /// Spans of the members that only this era has.
     envelope: Vec<Span>,
 }
 
-/// Why a message does not carry what a request of this era must.
+/// A defect in the envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Defect {
-    /// -32602, HTTP 400: a required key is missing or of the wrong type; the sentence names it.
+    /// -32602, HTTP 400: a required key is missing or has the wrong type; the text names it.
     Envelope(String),
-    /// -32022, HTTP 400: written in another revision.
+    /// -32022, HTTP 400: another revision.
     Version(String),
 }
 
-/// What a request that goes to a backend of this era is given.
+/// The envelope for a request to a backend of this era.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp<'a> {
     /// The sender's capabilities as JSON text.
     pub capabilities: &'a str,
     /// The sender's `clientInfo` as JSON text.
     pub client_info: &'a str,
-    /// The least severe log message that is wanted.
+    /// Minimum severity of log messages.
     pub log_level: Option<&'a str>,
-    /// Where the request goes on with answers: `inputResponses` and `requestState`, JSON text each.
+    /// The input that a repeated request carries.
     pub carried: Option<Carried<'a>>,
 }
 
-/// What a request is sent again with after its answer asked for input.
+/// Input of a request that is sent again after an `input_required` result.
 #[derive(Clone, Copy, Debug)]
 pub struct Carried<'a> {
-    /// `inputResponses`, an object as JSON text; nothing where nothing was asked.
+    /// `inputResponses`, an object as JSON text; `None` if nothing was asked.
     pub responses: Option<&'a str>,
-    /// `requestState` byte for byte as it came, JSON text; nothing where none was given.
+    /// `requestState` as received, JSON text; `None` if there was none.
     pub state: Option<&'a str>,
 }
 
 impl ModernRequest {
-    /// Reads the envelope of a request.
+    /// Parses the envelope of a request.
     ///
     /// # Errors
-    /// [`Defect`] when a required key is missing or wrong, or the revision is another one.
+    /// [`Defect`] if a required key is missing or invalid, or the revision is another one.
     pub fn parse(message: &[u8]) -> Result<Self, Defect> {
         let missing = |what: &str| Defect::Envelope(format!("params._meta needs {what:?}"));
         let none = || missing(key::VERSION);
@@ -80,20 +80,20 @@ impl ModernRequest {
         })
     }
 
-    /// The request, which this was read from, as a session of the other era reads it: without envelope, and without
-    /// answers to what such a session never asked.
+    /// Converts the request, from which `self` was parsed, to the legacy era: cuts the envelope and the input
+    /// responses, which a legacy session never asked for.
     #[must_use]
     pub fn to_legacy(&self, message: &Message) -> Message {
         message.without(&self.envelope)
     }
 }
 
-/// The string of a JSON text that is one.
+/// Decodes a JSON string; `None` for another type.
 fn text_of(json: &str) -> Option<String> {
     serde_json::from_str(json).ok()
 }
 
-/// The members of a JSON text that is an object; most senders can be asked nothing.
+/// Parses a JSON object. Most are `{}`: senders without capabilities.
 fn object_of(json: &str) -> Option<Map<String, Value>> {
     if json == "{}" {
         return Some(Map::new());
@@ -104,7 +104,7 @@ fn object_of(json: &str) -> Option<Map<String, Value>> {
     }
 }
 
-/// The request with the envelope of this era. As it came if it is no message.
+/// Adds the envelope of this era to a request. Unchanged if it is not a message.
 #[must_use]
 pub fn to_modern_request(message: &Bytes, stamp: &Stamp<'_>) -> Bytes {
     let change = |text: &str| {

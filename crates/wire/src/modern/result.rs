@@ -1,4 +1,4 @@
-//! Results: what one of this era says of itself, and how it loses or gets that.
+//! Results: conversion between this era and the legacy one.
 
 use std::fmt::Write as _;
 
@@ -8,46 +8,45 @@ use serde_json::{json, value::RawValue};
 use super::{asking::input_required, cuts::Level, key, members::Members};
 use crate::envelope::span_of;
 
-/// What a result of the other era is given.
+/// Members that a legacy result gets in this era.
 #[derive(Clone, Copy, Debug)]
 pub struct Finish<'a> {
     /// `serverInfo` as JSON text.
     pub server_info: &'a str,
-    /// For results that may be kept: for how many milliseconds, by their own caller alone.
+    /// Cache lifetime in milliseconds, for the caller alone (`cacheScope: private`); `None` = not cacheable.
     pub ttl_ms: Option<u64>,
-    /// Whether the caller can be sent to a URL, and its request be answered by that.
+    /// True if the caller can open URLs that the server requires first (-32042).
     pub opens_urls: bool,
 }
 
-/// A result of this era as the other one can use it.
+/// A modern result in the form a legacy caller can use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LegacyResult {
-    /// An answer, without what only this era knows. Errors are answers.
+    /// A final response without this era's members. Errors are final.
     Complete(Bytes),
-    /// No answer yet: the sender is asked for these, and the request is to be sent again with what it says.
+    /// A request for input: the caller answers these and sends the request again.
     InputRequired {
-        /// What is asked, in the order it came; nothing: the request is just to be sent again.
+        /// The input requests in order; if empty, the request is just sent again.
         requests: Vec<InputRequest>,
-        /// To be sent along byte for byte, JSON text.
+        /// Opaque state to send back unchanged, JSON text.
         state: Option<String>,
     },
-    /// A kind of result nobody but its caller could know.
+    /// An unknown `resultType`, which only the caller could interpret.
     Unknown(String),
 }
 
-/// One thing a server asks for before it goes on.
+/// One input request of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputRequest {
-    /// The name its answer goes under.
+    /// The key of its response.
     pub key: String,
-    /// What the sender is asked to do.
+    /// The method.
     pub method: String,
-    /// Its parameters, JSON text.
+    /// The parameters, JSON text.
     pub params: Option<String>,
 }
 
-/// The response as a caller of this era reads it. Errors, but for the codes this era no longer has, and what is no
-/// response, as they came.
+/// Converts a response to this era. Errors (except the codes this era dropped) and non-responses stay unchanged.
 #[must_use]
 pub fn to_modern_result(message: &Bytes, finish: &Finish<'_>) -> Bytes {
     let change = |text: &str| {
@@ -89,7 +88,7 @@ pub fn to_modern_result(message: &Bytes, finish: &Finish<'_>) -> Bytes {
     std::str::from_utf8(message).ok().and_then(change).unwrap_or_else(|| message.clone())
 }
 
-/// The usual response: its result says nothing of this era, and is given it before all else. It is copied once.
+/// Fast path for a result without members of this era: inserts them at its start with one copy.
 fn opened(text: &str, finish: &Finish<'_>) -> Option<Bytes> {
     let result = Level::read(text)?.get("result")?;
     let members = Level::read(result)?;
@@ -109,22 +108,22 @@ fn opened(text: &str, finish: &Finish<'_>) -> Option<Bytes> {
     Some(out.freeze())
 }
 
-/// What a result of this era says of itself.
+/// Result members of this era.
 const OF_THIS_ERA: [&str; 4] = ["resultType", "_meta", "ttlMs", "cacheScope"];
 
-/// What the other era says of a resource that does not exist.
+/// Legacy error code: the resource does not exist.
 const NO_RESOURCE: &str = "-32002";
 
-/// What the other era says where its caller has to visit some URLs before it asks again.
+/// Legacy error code: the caller must visit URLs before it repeats the request.
 const URLS_FIRST: &str = "-32042";
 
-/// What the caller is asked then: to visit each of them. Nothing if there are none.
+/// The URLs to visit as input requests; `None` if there are none.
 fn urls_of(error: &Members<'_>) -> Option<Vec<(String, String)>> {
     let data = Members::read(error.get("data")?)?;
     let all: Vec<&RawValue> = serde_json::from_str(data.get("elicitations")?).ok()?;
     let one = |(place, params): (usize, &&RawValue)| {
         let mut params = Members::read(params.get())?;
-        // This era knows it by the name it is asked under.
+        // In this era the key of the input request identifies it.
         params.remove("elicitationId");
         let question = format!("{{\"method\":\"elicitation/create\",\"params\":{params}}}");
         Some((format!("url-{place}"), question))
@@ -133,14 +132,14 @@ fn urls_of(error: &Members<'_>) -> Option<Vec<(String, String)>> {
     all.filter(|all| !all.is_empty())
 }
 
-/// The code of a response that is an error.
+/// The error code of a response; `None` if it is not an error.
 #[must_use]
 pub fn error_code(message: &[u8]) -> Option<i32> {
     let whole = Members::read(std::str::from_utf8(message).ok()?)?;
     Members::read(whole.get("error")?)?.get("code")?.parse().ok()
 }
 
-/// What a response of this era means to a caller of the other one.
+/// Converts a modern response for a legacy caller.
 #[must_use]
 pub fn to_legacy_result(message: &Bytes) -> LegacyResult {
     let read = |text: &str| {
@@ -163,7 +162,7 @@ pub fn to_legacy_result(message: &Bytes) -> LegacyResult {
             Some(None) => result.remove("_meta"),
             None => {}
         }
-        // Any JSON value in this era, an object in the others; the text beside it says the same.
+        // Legacy revisions allow objects only; the text content repeats the value.
         if result.get("structuredContent").is_some_and(|value| !value.starts_with('{')) {
             result.remove("structuredContent");
         }
@@ -175,7 +174,7 @@ pub fn to_legacy_result(message: &Bytes) -> LegacyResult {
     read.unwrap_or_else(|| LegacyResult::Complete(message.clone()))
 }
 
-/// A notification of a subscription's stream without the name of that stream, which the other era does not know.
+/// Removes the subscription id, which the legacy era does not have, from a notification.
 #[must_use]
 pub fn to_legacy_notification(message: &Bytes) -> Bytes {
     let change = |text: &str| {
@@ -219,7 +218,7 @@ fn asked(result: &Members<'_>) -> LegacyResult {
     }
 }
 
-/// The `inputResponses` of a request that is sent again: names and results, JSON text each.
+/// The `inputResponses` of a repeated request: keys and results, JSON text each.
 #[must_use]
 pub fn input_responses<'a>(answers: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let one = |(name, result): (&str, &str)| format!("{}:{result}", json!(name));

@@ -1,4 +1,4 @@
-//! `subscriptions/listen`: what an agent wants to hear of, what it is told, and how that is marked as its own.
+//! `subscriptions/listen`: the requested filter, its acknowledgement, and the subscription id in notifications.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{key, members::Members};
 use crate::{envelope::Envelope, method::Method};
 
-/// What one stream is for.
+/// The notifications requested for one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// `notifications/tools/list_changed`.
@@ -15,18 +15,18 @@ pub struct Filter {
     pub prompts: bool,
     /// `notifications/resources/list_changed`.
     pub resources: bool,
-    /// `notifications/resources/updated` of these.
+    /// `notifications/resources/updated` of these URIs.
     pub updates: Vec<String>,
 }
 
-/// Longest URI that is listened to: what the gateway takes elsewhere, too.
+/// Maximum length of a subscribed URI in bytes, as in other requests.
 const LONGEST_URI: usize = 8 << 10;
 
 impl Filter {
-    /// Reads what a request asks for.
+    /// Parses the filter of a request.
     ///
     /// # Errors
-    /// A sentence for the agent.
+    /// One sentence for the agent.
     pub fn parse(message: &[u8]) -> Result<Self, &'static str> {
         let none = "params.notifications must be an object";
         let text = std::str::from_utf8(message).map_err(|_| none)?;
@@ -59,7 +59,7 @@ impl Filter {
         })
     }
 
-    /// What of it a server with these capabilities promised.
+    /// The part of the filter that a server with these capabilities supports.
     #[must_use]
     pub fn honoured(self, capabilities: &Value) -> Self {
         let promises = |list: &str, what: &str| capabilities[list][what] == Value::Bool(true);
@@ -72,7 +72,7 @@ impl Filter {
         }
     }
 
-    /// Whether a notification is one of these.
+    /// True if the filter includes a notification.
     #[must_use]
     pub fn takes(&self, notification: &[u8]) -> bool {
         let Ok(envelope) = Envelope::parse(notification) else { return false };
@@ -87,7 +87,7 @@ impl Filter {
         }
     }
 
-    /// The first message of the stream: what will be told, under the id of the request as JSON text.
+    /// The acknowledgement, the stream's first message, under the request's id (JSON text).
     #[must_use]
     pub fn acknowledged(&self, id: &str) -> Bytes {
         let mut told = Map::new();
@@ -108,7 +108,7 @@ impl Filter {
     }
 }
 
-/// A notification as part of the stream that the request with this id (JSON text) opened.
+/// Adds the subscription id (JSON text) to a notification.
 #[must_use]
 pub fn stamped(notification: &Bytes, id: &str) -> Bytes {
     let change = |text: &str| {
@@ -125,7 +125,7 @@ pub fn stamped(notification: &Bytes, id: &str) -> Bytes {
     std::str::from_utf8(notification).ok().and_then(change).unwrap_or_else(|| notification.clone())
 }
 
-/// The last message of a stream that its server ends: the answer to the request with this id (JSON text).
+/// The final result of a stream that the server ends, under the request's id (JSON text).
 #[must_use]
 pub fn listened(id: &str) -> Bytes {
     let key = key::SUBSCRIPTION_ID;

@@ -1,4 +1,4 @@
-//! What is carried over, and that nothing else changes.
+//! Conversion between the eras: converted members, and unchanged bytes elsewhere.
 
 mod spelling;
 
@@ -50,7 +50,7 @@ fn a_request_loses_its_envelope_and_nothing_else() {
     assert!(text.contains(r#""arguments":{"n":1.0e2, "u":"\u00e9"}"#), "{text}");
     assert_eq!(value(&legacy)["params"]["_meta"], json!({ "progressToken": 7 }));
     assert_eq!(value(&legacy)["params"].as_object().map(serde_json::Map::len), Some(3), "{text}");
-    // Its id and its token stand elsewhere now, and are still known.
+    // The spans of id and token moved with the cut.
     let read = ModernRequest::parse(REQUEST).expect("an envelope");
     let sent = value(&read.to_legacy(&message(REQUEST)).with_id_and_token(42));
     assert_eq!((&sent["id"], &sent["params"]["_meta"]["progressToken"]), (&json!(42), &json!(42)));

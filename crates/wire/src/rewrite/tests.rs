@@ -1,4 +1,4 @@
-//! Splices change exactly the spans they are meant to; error bodies say what the table says.
+//! Splices change exactly their spans; error bodies match the error table.
 
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ proptest! {
         let message = message(&build(&old_id, &old_token));
         let up = message.with_id_and_token(new);
         prop_assert_eq!(&up, &build(&new.to_string(), &new.to_string()));
-        // And back: what came is restored exactly, whatever its spelling.
+        // The reverse splice restores the original bytes, in any spelling.
         let back = Message::new(up.clone(), &Envelope::parse(&up).unwrap());
         prop_assert_eq!(back.with_id(old_id.as_bytes()), build(&old_id, &new.to_string()));
         prop_assert_eq!(back.with_token(old_token.as_bytes()), build(&new.to_string(), &old_token));
@@ -148,7 +148,7 @@ proptest! {
     #[test]
     fn a_result_leaves_byte_for_byte(result in value(), new in string(), s in space()) {
         let build = |id: &str| format!("{{\"jsonrpc\":\"2.0\",{s}\"result\":{s}{result}{s},\"id\":{id}}}");
-        // A bare number that no machine type holds is not a result any server sends.
+        // No server sends a bare number beyond any machine type as a result.
         prop_assume!(!matches!(result.as_str(), "1e400"));
         prop_assert_eq!(message(&build("17")).with_id(new.as_bytes()), build(&new));
     }

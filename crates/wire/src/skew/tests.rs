@@ -1,4 +1,4 @@
-//! What an agent of each revision reads of a list made by a newer server.
+//! Lists of a newer server as agents of each revision read them.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -31,7 +31,7 @@ fn answer(key: &str, items: &str) -> String {
     )
 }
 
-/// The items of a list at a revision, as text.
+/// The items of a list at a revision.
 fn at(revision: Revision, method: &Method, key: &str, items: &str) -> String {
     let text = message(answer(key, items)).list_at(revision, method).text().unwrap().to_owned();
     let frame = answer(key, "\0");
@@ -135,7 +135,7 @@ fn odd_items_leave_as_json_and_what_is_no_list_as_it_came() {
     ] {
         assert_eq!(message(text).list_at(Revision::V2024_11_05, &Method::ToolsList).text(), Some(text));
     }
-    // The result of a call may look like a list.
+    // A tool result may look like a list.
     let call = answer("tools", TOOL_ITEM);
     assert_eq!(message(call.clone()).list_at(Revision::V2024_11_05, &Method::ToolsCall).text(), Some(&*call));
 }
@@ -152,7 +152,7 @@ fn the_id_is_found_again_wherever_it_stands() {
     }
 }
 
-/// One member of an item: of the protocol, of a vendor, with white space.
+/// One item member: of the protocol or a vendor, with white space.
 fn field() -> impl Strategy<Value = String> {
     let key = prop_oneof![
         3 => prop::sample::select(TOOL.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>()),

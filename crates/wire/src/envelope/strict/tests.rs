@@ -1,4 +1,4 @@
-//! One row per rule for what agents send, and that no message costs much more than a plain one of its size.
+//! One row per rule for agents' messages, and a bound on the cost of parsing.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn keys_another_parser_could_take_for_ours_are_refused() {
     ] {
         assert_eq!(strict(text).unwrap_err(), reason, "{text}");
     }
-    // Kept as they are where nothing is read, and where the words are others.
+    // Accepted: keys in objects the gateway does not read, and other words.
     for text in [
         &request(r#"{"arguments":{"Name":1,"ID":2}}"#),
         &request(r#"{"names":1,"имя":2,"_meta":{"a/Name":1}}"#),
@@ -206,7 +206,7 @@ fn numbers_json_does_not_have_and_second_values_are_no_messages() {
     }
 }
 
-/// One step of a generator that is random enough for mutations.
+/// A xorshift step; random enough for mutations.
 fn next(state: &mut u64) -> usize {
     *state ^= *state << 13;
     *state ^= *state >> 7;
@@ -264,7 +264,7 @@ const MEMBERS: [&str; 16] = [
     r#""na\u0000me":"b","#,
 ];
 
-/// What was decided on is what any other parser finds in the bytes that go on, also one that ignores case.
+/// Any other parser, also a case-insensitive one, reads the values that the gateway decided on.
 #[test]
 fn what_is_decided_on_is_what_is_forwarded() {
     let seed = request(
@@ -274,7 +274,7 @@ fn what_is_decided_on_is_what_is_forwarded() {
     for round in 0..100_000 {
         let mut text = seed.clone();
         for _ in 0..1 + round % 3 {
-            // A whole member where one may stand, or any piece anywhere.
+            // A whole member at a valid place, or any piece anywhere.
             let members: Vec<usize> = text.match_indices(['{', ',']).map(|(at, _)| at + 1).collect();
             if !next(&mut state).is_multiple_of(4) && !members.is_empty() {
                 let at = members[next(&mut state) % members.len()];
@@ -329,13 +329,13 @@ fn what_is_decided_on_is_what_is_forwarded() {
     assert!(taken > 10_000, "only {taken} of the mutated messages were still messages");
 }
 
-/// The time this thread has worked: other load of the machine does not count.
+/// CPU time of this thread, independent of other load.
 fn worked() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
     Duration::from_nanos(stat.split(' ').next().and_then(|n| n.parse().ok()).expect("nanoseconds"))
 }
 
-/// Work per message, over so many that the clock's ticks do not matter.
+/// CPU time for `times` parses, enough of them to hide the clock's resolution.
 fn work(text: &str, times: u32) -> Duration {
     let before = worked();
     for _ in 0..times {
@@ -359,7 +359,7 @@ fn no_message_costs_much_more_than_a_plain_one_of_its_size() {
         text
     };
     let keys = fill(&|n| format!("\"k{n}\":1,"));
-    // As many containers as there may be, so that nothing is refused before the end.
+    // The maximum number of containers, so that nothing is rejected early.
     let plain = request(&format!(
         r#"{{"arguments":{{"items":[{}1]}}}}"#,
         fill(&|n| format!("{{\"k\":\"{n} some text of a usual length\"}},"))

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::testing::{space, string, value};
 
-/// The keys a message may have at the top, with values that are usually what they should be.
+/// Top-level keys of a message, mostly with valid values.
 fn member() -> impl Strategy<Value = (&'static str, String)> {
     let id = prop_oneof![4 => any::<i64>().prop_map(|n| n.to_string()), 4 => string(), 1 => value()];
     let method = prop_oneof![5 => Just("\"tools/call\"".to_owned()), 3 => string(), 1 => value()];
@@ -42,7 +42,7 @@ fn message() -> impl Strategy<Value = String> {
     )
 }
 
-/// What the keys say, by a tree.
+/// The message kind according to a tree parser.
 fn kind_by_tree(tree: &Value) -> Option<Kind> {
     let has = |key| tree.get(key).is_some();
     match (has("method"), has("id"), has("result"), has("error")) {
@@ -59,7 +59,7 @@ proptest! {
 
     #[test]
     fn what_is_taken_agrees_with_a_tree_parser(text in message()) {
-        // Numbers no machine type holds are an error to the tree parser only; duplicates inside are not to either.
+        // Only the tree parser rejects numbers beyond any machine type; neither rejects nested duplicates.
         let Ok(tree) = serde_json::from_str::<Value>(&text) else { return Ok(()) };
         let Ok(envelope) = Envelope::parse(text.as_bytes()) else { return Ok(()) };
         prop_assert_eq!(Some(envelope.kind), kind_by_tree(&tree));

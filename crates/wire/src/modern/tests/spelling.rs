@@ -1,4 +1,4 @@
-//! However a message is written, what is taken out of it and put in is right, and the rest is as it was.
+//! Conversion is independent of spelling: escapes, order and white space.
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::testing::{space, value};
 
-/// Keys of `_meta` in either spelling, and whether they are this era's.
+/// Keys of `_meta` in both spellings; true if they belong to this era.
 const OF_META: [(&str, bool); 7] = [
     (r#""io.modelcontextprotocol/protocolVersion""#, true),
     (r#""io.modelcontextprotocol\/clientCapabilities""#, true),
@@ -17,7 +17,7 @@ const OF_META: [(&str, bool); 7] = [
     (r#""traceparent""#, false),
 ];
 
-/// The same of `params`.
+/// Keys of `params`; true if they belong to this era.
 const OF_PARAMS: [(&str, bool); 5] = [
     (r#""requestState""#, true),
     (r#""inputRespons\u0065s""#, true),
@@ -26,14 +26,14 @@ const OF_PARAMS: [(&str, bool); 5] = [
     (r#""_mera""#, false),
 ];
 
-/// An object of these members, in the order and with the space of the seed.
+/// An object of these members in order, with white space `a` and `b`.
 fn object(members: &[(String, String)], a: &str, b: &str) -> String {
     let members: Vec<String> =
         members.iter().map(|(key, value)| format!("{a}{key}{b}:{a}{value}{b}")).collect();
     format!("{{{a}{}}}", members.join(","))
 }
 
-/// Any value that can be read as a tree, to be compared as one.
+/// Any value that a tree can hold.
 fn readable() -> impl Strategy<Value = String> {
     value().prop_filter("a number is too large", |text| serde_json::from_str::<Value>(text).is_ok())
 }
