@@ -1,17 +1,17 @@
-//! The circuit: three states, told what broke and what worked, asked what may pass.
+//! The circuit: a state machine fed with incidents and successes, which decides what may pass.
 //!
 //! ```text
 //!  Closed --incidents--> Open{until} --probe starts (now >= until)--> HalfOpen
 //!    ^                      ^                                          |    |
-//!    |                      +--- probe failed, lost or given back -----+    |
+//!    |                      +--- probe failed, lost or abandoned ------+    |
 //!    +----------------------------- probe succeeded ------------------------+
 //! ```
 //!
-//! Besides, an operator may say that what was broken is mended ([`Circuit::reset`]): from any state to closed.
+//! An operator can close it from any state ([`Circuit::reset`]).
 //!
-//! Passive: no clock, no task, no timer; every method takes `now`. A probe that never reports is therefore noticed
-//! by the next caller of any method, and dated back to its deadline, so that a lost probe delays nothing.
-//! Callers read `now` before they get hold of the circuit, so it may run backwards by a little: it is clamped.
+//! The circuit has no clock, task or timer; every method takes `now`. The next call of any method notices a probe
+//! without report, and dates its loss back to its deadline, so that a lost probe delays nothing. Callers read `now`
+//! before they lock the circuit, so time may step back a little: it is clamped.
 
 mod slow_start;
 
@@ -28,46 +28,46 @@ use crate::{
     tally::{Reason, Snapshot, State, Tally, Transition},
 };
 
-/// A circuit breaker's state, fed with incidents keyed by epoch.
+/// The state of a circuit breaker, fed with incidents by epoch.
 #[derive(Debug)]
 pub struct Circuit<P> {
     policy: P,
     phase: Phase,
     epochs: Epochs,
-    /// When something last broke: a success that started before says nothing.
+    /// The last incident. Successes that started before it are ignored.
     last_incident: Option<Instant>,
     hold: Duration,
     probe_deadline: Duration,
     full_speed: u32,
-    /// How often it recovered.
+    /// The number of recoveries.
     recoveries: u64,
-    /// The latest `now` seen.
+    /// The latest `now` so far.
     latest: Instant,
     tally: Tally,
-    /// What the last operation changed: at most a lost probe, then the operation's own transition.
+    /// Transitions of the last operation: at most a lost probe, then its own.
     changes: [Option<Transition>; 2],
 }
 
-/// A caller that was not let through.
+/// A rejected call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// The time to the next probe, or to the latest end of the one under way.
+    /// The time to the next probe, or to the deadline of the running one.
     pub retry_after: Duration,
-    /// How long the probe under way has taken, if there is one: it may end at any time.
+    /// The running probe's duration so far. It may end at any time.
     pub probing: Option<Duration>,
-    /// Until when this caller may wait for recovery instead of failing: the trip plus `hold`. Failed probes do not
-    /// extend it.
+    /// The call may wait for recovery until here instead of failing: the trip plus `hold`. Failed probes do not extend
+    /// it.
     pub hold_until: Instant,
 }
 
-/// Whether a connection to what is guarded may be opened.
+/// Permission to open a connection to the guarded backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// The circuit is closed: open as many as you like.
+    /// The circuit is closed: connections are unlimited.
     Free,
-    /// This one is the probe, and whoever got this answer owes the report.
+    /// This connection is the probe; its owner must report the outcome.
     Probe,
-    /// Not before this moment (earlier only if the state changes).
+    /// Not before this moment, unless the state changes earlier.
     Wait(Instant),
 }
 
@@ -75,18 +75,18 @@ pub enum Opening {
 enum Phase {
     Closed {
         since: Instant,
-        /// While it has only just recovered.
+        /// The slow start after a recovery.
         slow_start: Option<SlowStart>,
     },
     Open {
         since: Instant,
-        /// When it left `Closed`, across failed probes.
+        /// When the circuit left `Closed`; failed probes do not change it.
         tripped: Instant,
-        /// When the next probe may start.
+        /// The earliest start of the next probe.
         until: Instant,
     },
     HalfOpen {
-        /// When the probe started.
+        /// The start of the probe.
         since: Instant,
         tripped: Instant,
         /// The probe's epoch, once known.
@@ -95,7 +95,7 @@ enum Phase {
 }
 
 impl<P: Policy> Circuit<P> {
-    /// A closed circuit.
+    /// Creates a closed circuit.
     pub fn new(policy: P, settings: &Settings, now: Instant) -> Self {
         Self {
             policy,
@@ -112,8 +112,8 @@ impl<P: Policy> Circuit<P> {
         }
     }
 
-    /// The session of this epoch broke, or was never ready. One epoch counts once; what is older than the last trip
-    /// or recovery does not count at all.
+    /// Reports that the session of this epoch broke or never became ready. Each epoch counts once; epochs older than
+    /// the last trip or recovery do not count.
     pub fn incident(&mut self, epoch: u64, kind: &'static str, now: Instant) {
         let now = self.settle(now);
         if matches!(self.phase, Phase::HalfOpen { epoch: Some(probe), .. } if probe == epoch) {
@@ -135,8 +135,8 @@ impl<P: Policy> Circuit<P> {
         }
     }
 
-    /// Something that started at `started` worked. It says nothing if it started before the last incident, or if its
-    /// session is known to be broken; while the circuit is not closed only the probe counts.
+    /// Reports a success that started at `started`. Ignored if it started before the last incident, if its session is
+    /// known to be broken, or unless the circuit is closed.
     pub fn success(&mut self, epoch: u64, started: Instant, now: Instant) {
         self.settle(now);
         let is_news = self.last_incident.is_none_or(|at| started > at) && !self.epochs.is_broken(epoch);
@@ -145,7 +145,7 @@ impl<P: Policy> Circuit<P> {
         }
     }
 
-    /// Lets a caller through, or refuses and counts it.
+    /// Admits a call, or rejects and counts it.
     ///
     /// # Errors
     /// [`Rejected`] in every state but closed.
@@ -157,7 +157,7 @@ impl<P: Policy> Circuit<P> {
         verdict
     }
 
-    /// What [`Circuit::admit`] would say, without counting: for callers that wait.
+    /// As [`Circuit::admit`] without counting, for calls that wait.
     ///
     /// # Errors
     /// [`Rejected`] in every state but closed.
@@ -177,23 +177,23 @@ impl<P: Policy> Circuit<P> {
         })
     }
 
-    /// Whether every call is let through now: closed, and no slow start any more.
+    /// True if every call passes now: the circuit is closed and its slow start is over.
     pub fn is_unhindered(&mut self, now: Instant) -> bool {
         let now = self.settle(now);
         matches!(self.phase, Phase::Closed { .. }) && self.slow_start(now).is_none()
     }
 
-    /// Whether the slow start after a recovery lets one more call begin. What it does not let begin is not rejected,
-    /// but told when to look again; [`Circuit::end`] may say so earlier.
+    /// Checks if the slow start after a recovery allows one more call. A call that must wait does not count as
+    /// rejected.
     ///
     /// # Errors
-    /// The moment at which more may begin even if nothing happens.
+    /// The time to check again; [`Circuit::end`] may signal it earlier.
     pub fn may_begin(&mut self, now: Instant) -> Result<(), Instant> {
         let now = self.settle(now);
         self.slow_start(now).map_or(Ok(()), |slow_start| slow_start.check(now))
     }
 
-    /// One more call begins; `Some` if it counts, to be ended with [`Circuit::end`] by this name.
+    /// Starts a call. `Some` if the slow start counts it: pass the number to [`Circuit::end`].
     ///
     /// # Errors
     /// As [`Circuit::may_begin`].
@@ -202,13 +202,13 @@ impl<P: Policy> Circuit<P> {
         self.slow_start(now).map(|slow_start| slow_start.begin(now)).transpose()
     }
 
-    /// A call that counted ended. True if some were told to wait who should look again.
+    /// Ends a counted call. True if waiting calls should check again.
     pub fn end(&mut self, call: u64, succeeded: bool) -> bool {
         let now = self.settle(self.latest);
         self.slow_start(now).is_some_and(|slow_start| slow_start.end(call, succeeded))
     }
 
-    /// Asks to open a connection. In open, the first to ask once the wait is over becomes the probe.
+    /// Asks to open a connection. When the open state's wait is over, the first to ask becomes the probe.
     pub fn may_open(&mut self, now: Instant) -> Opening {
         let now = self.settle(now);
         match self.phase {
@@ -222,8 +222,8 @@ impl<P: Policy> Circuit<P> {
         }
     }
 
-    /// Says which epoch the probe under way has. From then on only reports of that epoch end it, and
-    /// [`Circuit::incident`] of it counts as its failure.
+    /// Sets the epoch of the running probe. From then on only reports of this epoch end it, and its
+    /// [`Circuit::incident`] counts as the probe's failure.
     pub fn probe_started(&mut self, probe: u64, now: Instant) {
         self.settle(now);
         if let Phase::HalfOpen { epoch: epoch @ None, .. } = &mut self.phase {
@@ -231,7 +231,7 @@ impl<P: Policy> Circuit<P> {
         }
     }
 
-    /// The probe succeeded: traffic flows again. Ignored unless it is the probe under way.
+    /// Reports the probe's success and closes the circuit. Ignored unless `epoch` is the running probe's.
     pub fn probe_succeeded(&mut self, epoch: u64, now: Instant) {
         let now = self.settle(now);
         if self.is_probe(epoch) {
@@ -243,7 +243,7 @@ impl<P: Policy> Circuit<P> {
         }
     }
 
-    /// The probe failed, which is an incident of this kind. Ignored unless it is the probe under way.
+    /// Reports the probe's failure as an incident of this kind. Ignored unless `epoch` is the running probe's.
     pub fn probe_failed(&mut self, epoch: u64, kind: &'static str, now: Instant) {
         let now = self.settle(now);
         if self.is_probe(epoch) {
@@ -251,8 +251,8 @@ impl<P: Policy> Circuit<P> {
         }
     }
 
-    /// The probe was answered by somebody who is not what is guarded: it is neither up nor known to be broken. The wait
-    /// grows as after a failed probe, and nothing is counted. Ignored unless it is the probe under way.
+    /// Reports that something other than the guarded backend answered the probe, so its state is unknown. The wait
+    /// grows as after a failed probe, but no incident is counted. Ignored unless `epoch` is the running probe's.
     pub fn probe_inconclusive(&mut self, epoch: u64, now: Instant) {
         let now = self.settle(now);
         if let Phase::HalfOpen { tripped, .. } = self.phase
@@ -262,18 +262,17 @@ impl<P: Policy> Circuit<P> {
         }
     }
 
-    /// Whoever was to probe did not try: the next may, shortly. Without this the probe deadline would have to pass.
+    /// Returns an unused probe, so that the next may start shortly instead of after the probe deadline.
     pub fn probe_abandoned(&mut self, now: Instant) {
         let now = self.settle(now);
         if let Phase::HalfOpen { tripped, .. } = self.phase {
-            // Not at once: an owner that gives back every probe must not spin.
+            // A pause, so that an owner that returns every probe cannot spin.
             let until = after(now, ABANDONED_PAUSE);
             self.enter(Phase::Open { since: now, tripped, until }, Reason::ProbeAbandoned, now);
         }
     }
 
-    /// The operator says that what was broken is mended: traffic flows, nothing counts against it, and reports about
-    /// what there was until now say nothing.
+    /// Closes the circuit on the operator's order: resets all counts, and ignores later reports of earlier epochs.
     pub fn reset(&mut self, now: Instant) {
         let now = self.settle(now);
         if let Phase::HalfOpen { tripped, .. } = self.phase {
@@ -282,12 +281,12 @@ impl<P: Policy> Circuit<P> {
         self.policy.revived();
         self.epochs.forget_older_than(self.epochs.highest + 1);
         if let Phase::Open { .. } = self.phase {
-            // Whoever mended it resumes by steps of his own.
+            // No slow start: resuming has its own.
             self.enter(Phase::Closed { since: now, slow_start: None }, Reason::Reset, now);
         }
     }
 
-    /// The state and all counts at this moment.
+    /// The state and all counts now.
     pub fn snapshot(&mut self, now: Instant) -> Snapshot {
         let now = self.settle(now);
         let next_probe = match self.phase {
@@ -299,12 +298,12 @@ impl<P: Policy> Circuit<P> {
         Snapshot { slow_start, ..self.tally.snapshot(self.state(), in_state, next_probe) }
     }
 
-    /// What the last operation changed, in order.
+    /// The transitions of the last operation, in order.
     pub fn changes(&self) -> impl Iterator<Item = Transition> + use<P> {
         self.changes.into_iter().flatten()
     }
 
-    /// Starts an operation: makes time monotonic and gives up a probe that is over its deadline.
+    /// Begins an operation: clamps the time and ends a probe past its deadline.
     fn settle(&mut self, now: Instant) -> Instant {
         self.changes = [None; 2];
         self.latest = self.latest.max(now);
@@ -339,7 +338,7 @@ impl<P: Policy> Circuit<P> {
         self.changes[free] = Some(change);
     }
 
-    /// The slow start, unless it is over.
+    /// The slow start; `None` if it is over.
     fn slow_start(&mut self, now: Instant) -> Option<&mut SlowStart> {
         let Phase::Closed { slow_start, .. } = &mut self.phase else { return None };
         *slow_start = slow_start.filter(|slow_start| slow_start.limit(now).is_some());
@@ -369,19 +368,19 @@ impl<P: Policy> Circuit<P> {
     }
 }
 
-/// Which epochs are known to be broken.
+/// The epochs known to be broken.
 #[derive(Debug, Default)]
 struct Epochs {
-    /// Everything older is of no interest.
+    /// Older epochs are ignored.
     oldest: u64,
     highest: u64,
-    /// The last ones reported, in order of report. A second report that comes after so many others counts again,
-    /// which harms nobody: reports of one break come together.
+    /// The last broken epochs in order of report. A second report after [`REMEMBERED_EPOCHS`] others counts again,
+    /// which is harmless: reports of one break arrive together.
     broken: VecDeque<u64>,
 }
 
 impl Epochs {
-    /// Notes a broken epoch; false if it is known already or too old.
+    /// Records a broken epoch. False if it is known or too old.
     fn break_new(&mut self, epoch: u64) -> bool {
         if !self.is_news(epoch) {
             return false;
@@ -415,7 +414,7 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
-/// `at + wait`, or a moment nobody lives to see where that is beyond what an `Instant` holds.
+/// `at + wait`, or a year later if `Instant` cannot hold it.
 fn after(at: Instant, wait: Duration) -> Instant {
     at.checked_add(wait).unwrap_or_else(|| at + FAR)
 }

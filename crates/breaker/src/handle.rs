@@ -1,7 +1,7 @@
-//! The circuit as threads share it.
+//! The shared handle of a circuit.
 //!
-//! Every operation is one short critical section; the listener is called after it, outside the lock, so that it may
-//! use the breaker itself. Time is an argument here too.
+//! Every operation is one short critical section. Listeners are called after it, outside the lock, and may use the
+//! breaker. Time is an argument here too.
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use crate::{
     tally::{Snapshot, Transition},
 };
 
-/// A cheap shared handle to one circuit.
+/// A cheap, cloneable handle to one circuit.
 #[derive(Clone)]
 pub struct Breaker {
     shared: Arc<Shared>,
@@ -27,8 +27,7 @@ struct Shared {
     relieved: Box<dyn Fn() + Send + Sync>,
 }
 
-/// One call in flight. Only while the backend has just recovered does it stand for anything; dropping it ends the
-/// call, unsuccessfully.
+/// One call in flight. It counts only during the slow start; dropping it ends the call as unsuccessful.
 #[derive(Debug)]
 #[must_use = "dropping it ends the call"]
 pub struct Pass {
@@ -37,14 +36,14 @@ pub struct Pass {
 }
 
 impl Breaker {
-    /// A closed breaker whose transitions nobody listens to.
+    /// Creates a closed breaker without a listener.
     #[must_use]
     pub fn new(settings: &Settings, now: Instant) -> Self {
         Self::with_listener(settings, now, |_| {})
     }
 
-    /// A closed breaker. `listener` is called once per transition, by whoever caused it, outside the lock: it must
-    /// not block, may use the breaker, and may be called out of order by several threads ([`Transition::seq`]).
+    /// Creates a closed breaker. `listener` is called once per transition, outside the lock, by the thread that caused
+    /// it. It must not block and may use the breaker. Threads may call it out of order ([`Transition::seq`]).
     pub fn with_listener<F>(settings: &Settings, now: Instant, listener: F) -> Self
     where
         F: Fn(Transition) + Send + Sync + 'static,
@@ -52,8 +51,8 @@ impl Breaker {
         Self::with_listeners(settings, now, listener, || {})
     }
 
-    /// The same; `relieved` is called, in the same way, when those that [`Breaker::begin`] told to wait should look
-    /// again.
+    /// As [`Self::with_listener`]; `relieved` is called the same way when calls that [`Breaker::begin`] made wait
+    /// should check again.
     pub fn with_listeners<F, G>(settings: &Settings, now: Instant, listener: F, relieved: G) -> Self
     where
         F: Fn(Transition) + Send + Sync + 'static,
@@ -99,7 +98,7 @@ impl Breaker {
     /// See [`Circuit::may_begin`].
     ///
     /// # Errors
-    /// When to look again.
+    /// The time to check again.
     pub fn may_begin(&self, now: Instant) -> Result<(), Instant> {
         self.with(|circuit| circuit.may_begin(now))
     }
@@ -107,7 +106,7 @@ impl Breaker {
     /// See [`Circuit::begin`].
     ///
     /// # Errors
-    /// When to look again.
+    /// The time to check again.
     pub fn begin(&self, now: Instant) -> Result<Pass, Instant> {
         let counts = self.with(|circuit| circuit.begin(now))?;
         Ok(Pass { counts: counts.map(|call| (self.clone(), call)), succeeded: false })
@@ -156,7 +155,7 @@ impl Breaker {
     }
 
     fn with<T>(&self, operate: impl FnOnce(&mut Circuit<ConsecutiveFailures>) -> T) -> T {
-        // Nothing in a critical section panics, so a poisoned lock still guards a whole circuit.
+        // No critical section panics, so even a poisoned lock guards a valid circuit.
         let mut circuit = self.shared.circuit.lock().unwrap_or_else(PoisonError::into_inner);
         let out = operate(&mut circuit);
         let changes = circuit.changes();
@@ -167,7 +166,7 @@ impl Breaker {
 }
 
 impl Pass {
-    /// The call was answered.
+    /// Ends the call as successful.
     pub fn succeeded(mut self) {
         self.succeeded = true;
     }

@@ -1,8 +1,8 @@
-//! The breaker in a call path: a tower layer that admits or refuses.
+//! The breaker as a tower layer that admits or rejects calls.
 //!
-//! It judges no answer and measures nothing; what breaks is reported elsewhere. The only file that reads a clock, and
-//! which clock is the caller's choice, so that a paused one can drive it. The question is asked when the call is
-//! made, not in `poll_ready`: a service may be ready long before it is used.
+//! It does not judge responses; incidents are reported elsewhere. It is the only file that reads a clock, which the
+//! caller provides so that tests can pause it. The circuit is checked in `call`, not in `poll_ready`: a service may be
+//! ready long before it is used.
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 
 use crate::{circuit::Rejected, handle::Breaker};
 
-/// Puts a [`Breaker`] in front of a service whose error can carry a [`Rejected`].
+/// Layer that puts a [`Breaker`] in front of a service whose error can hold a [`Rejected`].
 #[derive(Clone, Debug)]
 pub struct BreakerLayer {
     breaker: Breaker,
@@ -31,7 +31,7 @@ pub struct BreakerService<S> {
     clock: fn() -> Instant,
 }
 
-/// The call that was admitted, or the refusal.
+/// The admitted call, or the rejection.
 pub struct BreakerFuture<F>(Verdict<F>);
 
 enum Verdict<F> {
@@ -41,7 +41,7 @@ enum Verdict<F> {
 }
 
 impl BreakerLayer {
-    /// A layer that asks this breaker, at the time this clock tells.
+    /// Creates a layer with this breaker and clock.
     #[must_use]
     pub fn new(breaker: Breaker, clock: fn() -> Instant) -> Self {
         Self { breaker, clock }

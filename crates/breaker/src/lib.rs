@@ -1,12 +1,11 @@
-//! A circuit breaker that counts incidents, not calls, and is closed again by a probe, not by traffic.
+//! A circuit breaker that counts incidents instead of calls, and closes after a probe instead of live traffic.
 //!
-//! [`Circuit`] is a passive value: three states, no clock, no task. [`Breaker`] is the handle that threads share.
-//! [`BreakerLayer`] puts it into a call path, where it admits or refuses and judges no answer. What breaks is told
-//! from outside, keyed by epoch (one life of a session): one broken transport is one incident, however many calls
-//! it carried. In half-open nothing passes but the owner's own probe, and there is never more than one of it. After
-//! it succeeded calls come back step by step: each that begins takes a [`Pass`].
+//! [`Circuit`] is a passive value with three states, no clock and no task. [`Breaker`] is the handle that threads
+//! share. [`BreakerLayer`] admits or rejects calls; it does not judge responses. The owner reports incidents by epoch
+//! (one session's lifetime): a broken transport is one incident, however many calls it carried. In half-open only the
+//! owner's single probe passes. After its success, calls return step by step (slow start); each takes a [`Pass`].
 //!
-//! `Closed` means that traffic flows. Epochs must grow over all sessions of what the breaker guards.
+//! `Closed` means that calls pass. Epochs must increase over all sessions that one breaker guards.
 
 mod circuit;
 mod handle;

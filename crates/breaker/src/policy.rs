@@ -1,50 +1,51 @@
-//! When a circuit opens, and how long it waits before each probe.
+//! Policy of a circuit: when it opens, and the wait before each probe.
 //!
-//! The only file that knows failsafe: its consecutive-failures policy counts, and hands out our delays. It reads no
-//! clock. Its state machine and its windowed policy do, and let everyone through in half-open, so they are not used;
-//! nor are its backoffs, which know whole seconds only.
+//! This is the only file that uses failsafe, for its consecutive-failures policy: it counts, and returns our delays.
+//! failsafe's state machine and windowed policy read a clock and admit all calls in half-open, and its backoffs know
+//! whole seconds only, so they are not used.
 
 use std::time::Duration;
 
 use failsafe::{FailurePolicy, failure_policy};
 
-/// How a breaker behaves.
+/// Settings of a breaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Consecutive incidents that open the circuit, 5. Zero counts as 1.
+    /// Consecutive incidents that open the circuit. Default 5; 0 counts as 1.
     pub failure_threshold: u32,
-    /// Wait between two probes, 60 s; with `early_probe` off it is exactly this.
+    /// Wait between probes; exact if `early_probe` is off. Default 60 s.
     pub recovery_timeout: Duration,
-    /// The waits double up to this many times `recovery_timeout`, 1: not beyond it. Zero counts as 1.
+    /// Waits double up to this multiple of `recovery_timeout`. Default 1, no growth; 0 counts as 1.
     pub recovery_growth: u32,
-    /// Probe 0.25 s after a trip, then every 0.5 s for 10 s, then at doubling intervals up to `recovery_timeout`; on.
+    /// Probe 0.25 s after a trip, then every 0.5 s for 10 s, then at doubling intervals up to `recovery_timeout`.
+    /// Default on.
     pub early_probe: bool,
-    /// How long after a trip a call may wait for recovery instead of being refused, 10 s; 0 for not at all.
+    /// Time after a trip during which calls wait for recovery instead of failing. Default 10 s; 0 = no wait.
     pub hold: Duration,
-    /// After this long a probe that did not report is given up, 10 s.
+    /// Time after which a probe without report counts as lost. Default 10 s.
     pub probe_deadline: Duration,
-    /// Calls in flight at which the slow start after a recovery is over, 256; up to 1: there is none.
+    /// Calls in flight at which the slow start ends. Default 256; 0 and 1 = no slow start.
     pub full_speed: u32,
-    /// With a number, different for each gateway, late probes of `early_probe` are spread by 10 %; none.
+    /// Seed, different per gateway, that spreads late probes of `early_probe` by ±10 %. Default none.
     pub jitter: Option<u64>,
 }
 
 /// Decides when incidents open a circuit and when to probe. Reads no clock.
 pub trait Policy {
-    /// Something worked: what was counted so far is forgotten.
+    /// Counts a success: resets the count of incidents.
     fn success(&mut self);
 
-    /// Something broke while the circuit was closed. `Some(delay)` opens it, with the first probe after `delay`.
+    /// Counts an incident in the closed state. `Some(delay)` opens the circuit, with the first probe after `delay`.
     fn incident(&mut self) -> Option<Duration>;
 
-    /// A probe failed this long after the circuit opened: how long to wait for the next.
+    /// The wait before the next probe, after one failed `open_for` after the trip.
     fn probe_failed(&mut self, open_for: Duration) -> Duration;
 
-    /// A probe succeeded: everything starts anew.
+    /// Resets the policy after a successful probe.
     fn revived(&mut self);
 }
 
-/// Opens after a number of incidents without a success between them.
+/// Opens after a number of incidents with no success between them.
 #[derive(Debug)]
 pub struct ConsecutiveFailures {
     counted: failure_policy::ConsecutiveFailures<Delays>,
@@ -69,7 +70,7 @@ impl Default for Settings {
 }
 
 impl ConsecutiveFailures {
-    /// The policy these settings describe.
+    /// Creates the policy from settings.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
         let Settings { failure_threshold, recovery_timeout, early_probe, .. } = *settings;
@@ -80,7 +81,7 @@ impl ConsecutiveFailures {
             Delays { first: None, next: recovery_timeout, most }
         };
         let counted = failure_policy::consecutive_failures(failure_threshold, delays);
-        // Who turned early probes off was promised the exact time.
+        // With early probes off, the documented wait is exact.
         let jitter = settings.jitter.filter(|_| early_probe).map(Jitter);
         Self { counted, recovery_timeout, early_probe, jitter }
     }
@@ -99,7 +100,7 @@ impl Policy for ConsecutiveFailures {
         if self.early_probe && open_for < EARLY_PERIOD {
             return EARLY_INTERVAL.min(self.recovery_timeout);
         }
-        // The threshold was reached when the circuit opened, so the count cannot say "not yet" here.
+        // The threshold was reached at the trip, so the count always returns a delay here.
         let wait = self.incident().unwrap_or(self.recovery_timeout);
         self.jitter.as_mut().map_or(wait, |jitter| jitter.spread(wait))
     }
@@ -109,7 +110,7 @@ impl Policy for ConsecutiveFailures {
     }
 }
 
-/// The first wait, where it is not the first of the doubling ones, then doubling ones up to the most.
+/// An optional first delay, then delays that double up to `most`.
 #[derive(Clone, Debug)]
 struct Delays {
     first: Option<Duration>,
@@ -129,12 +130,12 @@ impl Iterator for Delays {
     }
 }
 
-/// Keeps the probes of several gateways apart: a small generator, because nothing here needs good numbers.
+/// Spreads the probes of several gateways. A simple generator is enough.
 #[derive(Debug)]
 struct Jitter(u64);
 
 impl Jitter {
-    /// The wait, give or take 10 %.
+    /// The wait ±10 %.
     fn spread(&mut self, wait: Duration) -> Duration {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let unit = f64::from(u32::try_from(self.0 >> 32).unwrap_or(0)) / f64::from(u32::MAX);

@@ -1,24 +1,24 @@
-//! What a circuit did, as numbers: read for metrics, never for decisions.
+//! Counts of a circuit, for metrics only.
 //!
-//! Every label is an enum or bounded, and exists at zero from the start. The reason of a transition fixes its two
-//! states, so the legal transitions are one table and an illegal one cannot be counted.
+//! Every label is an enum or bounded, and starts at zero. The reason of a transition determines both states, so one
+//! table lists the legal transitions and no illegal one can be counted.
 
 use std::time::{Duration, Instant};
 
 use crate::circuit::SlowStartShown;
 
-/// The three states. Closed means that traffic flows.
+/// The three states. Closed means that calls pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Traffic flows.
+    /// Calls pass.
     Closed,
-    /// Nothing passes; the next probe is awaited.
+    /// No calls pass until a probe.
     Open,
-    /// One probe is under way; nothing else passes.
+    /// One probe is running; no calls pass.
     HalfOpen,
 }
 
-/// Why the state changed.
+/// The reason of a transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// Too many incidents in a row: closed to open.
@@ -29,63 +29,62 @@ pub enum Reason {
     ProbeSucceeded,
     /// The probe failed: half-open to open.
     ProbeFailed,
-    /// The probe did not report in time: half-open to open.
+    /// The probe sent no report in time: half-open to open.
     ProbeLost,
-    /// The probe's owner gave it back unused: half-open to open.
+    /// The probe was returned unused: half-open to open.
     ProbeAbandoned,
-    /// The operator says that the backend is mended: open to closed.
+    /// The operator reset the circuit: open to closed.
     Reset,
 }
 
-/// How a probe ended.
+/// The outcome of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProbeOutcome {
-    /// The backend works again.
+    /// The backend works.
     Success,
-    /// It does not.
+    /// The backend does not work.
     Failure,
-    /// No report before the probe deadline.
+    /// No report within the probe deadline.
     Lost,
-    /// Given back before anything was tried.
+    /// Returned unused.
     Abandoned,
 }
 
-/// One change of state.
+/// One transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition {
-    /// Position in the order of this circuit's transitions, from 1: listeners run outside the lock and may be
-    /// called out of order.
+    /// Sequence number of the circuit's transitions, from 1. Listeners run outside the lock, maybe out of order.
     pub seq: u64,
     /// The state left.
     pub from: State,
     /// The state entered.
     pub to: State,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// When.
+    /// The time.
     pub at: Instant,
 }
 
-/// The state and everything counted so far, consistent with one another.
+/// A consistent view of the state and all counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The state now.
+    /// The current state.
     pub state: State,
-    /// For how long it has been in this state.
+    /// The time in this state so far.
     pub in_state: Duration,
-    /// When the next probe may start; only while open.
+    /// The earliest next probe; only while open.
     pub next_probe: Option<Instant>,
-    /// How many calls may be in flight; only while it has just recovered.
+    /// The limit of calls in flight; only during a slow start.
     pub slow_start: Option<SlowStartShown>,
-    /// Time spent in each state, the current one up to now.
+    /// Time in each state, up to now.
     pub time_in: [(State, Duration); 3],
-    /// Transitions by reason (which fixes the states, see [`Reason::edge`]).
+    /// Transitions by reason, which determines the states ([`Reason::edge`]).
     pub transitions: [(Reason, u64); 7],
-    /// Incidents by kind, failed probes included, in order of first appearance.
+    /// Incidents by kind in order of first occurrence, with failed probes.
     pub incidents: Vec<(&'static str, u64)>,
-    /// Callers refused.
+    /// Rejected calls.
     pub rejected: u64,
-    /// Probes by how they ended.
+    /// Probes by outcome.
     pub probes: [(ProbeOutcome, u64); 4],
 }
 
@@ -99,7 +98,7 @@ pub(crate) struct Tally {
 }
 
 impl State {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
 
     /// The metric label: `closed`, `open` or `half_open`.
@@ -114,7 +113,7 @@ impl State {
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 7] = [
         Self::Incidents,
         Self::ProbeStarted,
@@ -139,7 +138,7 @@ impl Reason {
         }
     }
 
-    /// The state left and the state entered: the table of legal transitions.
+    /// The states left and entered: the table of legal transitions.
     #[must_use]
     pub fn edge(self) -> (State, State) {
         match self {
@@ -153,7 +152,7 @@ impl Reason {
 }
 
 impl ProbeOutcome {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; 4] = [Self::Success, Self::Failure, Self::Lost, Self::Abandoned];
 
     /// The metric label.
@@ -178,7 +177,7 @@ impl ProbeOutcome {
 }
 
 impl Tally {
-    /// Counts a transition that ends a stay of this length, and numbers it.
+    /// Counts and numbers a transition that ends a stay of this duration.
     pub(crate) fn transition(&mut self, reason: Reason, stayed: Duration, at: Instant) -> Transition {
         let (from, to) = reason.edge();
         self.time_in[from as usize] += stayed;
@@ -187,7 +186,7 @@ impl Tally {
     }
 
     pub(crate) fn incident(&mut self, kind: &'static str) {
-        // Kinds are string constants of the callers; the bound only guards against one that is not.
+        // Callers use constant kinds; the bound is a safeguard.
         let kind = if self.incidents.len() < MAX_KINDS || self.knows(kind) { kind } else { "other" };
         match self.incidents.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, count)) => *count += 1,
@@ -210,7 +209,7 @@ impl Tally {
             transitions: Reason::ALL.map(|of| (of, self.transitions[of as usize])),
             incidents: self.incidents.clone(),
             rejected: self.rejected,
-            // A probe ends exactly when half-open is left.
+            // A probe ends exactly when the circuit leaves half-open.
             probes: ProbeOutcome::ALL.map(|of| (of, self.transitions[of.reason() as usize])),
         }
     }
@@ -220,5 +219,5 @@ impl Tally {
     }
 }
 
-/// Kinds counted apart; one more place is for `other`.
+/// Maximum number of kinds, plus `other`.
 const MAX_KINDS: usize = 32;

@@ -1,26 +1,26 @@
-//! The slow start after a recovery: one call in flight, twice as many after each that worked, until it is over.
+//! The slow start after a recovery: one call in flight, doubled by each success, until `full_speed`.
 //!
-//! Time counts as well: a second without an incident doubles like a success. Otherwise a first call that takes an
-//! hour would hold back everybody else for as long.
+//! A second without an incident doubles the limit too. Otherwise a first call that takes an hour would block all others
+//! as long.
 
 use std::time::{Duration, Instant};
 
-/// How many calls may be in flight while the backend recovers.
+/// Limit of calls in flight while the backend recovers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SlowStart {
-    /// Which one it is: calls of an earlier one are no business of this one.
+    /// The slow start's number, so that calls of an earlier one are ignored.
     number: u64,
-    /// When it began, or was thrown back.
+    /// The time it began or was reset.
     began: Instant,
     successes: u32,
     in_flight: u32,
-    /// At this many calls it is over.
+    /// The limit at which it ends.
     full_speed: u32,
-    /// Somebody was sent away and must hear of the next change.
+    /// True if a call was made to wait and needs a signal.
     turned_away: bool,
 }
 
-/// A slow start as it is shown.
+/// The slow start's state, for display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlowStartShown {
     /// Calls that may be in flight now.
@@ -30,23 +30,23 @@ pub struct SlowStartShown {
 }
 
 impl SlowStart {
-    /// None where it would be over before it began.
+    /// `None` if one call already reaches `full_speed`.
     pub(super) fn new(number: u64, full_speed: u32, now: Instant) -> Option<Self> {
         let start = Self { number, began: now, successes: 0, in_flight: 0, full_speed, turned_away: false };
         start.limit(now).map(|_| start)
     }
 
-    /// Calls that may be in flight; none if it is over.
+    /// The limit of calls in flight; `None` when the slow start is over.
     pub(super) fn limit(&self, now: Instant) -> Option<u32> {
         let doublings = u64::from(self.successes) + self.steps(now);
         let limit = u32::try_from(doublings).ok().and_then(|n| 1_u32.checked_shl(n)).unwrap_or(u32::MAX);
         (limit < self.full_speed).then_some(limit)
     }
 
-    /// Whether one more call may begin.
+    /// Checks if one more call may begin.
     ///
     /// # Errors
-    /// The moment at which the limit grows by itself.
+    /// The time at which the limit grows by itself.
     pub(super) fn check(&mut self, now: Instant) -> Result<(), Instant> {
         if self.limit(now).is_none_or(|limit| self.in_flight < limit) {
             return Ok(());
@@ -55,7 +55,7 @@ impl SlowStart {
         Err(self.began + STEP * u32::try_from(self.steps(now) + 1).unwrap_or(u32::MAX))
     }
 
-    /// One more call begins; its name for [`SlowStart::end`].
+    /// Starts a call; returns the number for [`SlowStart::end`].
     ///
     /// # Errors
     /// As [`SlowStart::check`].
@@ -65,7 +65,7 @@ impl SlowStart {
         Ok(self.number)
     }
 
-    /// A call ended. True if somebody was turned away who should look again.
+    /// Ends a call. True if a waiting call should check again.
     pub(super) fn end(&mut self, number: u64, succeeded: bool) -> bool {
         if number != self.number {
             return false;
@@ -75,7 +75,7 @@ impl SlowStart {
         std::mem::take(&mut self.turned_away)
     }
 
-    /// Something broke: back to one call at a time.
+    /// Resets the limit to one call, after an incident.
     pub(super) fn throw_back(&mut self, now: Instant) {
         self.began = now;
         self.successes = 0;
@@ -90,5 +90,5 @@ impl SlowStart {
     }
 }
 
-/// How long without a success counts as one: longer than most calls, far shorter than the patience of those who wait.
+/// The time without incident that counts like a success: longer than most calls, far shorter than `hold`.
 const STEP: Duration = Duration::from_secs(1);

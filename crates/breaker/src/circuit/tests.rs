@@ -1,4 +1,4 @@
-//! The circuit alone, under time that is only a number. `probes` holds their timetable, `model` the random test.
+//! The circuit under simulated time. `probes` tests the timetable of probes, `model` runs random operations.
 
 use super::*;
 use crate::{policy::ConsecutiveFailures, tally::ProbeOutcome};
@@ -20,7 +20,7 @@ impl Lab {
         Self { circuit: Circuit::new(ConsecutiveFailures::new(settings), settings, start), start, now: start }
     }
 
-    /// Five incidents of epochs 1 to 5, now.
+    /// Reports incidents of epochs 1 to 5.
     fn tripped(settings: &Settings) -> Self {
         let mut lab = Self::new(settings);
         lab.break_epochs(1..=5);
@@ -59,7 +59,7 @@ impl Lab {
         at.duration_since(self.start).as_secs_f64()
     }
 
-    /// The moments of the next `count` probes when each fails at once.
+    /// The times of the next `count` probes if each fails at once.
     fn probes(&mut self, count: u64) -> Vec<f64> {
         (100..100 + count)
             .map(|epoch| {
@@ -158,11 +158,11 @@ fn late_reports_of_old_epochs_are_ignored_after_recovery() {
     let now = lab.now;
     lab.circuit.probe_succeeded(20, now);
     let counted = lab.snapshot().incidents;
-    // 6..20 were never heard of, but they began before the recovery.
+    // Epochs 6..20 are unknown, but began before the recovery.
     lab.break_epochs(0..20);
     assert_eq!(lab.state(), State::Closed);
     assert_eq!(lab.snapshot().incidents, counted);
-    // The probe's own session became an ordinary one.
+    // The probe's session is now an ordinary one.
     lab.break_epochs(20..24);
     assert_eq!(lab.state(), State::Closed);
     lab.break_epochs([24]);

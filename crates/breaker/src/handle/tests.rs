@@ -1,4 +1,4 @@
-//! The shared handle: the state trace that specifies the breaker, from one thread and from eight at once.
+//! The shared handle: the specified state trace, from one thread and from eight at once.
 
 use std::{
     fmt::Write as _,
@@ -17,7 +17,7 @@ fn exact() -> Settings {
     Settings { early_probe: false, hold: Duration::ZERO, ..Settings::default() }
 }
 
-/// Runs `act` `times` times, shared out over `threads` that start together, and counts how often it said yes.
+/// Runs `act` `times` times over `threads` that start together, and counts `true`.
 fn crowd(threads: usize, times: usize, act: impl Fn() -> bool + Sync) -> usize {
     let (gate, left, yes) = (Barrier::new(threads), AtomicUsize::new(times), AtomicUsize::new(0));
     let take = || left.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
@@ -36,7 +36,7 @@ fn crowd(threads: usize, times: usize, act: impl Fn() -> bool + Sync) -> usize {
     yes.into_inner()
 }
 
-/// A breaker, its time, and what was seen of it.
+/// A breaker, its time and its observed transitions.
 struct Lab {
     breaker: Breaker,
     threads: usize,
@@ -56,7 +56,7 @@ impl Lab {
         Self { breaker, threads, start, now: start, seen, trace: String::new() }
     }
 
-    /// At this time: what happens, then 1,000 callers ask to pass and 1,000 openers ask to open.
+    /// One step: an event at this time, then 1,000 calls to `admit` and 1,000 to `may_open`.
     fn line(&mut self, at: f64, what: &str, happens: impl FnOnce(&Self)) {
         self.now = self.start + Duration::from_secs_f64(at);
         happens(self);
@@ -82,7 +82,7 @@ impl Lab {
         }
     }
 
-    /// This epoch breaks with 100 calls in flight, each of which reports it.
+    /// Breaks this epoch with 100 calls in flight, each of which reports it.
     fn incident(&mut self, at: f64, epoch: u64) {
         self.line(at, &format!("epoch {epoch} breaks"), |lab| {
             crowd(lab.threads, 100, || {
@@ -93,7 +93,7 @@ impl Lab {
     }
 }
 
-/// Written by hand from the specification: five incidents open, exactly 60 s to each probe, one probe, never two.
+/// The specified trace: five incidents open the circuit, exactly 60 s to each probe, never two probes.
 const SPECIFIED: &str = "    0.000 start            |closed   | 1000 | 1000 |    0
     1.000 epoch 1 breaks   |closed   | 1000 | 1000 |    0
     2.000 epoch 2 breaks   |closed   | 1000 | 1000 |    0
@@ -224,7 +224,7 @@ fn every_transition_is_heard_once_under_contention() {
                 breaker.probe_started(epoch, start);
                 breaker.probe_succeeded(epoch, start);
             }
-            // Whoever probes may have been put aside: without this the others use up their turns meanwhile.
+            // The probing thread may be descheduled; without a yield the others would use up their turns.
             Opening::Wait(_) => std::thread::yield_now(),
         }
         true
@@ -253,7 +253,7 @@ fn after_a_recovery_a_crowd_on_eight_threads_comes_back_step_by_step() {
     breaker.incident(1, "broken", start);
     assert_eq!(breaker.may_open(start), Opening::Probe);
     breaker.probe_succeeded(2, start);
-    // Each round all that may begin do, and then succeed: 2 to the power of all successes so far.
+    // Each round starts all allowed calls, which succeed: 2 to the power of all successes.
     for (may, told) in [(1, 1), (2, 2), (8, 3)] {
         let begun = Mutex::new(Vec::new());
         crowd(8, 1000, || breaker.begin(start).map(|pass| begun.lock().unwrap().push(pass)).is_ok());

@@ -1,4 +1,4 @@
-//! The layer under tokio's paused time: it admits or refuses, and nothing else.
+//! The layer under tokio's paused time: it admits or rejects, nothing else.
 
 use std::{
     convert::Infallible,
@@ -38,7 +38,7 @@ fn trip(breaker: &Breaker) {
     (1..=5).for_each(|epoch| breaker.incident(epoch, "broken", clock()));
 }
 
-/// A service that fails if asked to, behind the layer, and how often it was reached.
+/// A service behind the layer that fails on request and counts its calls.
 fn guarded(
     breaker: &Breaker,
 ) -> (impl Service<bool, Response = &'static str, Error = Failure, Future: Send> + Clone, Arc<AtomicUsize>) {
@@ -144,7 +144,7 @@ impl Service<()> for NeverReady {
     }
 }
 
-/// What a poll says now, without waiting for it to change.
+/// The result of one poll.
 async fn futures_poll(mut poll: impl FnMut(&mut Context<'_>) -> bool) -> bool {
     std::future::poll_fn(|cx| Poll::Ready(poll(cx))).await
 }

@@ -1,7 +1,7 @@
-//! Random operations against a model that remembers everything and forgets nothing.
+//! Random operations against a model with unlimited memory.
 //!
-//! The model has no table of transitions, no policy and no bounded memory: it is the specification written down
-//! again in the most direct way, with `early_probe` off so that every wait is the same.
+//! The model has no transition table, no policy and no bounds: it restates the specification directly, with
+//! `early_probe` off so that every wait is equal.
 
 use std::collections::HashSet;
 
@@ -195,7 +195,7 @@ impl Model {
         matches!(self.is, Is::HalfOpen { epoch, .. } if epoch == reported)
     }
 
-    /// The changes of the last operation go on where the ones before stopped.
+    /// The transitions of the last operation continue the previous ones.
     fn check_order(&mut self) {
         for change in self.lab.circuit.changes() {
             assert_eq!(change.seq, self.last_seq + 1);

@@ -1,4 +1,4 @@
-//! When probes start, how long callers are held meanwhile, and what becomes of a probe that never reports.
+//! Probe times, hold times of calls, and lost probes.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn early_probes_start_after_a_quarter_of_a_second_and_thin_out() {
     let mut lab = Lab::tripped(&Settings::default());
     let mut expect = vec![0.25];
     expect.extend((0..20).map(|n| 0.75 + 0.5 * f64::from(n)));
-    // From 10.25 on the waits double: 1, 2, 4, 8, 16, 32, then 60 for ever.
+    // From 10.25 s on the waits double: 1, 2, 4, 8, 16, 32, then always 60.
     expect.extend([11.25, 13.25, 17.25, 25.25, 41.25, 73.25, 133.25, 193.25, 253.25]);
     assert_eq!(lab.probes(30), expect);
 }
@@ -16,7 +16,7 @@ fn early_probes_start_after_a_quarter_of_a_second_and_thin_out() {
 fn early_probes_that_hang_count_by_time_not_by_number() {
     let mut lab = Lab::tripped(&Settings::default());
     assert_eq!(lab.at(0.25).may_open(), Opening::Probe);
-    // Given up at 10.25: past the dense period, so the next wait is already the first of the doubling ones.
+    // Lost at 10.25 s, after the dense period, so the next wait is the first doubling one.
     assert_eq!(lab.at(10.25).may_open(), Opening::Wait(lab.start + Duration::from_secs_f64(11.25)));
 }
 
@@ -56,7 +56,7 @@ fn waits_grow_beyond_the_recovery_timeout_only_where_that_is_wanted() {
     assert_eq!(Lab::tripped(&wanted).probes(6), [60.0, 180.0, 420.0, 720.0, 1020.0, 1320.0]);
     let early = Settings { recovery_growth: 5, ..Settings::default() };
     let late = Lab::tripped(&early).probes(31).split_off(21);
-    // 1, 2, 4 and so on to 256, then 300.
+    // 1, 2, 4 … 256, then 300.
     assert_eq!(late, [11.25, 13.25, 17.25, 25.25, 41.25, 73.25, 137.25, 265.25, 521.25, 821.25]);
 }
 
@@ -140,7 +140,7 @@ fn a_lost_probe_is_given_up_at_its_deadline() {
     assert_eq!(lab.at(69.999).may_open(), Opening::Wait(lab.start + Duration::from_secs(70)));
     let rejected = lab.admit().unwrap_err();
     assert!(rejected.retry_after < Duration::from_millis(2), "{rejected:?}");
-    // Noticed late, dated back: the next wait runs from the deadline.
+    // Noticed late, dated back: the next wait starts at the deadline.
     assert_eq!(lab.at(80.0).may_open(), Opening::Wait(lab.start + Duration::from_secs(130)));
     assert_eq!(
         lab.circuit.changes().map(|c| (c.reason, lab.since_start(c.at))).collect::<Vec<_>>(),

@@ -1,4 +1,4 @@
-//! The way back to full speed after a recovery: by successes, by time, and thrown back by what breaks.
+//! Slow start: growth by successes and by time, reset by incidents.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn recovered(full_speed: u32) -> Lab {
 }
 
 impl Lab {
-    /// Lets as many calls begin as may.
+    /// Starts as many calls as allowed.
     fn begin_all(&mut self) -> Vec<u64> {
         let mut begun = Vec::new();
         while let Ok(call) = self.circuit.begin(self.now) {
