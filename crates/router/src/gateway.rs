@@ -1,8 +1,8 @@
-//! Putting it together: for each configured backend its circuit, its sessions and its stack, and what feeds what.
+//! The set of running backends: builds each backend's circuit, sessions and stack, and connects them.
 //!
-//! The breaker hears of incidents and successes through the backend's events; the opener asks it before each
-//! handshake; and every transition makes those who wait look again. A change of the configuration replaces the set as
-//! one snapshot; what it leaves behind is seen off in `retire.rs`.
+//! Backend events feed incidents and successes to the circuit; the connector asks the circuit before each handshake;
+//! every transition wakes waiting calls. A new configuration replaces the set as one snapshot; `retire.rs` ends what it
+//! removed or replaced.
 
 use std::{
     collections::BTreeMap,
@@ -31,29 +31,29 @@ use crate::{
     stack::{RetrySettings, StackObserve, backend_stack, now},
 };
 
-/// Everything one backend is configured to be.
+/// The configuration of one backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendSettings {
-    /// Where, how, how many.
+    /// Address, transport, limits and times.
     pub spec: BackendSpec,
-    /// Its circuit.
+    /// Circuit breaker settings.
     pub breaker: mcpool_breaker::Settings,
-    /// How calls are repeated.
+    /// Retry settings.
     pub retry: RetrySettings,
 }
 
-/// Told what happens behind the front.
+/// Observer of events behind the front.
 pub trait GatewayObserve: Observe {
     /// The observer of one backend's stack.
     fn stack(&self, backend: &Source) -> Arc<dyn StackObserve>;
 
-    /// A circuit changed.
+    /// A circuit changed its state.
     fn transition(&self, backend: &Source, transition: &Transition);
 
-    /// A registration ended; it finishes what it has.
+    /// A registration was removed or replaced and now finishes its calls.
     fn leaves(&self, _old: &Registered) {}
 
-    /// The last registration of this name is over.
+    /// The last registration of this name has ended.
     fn gone(&self, _name: &str) {}
 }
 
@@ -63,28 +63,28 @@ pub struct Gateway {
     links: Arc<Links>,
     departures: Departures,
     observe: Arc<dyn GatewayObserve>,
-    /// The id of the next backend of a new name.
+    /// The id of the next new backend.
     next_id: AtomicU32,
 }
 
-/// What a new configuration changed, by name.
+/// The effect of a new configuration, by backend name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// New names.
     pub added: Vec<Arc<str>>,
-    /// Names with another configuration.
+    /// Names with a different configuration.
     pub changed: Vec<Arc<str>>,
-    /// Names that are gone.
+    /// Removed names.
     pub removed: Vec<Arc<str>>,
-    /// Names that go on as they were.
+    /// The number of unchanged backends.
     pub kept: usize,
 }
 
 impl Gateway {
-    /// Starts every backend. None of them has to be up: they are reached when needed.
+    /// Starts every backend. None has to be up: the gateway connects when needed.
     ///
     /// # Errors
-    /// A sentence for the operator when a backend cannot be set up at all (unusable CA file, ...).
+    /// One sentence for the operator if a backend cannot be set up (unusable CA file, ...).
     pub fn start<O: GatewayObserve>(
         settings: Vec<BackendSettings>,
         default_backend: Option<&str>,
@@ -104,14 +104,14 @@ impl Gateway {
         Ok(Self { registry, links, departures, observe, next_id: AtomicU32::new(next_id) })
     }
 
-    /// Puts another set of backends in force, without a failed call: those that are configured as before go on, the
-    /// others start or are seen off. To be called by one at a time.
+    /// Applies a new set of backends without failing a call: unchanged ones continue, others start or retire. Calls
+    /// must not overlap.
     ///
     /// # Errors
-    /// A sentence for the operator when a backend cannot be set up at all; then nothing has changed.
+    /// One sentence for the operator if a backend cannot be set up; then nothing has changed.
     ///
     /// # Cancel safety
-    /// Dropped while it waits, the change is in force.
+    /// The new set is in force even if the future is dropped while it waits.
     pub async fn apply(
         &self,
         settings: Vec<BackendSettings>,
@@ -139,34 +139,34 @@ impl Gateway {
         Ok(changes)
     }
 
-    /// The front's way in.
+    /// The router for the front.
     #[must_use]
     pub fn router(&self) -> Router {
         Router::new(self.registry.clone(), self.links.clone())
     }
 
-    /// Every backend, by name.
+    /// All backends, sorted by name.
     #[must_use]
     pub fn backends(&self) -> Vec<Arc<Registered>> {
         self.registry.load().backends.values().cloned().collect()
     }
 
-    /// Registrations that ended and still have sessions, oldest first.
+    /// Retiring registrations that still have sessions, oldest first.
     #[must_use]
     pub fn leaving(&self) -> Vec<Arc<Registered>> {
         self.departures.under_way()
     }
 
-    /// The backend meant by `/mcp` and `/sse`.
+    /// The backend behind `/mcp` and `/sse`.
     #[must_use]
     pub fn default_backend(&self) -> Option<Arc<str>> {
         self.registry.load().default.clone()
     }
 
-    /// Ends every session; names what still runs at the deadline.
+    /// Ends every session. Returns what still runs at the deadline.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the sessions ending by themselves.
+    /// If the future is dropped, the sessions still end by themselves.
     pub async fn shutdown(&self, deadline: Duration) -> Vec<String> {
         let all = self.backends().into_iter().chain(self.leaving());
         let ends = all.map(|registered| async move {
@@ -178,7 +178,7 @@ impl Gateway {
     }
 }
 
-/// The set of backends that is about to be put in force.
+/// The next set of backends, before it is applied.
 #[derive(Default)]
 struct Next {
     backends: BTreeMap<Arc<str>, Arc<Registered>>,
@@ -187,7 +187,7 @@ struct Next {
 }
 
 impl Next {
-    /// Keeps the registration of this name if it is configured as before, else starts another one.
+    /// Adds a backend: reuses the registration if its configuration is unchanged, else starts a new one.
     fn take(&mut self, mut one: BackendSettings, before: &Registry, gateway: &Gateway) -> Result<(), String> {
         let name = one.spec.name.clone();
         let known = before.backends.get(&name);
@@ -210,7 +210,7 @@ impl Next {
         Ok(())
     }
 
-    /// Another one could not be started: nothing changes, so these are for nobody.
+    /// Shuts down the backends started for this set, which is discarded because another failed to start.
     async fn give_up(self) {
         for one in self.started {
             one.backend.shutdown(Duration::ZERO).await;
@@ -218,7 +218,7 @@ impl Next {
     }
 }
 
-/// What `/mcp` and `/sse` mean: what the operator says, else the only backend there is.
+/// The backend behind `/mcp` and `/sse`: the configured default, else the only backend.
 fn default_of(backends: &BTreeMap<Arc<str>, Arc<Registered>>, named: Option<&str>) -> Option<Arc<str>> {
     match named {
         Some(name) => backends.get_key_value(name).map(|(name, _)| name.clone()),
@@ -240,7 +240,7 @@ fn register(
 /// Registers a backend over a given transport.
 ///
 /// # Errors
-/// A sentence for the operator.
+/// One sentence for the operator.
 pub fn register_with<O: GatewayObserve>(
     spec: BackendSpec,
     transport: Arc<dyn Transport>,
@@ -260,8 +260,7 @@ fn assemble(
 ) -> Result<Registered, String> {
     let spec = settings.spec.clone();
     let source = Source { id: spec.id, name: spec.name.clone() };
-    // The circuit must know the backend to wake its waiters, and the backend asks the circuit: the cell ties the
-    // knot, weakly, so that a removed backend goes away.
+    // Circuit and backend refer to each other. The cell links them, weakly, so that a removed backend is freed.
     let woken: Arc<OnceLock<Weak<Backend>>> = Arc::default();
     let woken_by = woken.clone();
     let reconsider = move || {
@@ -269,7 +268,7 @@ fn assemble(
             backend.reconsider();
         }
     };
-    // Replicas whose backend died together must not probe it together.
+    // Jitter keeps replicas from probing a backend at the same moment.
     let circuit = mcpool_breaker::Settings { jitter: Some(rand::random()), ..settings.breaker.clone() };
     let told = {
         let (observe, source, reconsider) = (observe.clone(), source.clone(), reconsider.clone());
@@ -286,7 +285,7 @@ fn assemble(
         next: observe.clone(),
     });
     let name = spec.name.clone();
-    // Two processes at once could work on one file: the one before must have let go of it.
+    // A program restarts only after its predecessor ends, as both could write the same file.
     let waits_for = before.filter(|old| {
         let is_process = |spec: &BackendSpec| matches!(spec.endpoint, Endpoint::Stdio(_));
         is_process(&spec) && is_process(old.backend.spec())
@@ -298,12 +297,12 @@ fn assemble(
         writes: now() + times.drain,
     });
     let gate = Arc::new(BreakerGate { breaker: breaker.clone(), after });
-    // Before the first event.
+    // Created before the first event, so that none is lost.
     let observed = observe.stack(&source);
     let backend =
         Backend::start(spec, transport, gate, feed).map_err(|why| format!("backend {name:?}: {why}"))?;
     let _ = woken.set(Arc::downgrade(&backend));
-    // The operator's word is about the name: a change of the configuration does not take it back.
+    // Pause and drain apply to the name: a new configuration does not revert them.
     match before.map(|old| old.backend.traffic()) {
         Some(Traffic::Paused) => backend.pause(),
         Some(Traffic::Drained) => backend.drain(),
@@ -315,7 +314,7 @@ fn assemble(
     Ok(Registered { name, backend, breaker, stack, forwards, settings, left })
 }
 
-/// The headers of agents a backend is given, each once and in the order of their names.
+/// Forwarded header names, sorted and unique.
 fn in_order(names: &[HeaderName]) -> Arc<[HeaderName]> {
     let mut names = names.to_vec();
     names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
@@ -323,19 +322,19 @@ fn in_order(names: &[HeaderName]) -> Arc<[HeaderName]> {
     names.into()
 }
 
-/// Asks the circuit before each handshake.
+/// Gate that asks the circuit before each handshake.
 struct BreakerGate {
     breaker: Breaker,
-    /// Whose sessions must be over first.
+    /// The predecessor whose sessions must end first.
     after: Option<After>,
 }
 
-/// The process before this one, and how long its calls are waited for: not so long that those who wait for the next
-/// process give up.
+/// The previous process of a program, and how long to wait for its calls: shorter than `queue`, so that calls waiting
+/// for the new process do not time out.
 struct After {
     backend: Weak<Backend>,
     calls: Instant,
-    /// Two writes at once are worse than a wait.
+    /// The wait for writes is longer: concurrent writes are worse than a delay.
     writes: Instant,
 }
 
@@ -364,7 +363,7 @@ impl Gate for BreakerGate {
     }
 }
 
-/// Feeds the circuit with what happens to sessions, and passes everything on.
+/// Observer that feeds the circuit with session events and forwards all events.
 struct Feed {
     breaker: Breaker,
     backend: Arc<OnceLock<Weak<Backend>>>,
@@ -372,16 +371,15 @@ struct Feed {
     next: Arc<dyn GatewayObserve>,
 }
 
-/// The sessions of a backend that dies are lost one after another within moments: that is one incident, not as many as
-/// there were sessions. The next session may be opened on a connection of before, whose end the client has not seen yet,
-/// and break like the last: that is still the same crash.
+/// Groups the losses of one crash. A crashing backend loses its sessions within moments, which is one incident. The
+/// next session may be opened on an old connection whose end the client has not noticed, and break too: the same crash.
 #[derive(Debug, Default)]
 struct Crash {
-    /// The last one counted: when, and the newest session begun by then, which is the last it can have taken along.
+    /// The last counted crash: its time and the newest session at that time.
     counted: Option<(Instant, u64)>,
-    /// The newest session begun.
+    /// The newest session.
     newest: u64,
-    /// The newest session begun while connections of before may still be at hand.
+    /// The newest session opened while stale connections were still possible.
     hurried: u64,
 }
 
@@ -393,13 +391,13 @@ impl Crash {
         }
     }
 
-    /// Whether an opening that broke did so by the crash that was counted.
+    /// True if a failed opening belongs to the counted crash.
     fn is_echo(&self, epoch: u64, kind: &str, now: Instant) -> bool {
         let is_soon = |at| now.saturating_duration_since(at) < ONE_CRASH;
         kind == "broken" && epoch <= self.hurried && self.counted.is_some_and(|(at, _)| is_soon(at))
     }
 
-    /// Whether the end of this session is news.
+    /// True if the loss of this session is a new crash; counts it.
     fn is_news(&mut self, epoch: u64, now: Instant) -> bool {
         let is_same = self
             .counted
@@ -412,14 +410,14 @@ impl Crash {
     }
 }
 
-/// How long the sessions of one crash may take to be lost.
+/// Time within which losses belong to one crash.
 const ONE_CRASH: Duration = Duration::from_secs(1);
-/// How long a client may take to see that its idle connections ended. Shorter than two pauses between handshakes, so that
-/// a backend that breaks each of them is still found out.
+/// Time within which idle connections of before the crash may be reused. Shorter than two pauses between handshakes, so
+/// that a backend which breaks every handshake is still detected.
 const STALE: Duration = Duration::from_millis(100);
 
 impl Feed {
-    /// Whether the backend rests by its operator's word, so that nothing is to be learnt from a probe that failed.
+    /// True if the backend is paused or drained; a failed probe then proves nothing.
     fn rests(&self) -> bool {
         self.backend.get().and_then(Weak::upgrade).is_some_and(|backend| backend.traffic().is_shut())
     }
@@ -444,11 +442,11 @@ impl Observe for Feed {
             Event::OpenFailed { epoch, reason: OpenReason::Probe, incident, cause, .. } => match incident {
                 Some(kind) => self.breaker.probe_failed(*epoch, kind, now),
                 None if self.rests() || **cause == Cause::Descriptors => self.breaker.probe_abandoned(now),
-                // What a proxy says with nothing behind it, or before its backends are there.
+                // A proxy answered without its backend.
                 None if cause.is_of_another() || matches!(cause, Cause::Pressure(_)) => {
                     self.breaker.probe_inconclusive(*epoch, now);
                 }
-                // It refused us, so it is there: what is wrong is not for a circuit to heal.
+                // The backend rejected the handshake, so it is up; a circuit cannot heal the cause.
                 None => self.breaker.probe_succeeded(*epoch, now),
             },
             Event::OpenFailed { epoch, incident: Some(kind), .. }
@@ -466,7 +464,7 @@ impl Observe for Feed {
     }
 }
 
-/// How often a process that waits for the one before it looks whether that is over.
+/// Interval at which a new process checks whether its predecessor has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod tests {

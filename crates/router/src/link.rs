@@ -1,12 +1,11 @@
-//! One agent's tie to the backend its URL means, across changes of the configuration.
+//! One agent's link to the backend of its URL, across configuration changes.
 //!
-//! When another registration takes the backend's name, an agent without a session of its own is moved there: at once
-//! where it can be, so that what it is subscribed to goes on, else with its next call. What was asked of the old one
-//! and not sent follows it; what was sent is answered by the old one. An agent with a session of its own keeps it until
-//! one of the two ends.
+//! When a new registration takes over the backend's name, an agent on shared sessions moves to it: at once if possible,
+//! so that its subscriptions continue, else with its next call. Unsent calls move too; sent calls finish at the old
+//! registration. An agent with a session of its own stays there until its session or the agent ends.
 //!
-//! In the same way it is moved when a call comes with other values of the headers its backend is given: each call is
-//! made over a seat of exactly its own values, so a refreshed token is sent, and no call carries another's.
+//! An agent also moves when a call has other values of the forwarded headers. Each call uses a seat with exactly its
+//! own values: a refreshed token is sent, and no call carries another call's token.
 
 use std::{
     collections::HashMap,
@@ -34,30 +33,30 @@ use crate::{
     stack::{BackendStack, Order, left},
 };
 
-/// One agent's tie to one backend.
+/// One agent's link to one backend.
 pub struct GatewayLink {
     ties: Arc<Ties>,
     links: Arc<Links>,
     number: u64,
 }
 
-/// The agent, and where it is tied now.
+/// The agent and its current seat.
 pub(crate) struct Ties {
     hello: Hello,
-    /// Its agent with what it was last moved for.
+    /// The caller of the last move, with its header values.
     caller: ArcSwap<Caller>,
     registry: Arc<ArcSwap<Registry>>,
     tie: ArcSwap<Tie>,
-    /// One move at a time: all calls of the agent share it, and its failure.
+    /// Serialises moves: all calls of the agent share one move and its failure.
     turn: Semaphore,
     failed: Mutex<Failed>,
 }
 
-/// What became of the moves that failed.
+/// Failed moves.
 #[derive(Default)]
 struct Failed {
     times: u64,
-    /// For an agent that sent this.
+    /// Header values and error of the last failure.
     last: Option<(Forwarded, CallError)>,
 }
 
@@ -69,14 +68,14 @@ pub(crate) struct Tie {
     left: CancellationToken,
 }
 
-/// All links there are, so that they can be moved. An entry lives as long as its link.
+/// All links, so that they can be moved. An entry lives as long as its link.
 #[derive(Default)]
 pub(crate) struct Links {
     next: AtomicU64,
     all: Mutex<HashMap<u64, Weak<Ties>>>,
 }
 
-/// Agents that are moved at the same time.
+/// Maximum number of agents moved at once.
 const MOVED_AT_ONCE: usize = 64;
 
 impl Tie {
@@ -89,7 +88,7 @@ impl Tie {
         }
     }
 
-    /// Whether the agent has to go elsewhere.
+    /// True if the agent must move: its registration ended.
     fn is_left(&self) -> bool {
         match self.backend.leaving() {
             None => false,
@@ -98,7 +97,7 @@ impl Tie {
         }
     }
 
-    /// Whether its sessions carry what this caller sends.
+    /// True if this seat's sessions carry the caller's header values.
     fn serves(&self, caller: &Arc<Caller>) -> bool {
         Arc::ptr_eq(caller, self.seat.caller()) || self.backend.carries(&self.seat, caller)
     }
@@ -113,7 +112,7 @@ impl GatewayLink {
         Self { number: links.enter(&ties), links: links.clone(), ties }
     }
 
-    /// Who may use the sessions of this agent.
+    /// The sharing mode of this agent.
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.seat().mode()
@@ -162,7 +161,7 @@ impl Link for GatewayLink {
             match answer.await {
                 Err(error) if tie.should_follow(&error) => {
                     let followed = ties.follow(order.call().clone()).await;
-                    // What may have run there may have run, whatever becomes of it here.
+                    // A call that may have run at the old registration stays so, whatever happens here.
                     followed.map_err(|last| match (error.executed, last.executed) {
                         (Executed::Maybe, Executed::No) => last.executed(Executed::Maybe),
                         _ => last,
@@ -196,7 +195,7 @@ impl Tie {
         if !is_subscription || self.seat.mode() == Mode::Pinned {
             return answer;
         }
-        // It waits outside the room, where nobody would tell it.
+        // Subscriptions wait outside the queue, which would wake them.
         let (gone, name) = (self.left.clone(), self.backend.spec().name.clone());
         async move {
             tokio::select! {
@@ -214,14 +213,14 @@ impl Tie {
 }
 
 impl Ties {
-    /// Makes a call wherever the backend's name leads now, however often that changes within the call's own time.
+    /// Makes a call at the current registration, following further changes within the call's deadline.
     async fn follow(&self, call: Call) -> Result<Answer, CallError> {
         let idle = self.tie.load().backend.spec().times.call_idle;
         let until = call.hard_deadline.min(call.trace.started + idle);
         loop {
             let moved = {
                 let next = find(&self.registry, &self.hello.target.name);
-                // Counted where it waits, and elsewhere once that is replaced.
+                // Counts the call as waiting at the current registration.
                 let _waits = next.as_ref().map(|next| next.backend.awaits_seat());
                 let moved = tokio::time::timeout_at(until.into(), self.current(&call.caller));
                 tokio::select! {
@@ -249,11 +248,11 @@ impl Ties {
         CallError::not_sent(ErrorKind::Deadline, message).of_backend(name.clone())
     }
 
-    /// The agent's tie for what this caller sends, moved if it has to be. Whoever waits while a move fails shares its
-    /// failure: the next one would meet the same backend.
+    /// The agent's seat for this caller, moving it if needed. Calls waiting on a move share its failure, as a retry
+    /// would meet the same backend.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the agent where it was, and the next one moves it.
+    /// Dropping the future leaves the agent in place; the next call moves it.
     async fn current(&self, caller: &Arc<Caller>) -> Result<Arc<Tie>, CallError> {
         let before = self.failed().times;
         let _turn = self.turn.acquire().await;
@@ -273,24 +272,24 @@ impl Ties {
         moved
     }
 
-    /// Moves the agent, again if where it goes is replaced meanwhile.
+    /// Moves the agent, and again if the new registration is replaced meanwhile.
     async fn moved(&self, mut tie: Arc<Tie>, caller: &Arc<Caller>) -> Result<Arc<Tie>, CallError> {
         let name = &self.hello.target.name;
         while tie.is_left() || !tie.serves(caller) {
             if !tie.is_left() && tie.seat.mode() == Mode::Pinned {
                 return Err(other_credentials().of_backend(name.clone()));
             }
-            // What the agent's own session knew is lost: it has to begin anew.
+            // A session of the agent's own is lost with its state: the agent must initialize again.
             let next = if tie.seat.mode() == Mode::Pinned { None } else { find(&self.registry, name) };
             let Some(next) = next else { return Err(left(name)) };
             let times = &next.backend.spec().times;
-            // A moment ago the agent was served: it is patient.
+            // The agent was just being served, so it may wait longer.
             let patience = times.queue.max(times.first_open);
             let hello = Hello { caller: caller.clone(), ..self.hello.clone() };
             if let Some(seat) = seat_unless_left(&next, &hello, patience).await? {
                 seat.follow(&tie.seat, is_elsewhere(&tie.backend, &next.backend));
                 if seat.mode() == Mode::Pinned {
-                    // One that is closed is told of nothing.
+                    // A closed outlet needs no event.
                     let _ = hello.outlet.push(LinkEvent::Owned(caller.forwarded.clone()));
                 }
                 self.caller.store(caller.clone());
@@ -307,7 +306,7 @@ impl Ties {
 }
 
 impl Failed {
-    /// The last failure, if there was one since so many, for what this caller sends.
+    /// The last failure after the first `times`, if it was for this caller's header values.
     fn since(&self, times: u64, caller: &Caller) -> Option<CallError> {
         let (sent, error) = self.last.as_ref().filter(|_| self.times > times)?;
         (*sent == caller.forwarded).then(|| error.clone())
@@ -321,10 +320,10 @@ impl Links {
         number
     }
 
-    /// Moves every agent that is tied to a registration that ended. Who cannot be moved now is with its next call.
+    /// Moves every agent of a registration that ended. Agents that cannot move now do so with their next call.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the rest where they are.
+    /// Dropping the future leaves the rest in place.
     pub(crate) async fn move_from(&self, backend: &Arc<Backend>) {
         let all: Vec<Weak<Ties>> = self.lock().values().cloned().collect();
         let moves = all.into_iter().map(|ties| async move {
@@ -343,7 +342,7 @@ impl Links {
     }
 }
 
-/// The registration that has this name now.
+/// The current registration of this name.
 pub(crate) fn find(registry: &ArcSwap<Registry>, name: &str) -> Option<Arc<Registered>> {
     registry.load().backends.get(name).cloned()
 }
@@ -356,10 +355,10 @@ async fn replaced(registered: Option<&Registered>) {
     }
 }
 
-/// A seat, or nothing if the registration ended meanwhile.
+/// A seat, or `None` if the registration ended meanwhile.
 ///
 /// # Cancel safety
-/// Dropping the future gives everything back.
+/// Dropping the future releases everything it holds.
 pub(crate) async fn seat_unless_left(
     registered: &Registered,
     hello: &Hello,
@@ -375,14 +374,14 @@ pub(crate) async fn seat_unless_left(
     }
 }
 
-/// What an agent of a session of its own is told that comes with other credentials than that was opened with. The front
-/// refuses most of them before.
+/// The error when a call on an agent's own session brings other credentials than the session was opened with. The front
+/// rejects most such calls earlier.
 fn other_credentials() -> CallError {
     let message = "this session belongs to other credentials: send initialize";
     CallError::not_sent(ErrorKind::InvalidRequest, message)
 }
 
-/// Whether what was known of the server says nothing of the other one.
+/// True if the address changed, so that knowledge of the old server does not apply.
 fn is_elsewhere(old: &Backend, new: &Backend) -> bool {
     match (&old.spec().endpoint, &new.spec().endpoint) {
         (Endpoint::Http(old), Endpoint::Http(new)) => old.url != new.url,

@@ -1,9 +1,9 @@
-//! Registrations that ended while the gateway runs on: their agents are moved, their calls finish, their sessions end,
-//! and then nothing is left of them, the series included.
+//! Retirement of registrations that were removed or replaced: agents move, calls finish, sessions end, and finally the
+//! metric series disappear.
 //!
-//! One task sees all of them off. Calls end by their own deadlines; agents with a session of their own keep it for
-//! `drain_timeout`. When many are under way, the oldest has no such time, and beyond a limit it is cut, so that a
-//! configuration that changes every second does not pile up servers without bound.
+//! One task retires all of them. Calls end by their own deadlines; agents with a session of their own keep it for
+//! `drain_timeout`. Beyond a number of retiring registrations the oldest loses this time, and beyond a limit its calls
+//! are cut, so that frequent reloads cannot accumulate servers.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,16 +22,16 @@ use crate::{
     route::{Registered, Registry},
 };
 
-/// Registrations whose agents may keep sessions of their own; of the oldest beyond, they end with their last call.
+/// Maximum number of registrations with full `drain_timeout`; older ones end pinned sessions with their last call.
 const MOST_AT_LEISURE: usize = 32;
-/// Registrations with calls in flight; beyond, those of the oldest are cut.
+/// Maximum number of registrations with calls in flight; the oldest beyond it are cut.
 const MOST_UNDER_WAY: usize = 512;
-/// Those that were cut and are not yet over: more are waited for.
+/// Maximum number of cut registrations that have not ended; beyond it `begin` waits.
 const MOST_CUT: usize = 32;
-/// Sessions that were told to end at once may take this long to say good-bye.
+/// Time for sessions to shut down after they were ended.
 const GOOD_BYE: Duration = Duration::from_secs(10);
 
-/// The registrations that are seen off.
+/// The retiring registrations.
 pub(crate) struct Departures {
     task: Tasks,
     inbox: mpsc::Sender<Arc<Departure>>,
@@ -46,7 +46,7 @@ struct Departure {
     cut: CancellationToken,
 }
 
-/// What the task needs to know.
+/// State of the retirement task.
 struct Clerk {
     registry: Arc<ArcSwap<Registry>>,
     links: Arc<Links>,
@@ -67,7 +67,7 @@ impl Departures {
         Self { task, inbox, under_way }
     }
 
-    /// Ends a registration. Waits when too many are under way.
+    /// Retires a registration. Waits if too many are retiring.
     pub(crate) async fn begin(&self, registered: Arc<Registered>, why: Leaving) {
         registered.leave(why);
         let departure = Arc::new(Departure {
@@ -82,7 +82,7 @@ impl Departures {
             under_way.iter().take(beyond(MOST_AT_LEISURE)).for_each(|one| one.hurry.cancel());
             under_way.iter().take(beyond(MOST_UNDER_WAY)).for_each(|one| one.cut.cancel());
         }
-        // An error means that the gateway ends, which ends it too.
+        // An error means shutdown, which ends the registration too.
         let _ = self.inbox.send(departure).await;
     }
 

@@ -1,4 +1,4 @@
-//! From a URL to a backend: the registry of backends as one snapshot, and the links agents get.
+//! Routing: from a URL to a backend, over a registry that is one snapshot.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -21,7 +21,7 @@ use crate::{
     text::count,
 };
 
-/// One backend with everything that stands in front of it.
+/// One registered backend with its circuit and stack.
 pub struct Registered {
     /// The configured name.
     pub name: Arc<str>,
@@ -30,11 +30,11 @@ pub struct Registered {
     /// Its circuit.
     pub breaker: Breaker,
     pub(crate) stack: BackendStack,
-    /// The headers of agents it is given, in the order of their names.
+    /// Agent headers forwarded to it, sorted by name.
     pub(crate) forwards: Arc<[HeaderName]>,
-    /// What it was made of.
+    /// Its configuration.
     pub(crate) settings: BackendSettings,
-    /// Its registration ended.
+    /// Cancelled when the registration ends.
     pub(crate) left: CancellationToken,
 }
 
@@ -42,49 +42,49 @@ pub struct Registered {
 #[derive(Default)]
 pub struct Registry {
     pub(crate) backends: BTreeMap<Arc<str>, Arc<Registered>>,
-    /// The one meant by `/mcp` and `/sse`.
+    /// The backend behind `/mcp` and `/sse`.
     pub(crate) default: Option<Arc<str>>,
 }
 
-/// Routes agents to backends. Cloning gives another handle to the same registry.
+/// Routes agents to backends. Clones share the registry.
 #[derive(Clone)]
 pub struct Router {
     registry: Arc<ArcSwap<Registry>>,
     links: Arc<Links>,
-    /// Clients that were told of: they have sessions of their own for what they declare only.
+    /// Clients already logged as having own sessions only because of their declared capabilities.
     told: Arc<Mutex<HashSet<String>>>,
 }
 
-/// Most of them.
+/// Maximum number of logged clients.
 const MOST_TOLD: usize = 256;
 
 impl Registered {
-    /// Ties an agent to this backend.
+    /// Links an agent to this backend.
     ///
     /// # Errors
-    /// Why there is no session for it.
+    /// The reason there is no session for it.
     ///
     /// # Cancel safety
-    /// Dropping the future gives everything back; a handshake others wait for goes on.
+    /// Dropping the future releases everything it holds. A handshake that others await continues.
     pub async fn open(&self, hello: &Hello) -> Result<GatewayLink, CallError> {
         let tie = Tie::new(self, self.backend.seat(hello).await?);
         Ok(GatewayLink::new(hello.clone(), Arc::default(), tie, &Arc::default()))
     }
 
-    /// Ends its registration: those who wait for it look for what follows.
+    /// Ends the registration; waiting calls then look for its successor.
     pub(crate) fn leave(&self, why: Leaving) {
         self.backend.leave(why);
         self.left.cancel();
     }
 
-    /// State and reason as shown to agents and operators.
+    /// State and reason, for agents and operators.
     #[must_use]
     pub fn state(&self) -> (&'static str, String) {
         describe(&self.backend.status(), self.breaker.snapshot(now()).state)
     }
 }
 
-/// State and reason from what is seen of a backend.
+/// State and reason from a backend's status and circuit.
 pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str, String) {
     let ready = status.sessions.iter().filter(|s| s.standing == "ready").count();
     let why = status.trouble.as_ref().map(|trouble| trouble.why.clone());
@@ -115,8 +115,7 @@ pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str,
     }
 }
 
-/// What is to be said of a backend whose sessions are all taken: by agents that keep their own, so that the next one
-/// waits, or while agents do wait for one.
+/// The reason for `full`: all sessions are taken, and agents wait for one or pinned agents hold all of them.
 fn full(status: &BackendStatus) -> Option<String> {
     let ((taken, limit), waiting) = (status.places, status.applicants.0);
     let pinned = status.sessions.iter().filter(|session| session.mode == Mode::Pinned).count();
@@ -130,14 +129,14 @@ fn full(status: &BackendStatus) -> Option<String> {
     })
 }
 
-/// How many of the credentials agents bring are refused. What the server says to whom is for those alone.
+/// The number of rejected agent credentials. The server's messages go to those agents only.
 fn refused(status: &BackendStatus) -> Option<String> {
     let (refused, known) = status.credentials;
     let verb = if refused == 1 { "is" } else { "are" };
     (refused > 0).then(|| format!("{refused} of {known} credentials {verb} refused"))
 }
 
-/// What is to be said of a backend that was paused or drained.
+/// The reason for a paused or drained backend.
 fn at_rest(status: &BackendStatus) -> String {
     let (traffic, since) = status.traffic;
     let calls = match traffic {
@@ -156,7 +155,7 @@ impl Router {
         Self { registry, links, told: Arc::default() }
     }
 
-    /// Says once for each client that an agent has a session of its own only because of what its SDK declares.
+    /// Logs once per client that its agents have sessions of their own only because of declared capabilities.
     fn tell_of_declared(&self, backend: &Backend, seat: &Seat, hello: &Hello) {
         let decided =
             |interactive| backend.mode_of(interactive).map(|decision| (decision.mode, decision.reason));
@@ -192,7 +191,7 @@ impl Router {
     async fn tie(&self, hello: Hello) -> Result<Arc<GatewayLink>, CallError> {
         let name = &hello.target.name;
         let start = now();
-        // However often its configuration changes; the front bounds it in time.
+        // Repeats on every configuration change; the front bounds the time.
         loop {
             let Some(registered) = find(&self.registry, name) else {
                 let message = format!("backend {name:?} is no longer configured");

@@ -1,11 +1,11 @@
-//! The path of a call behind the front, assembled in one place from tower layers, outermost first:
+//! The layers of a call behind the front, assembled here from tower layers, outermost first:
 //!
-//! `catalog` (lists that are known, what the gateway answers itself) -> `deadline` -> `room` (the only place where
-//! calls wait) -> `retry` by phase -> `breaker` (admits or refuses) -> `pool` (a slot on the agent's session, and the
-//! call on it, as fast as a backend that has only just recovered is let work).
+//! `catalog` (cached lists, and requests the gateway answers itself) -> `deadline` -> `room` (the queue, the only place
+//! where calls wait) -> `retry` by phase -> `breaker` (admits or rejects) -> `pool` (a call permit on the agent's
+//! session, limited during a slow start, and the call itself).
 //!
-//! Everything below the room is tried again and again: a refusal of the pool or the breaker sends the call back into
-//! the room, never to the agent, until its time is up. A call that was being served goes back to the front.
+//! A rejection by the pool or the breaker sends the call back to the queue, never to the agent, until its time is up. A
+//! call that was already sent re-enters at the front.
 
 mod budget;
 mod catalog;
@@ -39,68 +39,67 @@ use self::{
     room::{Desk, WaitingRoom},
 };
 
-/// One call on its way down the stack. Cloning is cheap; it is cloned for every attempt.
+/// One call on its way down the stack. Cloned for every attempt, which is cheap.
 #[derive(Clone)]
 pub struct Order(Arc<OrderParts>);
 
 struct OrderParts {
     call: Call,
     seat: Arc<Seat>,
-    /// The call's place in the waiting room, handed down so that the pool can give it up with the lease.
+    /// The call's place in the queue, passed down so that the pool releases it with the lease.
     waiter: Mutex<Option<Waiter>>,
-    /// How often it may have been executed, and how often it was refused or not sent.
+    /// Attempts that may have run, and attempts that were rejected or not sent.
     doubtful: Mutex<Doubtful>,
     harmless: AtomicU32,
-    /// How often the backend did not know the session it was sent on.
+    /// Attempts for which the backend did not know the session.
     lost: AtomicU32,
-    /// The only session that can serve it, by its epoch.
+    /// The epoch of the only session that can serve it.
     only_on: Option<u64>,
 }
 
-/// Outages in which the call may have been executed.
+/// Outages during which the call may have run.
 #[derive(Default)]
 struct Doubtful {
     outages: u32,
-    /// When the last one began, and the sessions it took from this call.
+    /// Start of the last outage, and the sessions that this call lost in it.
     since: Option<Instant>,
     sessions: Vec<u64>,
-    /// When the session was opened that the call was last sent on.
+    /// Opening time of the session last used.
     opened: Option<Instant>,
 }
 
-/// What one more attempt that may have run means.
+/// Result of counting an attempt that may have run.
 enum Doubt {
-    /// The same outage as before.
+    /// The previous outage.
     SameOutage,
-    /// A new one: the how-manieth.
+    /// A new outage, with its number.
     Outage(u32),
 }
 
-/// How long losses belong to one outage.
+/// Time within which losses belong to one outage.
 const ONE_OUTAGE: Duration = Duration::from_secs(1);
 
-/// How calls are repeated.
+/// Retry settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetrySettings {
-    /// Most times a call that may have run is sent, in all, where repeating it is safe.
+    /// Maximum number of attempts of a call that may have run, if repeating it is safe.
     pub attempts: u32,
-    /// First pause.
+    /// Base of the backoff.
     pub base: Duration,
-    /// Longest pause.
+    /// Maximum backoff.
     pub cap: Duration,
-    /// Most calls that are sent again, in percent of those sent within the last seconds; never fewer than 3/s.
+    /// Maximum share of retries in percent of the calls of the last 10 s; 3 per second are always allowed.
     pub budget: u32,
 }
 
-/// Told what happens to calls on their way, per backend.
+/// Observer of one backend's calls.
 pub trait StackObserve: Send + Sync + 'static {
-    /// A call got its slot after this time.
+    /// A call got its permit after this queueing time.
     fn leased(&self, waited: Duration);
-    /// A call is sent again; the phase says what is known of the last attempt: `not_sent`, `refused`, `maybe_sent`.
+    /// A call is sent again. `phase` is the last attempt's: `not_sent`, `refused`, `maybe_sent`.
     fn retried(&self, phase: &'static str);
-    /// A call did not get into the room or out of it: `full` (of calls), `bytes` (full of them), `displaced` (by one
-    /// of an agent that had less in a full room), `timeout`, `circuit_open`; or not back into it, though it could have
-    /// been sent again: `retry_budget`.
+    /// A call could not queue or stay queued: `full` (call limit), `bytes` (byte limit), `displaced` (by an agent with
+    /// fewer calls in the full queue), `timeout`, `circuit_open`. Or it could not be sent again: `retry_budget`.
     fn rejected(&self, reason: &'static str);
 }
 
@@ -163,7 +162,7 @@ impl OrderParts {
 }
 
 impl Order {
-    /// A call for this seat.
+    /// A call on this seat.
     #[must_use]
     pub fn new(call: Call, seat: Arc<Seat>) -> Self {
         Self(Arc::new(OrderParts::new(call, seat, None)))
@@ -198,9 +197,9 @@ impl Order {
         self.0.waiter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Counts an attempt that may have run. The sessions of a backend that dies are lost one after another within
-    /// moments, and a repeated call can meet each of them: that is one outage, and counts once.
-    /// A session that fails the call twice is another matter, and so is one that was opened since.
+    /// Counts an attempt that may have run. A crashing backend loses its sessions within moments, and a repeated call
+    /// may meet each of them: this counts as one outage. A session that fails the call twice starts a new outage, and
+    /// so does one opened since.
     fn count_doubtful(&self, now: Instant) -> Doubt {
         let session = self.0.call.trace.session();
         let mut doubtful = self.doubtful();
@@ -223,12 +222,12 @@ impl Order {
         }
     }
 
-    /// Whether any attempt so far may have been executed.
+    /// True if any attempt may have run.
     fn may_have_run(&self) -> bool {
         self.doubtful().outages > 0
     }
 
-    /// It is sent on a session that was opened then.
+    /// Records the opening time of the session in use.
     fn sent_on(&self, opened: Instant) {
         self.doubtful().opened = Some(opened);
     }
@@ -237,17 +236,17 @@ impl Order {
         self.0.doubtful.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Whether it was never sent.
+    /// True if it was never sent.
     fn is_first_attempt(&self) -> bool {
         self.0.call.trace.attempts() == 0
     }
 
-    /// Counts a session that was lost under it.
+    /// Counts a session lost during the call.
     fn count_lost(&self) -> u32 {
         self.0.lost.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// How many sessions were lost under it.
+    /// The number of sessions lost during the call.
     fn lost(&self) -> u32 {
         self.0.lost.load(Ordering::Relaxed)
     }
@@ -257,14 +256,14 @@ impl Order {
     }
 }
 
-/// A service that is always ready: waiting is the room's business alone.
+/// Always ready: only the queue makes calls wait.
 fn always_ready<E>(_: &mut Context<'_>) -> Poll<Result<(), E>> {
     Poll::Ready(Ok(()))
 }
 
 type StackFuture = BoxFuture<'static, Result<Answer, StackError>>;
 
-/// The outermost layer's contract towards the router.
+/// The stack as the router sees it.
 pub trait Stack: Service<Order, Response = Answer, Error = CallError> {}
 
 impl<S: Service<Order, Response = Answer, Error = CallError>> Stack for S {}

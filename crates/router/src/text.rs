@@ -1,4 +1,4 @@
-//! Words for numbers.
+//! Text helpers.
 
 /// A count with its noun: `1 session`, `2 sessions`.
 #[must_use]

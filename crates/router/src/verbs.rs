@@ -1,5 +1,4 @@
-//! The operator's verbs on one backend, carried out: the word is given at once, then it is waited for what it takes,
-//! as long as the operator wants to.
+//! Admin actions on one backend: each takes effect at once, then waits for completion up to a given time.
 
 use std::time::Duration;
 
@@ -8,41 +7,41 @@ use serde_json::{Value, json};
 
 use crate::{route::Registered, stack::now, text::count};
 
-/// What can be done to a backend that runs.
+/// An admin action on a running backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// New calls wait, those that run end.
+    /// New calls wait; running calls finish.
     Pause,
-    /// Calls flow again.
+    /// Calls continue.
     Resume,
-    /// Sessions are replaced while calls go on.
+    /// Sessions are replaced while calls continue.
     Reconnect {
-        /// Sessions of one agent end too; it has to initialise again.
+        /// Pinned sessions end too; their agents must initialize again.
         pinned: bool,
     },
-    /// New calls are refused, those that run end, then sessions do.
+    /// New calls are rejected, running calls finish, then sessions end.
     Drain,
 }
 
-/// How far a verb came in the time it had.
+/// The result of an action after its wait.
 #[derive(Debug)]
 pub struct Done {
-    /// Everything that belongs to it is through.
+    /// True if the action completed.
     pub is_done: bool,
-    /// For a human.
+    /// For people.
     pub sentence: String,
     /// For programs.
     pub details: Value,
 }
 
-/// How often is looked while somebody waits for a verb. Nobody on the path of a call pays for telling.
+/// Polling interval while an action waits; it costs calls nothing.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Verb {
-    /// The names, as they stand in URLs.
+    /// The action names, as in URLs.
     pub const NAMES: [&'static str; 4] = ["pause", "resume", "reconnect", "drain"];
 
-    /// The verb of this name.
+    /// The action with this name.
     #[must_use]
     pub fn parse(name: &str, pinned: bool) -> Option<Self> {
         Some(match name {
@@ -54,7 +53,7 @@ impl Verb {
         })
     }
 
-    /// Its name.
+    /// The name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -67,10 +66,10 @@ impl Verb {
 }
 
 impl Registered {
-    /// Carries a verb out, and waits at most this long for what it takes. What is not through then goes on.
+    /// Performs an action and waits up to `wait` for it. An incomplete action continues.
     ///
     /// # Cancel safety
-    /// The word is given before anything is waited for; dropping the future does not take it back.
+    /// The action takes effect before any wait; dropping the future does not undo it.
     pub async fn perform(&self, verb: Verb, wait: Duration) -> Done {
         let started = now();
         self.give_word(verb);
@@ -89,7 +88,7 @@ impl Registered {
             Verb::Drain => self.backend.drain(),
             Verb::Reconnect { pinned } => self.backend.reconnect(pinned),
             Verb::Resume => {
-                // What the circuit holds against the backend is what it was paused for.
+                // The circuit opened because of the trouble that the pause was for.
                 if self.backend.traffic().is_shut() {
                     self.breaker.reset(now());
                 }
@@ -104,7 +103,7 @@ impl Registered {
             Verb::Pause => calls + handshakes == 0,
             Verb::Drain => sessions + handshakes == 0,
             Verb::Resume => {
-                // A session is there, or none is wanted before the next call.
+                // Either a session is ready, or the next call opens one.
                 self.backend.traffic() == Traffic::Flowing
                     && matches!(self.state().0, "ready" | "full" | "idle")
             }

@@ -1,26 +1,26 @@
-//! How many calls may be sent again: a share of what was sent for the first time within the last seconds, and a few
-//! more, so that a backend that fails everything is not hit several times as hard.
+//! The retry budget: a share of the calls first sent in the last seconds, plus a constant, so that a failing backend is
+//! not hit several times as hard.
 //!
-//! Only repetitions of what the backend has seen count. What was never sent, or met a session that was gone, costs it
-//! nothing; the sessions one crash takes one after another cost a call one repetition.
+//! Only retries of calls that reached the backend count. Unsent calls and lost sessions are free, and all sessions lost
+//! in one crash cost a call one retry.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::Instant,
 };
 
-/// The budget of one backend.
+/// The retry budget of one backend.
 #[derive(Debug)]
 pub(super) struct Budget {
     percent: u64,
     window: Mutex<Window>,
 }
 
-/// The last seconds, one after the other in a ring.
+/// A ring of the last seconds.
 #[derive(Debug)]
 struct Window {
     started: Instant,
-    /// The second the ring was last moved to, since the start.
+    /// The current second since `started`.
     second: u64,
     seconds: [Second; SECONDS],
 }
@@ -37,12 +37,12 @@ impl Budget {
         Self { percent: u64::from(percent), window: Mutex::new(window) }
     }
 
-    /// A call is sent for the first time.
+    /// Counts a first attempt.
     pub(super) fn sent(&self, now: Instant) {
         self.with(now, |window| window.current().sent += 1);
     }
 
-    /// Whether a call may be sent again; if so, it counts.
+    /// True if a call may be sent again; counts it.
     pub(super) fn repeat(&self, now: Instant) -> bool {
         self.with(now, |window| {
             let allowed = window.sum(|second| second.sent) * self.percent / 100 + ALWAYS;
@@ -53,7 +53,7 @@ impl Budget {
     }
 
     fn with<T>(&self, now: Instant, act: impl FnOnce(&mut Window) -> T) -> T {
-        // Counters only: a panic elsewhere leaves them usable.
+        // Counters stay usable after a panic elsewhere.
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         window.move_to(now);
         act(&mut window)
@@ -61,8 +61,8 @@ impl Budget {
 }
 
 impl Window {
-    /// Forgets what is older than the window. Callers read the time before they get here, so it may run backwards by a
-    /// little: it stands still then.
+    /// Drops seconds older than the window. Callers read the time before the lock, so it may step back a little: then
+    /// the window stays.
     fn move_to(&mut self, now: Instant) {
         let second = now.saturating_duration_since(self.started).as_secs().max(self.second);
         let passed = (second - self.second).min(SECONDS as u64);
@@ -88,9 +88,9 @@ impl Window {
     }
 }
 
-/// The window: long enough that a burst of losses meets what was sent before it.
+/// The window in seconds: a burst of losses is measured against the calls before it.
 const SECONDS: usize = 10;
-/// Repetitions a backend gets however little is sent to it, per second, over the window.
+/// Retries always allowed in the window: 3 per second.
 const ALWAYS: u64 = 3 * SECONDS as u64;
 
 #[cfg(test)]

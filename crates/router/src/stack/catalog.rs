@@ -1,5 +1,4 @@
-//! The outermost layer: what the gateway answers itself, lists that are known, and lists that many agents ask for at
-//! the same time.
+//! The outermost layer: answers some requests in the gateway, serves cached lists, and merges concurrent list requests.
 
 use std::{
     sync::Arc,
@@ -17,7 +16,7 @@ use super::{
     now,
 };
 
-/// Answers what needs no session of its own, and hands down the rest.
+/// Layer that answers requests which need no session, and forwards the rest.
 #[derive(Clone)]
 pub struct Catalog<S> {
     pub(super) inner: S,
@@ -62,7 +61,7 @@ where
 {
     async fn list(mut self, order: Order) -> Result<Answer, CallError> {
         let seat = order.seat().clone();
-        // As an agent of its revision reads it.
+        // Converts the page to the agent's revision.
         let (reader, call) = (seat.clone(), order.call().clone());
         let read = move |page: Page| reader.for_agent(&call, page.answer);
         let named = |error: CallError| error.of_backend(self.backend.spec().name.clone());
@@ -75,7 +74,7 @@ where
                 };
                 self.ask(order).await.map(read)
             }
-            // Progress of a request goes to one agent: it is not merged with others.
+            // Progress goes to one agent, so such a request is not merged.
             ListCall::First if !order.call().is_plain_list || order.call().message.has_token() => {
                 self.ask(order).await.map(read)
             }
@@ -86,7 +85,7 @@ where
         }
     }
 
-    /// The first page, asked for by whoever of those who want it now came first.
+    /// The first page of a list, requested once for all agents that want it now.
     async fn share(&mut self, order: Order) -> Result<Page, CallError> {
         let seat = order.seat().clone();
         let until = order.call().trace.started + self.backend.spec().times.call_idle;
@@ -97,7 +96,7 @@ where
                     order.call().trace.mark_answered(now());
                     return Ok(page);
                 }
-                // The next page is on a session this agent does not keep to.
+                // The next page needs a session that this agent does not use.
                 Ok(_) => return self.ask(order).await,
                 Err(error) if !is_own && Seat::should_rejoin(&error) && now() < until => {}
                 Err(error) => return Err(error),
@@ -124,13 +123,13 @@ fn finish(error: StackError, order: &Order, backend: &Arc<str>) -> CallError {
         StackError::Ended(error) => error,
         StackError::Failed(error) => failed(&error, backend),
         StackError::Left => left(backend),
-        // The room does not let these through; if it did, nothing was sent.
+        // Unreachable: the queue handles these. Nothing was sent in any case.
         StackError::Full(_) | StackError::Shut(_) | StackError::Later(..) => CallError::not_sent(
             ErrorKind::Overloaded,
             format!("backend {backend:?} has no session for the call"),
         ),
     };
-    // Whatever ended it: an earlier attempt may have run.
+    // An earlier attempt may have run, whatever this error is.
     if error.executed == Executed::No && order.may_have_run() {
         error.executed = Executed::Maybe;
     }

@@ -1,6 +1,6 @@
-//! A call ends when its backend has been silent for too long or its hard deadline passes. Progress resets the
-//! silence; a call that waits for a human to answer its server is not silent, and one that waits while its backend is
-//! paused is kept from speaking: its silence counts from the end of the pause.
+//! Deadline layer: ends a call when its backend has been silent for `call_timeout`, or at the hard deadline. Progress
+//! restarts the silence, waiting for an agent's answer to a server request does not count, and a call that waits out a
+//! pause counts from the pause's end.
 
 use std::{
     sync::Arc,
@@ -58,7 +58,7 @@ where
     }
 }
 
-/// When to look again; `None` if the time is up.
+/// The next time to check; `None` if the call has timed out.
 fn next(order: &Order, idle: Duration, backend: &Backend) -> Option<std::time::Instant> {
     let now = now();
     if now >= order.call().hard_deadline {

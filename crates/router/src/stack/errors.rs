@@ -1,4 +1,4 @@
-//! What travels up the stack, and its translation into the error an agent gets: done once, here.
+//! Errors of the stack, and their one translation into agents' errors.
 
 use std::{
     sync::Arc,
@@ -9,29 +9,29 @@ use mcpool_breaker::Rejected;
 use mcpool_upstream::{Cause, Lane, SendError, SendPhase};
 use mcpool_wire::{CallError, ErrorKind, Executed};
 
-/// Why a layer has no answer.
+/// The reason a layer returns no response.
 #[derive(Clone, Debug)]
 pub enum StackError {
-    /// No slot now: wait in this lane.
+    /// No free call permit: wait in this lane.
     Full(Lane),
     /// The circuit is not closed.
     Shut(Rejected),
-    /// Nothing more may be sent now: look again at this moment, or when called.
+    /// Calls are held: try again at this time, or when woken.
     Later(Instant, HeldBy),
     /// An attempt failed.
     Failed(SendError),
-    /// The registration of the backend ended while the call waited: it can be sent to the one that follows.
+    /// The registration ended while the call waited; its successor can take the call.
     Left,
-    /// It is over.
+    /// The final error.
     Ended(CallError),
 }
 
-/// What holds a call back for which there may be a slot.
+/// The reason a call is held although permits may be free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldBy {
-    /// The backend has only just recovered.
+    /// The slow start after a recovery.
     SlowStart,
-    /// The backend is at its limit and asked to be left alone.
+    /// The backend is overloaded and asked for a pause.
     Pressure,
 }
 
@@ -41,10 +41,10 @@ impl From<Rejected> for StackError {
     }
 }
 
-/// The error of a call whose last attempt failed like this.
+/// The agent's error after the last failed attempt.
 pub(super) fn failed(error: &SendError, backend: &Arc<str>) -> CallError {
     let kind = match &error.cause {
-        // It was sent; only then nobody could be reached any more.
+        // Sent before the connection failed.
         Cause::Connect(_) | Cause::Tls(_) if error.phase == SendPhase::MaybeSent => ErrorKind::Lost,
         Cause::Connect(_) | Cause::Tls(_) | Cause::Gateway(_) | Cause::NotInitialized(_) => {
             ErrorKind::Unavailable
@@ -71,13 +71,13 @@ pub(super) fn failed(error: &SendError, backend: &Arc<str>) -> CallError {
     failed
 }
 
-/// Tells the agent's link that the call waits for nothing here. An agent sees it only if nothing follows the backend.
+/// The error that makes the agent's link look for the successor. Agents see it only if there is none.
 pub(crate) fn left(backend: &Arc<str>) -> CallError {
     let message = format!("backend {backend:?} is no longer configured");
     CallError::not_sent(ErrorKind::Draining, message).of_backend(backend.clone())
 }
 
-/// The word for what is known of a failed attempt.
+/// The name of a failure's phase.
 pub(super) fn phase_word(phase: SendPhase) -> &'static str {
     match phase {
         SendPhase::NotSent => "not_sent",
@@ -86,12 +86,12 @@ pub(super) fn phase_word(phase: SendPhase) -> &'static str {
     }
 }
 
-/// The error of a call for which there is no place to wait, with when there will be one.
+/// The error for a full queue, with the expected wait.
 pub(super) fn overloaded(message: String, after: Duration) -> CallError {
     CallError::not_sent(ErrorKind::Overloaded, message).retry_after(after)
 }
 
-/// The error of a call that was held as long as the circuit allows.
+/// The error after the circuit breaker's `hold`.
 pub(super) fn circuit_open(
     rejected: Rejected,
     backend: &Arc<str>,
@@ -102,18 +102,18 @@ pub(super) fn circuit_open(
     let message = format!("the circuit of backend {backend:?} is open{why}");
     let probe = (handshake * 2).min(LONGEST_PROBE);
     let after = match rejected.probing {
-        // Who comes back while the probe is under way is refused once more: its time counts too.
+        // A retry during the probe would be rejected again, so the wait includes the probe.
         None => rejected.retry_after + probe,
-        // A probe that takes longer than the handshakes before it may take as long again.
+        // A slower probe than earlier handshakes may take as long again.
         Some(taken) => probe.checked_sub(taken).unwrap_or(taken).min(LONGEST_PROBE),
     };
     let after = after.max(SHORTEST) + SPREAD.mul_f64(rand::random());
     CallError::not_sent(ErrorKind::CircuitOpen, message).of_backend(backend.clone()).retry_after(after)
 }
 
-/// What an agent is told to wait at least: zero would invite a busy loop.
+/// Minimum `retry_after`: zero would cause a busy loop.
 const SHORTEST: Duration = Duration::from_millis(50);
-/// What a probe is given at most: who comes back too early is refused at once and told anew, who comes late only waits.
+/// Maximum time allowed for a probe. An early retry is rejected with a new wait; a late one only waits.
 const LONGEST_PROBE: Duration = Duration::from_secs(5);
-/// Those who come back after an outage do so over this time, and after the probe rather than with it.
+/// Retries after an outage are spread over this time, after the probe.
 const SPREAD: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! The layers without waiting below the room: retry by phase, and the pool at the bottom.
+//! The layers below the queue: retry by phase, and the pool at the bottom.
 
 use std::{
     sync::Arc,
@@ -18,21 +18,21 @@ use super::{
     errors::{HeldBy, phase_word},
 };
 
-/// Attempts of which not one byte was sent: bounded only so that nothing is endless.
+/// Maximum number of attempts without a byte sent; a safety bound.
 const MAX_HARMLESS: u32 = 64;
 
-/// Repeats a call as far as the phase of its failure allows (SEMANTICS.md 9.1).
+/// Retry layer: repeats a call as its failure's phase allows (SEMANTICS.md 9.1).
 #[derive(Clone)]
 pub struct Retry<S> {
     pub(super) inner: S,
     pub(super) settings: RetrySettings,
-    /// A call without any sign of the backend ends after this.
+    /// Silence after which a call ends.
     pub(super) idle: Duration,
     pub(super) budget: Arc<Budget>,
     pub(super) observe: Arc<dyn StackObserve>,
 }
 
-/// The bottom: a slot on the agent's session, and the call on it.
+/// Bottom layer: takes a call permit on the agent's session and makes the call.
 #[derive(Clone)]
 pub struct Pool {
     pub(super) backend: Arc<Backend>,
@@ -41,10 +41,10 @@ pub struct Pool {
     pub(super) observe: Arc<dyn StackObserve>,
 }
 
-/// One more attempt.
+/// Decision to send again.
 struct Again {
     pause: Duration,
-    /// Whether the backend may have to do again what it did, or to refuse again what it refused.
+    /// True if the retry costs the backend work, so it counts against the budget.
     on_budget: bool,
 }
 
@@ -100,32 +100,32 @@ where
 }
 
 impl<S> Retry<S> {
-    /// Whether and when it may be sent again.
+    /// The retry decision; `None` = do not send again.
     fn again(&self, order: &Order, error: &SendError) -> Option<Again> {
         let attempts = self.settings.attempts;
         match error.phase {
-            // Others give theirs back soon, and asking at once takes none from them.
+            // Descriptors are released soon, and a retry takes none.
             SendPhase::NotSent if error.cause == Cause::Descriptors => {
                 let times = order.count_harmless();
                 (times < MAX_HARMLESS).then(|| Again { pause: self.backoff(times), ..Again::FREE })
             }
             SendPhase::NotSent => match order.count_harmless() {
                 times if times <= attempts => Some(Again::FREE),
-                // It costs the backend nothing, but a session that takes nothing is no place to hurry to.
+                // Free for the backend, but do not hammer a session that accepts nothing.
                 times => (times < MAX_HARMLESS).then(|| Again { pause: self.backoff(1), ..Again::FREE }),
             },
             SendPhase::Refused => {
                 let times = order.count_harmless();
                 match &error.cause {
-                    // The session that is gone does not do the work a second time.
+                    // The lost session cannot run the call a second time.
                     Cause::SessionLost(_) => Cause::survives(order.lost()).then_some(Again::FREE),
-                    // It is the pool that pauses, and the call waits in the room with the others.
+                    // The pool pauses; the call waits in the queue with the others.
                     Cause::Pressure(Refusal { retry_after: Some(pause), .. }) => {
                         order.seat().pause_for(*pause);
                         (times < attempts).then(|| Again::counted(Duration::ZERO))
                     }
                     Cause::Pressure(_) => (times < attempts).then(|| Again::counted(self.backoff(times))),
-                    // Its session is given up for one that agrees anew.
+                    // Its session is replaced by one with a new handshake.
                     Cause::WrongVersion(_) => Cause::survives(times).then(|| Again::counted(Duration::ZERO)),
                     Cause::NotInitialized(_) => {
                         (times <= attempts).then(|| Again::counted(self.backoff(times)))
@@ -146,7 +146,7 @@ impl<S> Retry<S> {
                         let pause = if at_once { Duration::ZERO } else { self.backoff(times) };
                         (again && times < attempts).then(|| Again::counted(pause))
                     }
-                    // A moment, so that what is dying is noticed before the call meets it. Counted once already.
+                    // A short pause, to notice a dying session before reuse. The outage is already counted.
                     Doubt::SameOutage => {
                         let pause = self.settings.base / 4;
                         (again && order.count_harmless() < MAX_HARMLESS)
@@ -157,7 +157,7 @@ impl<S> Retry<S> {
         }
     }
 
-    /// Why it is not sent again although it could be: it would come too late, or too many are.
+    /// The reason not to retry: it would be too late, or the retry budget is used up.
     fn stopped(&self, order: &Order, again: &Again) -> Option<&'static str> {
         let now = super::now();
         let silent_until = order.call().trace.last_activity() + self.idle;
@@ -171,15 +171,15 @@ impl<S> Retry<S> {
         Some("too many calls of this backend are sent again already")
     }
 
-    /// Full jitter, from nothing to the base for the first.
+    /// Exponential backoff with full jitter, starting at `base`.
     fn backoff(&self, times: u32) -> Duration {
         let doubled = 2_u32.saturating_pow(times.saturating_sub(1).min(16));
         self.settings.base.saturating_mul(doubled).min(self.settings.cap).mul_f64(rand::random())
     }
 }
 
-/// Counts a session that was lost under the call. A status alone is believed once; where a session that was opened for
-/// the call is lost in the same way, the status may be a word about the call, which may have run.
+/// Counts a lost session. A bare status is trusted once. If a session opened for the call is lost the same way, the
+/// status may be about the call itself, which may have run.
 fn doubted(order: &Order, error: SendError) -> SendError {
     let Cause::SessionLost(refusal) = &error.cause else { return error };
     if error.phase == SendPhase::NotSent
@@ -191,7 +191,7 @@ fn doubted(order: &Order, error: SendError) -> SendError {
     SendError { phase: SendPhase::MaybeSent, ..error }
 }
 
-/// Whether the next attempt may fare better. What the backend says it says again.
+/// True if another attempt may succeed. A backend's own verdict will not change.
 fn is_passing(cause: &Cause) -> bool {
     match cause {
         Cause::Connect(_)
@@ -213,8 +213,8 @@ fn is_passing(cause: &Cause) -> bool {
     }
 }
 
-/// Whether there must be another session first: waiting for that is pause enough, and it is waited for in the room, where
-/// the call goes before newcomers.
+/// True if the call needs another session first. It waits for it in the queue, ahead of new calls, so no pause is
+/// needed.
 fn went_with_its_session(cause: &Cause) -> bool {
     matches!(cause, Cause::Broken(_) | Cause::SessionLost(_) | Cause::Closed(_))
 }
@@ -233,13 +233,13 @@ impl Service<Order> for Pool {
         if let Some(until) = order.seat().paused_until(now) {
             return held_back(until, HeldBy::Pressure);
         }
-        // Asked before a slot is taken, because one that is given back wakes the next, and so on for ever.
+        // Checked before taking a permit: returning one wakes the next call, which would loop.
         if let Err(until) = self.breaker.may_begin(now) {
             return held_back(until, HeldBy::SlowStart);
         }
         let kind = self.backend.kind_of(order.seat(), order.call());
         let lease = match self.backend.try_lease(order.seat(), kind, order.only_on()) {
-            // What only one session knows is of no use on another.
+            // Another session cannot serve this call.
             Ok(lease) if order.only_on().is_some_and(|epoch| epoch != lease.epoch()) => {
                 return futures::future::ready(Err(StackError::Ended(unknown_cursor()))).boxed();
             }
@@ -252,7 +252,7 @@ impl Service<Order> for Pool {
                 return futures::future::ready(Err(StackError::Ended(session_gone()))).boxed();
             }
         };
-        // Another thread may have been faster.
+        // Another thread may have begun a call meanwhile.
         let pass = match self.breaker.begin(now) {
             Ok(pass) => pass,
             Err(until) => return held_back(until, HeldBy::SlowStart),

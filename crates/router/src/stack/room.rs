@@ -1,9 +1,9 @@
-//! The waiting layer: calls wait here and nowhere else, so waiting is bounded, fair and within the deadline.
+//! The queue layer, the only place where calls wait: bounded, fair, and within the deadline.
 //!
-//! A caller that finds no slot takes a place *before* it tries again, so that a slot that comes back in between
-//! wakes it. A circuit that is open is waited out for as long as its `hold` says, a slow start and a backend that asked
-//! to be left alone for as long as the queue time says. While the backend is paused none of these ends the waiting: the
-//! call's own deadline does. A call that was being served comes back before all newcomers.
+//! A call that finds no free permit joins the queue *before* it tries again, so that a permit released in between wakes
+//! it. Calls wait for an open circuit up to its `hold`, and for a slow start or a backend that asked for a pause up to
+//! the queue timeout. While the backend is paused only the call's own deadline ends the wait. A call that was already
+//! sent goes ahead of new calls.
 
 use std::{
     pin::Pin,
@@ -24,17 +24,17 @@ use super::{
     now,
 };
 
-/// The waiting layer.
+/// The queue layer.
 #[derive(Clone)]
 pub struct WaitingRoom<S> {
     pub(super) inner: S,
     pub(super) desk: Desk,
 }
 
-/// How long a call waits while handshakes are refused.
+/// Maximum wait while the server rejects handshakes.
 const HOLD_REFUSED: Duration = Duration::from_secs(10);
 
-/// Who is let in, how long they stay, and what they are told.
+/// Admission to the queue, timeouts and errors.
 #[derive(Clone)]
 pub(super) struct Desk {
     pub(super) backend: Arc<Backend>,
@@ -43,14 +43,14 @@ pub(super) struct Desk {
     pub(super) queue: Duration,
 }
 
-/// What a call waits for.
+/// The cause of a call's wait.
 #[derive(Clone, Copy)]
 enum Held {
-    /// A slot, or its turn.
+    /// A call permit, or its turn.
     Slot,
-    /// The circuit.
+    /// The circuit breaker.
     Shut(Rejected),
-    /// This moment, whether there are slots or not.
+    /// This time, even if permits are free.
     Later(Instant, HeldBy),
 }
 
@@ -68,7 +68,7 @@ where
     }
 
     fn call(&mut self, order: Order) -> Self::Future {
-        // The common case: nobody waits and there is a slot.
+        // Fast path: the queue is empty and a permit is free.
         if self.desk.is_open(&order) {
             let mut room = self.clone();
             let first = self.inner.call(order.clone());
@@ -92,7 +92,7 @@ where
     S: Service<Order, Response = Answer, Error = StackError>,
 {
     async fn wait(&mut self, order: Order, refused: Option<StackError>) -> Result<Answer, StackError> {
-        // Who does not try at once must know all the same how long waiting is of use.
+        // A call that skips the first try still needs the cause of its wait.
         let mut held = match refused {
             Some(StackError::Shut(rejected)) => Held::Shut(rejected),
             Some(StackError::Later(at, by)) => Held::Later(at, by),
@@ -102,10 +102,10 @@ where
         if let Held::Shut(rejected) = held {
             self.desk.still_held(rejected, &order)?;
         }
-        // One that was being served when there was nobody here to wait behind comes back all the same.
+        // A call already sent re-enters even if the queue was empty.
         let returns = !order.is_first_attempt();
         let mut waiter = if returns { self.desk.enter_again(&order) } else { self.desk.enter(&order)? };
-        // After entering: who drains wakes those who are in.
+        // Checked after entering, because draining wakes only queued calls.
         self.desk.not_drained()?;
         let mut may_try = (returns || waiter.is_first()) && self.desk.backend.traffic() != Traffic::Paused;
         let mut until = now() + self.desk.queue;
@@ -127,7 +127,7 @@ where
                 };
                 waiter = match order.take_place() {
                     Some(waiter) => waiter,
-                    // It was served, tried, and is back: it waits anew, and looks again now that it has a place.
+                    // The attempt took its permit and failed: the call queues again and tries at once.
                     None => {
                         until = now() + self.desk.queue;
                         waiter = self.desk.enter_again(&order);
@@ -143,15 +143,15 @@ where
             self.desk.rest(&mut waiter, until, held, &order, refused.as_mut()).await?;
             self.desk.still_here(&order)?;
             self.desk.not_drained()?;
-            // Nobody has a say before the operator has.
+            // A pause stops every try.
             may_try = self.desk.backend.traffic() != Traffic::Paused;
         }
     }
 }
 
 impl Desk {
-    /// Waits to be woken, and takes the place again before the next try. Who brought what the server refuses need not
-    /// wait.
+    /// Waits for a wake-up and takes the place again before the next try. Ends early if the server rejects this
+    /// caller's credentials.
     async fn rest(
         &self,
         waiter: &mut Waiter,
@@ -181,14 +181,14 @@ impl Desk {
                 Ok(Ok(Err(_displaced))) => return Err(self.displaced()),
                 Err(_) => {}
             }
-            // Paused meanwhile, or paused and over: another end counts.
+            // A pause that began or ended meanwhile moves the end.
             if self.end_of_rest(until, held, order).1 > now() {
                 continue;
             }
             match held {
-                // It still has its place.
+                // The call still has its place.
                 Held::Later(..) if end < until => return Ok(()),
-                // It may be closed again, without a word to this caller yet.
+                // The circuit may have closed without waking this call yet.
                 Held::Shut(_) if end < until => match self.breaker.would_admit(now()) {
                     Err(rejected) => {
                         self.still_held(rejected, order)?;
@@ -201,7 +201,7 @@ impl Desk {
         }
     }
 
-    /// Who waits behind others did not try, and must not depend on them to hear when it may.
+    /// A call behind others did not try, so it checks holds itself.
     fn what_holds(&self, held: Held, order: &Order) -> Held {
         let now = now();
         match held {
@@ -214,10 +214,10 @@ impl Desk {
         }
     }
 
-    /// Until when this caller may wait for a session, and when it is to look again.
+    /// The end of this call's wait, and the time of its next check.
     fn end_of_rest(&self, until: Instant, held: Held, order: &Order) -> (Instant, Instant) {
         if self.backend.traffic().is_shut() {
-            // The layer above ends it, and says why.
+            // The deadline layer ends the call and explains why.
             let end = order.call().hard_deadline + Duration::from_secs(1);
             return (end, end);
         }
@@ -233,8 +233,8 @@ impl Desk {
         (until, end)
     }
 
-    /// Whether the call may try without a place. Where some wait and there is a slot for each of them, too, to queue
-    /// behind them would only keep the queue alive: each would be woken for a slot that was free all the time.
+    /// True if the call may try without queueing: nothing waits, or there is a permit for every waiting call too.
+    /// Queueing would then only prolong the queue.
     fn is_open(&self, order: &Order) -> bool {
         if self.backend.is_quiet() {
             return !self.backend.traffic().is_shut();
@@ -276,7 +276,7 @@ impl Desk {
         StackError::Ended(overloaded(message, self.backend.wait_expected()))
     }
 
-    /// Nobody waits for a registration that ended, but agents with a session of their own, which may keep it.
+    /// Ends the wait at a retired registration, except for pinned agents, which may stay.
     fn still_here(&self, order: &Order) -> Result<(), StackError> {
         match self.backend.leaving() {
             Some(_) if order.seat().mode() != Mode::Pinned => Err(StackError::Left),
@@ -297,7 +297,7 @@ impl Desk {
     }
 
     fn still_held(&self, rejected: Rejected, order: &Order) -> Result<(), StackError> {
-        // While the operator has the word nothing is probed, so the circuit has none.
+        // During a pause nothing is probed, so the circuit does not end the wait.
         if self.backend.traffic().is_shut() || rejected.hold_until > now() {
             Ok(())
         } else {
