@@ -85,6 +85,9 @@ impl Parcel {
     }
 }
 
+/// Why the second of two messages with one id is refused.
+pub(crate) const REPEATED: &str = "this id stands in the batch twice";
+
 /// Ids that stand in one batch twice: the second is refused, whether or not the first still runs.
 #[derive(Default)]
 pub(crate) struct Seen(HashSet<IdValue>);

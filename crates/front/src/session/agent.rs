@@ -332,6 +332,17 @@ impl AgentCore {
         }
     }
 
+    /// Whether this agent may send batches.
+    pub(crate) fn may_batch(&self) -> Result<(), String> {
+        match self.revision() {
+            Some(Revision::V2025_03_26) => Ok(()),
+            Some(other) => Err(format!("revision {other} has no batches: send one message per request")),
+            None => {
+                Err("batches need a session of revision 2025-03-26: send initialize alone, first".to_owned())
+            }
+        }
+    }
+
     /// Its streams: its own, and those of its calls.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
         let mut all = self.replay.as_ref().map(|replay| replay.streams()).unwrap_or_default();

@@ -23,7 +23,7 @@ use crate::{
     call::{Finished, Running, reject, same_request::is_same},
     http::response::refusal,
     limits::memory::Charge,
-    message::{Body, Incoming, Parcel, Request, Seen},
+    message::{Body, Incoming, Parcel, REPEATED, Request, Seen},
     observe::{AgentEnd, FrontEvent},
     session::{
         Front,
@@ -33,7 +33,6 @@ use crate::{
     session_id::AgentSessionId,
     shared::Common,
     stream::outbox::{Presence, Watch},
-    streamable::batch,
 };
 
 /// Messages that wait for a link.
@@ -181,14 +180,14 @@ impl<B: Backends> AgentStream<B> {
             Parcel::One(message) => return self.take(Box::new(message)),
             Parcel::Many(messages) => messages,
         };
-        if let Err(why) = batch::allowed(&self.core) {
+        if let Err(why) = self.core.may_batch() {
             return self.core.answer(refusal(None, -32600, &why));
         }
         let mut seen = Seen::default();
         for message in messages {
             match message {
                 Ok(message) if seen.is_repeated(&message) => {
-                    self.core.answer(refusal(message.id(), -32600, batch::REPEATED));
+                    self.core.answer(refusal(message.id(), -32600, REPEATED));
                 }
                 Ok(message) => self.take(Box::new(message)),
                 Err(error) => {

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use mcpool_wire::{Backends, DecodeError, Era, Link, Message, Method, Outlet, Revision, result_response};
+use mcpool_wire::{Backends, DecodeError, Era, Link, Message, Method, Outlet, result_response};
 
 use crate::{
     call::{Running, hand_over, response_stream::CallStream},
@@ -20,7 +20,7 @@ use crate::{
         response_body::AgentBody,
     },
     limits::memory::Charge,
-    message::{Body, Incoming, Request, Seen},
+    message::{Body, Incoming, REPEATED, Request, Seen},
     session::{
         Front,
         agent::{Agent, AgentCore, Side},
@@ -32,9 +32,6 @@ use crate::{
     },
     streamable::{NoAgent, agent_of, as_stream, stream, take},
 };
-
-/// Why the second of two messages with one id is refused.
-pub(crate) const REPEATED: &str = "this id stands in the batch twice";
 
 /// The calls of one batch that still run, and the answers there are.
 struct Batch {
@@ -64,15 +61,6 @@ impl Answers {
     }
 }
 
-/// Whether this agent may send batches.
-pub(crate) fn allowed(core: &AgentCore) -> Result<(), String> {
-    match core.revision() {
-        Some(Revision::V2025_03_26) => Ok(()),
-        Some(other) => Err(format!("revision {other} has no batches: send one message per request")),
-        None => Err("batches need a session of revision 2025-03-26: send initialize alone, first".to_owned()),
-    }
-}
-
 /// A POST of several messages.
 pub(crate) async fn answer<B: Backends>(
     front: &Arc<Front<B>>,
@@ -91,7 +79,7 @@ pub(crate) async fn answer<B: Backends>(
         Err(NoAgent::Unopened(error, _)) => return front.missing(&Missing::Unopened(error), None),
         Err(NoAgent::Refused(refused)) => return *refused,
     };
-    if let Err(why) = allowed(&agent.core) {
+    if let Err(why) = agent.core.may_batch() {
         return Served::refused(StatusCode::BAD_REQUEST, None, -32600, &why);
     }
     let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(None) };
