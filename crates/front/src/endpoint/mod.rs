@@ -19,7 +19,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
 };
 use hyper::{body::Incoming as Payload, service::Service};
-use mcpool_wire::{Backends, Era, Skim, error_response};
+use mcpool_wire::{Backends, Era, Skim};
 use serde_json::json;
 
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     http::{
         headers::{accepts, coding_of, is_json, text},
         request_body::{self, Received},
-        response::{Served, refusal, refused_here},
+        response::{Served, refusal},
         response_body::AgentBody,
     },
     limits::refused::{NoPlace, overloaded},
@@ -268,16 +268,4 @@ fn size_of(parts: &Parts) -> usize {
 fn unknown_path() -> Served {
     let body = json!({ "error": "not found", "try": ["/mcp", "/sse", "/{backend}/mcp", "/{backend}/sse", "/api/mcp/servers"] });
     Served::value(StatusCode::NOT_FOUND, Cause::Agent, &body)
-}
-
-/// A URL that names no backend; `id` is echoed where there is a message.
-pub(crate) fn unknown_backend<B: Backends>(
-    front: &Front<B>,
-    id: Option<&mcpool_wire::RpcId>,
-    why: &str,
-) -> Served {
-    let known: Vec<String> = front.backends.servers().into_iter().map(|entry| entry.name).collect();
-    let mut data = refused_here();
-    data["backends"] = known.into();
-    Served::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))
 }

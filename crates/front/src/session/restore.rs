@@ -13,11 +13,13 @@ use std::{
 
 use futures::future::{FutureExt as _, Shared, WeakShared};
 use http::{HeaderMap, StatusCode, header};
-use mcpool_wire::{Backends, CallError, CallTrace, ClientHello, Hello, Link, Method, Outlet, RpcId, Target};
+use mcpool_wire::{
+    Backends, CallError, CallTrace, ClientHello, Hello, Link, Method, Outlet, RpcId, Target, error_response,
+};
 use tokio::time::Instant;
 
 use crate::{
-    http::response::Served,
+    http::response::{Served, refused_here},
     limits::refused::NoPlace,
     observe::{AgentEnd, Cause, FrontEvent, Restore, Transport},
     session::{
@@ -217,6 +219,14 @@ impl<B: Backends> Front<B> {
                     .with(header::RETRY_AFTER, http::HeaderValue::from_static("2"))
             }
         }
+    }
+
+    /// The answer to a URL that names no backend; `id` is echoed where there is a message.
+    pub(crate) fn unknown_backend(&self, id: Option<&RpcId>, why: &str) -> Served {
+        let known: Vec<String> = self.backends.servers().into_iter().map(|entry| entry.name).collect();
+        let mut data = refused_here();
+        data["backends"] = known.into();
+        Served::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))
     }
 
     /// The answer to a call of a session that could not be restored because of its backend.

@@ -12,7 +12,6 @@ use mcpool_wire::{Backends, DecodeError, DecodeKind, Target};
 use tokio::sync::mpsc;
 
 use crate::{
-    endpoint::unknown_backend,
     http::{
         headers::text,
         response::{Served, refusal},
@@ -46,7 +45,7 @@ pub(crate) async fn open<B: Backends>(
 ) -> Served {
     let target = match front.backends.target(name) {
         Ok(target) => target,
-        Err(why) => return unknown_backend(front, None, &why),
+        Err(why) => return front.unknown_backend(None, &why),
     };
     let before = text(headers, "last-event-id").and_then(AgentSessionId::parse);
     let mut back = before.map(|_| Back::Lost);

@@ -24,7 +24,6 @@ use http::{HeaderMap, StatusCode};
 use mcpool_wire::{AgentKey, Backends, Method, RpcId, Target, modern::ModernRequest};
 
 use crate::{
-    endpoint::unknown_backend,
     http::response::Served,
     limits::memory::Charge,
     message::{Body, Incoming, Request},
@@ -85,7 +84,7 @@ pub(crate) async fn message<B: Backends>(
     let Some(service) = Service::of(&request.method) else { return no_method(&request.id, &request.method) };
     let target = match front.backends.target(name) {
         Ok(target) => target,
-        Err(why) => return unknown_backend(front, Some(&request.id), &why),
+        Err(why) => return front.unknown_backend(Some(&request.id), &why),
     };
     let asking = Asking { headers, peer, target, request, modern, pulse };
     match service {

@@ -19,7 +19,6 @@ use mcpool_wire::{
 };
 
 use crate::{
-    endpoint::unknown_backend,
     http::{
         headers::text,
         response::Served,
@@ -126,7 +125,7 @@ pub(crate) async fn agent_of<B: Backends>(
         Ok(target) => target,
         Err(why) => {
             let held = session.and_then(|session| front.known(Transport::Http, headers, name, session));
-            return held.ok_or_else(|| refused(unknown_backend(front, id, &why)));
+            return held.ok_or_else(|| refused(front.unknown_backend(id, &why)));
         }
     };
     let Some(session) = session else { return Err(refused(no_session(id))) };
@@ -235,7 +234,7 @@ async fn initialize<B: Backends>(
 ) -> Served {
     let target = match front.backends.target(name) {
         Ok(target) => target,
-        Err(why) => return unknown_backend(front, Some(&request.id), &why),
+        Err(why) => return front.unknown_backend(Some(&request.id), &why),
     };
     let common = &front.common;
     let seat = match front.place(peer).await {
