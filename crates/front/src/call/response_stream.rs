@@ -9,7 +9,11 @@ use std::{
 use futures::task::AtomicWaker;
 use mcpool_wire::{LinkEvent, Outlet, OutletFull, Revision};
 
-use crate::{session::agent::AgentCore, stream::outbox::Outbox};
+use crate::{
+    http::{response::Served, response_body::priming_event},
+    session::agent::AgentCore,
+    stream::outbox::{Outbox, Reader},
+};
 
 pub(crate) struct CallStream {
     core: Arc<AgentCore>,
@@ -88,4 +92,12 @@ impl Outlet for CallStream {
         }
         delivered
     }
+}
+
+/// A stream as its agent's revision knows it.
+pub(crate) fn stream(core: &AgentCore, reader: Reader) -> Served {
+    let times = core.common.times();
+    let knows_priming = core.revision() == Some(Revision::V2025_11_25);
+    let priming = reader.begins_after().filter(|_| knows_priming).map(|id| priming_event(id, times.retry));
+    Served::stream(reader, priming, times.stream_ping)
 }

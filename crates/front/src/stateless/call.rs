@@ -31,6 +31,7 @@ use crate::{
     call::{
         Carry, Finished, Manner, Running,
         detached::{Adoptee, Place},
+        response_stream::stream,
     },
     http::{
         response::{Served, refused_here},
@@ -43,7 +44,6 @@ use crate::{
         connection::Pulse,
         outbox::{Presence, Reader},
     },
-    streamable::stream,
 };
 
 /// One POST that listens. Dropped before it heard anything, it was the last.

@@ -17,7 +17,11 @@ use mcpool_wire::{ErrorKind, Link, Message, Outlet};
 use tokio::time::Sleep;
 
 use crate::{
-    call::{Finished, Handled, Running, response_stream::CallStream, unclaimed::come_again},
+    call::{
+        Finished, Handled, Running,
+        response_stream::{CallStream, stream},
+        unclaimed::come_again,
+    },
     http::{
         headers::{accepts, names_events, prefers_events},
         response::Served,
@@ -28,7 +32,7 @@ use crate::{
     observe::Cause,
     session::agent::AgentCore,
     stream::{connection::Pulse, outbox::Outbox},
-    streamable::{as_stream, stream},
+    streamable::as_stream,
 };
 
 /// What a handler waits for.

@@ -13,7 +13,10 @@ use http::{HeaderMap, StatusCode};
 use mcpool_wire::{Backends, DecodeError, Era, Link, Message, Method, Outlet, result_response};
 
 use crate::{
-    call::{Running, hand_over, response_stream::CallStream},
+    call::{
+        Running, hand_over,
+        response_stream::{CallStream, stream},
+    },
     http::{
         headers::{accepts, names_events, text},
         response::{Served, refusal},
@@ -30,7 +33,7 @@ use crate::{
         connection::{Pulse, Unwritten},
         outbox::Outbox,
     },
-    streamable::{NoAgent, agent_of, as_stream, stream, take},
+    streamable::{NoAgent, agent_of, as_stream, take},
 };
 
 /// The calls of one batch that still run, and the answers there are.

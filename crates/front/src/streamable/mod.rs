@@ -19,11 +19,8 @@ use mcpool_wire::{
 };
 
 use crate::{
-    http::{
-        headers::text,
-        response::Served,
-        response_body::{AgentBody, priming_event},
-    },
+    call::response_stream::stream,
+    http::{headers::text, response::Served, response_body::AgentBody},
     limits::refused::NoPlace,
     message::{Body, Incoming, Request},
     observe::{AgentEnd, Cause, Transport},
@@ -38,7 +35,7 @@ use crate::{
     stream::{
         connection::Pulse,
         event::EventId,
-        outbox::{Outbox, Reader, Taken, unless_taken},
+        outbox::{Outbox, Taken, unless_taken},
     },
 };
 
@@ -289,14 +286,6 @@ pub(crate) fn as_stream(
     }
     outbox.close();
     stream(core, reader)
-}
-
-/// A stream as its agent's revision knows it.
-pub(crate) fn stream(core: &AgentCore, reader: Reader) -> Served {
-    let times = core.common.times();
-    let knows_priming = core.revision() == Some(Revision::V2025_11_25);
-    let priming = reader.begins_after().filter(|_| knows_priming).map(|id| priming_event(id, times.retry));
-    Served::stream(reader, priming, times.stream_ping)
 }
 
 /// A repeated `initialize` is answered again: the only choice that never breaks an agent (PROTOCOL.md 11.3).
