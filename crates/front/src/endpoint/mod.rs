@@ -1,7 +1,7 @@
 //! From an HTTP request to what it means: checks, route, message. One endpoint per connection.
 //!
-//! The request decides, not the path: a POST that names an HTTP+SSE session is a message of it, any other POST is
-//! Streamable HTTP; a GET with a session is its stream, one without opens an HTTP+SSE session.
+//! The request decides, not the path: a POST that names an HTTP+SSE session is a message of it, one with a mark of the
+//! era without sessions is served without, any other POST is Streamable HTTP; a GET with a session is its stream, one without opens an HTTP+SSE session.
 
 pub(crate) mod cors;
 pub(crate) mod pages;
@@ -35,7 +35,7 @@ use crate::{
     message::Parcel,
     observe::{Cause, FrontEvent, Transport},
     session::Front,
-    sse,
+    sse, stateless,
     stream::connection::Pulse,
     streamable::{self, batch},
 };
@@ -194,6 +194,9 @@ async fn post<B: Backends>(
         (Some(session), Err(error)) => sse::undecodable(front, &parts.headers, name, session, &error),
         (None, Err(error)) => Served::undecodable(&error),
         (Some(session), Ok(parcel)) => sse::parcel(front, &parts.headers, name, session, parcel).await,
+        (None, Ok(Parcel::One(incoming))) if stateless::is_modern(&parts.headers, &incoming) => {
+            stateless::message(front, peer, &parts.headers, name, incoming, pulse).await
+        }
         (None, Ok(Parcel::One(incoming))) => {
             streamable::message(front, peer, &parts.headers, name, incoming, pulse).await
         }

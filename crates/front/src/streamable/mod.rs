@@ -31,7 +31,6 @@ use crate::{
         restore::Missing,
     },
     session_id::{AgentSessionId, seal::Presented},
-    stateless::{self, is_modern},
     stream::{
         connection::Pulse,
         event::EventId,
@@ -41,7 +40,7 @@ use crate::{
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
-/// A POST that is no message of an HTTP+SSE session.
+/// A POST with one message of a revision with handshake.
 pub(crate) async fn message<B: Backends>(
     front: &Arc<Front<B>>,
     peer: IpAddr,
@@ -50,11 +49,9 @@ pub(crate) async fn message<B: Backends>(
     incoming: Incoming,
     pulse: &Arc<Pulse>,
 ) -> Served {
-    let version = text(headers, "mcp-protocol-version");
-    if is_modern(headers, &incoming) {
-        return stateless::message(front, peer, headers, name, incoming, pulse).await;
-    }
-    if let Some(version) = version.filter(|version| Revision::parse(version).is_none()) {
+    if let Some(version) =
+        text(headers, "mcp-protocol-version").filter(|version| Revision::parse(version).is_none())
+    {
         return unsupported(version, &incoming);
     }
     if let Body::BadId(why) = incoming.body {
