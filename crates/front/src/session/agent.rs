@@ -165,7 +165,8 @@ impl AgentCore {
         (carried, opened_with): (Carried, u32),
         common: Arc<Common>,
     ) -> Self {
-        let replay = (transport == Transport::Http).then(|| Arc::new(Replay::new(&common)));
+        let replay = (transport == Transport::Http)
+            .then(|| Arc::new(Replay::new(&common.in_force().config, Arc::clone(&common.budget))));
         let listening =
             replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number: LISTENING });
         let outbox = Outbox::new(&common.limits(), Arc::clone(&common.budget), listening);

@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use crate::{
     config::FrontConfig,
     limits::memory::{Budget, Kept as Held},
-    shared::Common,
     stream::{
         event::{Event, EventId},
         outbox::Outbox,
@@ -69,11 +68,7 @@ struct Kept {
 }
 
 impl Replay {
-    pub(crate) fn new(common: &Common) -> Self {
-        Self::with(&common.in_force().config, Arc::clone(&common.budget))
-    }
-
-    pub(crate) fn with(config: &FrontConfig, budget: Arc<Budget>) -> Self {
+    pub(crate) fn new(config: &FrontConfig, budget: Arc<Budget>) -> Self {
         let limits = Limits {
             events: config.limits.replay_events,
             bytes: config.limits.replay_bytes,

@@ -20,7 +20,7 @@ fn stream_of(messages: usize, bytes: usize, number: Option<u32>) -> (Arc<Outbox>
     let gauges = Arc::new(Gauges::default());
     let limits = FrontLimits { outbound_messages: messages, outbound_bytes: bytes, ..FrontLimits::default() };
     let budget = boundless(&gauges);
-    let replay = Arc::new(Replay::with(&FrontConfig::default(), Arc::clone(&budget)));
+    let replay = Arc::new(Replay::new(&FrontConfig::default(), Arc::clone(&budget)));
     let stream = number.map(|number| Stream { replay, number });
     (Arc::new(Outbox::new(&limits, budget, stream)), gauges)
 }

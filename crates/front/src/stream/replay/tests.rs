@@ -12,7 +12,7 @@ fn replay(limits: FrontLimits) -> (Replay, Arc<Gauges>) {
     let gauges = Arc::new(Gauges::default());
     let times = FrontTimes { orphan: Duration::from_secs(60), ..FrontTimes::default() };
     let config = FrontConfig { limits, times, ..FrontConfig::default() };
-    (Replay::with(&config, boundless(&gauges)), gauges)
+    (Replay::new(&config, boundless(&gauges)), gauges)
 }
 
 fn small(events: usize, bytes: usize, total: usize) -> FrontLimits {
