@@ -1,9 +1,8 @@
 //! A call on its way: it can be cancelled, moved to another owner, and it reports its end exactly once.
 
 pub(crate) mod detached;
+pub(crate) mod repeated;
 pub(crate) mod response_stream;
-pub(crate) mod same_request;
-pub(crate) mod unclaimed;
 
 use std::{
     any::Any,

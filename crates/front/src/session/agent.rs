@@ -23,7 +23,6 @@ use tokio::{sync::mpsc, time::Instant};
 
 use self::whose::Whose;
 use crate::{
-    call::{same_request::is_same, unclaimed::Unclaimed},
     forwarded_headers::Carried,
     limits::{
         gauges::Gauges,
@@ -32,7 +31,11 @@ use crate::{
     },
     message::Parcel,
     observe::{FrontEvent, Transport},
-    session::census::{CallNote, Profile},
+    session::{
+        census::{CallNote, Profile},
+        same_request::is_same,
+        unclaimed::Unclaimed,
+    },
     session_id::AgentSessionId,
     shared::Common,
     stream::{

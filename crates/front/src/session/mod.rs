@@ -6,6 +6,8 @@ pub(crate) mod idle;
 pub(crate) mod open;
 pub(crate) mod registry;
 pub(crate) mod restore;
+pub(crate) mod same_request;
+pub(crate) mod unclaimed;
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
-    call::{Finished, Running, reject, same_request::is_same},
+    call::{Finished, Running, reject},
     http::response::refusal,
     limits::memory::Charge,
     message::{Body, Incoming, Parcel, REPEATED, Request, Seen},
@@ -29,6 +29,7 @@ use crate::{
         Front,
         agent::{AgentCore, InFlight},
         open::{self, OpenEnd},
+        same_request::is_same,
     },
     session_id::AgentSessionId,
     shared::Common,

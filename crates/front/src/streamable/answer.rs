@@ -19,8 +19,8 @@ use tokio::time::Sleep;
 use crate::{
     call::{
         Finished, Handled, Running,
+        repeated::come_again,
         response_stream::{CallStream, stream},
-        unclaimed::come_again,
     },
     http::{
         headers::{accepts, names_events, prefers_events},

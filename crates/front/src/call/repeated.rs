@@ -1,95 +1,37 @@
 //! Requests of an agent session that come again because their connection died: the call that runs is taken over, and
 //! one that has ended unheard is not run twice.
 //!
-//! A request is the same if its id is and it asks for the same (`same`). An id that is used again for something else, or after its answer
-//! was read, is a new request: some clients use one id for all.
+//! A request is the same if its id is and it asks for the same (`same_request`). An id that is used again for something
+//! else, or after its answer was read, is a new request: some clients use one id for all.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use mcpool_wire::{ErrorKind, Executed, IdValue};
-use tokio::time::Instant;
 
 use crate::{
-    call::{
-        reject_as,
-        same_request::{is_same, written_one_way},
-    },
+    call::reject_as,
     http::response::Served,
     message::Request,
     observe::Cause,
-    session::agent::{AgentCore, CancelFlag, InFlight, Resume},
+    session::{
+        agent::{AgentCore, CancelFlag, Resume},
+        same_request::is_same,
+    },
     stream::{
         event::EventId,
         outbox::{Outbox, Presence, Reader},
     },
 };
 
-/// Calls of one session that ended unheard and are remembered.
-const MOST: usize = 64;
 /// The connection of the first request may be found dead only when it is written to.
 const LOOKS: u32 = 20;
 const BETWEEN: Duration = Duration::from_millis(50);
-
-/// Calls that ended when nobody was there for their answer.
-#[derive(Default)]
-pub(crate) struct Unclaimed {
-    has_any: AtomicBool,
-    calls: Mutex<VecDeque<Call>>,
-}
-
-struct Call {
-    id: IdValue,
-    digest: [u8; 32],
-    /// The stream its answer is on, as long as that is kept.
-    stream: Option<u32>,
-    ended: Instant,
-}
 
 /// What there is of the same request.
 enum Earlier {
     Nothing,
     Running(Option<Arc<Outbox>>),
     Ended(Option<u32>),
-}
-
-impl Unclaimed {
-    /// Remembers a call that ended unheard.
-    pub(crate) fn add(&self, slot: &InFlight, sink: Option<&Arc<Outbox>>) {
-        let stream = sink.and_then(|sink| sink.stream_number());
-        let digest = digest_of(&slot.flag.message);
-        let mut calls = self.lock();
-        if calls.len() >= MOST {
-            calls.pop_front();
-        }
-        calls.push_back(Call { id: slot.id.clone(), digest, stream, ended: Instant::now() });
-        self.has_any.store(true, Ordering::Release);
-    }
-
-    /// The stream of the call that ended for the same request not longer ago than this. It is asked for once.
-    fn claim(&self, id: &IdValue, message: &[u8], within: Duration) -> Option<Option<u32>> {
-        if !self.has_any.load(Ordering::Acquire) {
-            return None;
-        }
-        let mut calls = self.lock();
-        calls.retain(|call| call.ended.elapsed() < within);
-        let at = calls.iter().position(|call| call.id == *id && call.digest == digest_of(message));
-        let claimed = at.and_then(|at| calls.remove(at)).map(|call| call.stream);
-        self.has_any.store(!calls.is_empty(), Ordering::Release);
-        claimed
-    }
-
-    // Consistent between any two statements, so a panic elsewhere does not spoil it.
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Call>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What answers a request that has come before: the stream of its first copy, or the word that it may have run.
@@ -148,8 +90,4 @@ fn may_have_run(core: &AgentCore, request: &Request) -> Served {
                    that sent it first";
     let body = reject_as(core, request, ErrorKind::InvalidRequest, Executed::Maybe, message);
     Served::json(http::StatusCode::OK, Cause::Gateway, body)
-}
-
-fn digest_of(message: &[u8]) -> [u8; 32] {
-    digest(&SHA256, &written_one_way(message)).as_ref().try_into().unwrap_or_default()
 }

@@ -1,0 +1,74 @@
+//! Calls of an agent session that ended when nobody was there for their answers: remembered, so that a request that
+//! comes again is not run twice.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use mcpool_wire::IdValue;
+use tokio::time::Instant;
+
+use crate::{
+    session::{agent::InFlight, same_request::written_one_way},
+    stream::outbox::Outbox,
+};
+
+/// Calls of one session that ended unheard and are remembered.
+const MOST: usize = 64;
+
+/// Calls that ended when nobody was there for their answer.
+#[derive(Default)]
+pub(crate) struct Unclaimed {
+    has_any: AtomicBool,
+    calls: Mutex<VecDeque<Call>>,
+}
+
+struct Call {
+    id: IdValue,
+    digest: [u8; 32],
+    /// The stream its answer is on, as long as that is kept.
+    stream: Option<u32>,
+    ended: Instant,
+}
+
+impl Unclaimed {
+    /// Remembers a call that ended unheard.
+    pub(crate) fn add(&self, slot: &InFlight, sink: Option<&Arc<Outbox>>) {
+        let stream = sink.and_then(|sink| sink.stream_number());
+        let digest = digest_of(&slot.flag.message);
+        let mut calls = self.lock();
+        if calls.len() >= MOST {
+            calls.pop_front();
+        }
+        calls.push_back(Call { id: slot.id.clone(), digest, stream, ended: Instant::now() });
+        self.has_any.store(true, Ordering::Release);
+    }
+
+    /// The stream of the call that ended for the same request not longer ago than this. It is asked for once.
+    pub(crate) fn claim(&self, id: &IdValue, message: &[u8], within: Duration) -> Option<Option<u32>> {
+        if !self.has_any.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut calls = self.lock();
+        calls.retain(|call| call.ended.elapsed() < within);
+        let at = calls.iter().position(|call| call.id == *id && call.digest == digest_of(message));
+        let claimed = at.and_then(|at| calls.remove(at)).map(|call| call.stream);
+        self.has_any.store(!calls.is_empty(), Ordering::Release);
+        claimed
+    }
+
+    // Consistent between any two statements, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Call>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn digest_of(message: &[u8]) -> [u8; 32] {
+    digest(&SHA256, &written_one_way(message)).as_ref().try_into().unwrap_or_default()
+}
