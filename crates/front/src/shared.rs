@@ -7,15 +7,15 @@ use std::sync::{
 
 use arc_swap::{ArcSwap, Guard};
 use dashmap::DashMap;
+use futures::future::BoxFuture;
 use mcpool_wire::{AgentKey, CallError, CallTrace, ErrorKind, Executed, Method, RequestId};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    call::detached::Entry,
     config::{FrontConfig, FrontLimits, FrontTimes},
     host_policy::HostPolicy,
-    limits::{gauges::Gauges, memory::Budget, per_principal::Principals},
+    limits::{gauges::Gauges, memory::Budget, per_principal::Principals, places::Occupied},
     observe::{CallEnd, FrontEvent, FrontObserve, Outcome},
     session_id::{
         AgentSessionId,
@@ -37,7 +37,7 @@ pub(crate) struct Common {
     pub(crate) connections: DashMap<u64, Arc<Pulse>>,
     pub(crate) principals: Arc<Principals>,
     /// Calls whose handler is gone or answers as a stream go here.
-    pub(crate) adopt: mpsc::Sender<Entry>,
+    pub(crate) adopt: mpsc::Sender<Detached>,
     /// Calls that wait for their callers.
     pub(crate) parked: Parked,
     /// Everything ends now.
@@ -54,6 +54,14 @@ pub(crate) struct Common {
     agents: AtomicU64,
     accepted: AtomicU64,
     epoch: Instant,
+}
+
+/// Calls that outlive their handler, on their way to the task that owns them, with their place there.
+pub(crate) struct Detached {
+    pub(crate) run: BoxFuture<'static, ()>,
+    /// Ends what they cannot end themselves any more.
+    pub(crate) on_panic: Box<dyn FnOnce() + Send>,
+    pub(crate) occupied: Occupied,
 }
 
 /// What is allowed now. It can be replaced while the front runs: what exists keeps what it began with where it has
@@ -74,7 +82,7 @@ impl Common {
         config: FrontConfig,
         observe: Arc<dyn FrontObserve>,
         gauges: Arc<Gauges>,
-        adopt: mpsc::Sender<Entry>,
+        adopt: mpsc::Sender<Detached>,
     ) -> (Self, Option<Keeper>) {
         let age = Age::new(config.sessions.clock.clone(), config.times.session_lifetime);
         gauges.set_limits(&config.limits);

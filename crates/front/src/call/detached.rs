@@ -7,7 +7,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,10 +17,9 @@ use tokio::{sync::mpsc, time::Sleep};
 
 use crate::{
     call::Running,
-    limits::gauges::Gauges,
+    limits::places::Occupied,
     panics::unharmed,
-    shared::Common,
-    stateless::Round,
+    shared::{Common, Detached},
     stream::outbox::{Outbox, Presence},
 };
 
@@ -34,50 +33,32 @@ pub(crate) struct Adopted {
     patience: Duration,
 }
 
-/// What the adopter owns.
-pub(crate) enum Adoptee {
-    Calls(Adopted),
-    /// A call of an agent without session.
-    Round(Round),
-}
-
-/// An entry on its way to the adopter, with its place.
-pub(crate) type Entry = (Box<Adoptee>, Occupied);
-
 /// A place at the adopter that nobody has yet.
 pub(crate) struct Place<'c> {
-    permit: mpsc::Permit<'c, Entry>,
+    permit: mpsc::Permit<'c, Detached>,
     occupied: Occupied,
 }
-
-/// One of the places; given back when it is dropped.
-pub(crate) struct Occupied(Arc<Gauges>);
 
 impl<'c> Place<'c> {
     /// Takes a place, if one is free now.
     pub(crate) fn take(common: &'c Common) -> Option<Self> {
-        let limit = common.limits().adopted_calls;
-        let more = |held: usize| (held < limit).then_some(held + 1);
-        let gauges = &common.gauges;
-        gauges.adopted.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).ok()?;
-        let occupied = Occupied(Arc::clone(gauges));
+        let occupied = Occupied::take(&common.gauges, common.limits().adopted_calls)?;
         Some(Self { permit: common.adopt.try_reserve().ok()?, occupied })
     }
 
-    /// Hands over.
-    pub(crate) fn give(self, adoptee: Adoptee) {
-        self.permit.send((Box::new(adoptee), self.occupied));
-    }
-}
-
-impl Drop for Occupied {
-    fn drop(&mut self) {
-        Gauges::down(&self.0.adopted, 1);
+    /// Hands calls over; `on_panic` ends what they cannot end themselves any more.
+    pub(crate) fn give(
+        self,
+        run: impl Future<Output = ()> + Send + 'static,
+        on_panic: impl FnOnce() + Send + 'static,
+    ) {
+        let (run, on_panic) = (Box::pin(run), Box::new(on_panic));
+        self.permit.send(Detached { run, on_panic, occupied: self.occupied });
     }
 }
 
 enum Woken {
-    New(Option<Entry>),
+    New(Option<Detached>),
     Ended,
     Kill,
 }
@@ -85,6 +66,12 @@ enum Woken {
 impl Adopted {
     pub(crate) fn new(running: Vec<Running>, sink: Option<Arc<Outbox>>, patience: Duration) -> Self {
         Self { is_one: running.len() == 1, running, sink, orphaned: None, patience }
+    }
+
+    /// What ends the stream of these calls where they cannot end it themselves any more.
+    pub(crate) fn breaker(&self) -> impl FnOnce() + use<> {
+        let sink = self.sink.clone();
+        move || sink.iter().for_each(|sink| sink.close())
     }
 
     /// Whether all calls have ended; their answers are on the stream then.
@@ -145,20 +132,9 @@ impl Future for Adopted {
     }
 }
 
-impl Future for Adoptee {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match self.get_mut() {
-            Self::Calls(calls) => Pin::new(calls).poll(cx),
-            Self::Round(round) => Pin::new(round).poll(cx),
-        }
-    }
-}
-
 /// Runs adopted calls until the front ends. A panic ends the calls of one POST: their stream is closed, and the others
 /// go on.
-pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Entry>) {
+pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Detached>) {
     let mut running = FuturesUnordered::new();
     loop {
         let woken = tokio::select! {
@@ -168,22 +144,16 @@ pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Entry>) {
             call = calls.recv() => Woken::New(call),
         };
         match woken {
-            Woken::New(Some(entry)) => running.push(to_its_end(&common, entry)),
+            Woken::New(Some(call)) => running.push(to_its_end(&common, call)),
             Woken::Ended => {}
             Woken::New(None) | Woken::Kill => break,
         }
     }
 }
 
-async fn to_its_end(common: &Common, (call, _occupied): Entry) {
-    let end: Box<dyn FnOnce() + Send> = match call.as_ref() {
-        Adoptee::Calls(calls) => {
-            let sink = calls.sink.clone();
-            Box::new(move || sink.iter().for_each(|sink| sink.close()))
-        }
-        Adoptee::Round(round) => Box::new(round.breaker()),
-    };
-    if unharmed(common, "adopter", call).await.is_none() {
-        end();
+async fn to_its_end(common: &Common, call: Detached) {
+    let Detached { run, on_panic, occupied: _occupied } = call;
+    if unharmed(common, "adopter", run).await.is_none() {
+        on_panic();
     }
 }

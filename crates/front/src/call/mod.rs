@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::{
     call::{
-        detached::{Adopted, Adoptee, Place},
+        detached::{Adopted, Place},
         response_stream::CallStream,
     },
     limits::{
@@ -373,7 +373,9 @@ pub(crate) fn hand_over(calls: Vec<Running>, sink: Option<&Arc<Outbox>>) -> Resu
     {
         let _ = slot.flag.stream.set(Arc::downgrade(sink));
     }
-    place.give(Adoptee::Calls(Adopted::new(calls, sink.cloned(), common.times().orphan)));
+    let calls = Adopted::new(calls, sink.cloned(), common.times().orphan);
+    let breaker = calls.breaker();
+    place.give(calls, breaker);
     Ok(())
 }
 

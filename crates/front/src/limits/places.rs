@@ -1,4 +1,4 @@
-//! Places for agent sessions: taken before anything is waited for, given back by drop, so that there are never more
+//! Places for agent sessions, and for calls that outlive their handlers: taken before anything is waited for, given back by drop, so that there are never more
 //! sessions, those on their way included, than there may be.
 
 use std::sync::{
@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use crate::limits::per_peer::PeerSeat;
+use crate::limits::{gauges::Gauges, per_peer::PeerSeat};
 
 /// The places that are taken.
 #[derive(Default)]
@@ -19,6 +19,24 @@ pub(crate) struct Place(Arc<Places>);
 pub(crate) struct Seat {
     pub(crate) _place: Place,
     pub(crate) _peer: PeerSeat,
+}
+
+/// A place of a call that outlives its handler; given back when it is dropped.
+pub(crate) struct Occupied(Arc<Gauges>);
+
+impl Occupied {
+    /// Takes a place, if one is free now.
+    pub(crate) fn take(gauges: &Arc<Gauges>, limit: usize) -> Option<Self> {
+        let more = |held: usize| (held < limit).then_some(held + 1);
+        gauges.adopted.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).ok()?;
+        Some(Self(Arc::clone(gauges)))
+    }
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        Gauges::down(&self.0.adopted, 1);
+    }
 }
 
 impl Places {

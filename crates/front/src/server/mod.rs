@@ -42,7 +42,7 @@ use crate::{
     },
     session::{Front, agent::Stop, census::Census, registry::Agents},
     session_id::revoked_file::Keeper,
-    shared::Common,
+    shared::{Common, Detached},
     stateless::Guests,
     stream::connection::{Pulse, TimedIo},
 };
@@ -62,7 +62,7 @@ const ADOPT: usize = 1_024;
 pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
     door: Door,
-    adopted: mpsc::Receiver<detached::Entry>,
+    adopted: mpsc::Receiver<Detached>,
     keeper: Option<Keeper>,
 }
 

@@ -28,11 +28,7 @@ use super::{
     validate::Unfit,
 };
 use crate::{
-    call::{
-        Carry, Finished, Manner, Running,
-        detached::{Adoptee, Place},
-        response_stream::stream,
-    },
+    call::{Carry, Finished, Manner, Running, detached::Place, response_stream::stream},
     http::{
         response::{Served, refused_here},
         response_body::AgentBody,
@@ -232,7 +228,8 @@ async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -
 fn adopt(core: &AgentCore, round: Round) -> Result<(), Box<Round>> {
     match Place::take(&core.common) {
         Some(place) => {
-            place.give(Adoptee::Round(round));
+            let breaker = round.breaker();
+            place.give(round, breaker);
             Ok(())
         }
         None => Err(Box::new(round)),

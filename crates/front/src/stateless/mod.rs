@@ -35,7 +35,6 @@ pub(crate) use call_output::Voice;
 pub(crate) use links::{Guests, NoGuest};
 pub(crate) use listeners::Listens;
 pub(crate) use parked::Parked;
-pub(crate) use round::Round;
 pub(crate) use validate::is_modern;
 
 /// What is done for a request.
