@@ -8,6 +8,7 @@ mod credentials;
 mod deaf_rounds;
 mod dropped;
 mod dropped_agents;
+mod drops;
 mod elsewhere;
 mod evidence;
 mod failures;

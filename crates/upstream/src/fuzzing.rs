@@ -52,6 +52,7 @@ pub async fn lines(from: impl AsyncRead + Unpin, limit: usize) -> io::Result<(Ve
             lines::Line::TooLarge(seen) => {
                 Line::TooLarge { answers: seen.answers(), has_method: seen.has_method() }
             }
+            lines::Line::Part => continue,
         });
     }
     Ok((seen, most.max(lines.held())))

@@ -14,7 +14,9 @@ use mcpool_wire::Era;
 use tokio::sync::mpsc;
 
 use super::{
-    Errand, Session, lock,
+    Errand, Session,
+    arriving::Arriving,
+    lock,
     route::Origin,
     state::{Facts, Input, Standing, State},
 };
@@ -49,6 +51,7 @@ pub(crate) struct Driver {
     broke: bool,
     /// When the silence was last asked about: the timer must not move away with every wake-up.
     asked: Instant,
+    arriving: Arriving,
 }
 
 /// What became of something the driver sent.
@@ -82,6 +85,7 @@ impl Driver {
             last_error: None,
             broke: false,
             asked: clock::now(),
+            arriving: Arriving::default(),
         }
     }
 
@@ -131,9 +135,10 @@ impl Driver {
             }
             Wake::Heard(Some(Ok(heard))) => {
                 self.session.heard();
+                self.arriving.heard(&heard, &self.session.pending);
                 match heard {
                     Heard::Message(bytes) => drop(self.session.route(bytes, Origin::Stream)),
-                    Heard::Alive | Heard::NoStream(_) => {}
+                    Heard::Alive | Heard::Part | Heard::NoStream(_) => {}
                     Heard::Noise => self.session.dropped("malformed"),
                     Heard::TooLarge { answers, limit } => self.session.route_too_large(&answers, limit),
                 }

@@ -4,6 +4,7 @@
 //! register, splice, send, and wait for the answer, which on Streamable HTTP comes in the body of the call's own
 //! POST and elsewhere through the driver.
 
+mod arriving;
 pub(crate) mod driver;
 pub(crate) mod exclusive;
 pub(crate) mod handshake;

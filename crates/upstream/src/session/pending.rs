@@ -265,6 +265,17 @@ impl Pending {
         found
     }
 
+    /// The backend is busy with an answer that nothing can overtake: no waiting call's time runs meanwhile.
+    pub(crate) fn mark_part(&self, now: Instant) {
+        if let Book::Open { calls, .. } = &*self.lock() {
+            for entry in calls.values() {
+                if let EntryState::Waiting { owner: Some(owner), .. } = &entry.state {
+                    owner.trace.mark_part(now);
+                }
+            }
+        }
+    }
+
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         match &*self.lock() {

@@ -264,7 +264,14 @@ impl HttpClient {
         if let Some(answering) = &self.answering {
             let said = super::wire::said(answering, request).await?;
             let (url, notes) = (Arc::clone(&place.url), Arc::clone(&self.notes));
-            return Ok(Reply { head: said.0, body: said.1, url, notes, unfollowed: None });
+            return Ok(Reply {
+                head: said.0,
+                body: said.1,
+                url,
+                notes,
+                unfollowed: None,
+                left: left.clone(),
+            });
         }
         let interim = Interim::watch(&mut request);
         let connection = capture_connection(&mut request);
@@ -297,7 +304,7 @@ impl HttpClient {
             );
         }
         let (url, notes) = (Arc::clone(&place.url), Arc::clone(&self.notes));
-        Ok(Reply { head, body, url, notes, unfollowed: None })
+        Ok(Reply { head, body, url, notes, unfollowed: None, left: left.clone() })
     }
 }
 

@@ -1,5 +1,5 @@
-//! Whether a message has left. Until there is a connection for it nothing was sent, and whoever gives it up by then may
-//! say so.
+//! How far an exchange is before it says anything. Until there is a connection for its message nothing was sent, and
+//! whoever gives it up by then may say so; once bytes of its answer arrive the backend is alive, however slowly they do.
 
 use std::{
     sync::{
@@ -14,31 +14,42 @@ use hyper_util::client::legacy::connect::CaptureConnection;
 
 use super::{Exchange, Received};
 
-/// Whether a message may be on its way.
+/// Whether a message may be on its way, and whether bytes of its answer have arrived.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Left(Arc<AtomicBool>);
+pub(super) struct Left(Arc<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    has_left: AtomicBool,
+    has_bytes: AtomicBool,
+}
 
 impl Left {
     /// Looks whether the request has a connection. To be asked in the poll that may have given it one.
     pub(super) fn look(&self, connection: &CaptureConnection) {
         if connection.connection_metadata().is_some() {
-            self.0.store(true, Ordering::Relaxed);
+            self.0.has_left.store(true, Ordering::Relaxed);
         }
     }
 
-    fn has(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Bytes of the answer have arrived.
+    pub(super) fn bytes_arrived(&self) {
+        self.0.has_bytes.store(true, Ordering::Relaxed);
     }
 }
 
-/// An exchange that says [`Received::Left`] in the poll in which its message got a connection.
+/// An exchange that says [`Received::Left`] in the poll in which its message got a connection, and
+/// [`Received::Alive`] in each in which bytes of an answer arrived that is not complete.
 pub(super) fn leaving(exchange: impl FnOnce(Left) -> Exchange) -> Exchange {
     let left = Left::default();
     let (mut exchange, mut is_told) = (exchange(left.clone()), false);
     Box::pin(stream::poll_fn(move |cx| match exchange.as_mut().poll_next(cx) {
-        Poll::Pending if !is_told && left.has() => {
+        Poll::Pending if !is_told && left.0.has_left.load(Ordering::Relaxed) => {
             is_told = true;
             Poll::Ready(Some(Ok(Received::Left)))
+        }
+        Poll::Pending if left.0.has_bytes.swap(false, Ordering::Relaxed) => {
+            Poll::Ready(Some(Ok(Received::Alive)))
         }
         polled => polled,
     }))

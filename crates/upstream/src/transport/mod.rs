@@ -92,6 +92,8 @@ pub enum Heard {
     Message(Bytes),
     /// A sign of life without a message (a comment, a keep-alive).
     Alive,
+    /// Bytes of a message that is not complete: nothing else can come before its end.
+    Part,
     /// Something that is no message, where only messages belong.
     Noise,
     /// The backend offers no such stream now, for this reason; it is asked again.

@@ -11,6 +11,7 @@ use super::{
     classify::{Asked, Refused, classify},
     coding::Body,
     dates,
+    leaving::Left,
     notes::{Notes, Oddity},
     sse_reader::SseReader,
 };
@@ -34,6 +35,8 @@ pub(super) struct Reply {
     pub(super) notes: Arc<Notes>,
     /// Why it is a redirect that was not followed.
     pub(super) unfollowed: Option<Unfollowed>,
+    /// Learns of each piece of the body: a slow answer is a sign of life.
+    pub(super) left: Left,
 }
 
 /// A redirect that was not followed, for the operator.
@@ -128,7 +131,11 @@ impl Reply {
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, SendError> {
-        self.body.next().await.transpose()
+        let chunk = self.body.next().await.transpose()?;
+        if chunk.is_some() {
+            self.left.bytes_arrived();
+        }
+        Ok(chunk)
     }
 
     /// The size of the body, where it is known before it is read.

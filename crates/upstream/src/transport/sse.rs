@@ -265,6 +265,7 @@ impl Streaming {
                 Some(Ok(SseItem::Event(event))) if event.name.is_none() && !event.data.is_empty() => {
                     return Ok(Heard::Message(event.data));
                 }
+                Some(Ok(SseItem::Alive)) if self.events.is_within_event() => return Ok(Heard::Part),
                 Some(Ok(SseItem::Event(_) | SseItem::Alive)) => return Ok(Heard::Alive),
                 Some(Ok(SseItem::Retry(_))) => {}
                 Some(Err(SseError::TooLarge { cap, answers, .. })) => {

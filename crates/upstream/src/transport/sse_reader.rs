@@ -91,6 +91,11 @@ impl<S> SseReader<S> {
     pub fn new(body: S, cap: usize) -> Self {
         Self { body, cutter: Cutter::new(cap), chunk: Bytes::new(), next: None, in_a_row: 0, reported: true }
     }
+
+    /// Whether an event has begun that is not complete.
+    pub(super) fn is_within_event(&self) -> bool {
+        !self.cutter.held.is_empty() || self.cutter.skipping.is_some()
+    }
 }
 
 impl<S, E> Stream for SseReader<S>

@@ -219,7 +219,7 @@ impl Streaming {
                         return Err(process::not_started(&self.shared.endpoint, &why));
                     }
                 }
-                Heard::Alive | Heard::NoStream(_) | Heard::TooLarge { .. } => {}
+                Heard::Alive | Heard::Part | Heard::NoStream(_) | Heard::TooLarge { .. } => {}
             }
         }
     }
@@ -246,6 +246,7 @@ impl Streaming {
     fn judge(&mut self, line: Line) -> Result<Heard, SendError> {
         match line {
             Line::Message(message) => Ok(Heard::Message(message)),
+            Line::Part => Ok(Heard::Part),
             Line::Noise(text) => {
                 self.not_started = supervised::why_not_started(&text);
                 if self.not_started.is_none() {

@@ -26,6 +26,8 @@ pub(crate) enum Line {
     Noise(String),
     /// Was above the limit.
     TooLarge(Skim),
+    /// Is not complete: more of it was read.
+    Part,
 }
 
 /// Cuts what it reads.
@@ -36,11 +38,13 @@ pub(crate) struct Lines<R> {
     /// Bytes of the buffer that hold no line break.
     scanned: usize,
     skipping: Option<Skim>,
+    /// Whether bytes were read that are not reported yet.
+    is_fresh: bool,
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     pub(crate) fn new(from: R, limit: usize) -> Self {
-        Self { from, limit, buffer: BytesMut::new(), scanned: 0, skipping: None }
+        Self { from, limit, buffer: BytesMut::new(), scanned: 0, skipping: None, is_fresh: false }
     }
 
     /// The most bytes of a line.
@@ -48,7 +52,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         self.limit
     }
 
-    /// The next line. `None` at the end; what came after the last line break is not a line.
+    /// The next line, or the news that more of it was read. `None` at the end; what came after the last line break is
+    /// not a line.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -59,10 +64,15 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                     return Ok(Some(line));
                 }
             }
+            let is_partial = !self.buffer.is_empty() || self.skipping.is_some();
+            if std::mem::take(&mut self.is_fresh) && is_partial {
+                return Ok(Some(Line::Part));
+            }
             self.buffer.reserve(CHUNK);
             if self.from.read_buf(&mut self.buffer).await? == 0 {
                 return Ok(None);
             }
+            self.is_fresh = true;
         }
     }
 
@@ -123,6 +133,7 @@ fn judge(line: &Bytes) -> Option<Line> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use tokio::io::AsyncWriteExt;
 
     use super::*;
@@ -140,6 +151,7 @@ mod tests {
                 Line::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
                 Line::Noise(text) => format!("noise {text}"),
                 Line::TooLarge(seen) => format!("too large {:?}", seen.answers()),
+                Line::Part => continue,
             });
         }
         seen
@@ -174,6 +186,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_read_of_a_line_is_reported_before_its_end() {
+        let (mut theirs, ours) = tokio::io::duplex(CHUNK);
+        let mut lines = Lines::new(ours, 100);
+        for (written, is_part) in [("\n\n", false), ("{}\n{\"a\"", true), (":1", true), ("}\n", false)] {
+            theirs.write_all(written.as_bytes()).await.unwrap();
+            let mut parts = 0;
+            while let Some(line) = lines.next().now_or_never() {
+                parts += usize::from(matches!(line, Ok(Some(Line::Part))));
+            }
+            assert_eq!(parts, usize::from(is_part), "{written:?}");
+        }
+        // Also of one that is skipped.
+        theirs.write_all(&[b'x'; 200]).await.unwrap();
+        assert!(matches!(lines.next().await, Ok(Some(Line::Part))));
+    }
+
+    #[tokio::test]
     async fn memory_stays_bounded_while_a_line_does_not_end() {
         let (mut theirs, ours) = tokio::io::duplex(CHUNK);
         let mut lines = Lines::new(ours, 1 << 20);
@@ -183,8 +212,9 @@ mod tests {
                 theirs.write_all(&chunk).await.unwrap();
             }
         };
+        let reading = async { while let Ok(Some(Line::Part)) = lines.next().await {} };
         tokio::select! {
-            _ = lines.next() => panic!("there is no line"),
+            () = reading => panic!("there is no line"),
             () = flood => {}
         }
         assert!(lines.held() <= 4 << 20, "{}", lines.held());

@@ -261,11 +261,23 @@ pub(super) async fn accepted(exchange: &mut Exchange) {
     assert_eq!(item, Received::Accepted);
 }
 
+/// The next thing that is no mere sign of life.
+pub(super) async fn said(inbound: &mut Inbound) -> Heard {
+    loop {
+        match inbound.next().await.unwrap().unwrap() {
+            Heard::Alive | Heard::Part => {}
+            heard => return heard,
+        }
+    }
+}
+
 /// The next message, past signs of life.
 pub(super) async fn hear(inbound: &mut Inbound) -> Option<Result<Bytes, SendError>> {
     loop {
         match within(inbound.next()).await {
-            Some(Ok(Heard::Alive | Heard::Noise | Heard::NoStream(_) | Heard::TooLarge { .. })) => {}
+            Some(Ok(
+                Heard::Alive | Heard::Part | Heard::Noise | Heard::NoStream(_) | Heard::TooLarge { .. },
+            )) => {}
             Some(Ok(Heard::Message(message))) => return Some(Ok(message)),
             Some(Err(error)) => return Some(Err(error)),
             None => return None,

@@ -190,13 +190,7 @@ async fn an_answer_above_the_limit_concerns_the_call_it_answers_and_no_other() {
         (format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":"{filler}"}}"#), Vec::new()),
     ] {
         tx.send(format!("event: message\ndata: {message}\n\n")).await.unwrap();
-        let heard = loop {
-            match next(&mut inbound).await.unwrap().unwrap() {
-                Heard::Alive => {}
-                heard => break heard,
-            }
-        };
-        assert_eq!(heard, Heard::TooLarge { answers, limit: 64 * 1024 });
+        assert_eq!(within(said(&mut inbound)).await, Heard::TooLarge { answers, limit: 64 * 1024 });
     }
     tx.send(format!("data: {ANSWER}\n\n")).await.unwrap();
     assert_eq!(hear(&mut inbound).await.unwrap().unwrap(), ANSWER, "the session lives");

@@ -202,7 +202,7 @@ async fn an_answer_above_the_limit_is_named_and_the_session_lives() {
     );
     let (opened, mut inbound) = open(&large).await;
     assert!(messages(opened.outbound.send(CALL.into())).await.is_empty());
-    let heard = next(&mut inbound).await.unwrap().unwrap();
+    let heard = within(said(&mut inbound)).await;
     assert_eq!(heard, Heard::TooLarge { answers: vec![1], limit: LIMIT });
     assert!(messages(opened.outbound.send(INITIALIZE.into())).await.is_empty());
     assert_eq!(hear(&mut inbound).await.unwrap().unwrap(), r#"{"jsonrpc":"2.0","id":0,"result":{}}"#);
@@ -221,8 +221,8 @@ async fn a_gigabyte_without_a_line_break_costs_no_memory() {
     let (opened, mut inbound) = open(&endless).await;
     let before = resident();
     assert!(messages(opened.outbound.send(CALL.into())).await.is_empty());
-    let read = tokio::time::timeout(Duration::from_secs(240), inbound.next());
-    let heard = read.await.unwrap().unwrap().unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(240), said(&mut inbound));
+    let heard = read.await.unwrap();
     assert_eq!(heard, Heard::TooLarge { answers: Vec::new(), limit: LIMIT }, "and whoever spoke MCP goes on");
     let grown = resident().saturating_sub(before);
     assert!(grown < 32 << 20, "grew by {grown} bytes");
