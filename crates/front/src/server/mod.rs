@@ -55,6 +55,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_millis(250);
 /// How long dropped tasks may take to be gone.
 const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How long a connection accepted before the drain may take to begin its first request, and at most half the drain time.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// Calls on their way to the adopter.
 const ADOPT: usize = 1_024;
 
@@ -253,6 +255,16 @@ async fn serve_connection<B: Backends>(
     let stalled = Arc::clone(&common);
     let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));
     let io = TimedIo::new(TokioIo::new(stream), Arc::clone(&pulse), common.times(), on_stall);
+    let begun = Arc::clone(&pulse);
+    let stopped = async {
+        stop.cancelled().await;
+        // An agent that has just connected is about to send: a graceful shutdown would close it without an answer.
+        let until = Instant::now() + FIRST_REQUEST.min(common.times().drain / 2);
+        while begun.is_fresh() && Instant::now() < until {
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+    };
+    let mut stopped = std::pin::pin!(stopped);
     // Outermost: giving way is no sign of a peer that does not read.
     let io = Pieces::new(io);
     let connection = http1::Builder::new()
@@ -273,7 +285,7 @@ async fn serve_connection<B: Backends>(
                 }
                 return;
             }
-            () = stop.cancelled(), if !stopping => {
+            () = stopped.as_mut(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }

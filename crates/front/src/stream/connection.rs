@@ -144,6 +144,11 @@ impl Pulse {
         is_first
     }
 
+    /// Whether no byte of a request has arrived yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == FRESH
+    }
+
     fn millis(&self) -> u64 {
         millis(self.begun.elapsed())
     }
@@ -332,13 +337,9 @@ impl<T: Read + Unpin> Read for TimedIo<T> {
             Poll::Ready(done) => {
                 // The first bytes of a request: from here on its header has a deadline. A request whose header is
                 // complete is busy before the next read; one that is busy already is reading its body.
+                let phase = &this.pulse.phase;
                 for before in [FRESH, IDLE] {
-                    let _ = this.pulse.phase.compare_exchange(
-                        before,
-                        HEADER,
-                        Ordering::AcqRel,
-                        Ordering::Acquire,
-                    );
+                    let _ = phase.compare_exchange(before, HEADER, Ordering::AcqRel, Ordering::Acquire);
                 }
                 Poll::Ready(done)
             }

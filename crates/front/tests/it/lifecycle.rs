@@ -224,6 +224,47 @@ async fn a_connection_of_the_drain_is_answered_once_however_late_its_first_byte_
     assert_eq!(front.stopped().await, Drained::default());
 }
 
+/// A connection that was accepted and carries nothing yet.
+async fn connected(front: &Running) -> TcpStream {
+    let before = front.gauges.connections.load(Ordering::SeqCst);
+    let stream = TcpStream::connect(front.addr).await.unwrap();
+    until("it is accepted", || front.gauges.connections.load(Ordering::SeqCst) > before).await;
+    stream
+}
+
+#[tokio::test]
+async fn a_connection_accepted_before_the_drain_is_answered_when_its_first_byte_comes_during_it() {
+    let mut front = start().await;
+    let (mut new, mut slow) = (connected(&front).await, connected(&front).await);
+    front.shut_down();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let body = initialize(0).to_string();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    slow.write_all(&head.as_bytes()[..20]).await.unwrap();
+    new.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    let told = read_all(new).await;
+    assert!(told.starts_with("HTTP/1.1 503") && told.contains("retry-after: 2"), "{told}");
+    slow.write_all(format!("{}{body}", &head[20..]).as_bytes()).await.unwrap();
+    assert!(read_all(slow).await.starts_with("HTTP/1.1 503"));
+    assert_eq!(front.stopped().await, Drained::default());
+}
+
+#[tokio::test]
+async fn a_silent_connection_accepted_before_the_drain_holds_it_up_for_a_second_at_most() {
+    for drain in [Duration::from_secs(30), Duration::from_secs(1)] {
+        let mut front = start_times(FrontTimes { drain, ..FrontTimes::default() }).await;
+        let silent = connected(&front).await;
+        let began = std::time::Instant::now();
+        front.shut_down();
+        assert_eq!(front.stopped().await, Drained::default());
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert_eq!(read_all(silent).await, "");
+    }
+}
+
 #[tokio::test]
 async fn an_agent_that_waits_for_its_session_is_told_when_the_gateway_stops() {
     let mut front = start().await;
