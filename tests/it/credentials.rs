@@ -249,7 +249,7 @@ async fn a_circuit_is_probed_with_the_credential_of_agents_that_are_there() {
     let agent = Agent::ready(with_token(&rig, Transport::Http, "good-ada")).await.expect("served");
     let bad = Agent::connect(with_token(&rig, Transport::Http, "bad-bob")).await.expect("a socket");
     bad.initialize().await.expect_err("refused");
-    drop(server);
+    server.stop().await;
     let is_open = || rig.seen.transitions.lock().unwrap().iter().any(|one| one.contains("Open"));
     while !is_open() {
         whoami(&agent).await.expect_err("nobody is there");

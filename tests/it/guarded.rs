@@ -12,12 +12,16 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 pub(crate) struct Guarded {
     addr: SocketAddr,
     book: Arc<Mutex<Book>>,
-    _stop: DropGuard,
+    tasks: TaskTracker,
+    stop: DropGuard,
 }
 
 /// What it was sent.
@@ -50,14 +54,22 @@ impl Guarded {
         let listener = TcpListener::bind(addr).await.expect("a port");
         let (book, stop) = (Arc::<Mutex<Book>>::default(), CancellationToken::new());
         let addr = listener.local_addr().expect("an address");
-        let (noted, stopped) = (book.clone(), stop.clone());
-        tokio::spawn(async move {
+        let (noted, stopped, tasks) = (book.clone(), stop.clone(), TaskTracker::new());
+        let serving = tasks.clone();
+        tasks.spawn(async move {
             while let Some(Ok((stream, _))) = stopped.run_until_cancelled(listener.accept()).await {
                 let (book, stopped) = (noted.clone(), stopped.clone());
-                tokio::spawn(async move { stopped.run_until_cancelled(serve(stream, book)).await });
+                serving.spawn(async move { stopped.run_until_cancelled(serve(stream, book)).await });
             }
         });
-        Self { addr, book, _stop: stop.drop_guard() }
+        Self { addr, book, tasks, stop: stop.drop_guard() }
+    }
+
+    /// Ends it. From then on nothing listens and every connection is closed.
+    pub(crate) async fn stop(self) {
+        drop(self.stop);
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {

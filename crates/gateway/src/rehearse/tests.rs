@@ -5,6 +5,9 @@ use mcpool_testkit::{IdDialect, Script, Server};
 use super::*;
 use crate::config::Config;
 
+/// Rehearsals within which a race has to show.
+const REHEARSALS: usize = 10;
+
 fn rehearsal(url: &str, transport: &str) -> Rehearsal {
     let text = format!("[backends.a]\nurl = \"{url}\"\ntransport = \"{transport}\"");
     let config = Config::parse("file.toml", &text, std::path::Path::new(""), &|_| None).unwrap();
@@ -35,29 +38,46 @@ fn failed(report: &Value, order: &str, way: &str) -> u64 {
     row[way]["failed"].as_u64().unwrap()
 }
 
+/// Rehearses until each of these orders has failed directly: whether a race is lost depends on the machine. Through the
+/// pool `holds` has to be true each time.
+async fn reproduced(rehearsal: &Rehearsal, orders: &[&str], holds: impl Fn(&Value)) {
+    let mut left = orders.to_vec();
+    for _ in 0..REHEARSALS {
+        let report = rehearsed(rehearsal).await;
+        holds(&report);
+        left.retain(|order| failed(&report, order, "direct") == 0);
+        if left.is_empty() {
+            return;
+        }
+    }
+    panic!("{left:?} did not fail directly in {REHEARSALS} rehearsals");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn races_of_a_streamable_server_are_reproduced_and_none_is_left_through_the_pool() {
     let script = Script { ids: IdDialect::Text, strict_init: true, ..Script::default() };
     let server = Server::start(script).await.unwrap();
-    let report = rehearsed(&rehearsal(&server.url_http(), "http")).await;
-    for order in ["early_request", "duplicate_ids", "delete_in_flight", "second_stream"] {
-        assert!(failed(&report, order, "direct") > 0, "{order}: {report}");
-    }
-    for row in report["orders"].as_array().unwrap() {
-        assert_eq!(row["pooled"]["failed"], 0, "{report}");
-    }
-    assert_eq!(report["safe"], true);
+    let orders = ["early_request", "duplicate_ids", "delete_in_flight", "second_stream"];
+    reproduced(&rehearsal(&server.url_http(), "http"), &orders, |report| {
+        for row in report["orders"].as_array().unwrap() {
+            assert_eq!(row["pooled"]["failed"], 0, "{report}");
+        }
+        assert_eq!(report["safe"], true);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn races_over_sse_are_reproduced_and_none_is_left_through_the_pool() {
     let script = Script { strict_init: true, ..Script::default() };
     let server = Server::start(script).await.unwrap();
-    let report = rehearsed(&rehearsal(&server.url_sse(), "sse")).await;
-    for order in ["early_request", "silent_reconnect", "delete_in_flight"] {
-        assert!(failed(&report, order, "direct") > 0, "{order}: {report}");
-        assert_eq!(failed(&report, order, "pooled"), 0, "{order}: {report}");
-    }
+    let orders = ["early_request", "silent_reconnect", "delete_in_flight"];
+    reproduced(&rehearsal(&server.url_sse(), "sse"), &orders, |report| {
+        for order in orders {
+            assert_eq!(failed(report, order, "pooled"), 0, "{order}: {report}");
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
