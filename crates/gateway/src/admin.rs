@@ -1,8 +1,8 @@
-//! The admin listener: metrics, health, and what the gateway knows about its backends and its configuration.
+//! The admin listener: metrics, health, backends, sessions, agents and configuration.
 //!
-//! It is guarded by the same rules as the agent listener (peers, host names, origins; `guard`), and its connections are
-//! bounded in number and time (`listener`), so that nobody takes the agents' descriptors or the operators' places. With
-//! an `admin_token` everything under `/api` needs it; metrics and health say nothing that is worth one.
+//! Peers, host names and origins are checked as on the agent listener (`guard`). Its connections are limited in number
+//! and time (`listener`), so that they cannot exhaust descriptors. With an `admin_token`, everything under `/api`
+//! requires it; metrics and health contain nothing confidential.
 
 mod census;
 mod events;
@@ -53,21 +53,21 @@ use crate::{
 };
 use mcpool_router::verbs::Verb;
 
-/// What the admin listener shows.
+/// Data sources of the admin listener.
 pub struct Admin {
     /// Health and backends.
     pub status: Arc<Status>,
-    /// The series.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Numbers of the agent listener.
+    /// Gauges of the agent listener.
     pub gauges: Arc<Gauges>,
-    /// What is in force.
+    /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
-    /// What happened lately.
+    /// Recent events.
     pub events: Arc<Events>,
-    /// Who is served, and what runs.
+    /// Agents and running calls.
     pub census: Option<Arc<dyn Census>>,
-    /// Takes the configuration anew, where that is possible.
+    /// Reloads the configuration, if supported.
     pub reload: Option<ReloadHook>,
 }
 
@@ -75,16 +75,16 @@ struct Shared {
     admin: Admin,
     stop: CancellationToken,
     connections: Arc<Connections>,
-    /// Milliseconds after the start, and one, at which it was last told that somebody has no token.
+    /// Time of the last log line about a missing token: milliseconds since `started` plus 1; 0 = never.
     told: AtomicU64,
     started: tokio::time::Instant,
 }
 
 impl Admin {
-    /// Serves until `stop`, and keeps the histograms small meanwhile. Connections that are busy then have a second.
+    /// Serves until `stop`, then gives busy connections one second. Also runs the upkeep of the histograms.
     ///
     /// # Cancel safety
-    /// Dropping the future stops accepting; connections end with what they are answering.
+    /// Dropping the future stops accepting; connections finish their current response.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let shared = Arc::new(Shared {
             admin: self,
@@ -101,7 +101,7 @@ impl Admin {
             () = stop.cancelled() => {}
         }
         tasks.close();
-        // Who is busy then has a moment; who is not ends at once.
+        // Busy connections get a moment; idle ones end at once.
         let _ = tokio::time::timeout(LAST_MOMENT, tasks.wait()).await;
     }
 }
@@ -124,7 +124,7 @@ async fn accept(shared: &Arc<Shared>, listener: &TcpListener, tasks: &TaskTracke
                 }
             }
             Err(error) => {
-                // For want of a descriptor: one that is idle gives its own.
+                // Out of descriptors: close the longest-idle connection.
                 shared.connections.evict();
                 backoff = (backoff * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
                 tracing::warn!(%error, ?backoff, "cannot accept connections of operators");
@@ -134,7 +134,7 @@ async fn accept(shared: &Arc<Shared>, listener: &TcpListener, tasks: &TaskTracke
     }
 }
 
-/// One connection, until it ends, takes too long, or gives way.
+/// Serves one connection until it ends, exceeds a timeout or is evicted.
 async fn serve(shared: Arc<Shared>, routes: Router, (stream, peer): (TcpStream, SocketAddr), place: Place) {
     let front = shared.admin.config.load().front.clone();
     let connection = place.connection.clone();
@@ -176,7 +176,7 @@ async fn serve(shared: Arc<Shared>, routes: Router, (stream, peer): (TcpStream, 
 }
 
 impl Shared {
-    /// Once a minute.
+    /// True at most once a minute.
     fn may_tell(&self) -> bool {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
         let told = self.told.load(Ordering::Relaxed);
@@ -184,7 +184,7 @@ impl Shared {
             && self.told.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// The limits of the gateway as a whole, and how much of each is taken.
+    /// The global limits and their use.
     fn limits(&self) -> Vec<LimitUse> {
         let mut limits = self.admin.gauges.limits();
         limits.extend(descriptors().map(|(used, limit)| LimitUse { name: "descriptors", used, limit }));
@@ -223,7 +223,7 @@ fn routes(shared: &Arc<Shared>) -> Router {
         .with_state(shared.clone())
 }
 
-/// What is changed is POSTed, what is read is GETted.
+/// Actions take POST, everything else GET.
 async fn wrong_method(uri: Uri) -> Response {
     let changes = uri.path() == "/api/v1/reload"
         || uri.path().rsplit('/').next().is_some_and(|last| Verb::NAMES.contains(&last));
@@ -317,18 +317,18 @@ async fn unknown(uri: Uri) -> Response {
     )
 }
 
-/// An error as of RFC 9457.
+/// An RFC 9457 problem response.
 fn problem(status: StatusCode, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or("error");
     let body = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
     (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 
-/// Who connected.
+/// The peer address.
 #[derive(Clone, Copy, Debug)]
 struct Peer(SocketAddr);
 
-/// A sample takes 8 bytes until the next upkeep.
+/// Upkeep interval. A histogram sample takes 8 bytes until then.
 const UPKEEP: Duration = Duration::from_secs(2);
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 

@@ -1,4 +1,5 @@
-//! The command line. Bare `mcpool` is `mcpool serve`, so the arguments of `serve` stand at the top as well.
+//! The command line. `mcpool` alone means `mcpool serve`, so the arguments of `serve` are also accepted at the top
+//! level.
 
 mod examine;
 mod operate;
@@ -130,7 +131,7 @@ impl Cli {
         Self::try_parse().map_err(masked)
     }
 
-    /// The command that is meant.
+    /// The chosen command, `serve` by default.
     #[must_use]
     pub fn command(self) -> Command {
         self.command.unwrap_or(Command::Serve(self.serve))
@@ -138,10 +139,10 @@ impl Cli {
 }
 
 impl ServeArgs {
-    /// What these arguments, and the environment, put on top of the file.
+    /// The overrides from arguments and environment.
     ///
     /// # Errors
-    /// When `MCPOOL_ADMIN`, which older versions read here, is no address.
+    /// If `MCPOOL_ADMIN`, which older versions read here, is not an address.
     pub fn overrides(&self) -> Result<Overrides, Problems> {
         let admin_listen = match (self.admin_listen, std::env::var(OLD_ADMIN)) {
             (None, Ok(old)) if !old.is_empty() => Some(operate::listen_address(&old)?),
@@ -158,7 +159,7 @@ impl ServeArgs {
 }
 
 impl CheckArgs {
-    /// What these arguments put on top of the file.
+    /// The overrides from the arguments.
     #[must_use]
     pub fn overrides(&self) -> Overrides {
         Overrides { backends: self.source.backends.clone(), ..Overrides::default() }
@@ -172,7 +173,7 @@ fn backend(text: &str) -> Result<BackendFlag, String> {
     Ok(BackendFlag { name: name.into(), url: parse_url(url)? })
 }
 
-/// A refused value may hold a password; clap would print it as it was written.
+/// Masks the rejected value in a usage error: it may hold a password.
 fn masked(mut error: clap::Error) -> clap::Error {
     use clap::error::{ContextKind, ContextValue};
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
@@ -182,7 +183,7 @@ fn masked(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Read by `serve` as an address and by the other commands as a URL, before each had a variable of its own.
+/// Older variable: an address for `serve`, a URL for the other commands. Each has its own variable now.
 const OLD_ADMIN: &str = "MCPOOL_ADMIN";
 
 const EXAMPLES: &str = "\

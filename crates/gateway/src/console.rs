@@ -1,7 +1,8 @@
-//! The live console: `mcpool status`, `agents`, `calls`, `pause`, `resume`, `reconnect`, `drain` and `reload` ask a running gateway over
-//! its admin listener, and over nothing else.
+//! The live console: `mcpool status`, `agents`, `calls`, `pause`, `resume`, `reconnect`, `drain` and `reload`, over the
+//! admin listener of a running gateway.
 //!
-//! Exit status: 0 done; 1 refused, unreachable, or not through within `--wait` (it goes on); 2 a wrong command line.
+//! Exit status: 0 done; 1 rejected, unreachable, or not finished within `--wait` (it continues); 2 invalid command
+//! line.
 
 mod client;
 mod people;
@@ -21,24 +22,24 @@ use crate::{
 };
 use mcpool_router::verbs::Verb;
 
-/// What is asked of the gateway.
+/// A console command.
 #[derive(Debug)]
 pub enum Ask {
-    /// A verb on one backend.
+    /// An admin action on one backend.
     Verb(Verb, VerbArgs),
-    /// How backends are doing.
+    /// State of the backends.
     Status(StatusArgs),
-    /// Who is served.
+    /// Connected agents.
     Agents(AgentsArgs),
-    /// What runs now.
+    /// Running calls.
     Calls(CallsArgs),
-    /// Takes the configuration anew.
+    /// Reload of the configuration.
     Reload(AdminArgs),
 }
 
-/// An answer that needs no waiting on the other side.
+/// Timeout of a request that needs no waiting.
 const SOON: Duration = Duration::from_secs(10);
-/// A configuration may name a hundred backends.
+/// Timeout of a reload; there may be a hundred backends.
 const RELOAD: Duration = Duration::from_secs(120);
 
 impl From<ReconnectArgs> for Ask {
@@ -47,10 +48,10 @@ impl From<ReconnectArgs> for Ask {
     }
 }
 
-/// Asks and prints; whether everything is done.
+/// Runs a command and prints the result. True if it is complete.
 ///
 /// # Errors
-/// Why not, as one sentence.
+/// The reason for a failure, as one sentence.
 pub async fn run(ask: Ask, out: &mut dyn Write) -> Result<bool, String> {
     let (is_done, text) = match ask {
         Ask::Verb(verb, args) => perform(verb, &args).await?,
@@ -59,7 +60,7 @@ pub async fn run(ask: Ask, out: &mut dyn Write) -> Result<bool, String> {
         Ask::Calls(args) => (true, calls(&args).await?),
         Ask::Reload(args) => (true, reload(&args).await?),
     };
-    // A reader that went away does not undo what was done.
+    // A closed output does not undo the action.
     let _ = terminal::line(out, text.trim_end());
     Ok(is_done)
 }
@@ -101,7 +102,7 @@ async fn calls(args: &CallsArgs) -> Result<String, String> {
     Ok(shown(&args.admin, &body, people::calls))
 }
 
-/// Names of backends hold nothing that would have to be escaped.
+/// Backend names need no escaping.
 fn of(backend: Option<&str>) -> String {
     backend.map(|name| format!("&backend={name}")).unwrap_or_default()
 }
@@ -111,10 +112,10 @@ async fn reload(args: &AdminArgs) -> Result<String, String> {
     Ok(shown(args, &body, |body| message_of(body).to_owned()))
 }
 
-/// Examines a backend that only a running gateway knows: where the gateway says it is, or else as the gateway sees it.
+/// Diagnoses a backend that only a running gateway knows: at its address, or else by the gateway's status.
 ///
 /// # Errors
-/// When there is no such gateway, or it knows no such backend.
+/// If there is no such gateway or backend.
 pub async fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<bool, String> {
     let name = &args.target;
     let asked = client(&args.admin)?.ask(Method::GET, &format!("/api/v1/backends/{name}"), SOON).await;
@@ -122,7 +123,7 @@ pub async fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<bool, Str
         format!("the configuration names no backend {name:?}, and no running gateway was of help: {why}")
     })?;
     match body["url"].as_str().map(parse_url) {
-        // A masked query is not the one the gateway uses.
+        // A masked query is unusable for a connection.
         Some(Ok(url)) if url.query().is_none() => doctor::examine(Config::backend_at(name, url), out).await,
         _ => {
             terminal::line(out, "the gateway alone can reach this backend; it sees:\n")?;

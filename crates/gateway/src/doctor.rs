@@ -1,4 +1,4 @@
-//! `mcpool doctor`: the way to a ready session, rung by rung, with the cause of what is wrong and what to do about it.
+//! `mcpool doctor`: connects to a server step by step, and explains what fails and how to fix it.
 
 use std::{
     io::Write,
@@ -18,10 +18,10 @@ use crate::{
 };
 use mcpool_router::gateway::BackendSettings;
 
-/// Examines one backend; whether it is ready.
+/// Diagnoses one backend. True if it is ready.
 ///
 /// # Errors
-/// A sentence when it cannot even be set up, or nobody reads.
+/// One sentence if the backend cannot be set up, or the output is closed.
 pub async fn examine(backend: BackendSettings, out: &mut dyn Write) -> Result<bool, String> {
     let patience = backend.spec.times.handshake;
     terminal::line(out, &format!("{}  {}\n", backend.spec.name, reached_at(&backend.spec.endpoint)))?;
@@ -60,7 +60,7 @@ fn line_of(rung: &Rung) -> String {
     format!("  {:<12} {:>9}   {}", rung.step, millis(rung.took), meaning(rung.step))
 }
 
-/// What a rung shows, once it is reached.
+/// The meaning of a completed step.
 fn meaning(step: &str) -> &'static str {
     match step {
         "connect" => "it accepts connections",
@@ -73,7 +73,7 @@ fn meaning(step: &str) -> &'static str {
     }
 }
 
-/// Which rung broke, why, and what to do.
+/// The failed step, its cause and the remedy.
 fn diagnosis(last: Option<&Rung>, failed: &Failed, patience: Duration) -> String {
     let rung = match (&failed.cause, last) {
         (Some(Cause::Connect(_) | Cause::Tls(_) | Cause::Descriptors), _) => "connect",
@@ -88,7 +88,7 @@ fn diagnosis(last: Option<&Rung>, failed: &Failed, patience: Duration) -> String
     format!("  {rung:<12} {after:>9}   FAILED: {}\n\nnot ready\n  what to do: {remedy}", failed.why)
 }
 
-/// What to do about a cause.
+/// The remedy for a cause.
 fn remedy(cause: &Cause) -> String {
     let refused = |r: &mcpool_upstream::Refusal| r.status;
     match cause {
@@ -144,7 +144,7 @@ fn remedy(cause: &Cause) -> String {
     }
 }
 
-/// What to do about a server that cannot be connected to, or a program that does not start.
+/// The remedy for an unreachable server, or a program that does not start.
 fn unreachable(why: &str) -> String {
     if why.contains(mcpool_upstream::UNRESOLVED) {
         return "correct the host name: no resolver of this machine knows it; between containers a server is reached by \
@@ -163,7 +163,7 @@ fn unreachable(why: &str) -> String {
         .to_owned()
 }
 
-/// What a ready server turned out to be, and what that means for its agents.
+/// Describes a ready server, and what this means for agents.
 async fn describe(inside: &Inside, out: &mut dyn Write) -> Result<(), String> {
     let backends = inside.gateway().backends();
     let Some(registered) = backends.first() else { return Ok(()) };
@@ -193,7 +193,7 @@ async fn describe(inside: &Inside, out: &mut dyn Write) -> Result<(), String> {
     Ok(())
 }
 
-/// How many tools there are, and what that means after a lost session.
+/// The number of tools, and how many are safe to retry after a lost session.
 fn tools(list: &Value) -> String {
     let Some(tools) = list["tools"].as_array() else { return "none".to_owned() };
     let safe = tools.iter().filter(|tool| tool["annotations"]["readOnlyHint"] == true).count();
@@ -233,7 +233,7 @@ fn millis(took: Duration) -> String {
     format!("{:.1} ms", took.as_secs_f64() * 1e3)
 }
 
-/// For sessions that are told that they end.
+/// Time for sessions to close.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

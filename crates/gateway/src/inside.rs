@@ -1,4 +1,4 @@
-//! A gateway inside this process, on a port of its own: what `doctor` and `rehearse` put in front of a backend.
+//! An embedded gateway on a port of its own, for `doctor` and `rehearse`.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::observe::{Phase, Status};
 use mcpool_router::gateway::Gateway;
 
-/// A running gateway; dropped, it ends at once.
+/// A running gateway; ends at once on drop.
 pub(crate) struct Inside {
     gateway: Arc<Gateway>,
     addr: SocketAddr,
@@ -18,10 +18,10 @@ pub(crate) struct Inside {
 }
 
 impl Inside {
-    /// Serves these backends on a free port of loopback.
+    /// Serves these backends on a free loopback port.
     ///
     /// # Errors
-    /// A sentence when there is no port.
+    /// One sentence if there is no port.
     pub(crate) async fn serve(gateway: Gateway) -> Result<Self, String> {
         let listener =
             TcpListener::bind("127.0.0.1:0").await.map_err(|why| format!("no free port: {why}"))?;
@@ -39,17 +39,17 @@ impl Inside {
         Ok(Self { gateway, addr, stop, serving })
     }
 
-    /// Where agents reach the only backend.
+    /// The URL of the only backend.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.addr)
     }
 
-    /// What runs here.
+    /// The gateway.
     pub(crate) fn gateway(&self) -> &Gateway {
         &self.gateway
     }
 
-    /// Ends its sessions as it should be done.
+    /// Shuts its sessions down gracefully.
     pub(crate) async fn end(self, within: std::time::Duration) {
         self.stop.cancel();
         self.gateway.shutdown(within).await;
@@ -62,7 +62,7 @@ impl Drop for Inside {
     }
 }
 
-/// What happens here is judged by its agents.
+/// Observer that ignores all events.
 struct Unheard;
 
 impl FrontObserve for Unheard {

@@ -1,4 +1,4 @@
-//! How mcpool is put together: configuration, the stack of a call, routing, admin, signals. No protocol logic.
+//! The mcpool program as a library: configuration, wiring, admin, console, signals. No protocol logic.
 
 pub mod admin;
 pub mod cli;

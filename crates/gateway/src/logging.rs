@@ -1,6 +1,6 @@
-//! Where log lines go: standard error, as text for people or as JSON for machines.
+//! Log output: standard error, as text for people or JSON for machines.
 //!
-//! Standard output belongs to what the commands print. What is logged is decided in `observe::log`.
+//! Standard output is reserved for commands. `observe::log` decides what is logged.
 
 use std::io::IsTerminal as _;
 
@@ -8,10 +8,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Starts logging for the whole process; of several calls the first wins.
+/// Starts logging for the process; only the first call counts.
 ///
 /// # Errors
-/// A sentence when the filter is none or something else logs already.
+/// One sentence if the filter is invalid or another logger is installed.
 pub fn init(config: &LogConfig) -> Result<(), String> {
     let filter = parse_filter(&config.level)?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -22,7 +22,7 @@ pub fn init(config: &LogConfig) -> Result<(), String> {
     started.map_err(|why| why.to_string())
 }
 
-/// Says where a panic happened as one line of the log; whoever catches it says what ended by it.
+/// Logs the place of every panic in one line; the code that catches it logs the consequence.
 pub fn tell_of_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -31,9 +31,9 @@ pub fn tell_of_panics() {
     }));
 }
 
-/// Reads a level, or a filter such as `info,mcpool=debug`.
+/// Parses a level, or a filter such as `info,mcpool=debug`.
 pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, String> {
-    // A misspelt level would be taken for the name of a target, and nothing be logged.
+    // A misspelt level would count as a target's name, and disable logging.
     if let Some(word) =
         text.split(',').map(str::trim).find(|word| !word.contains(['=', '[']) && !is_level(word))
     {
@@ -43,8 +43,7 @@ pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, String> {
     if text.contains("rustls") {
         return Ok(filter);
     }
-    // It writes an ERROR for every certificate it refuses, at every probe; why a backend is not reached stands in our
-    // own line, once a minute.
+    // rustls logs an ERROR per rejected certificate at every probe; our own line gives the reason once a minute.
     ["rustls=off", "rustls_platform_verifier=off"].iter().try_fold(filter, |filter, quiet| {
         quiet.parse().map(|quiet| filter.add_directive(quiet)).map_err(|why| format!("{quiet}: {why}"))
     })

@@ -1,7 +1,7 @@
-//! The `mcpool` program: reads what it is told, puts the parts together, and owns them until the end.
+//! The `mcpool` program: parses the command line, wires the parts together, and owns them until exit.
 //!
-//! Exit status: 0 as asked, 1 could not (or a verb is not through in time), 2 told wrongly (configuration or command
-//! line), 130 a second signal.
+//! Exit status: 0 success; 1 failure (or an action not finished in time); 2 invalid configuration or command line; 130
+//! second signal.
 
 use std::{
     io::{self, Write as _},
@@ -33,8 +33,8 @@ use mcpool_upstream::descriptors;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
-// A call makes a few dozen small allocations: the system's allocator cost 16 % of the time per call (bench reuse). This
-// one gives back what agents that come and go leave half empty; mimalloc held a little more of it every hour (soak).
+// A call makes dozens of small allocations; the system's allocator cost 16 % of its time (bench reuse). jemalloc
+// returns memory left half empty by departed agents; mimalloc kept a little more of it every hour (soak).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -69,14 +69,13 @@ fn main() -> ExitCode {
             Command::Completions { shell } => {
                 let (mut cli, mut text) = (<Cli as clap::CommandFactory>::command(), Vec::new());
                 clap_complete::generate(shell, &mut cli, "mcpool", &mut text);
-                // A reader that went away has seen enough.
+                // A closed output needs no more text.
                 let _ = io::stdout().write_all(&text);
                 ExitCode::SUCCESS
             }
         }
     });
-    // Whatever still runs is dropped, which kills the processes of backends; a thread that looks up a name is not
-    // waited for.
+    // Drops what still runs, which kills backend processes; does not wait for a thread in a DNS lookup.
     runtime.shutdown_timeout(ABANDON);
     code
 }
@@ -103,7 +102,7 @@ async fn serve_until_signalled(config: Config, overrides: Overrides) -> Result<E
     let listeners = Listeners::bind(&config)?;
     let (agents, admin) = listeners.addresses().map_err(|why| why.to_string())?;
     let serving = Serving::start(config).await?;
-    // Whether anybody reads it is not a condition for serving.
+    // A closed output is no reason not to serve.
     let _ = print::ready(&mut io::stdout(), &serving.config.load(), agents, admin);
     let stop = CancellationToken::new();
     let reloader = serving.reloader(overrides);
@@ -137,7 +136,7 @@ async fn check(args: CheckArgs) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
     };
-    // A reader that went away has seen enough.
+    // A closed output needs no more text.
     let _ = print::checked(&mut io::stdout(), &config, args.print);
     if !args.connect {
         return ExitCode::SUCCESS;
@@ -160,7 +159,7 @@ async fn rehearse(args: &RehearseArgs) -> ExitCode {
     told(mcpool::rehearse::rehearse(&args.rehearsal(), args.json, &mut io::stdout()).await)
 }
 
-/// Exit status of a command that says yes or no.
+/// Exit status of a command that answers yes or no.
 fn told(outcome: Result<bool, String>) -> ExitCode {
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -169,7 +168,7 @@ fn told(outcome: Result<bool, String>) -> ExitCode {
     }
 }
 
-/// Asks a gateway that runs.
+/// Runs a console command.
 async fn console(ask: Ask) -> ExitCode {
     match mcpool::console::run(ask, &mut io::stdout()).await {
         Ok(true) => ExitCode::SUCCESS,
@@ -178,7 +177,7 @@ async fn console(ask: Ask) -> ExitCode {
     }
 }
 
-/// The sockets, bound before anything else starts: a port in use is found out at once.
+/// The listeners, bound before anything else starts, to detect a used port early.
 struct Listeners {
     agents: TcpListener,
     admin: TcpListener,
@@ -220,9 +219,9 @@ struct Serving {
     metrics: Arc<Metrics>,
     events: Arc<Events>,
     server: Server<Router>,
-    /// What outlives us; ours alone for as long as we live.
+    /// State that outlives the process, locked by it.
     state: State,
-    /// The server behind the demo backend: it lives as long as we do.
+    /// The demo backend's server, if any.
     demo: Option<mcpool_testkit::Server>,
 }
 
@@ -255,19 +254,20 @@ impl Serving {
         Ok(Self { config, gateway, status, metrics, events, server, state, demo })
     }
 
-    /// What puts another configuration in force.
+    /// The reloader of the configuration.
     fn reloader(&self, overrides: Overrides) -> Arc<Reloader> {
         let parts = Parts {
             gateway: self.gateway.clone(),
             front: self.server.settings(),
             metrics: self.metrics.clone(),
         };
-        // It parsed when it was put into the configuration.
+        // The URL parsed before, when it entered the configuration.
         let demo = self.demo.as_ref().and_then(|demo| demo.url_http().parse().ok());
         Reloader::new(overrides, self.config.clone(), parts, demo)
     }
 
-    /// Serves until `stop`, then drains: readiness off, no new agents, calls finish, sessions end. Says what did not.
+    /// Serves until `stop`, then drains: readiness off, no new agents, calls finish, sessions end. Returns what did not
+    /// finish.
     ///
     /// # Cancel safety
     /// Dropping the future ends everything at once.
@@ -291,7 +291,7 @@ impl Serving {
         let draining = async {
             stop.cancelled().await;
             status.enter(Phase::Draining);
-            // Balancers must see it before agents are turned away.
+            // Load balancers need time to see the readiness change.
             tokio::time::sleep(config.load().delay).await;
             let _ = stopped.set(Instant::now());
         };
@@ -305,7 +305,7 @@ impl Serving {
                     unfinished.push(format!("{count} {what}"));
                 }
             }
-            // Sessions that were asked to end at the last moment still say good-bye.
+            // Sessions ended at the deadline still get a moment to close.
             let left = config.load().grace.saturating_sub(spent).max(LAST_MOMENT);
             unfinished.extend(gateway.shutdown(left).await);
             end_admin.cancel();
@@ -322,14 +322,14 @@ impl Serving {
     }
 }
 
-/// Agents are served without operators rather than not at all.
+/// Keeps serving agents if the admin listener panics.
 async fn unharmed(admin: impl Future<Output = ()>) {
     if AssertUnwindSafe(admin).catch_unwind().await.is_err() {
         tracing::error!("the admin listener ended by a panic; a restart brings it back");
     }
 }
 
-/// The bundled server, reached like any other.
+/// Starts the demo server, reached like any other.
 async fn start_demo(config: &mut Config) -> Result<mcpool_testkit::Server, String> {
     let script = mcpool_testkit::Script { server_name: "mcpool-demo".to_owned(), ..Default::default() };
     let demo = mcpool_testkit::Server::start(script)
@@ -351,11 +351,11 @@ fn fail(why: &str) -> ExitCode {
 }
 
 fn say(line: &str) {
-    // Nothing is left to be done if nobody hears it.
+    // Nothing can be done if standard error is closed.
     let _ = writeln!(io::stderr(), "{}", mcpool::terminal::escaped(line));
 }
 
-/// A herd of agents arrives within one scheduling pause; the kernel cuts this to its own limit.
+/// Listen backlog for many simultaneous connects; the kernel caps it.
 const BACKLOG: u32 = 4_096;
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 const ABANDON: Duration = Duration::from_millis(100);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     impl Rig {
-        /// The whole gateway in front of its demo server.
+        /// A complete gateway with its demo server.
         async fn start(grace: Duration) -> Self {
             let mut config = Config { grace, ..Config::default() };
             config.front.times.drain = grace;
@@ -429,7 +429,7 @@ mod tests {
             async { while rig.ready_page().await.1["status"] != "ok" || call_count(&rig).await == 0 {} };
         tokio::time::timeout(Duration::from_secs(10), in_flight).await.unwrap();
         rig.stop.cancel();
-        // The call keeps the drain from ending, so the page is there to be seen.
+        // The running call prolongs the drain, so the page is visible.
         while rig.ready_page().await.0 != 503 {}
         call.finish().await.unwrap();
         assert_eq!(rig.running.await.unwrap(), Vec::<String>::new());

@@ -1,8 +1,8 @@
-//! Pages under `config` that are written from the code, and compared with it by tests.
+//! Generated pages under `config`, compared with the code by tests.
 
 use std::{env, fs};
 
-/// Compares a page of the folder `config` with what the code says; with `MCPOOL_WRITE_PAGES` in the environment, writes it.
+/// Compares a page under `config` with the code, or writes it if `MCPOOL_WRITE_PAGES` is set.
 pub(crate) fn check(name: &str, text: &str) {
     let file = format!("{}/../../config/{name}", env!("CARGO_MANIFEST_DIR"));
     if env::var_os("MCPOOL_WRITE_PAGES").is_some() {

@@ -1,6 +1,6 @@
-//! What the commands print for people. The only place that writes to standard output.
+//! Output of commands for people; the only writer to standard output.
 //!
-//! A reader that went away (`mcpool | head`) is no reason to stop serving, so callers may ignore the result.
+//! Callers may ignore the result: a closed output (`mcpool | head`) is no reason to stop serving.
 
 use std::{
     io::{self, Write},
@@ -12,10 +12,10 @@ use serde_json::json;
 
 use crate::config::{Config, reached_at};
 
-/// Says how to reach the gateway, once it serves.
+/// Prints how to reach the serving gateway.
 ///
 /// # Errors
-/// When nobody reads.
+/// If the output is closed.
 pub fn ready(out: &mut dyn Write, config: &Config, agents: SocketAddr, admin: SocketAddr) -> io::Result<()> {
     let (agents, admin) = (base(agents), base(admin));
     writeln!(out, "mcpool {} serves agents on {agents} and operators on {admin}", env!("CARGO_PKG_VERSION"))?;
@@ -50,10 +50,10 @@ pub fn ready(out: &mut dyn Write, config: &Config, agents: SocketAddr, admin: So
     out.flush()
 }
 
-/// Says that a configuration is valid, or shows all of it.
+/// Prints that a configuration is valid, or all of it.
 ///
 /// # Errors
-/// When nobody reads.
+/// If the output is closed.
 pub fn checked(out: &mut dyn Write, config: &Config, whole: bool) -> io::Result<()> {
     let from = config.file.as_ref().map_or("defaults and the command line".into(), |f| f.to_string_lossy());
     if !whole {
@@ -70,7 +70,7 @@ pub fn checked(out: &mut dyn Write, config: &Config, whole: bool) -> io::Result<
     out.flush()
 }
 
-/// The one line that is said last: what did not finish in time.
+/// The last line: what did not finish in time.
 #[must_use]
 pub fn farewell(unfinished: &[String]) -> String {
     if unfinished.is_empty() {
@@ -80,7 +80,7 @@ pub fn farewell(unfinished: &[String]) -> String {
     }
 }
 
-/// The backend that needs no name in the URL.
+/// The backend that needs no name in URLs.
 fn unnamed(config: &Config) -> Option<&str> {
     match (&config.default_backend, config.backends.as_slice()) {
         (Some(name), _) => Some(name),
@@ -89,7 +89,7 @@ fn unnamed(config: &Config) -> Option<&str> {
     }
 }
 
-/// A command that opens an agent session, as a client would.
+/// A curl command that opens an agent session.
 fn curl(url: &str) -> String {
     let initialize = json!({
         "jsonrpc": "2.0",
@@ -107,7 +107,7 @@ fn curl(url: &str) -> String {
     )
 }
 
-/// A URL that works from this machine: nobody can connect to "all addresses".
+/// A URL that works from this machine, with loopback for an unspecified address.
 fn base(addr: SocketAddr) -> String {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -1,9 +1,9 @@
-//! `mcpool rehearse`: the race lab for users. Parallel executors share one session of a server in the orders that break
-//! servers, first directly, then through a pool inside this process; a table of what failed, and a verdict.
+//! `mcpool rehearse`: the race lab for users. Parallel executors share a server session in the orders that break
+//! servers, first directly, then through an embedded pool; the result is a table of failures and a verdict.
 //!
-//! The subtle thing: both halves do the same work in the same orders at the same moments. What differs is who shares the
-//! session: directly the executors themselves, as programs do that hand one connection to several workers; through
-//! the pool each has a conversation of its own, and the pool shares.
+//! Both halves do the same work in the same orders at the same moments. Directly the executors themselves share the
+//! session, as programs do that give one connection to several workers. Through the pool each executor has its own
+//! session, and the pool does the sharing.
 
 mod orders;
 mod outcome;
@@ -19,61 +19,61 @@ use self::{
 use crate::{inside::Inside, observe::climb, terminal};
 use mcpool_router::gateway::{BackendSettings, Gateway};
 
-/// What is rehearsed, and how hard.
+/// A rehearsal.
 #[derive(Clone, Debug)]
 pub struct Rehearsal {
     /// The server.
     pub backend: BackendSettings,
-    /// Its URL, as agents that go there directly need it.
+    /// Its URL, for direct agents.
     pub url: String,
-    /// Headers these agents send.
+    /// Headers of direct agents.
     pub headers: Vec<(String, String)>,
-    /// Parallel executors.
+    /// The number of executors.
     pub agents: usize,
-    /// How often each order is gone through.
+    /// The number of rounds per order.
     pub rounds: usize,
-    /// How long an answer may take before it counts as none.
+    /// Time after which a missing answer counts as a failure.
     pub patience: Duration,
-    /// What executors call; it must be harmless.
+    /// The executors' call; it must be harmless.
     pub call: Errand,
     /// A shell command that restarts the server.
     pub restart: Option<String>,
 }
 
-/// What executors ask for.
+/// A request of executors.
 #[derive(Clone, Debug)]
 pub struct Errand {
     /// The method.
     pub method: String,
-    /// Its parameters.
+    /// The parameters.
     pub params: Value,
 }
 
 impl Errand {
-    /// What every server can be asked without harm.
+    /// A harmless request that every server answers.
     #[must_use]
     pub fn listing() -> Self {
         Self { method: "tools/list".to_owned(), params: json!({}) }
     }
 
-    /// A call of one tool.
+    /// A call of a tool.
     #[must_use]
     pub fn tool(name: &str, arguments: &Value) -> Self {
         Self { method: "tools/call".to_owned(), params: json!({ "name": name, "arguments": arguments }) }
     }
 }
 
-/// One order, both ways.
+/// Results of one order, direct and pooled.
 struct Row {
     order: &'static Order,
     direct: Outcome,
     pooled: Outcome,
 }
 
-/// Rehearses; whether nothing failed through the pool.
+/// Runs a rehearsal. True if nothing failed through the pool.
 ///
 /// # Errors
-/// A sentence when the server is not ready in the first place, or nobody reads.
+/// One sentence if the server is not ready, or the output is closed.
 pub async fn rehearse(rehearsal: &Rehearsal, json: bool, out: &mut dyn Write) -> Result<bool, String> {
     let (transport, missing) = first_the_ladder(rehearsal).await?;
     let Rehearsal { agents, rounds, call, .. } = rehearsal;
@@ -102,8 +102,8 @@ pub async fn rehearse(rehearsal: &Rehearsal, json: bool, out: &mut dyn Write) ->
     Ok(safe)
 }
 
-/// A server that cannot be reached in peace needs a doctor, not a rehearsal.
-/// The transport it speaks, and what it need not offer and does not.
+/// Connects to the server once; an unreachable server needs `doctor` instead. Returns the transport and the missing
+/// optional features.
 async fn first_the_ladder(rehearsal: &Rehearsal) -> Result<(&'static str, Vec<&'static str>), String> {
     let climbed = climb(rehearsal.backend.clone(), &mut |_| {}).await?;
     let missing = climbed.gateway.backends().first().map(|one| one.backend.status().missing);
@@ -125,7 +125,7 @@ async fn both_ways(
         (order.direct)(&stage, &mut direct).await;
     }
     let observe = std::sync::Arc::new(orders::Quiet);
-    // A pool that is cold, as in the first moment after a start.
+    // A cold pool, as just after a start.
     let gateway = Gateway::start(vec![rehearsal.backend.clone()], None, &observe)?;
     let inside = Inside::serve(gateway).await?;
     let stage = Stage::pooled(rehearsal, transport, &inside);
@@ -183,7 +183,7 @@ fn report(rehearsal: &Rehearsal, rows: &[Row], safe: bool) -> String {
     .to_string()
 }
 
-/// For sessions that are told that they end.
+/// Time for sessions to close.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

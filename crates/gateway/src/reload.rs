@@ -1,9 +1,8 @@
-//! Another configuration while the gateway runs: on SIGHUP, when the file changes, or when an operator asks.
+//! Reload: applies a new configuration on SIGHUP, when the file changes, or on an operator's request.
 //!
-//! The file is read and checked whole before anything changes; one with a mistake is refused, and the one before stays
-//! in force. So is one that leaves no backend: it was truncated, or is about to be written. Where the file is watched, one
-//! that takes backends away or has a mistake is looked at again when it has been left alone for a while. What the command
-//! line said keeps winning.
+//! The file is read and validated before anything changes. A file with a mistake, or without backends (truncated, or
+//! about to be written), is rejected and the old configuration stays. A watched file that removes backends or has a
+//! mistake is read again after it has been unchanged for a while. Command-line settings keep precedence.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,34 +25,34 @@ use crate::{
 };
 use mcpool_router::gateway::{Changes, Gateway};
 
-/// Reads the configuration again; says what changed, or why it was refused.
+/// Reloads the configuration; returns what changed, or the reason of the rejection.
 pub type ReloadHook = Arc<dyn Fn() -> BoxFuture<'static, Result<String, String>> + Send + Sync>;
 
-/// Puts configurations in force.
+/// Applies configurations.
 pub struct Reloader {
-    /// The file it came from, for as long as the process lives.
+    /// The configuration file, fixed for the life of the process.
     file: Option<PathBuf>,
     overrides: Overrides,
     config: Arc<ArcSwap<Config>>,
     parts: Parts,
-    /// The server that stands in where no backend is configured, if it runs.
+    /// The demo server's URL, if it runs.
     demo: Option<Url>,
-    /// One at a time.
+    /// Serialises reloads.
     turn: Semaphore,
 }
 
-/// What a configuration is put in force at.
+/// The parts a configuration is applied to.
 pub struct Parts {
     /// The backends.
     pub gateway: Arc<Gateway>,
     /// The agent listener.
     pub front: FrontSettings,
-    /// Told how it went.
+    /// Counts the outcomes.
     pub metrics: Arc<Metrics>,
 }
 
 impl Reloader {
-    /// For this configuration, which is in force.
+    /// Creates a reloader with the configuration in force.
     #[must_use]
     pub fn new(
         overrides: Overrides,
@@ -65,7 +64,7 @@ impl Reloader {
         Arc::new(Self { file, overrides, config, parts, demo, turn: Semaphore::new(1) })
     }
 
-    /// For whoever else may ask.
+    /// A callback for others to reload.
     #[must_use]
     pub fn hook(self: &Arc<Self>) -> ReloadHook {
         let reloader = self.clone();
@@ -75,7 +74,7 @@ impl Reloader {
         })
     }
 
-    /// Reloads on SIGHUP and, where it is to be watched, when the file changes. Ends with `stop`.
+    /// Reloads on SIGHUP and, if watched, when the file changes. Ends with `stop`.
     pub async fn run(&self, mut hangups: Hangups, stop: CancellationToken) {
         let mut watch = self.watch();
         loop {
@@ -90,12 +89,12 @@ impl Reloader {
                 () = hangups.next() => "SIGHUP",
                 () = changed => "a change of the file",
             };
-            // The outcome is in the log.
+            // `reload` logs the outcome.
             let _ = stop.run_until_cancelled(self.reload(cause)).await;
         }
     }
 
-    /// Resolves when the file says something else that is worth taking, and tells what else becomes of it.
+    /// Resolves when the file has new content worth applying; logs other changes of the file.
     async fn wanted_by(&self, watch: &mut Watch) {
         let file = self.file.as_deref().unwrap_or(Path::new("")).display();
         loop {
@@ -117,7 +116,7 @@ impl Reloader {
         }
     }
 
-    /// Whether the file is without mistake and names every backend there is: then it is no half of a file.
+    /// True if the file is valid and names every running backend, so that it cannot be half written.
     async fn takes_nothing_away(&self) -> bool {
         let Ok(new) = self.read().await else { return false };
         let running = self.config.load();
@@ -127,7 +126,7 @@ impl Reloader {
 
     async fn read(&self) -> Result<Config, String> {
         let (file, overrides) = (self.file.clone(), self.overrides.clone());
-        // A file may be on a disk that does not answer.
+        // Blocking: the disk may hang.
         let read = tokio::task::spawn_blocking(move || Config::load(file.as_deref(), overrides)).await;
         let read = read.map_err(|why| format!("the configuration could not be read: {why}"))?;
         read.map_err(|problems| problems.to_string().replace('\n', "; "))
@@ -146,10 +145,10 @@ impl Reloader {
         }
     }
 
-    /// Reads the configuration and puts it in force, without a failed call; gives back what changed.
+    /// Reads and applies the configuration without failing a call; returns what changed.
     ///
     /// # Errors
-    /// Why it was refused, in one line, with file and line; then nothing has changed.
+    /// The reason of the rejection in one line, with file and line; then nothing has changed.
     pub async fn reload(&self, cause: &str) -> Result<String, String> {
         let _turn = self.turn.acquire().await;
         match self.take().await {
@@ -183,7 +182,7 @@ impl Reloader {
             new.serve_demo(url);
         }
         let Parts { gateway, front, metrics } = &self.parts;
-        // First the front: it must know the headers that a new backend wants of its agents.
+        // The front comes first: it must know the headers that new backends need.
         front.apply(new.front.clone());
         match gateway.apply(new.backends.clone(), new.default_backend.as_deref()).await {
             Ok(changes) => {
@@ -199,7 +198,7 @@ impl Reloader {
     }
 }
 
-/// What changed, for people.
+/// The changes, for people.
 fn sentence(changes: &Changes) -> String {
     let parts = [("added", &changes.added), ("changed", &changes.changed), ("removed", &changes.removed)];
     let told = parts.into_iter().filter(|(_, names)| !names.is_empty());
@@ -212,6 +211,6 @@ fn sentence(changes: &Changes) -> String {
 
 const CONFIG: &str = "mcpool::config";
 
-/// Every agent would lose its backend, which nobody means: a file is truncated before it is written.
+/// Error for a file without backends, which is usually one truncated before a write.
 const NO_BACKEND: &str =
     "it names no backend, and those in force would all be removed: name one, or stop the gateway";

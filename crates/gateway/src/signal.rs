@@ -1,11 +1,11 @@
-//! SIGTERM and SIGINT: the first asks for an orderly end, the second for an immediate one. SIGHUP: read the
-//! configuration again.
+//! Signals. SIGTERM and SIGINT: the first one shuts down gracefully, the second at once. SIGHUP reloads the
+//! configuration.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that end the process, from the moment this exists.
+/// SIGTERM and SIGINT, caught while this exists.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -13,10 +13,10 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over from the operating system's default, which is immediate death.
+    /// Installs the handlers, replacing the default of immediate termination.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// If the operating system refuses.
     pub fn new() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
@@ -33,20 +33,20 @@ impl Signals {
     }
 }
 
-/// SIGHUP, from the moment this exists; several in a row may be one.
+/// SIGHUP, caught while this exists; several in a row may count as one.
 #[derive(Debug)]
 pub struct Hangups(Signal);
 
 impl Hangups {
-    /// Takes the signal over from the operating system's default, which is death.
+    /// Installs the handler, replacing the default of termination.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// If the operating system refuses.
     pub fn new() -> io::Result<Self> {
         Ok(Self(signal(SignalKind::hangup())?))
     }
 
-    /// The next one.
+    /// The next SIGHUP.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.

@@ -1,4 +1,4 @@
-//! What the process asks of its surroundings before it serves, and what it says about them.
+//! Preparations before serving: descriptor limit and warnings about the environment.
 
 use std::env;
 
@@ -6,12 +6,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::observe::max_descriptors;
 
-/// Variables by which other programs find a proxy.
+/// Proxy variables of other programs.
 const PROXIES: [&str; 6] =
     ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
 
-/// Raises the limit of descriptors as far as the system lets us: many start programs with a soft limit of 1,024 that is
-/// meant for those which cannot use more. Gives back how many there are.
+/// Raises the soft descriptor limit to the hard one: a soft limit of 1,024 is common, and meant for programs that
+/// cannot use more. Returns the limit.
 #[must_use]
 pub fn raise_descriptors() -> usize {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
@@ -27,7 +27,7 @@ pub fn raise_descriptors() -> usize {
     max_descriptors().unwrap_or(usize::MAX)
 }
 
-/// Says that a proxy that is set in the environment is not used.
+/// Warns that a proxy set in the environment is not used.
 pub fn warn_of_proxies() {
     if let Some(name) = proxy_of(|name| env::var_os(name).is_some_and(|value| !value.is_empty())) {
         tracing::warn!(

@@ -1,8 +1,8 @@
-//! What outlives the process: the key of agent session ids and which of them were deleted, in one folder that is one
-//! gateway's alone.
+//! State that outlives the process: the key that seals agent session ids, and the list of deleted ids, in a folder that
+//! belongs to one gateway.
 //!
-//! Nothing here keeps the gateway from starting. What cannot be kept is said in the log, with what it means: ids that are
-//! worth nothing after a restart, so that agents initialise again.
+//! Problems here never prevent a start. The log names them and their effect: ids become invalid after a restart, so
+//! agents must initialize again.
 
 mod upkeep;
 
@@ -25,15 +25,15 @@ const LOCK: &str = "lock";
 const KEY: &str = "session.key";
 const DELETED: &str = "deleted-sessions";
 
-/// What outlives the process; the folder is ours until this is dropped, or the process ends however it ends.
+/// The open state. The folder is locked until this is dropped or the process ends.
 pub struct State {
-    /// For the front.
+    /// Session settings for the front.
     pub sessions: SessionsConfig,
     folder: Option<Folder>,
 }
 
 impl State {
-    /// Opens the folder, and makes what is not there yet.
+    /// Opens the folder and creates missing files.
     #[must_use]
     pub fn open(config: &Config) -> Self {
         let configured = config.sessions.configured();
@@ -81,10 +81,10 @@ impl State {
         Self { sessions: SessionsConfig { keys, ..SessionsConfig::default() }, folder: None }
     }
 
-    /// Keeps the folder as this process needs it, until the future is dropped.
+    /// Maintains the folder until the future is dropped.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the folder up to whoever locks it next.
+    /// Dropping the future releases the folder to the next process that locks it.
     pub async fn keep(self, status: &Status) {
         if let Some(folder) = self.folder {
             folder.keep(status).await;
@@ -104,7 +104,7 @@ fn warn(why: &str, configured: &[SessionKey]) {
     }
 }
 
-/// The folder, ours alone: two gateways that write into one would forget each other's deletions.
+/// Creates and locks the folder: two gateways writing to one would lose each other's deletions.
 fn own(folder: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     keep_to_ourselves(folder, 0o022)?;
@@ -123,8 +123,8 @@ fn own(folder: &Path) -> io::Result<File> {
     }
 }
 
-/// Takes from others what they must not be able to do here: who can write into the folder can give us another key, and
-/// who can read the key can make session ids. What cannot be mended is not used.
+/// Removes other users' permissions: a writer to the folder could replace the key, and a reader of the key could forge
+/// session ids. Fails if it cannot.
 fn keep_to_ourselves(path: &Path, others: u32) -> io::Result<()> {
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & others == 0 {
@@ -145,7 +145,7 @@ fn keep_to_ourselves(path: &Path, others: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The keys of an earlier life, or a new one.
+/// The stored keys, or a new one.
 fn kept_key(folder: &Path) -> io::Result<Vec<SessionKey>> {
     let path = folder.join(KEY);
     match fs::read_to_string(&path) {
@@ -163,10 +163,10 @@ fn kept_key(folder: &Path) -> io::Result<Vec<SessionKey>> {
     }
 }
 
-/// All of it or nothing: a gateway that dies here leaves no half of a key.
+/// Writes the key atomically, so that a crash leaves no partial key.
 fn write_key(folder: &Path, key: &SessionKey) -> io::Result<()> {
     let new = folder.join("session.key.new");
-    // What a life that died here left may have other permissions.
+    // A file left by a crash may have other permissions.
     match fs::remove_file(&new) {
         Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
         _ => {}

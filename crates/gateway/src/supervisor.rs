@@ -1,14 +1,13 @@
-//! The supervisor of a backend's process: this same executable, started between the gateway and the program.
+//! The supervisor of a program backend: this executable, started between the gateway and the program.
 //!
-//! It exists because a gateway that is killed (`kill -9`, out of memory) can end nothing. The supervisor notices that the
-//! gateway is gone, by the end of the program's input, and ends the program. As the subreaper of everything that descends
-//! from it, it also finds what left the process group (`setsid`), and ends it with the program.
+//! A killed gateway (`kill -9`, out of memory) cannot end its programs. The supervisor detects its death by the closed
+//! input of the program, and ends the program. As the subreaper of all its descendants it also finds and ends processes
+//! that left the process group (`setsid`).
 //!
-//! The subtle things. The signal that Linux sends at the death of a parent (`PR_SET_PDEATHSIG`) is of no use between
-//! gateway and supervisor: it is sent when the *thread* ends that started the child, and threads of a runtime come and
-//! go. Between supervisor and program it is of use, in case the supervisor is killed: there is one thread. It can only be
-//! set by the process itself, so there are two roles: `supervise-stdio` starts `exec-stdio`, which sets it and becomes the
-//! program.
+//! `PR_SET_PDEATHSIG` does not work between gateway and supervisor: Linux sends it when the parent *thread* ends, and
+//! threads of a runtime come and go. It works between supervisor and program, in case the supervisor is killed, because
+//! the supervisor has one thread. A process can only set it for itself, so there are two roles: `supervise-stdio`
+//! starts `exec-stdio`, which sets it and becomes the program.
 
 use std::{
     ffi::OsString,
@@ -37,22 +36,22 @@ use nix::{
 
 const SUPERVISE: &str = "supervise-stdio";
 const EXEC: &str = "exec-stdio";
-/// The executable that runs, also where its file was replaced meanwhile.
+/// The running executable, even if its file was replaced.
 const SELF: &str = "/proc/self/exe";
-/// Its name in the list of processes.
+/// The process name.
 const NAME: &str = "mcpool";
-/// Time for a program to end by the end of its input when the gateway is gone.
+/// Time for a program to end after its input closed, when the gateway is gone.
 const ORPHANED: Duration = Duration::from_secs(1);
-/// How often it looks whether the gateway is gone, once the input has ended.
+/// Interval in milliseconds of checks for the gateway's death after the input ended.
 const LOOK: u16 = 100;
-/// The longest that killed processes are waited for.
+/// Maximum wait for killed processes.
 const KILLED: Duration = Duration::from_secs(2);
-/// Pause between two looks at what is left.
+/// Interval of checks for remaining processes.
 const AGAIN: Duration = Duration::from_millis(5);
-/// The exit status of shells for a program that cannot be started.
+/// Exit status for a program that cannot start, as in shells.
 const CANNOT_START: u8 = 127;
 
-/// What this process is started for, if it is not the gateway.
+/// The role of this process, if it is not the gateway.
 #[derive(Debug)]
 pub struct Role {
     is_supervisor: bool,
@@ -61,14 +60,14 @@ pub struct Role {
     args: Vec<OsString>,
 }
 
-/// Lets the backends of this process that are programs be started by a supervisor, where that is possible.
+/// Starts program backends under a supervisor, if possible.
 pub fn supervise_backends() {
     if Path::new(SELF).exists() {
         Supervisor { program: SELF.into(), name: NAME.into(), args: vec![SUPERVISE.into()] }.set();
     }
 }
 
-/// The role that the command line names.
+/// The role given on the command line.
 #[must_use]
 pub fn role() -> Option<Role> {
     let mut args = std::env::args_os().skip(1);
@@ -82,22 +81,22 @@ pub fn role() -> Option<Role> {
 }
 
 impl Role {
-    /// Does what it is started for. The exit status is the program's.
+    /// Runs the role. Returns the program's exit status.
     #[must_use]
     pub fn play(self) -> ExitCode {
         let played = if self.is_supervisor { self.supervise() } else { self.become_program() };
         played.unwrap_or_else(|why| {
-            // Nobody reads it: then the gateway is gone.
+            // An error means that the gateway is gone.
             let _ = io::stdout().write_all(not_started(&why).as_bytes());
             CANNOT_START.into()
         })
     }
 
     fn become_program(self) -> io::Result<ExitCode> {
-        // The supervisor's is inherited.
+        // The signal mask was inherited from the supervisor.
         SigSet::empty().thread_set_mask()?;
         prctl::set_pdeathsig(Signal::SIGKILL)?;
-        // It may have died before that was set.
+        // The supervisor may have died before this took effect.
         if getppid() != self.parent {
             return Ok(ExitCode::FAILURE);
         }
@@ -126,7 +125,7 @@ impl Role {
         let mut killed_at = None;
         loop {
             let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-            // Nothing is wanted of it but that its other end was closed, which is always told.
+            // Only the closing of the other end matters, which poll always reports.
             fds.extend(input.as_ref().map(|input| PollFd::new(input.as_fd(), PollFlags::empty())));
             let timeout = if input.is_some() { PollTimeout::NONE } else { LOOK.into() };
             match poll(&mut fds, timeout) {
@@ -153,7 +152,7 @@ impl Role {
     }
 }
 
-/// The pipes are the program's alone, so that closing them means what it means without a supervisor.
+/// Leaves the pipes to the program alone, so that closing them works as without a supervisor.
 fn give_up_pipes() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
@@ -161,15 +160,15 @@ fn give_up_pipes() -> io::Result<()> {
     Ok(dup2_stderr(&null)?)
 }
 
-/// Everything that descends from this process.
+/// All descendants of this process.
 struct Below {
     child: Pid,
-    /// How the program ended.
+    /// The program's exit status.
     ended: Option<WaitStatus>,
 }
 
 impl Below {
-    /// Takes the exit status of all that ended. Whether anything is left.
+    /// Reaps all ended children. True if any are left.
     fn reap(&mut self) -> bool {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -181,12 +180,12 @@ impl Below {
         }
     }
 
-    /// Kills children until none is left: those of a killed one become children of this process, the subreaper.
+    /// Kills children until none is left: the children of a killed one become ours, as we are the subreaper.
     fn end(&mut self) {
         let until = Instant::now() + KILLED;
         while self.reap() && Instant::now() < until {
             for pid in children() {
-                // It may have ended meanwhile.
+                // It may have ended already.
                 let _ = kill(pid, Signal::SIGKILL);
             }
             thread::sleep(AGAIN);
@@ -194,7 +193,7 @@ impl Below {
     }
 }
 
-/// The children of this process. None of their numbers is anybody else's before they are waited for.
+/// Our children. Their process ids cannot be reused before we wait for them.
 fn children() -> Vec<Pid> {
     let us = getpid().to_string();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -208,16 +207,16 @@ fn children() -> Vec<Pid> {
     processes.filter_map(child).collect()
 }
 
-/// Ends as the program did.
+/// Exits with the program's status or signal.
 fn end_as(status: WaitStatus) -> ExitCode {
     match status {
         WaitStatus::Exited(_, code) => u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from),
         WaitStatus::Signaled(_, signal, _) => {
-            // The program has written its core, where one is wanted.
+            // The program has written its core dump, if any.
             let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
             let _ = SigSet::from(signal).thread_unblock();
             let _ = raise(signal);
-            // A signal that this process ignores: the status that shells give.
+            // For an ignored signal: the status that shells return.
             u8::try_from(128 + signal as i32).map_or(ExitCode::FAILURE, ExitCode::from)
         }
         _ => ExitCode::FAILURE,

@@ -1,8 +1,8 @@
-//! What reaches a terminal: one line at a time, with everything a terminal would act on written out.
+//! Terminal output with control characters escaped, one line at a time.
 //!
-//! Servers choose their names, error texts and log lines, so an escape sequence in one of them could move the cursor,
-//! change colours or hide text. Control characters and marks that turn the direction of text are written as `\u001b`,
-//! which JSON reads back as the same character.
+//! Servers choose their names, error texts and log lines. An escape sequence in one could move the cursor, change
+//! colours or hide text. Control characters and bidirectional marks are therefore written as `\u001b`, which JSON reads
+//! back as the same character.
 
 use std::{
     borrow::Cow,
@@ -10,7 +10,7 @@ use std::{
     io::{self, Write},
 };
 
-/// The text with control characters and bidirectional marks escaped; line feeds and tabs stay.
+/// Escapes control characters and bidirectional marks, except line feeds and tabs.
 #[must_use]
 pub fn escaped(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_active) {
@@ -19,7 +19,7 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         if is_active(c) {
-            // Writing to a string does not fail; all of these are below U+10000.
+            // Writing to a string cannot fail; all these characters are below U+10000.
             let _ = write!(shown, "\\u{:04x}", u32::from(c));
         } else {
             shown.push(c);
@@ -28,16 +28,16 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Writes one line, or several, escaped.
+/// Writes one or several lines, escaped.
 ///
 /// # Errors
-/// A sentence when the reader went away.
+/// One sentence if the output is closed.
 pub fn line(out: &mut dyn Write, text: &str) -> Result<(), String> {
     let written: io::Result<()> = writeln!(out, "{}", escaped(text)).and_then(|()| out.flush());
     written.map_err(|why| why.to_string())
 }
 
-/// Whether a terminal would act on this character instead of showing it.
+/// True if a terminal would interpret this character instead of showing it.
 fn is_active(c: char) -> bool {
     let turns_direction = matches!(
         c,

@@ -1,8 +1,8 @@
-//! Notices that the configuration file has another content.
+//! Watcher for the content of the configuration file.
 //!
-//! Not the file is watched but the folders that lead to it: editors put a new file in place of the old one, and
-//! Kubernetes swaps a symbolic link above it. Whatever happens there, the content decides. A file that is gone is about
-//! to be written, and is spoken of only when it stays away.
+//! It watches the folders on the path to the file, not the file: editors replace files, and Kubernetes swaps a symbolic
+//! link above it. Only the content counts. A missing file is usually about to be written, so it is reported only if it
+//! stays missing.
 
 use std::{
     collections::BTreeSet,
@@ -19,16 +19,15 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::config::fingerprint;
 
-/// The file is read when nothing has happened for this long.
+/// Quiet time before the file is read.
 const QUIET: Duration = Duration::from_millis(300);
-/// Or when something has been happening for this long.
+/// Maximum delay before the file is read.
 const AT_LATEST: Duration = Duration::from_secs(3);
-/// A file that names less than before, or is gone, may be half written: it is believed when nothing has happened for
-/// this long.
+/// Quiet time before a file is trusted that removes backends or is missing: it may be half written.
 pub(crate) const STILL: Duration = Duration::from_secs(3);
-/// Longest wait for that.
+/// Maximum delay for that.
 const RESTLESS: Duration = Duration::from_secs(30);
-/// Symbolic links on the way to a file, as many as Linux follows.
+/// Maximum number of symbolic links on the path, as in Linux.
 const MOST_LINKS: usize = 40;
 
 /// Watches one file.
@@ -41,26 +40,26 @@ pub struct Watch {
     is_gone: bool,
 }
 
-/// What became of the file.
+/// A change of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It has another content.
+    /// New content.
     Content,
-    /// It cannot be read any more: why.
+    /// Unreadable, with the reason.
     Gone(String),
-    /// It is there again, with the content it last had.
+    /// Readable again with unchanged content.
     Back,
 }
 
 impl Watch {
-    /// Watches a file that was read with this fingerprint.
+    /// Watches a file whose content has this fingerprint.
     ///
     /// # Errors
-    /// A sentence when the operating system cannot.
+    /// One sentence if the operating system cannot watch.
     pub fn start(file: &Path, seen: Option<u64>) -> Result<Self, String> {
-        // What stirs is looked at once, however often it stirs.
+        // One slot: several events cause one read.
         let (stir, stirred) = mpsc::channel(1);
-        // Whatever was noted already is not lost: it may have happened before the watch began.
+        // Starts with one event, for changes before the watch began.
         let _ = stir.try_send(());
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if event.is_ok_and(|event| !is_reading(event.kind)) {
@@ -74,14 +73,14 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Resolves when the file has another content than it last had, or stays away, or is back.
+    /// Resolves when the file has new content, stays missing, or is back.
     ///
     /// # Cancel safety
-    /// Dropping the future loses at most the note that something stirred; what stirs next is noticed.
+    /// Dropping the future loses at most one pending event; later ones are noticed.
     pub async fn changed(&mut self) -> Change {
         loop {
             if self.stirred.recv().await.is_none() {
-                // The watcher lives as long as we do.
+                // Unreachable: the sender lives as long as `self`.
                 std::future::pending::<()>().await;
             }
             self.quiet(QUIET, AT_LATEST).await;
@@ -102,7 +101,7 @@ impl Watch {
         }
     }
 
-    /// Waits until the file has been left alone for a while; the fingerprint of what it says then, if it can be read.
+    /// Waits until the file is unchanged for a while. Returns its fingerprint, if readable.
     ///
     /// # Cancel safety
     /// As [`Watch::changed`].
@@ -113,17 +112,17 @@ impl Watch {
         now
     }
 
-    /// Waits until nothing has stirred for this long, or something has for that long.
+    /// Waits until there is no event for `quiet`, at most for `at_latest`.
     async fn quiet(&mut self, quiet: Duration, at_latest: Duration) {
         let latest = Instant::now() + at_latest;
         while tokio::time::timeout_at(latest.min(Instant::now() + quiet), self.stirred.recv()).await.is_ok() {
-            // A link may lead elsewhere now, and what stirs there counts, too.
+            // A link may have changed its target, which must be watched too.
             let _ = self.follow();
         }
     }
 
     async fn read(&mut self) -> Result<u64, String> {
-        // A folder that is not there (any more) is tried again with the next event.
+        // A missing folder is tried again with the next event.
         let _ = self.follow();
         match tokio::fs::read(&self.file).await {
             Ok(text) => Ok(fingerprint(&text)),
@@ -135,7 +134,7 @@ impl Watch {
     fn follow(&mut self) -> Result<(), String> {
         let folders = leading_to(&self.file);
         for gone in self.folders.difference(&folders) {
-            // An error means that it is gone altogether.
+            // An error means that the folder is gone.
             let _ = self.watcher.unwatch(gone);
         }
         let mut outcome = Ok(());
@@ -154,7 +153,7 @@ impl Watch {
     }
 }
 
-/// Our own reading of the file is no reason to read it.
+/// True for events of reading, including our own.
 fn is_reading(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
@@ -163,14 +162,14 @@ fn is_reading(kind: EventKind) -> bool {
     }
 }
 
-/// The folders in which a change can lead to another file: the one it is in, and that of every link on the way.
+/// Folders in which a change can lead to another file: the file's own and that of every link on the path.
 fn leading_to(file: &Path) -> BTreeSet<PathBuf> {
     let mut folders = BTreeSet::new();
     let mut path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     for _ in 0..MOST_LINKS {
         let parent = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
         folders.insert(parent(&path));
-        // The first link from the root on.
+        // The first link from the root.
         let prefixes: Vec<&Path> = path.ancestors().collect();
         let link =
             prefixes.into_iter().rev().find_map(|part| Some((part.to_owned(), fs::read_link(part).ok()?)));
@@ -178,7 +177,7 @@ fn leading_to(file: &Path) -> BTreeSet<PathBuf> {
         folders.insert(parent(&link));
         let rest = path.strip_prefix(&link).unwrap_or(Path::new("")).to_owned();
         let target = parent(&link).join(target);
-        // Joining nothing would leave a slash behind.
+        // Joining an empty path would append a slash.
         path = if rest.as_os_str().is_empty() { target } else { target.join(rest) };
     }
     folders.retain(|folder| folder.is_dir());

@@ -1,4 +1,4 @@
-//! `GET /api/v1/agents` and `GET /api/v1/calls`: who is served, and what runs now.
+//! `GET /api/v1/agents` and `GET /api/v1/calls`: agents and running calls.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Shared, problem};
 
-/// How many are shown where nothing is said, and at most.
+/// Default and maximum number of rows.
 const USUAL: usize = 100;
 const MOST: usize = 1_000;
 
@@ -38,7 +38,7 @@ fn answer(shared: &Shared, uri: &Uri, ask: impl Fn(&dyn Census, &CensusQuery) ->
     }
 }
 
-/// `backend`, `limit` and `after` of a query.
+/// Parses `backend`, `limit` and `after` of a query.
 fn query(text: &str) -> Result<CensusQuery, String> {
     let mut query = CensusQuery { limit: USUAL, ..CensusQuery::default() };
     for (key, value) in url::form_urlencoded::parse(text.as_bytes()) {

@@ -1,4 +1,4 @@
-//! `GET /api/v1/events`: what happened lately, one JSON object per line, and then what happens.
+//! `GET /api/v1/events`: recent events and then new ones, one JSON object per line.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -32,7 +32,7 @@ pub(super) async fn events(State(shared): State<Arc<Shared>>, uri: Uri) -> Respo
     let Some((recent, live)) = shared.admin.events.follow() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "too many follow the events already");
     };
-    // Shutting down does not wait for who only listens.
+    // Ends the stream, so that shutdown does not wait for followers.
     let live = live.take_until(shared.stop.clone().cancelled_owned());
     (kind, Body::from_stream(stream::iter(recent).chain(live).map(line))).into_response()
 }

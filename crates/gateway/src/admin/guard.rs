@@ -1,5 +1,5 @@
-//! Who may ask the admin listener what. A page in a browser can send requests to it, from any site and under any name it
-//! resolves to this machine: names of backends, their errors and the verbs are not for it.
+//! Access control of the admin listener. Any web page can send requests to it, also under a name that resolves to this
+//! machine; names of backends, their errors and actions must be out of its reach.
 
 use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
 
@@ -14,11 +14,11 @@ use mcpool_front::{HostPolicy, TurnedAway, host_of};
 
 use super::{Peer, Shared, problem};
 
-/// The request came under a name that is not served: it is told nothing about backends.
+/// Marks a request under an unknown host name: its response must not mention backends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Foreign;
 
-/// What a page can only send with the permission of who it sends it to, as can the header of a token.
+/// Header that a page may send only with the target's permission, like `Authorization`.
 pub(crate) const ADMIN_HEADER: HeaderName = HeaderName::from_static("mcpool-admin");
 
 pub(super) async fn guard(
@@ -27,12 +27,12 @@ pub(super) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    // Operators are few: the rules are read anew each time, so that they are those in force.
+    // Rules are rebuilt per request, so that a reload applies. Operators are few.
     let hosts = HostPolicy::new(&shared.admin.config.load().front);
     let path = request.uri().path();
     let exempt = matches!(path, "/metrics" | "/livez" | "/readyz");
     let identified = shared.identify(request.headers());
-    // Whoever has the token is authenticated, wherever that is.
+    // The token authenticates from any address.
     let checked = if identified == Some(true) { Ok(()) } else { hosts.check_peer(peer) };
     let host = if exempt && identified == Some(true) {
         Ok(())
@@ -45,7 +45,7 @@ pub(super) async fn guard(
             request.extensions_mut().insert(Foreign);
             Ok(())
         }
-        // A page cannot pass for an address: only names can be pointed somewhere else. Scrapers know addresses.
+        // DNS rebinding needs a name, so addresses are safe. Scrapers use addresses.
         Err(_) if path == "/metrics" && is_address(&request) => Ok(()),
         checked => checked,
     };
@@ -75,7 +75,7 @@ async fn passed(shared: &Shared, request: Request, next: Next) -> Response {
 }
 
 impl Shared {
-    /// Whether the request carries the token; nothing where there is none to carry.
+    /// True if the request has the token; `None` if no token is configured.
     fn identify(&self, headers: &HeaderMap) -> Option<bool> {
         let config = self.admin.config.load();
         let token = config.admin_token.as_ref()?;
@@ -92,8 +92,8 @@ impl Shared {
     }
 }
 
-/// Whether what changes something is the doing of who sends it, and not of a page that was opened: a page can send what
-/// forms send, and from another origin nothing else.
+/// Rejects cross-site requests that change something: a page can send what forms send, and from another origin nothing
+/// else.
 fn own_doing(request: &Request) -> Result<(), &'static str> {
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         return Ok(());
@@ -114,7 +114,7 @@ fn own_doing(request: &Request) -> Result<(), &'static str> {
     }
     let media = text(&header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default();
     let is_json = media.trim().eq_ignore_ascii_case("application/json");
-    // Any header of ours: what matters is that a form has none.
+    // Any mcpool header proves that no form sent it.
     let is_ours = |name: &HeaderName| name.as_str().starts_with("mcpool-") || *name == header::AUTHORIZATION;
     let is_marked = headers.keys().any(is_ours);
     if is_json || is_marked {
@@ -124,7 +124,7 @@ fn own_doing(request: &Request) -> Result<(), &'static str> {
          \"Content-Type: application/json\"")
 }
 
-/// Whether the request names its host by address.
+/// True if the request names its host by address.
 fn is_address(request: &Request) -> bool {
     let host = host_of(request.uri(), request.headers());
     let name = match host.rsplit_once(':') {

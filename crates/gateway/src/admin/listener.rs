@@ -1,8 +1,7 @@
-//! Connections of the admin listener: bounded in all and per address, with the times of the agent listener, so that
-//! whoever says nothing, half a request, or does not read takes nothing from operators and probes.
+//! Connections of the admin listener: limited in total and per address, with the timeouts of the agent listener, so
+//! that silent, slow or stuck peers cannot block operators and probes.
 //!
-//! Operators must get in whatever others do: where there is no place, the connection that was idle longest gives way, and
-//! only where all are busy is the newcomer turned away.
+//! When all places are taken, the longest-idle connection is closed; a new one is rejected only if all are busy.
 
 use std::{
     collections::HashMap,
@@ -24,10 +23,10 @@ use mcpool_front::{FrontConfig, FrontTimes};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Operators and scrapers are few.
+/// Maximum number of connections; operators and scrapers are few.
 const MOST: usize = 256;
 
-/// The connections there are.
+/// All open connections.
 #[derive(Default)]
 pub(super) struct Connections {
     open: Mutex<Open>,
@@ -39,47 +38,48 @@ struct Open {
     all: HashMap<u64, Arc<Connection>>,
 }
 
-/// What is known of one connection.
+/// The state of one connection.
 pub(super) struct Connection {
     peer: IpAddr,
     begun: Instant,
-    /// What it does, and since which millisecond after `begun`.
+    /// State in the two highest bits, and its start in milliseconds after `begun`.
     state: AtomicU64,
-    /// Milliseconds after `begun`, and one, at which a write had to wait; 0 while none does.
+    /// Start of a blocked write, in milliseconds after `begun` plus 1; 0 = not blocked.
     stuck: AtomicU64,
-    /// Ends it.
+    /// Closes the connection.
     pub(super) end: CancellationToken,
 }
 
-/// A connection's place; dropping it gives the place back.
+/// A connection's place, released on drop.
 pub(super) struct Place {
     pub(super) connection: Arc<Connection>,
     number: u64,
     of: Arc<Connections>,
 }
 
-// The two highest bits of the state say what a connection does.
+// The two highest bits of the state.
 const WAITS: u64 = 0;
 const READS: u64 = 1 << 62;
 const SERVES: u64 = 2 << 62;
 const WHAT: u64 = 3 << 62;
 
-/// Most connections: few where descriptors are, so that they are not taken from agents and backends.
+/// The connection limit: 1/16 of the descriptors, 8 to 256, so that agents and backends have enough.
 pub(super) fn most(front: &FrontConfig) -> usize {
     (front.limits.descriptors / 16).clamp(8, MOST)
 }
 
 impl Connections {
-    /// How many there are.
+    /// The number of open connections.
     pub(super) fn count(&self) -> usize {
         self.lock().all.len()
     }
 
-    /// A place for a connection of this peer. Where there is none the one that was idle longest ends for it.
+    /// Takes a place for a connection of this peer, closing the longest-idle one if all are taken. `None` if all are
+    /// busy.
     pub(super) fn enter(self: &Arc<Self>, peer: IpAddr, front: &FrontConfig) -> Option<Place> {
         let peer = peer.to_canonical();
         let mut open = self.lock();
-        // This machine is one address however many programs of it look.
+        // Loopback is one address for many programs, so it has no per-peer limit.
         let of_peer = open.all.values().filter(|one| one.peer == peer).count();
         if !peer.is_loopback() && of_peer >= front.limits.connections_per_peer {
             open.evict(|one| one.peer == peer)?;
@@ -95,12 +95,12 @@ impl Connections {
         Some(Place { connection, number, of: self.clone() })
     }
 
-    /// Ends the one that was idle longest, for want of a descriptor.
+    /// Closes the longest-idle connection to free a descriptor.
     pub(super) fn evict(&self) {
         self.lock().evict(|_| true);
     }
 
-    // Consistent between any two statements.
+    // The map is consistent between any two statements, so a poisoned lock is usable.
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -124,13 +124,13 @@ impl Drop for Place {
 }
 
 impl Connection {
-    /// A request is served until the guard is dropped, which goes with its response.
+    /// Marks the connection as serving until the guard is dropped with the response.
     pub(super) fn serve(self: &Arc<Self>) -> Serving {
         self.become_(SERVES);
         Serving(self.clone())
     }
 
-    /// Whether it has taken longer than it may for what it does.
+    /// True if the current state has exceeded its timeout.
     pub(super) fn is_late(&self, times: &FrontTimes) -> bool {
         let (what, since) = self.now();
         let late = |limit: Duration| self.begun.elapsed() > since + limit;
@@ -141,13 +141,13 @@ impl Connection {
         }
     }
 
-    /// How long to wait before the next look at whether it is late.
+    /// The interval between timeout checks.
     pub(super) fn look(times: &FrontTimes) -> Duration {
         let shortest = times.header.min(times.keep_alive).min(times.write_stall);
         (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 
-    /// Since when nobody has been served on it; nothing while somebody is who reads.
+    /// Start of idleness; `None` while a response is being read.
     fn idle_since(&self) -> Option<Instant> {
         match self.now() {
             (SERVES, _) => self.stuck().map(|since| self.begun + since),
@@ -172,7 +172,7 @@ impl Connection {
         self.state.store(what | self.millis(), Ordering::Release);
     }
 
-    /// The first bytes of a request.
+    /// Handles received bytes: they begin a request.
     fn hears(&self) {
         if self.now().0 == WAITS {
             self.become_(READS);
@@ -188,7 +188,7 @@ impl Connection {
     }
 }
 
-/// A request is being served.
+/// Guard of a request in progress.
 pub(super) struct Serving(Arc<Connection>);
 
 impl Drop for Serving {
@@ -197,7 +197,7 @@ impl Drop for Serving {
     }
 }
 
-/// A body that holds its request for as long as it is read.
+/// Response body that holds its [`Serving`] guard until it is read.
 pub(super) struct Held {
     body: Body,
     _serving: Serving,
@@ -233,7 +233,7 @@ impl HttpBody for Held {
     }
 }
 
-/// IO that notes what its connection does.
+/// IO that records the state of its connection.
 pub(super) struct Noted<T> {
     pub(super) io: T,
     pub(super) connection: Arc<Connection>,
@@ -269,7 +269,7 @@ impl<T: Write + Unpin> Write for Noted<T> {
     }
 }
 
-/// A word for a connection there is no place for; who does not take it at once is not waited for.
+/// Answers 503 on a rejected connection without waiting for the write.
 pub(super) fn turn_away(stream: &TcpStream, peer: SocketAddr) {
     tracing::debug!(%peer, "no place for another connection to the admin listener");
     let _ = stream.try_write(

@@ -1,4 +1,4 @@
-//! What operators do over the admin listener: the verbs of a backend, and taking the configuration anew.
+//! Admin actions over HTTP: the actions of a backend, and reload.
 
 use std::{
     net::SocketAddr,
@@ -18,7 +18,7 @@ use super::{Peer, Shared, problem};
 use crate::config::{parse_duration, show_duration};
 use mcpool_router::{stack::now, verbs::Verb};
 
-/// How long a verb is waited for where nothing is said, and at most.
+/// Default and maximum wait for an action.
 const WAIT: Duration = Duration::from_secs(30);
 const MOST_WAIT: Duration = Duration::from_secs(600);
 
@@ -72,8 +72,8 @@ pub(super) async fn sessions(State(shared): State<Arc<Shared>>, Path(name): Path
     }
 }
 
-/// What an operator does, for the log: who, what, how it ended, how long it took. One whose operator went away goes on,
-/// and says so.
+/// Log record of an admin action: what, on which backend, from where, result and duration. If its client disconnects,
+/// the action continues, and the log says so.
 struct Action<'a> {
     what: &'static str,
     backend: Option<&'a str>,
@@ -118,7 +118,7 @@ impl Shared {
     }
 }
 
-/// `wait` and `pinned` of a query.
+/// Parses `wait` and `pinned` of a query.
 fn options(query: &str) -> Result<(Duration, bool), String> {
     let (mut wait, mut pinned) = (WAIT, false);
     for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
@@ -136,7 +136,7 @@ fn options(query: &str) -> Result<(Duration, bool), String> {
     Ok((wait, pinned))
 }
 
-/// What a verb answers, read back by whoever asked.
+/// The message in an action's response body.
 pub(crate) fn message_of(body: &Value) -> &str {
     body["message"].as_str().or(body["detail"].as_str()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The arguments of the commands that look into a server: `doctor` and `rehearse`.
+//! Arguments of `doctor` and `rehearse`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -65,10 +65,10 @@ pub struct RehearseArgs {
 }
 
 impl DoctorArgs {
-    /// The backend that is meant; `None` if the configuration does not have the name, and a running gateway may.
+    /// The backend to examine. `None` if the configuration does not know the name; a running gateway may.
     ///
     /// # Errors
-    /// What is wrong with the URL or the configuration.
+    /// The mistake in the URL or the configuration.
     pub fn backend(&self) -> Result<Option<BackendSettings>, String> {
         if self.target.contains("://") {
             return Ok(Some(Config::backend_at("server", parse_url(&self.target)?)));
@@ -81,7 +81,7 @@ impl DoctorArgs {
 }
 
 impl RehearseArgs {
-    /// What is to be rehearsed.
+    /// The rehearsal described by the arguments.
     #[must_use]
     pub fn rehearsal(&self) -> Rehearsal {
         let mut backend = Config::backend_at("server", self.url.clone());

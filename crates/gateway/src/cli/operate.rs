@@ -1,4 +1,4 @@
-//! The arguments of the commands that talk to a gateway that runs.
+//! Arguments of the commands that talk to a running gateway.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,7 +21,7 @@ pub struct AdminArgs {
 }
 
 impl AdminArgs {
-    /// The admin listener that is meant: the argument, `MCPOOL_ADMIN_URL`, the older `MCPOOL_ADMIN`, or the default.
+    /// The admin listener's address: the argument, `MCPOOL_ADMIN_URL`, the older `MCPOOL_ADMIN`, or the default.
     #[must_use]
     pub fn address(&self) -> String {
         let old = || std::env::var(super::OLD_ADMIN).ok().filter(|old| !old.is_empty());
@@ -29,7 +29,7 @@ impl AdminArgs {
     }
 }
 
-/// The address in what may also be a URL: `MCPOOL_ADMIN` was both.
+/// Parses `MCPOOL_ADMIN` as an address; it may also be a URL.
 pub(super) fn listen_address(old: &str) -> Result<SocketAddr, Problems> {
     let text = old.strip_prefix("http://").unwrap_or(old).trim_end_matches('/');
     text.parse().map_err(|_| {
@@ -108,7 +108,7 @@ pub struct CallsArgs {
     pub admin: AdminArgs,
 }
 
-/// A name that can stand in a path; whether it is one is the gateway's to say.
+/// Checks that a name is valid in a path; the gateway checks whether it exists.
 fn name(text: &str) -> Result<String, String> {
     check_name(text)?;
     Ok(text.to_owned())

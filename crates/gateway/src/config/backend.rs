@@ -21,16 +21,16 @@ use super::{
 };
 use mcpool_router::{gateway::BackendSettings, stack::RetrySettings};
 
-/// What is the same for all backends of one file.
+/// Settings common to all backends of one file.
 pub(super) struct Common<'a> {
     pub(super) default_mode: ModeChoice,
-    /// Servers that are known.
+    /// Known servers.
     pub(super) profiles: &'a Arc<[Profile]>,
-    /// Paths in the file are relative to this.
+    /// The folder that relative paths refer to.
     pub(super) folder: &'a Path,
 }
 
-/// A backend with everything at its default.
+/// A backend with default settings.
 pub(super) fn plain(
     id: BackendId,
     name: &str,
@@ -58,7 +58,7 @@ pub(super) fn plain(
     }
 }
 
-/// Reads the table of one backend. `None` where there is no usable URL; the problems say why.
+/// Reads one backend's table. `None` without a usable URL or command; the checker has the reasons.
 pub(super) fn read(
     checker: &mut Checker<'_>,
     id: BackendId,
@@ -148,13 +148,13 @@ fn transport(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> T
     }
 }
 
-/// The words for writes one at a time.
+/// The values of `serialize_writes`.
 fn serial<'a>() -> Words<'a, SerialWrites> {
     let known = &[("auto", SerialWrites::Auto), ("on", SerialWrites::On), ("off", SerialWrites::Off)];
     Words { known, later: &[] }
 }
 
-/// The words for modes.
+/// The values of `mode`.
 pub(super) fn modes<'a>() -> Words<'a, ModeChoice> {
     Words {
         known: &[
@@ -167,7 +167,7 @@ pub(super) fn modes<'a>() -> Words<'a, ModeChoice> {
     }
 }
 
-/// `[a-z0-9][a-z0-9-]{0,62}`, and not a word with a meaning in URLs.
+/// Checks a backend name: `[a-z0-9][a-z0-9-]{0,62}`, and not reserved in URLs.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.is_empty() || name.len() > 63 || name.starts_with('-') || !name.chars().all(allowed) {
@@ -181,7 +181,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// An http or https URL without credentials. The message does not repeat it: it may hold a secret.
+/// Parses an http or https URL without credentials. Errors do not quote it, as it may hold a secret.
 pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
     let url: Url =
         text.parse().map_err(|why| format!("not a URL ({why}); write it with http:// or https://"))?;
@@ -303,14 +303,14 @@ fn breaker(
         .unwrap_or(u32::MAX),
         early_probe: Checker::switch(&raw.early_probe, default.early_probe),
         hold: checker.duration("hold", &raw.hold, default.hold, Duration::ZERO),
-        // The probe is a handshake: given up earlier, a slow backend could never close its circuit again.
+        // The probe is a handshake: with a shorter deadline a slow backend could never close its circuit.
         probe_deadline: times.handshake,
         full_speed: full_speed(limits),
         jitter: None,
     }
 }
 
-/// The most calls that can be in flight where sessions are shared, or one on each where they are not.
+/// The maximum number of calls in flight on shared sessions, or one per session if that is more.
 fn full_speed(limits: &Limits) -> u32 {
     let shared = limits.shared_sessions.saturating_mul(limits.calls_per_session);
     u32::try_from(shared.max(limits.max_sessions)).unwrap_or(u32::MAX)
@@ -332,13 +332,13 @@ fn retry(checker: &mut Checker<'_>, name: &str, raw: &RawRetry) -> RetrySettings
 fn roots(checker: &mut Checker<'_>, raw: &Text, folder: &Path) -> Option<Vec<u8>> {
     checker.parsed("tls.ca_file", raw, |path| {
         let pem = std::fs::read(folder.join(path)).map_err(|why| format!("cannot read {path:?}: {why}"))?;
-        // A file without any would be taken, and trusted for nothing.
+        // An empty CA file would be accepted, and nothing trusted.
         let has_one = pem.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE);
         if has_one { Ok(pem) } else { Err(format!("{path:?} holds no PEM certificate")) }
     })
 }
 
-/// Whether the transport can be built: certificates are understood only there.
+/// Builds the transport once, as only it validates certificates.
 fn usable(checker: &mut Checker<'_>, spec: &BackendSpec, ca_file: &Text) {
     let Some(ca_file) = ca_file else { return };
     if let Err(why) = transport::transport(spec) {
@@ -346,7 +346,7 @@ fn usable(checker: &mut Checker<'_>, spec: &BackendSpec, ca_file: &Text) {
     }
 }
 
-/// Which era to speak. HTTP+SSE is of one of them.
+/// The protocol era. HTTP+SSE exists in the legacy era only.
 fn era(checker: &mut Checker<'_>, raw: &RawBackend) -> EraChoice {
     let eras = Words {
         known: &[("auto", EraChoice::Auto), ("legacy", EraChoice::Legacy), ("modern", EraChoice::Modern)],
@@ -362,7 +362,7 @@ fn era(checker: &mut Checker<'_>, raw: &RawBackend) -> EraChoice {
     chosen
 }
 
-/// A backend of `--backend NAME=URL`.
+/// A backend from `--backend NAME=URL`.
 pub(super) fn from_flag(
     id: BackendId,
     flag: &BackendFlag,
@@ -372,12 +372,12 @@ pub(super) fn from_flag(
     plain(id, &flag.name, flag.url.clone(), Origin::Cli, mode, profiles)
 }
 
-/// Zero would switch off what must not be off, or spin.
+/// Shortest allowed duration: zero would disable a required timeout, or spin.
 const SHORTEST: Duration = Duration::from_millis(1);
 const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
-/// More than any of these makes sense for, and far from any overflow.
+/// Upper bound for counts: more than sensible, and far from overflow.
 const MOST: usize = 1_000_000;
-/// What the transports write themselves.
+/// Headers written by the transports.
 pub(super) const OUR_HEADERS: [&str; 10] = [
     "host",
     "accept",

@@ -1,6 +1,6 @@
-//! Reads one value at a time out of the raw file: puts variables in, checks, fills in defaults, notes problems.
+//! Checks values of the raw file one at a time: expands variables, validates, applies defaults, collects problems.
 //!
-//! A problem does not stop the reading: the default stands in, so that one run shows everything that is wrong.
+//! After a problem the default is used and checking continues, so that one run reports every mistake.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use super::{
     value::{interpolate, parse_duration, parse_size, show_duration, show_size},
 };
 
-/// Where environment variables come from.
+/// Lookup of environment variables.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The file being checked.
@@ -28,17 +28,17 @@ pub(super) struct Checker<'a> {
     file: &'a str,
     text: &'a str,
     environment: Environment<'a>,
-    /// What stands in front of a key in messages: `backends.search.`.
+    /// Key prefix in messages, such as `backends.search.`.
     prefix: String,
-    /// The variables that were asked for, and whether they were there.
+    /// Variables used in the file, and whether they are set.
     pub(super) variables: BTreeMap<String, bool>,
     pub(super) problems: Vec<Problem>,
 }
 
-/// One choice of several words.
+/// The allowed words of a key.
 pub(super) struct Words<'w, T> {
     pub(super) known: &'w [(&'static str, T)],
-    /// Words that mean something in later versions.
+    /// Values reserved for later versions.
     pub(super) later: &'w [&'static str],
 }
 
@@ -54,7 +54,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Names the section that is read from here on.
+    /// Sets the section of the following keys.
     pub(super) fn section(&mut self, prefix: impl Into<String>) {
         self.prefix = prefix.into();
     }
@@ -66,14 +66,14 @@ impl<'a> Checker<'a> {
         self.problems.push(Problem { place, key, reason: reason.into() });
     }
 
-    /// A mistake of form: a key that is not known, or a value of the wrong kind.
+    /// Reports a mistake of form: an unknown key, or a value of the wrong type.
     pub(super) fn form(&mut self, span: Option<&Range<usize>>, reason: &str) {
         let line = span.map(|span| line_of(self.text, span));
         let place = Place::File { file: self.file.to_owned(), line };
         self.problems.push(Problem { place, key: String::new(), reason: reason.to_owned() });
     }
 
-    /// A string with its variables put in.
+    /// Expands the variables in a string.
     pub(super) fn string(&mut self, key: &str, raw: &Spanned<String>) -> Option<String> {
         let (environment, variables) = (self.environment, &mut self.variables);
         let value = interpolate(raw.get_ref(), |name| {
@@ -84,8 +84,8 @@ impl<'a> Checker<'a> {
         value.map_err(|reason| self.problem(key, Some(&raw.span()), reason)).ok()
     }
 
-    /// A string that some function understands. Its message may repeat what stands in the file: what came out of the
-    /// environment may be secret, so then the file's own text is what it is asked about.
+    /// Parses a string. An error may quote the file, but never a variable's value, which may be secret: the parser then
+    /// runs on the unexpanded text.
     pub(super) fn parsed<T>(
         &mut self,
         key: &str,
@@ -95,7 +95,7 @@ impl<'a> Checker<'a> {
         self.understood(key, raw.as_ref()?, parse)
     }
 
-    /// The same of a string that is there.
+    /// As [`Self::parsed`], for a required string.
     pub(super) fn understood<T>(
         &mut self,
         key: &str,
@@ -127,7 +127,7 @@ impl<'a> Checker<'a> {
         raw.as_ref().map_or(default, |raw| *raw.get_ref())
     }
 
-    /// A duration, at least `least`.
+    /// A duration of at least `least`.
     pub(super) fn duration(&mut self, key: &str, raw: &Span, default: Duration, least: Duration) -> Duration {
         let raw = raw.as_ref().map(|raw| Spanned::new(raw.span(), raw.get_ref().0.clone()));
         let parse = |text: &str| match parse_duration(text)? {
@@ -161,7 +161,7 @@ impl<'a> Checker<'a> {
         self.amount(key, raw, default, range, parse_size, show_size)
     }
 
-    /// A size, or `auto` for what is found to fit.
+    /// A size, or `auto` for the detected value.
     pub(super) fn size_or_auto(
         &mut self,
         key: &str,
@@ -204,7 +204,7 @@ impl<'a> Checker<'a> {
         })
     }
 
-    /// Notes every key that means something in later versions only, and takes it out.
+    /// Reports and removes keys reserved for later versions.
     pub(super) fn later_keys(&mut self, document: &mut DeTable<'_>) {
         self.later_in(document, &LATER_TOP);
         if let Some(DeValue::Table(backends)) = document.get_mut("backends").map(Spanned::get_mut) {
@@ -240,8 +240,7 @@ impl<T: Copy> Words<'_, T> {
     }
 }
 
-/// What is said of a value that came out of the environment: what would be said of the text in the file, or that it
-/// will not do.
+/// The message about a value with variables: the error for the unexpanded text, or a generic one.
 fn unsaid(written: &str, of_the_text: Option<String>) -> String {
     of_the_text.unwrap_or_else(|| format!("{written:?} will not do with its variables put in"))
 }

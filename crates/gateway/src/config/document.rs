@@ -1,7 +1,7 @@
-//! The file as TOML, read into [`RawConfig`] past every mistake of form, so that one run names all of them.
+//! Reads the TOML file into [`RawConfig`] past every mistake of form, so that one run reports all of them.
 //!
-//! The subtle thing: serde stops at the first key it does not know. Its place tells which one that is; it is noted, taken
-//! out, and the rest is read again.
+//! serde stops at the first unknown key. This module locates that key by its span, reports and removes it, and reads
+//! again.
 
 use std::ops::Range;
 
@@ -13,12 +13,12 @@ use toml::{
 
 use super::{check::Checker, raw::RawConfig};
 
-/// A file with more mistakes than this is no configuration file; the first ones say so.
+/// Maximum number of reported mistakes; a file with more is no configuration file.
 const MOST: usize = 50;
-/// Longer lists of known keys are in `config/mcpool.toml`.
+/// Maximum number of known keys listed in a message.
 const MOST_NAMED: usize = 12;
 
-/// Reads the text; what is wrong with its form is noted in the checker. `None` where nothing can be read.
+/// Reads the text and reports mistakes of form to the checker. `None` if the file is unreadable.
 pub(super) fn read(checker: &mut Checker<'_>, text: &str) -> Option<RawConfig> {
     let (mut document, errors) = DeTable::parse_recoverable(text);
     for error in errors.iter().take(MOST) {
@@ -42,7 +42,7 @@ pub(super) fn read(checker: &mut Checker<'_>, text: &str) -> Option<RawConfig> {
     None
 }
 
-/// What serde says, in the words of the file, with the key that was probably meant.
+/// Rewords serde's message, with the key that was probably meant.
 fn reason(message: &str) -> String {
     let Some(rest) = message.strip_prefix("unknown field `") else { return message.to_owned() };
     let Some((key, expected)) = rest.split_once('`') else { return message.to_owned() };
@@ -56,7 +56,7 @@ fn reason(message: &str) -> String {
     }
 }
 
-/// Takes the innermost key out whose own place, or whose value's, is `at`.
+/// Removes the innermost key whose span, or whose value's span, contains `at`.
 fn take_out(table: &mut DeTable<'_>, at: &Range<usize>) -> bool {
     if table.iter_mut().any(|(_, value)| take_out_of(value, at)) {
         return true;

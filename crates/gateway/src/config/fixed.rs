@@ -1,9 +1,9 @@
-//! What cannot change while the gateway runs.
+//! Settings that only a restart can change.
 
 use super::Config;
 
 impl Config {
-    /// Keeps what is in force of what cannot change at run time; names the keys a restart would change.
+    /// Restores the running values of settings that need a restart; returns the keys that differ.
     #[must_use]
     pub fn keep_fixed(&mut self, running: &Self) -> Vec<&'static str> {
         let mut kept = Vec::new();
@@ -30,7 +30,7 @@ impl Config {
         }
         self.sessions.clone_from(&running.sessions);
         self.front.sessions.clone_from(&running.front.sessions);
-        // The process has what it had at its start.
+        // The process keeps its descriptor limits.
         self.front.limits.descriptors = running.front.limits.descriptors;
         self.front.limits.reserved_descriptors = running.front.limits.reserved_descriptors;
         kept

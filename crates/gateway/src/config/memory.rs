@@ -1,5 +1,5 @@
-//! How much memory this process may use: the least limit of the control groups it is in, or what the machine has.
-//! Linux only; elsewhere nothing is known.
+//! Detects the memory limit of this process: the smallest limit of its control groups, or the machine's memory. Linux
+//! only.
 
 use std::{
     fs,
@@ -9,8 +9,7 @@ use std::{
 
 use mcpool_front::FrontLimits;
 
-/// What is kept for agents when nothing is configured: a quarter of the memory, in whole MiB, at least room for one
-/// answer of the largest size.
+/// Default of `limits.buffered`: a quarter of the memory in whole MiB, at least 16 MiB.
 pub(super) fn buffered() -> usize {
     static FOUND: OnceLock<usize> = OnceLock::new();
     *FOUND.get_or_init(|| limit(Path::new("/")).map_or(FrontLimits::default().buffered_bytes, quarter))
@@ -21,13 +20,13 @@ fn quarter(limit: u64) -> usize {
     usize::try_from(mebibytes << 20).unwrap_or(usize::MAX / 2)
 }
 
-/// The least of all limits that can be found under this root.
+/// The smallest limit found under this root.
 fn limit(root: &Path) -> Option<u64> {
     let read = |path: &str| fs::read_to_string(root.join(path)).ok();
     let groups = read("proc/self/cgroup").unwrap_or_default();
     let of_groups = groups.lines().flat_map(files).filter_map(|file| {
         let text = fs::read_to_string(root.join(file)).ok()?;
-        // No limit is the word `max`, or in older systems a number that no machine has.
+        // Unlimited is `max`, or on older systems a huge number.
         text.trim().parse::<u64>().ok().filter(|limit| *limit < 1 << 60)
     });
     let machine = read("proc/meminfo").and_then(|text| {
@@ -37,8 +36,8 @@ fn limit(root: &Path) -> Option<u64> {
     of_groups.chain(machine).min()
 }
 
-/// The files that hold the limits of one line of `/proc/self/cgroup`: those of the group and of all around it. Inside a
-/// container its own group is the root.
+/// Limit files for one line of `/proc/self/cgroup`: of its group and all parents. In a container its own group is the
+/// root.
 fn files(line: &str) -> Vec<PathBuf> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { return Vec::new() };
@@ -53,7 +52,7 @@ fn files(line: &str) -> Vec<PathBuf> {
     group.ancestors().map(|group| Path::new(base).join(group).join(file)).collect()
 }
 
-/// In MiB.
+/// Bounds of the default, in MiB.
 const LEAST: u64 = 16;
 const MOST: u64 = 1 << 20;
 

@@ -1,7 +1,7 @@
-//! The configuration: the file as written (`raw`) becomes a [`Config`] that cannot be wrong, once, here.
+//! The configuration: turns the file as written (`raw`) into a validated [`Config`].
 //!
-//! Precedence: command line, then environment, then file, then defaults. The inner crates get plain structs and
-//! know nothing of files. `config/mcpool.toml` names every key; a test ties it to this code.
+//! Precedence: command line, environment, file, defaults. The inner crates get plain structs and know no files.
+//! `config/mcpool.toml` lists every key; a test compares it with this code.
 
 mod backend;
 mod check;
@@ -52,56 +52,56 @@ pub(crate) use self::{
 };
 use mcpool_router::gateway::BackendSettings;
 
-/// Used when neither a file nor a backend is named, if it is there.
+/// The default file, used if it exists and neither a file nor a backend is given.
 pub const DEFAULT_FILE: &str = "config/mcpool.toml";
 
-/// Everything the gateway is told, checked.
+/// The validated configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The file it came from.
+    /// The source file.
     pub file: Option<PathBuf>,
-    /// Where agents connect, `127.0.0.1:8800`.
+    /// The address for agents. Default `127.0.0.1:8800`.
     pub listen: SocketAddr,
-    /// Where operators connect, `127.0.0.1:8801`.
+    /// The address for operators. Default `127.0.0.1:8801`.
     pub admin_listen: SocketAddr,
-    /// What operators must present under `/api`, if anything.
+    /// The token required under `/api`, if any.
     pub admin_token: Option<Secret>,
-    /// The mode of backends that name none, `auto`.
+    /// The mode of backends without one. Default `auto`.
     pub default_mode: ModeChoice,
-    /// What `/mcp` and `/sse` mean where there are several backends.
+    /// The backend behind `/mcp` and `/sse` if there are several.
     pub default_backend: Option<Arc<str>>,
     /// The agent listener.
     pub front: FrontConfig,
-    /// What seals the ids of agent sessions, and where what must outlive a restart is kept.
+    /// Keys that seal agent session ids, and the state folder.
     pub sessions: SessionSettings,
-    /// What is logged, and how.
+    /// Log settings.
     pub log: LogConfig,
-    /// Whether a change of the file is noticed by itself, true.
+    /// True to reload when the file changes. Default true.
     pub watch: bool,
-    /// How long agents are still served after a shutdown was asked for, 0 s.
+    /// Time during which agents are still served after a shutdown request. Default 0 s.
     pub delay: Duration,
-    /// How long a shutdown may take then, 30 s.
+    /// Maximum duration of the shutdown after that. Default 30 s.
     pub grace: Duration,
-    /// Servers that are known, besides the built-in ones.
+    /// Known servers beside the built-in ones.
     pub profiles: Vec<Profile>,
     /// The backends, by name.
     pub backends: Vec<BackendSettings>,
-    /// The files of extra roots to trust, by backend, as they were named.
+    /// CA files by backend, as written.
     pub ca_files: BTreeMap<Arc<str>, String>,
-    /// The arguments of programs, by backend, as they were written: variables put in may be secret.
+    /// Program arguments by backend, as written: expanded variables may be secret.
     pub args: BTreeMap<Arc<str>, Vec<String>>,
-    /// The environment variables the file asks for, and whether they were set.
+    /// Environment variables used in the file, and whether they are set.
     pub variables: BTreeMap<String, bool>,
-    /// The how-manieth configuration of this process it is, from 1.
+    /// Number of this configuration in the process, from 1.
     pub generation: u32,
-    /// Of the bytes of the file, to see whether it is still the same.
+    /// Hash of the file, to detect changes.
     pub fingerprint: Option<u64>,
 }
 
-/// What is logged, and how.
+/// Log settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// For people or for machines.
+    /// The line format.
     pub format: LogFormat,
     /// A level, or a filter such as `info,mcpool=debug`.
     pub level: String,
@@ -117,7 +117,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// What the command line and the environment say; it wins over the file.
+/// Settings from the command line and the environment; they override the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `--listen`
@@ -135,9 +135,9 @@ pub struct Overrides {
 /// `--backend NAME=URL`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendFlag {
-    /// The name, checked.
+    /// The validated name.
     pub name: Arc<str>,
-    /// The URL, checked.
+    /// The validated URL.
     pub url: Url,
 }
 
@@ -168,10 +168,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file that is meant (see [`DEFAULT_FILE`]) and puts the overrides on top.
+    /// Loads the configuration file (see [`DEFAULT_FILE`]) and applies the overrides.
     ///
     /// # Errors
-    /// Everything that is wrong, with file and line.
+    /// All problems, with file and line.
     pub fn load(named: Option<&Path>, overrides: Overrides) -> Result<Self, Problems> {
         let default = Path::new(DEFAULT_FILE);
         let file = match named {
@@ -207,10 +207,10 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads the text of a file. Paths in it are relative to `folder`.
+    /// Parses the text of a file. Paths in it are relative to `folder`.
     ///
     /// # Errors
-    /// Everything that is wrong, with file and line.
+    /// All problems, with file and line.
     pub fn parse(
         file: &str,
         text: &str,
@@ -333,14 +333,14 @@ impl Config {
         Ok(())
     }
 
-    /// A backend with nothing configured but where it is.
+    /// A backend with only name and URL configured.
     #[must_use]
     pub fn backend_at(name: &str, url: Url) -> BackendSettings {
         backend::plain(BackendId(0), name, url, Origin::Cli, ModeChoice::Auto, &sharing::with_built_in(&[]))
     }
 
-    /// Who reaches the admin listener can stop every backend: beyond this machine only with a token, or by the
-    /// operator's own word.
+    /// Rejects a non-loopback admin listener without a token, unless `unauthenticated = "allow"`: admin actions can
+    /// stop every backend.
     fn guard_admin(&self) -> Result<(), Problems> {
         let is_open = !self.admin_listen.ip().is_loopback() && self.admin_token.is_none();
         if !is_open || self.front.unauthenticated == Unauthenticated::Allow {
@@ -354,7 +354,7 @@ impl Config {
         Err(Problems::of_flag("admin_listen", reason))
     }
 
-    /// The backend that stands in where none is configured: the bundled server at this address.
+    /// Adds the demo backend at this address, for a gateway without configured backends.
     pub fn serve_demo(&mut self, url: Url) {
         let profiles = sharing::with_built_in(&self.profiles);
         let demo = backend::plain(BackendId(0), "demo", url, Origin::Demo, self.default_mode, &profiles);
@@ -362,12 +362,12 @@ impl Config {
     }
 }
 
-/// What is in force where the file says nothing: the ceiling is a part of the memory there is.
+/// The default limits; `buffered` depends on the memory.
 fn default_limits() -> FrontLimits {
     FrontLimits { buffered_bytes: memory::buffered(), ..FrontLimits::default() }
 }
 
-/// Strings that each have to be something; the others are problems.
+/// The valid strings of a list; the others are problems.
 fn names(
     checker: &mut Checker<'_>,
     key: &str,
@@ -389,7 +389,7 @@ fn names(
     good
 }
 
-/// Room for a few messages, and what fits any machine.
+/// Range of `limits.buffered`: a few messages, up to any machine's memory.
 const BUFFERED: RangeInclusive<usize> = 1 << 20..=1 << 40;
 
 fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
@@ -466,7 +466,7 @@ fn front_times(checker: &mut Checker<'_>, raw: &RawTimes) -> FrontTimes {
     times
 }
 
-/// Short ones can be guessed.
+/// Parses a token; short ones could be guessed.
 fn secret(text: &str) -> Result<Secret, String> {
     let is_plain = text.chars().all(|c| c.is_ascii_graphic());
     if text.len() < 6 || !is_plain {
@@ -475,7 +475,7 @@ fn secret(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(text))
 }
 
-/// A filter the log understands.
+/// Validates a log filter.
 fn level(text: &str) -> Result<String, String> {
     match crate::logging::parse_filter(text) {
         Ok(_) => Ok(text.to_owned()),
@@ -485,7 +485,7 @@ fn level(text: &str) -> Result<String, String> {
     }
 }
 
-/// What tells the contents of two files apart.
+/// A hash that detects a changed file.
 pub(crate) fn fingerprint(text: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(text);

@@ -1,38 +1,38 @@
-//! What is wrong with a configuration: where, which key, why. Never with a value that came from the environment.
+//! Problems in a configuration: place, key and reason, never a value from the environment.
 
 use std::{fmt, ops::Range};
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it stands.
+    /// The place.
     pub place: Place,
-    /// The key it is about, dotted; empty for the file as a whole.
+    /// The dotted key; empty for the file as a whole.
     pub key: String,
-    /// Why, and what to write instead.
+    /// The reason, and what to write instead.
     pub reason: String,
 }
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A file, and the line if it is known.
+    /// A file, with its line if known.
     File {
-        /// As it was named.
+        /// The file as named by the user.
         file: String,
-        /// From 1.
+        /// The line, from 1.
         line: Option<usize>,
     },
     /// The command line.
     Flag(&'static str),
 }
 
-/// Everything that is wrong with a configuration; never empty.
+/// All problems of a configuration; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
 impl Problem {
-    /// The line it stands on, if it stands in a file.
+    /// The line, if the problem is in a file.
     pub(super) fn line(&self) -> Option<usize> {
         match &self.place {
             Place::File { line, .. } => *line,
@@ -42,7 +42,7 @@ impl Problem {
 }
 
 impl Problems {
-    /// One that concerns an argument or a variable.
+    /// A problem with an argument or a variable.
     pub(crate) fn of_flag(flag: &'static str, reason: impl Into<String>) -> Self {
         Self(vec![Problem { place: Place::Flag(flag), key: String::new(), reason: reason.into() }])
     }
@@ -74,7 +74,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The line a span begins on, from 1.
+/// The line on which a span begins, from 1.
 pub(super) fn line_of(text: &str, span: &Range<usize>) -> usize {
     text.as_bytes().iter().take(span.start).filter(|byte| **byte == b'\n').count() + 1
 }

@@ -1,5 +1,5 @@
-//! A backend that is a program: `command`, `args`, `env`, `cwd`. Only a file can name one, because whoever can may
-//! run anything.
+//! A backend that is a program: `command`, `args`, `env`, `cwd`. Only the file can configure one, because it runs
+//! arbitrary code.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::{check::Checker, raw::RawBackend};
 
-/// Notes keys that do not go together.
+/// Reports keys that exclude each other.
 pub(super) fn keep_apart(checker: &mut Checker<'_>, raw: &RawBackend) {
     if let (Some(_), Some(url)) = (&raw.command, &raw.url) {
         checker.problem("url", Some(&url.span()), "a backend has a URL or a command, not both");
@@ -39,7 +39,7 @@ pub(super) fn keep_apart(checker: &mut Checker<'_>, raw: &RawBackend) {
     }
 }
 
-/// Reads what is started. Paths are relative to `folder`; a plain name is looked up in `PATH`.
+/// Reads the program. Paths are relative to `folder`; a plain name is looked up in `PATH`.
 pub(super) fn read(
     checker: &mut Checker<'_>,
     command: &Spanned<String>,
@@ -58,9 +58,9 @@ pub(super) fn read(
         return None;
     }
     let is_path = text.contains('/');
-    // A shell command instead of a program: the likeliest mistake, because other configurations take one.
+    // The most likely mistake is a shell command, because other configurations take one.
     if text.trim().contains(char::is_whitespace) && !folder.join(&text).is_file() {
-        // As written: what variables stand for may be secret.
+        // Quotes the file, because variables may be secret.
         let mut words =
             command.get_ref().split_whitespace().map(str::to_owned).map(|word| format!("{word:?}"));
         let program = words.next().unwrap_or_default();
@@ -72,7 +72,7 @@ pub(super) fn read(
         checker.problem("command", Some(&command.span()), reason);
         return None;
     }
-    // Made absolute: the program may start in another folder.
+    // Absolute, because the program may start in another folder.
     let command = if is_path { absolute(folder.join(&text)).ok()?.into_os_string() } else { text.into() };
     Some(StdioEndpoint { command, args, env, cwd })
 }

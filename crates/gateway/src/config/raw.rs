@@ -1,6 +1,6 @@
-//! The file as written. Unknown keys are refused by serde, everything else is judged in `check`.
+//! The file as written. serde rejects unknown keys; `check` validates the rest.
 //!
-//! Every value is kept with its place in the file, because a problem is reported with its line.
+//! Every value has its span, because problems are reported with their line.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -10,13 +10,13 @@ use serde::{
 };
 use toml::Spanned;
 
-/// A string, with its place.
+/// A string with its span.
 pub(super) type Text = Option<Spanned<String>>;
-/// A duration, with its place.
+/// A duration with its span.
 pub(super) type Span = Option<Spanned<Quoted>>;
-/// A count or a size, with its place.
+/// A count or a size with its span.
 pub(super) type Amount = Option<Spanned<Number>>;
-/// A switch, with its place.
+/// A switch with its span.
 pub(super) type Switch = Option<Spanned<bool>>;
 
 /// The whole file.
@@ -41,7 +41,7 @@ pub(super) struct RawConfig {
     pub(super) backends: BTreeMap<Spanned<String>, RawBackend>,
 }
 
-/// One of `profiles`: a server that is known by its name.
+/// One of `profiles`: a known server, by name.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawProfile {
@@ -193,7 +193,7 @@ pub(super) struct RawRetry {
     pub(super) budget: Text,
 }
 
-/// A duration as written: always a string, so that it has a unit.
+/// A duration as written; a string, so that it has a unit.
 #[derive(Debug)]
 pub(super) struct Quoted(pub(super) String);
 

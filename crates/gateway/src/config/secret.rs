@@ -1,5 +1,5 @@
-//! A secret that is only ever compared: what is kept is its digest, so that nothing can print it, and comparing takes
-//! as long whatever is presented.
+//! A secret that is only compared. It stores a digest, so that nothing can print the secret, and compares in constant
+//! time.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use aws_lc_rs::{constant_time::verify_slices_are_equal, digest};
 pub struct Secret([u8; digest::SHA256_OUTPUT_LEN]);
 
 impl Secret {
-    /// Keeps what is needed to recognise it.
+    /// Stores the digest of a secret.
     #[must_use]
     pub fn new(secret: &str) -> Self {
         Self(of(secret))
     }
 
-    /// Whether this is it.
+    /// True if `presented` is the secret.
     #[must_use]
     pub fn is(&self, presented: &str) -> bool {
         verify_slices_are_equal(&self.0, &of(presented)).is_ok()

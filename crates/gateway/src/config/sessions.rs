@@ -1,4 +1,4 @@
-//! `[sessions]`: what seals the ids of agent sessions, and where what must outlive a restart is kept.
+//! `[sessions]`: keys that seal agent session ids, and the folder for state that outlives a restart.
 
 use std::path::{Path, PathBuf, absolute};
 
@@ -7,19 +7,19 @@ use toml::Spanned;
 
 use super::{Config, check::Checker, raw::RawSessions};
 
-/// What seals the ids of agent sessions, and where what must outlive a restart is kept.
+/// Keys that seal agent session ids, and the state folder.
 #[derive(Clone, Debug, Default)]
 pub struct SessionSettings {
     /// Keys written in the configuration.
     pub keys: Vec<SessionKey>,
-    /// The file of keys, as it was named, and what is in it.
+    /// The key file as named, with its keys.
     pub key_file: Option<(String, Vec<SessionKey>)>,
-    /// The folder, if one is named.
+    /// The configured state folder.
     pub state_dir: Option<PathBuf>,
 }
 
 impl SessionSettings {
-    /// Every key that is configured; the first seals.
+    /// All configured keys; the first one seals.
     #[must_use]
     pub fn configured(&self) -> Vec<SessionKey> {
         let from_file = self.key_file.iter().flat_map(|(_, keys)| keys);
@@ -28,29 +28,29 @@ impl SessionSettings {
 }
 
 impl Config {
-    /// The folder for what must outlive a restart: the one that is named, or else one of this listener's own in the state
-    /// folder of the user. None where there is no such, or the port is chosen anew at each start.
+    /// The state folder: the configured one, or one per listen address in the user's state folder. `None` if there is
+    /// no such folder, or the port is random.
     #[must_use]
     pub fn state_dir(&self) -> Option<PathBuf> {
         if self.sessions.state_dir.is_some() {
             return self.sessions.state_dir.clone();
         }
-        // Two gateways on one machine must not take each other's ids for their own.
+        // Separate per listener: two gateways on one machine must not accept each other's ids.
         let own = self.listen.to_string().replace(['[', ']'], "").replace(':', "-");
         (self.listen.port() != 0).then(|| Some(users_state()?.join("mcpool").join(own)))?
     }
 }
 
-/// Where a user's programs keep state.
+/// The user's state folder (XDG).
 fn users_state() -> Option<PathBuf> {
     let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")))
 }
 
-/// Keys of a file: one per line; empty lines and comments are left out.
+/// Parses a key file: one key per line; empty lines and comments are skipped.
 ///
 /// # Errors
-/// What is wrong with it; a key is never repeated.
+/// The mistake, without quoting a key.
 pub(crate) fn keys_of(text: &str) -> Result<Vec<SessionKey>, String> {
     let lines = text.lines().zip(1..).map(|(line, number)| (line.trim(), number));
     let keys = lines

@@ -1,4 +1,4 @@
-//! Who shares what: the keys of a backend that decide on it beside its mode, and the servers that are known.
+//! Sharing settings of a backend beside its mode, and profiles of known servers.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use super::{
     raw::{Amount, RawBackend, RawProfile, Switch},
 };
 
-/// Servers that are known without being configured, as data.
+/// Built-in profiles, as data.
 const BUILT_IN: &str = include_str!("../profiles.toml");
 
-/// Reads what one backend says about sharing.
+/// Reads one backend's sharing settings.
 pub(super) fn read(
     checker: &mut Checker<'_>,
     raw: &RawBackend,
@@ -69,7 +69,7 @@ fn forward_headers(
     names
 }
 
-/// What says where a request comes from or belongs to, which an agent must not be able to claim (SEMANTICS.md 5).
+/// True for headers that identify the source or owner of a request; agents must not set them (SEMANTICS.md 5).
 fn is_ours(name: &str) -> bool {
     const CLAIMS: [&str; 7] =
         ["cookie", "forwarded", "origin", "mcpool-affinity", "te", "trailer", "proxy-authorization"];
@@ -79,7 +79,7 @@ fn is_ours(name: &str) -> bool {
         || name.starts_with("x-forwarded-")
 }
 
-/// The profiles of the configuration; the built-in ones come after them.
+/// The configured profiles; the built-in ones follow.
 pub(super) fn profiles(checker: &mut Checker<'_>, raw: &[Spanned<RawProfile>]) -> Vec<Profile> {
     checker.section("profiles.");
     let read = raw.iter().filter_map(|one| profile(checker, one)).collect();
@@ -87,7 +87,7 @@ pub(super) fn profiles(checker: &mut Checker<'_>, raw: &[Spanned<RawProfile>]) -
     read
 }
 
-/// The given profiles, then those that are built in: the first match counts.
+/// The given profiles, then the built-in ones; the first match wins.
 pub(super) fn with_built_in(own: &[Profile]) -> Arc<[Profile]> {
     own.iter().cloned().chain(built_in()).collect()
 }
@@ -95,27 +95,27 @@ pub(super) fn with_built_in(own: &[Profile]) -> Arc<[Profile]> {
 fn built_in() -> Vec<Profile> {
     let none = |_: &str| None;
     let mut checker = Checker::new("profiles.toml", BUILT_IN, &none);
-    // Part of the program, and read by a test.
+    // Part of the program; a test parses it.
     let known: Vec<Spanned<RawProfile>> = built_in_rows().into_iter().map(BuiltIn::profile).collect();
     profiles(&mut checker, &known)
 }
 
-/// A built-in profile: what it says, and why.
+/// A built-in profile and its rationale.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BuiltIn {
     server: Spanned<String>,
-    /// The real names that the pattern is for.
+    /// Real server names that the pattern matches.
     #[serde(default)]
     #[cfg_attr(not(test), expect(dead_code, reason = "checked by a test"))]
     names: Vec<String>,
     mode: Spanned<String>,
     shared_sessions: Amount,
     serialize_writes: Switch,
-    /// Where the server keeps what it knows. For people: nothing reads it.
+    /// The server's state. Documentation only.
     #[cfg_attr(not(test), expect(dead_code, reason = "for people, and checked by a test"))]
     state: String,
-    /// How that was seen.
+    /// The evidence.
     #[cfg_attr(not(test), expect(dead_code, reason = "for people, and checked by a test"))]
     seen: String,
 }

@@ -1,7 +1,6 @@
-//! The effective configuration as it is printed: a file that could be read again, but for what is masked.
+//! Prints the effective configuration as a valid file with masked secrets.
 //!
-//! Values of headers and of a program's variables and everything in the query of a URL are never shown: they hold
-//! credentials.
+//! Values of headers and program variables and the query of a URL are always masked, because they hold credentials.
 
 use mcpool_front::{FrontLimits, FrontTimes, Unauthenticated};
 use mcpool_upstream::{Endpoint, Profile, SerialWrites, Sharing, StateChoice};
@@ -14,14 +13,14 @@ use super::{
 };
 use mcpool_router::gateway::BackendSettings;
 
-/// Stands for what is not shown.
+/// Replaces a secret.
 pub(crate) const MASK: &str = "***";
 
-/// A token too short would be refused when what is printed is read again.
+/// Replaces the token; long enough to be accepted when the output is read again.
 const MASKED_TOKEN: &str = "***masked***";
 
 impl Config {
-    /// Every setting that is in force, secrets masked, under the keys of the file.
+    /// All settings in force under the file's keys, secrets masked.
     #[must_use]
     pub fn shown(&self) -> Table {
         let mut top = Table::new();
@@ -256,7 +255,7 @@ fn limits_of(table: &mut Table, settings: &BackendSettings) {
     );
 }
 
-/// Names whose values are nobody's business; nothing where there are none.
+/// Adds a table of names with masked values, unless it is empty.
 fn put_masked(table: &mut Table, key: &str, names: impl Iterator<Item = String>) {
     let masked: Table = names.map(|name| (name, MASK.into())).collect();
     if !masked.is_empty() {
@@ -264,7 +263,7 @@ fn put_masked(table: &mut Table, key: &str, names: impl Iterator<Item = String>)
     }
 }
 
-/// Where a backend is reached, in a word, for people. Arguments of a program may be secret.
+/// The address of a backend, for people. Arguments of a program may be secret.
 pub(crate) fn reached_at(endpoint: &Endpoint) -> String {
     match endpoint {
         Endpoint::Http(http) => masked_url(&http.url),
@@ -272,7 +271,7 @@ pub(crate) fn reached_at(endpoint: &Endpoint) -> String {
     }
 }
 
-/// A URL without what may be secret in it.
+/// A URL with its secret parts masked.
 pub(crate) fn masked_url(url: &Url) -> String {
     match url.query() {
         None => url.to_string(),
@@ -284,7 +283,7 @@ pub(crate) fn masked_url(url: &Url) -> String {
     }
 }
 
-/// The text of an argument without the credentials of a URL, or without the value of a header.
+/// Masks the credentials of a URL or the value of a header in an argument.
 pub(crate) fn masked_text(text: &str) -> String {
     if let Some((scheme, rest)) = text.split_once("://") {
         let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());

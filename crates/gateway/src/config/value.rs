@@ -1,6 +1,6 @@
-//! Values as people write them: durations and sizes with units, `${ENV}` in strings; and back again.
+//! Human-readable values: durations and sizes with units, and `${ENV}` in strings; parsing and printing.
 //!
-//! Variables are put into parsed strings, never into the text of the file, so that a value cannot become syntax.
+//! Variables are expanded in parsed strings, never in the file's text, so that a value cannot become syntax.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ const DURATION_UNITS: [(&str, u64); 5] =
 /// Bytes per unit, largest first.
 const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-/// Nothing in the program takes longer: adding this to an `Instant` never overflows.
+/// Maximum duration; adding it to an `Instant` never overflows.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
-/// Reads `"500ms"`, `"10s"`, `"2m"`, `"1h"`, `"7d"`.
+/// Parses `"500ms"`, `"10s"`, `"2m"`, `"1h"`, `"7d"`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     if unit.is_empty() && text.trim() != "0" {
@@ -37,7 +37,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is longer than a year"))
 }
 
-/// Reads `"16MiB"`, `"64KiB"`, `"512B"`, `"4096"`.
+/// Parses `"16MiB"`, `"64KiB"`, `"512B"`, `"4096"`.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let unit = if unit.is_empty() { "B" } else { unit };
@@ -51,7 +51,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Reads `"20%"`.
+/// Parses `"20%"`.
 pub(crate) fn parse_percent(text: &str) -> Result<u32, String> {
     match split(text) {
         (number, "%") => number.parse().ok().filter(|percent| *percent <= 1_000),
@@ -62,7 +62,7 @@ pub(crate) fn parse_percent(text: &str) -> Result<u32, String> {
     })
 }
 
-/// The spelling [`parse_percent`] reads.
+/// Formats a percentage for [`parse_percent`].
 pub(crate) fn show_percent(percent: u32) -> String {
     format!("{percent}%")
 }
@@ -94,8 +94,8 @@ fn split(text: &str) -> (&str, &str) {
     (&text[..end], text[end..].trim_start())
 }
 
-/// Puts variables in: `${NAME}`, `${NAME:-default}` (also where the variable is empty), and `$${` for a plain `${`.
-/// `lookup` is told every name, so that the caller knows what was asked for.
+/// Expands `${NAME}` and `${NAME:-default}` (also for an empty variable); `$${` is a plain `${`. `lookup` receives
+/// every name, so that the caller can record it.
 pub(crate) fn interpolate(
     text: &str,
     mut lookup: impl FnMut(&str) -> Option<String>,

@@ -1,4 +1,4 @@
-//! One request to the admin listener of a running gateway, and its answer as JSON. Errors are sentences for people.
+//! HTTP client for the admin listener of a running gateway. Errors are sentences for people.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::admin::{ADMIN_HEADER, message_of};
 
-/// Where the admin listener is, and what opens it.
+/// Address and token of the admin listener.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     /// `host:port`, as in the `Host` header.
@@ -16,7 +16,7 @@ pub(super) struct Client {
     token: Option<String>,
 }
 
-/// What was answered.
+/// A JSON response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -24,7 +24,7 @@ pub(super) struct Answer {
 }
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// A picture of ten thousand pinned sessions is 2 MiB.
+/// Maximum response size; the sessions of ten thousand pinned agents take 2 MiB.
 const MOST_BYTES: usize = 64 << 20;
 
 impl Client {
@@ -33,7 +33,7 @@ impl Client {
         Ok(Self { authority: authority(admin)?, token })
     }
 
-    /// Asks, and waits at most this long for the answer.
+    /// Sends a request and waits up to `within` for the response.
     pub(super) async fn ask(&self, method: Method, path: &str, within: Duration) -> Result<Answer, String> {
         let at = &self.authority;
         let failed = |why: &reqwest::Error| {
@@ -48,7 +48,7 @@ impl Client {
                 innermost(why)
             )
         };
-        // The listener is named by its operator: no proxy stands before it, and it sends nobody elsewhere.
+        // Direct connection: the operator named the address, so no proxy and no redirect.
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let client = client.connect_timeout(CONNECT).timeout(within).build().map_err(|why| failed(&why))?;
         let mut request = client.request(method, format!("http://{at}{path}")).header(ADMIN_HEADER, "1");
@@ -67,7 +67,7 @@ impl Client {
     }
 }
 
-/// The last cause: the outer ones repeat the URL.
+/// The innermost cause; the outer ones repeat the URL.
 fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
@@ -77,7 +77,7 @@ fn innermost(error: &reqwest::Error) -> String {
 }
 
 impl Answer {
-    /// The body, or what the gateway said against it.
+    /// The body of a successful response, or the gateway's error.
     pub(super) fn accepted(self) -> Result<Value, String> {
         match self.status {
             200..=299 => Ok(self.body),
@@ -90,7 +90,7 @@ impl Answer {
     }
 }
 
-/// `IP:PORT` or a URL; a gateway that listens on all addresses is reached on this machine's own.
+/// Parses `IP:PORT` or a URL. An unspecified address means this machine.
 fn authority(admin: &str) -> Result<String, String> {
     let shape = || {
         format!("{admin:?} is no address of an admin listener; write http://127.0.0.1:8801 or 127.0.0.1:8801")

@@ -1,4 +1,4 @@
-//! What `mcpool agents` and `mcpool calls` print.
+//! Output of `mcpool agents` and `mcpool calls`.
 
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ const AGENTS: [&str; 11] = [
 const CALLS: [&str; 9] =
     ["RUNNING", "STATE", "WAITED", "BACKEND", "SESSION", "METHOD", "NAME", "AGENT", "REQUEST ID"];
 
-/// One agent a line, in the order in which they came.
+/// One agent per line, in the given order.
 pub(super) fn agents(body: &Value) -> String {
     let lines = body["agents"].as_array().into_iter().flatten().map(|agent| {
         let count = |key: &str| text(&agent[key]);
@@ -45,7 +45,7 @@ pub(super) fn agents(body: &Value) -> String {
     format!("{table}{} agents in all\n{next}", text(&body["total"]))
 }
 
-/// One call a line, the longest first.
+/// One call per line, the longest first.
 pub(super) fn calls(body: &Value) -> String {
     let lines = body["calls"].as_array().into_iter().flatten().map(|call| {
         vec![
@@ -68,7 +68,7 @@ fn with_head(head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String 
     columns(std::iter::once(head).chain(lines).collect())
 }
 
-/// All its calls, and of those that run now how many wait.
+/// An agent's calls: total, failed, running and queued.
 fn calls_of(agent: &Value) -> String {
     let count = |key: &str| text(&agent[key]);
     let (all, failed) = (count("calls"), count("calls_failed"));

@@ -1,4 +1,4 @@
-//! What `mcpool status` prints: the backend whose calls wait longest stands first.
+//! Output of `mcpool status`: the backend with the longest wait first.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ const HEAD: [&str; 10] =
 const LIMIT_HEAD: [&str; 3] = ["LIMIT", "USED", "PERCENT"];
 const SESSION_HEAD: [&str; 6] = ["SESSION", "MODE", "STATE", "IN FLIGHT", "PENDING", "AGE"];
 
-/// All backends, one line each.
+/// All backends, one per line.
 pub(super) fn backends(body: &Value) -> String {
     let mut all: Vec<&Value> = body["backends"].as_array().into_iter().flatten().collect();
     all.sort_by(|a, b| worse(b).total_cmp(&worse(a)).then_with(|| text(&a["name"]).cmp(&text(&b["name"]))));
@@ -25,7 +25,7 @@ pub(super) fn backends(body: &Value) -> String {
     }
 }
 
-/// The limits of the gateway as a whole: what is taken, of how much.
+/// The global limits and their use.
 fn limits(limits: &Value) -> Option<String> {
     let all = limits.as_array().filter(|all| !all.is_empty())?;
     let lines = all.iter().map(|one| {
@@ -58,13 +58,13 @@ pub(super) fn backend(body: &Value) -> String {
     format!("{head}\n{}", columns(list))
 }
 
-/// The oldest wait; where nobody waits, what serves nobody is worse.
+/// Sort key: the longest wait; without waiting calls, an unavailable backend comes first.
 fn worse(backend: &Value) -> f64 {
     let wait = backend["calls"]["oldest_wait_seconds"].as_f64();
     wait.unwrap_or(if matches!(text(&backend["state"]).as_str(), "ready" | "idle") { -1.0 } else { -0.5 })
 }
 
-/// Calls that wait, and agents that wait for a session of their own.
+/// Queued calls, and agents waiting for a session of their own.
 fn waiting(backend: &Value) -> String {
     let calls = backend["calls"]["waiting"].as_u64();
     let agents = backend["sessions"]["waiting_agents"].as_u64().unwrap_or_default();
@@ -90,7 +90,7 @@ fn line(backend: &Value) -> Vec<String> {
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        // A cell stays on its line.
+        // A cell is one line.
         Value::String(text) => terminal::escaped(&text.replace(['\n', '\t'], " ")).into_owned(),
         other => other.to_string(),
     }
@@ -100,7 +100,7 @@ pub(super) fn seconds(value: &Value) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}s"))
 }
 
-/// As wide as the widest of each column; the last one runs free.
+/// Aligns columns to their widest cell; the last one is not padded.
 pub(super) fn columns(lines: Vec<Vec<String>>) -> String {
     let count = lines.first().map_or(0, Vec::len);
     let width = |n: usize| lines.iter().map(|line| line[n].chars().count()).max().unwrap_or(0);

@@ -1,8 +1,8 @@
-//! The series of one backend. The handles stand in arrays by enum value: a call looks nothing up by string but the
-//! method, in a short list with the hot one first.
+//! Metrics of one backend. Handles are in arrays indexed by enum; only the method is looked up by string, in a short
+//! list with the most frequent first.
 //!
-//! A scrape is paid for by everybody: what alerts and board ask for is there from the start, at zero, the rest (rare
-//! combinations of labels, histograms) once something happens.
+//! Scrape size matters: series used by alerts and the dashboard exist at zero from the start; rare label combinations
+//! and histograms appear on first use.
 
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -25,7 +25,7 @@ use mcpool_router::{
     stack::{StackObserve, now},
 };
 
-/// The series of one backend.
+/// Metrics of one backend.
 pub(super) struct BackendMetrics {
     name: Arc<str>,
     recorder: Arc<PrometheusRecorder>,
@@ -45,7 +45,7 @@ pub(super) struct BackendMetrics {
     gauges: BackendGauges,
 }
 
-/// What is read from snapshots when somebody scrapes.
+/// Metrics set from snapshots at scrape time.
 struct BackendGauges {
     breaker_state: [Gauge; 3],
     breaker_transitions: Vec<Counter>,
@@ -67,11 +67,11 @@ struct BackendGauges {
     queue_bytes_limit: Gauge,
     up: Gauge,
     ready: Gauge,
-    /// What the circuits of earlier registrations of the name counted.
+    /// Circuit counts of earlier registrations of this name.
     carried: Mutex<Carried>,
     paused: Gauge,
     drained: Gauge,
-    /// The series of `backend_info` that is 1, and its labels.
+    /// The current `backend_info` series and its labels.
     info: Mutex<Option<([&'static str; 4], Gauge)>>,
 }
 
@@ -107,7 +107,7 @@ impl BackendMetrics {
         metrics
     }
 
-    /// What an alert or the board compares with an earlier value must be there before it happens.
+    /// Creates the series that alerts and the dashboard compare over time.
     fn show_the_main_ones(&self) {
         for (outcome, executed) in MAIN_OUTCOMES {
             self.counted(0, outcome, executed);
@@ -150,7 +150,7 @@ impl BackendMetrics {
         of.get_or_init(|| histogram(&self.recorder, family, &with(&self.name, labels)))
     }
 
-    /// A request of an agent ended.
+    /// Counts a finished request of an agent.
     pub(super) fn request(&self, method: &str, outcome: Outcome, executed: Executed, took: Duration) {
         let method = method_index(method);
         self.counted(method, outcome, executed).increment(1);
@@ -159,7 +159,7 @@ impl BackendMetrics {
         timer.record(took.as_secs_f64());
     }
 
-    /// Something happened at the backend. What the circuit counts is read from its own snapshot.
+    /// Counts a backend event. Circuit counts come from its snapshot.
     pub(super) fn event(&self, event: &Event<'_>) {
         match event {
             Event::Rung { step, took, .. } => {
@@ -197,7 +197,7 @@ impl BackendMetrics {
         }
     }
 
-    /// Sets what is read from snapshots.
+    /// Sets the metrics that come from snapshots.
     pub(super) fn scrape<'a>(
         &self,
         registered: &Registered,
@@ -228,7 +228,7 @@ impl BackendMetrics {
         self.sessions(&status);
     }
 
-    /// A pair of mode and state has a series once there was such a session; what is ready is always shown.
+    /// Sets the session gauges. A pair of mode and state gets a series on first use; `ready` always has one.
     fn sessions(&self, status: &BackendStatus) {
         for (state, gauges) in self.gauges.sessions.iter() {
             for (of, mode) in gauges.iter().zip(Mode::ALL) {
@@ -244,7 +244,7 @@ impl BackendMetrics {
         }
     }
 
-    /// A registration of the name ended: what its circuit counted stays counted.
+    /// Carries over the circuit counts of a registration that ended.
     pub(super) fn carry(&self, old: &Registered) {
         let circuit = old.breaker.snapshot(now());
         let last = totals(&circuit);
@@ -269,7 +269,7 @@ impl BackendMetrics {
         let mut shown = self.gauges.info.lock().unwrap_or_else(PoisonError::into_inner);
         match &*shown {
             Some((known, _)) if *known == labels => return,
-            // The values of all four labels are few, so what was once shown may stay, at 0.
+            // The old label set remains at 0; there are few.
             Some((_, old)) => old.set(0.0),
             None => {}
         }
@@ -339,7 +339,7 @@ impl BackendGauges {
         }
     }
 
-    /// In the order of [`totals`].
+    /// Counters in the order of [`totals`].
     fn counters(&self) -> impl Iterator<Item = &Counter> {
         let incidents = self.incidents.iter().map(|(_, counter)| counter);
         self.breaker_transitions
@@ -386,16 +386,16 @@ impl StackObserve for BackendMetrics {
     }
 }
 
-/// What the registrations of a name that ended have counted, for the counters to go on from.
+/// Counts of ended registrations of a name, so that its counters continue.
 #[derive(Default)]
 struct Carried {
     counted: Vec<u64>,
     time_before: [Duration; 3],
-    /// With that of the registration there is, as of the last look.
+    /// Including the current registration's, as of the last scrape.
     time_in: [Duration; 3],
 }
 
-/// What a circuit has counted so far: transitions, probes, refusals, incidents by kind.
+/// The circuit's counts: transitions, probes, rejections, incidents by kind.
 fn totals(circuit: &mcpool_breaker::Snapshot) -> Vec<u64> {
     let of = |kind: &str| -> u64 {
         let is = |known: &&'static str| *known == kind;
@@ -416,7 +416,7 @@ fn request_index(method: usize, outcome: Outcome, executed: Executed) -> usize {
     (method * Outcome::ALL.len() + outcome as usize) * EXECUTED.len() + executed as usize
 }
 
-/// Anything that agents do not ask for by that name is `other`, the last.
+/// The index of a method; unknown ones are `other`, the last.
 fn method_index(method: &str) -> usize {
     METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1)
 }
@@ -436,7 +436,7 @@ pub(super) fn number(count: usize) -> f64 {
     count as f64
 }
 
-/// Requests agents make; the hot one first, `other` last.
+/// Agents' request methods, the most frequent first, `other` last.
 pub(super) const METHODS: &[&str] = &[
     "tools/call",
     "tools/list",
@@ -460,7 +460,7 @@ pub(super) const METHODS: &[&str] = &[
     "other",
 ];
 const EXECUTED: [Executed; 3] = [Executed::No, Executed::Maybe, Executed::Yes];
-/// How calls of tools end, all outcomes with what is mostly known of them.
+/// Usual outcomes of tool calls, each with its usual execution state.
 const MAIN_OUTCOMES: [(Outcome, Executed); 9] = [
     (Outcome::Ok, Executed::Yes),
     (Outcome::ToolError, Executed::Yes),
@@ -472,7 +472,7 @@ const MAIN_OUTCOMES: [(Outcome, Executed); 9] = [
     (Outcome::Lost, Executed::Maybe),
     (Outcome::Lost, Executed::No),
 ];
-/// Why sessions end that should not.
+/// Close reasons that indicate a fault.
 const MAIN_REASONS: [CloseReason; 4] =
     [CloseReason::Broken, CloseReason::Lost, CloseReason::Unresponsive, CloseReason::Fault];
 const STEPS: &[&str] = &["connect", "initialize", "initialized", "listen", "ping", "list"];
@@ -505,7 +505,7 @@ mod tests {
     #[test]
     fn every_request_a_method_can_be_has_a_label() {
         let notifications = |label: &&str| label.starts_with("notifications/");
-        // What servers ask of agents; an agent that asks it is refused and counted as `other`.
+        // Server requests; from an agent they are rejected and counted as `other`.
         let of_servers = ["sampling/createMessage", "elicitation/create", "roots/list"];
         for label in mcpool_wire::Method::labels().filter(|l| !notifications(l) && !of_servers.contains(l)) {
             assert!(METHODS.contains(&label), "{label}");

@@ -1,5 +1,5 @@
-//! What happened lately to sessions and circuits, and by the operator's word: a bounded ring, and a bounded channel
-//! for those who follow. Nothing here is about single calls.
+//! Recent events of sessions, circuits and admin actions: a bounded ring, and a bounded channel for followers. Single
+//! calls are not included.
 
 use std::{
     collections::VecDeque,
@@ -19,7 +19,7 @@ use tokio::sync::{
 
 use super::process::seconds_now;
 
-/// The events that are remembered.
+/// The stored events.
 pub struct Events {
     ring: Mutex<Ring>,
     tell: broadcast::Sender<Arc<str>>,
@@ -32,9 +32,9 @@ struct Ring {
     last: u64,
 }
 
-/// Events that are kept, and that a follower may be behind.
+/// Number of stored events, and maximum lag of a follower.
 const KEPT: usize = 512;
-/// Those who may follow at a time.
+/// Maximum number of followers.
 const FOLLOWERS: usize = 32;
 
 impl Default for Events {
@@ -45,23 +45,23 @@ impl Default for Events {
 }
 
 impl Events {
-    /// The operator gave a word.
+    /// Records an admin action.
     pub fn operator(&self, backend: &str, verb: &str, message: &str, (peer, took): (SocketAddr, Duration)) {
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let line = json!({ "event": "operator", "verb": verb, "message": message, "peer": peer, "took_ms": took_ms });
         self.note(backend, line);
     }
 
-    /// The lines that are kept, oldest first.
+    /// The stored lines, oldest first.
     #[must_use]
     pub fn recent(&self) -> Vec<Arc<str>> {
         self.lock().lines.iter().cloned().collect()
     }
 
-    /// The lines that are kept, and those to come; nothing where too many follow.
+    /// The stored lines and a stream of new ones. `None` if there are too many followers.
     pub fn follow(&self) -> Option<(Vec<Arc<str>>, impl Stream<Item = Arc<str>> + use<>)> {
         let place = self.followers.clone().try_acquire_owned().ok()?;
-        // Under one lock: nothing is missed in between, and nothing told twice.
+        // Under one lock, so that no line is lost or repeated.
         let (recent, live) = {
             let ring = self.lock();
             (ring.lines.iter().cloned().collect(), self.tell.subscribe())
@@ -128,7 +128,7 @@ impl Events {
             ring.lines.pop_front();
         }
         ring.lines.push_back(line.clone());
-        // Nobody need follow.
+        // An error means that there are no followers.
         let _ = self.tell.send(line);
     }
 

@@ -1,10 +1,10 @@
-//! Every metric there is: name, kind, and what it says. The names are a contract with dashboards and alerts.
+//! All metrics: name, kind and help text. Names are a contract with dashboards and alerts.
 
 use metrics::{Counter, Gauge, Histogram};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder as _, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
-/// What a family is.
+/// The kind of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Counter,
@@ -14,7 +14,7 @@ pub(super) enum Kind {
 
 use Kind::{Counter as C, Gauge as G, Histogram as H};
 
-/// Name, kind, help. Each help text is read alone, in the query field of whoever looks for a series.
+/// Name, kind, help. Each help text must make sense alone, in a query editor.
 pub(super) const FAMILIES: &[(&str, Kind, &str)] = &[
     (
         "mcpool_breaker_state",
@@ -162,7 +162,7 @@ pub(super) const CPU_SECONDS: &str = "process_cpu_seconds_total";
 pub(super) const BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// What happens seldom, by step: fewer will do.
+/// Buckets for rare events.
 const FEW_BUCKETS: &[f64] = &[0.01, 0.05, 0.25, 1.0, 5.0];
 /// The families with few buckets.
 const RARE: [&str; 2] = ["mcpool_handshake_duration_seconds", "mcpool_probe_duration_seconds"];
@@ -172,7 +172,7 @@ pub(super) type Labels<'a> = &'a [(&'static str, &'a str)];
 
 const META: Metadata<'static> = Metadata::new("mcpool", Level::INFO, None);
 
-/// A recorder that knows every family.
+/// Creates a recorder with all families.
 pub(super) fn recorder() -> Result<PrometheusRecorder, String> {
     let mut builder = PrometheusBuilder::new().set_buckets(BUCKETS).map_err(|why| why.to_string())?;
     for name in RARE {
@@ -199,7 +199,7 @@ fn describe(recorder: &PrometheusRecorder) {
 
 pub(super) fn counter(recorder: &PrometheusRecorder, name: &'static str, labels: Labels<'_>) -> Counter {
     let counter = recorder.register_counter(&key(name, labels, C), &META);
-    // A series must exist before its first event, or its first increase is never seen.
+    // A counter must exist before its first event, or its first increase is invisible.
     counter.increment(0);
     counter
 }
@@ -222,7 +222,7 @@ fn key(name: &'static str, labels: Labels<'_>, kind: Kind) -> Key {
     Key::from_parts(name, labels)
 }
 
-/// The series of one label: one handle per value, all there from the start.
+/// Series of one label: one handle per value, all created at start.
 pub(super) struct PerValue<T> {
     values: &'static [&'static str],
     handles: Vec<T>,
@@ -233,7 +233,7 @@ impl<T> PerValue<T> {
         Self { values, handles: values.iter().copied().map(make).collect() }
     }
 
-    /// The handle of this value; the lists are short, and the hot values stand first.
+    /// The handle of this value. Lists are short, with frequent values first.
     pub(super) fn of(&self, value: &str) -> Option<&T> {
         self.values.iter().position(|known| *known == value).and_then(|at| self.handles.get(at))
     }

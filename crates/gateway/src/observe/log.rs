@@ -1,9 +1,9 @@
-//! What becomes a log line. A failing call is one line that says who, where, how far and why; never a token or an
-//! argument.
+//! Log lines for events. A failed call is one line with agent, backend, progress and reason, without tokens or
+//! arguments.
 //!
-//! The subtle things: a backend that is down is tried twice a second, so the same failed handshake is one warning a
-//! minute; in between it is a debug line. And what an agent can cause at will is thinned by agent and cause: the lines
-//! left out are counted, and are debug lines. What is an agent's own mistake is no warning.
+//! A backend that is down is probed twice a second, so a repeated handshake failure is one warning a minute; the others
+//! are debug lines. Lines that an agent can cause at will are rate-limited by agent and cause: suppressed lines are
+//! counted, and logged at debug. An agent's own mistake is not a warning.
 
 use std::{
     collections::HashMap,
@@ -21,16 +21,16 @@ use tracing::{debug, error, info, warn};
 use super::thin::Thinned;
 use mcpool_router::stack::now;
 
-/// Writes the log.
+/// The log writer.
 pub(super) struct Log {
     troubles: Mutex<HashMap<Arc<str>, Trouble>>,
-    /// Failed calls, by agent and cause.
+    /// Failed calls by agent and cause.
     calls: Thinned<(AgentKey, &'static str)>,
-    /// What was turned away, by kind.
+    /// Rejections by kind.
     refusals: Thinned<&'static str>,
-    /// Agents that came, by where they come from and what they call themselves.
+    /// New agents by address and client name.
     arrivals: Thinned<(IpAddr, Option<ClientName>)>,
-    /// Sessions that were opened, by backend.
+    /// Opened sessions by backend.
     sessions: Thinned<Arc<str>>,
 }
 
@@ -43,11 +43,11 @@ impl Default for Log {
     }
 }
 
-/// The last failed handshake that was said aloud.
+/// The last logged handshake failure.
 struct Trouble {
     why: String,
     said: Instant,
-    /// How often it came again since, without a line.
+    /// Repetitions since then that were not logged.
     repeats: u64,
 }
 
@@ -82,13 +82,13 @@ impl Log {
             FrontEvent::Parked { outcome } => {
                 debug!(target: AGENT, outcome = outcome.as_str(), "call that waits for its caller");
             }
-            // Something happens all the time: what is left of earlier lines is said then.
+            // Responses are frequent, so this also logs the counts of suppressed lines.
             FrontEvent::Responded { .. } => self.leftovers(),
             FrontEvent::Dropped { .. } | FrontEvent::AuthorizationIgnored => {}
         }
     }
 
-    /// An agent came, or introduced itself: some of each kind are said, so that one can tell which client an agent is.
+    /// Logs new agents and their client names, rate-limited per client.
     fn came(
         &self,
         agent: AgentKey,
@@ -111,7 +111,7 @@ impl Log {
         }
     }
 
-    /// Nobody is harmed, but the limit is reached.
+    /// Logs that the session limit was reached and an idle session was dropped, which is harmless.
     fn gave_way(&self) {
         if let Some(unsaid) = self.refusals.admit("evicted", "evicted", now()) {
             info!(target: AGENT, left_out = left_out(unsaid), "limits.agent_sessions is reached: the session idle longest gave way; its id brings it back");
@@ -127,7 +127,7 @@ impl Log {
         }
     }
 
-    /// One line per call: loud if the gateway has no answer for the agent, quiet if the backend gave one.
+    /// One line per call: a warning if the gateway has no answer for the agent, quiet if the backend gave one.
     fn call(&self, end: &CallEnd<'_>) {
         match end.outcome {
             Outcome::Rejected | Outcome::Timeout | Outcome::Lost => {}
@@ -167,7 +167,7 @@ impl Log {
                 self.troubles().remove(&source.name);
                 let took_ms = millis(now().saturating_duration_since(*started));
                 let (name, mode, reason) = (&source.name, mode.as_str(), reason.as_str());
-                // Those of one agent each come and go with agents, and those of one call each with calls.
+                // Pinned sessions come and go with agents, or with single modern calls: debug only.
                 let said = match mode == Mode::Pinned.as_str() {
                     true => None,
                     false => self.sessions.admit(name.clone(), name.clone(), now()),
@@ -194,7 +194,7 @@ impl Log {
                 let (reason, incident) = (reason.as_str(), *incident);
                 match self.trouble(&source.name, why) {
                     Some(repeats) => {
-                        // A field without a value is left out.
+                        // `None` omits the field.
                         let repeats = (repeats > 0).then_some(repeats);
                         warn!(target: BACKEND, backend, session = epoch, reason, incident, why, repeats, "session not opened");
                     }
@@ -253,14 +253,14 @@ impl Log {
             (_, State::Closed) => {
                 info!(target: BACKEND, backend, from, to, reason, "circuit breaker closed: calls flow again")
             }
-            // Back and forth between open and half-open, twice a second while the backend is down.
+            // Toggles twice a second while the backend is down.
             (State::Open | State::HalfOpen, State::Open | State::HalfOpen) => {
                 debug!(target: BACKEND, backend, from, to, reason, "circuit breaker probes");
             }
         }
     }
 
-    /// Whether this failure is to be said aloud, and how many were not since the last that was.
+    /// `Some(repetitions)` if this failure is to be logged as a warning.
     fn trouble(&self, backend: &Arc<str>, why: &str) -> Option<u64> {
         let now = now();
         let mut troubles = self.troubles();
@@ -278,7 +278,7 @@ impl Log {
         }
     }
 
-    /// There is no backend of this name any more.
+    /// Forgets a removed backend.
     pub(super) fn forget(&self, backend: &str) {
         self.troubles().remove(backend);
     }
@@ -288,7 +288,7 @@ impl Log {
     }
 }
 
-/// What a rung means, for whoever reads the line.
+/// The meaning of a memory pressure level, for the log.
 fn advice(rung: Rung) -> &'static str {
     match rung {
         Rung::Calm => "everything is taken again",
@@ -298,7 +298,7 @@ fn advice(rung: Rung) -> &'static str {
     }
 }
 
-/// What is wrong, and the key that says how many there may be.
+/// The exceeded limit and its configuration key.
 fn turned_away(kind: &str) -> &'static str {
     match kind {
         "agent_sessions" => {
@@ -318,7 +318,7 @@ fn turned_away(kind: &str) -> &'static str {
     }
 }
 
-/// Whether the agent asked for what cannot be.
+/// True if the error is the agent's own mistake.
 fn is_agents_own(end: &CallEnd<'_>) -> bool {
     end.error.is_some_and(|error| match error.kind {
         ErrorKind::MethodNotFound
@@ -339,7 +339,7 @@ fn is_agents_own(end: &CallEnd<'_>) -> bool {
     })
 }
 
-/// A count that is worth saying.
+/// The count, unless it is zero.
 fn left_out(unsaid: u64) -> Option<u64> {
     (unsaid > 0).then_some(unsaid)
 }
@@ -357,10 +357,10 @@ fn line<const HOW: u8>(end: &CallEnd<'_>, unsaid: u64) {
     let [leased_ms, sent_ms, accepted_ms, last_part_ms] = trace.rungs_ms().map(|ms| ms.map(rounded));
     let cause = end.error.map(|error| error.kind.as_str());
     let why = end.error.map(|error| error.message.as_ref());
-    // The reason of the last attempt, where the error speaks of something else (a deadline, the queue).
+    // The last attempt's error, if the final one is about something else (deadline, queue).
     let attempt = trace.cause().filter(|cause| !why.is_some_and(|why| why.contains(cause.as_str())));
     let (outcome, executed, attempts) = (end.outcome.as_str(), end.executed.as_str(), trace.attempts());
-    // An agent may call anything a method; the log need not hold all of it.
+    // Methods are chosen by agents, so long ones are cut.
     let method: String = end.method.as_str().chars().take(MAX_METHOD).collect();
     let (request_id, agent, backend, session) = (end.request_id, end.agent, end.backend, trace.session());
     let took_ms = millis(end.took);
@@ -386,7 +386,7 @@ fn millis(time: Duration) -> f64 {
     rounded(time.as_secs_f64() * 1e3)
 }
 
-/// Microseconds are as fine as anybody reads.
+/// Rounds to microseconds.
 fn rounded(ms: f64) -> f64 {
     (ms * 1e3).round() / 1e3
 }
@@ -397,14 +397,14 @@ const BACKEND: &str = "mcpool::backend";
 const PANIC: &str = "mcpool::panic";
 const AGAIN: Duration = Duration::from_secs(60);
 const MAX_METHOD: usize = 64;
-/// Failed calls of one agent and one cause that are said within a minute.
+/// Failed calls logged per agent and cause in a minute.
 const CALLS_OF_AGENT: u32 = 10;
-/// Sessions of one backend whose opening is said within a minute.
+/// Opened sessions logged per backend in a minute.
 const SESSIONS_OF_BACKEND: u32 = 30;
-/// Agent sessions of one client at one address that are said within a minute, and of all within a second.
+/// New agents logged per client and address in a minute, and in total in a second.
 const ARRIVALS_OF_CLIENT: u32 = 5;
 const ARRIVALS_A_SECOND: u32 = 20;
-/// Failed calls that are said within a second: each is some 400 bytes.
+/// Failed calls logged in a second; a line is some 400 bytes.
 const CALLS_A_SECOND: u32 = 50;
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
-//! All series of the gateway, rendered in Prometheus' text format on our own listener.
+//! All metrics of the gateway in Prometheus' text format, served by the admin listener.
 //!
-//! The subtle things: histograms keep every sample until they are drained, so somebody has to call
-//! [`Metrics::upkeep`] now and then even if nobody scrapes. And a recorder forgets no series, so each backend has one
-//! of its own, which goes with it; what they render is put together by family.
+//! Histograms store every sample until [`Metrics::upkeep`] drains them, so it must run even if nothing scrapes. A
+//! recorder never forgets a series, so each backend has its own, dropped with it; their outputs are merged by family.
 
 use std::{
     collections::HashMap,
@@ -27,7 +26,7 @@ use super::{
 };
 use mcpool_router::{gateway::Gateway, route::Registered};
 
-/// Every series there is.
+/// All metrics.
 pub struct Metrics {
     handle: PrometheusHandle,
     backends: ArcSwap<HashMap<Arc<str>, Arc<BackendMetrics>>>,
@@ -55,7 +54,7 @@ pub struct Metrics {
     process: Process,
 }
 
-/// What is known of the configuration in force.
+/// Metrics of the configuration.
 struct ConfigSeries {
     successful: Gauge,
     taken_at: Gauge,
@@ -63,10 +62,10 @@ struct ConfigSeries {
 }
 
 impl Metrics {
-    /// No backend yet.
+    /// Creates the metrics without backends.
     ///
     /// # Errors
-    /// A sentence when the buckets are refused, which they are not.
+    /// One sentence if the buckets are invalid, which they are not.
     pub fn new() -> Result<Self, String> {
         let recorder = recorder()?;
         constants(&recorder);
@@ -121,7 +120,7 @@ impl Metrics {
         })
     }
 
-    /// The series of this backend, made if there are none yet. Names come from the configuration: they are bounded.
+    /// The metrics of this backend, created on first use. The configuration bounds the names.
     pub(super) fn register(&self, name: &Arc<str>) -> Arc<BackendMetrics> {
         if let Some(known) = self.backend(name) {
             return known;
@@ -133,11 +132,11 @@ impl Metrics {
             all.entry(name.clone()).or_insert_with(|| made.clone());
             all
         });
-        // Another thread may have been first; then its series are the ones that are shown.
+        // Another thread may have been first; its metrics win.
         self.backend(name).unwrap_or(made)
     }
 
-    /// The series of a backend that is gone go too.
+    /// Drops the metrics of a removed backend.
     pub(super) fn forget(&self, name: &str) {
         self.backends.rcu(|known| {
             let mut all = HashMap::clone(known);
@@ -146,19 +145,19 @@ impl Metrics {
         });
     }
 
-    /// A configuration was taken: the how-manieth.
+    /// Records an applied configuration with its number.
     pub fn configured(&self, generation: u32) {
         self.config.successful.set(1.0);
         self.config.taken_at.set(seconds_now());
         self.config.generation.set(f64::from(generation));
     }
 
-    /// A configuration was refused; the old one stays.
+    /// Records a rejected configuration.
     pub fn misconfigured(&self) {
         self.config.successful.set(0.0);
     }
 
-    /// A task panicked.
+    /// Counts a panic of a task.
     pub(crate) fn panicked(&self, task: &str) {
         if let Some(counter) = self.panics.of(task).or_else(|| self.panics.of("other")) {
             counter.increment(1);
@@ -219,7 +218,7 @@ impl Metrics {
         }
     }
 
-    /// What is taken of the limits of the gateway as a whole.
+    /// Sets the use of the global limits.
     pub fn limits(&self, limits: &[LimitUse]) {
         for one in limits {
             if let Some([used, limit]) = self.limits.of(one.name) {
@@ -229,7 +228,7 @@ impl Metrics {
         }
     }
 
-    /// Everything as text, snapshots taken now.
+    /// Renders all metrics, with snapshots taken now.
     #[must_use]
     pub fn render(&self, gateway: &Gateway, gauges: &Gauges, readiness: Readiness) -> String {
         let leaving = gateway.leaving();
@@ -264,19 +263,19 @@ impl Metrics {
         )
     }
 
-    /// Drains the samples of histograms into their buckets.
+    /// Drains histogram samples into their buckets.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
         self.backends.load().values().for_each(|backend| backend.upkeep());
     }
 }
 
-/// What does not change while the process lives.
+/// Sets metrics that are constant for the process.
 fn constants(recorder: &PrometheusRecorder) {
     let revision = option_env!("MCPOOL_REVISION").unwrap_or("unknown");
     let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", revision)];
     gauge(recorder, "mcpool_build_info", &build).set(1.0);
-    // Over HTTP+SSE every agent is asked to do a handshake, and the series says so.
+    // HTTP+SSE has no modern agents; the series states 0.
     let labels = [("transport", Transport::Sse.as_str()), ("era", Era::Modern.as_str())];
     gauge(recorder, "mcpool_agent_sessions", &labels).set(0.0);
 }
@@ -295,7 +294,7 @@ impl ConfigSeries {
     }
 }
 
-/// Those an alert waits for are there from the start, and what agents are answered when all is well.
+/// Creates at start the counters that alerts wait for, and the usual responses.
 fn responses(recorder: &PrometheusRecorder) -> Vec<OnceLock<Counter>> {
     let count = Transport::ALL.len() * CODES.len() * Cause::ALL.len();
     let responses: Vec<_> = (0..count).map(|_| OnceLock::new()).collect();
@@ -326,15 +325,15 @@ fn response_index(transport: Transport, code: u16, cause: Cause) -> usize {
     (transport as usize * CODES.len() + code) * Cause::ALL.len() + cause as usize
 }
 
-/// Statuses counted apart, the frequent ones first; 0 stands for all others.
+/// HTTP statuses with their own counter, frequent ones first; 0 is any other.
 const CODES: &[u16] = &[
     200, 202, 204, 400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 421, 429, 431, 500, 502, 503, 504,
     0,
 ];
-/// Limits of the gateway as a whole.
+/// The global limits.
 const LIMITS: &[&str] =
     &["agent_sessions", "connections", "adopted_calls", "buffered", "descriptors", "admin_connections"];
-/// Tasks that are looked after, `other` last.
+/// Supervised tasks, `other` last.
 const TASKS: &[&str] = &[
     "session",
     "opener",
@@ -365,7 +364,7 @@ const RESTORES: &[&str] = &[
     Restore::Full.as_str(),
     Restore::Failed.as_str(),
 ];
-/// Those of [`DROPPED_KINDS`], and what only the front drops.
+/// [`DROPPED_KINDS`], and kinds that only the front drops.
 const DROPPED: &[&str] = &[
     "progress",
     "log",

@@ -1,7 +1,6 @@
-//! One observer for everything that happens: it counts (`metrics`) and it logs (`log`).
+//! The observer of all events: counts them (`metrics`) and logs them (`log`).
 //!
-//! It is called inline from the call path, so it does neither I/O of its own nor any waiting; `status` is the
-//! picture on demand.
+//! It runs inline on the call path, so it must not block; `status` provides snapshots on demand.
 
 mod backend;
 mod events;
@@ -40,13 +39,13 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// An observer that counts into these series.
+    /// Creates an observer that counts into these metrics.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics, log: Log::default(), events: Arc::default() }
     }
 
-    /// What happened lately.
+    /// Recent events.
     #[must_use]
     pub fn events(&self) -> Arc<Events> {
         self.events.clone()
@@ -56,10 +55,10 @@ impl Observer {
 impl Observe for Observer {
     fn on(&self, backend: &Source, event: Event<'_>) {
         match &event {
-            // Counted for all backends together.
+            // Counted globally.
             Event::Dropped { kind } => self.metrics.dropped(kind),
             Event::Panicked { task, .. } => self.metrics.panicked(task),
-            // Its series are there from before it began until after it ended.
+            // The backend's metrics exist from before its start until after its end.
             other => {
                 if let Some(metrics) = self.metrics.backend(&backend.name) {
                     metrics.event(other);

@@ -1,5 +1,5 @@
-//! What the operating system knows about this process, read when somebody scrapes. Linux only; elsewhere nothing is
-//! set, so the series show 0. CPU time grows by fractions, so it is written by hand (see `fractions`).
+//! Process metrics from the operating system, read per scrape. Linux only; elsewhere the series are 0. CPU time is
+//! fractional, so it is written by hand (`fractions`).
 
 use std::{
     fs,
@@ -40,7 +40,7 @@ impl Process {
         process
     }
 
-    /// The series that is no gauge.
+    /// Renders the one series that is not a gauge.
     pub(super) fn render(&self) -> String {
         let cpu = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(cpu_seconds);
         fractions::head(CPU_SECONDS) + &format!("{CPU_SECONDS} {}\n", cpu.unwrap_or_default())
@@ -54,7 +54,7 @@ impl Process {
             self.threads.set(field(&status, "Threads:").unwrap_or(0.0));
         }
         if let Ok(fds) = fs::read_dir("/proc/self/fd") {
-            // One of them is the folder being read.
+            // Excludes the folder being read.
             self.open_fds.set(number(fds.count().saturating_sub(1)));
         }
         if let Ok(limits) = fs::read_to_string("/proc/self/limits") {
@@ -63,7 +63,7 @@ impl Process {
     }
 }
 
-/// The most descriptors this process may have, where that is known and limited.
+/// The descriptor limit of this process, if known and limited.
 #[must_use]
 pub fn max_descriptors() -> Option<usize> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
@@ -71,24 +71,24 @@ pub fn max_descriptors() -> Option<usize> {
     most.split_whitespace().next()?.parse().ok()
 }
 
-/// Descriptors that are open, and the most there may be, where that is known.
+/// Open descriptors and their limit, if known.
 #[must_use]
 pub fn descriptors() -> Option<(usize, usize)> {
-    // One of them is the folder being read.
+    // Excludes the folder being read.
     let open = fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1);
     Some((open, max_descriptors()?))
 }
 
-/// Seconds since 1970.
+/// Seconds since 1970-01-01 UTC.
 pub(super) fn seconds_now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }
 
-/// User and system time. The name in the second field may hold anything, so counting begins after its bracket.
+/// User plus system time. The process name may contain anything, so fields count from its closing bracket.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
-    // Linux tells user space 100 ticks per second, whatever the kernel runs at.
+    // Linux reports 100 ticks per second to user space, whatever the kernel uses.
     Some((ticks(11)? + ticks(12)?) / 100.0)
 }
 

@@ -1,4 +1,4 @@
-//! What the gateway says about itself: readiness, and one picture of each backend for people and programs.
+//! Status of the gateway: readiness, and a snapshot of each backend for people and programs.
 
 use std::{
     sync::{
@@ -15,54 +15,54 @@ use serde_json::{Map, Value, json};
 use crate::config::reached_at;
 use mcpool_router::{gateway::Gateway, route::Registered, stack::now};
 
-/// The state of the whole gateway.
+/// The status of the gateway.
 pub struct Status {
     gateway: Arc<Gateway>,
     phase: AtomicU8,
-    /// What is wrong with the folder of the session key.
+    /// The note on the state folder, if any.
     state_folder: Mutex<Option<FolderNote>>,
 }
 
-/// Where the process is in its life.
+/// Phase of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// Nobody is served yet.
+    /// Before serving agents.
     Starting = 0,
-    /// Agents are served.
+    /// Serving agents.
     Serving = 1,
-    /// It ends.
+    /// Shutting down.
     Draining = 2,
 }
 
-/// What is to be known of the folder of the session key.
+/// A note on the state folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderNote {
-    /// For a human.
+    /// The reason, for people.
     pub why: String,
-    /// Whether somebody must act, or agents lose something.
+    /// True if the operator must act, or agents lose state.
     pub is_trouble: bool,
 }
 
 impl Status {
-    /// A gateway that is starting.
+    /// The status of a starting gateway.
     #[must_use]
     pub fn new(gateway: Arc<Gateway>) -> Self {
         Self { gateway, phase: AtomicU8::new(Phase::Starting as u8), state_folder: Mutex::default() }
     }
 
-    /// The gateway it is about.
+    /// The gateway.
     #[must_use]
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
     }
 
-    /// The next phase of its life begins.
+    /// Enters a phase.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// What is to be known of the folder of the session key, if anything.
+    /// Sets or clears the note on the state folder.
     pub fn state_folder(&self, note: Option<FolderNote>) {
         *self.state_folder.lock().unwrap_or_else(PoisonError::into_inner) = note;
     }
@@ -71,13 +71,13 @@ impl Status {
         self.state_folder.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Every backend.
+    /// Snapshots of all backends.
     #[must_use]
     pub fn backends(&self) -> Vec<Value> {
         self.gateway.backends().iter().map(|registered| Value::Object(picture(registered))).collect()
     }
 
-    /// One backend with its sessions, if there is one of this name.
+    /// Snapshot of the backend of this name with its sessions.
     #[must_use]
     pub fn backend(&self, name: &str) -> Option<Value> {
         let registered = self.find(name)?;
@@ -86,31 +86,31 @@ impl Status {
         Some(Value::Object(picture))
     }
 
-    /// The sessions of one backend, if there is one of this name.
+    /// Sessions of the backend of this name.
     #[must_use]
     pub fn sessions(&self, name: &str) -> Option<Value> {
         self.find(name).map(|registered| sessions(&registered))
     }
 
-    /// One backend, if there is one of this name.
+    /// The backend of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<Registered>> {
         self.gateway.backends().into_iter().find(|registered| registered.name.as_ref() == name)
     }
 
-    /// The names there are, for who asked for another one.
+    /// All names, for the message about an unknown one.
     #[must_use]
     pub fn names(&self) -> String {
         let backends = self.gateway.backends();
         backends.iter().map(|registered| registered.name.as_ref()).collect::<Vec<_>>().join(", ")
     }
 
-    /// Agents of some backend are not served, be it by the operator's own word.
+    /// True if agents of some backend are not served, also by an admin action.
     fn is_degraded(&self) -> bool {
         self.folder_note().is_some_and(|note| note.is_trouble)
             || self.gateway.backends().iter().any(|registered| match registered.state().0 {
                 "down" | "paused" | "drained" => true,
-                // Those who are there are served; those who wait are not.
+                // Served agents are fine; waiting ones are not.
                 "full" => registered.backend.status().applicants.0 > 0,
                 _ => false,
             })
@@ -146,7 +146,7 @@ impl Health for Status {
     }
 }
 
-/// What `/readyz` says about a backend.
+/// The backend's entry in `/readyz`.
 fn brief(registered: &Registered) -> Value {
     let (state, reason) = registered.state();
     let status = registered.backend.status();
@@ -273,7 +273,7 @@ fn sessions(registered: &Registered) -> Value {
     shown.collect()
 }
 
-/// To the millisecond.
+/// Seconds, rounded to milliseconds.
 fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e3).round() / 1e3
 }

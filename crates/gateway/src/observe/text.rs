@@ -1,15 +1,15 @@
-//! Several renderings in Prometheus' text format as one: a family must stand in one place.
+//! Merges several renderings in Prometheus' text format: each family must be in one place.
 
 use std::collections::BTreeMap;
 
-/// The head of a family (help and type), and its series.
+/// A family: help and type lines, and series.
 #[derive(Default)]
 struct Family<'a> {
     head: Vec<&'a str>,
     series: Vec<&'a str>,
 }
 
-/// Puts the families of all texts together, by name.
+/// Merges the families of all texts, sorted by name.
 pub(super) fn by_family(texts: &[String]) -> String {
     let mut families: BTreeMap<&str, Family<'_>> = BTreeMap::new();
     for text in texts {

@@ -1,7 +1,7 @@
-//! Log lines that many agents, or one in a loop, would write by the thousand: some of each kind are said, the rest are
-//! counted, and the count is said with the next one, or by itself once it is clear that there will be none soon.
+//! Rate limit for log lines that many agents, or one in a loop, could write by the thousand. Suppressed lines are
+//! counted; the next line of the kind reports the count, or a line of its own when no next one comes.
 //!
-//! Two bounds hold at the same time: so many lines of one kind within a while, and so many of all kinds within a second.
+//! Two limits apply: lines per kind within [`WHILE`], and lines of all kinds within a second.
 
 use std::{
     collections::HashMap,
@@ -10,18 +10,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Lines that are thinned, by what makes them alike.
+/// Rate-limited lines by kind.
 pub(super) struct Thinned<K> {
     state: Mutex<State<K>>,
-    /// Lines of one kind within [`WHILE`].
+    /// Limit of lines per kind within [`WHILE`].
     each: u32,
-    /// Lines of all kinds within a second.
+    /// Limit of lines of all kinds within a second.
     all: f64,
 }
 
 struct State<K> {
     kinds: HashMap<K, Kind>,
-    /// Lines that may be said at once.
+    /// Lines allowed now.
     tokens: f64,
     filled: Option<Instant>,
     told: Option<Instant>,
@@ -33,13 +33,13 @@ struct Kind {
     unsaid: u64,
 }
 
-/// How long a kind is remembered.
+/// Window of the limit per kind.
 pub(super) const WHILE: Duration = Duration::from_secs(60);
-/// How often it is looked whether something is left to be said.
+/// Interval at which leftover counts are reported.
 const LOOK: Duration = Duration::from_secs(5);
-/// Kinds that are remembered; one that is new beyond that is not said, but counted under the one given for that.
+/// Maximum number of kinds; further ones are suppressed and counted under `rest`.
 const MOST: usize = 4_096;
-/// Seconds worth of lines that may come at once.
+/// Burst, in seconds of the limit of all kinds.
 const BURST: f64 = 4.0;
 
 impl<K: Eq + Hash + Clone> Thinned<K> {
@@ -49,8 +49,8 @@ impl<K: Eq + Hash + Clone> Thinned<K> {
         Self { state: Mutex::new(state), each, all }
     }
 
-    /// Whether this line is to be said, and how many of its kind were not since the last that was. `rest` stands for
-    /// kinds there is no place for.
+    /// `Some(suppressed)` if this line is to be logged, with the number of suppressed lines of its kind. `rest` is the
+    /// kind for lines beyond the maximum number of kinds.
     pub(super) fn admit(&self, kind: K, rest: K, now: Instant) -> Option<u64> {
         let mut state = self.lock();
         if state.kinds.len() >= MOST && !state.kinds.contains_key(&kind) {
@@ -76,7 +76,7 @@ impl<K: Eq + Hash + Clone> Thinned<K> {
         Some(unsaid)
     }
 
-    /// What was left unsaid of kinds whose while is over; looked for every few seconds, so that it may be asked often.
+    /// Suppressed counts of kinds whose window is over. Cheap to call often: it works every few seconds only.
     pub(super) fn left_over(&self, now: Instant) -> Vec<(K, u64)> {
         let mut state = self.lock();
         if state.told.is_some_and(|told| now.saturating_duration_since(told) < LOOK) {
@@ -94,7 +94,7 @@ impl<K: Eq + Hash + Clone> Thinned<K> {
         left
     }
 
-    // Consistent between any two statements.
+    // The state is consistent between any two statements, so a poisoned lock is usable.
     fn lock(&self) -> MutexGuard<'_, State<K>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

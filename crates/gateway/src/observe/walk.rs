@@ -1,5 +1,5 @@
-//! `check --connect`: opens one session with every backend, as the gateway would, and says what was seen on the way.
-//! [`climb`] is what `doctor` shows in full.
+//! `check --connect`: opens one session with every backend, as the gateway would, and prints each step. `doctor` shows
+//! [`climb`] in full.
 
 use std::{io::Write, sync::Arc, time::Duration};
 
@@ -13,10 +13,10 @@ use mcpool_router::{
     stack::StackObserve,
 };
 
-/// Whether every backend became ready; what was seen goes to `out`.
+/// Connects to every backend and prints the steps to `out`. True if all are ready.
 ///
 /// # Errors
-/// A sentence when a backend cannot even be set up, or nobody reads.
+/// One sentence if a backend cannot be set up, or the output is closed.
 pub async fn walk(config: &Config, out: &mut dyn Write) -> Result<bool, String> {
     let mut all_ready = true;
     for backend in &config.backends {
@@ -46,43 +46,43 @@ async fn walk_one(backend: BackendSettings, out: &mut dyn Write) -> Result<bool,
     Ok(climbed.outcome.is_ok())
 }
 
-/// How the way to a ready session ended, and the gateway that went it.
+/// Result of connecting, with the gateway that did it.
 pub(crate) struct Climbed {
-    /// The transport of the session, or why there is none.
+    /// The session's transport, or the failure.
     pub(crate) outcome: Result<&'static str, Failed>,
-    /// Still running, with the session if there is one.
+    /// The gateway, still running with its session, if any.
     pub(crate) gateway: Gateway,
 }
 
-/// Why there is no session.
+/// A failure to connect.
 #[derive(Debug)]
 pub(crate) struct Failed {
-    /// As the transport says it, where it got that far.
+    /// The transport's cause, if it got that far.
     pub(crate) cause: Option<Cause>,
-    /// For a human.
+    /// The reason, for people.
     pub(crate) why: String,
 }
 
-/// A rung of the readiness ladder that was reached or not.
+/// A step towards a ready session.
 #[derive(Debug)]
 pub(crate) struct Rung {
     /// `connect`, `initialize`, `initialized`, `listen`, `ping`, `list`.
     pub(crate) step: &'static str,
-    /// Whether it was reached.
+    /// True if it succeeded.
     pub(crate) ok: bool,
-    /// How long it took.
+    /// Its duration.
     pub(crate) took: Duration,
 }
 
-/// Opens one neutral session with a backend, whatever mode it is configured to have.
+/// Opens one session without client capabilities, in any configured mode.
 ///
 /// # Errors
-/// A sentence when the backend cannot even be set up.
+/// One sentence if the backend cannot be set up.
 pub(crate) async fn climb(
     mut backend: BackendSettings,
     seen: &mut dyn FnMut(Rung),
 ) -> Result<Climbed, String> {
-    // One neutral session is opened by itself, whatever the backend is configured to keep.
+    // A shared session opens by itself, whatever the configuration.
     if backend.spec.mode != ModeChoice::Auto {
         backend.spec.mode = ModeChoice::Shared;
     }
@@ -105,7 +105,7 @@ pub(crate) async fn climb(
     Ok(Climbed { outcome, gateway })
 }
 
-/// What is of interest on the way.
+/// Events of interest.
 enum Seen {
     Rung(Rung),
     Ended(Result<&'static str, Failed>),
@@ -131,7 +131,7 @@ impl Observe for Walker {
             | Event::Panicked { .. }
             | Event::Status { .. } => return,
         };
-        // More than fits is more than one handshake has to say.
+        // A full channel already holds more than one handshake reports.
         let _ = self.0.try_send(seen);
     }
 }
@@ -144,7 +144,7 @@ impl GatewayObserve for Walker {
     fn transition(&self, _: &Source, _: &Transition) {}
 }
 
-/// No call is made here.
+/// Observer that ignores everything, as no calls are made.
 struct Unheard;
 
 impl StackObserve for Unheard {

@@ -1,4 +1,4 @@
-//! The orders in which executors that share a session break it (or, through a pool, do not).
+//! The orders of requests in which executors break a shared session, unless a pool prevents it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,11 +14,11 @@ use super::{Errand, Rehearsal, outcome::Outcome};
 use crate::inside::Inside;
 use mcpool_router::{gateway::GatewayObserve, stack::StackObserve};
 
-/// One order, directly and through the pool.
+/// One order, for direct and pooled runs.
 pub(super) struct Order {
-    /// For programs.
+    /// Name for programs.
     pub(super) name: &'static str,
-    /// For people.
+    /// Name for people.
     pub(super) title: &'static str,
     transports: &'static [&'static str],
     needs_restart: bool,
@@ -32,7 +32,7 @@ const HTTP: &[&str] = &["http"];
 const SSE: &[&str] = &["sse"];
 const BOTH: &[&str] = &["http", "sse"];
 
-/// Every order there is. What happens to real servers in each is known; the names are the project's own.
+/// All orders. Their effect on real servers is known; the names are this project's.
 pub(super) const ORDERS: &[Order] = &[
     Order {
         name: "early_request",
@@ -93,13 +93,13 @@ pub(super) const ORDERS: &[Order] = &[
 ];
 
 impl Order {
-    /// Whether it means something for this server.
+    /// True if the order applies to this server.
     pub(super) fn fits(&self, transport: &str, rehearsal: &Rehearsal) -> bool {
         self.transports.contains(&transport) && (!self.needs_restart || rehearsal.restart.is_some())
     }
 }
 
-/// Where executors play: the server itself, or the pool before it.
+/// Target of the executors: the server itself, or the pool.
 pub(super) struct Stage<'a> {
     config: AgentConfig,
     agents: usize,
@@ -131,7 +131,7 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// An executor that speaks on a session another one opened.
+    /// An executor that uses another one's session.
     async fn joined(&self, session: &Session) -> Result<Agent, AgentError> {
         let mut config = self.config.clone();
         config.headers.extend(session.headers());
@@ -142,7 +142,7 @@ impl<'a> Stage<'a> {
         agent.request(&self.call.method, self.call.params.clone()).await.map(drop)
     }
 
-    /// As many executors as there are, all at once.
+    /// Runs all executors at once.
     async fn all<F: Future<Output = Result<(), AgentError>>>(
         &self,
         outcome: &mut Outcome,
@@ -154,14 +154,14 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// What a session is known by, where it can be shared by naming it.
+/// The id and revision by which executors share a session.
 struct Session {
     id: Option<String>,
     revision: String,
 }
 
 impl Session {
-    /// One opens it, as it should be done.
+    /// Opens a session correctly.
     async fn open(stage: &Stage<'_>) -> Result<(Agent, Self), AgentError> {
         let leader = Agent::connect(stage.config.clone()).await?;
         let result = leader.initialize().await?;
@@ -176,7 +176,7 @@ impl Session {
     }
 }
 
-/// The handshake of the one who opens the session is under way, and the others call already.
+/// Calls during another executor's handshake.
 async fn early(stage: &Stage<'_>, outcome: &mut Outcome) {
     let leader = match Agent::connect(stage.config.clone()).await {
         Ok(leader) => leader,
@@ -187,7 +187,7 @@ async fn early(stage: &Stage<'_>, outcome: &mut Outcome) {
         .all(outcome, |n| async move {
             match (n, over_sse) {
                 (0, _) => leader.initialize().await.map(drop),
-                // They have the connection, and nobody told them to wait.
+                // They share the connection, and nothing told them to wait.
                 (_, true) => stage.call(leader).await,
                 (_, false) => stage.call(&Agent::connect(stage.config.clone()).await?).await,
             }
@@ -196,7 +196,7 @@ async fn early(stage: &Stage<'_>, outcome: &mut Outcome) {
     leader.close().await;
 }
 
-/// The session is there; every executor begins with `initialize` all the same, and then calls.
+/// Every executor sends `initialize` on an open session, and then calls.
 async fn initialize_again(stage: &Stage<'_>, outcome: &mut Outcome) {
     let (leader, session) = match Session::open(stage).await {
         Ok(opened) => opened,
@@ -213,7 +213,7 @@ async fn initialize_again(stage: &Stage<'_>, outcome: &mut Outcome) {
     leader.close().await;
 }
 
-/// Executors that know nothing of each other number their requests alike.
+/// Independent executors use equal request ids.
 async fn same_ids(stage: &Stage<'_>, outcome: &mut Outcome) {
     let (leader, session) = match Session::open(stage).await {
         Ok(opened) => opened,
@@ -224,7 +224,7 @@ async fn same_ids(stage: &Stage<'_>, outcome: &mut Outcome) {
     leader.close().await;
 }
 
-/// The first to be done ends the session that is everybody's.
+/// The first executor to finish ends the shared session.
 async fn leave_shared(stage: &Stage<'_>, outcome: &mut Outcome) {
     let (leader, session) = match Session::open(stage).await {
         Ok(opened) => opened,
@@ -255,7 +255,7 @@ async fn leave_shared(stage: &Stage<'_>, outcome: &mut Outcome) {
         .await;
 }
 
-/// The same where everybody has a conversation of its own: who leaves ends nobody else's.
+/// As [`leave_shared`] with separate sessions: none ends another's.
 async fn leave_own(stage: &Stage<'_>, outcome: &mut Outcome) {
     stage
         .all(outcome, |n| async move {
@@ -271,7 +271,7 @@ async fn leave_own(stage: &Stage<'_>, outcome: &mut Outcome) {
         .await;
 }
 
-/// Every executor wants to hear what the server has to say.
+/// Every executor opens the server's event stream.
 async fn listen_shared(stage: &Stage<'_>, outcome: &mut Outcome) {
     let (leader, session) = match Session::open(stage).await {
         Ok(opened) => opened,
@@ -296,7 +296,7 @@ async fn listen_own(stage: &Stage<'_>, outcome: &mut Outcome) {
     }
 }
 
-/// A server may have no such stream at all: 405 is its right.
+/// Accepts 405: the stream is optional.
 fn offered(step: Result<(), AgentError>) -> Result<(), AgentError> {
     match step {
         Err(AgentError::Http { status: 405, .. }) => Ok(()),
@@ -304,7 +304,7 @@ fn offered(step: Result<(), AgentError>) -> Result<(), AgentError> {
     }
 }
 
-/// The stream breaks; the client takes a new one and goes on without a handshake, as EventSource does.
+/// The stream breaks; the client opens a new one and continues without a handshake, like EventSource.
 async fn reconnect(stage: &Stage<'_>, outcome: &mut Outcome) {
     stage
         .all(outcome, |_| async move {
@@ -315,7 +315,7 @@ async fn reconnect(stage: &Stage<'_>, outcome: &mut Outcome) {
         .await;
 }
 
-/// Everybody has its own session, the server is restarted, everybody goes on.
+/// Each executor has its own session, the server restarts, and all continue.
 async fn restarted(stage: &Stage<'_>, outcome: &mut Outcome) {
     let Some(command) = stage.restart else { return };
     let agents = join_all((0..stage.agents).map(|_| Agent::ready(stage.config.clone()))).await;
@@ -334,7 +334,7 @@ async fn restarted(stage: &Stage<'_>, outcome: &mut Outcome) {
 }
 
 async fn restart(command: &str) -> Result<(), String> {
-    // What it starts may hold on to its output, so nobody waits for the end of that.
+    // The restarted server may hold the output, so it is not awaited.
     let status = tokio::process::Command::new("sh")
         .args(["-c", command])
         .stdin(std::process::Stdio::null())
@@ -345,18 +345,18 @@ async fn restart(command: &str) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("the restart command: {status}")) }
 }
 
-/// The restarted server must be there for both halves alike, or the direct one fails for another reason.
+/// Waits until the restarted server is up, so that both halves start alike.
 async fn wait_until_up(stage: &Stage<'_>) {
     let up = async {
         while Agent::ready(stage.config.clone()).await.is_err() {
             tokio::time::sleep(MOMENT).await;
         }
     };
-    // A server that does not come back fails the calls, which says so.
+    // If the server stays down, the calls fail and report it.
     let _ = tokio::time::timeout(stage.patience.max(START), up).await;
 }
 
-/// What agents of the pool do in place of sharing: each opens, calls, and leaves, all at once.
+/// The pooled counterpart of sharing: each executor opens a session, calls and leaves, all at once.
 async fn own_conversations(stage: &Stage<'_>, outcome: &mut Outcome) {
     stage
         .all(outcome, |_| async move {
@@ -372,12 +372,12 @@ fn wire(transport: &str) -> Transport {
     if transport == "sse" { Transport::Sse } else { Transport::Http }
 }
 
-/// Long enough that calls are under way.
+/// Time for calls to be in flight.
 const MOMENT: Duration = Duration::from_millis(50);
-/// A server that was restarted may take this long.
+/// Maximum restart time of a server.
 const START: Duration = Duration::from_secs(30);
 
-/// What happens in the pool is judged by its agents.
+/// Observer that ignores all events.
 pub(super) struct Quiet;
 
 impl Observe for Quiet {

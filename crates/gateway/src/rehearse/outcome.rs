@@ -1,4 +1,4 @@
-//! What became of the steps of one order: how many, and why the failed ones failed.
+//! Result of one order: number of steps, and failures by cause.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ impl Outcome {
         self.total += 1;
         if let Err(error) = step {
             let cause = cause_of(&error);
-            // A server that puts ids or times into its messages would fill the table with itself.
+            // Bounds the table: messages may contain ids or times.
             let known = self.causes.len() < MOST_CAUSES || self.causes.contains_key(&cause);
             *self.causes.entry(if known { cause } else { "other".to_owned() }).or_default() += 1;
         }
@@ -32,7 +32,7 @@ impl Outcome {
         self.causes.values().sum()
     }
 
-    /// Causes and how often, most frequent first.
+    /// Causes with their counts, most frequent first.
     pub(super) fn causes(&self) -> Vec<(&str, u64)> {
         let mut causes: Vec<_> = self.causes.iter().map(|(cause, n)| (cause.as_str(), *n)).collect();
         causes.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
@@ -53,7 +53,7 @@ fn cause_of(error: &AgentError) -> String {
     }
 }
 
-/// The message of a JSON-RPC error in a body, or the body.
+/// The message of a JSON-RPC error body, or the body itself.
 fn message_in(body: &str) -> String {
     let value: Value = serde_json::from_str(body).unwrap_or_default();
     cut(value["error"]["message"].as_str().unwrap_or(body))
@@ -64,6 +64,6 @@ fn cut(text: &str) -> String {
     line.trim().to_owned()
 }
 
-/// Different causes per order; more are counted together.
+/// Maximum number of causes per order; others count as `other`.
 const MOST_CAUSES: usize = 16;
 const MOST_CHARS: usize = 90;

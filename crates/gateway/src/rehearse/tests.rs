@@ -1,4 +1,4 @@
-//! The races of scripted servers, reproduced directly and gone through the pool.
+//! Races of scripted servers, run directly and through the pool.
 
 use mcpool_testkit::{IdDialect, Script, Server};
 
@@ -104,7 +104,7 @@ async fn a_restart_costs_the_executors_their_sessions_and_the_pool_nothing() {
     let file = std::env::temp_dir().join(format!("mcpool-rehearse-{}", std::process::id()));
     let mut rehearsal = rehearsal(&server.url_http(), "http");
     rehearsal.call = Errand::listing();
-    // The command asks the server to forget everything, and waits until it has.
+    // The command makes the server forget everything, and waits for it.
     let path = file.display();
     rehearsal.restart = Some(format!("touch {path}; while [ -e {path} ]; do sleep 0.05; done"));
     let restarting = async {

@@ -1,4 +1,4 @@
-//! What is kept, for whom it can be read, and that nothing of it keeps the gateway from starting.
+//! Stored state, its permissions, and starts despite problems.
 
 use std::{
     path::PathBuf,
@@ -7,7 +7,7 @@ use std::{
 
 use super::{upkeep::Found, *};
 
-/// A folder of this test's own, gone with it.
+/// A folder for one test, removed at its end.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -63,7 +63,7 @@ fn what_others_could_read_or_replace_is_kept_from_them() {
     assert!(State::open(&folder.config()).sessions.deleted.is_some());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(&state), mode(&key)), (0o755, 0o600));
-    // A folder like /tmp is not ours to change.
+    // A folder like /tmp must not be changed.
     set(&state, 0o1777);
     assert!(State::open(&folder.config()).sessions.deleted.is_none());
     assert_eq!(mode(&state), 0o1777);
@@ -80,18 +80,18 @@ fn a_folder_that_is_in_use_is_not_shared() {
 
 #[test]
 fn what_cannot_be_kept_does_not_keep_it_from_starting() {
-    // A file stands where the folder should be.
+    // A file in place of the folder.
     let folder = Folder::new();
     fs::create_dir_all(&folder.0).unwrap();
     fs::write(folder.0.join("state"), "").unwrap();
     assert!(State::open(&folder.config()).sessions.deleted.is_none());
-    // A key that is none.
+    // An invalid key.
     let folder = Folder::new();
     drop(State::open(&folder.config()));
     fs::write(folder.0.join("state").join(KEY), "hunter2\n").unwrap();
     assert!(State::open(&folder.config()).sessions.deleted.is_none());
     assert_eq!(folder.key(), "hunter2\n", "an operator's file is not overwritten");
-    // No port of its own, no state of its own.
+    // No fixed port, so no state.
     let mut config = Config::default();
     config.listen.set_port(0);
     assert!(config.state_dir().is_none() && State::open(&config).sessions.deleted.is_none());
@@ -132,19 +132,19 @@ fn a_folder_that_is_removed_or_replaced_is_written_anew() {
     fs::remove_dir_all(&path).unwrap();
     assert_eq!(state.mend().unwrap(), anew());
     assert_eq!(folder.key(), key);
-    // Another folder, in which nobody is.
+    // Another, unlocked folder.
     fs::rename(&path, folder.0.join("elsewhere")).unwrap();
     fs::create_dir(&path).unwrap();
     assert_eq!((state.mend().unwrap(), state.mend().unwrap()), (anew(), Found::Ours));
     assert_eq!(folder.key(), key);
-    // One in which another gateway is.
+    // A folder locked by another gateway.
     fs::remove_dir_all(&path).unwrap();
     let other = State::open(&folder.config());
     let theirs = folder.key();
     assert!(state.mend().unwrap_err().to_string().contains("another gateway"));
     assert_eq!(folder.key(), theirs);
     drop(other);
-    // It left its folder and key behind: the lock is free, the folder is not the one that was ours.
+    // The other gateway ended: its folder and key remain, the lock is free.
     assert_eq!(state.mend().unwrap(), anew());
     assert_eq!(folder.key(), key);
 }
@@ -158,11 +158,11 @@ fn a_key_that_is_removed_alone_is_written_anew_and_one_that_is_replaced_is_left(
     assert_eq!(state.mend().unwrap(), Found::Mended("the session key"));
     assert_eq!((folder.key(), state.mend().unwrap()), (key.clone(), Found::Ours));
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    // Others are added behind it: ids are made with the same.
+    // Keys appended: the sealing key is unchanged.
     let other = SessionKey::random().unwrap().to_secret_text();
     fs::write(&path, format!("{key}{other}\n")).unwrap();
     assert_eq!(state.mend().unwrap(), Found::Ours);
-    // The next start would make ids with another.
+    // The next start would seal with another key.
     for text in [format!("{other}\n"), format!("# new\n{other}\n{key}")] {
         fs::write(&path, &text).unwrap();
         assert_eq!((state.mend().unwrap(), folder.key()), (Found::OtherKey, text));

@@ -1,45 +1,45 @@
-//! The folder of the state while the gateway runs: somebody may remove it, or put another one in its place.
+//! Upkeep of the state folder, which may be removed or replaced while the gateway runs.
 //!
-//! The key is held in memory, so a file that is gone is written anew. One that somebody replaced is an operator's, and
-//! stays: it is what the next start reads.
+//! The key is in memory, so a missing file is written again. A replaced file is the operator's and stays: the next
+//! start reads it.
 //!
-//! The subtle thing: the lock tells whether it is still ours. It is a file of ours held open, so another file under its
-//! name, or none, says that what is in the folder is not what this process wrote.
+//! The lock file, held open, shows whether the folder is still ours: if another file has its name, or none, the
+//! folder's content is not from this process.
 
 use std::{os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 use super::{File, KEY, LOCK, SessionKey, fs, io, keys_of, named, own, write_key};
 use crate::observe::{FolderNote, Status};
 
-/// How often the folder is looked at.
+/// Interval of checks.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The folder and what belongs into it.
+/// The folder and its expected content.
 pub(super) struct Folder {
     pub(super) path: PathBuf,
     pub(super) lock: File,
-    /// The key that is kept there; none where keys are configured.
+    /// The stored key; `None` if keys are configured.
     pub(super) key: Option<SessionKey>,
 }
 
-/// What was found in the folder.
+/// Result of a check.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// What this process needs.
+    /// As expected.
     Ours,
-    /// Something was gone, and is there again: this.
+    /// A missing part was restored: this one.
     Mended(&'static str),
-    /// Another key, which somebody put there.
+    /// A key from elsewhere.
     OtherKey,
 }
 
 impl Folder {
-    /// Looks now and then until it is dropped; says in the log and on `/readyz` what is wrong.
+    /// Checks the folder at intervals until dropped; reports problems in the log and on `/readyz`.
     pub(super) async fn keep(mut self, status: &Status) {
         let mut told = None;
         loop {
             tokio::time::sleep(LOOK).await;
-            // A folder may be on a disk that does not answer.
+            // Blocking: the disk may hang.
             let looked = tokio::task::spawn_blocking(move || {
                 let outcome = self.mend();
                 (self, outcome)
@@ -81,7 +81,7 @@ impl Folder {
         }
     }
 
-    /// Makes the folder ours again where it is not.
+    /// Restores the folder if it is not ours.
     pub(super) fn mend(&mut self) -> io::Result<Found> {
         if !self.is_ours()? {
             self.lock = own(&self.path)?;
@@ -95,7 +95,7 @@ impl Folder {
             Ok(text) => match keys_of(&text) {
                 Ok(keys) if keys.first() == Some(key) => Ok(Found::Ours),
                 Ok(_) => Ok(Found::OtherKey),
-                // Somebody's file, and perhaps half of it: it is left alone.
+                // A foreign, maybe partial file stays.
                 Err(why) => Err(named(KEY)(io::Error::other(why))),
             },
             Err(why) if why.kind() == io::ErrorKind::NotFound => {
