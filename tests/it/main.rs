@@ -20,6 +20,7 @@ mod herd;
 mod isolation;
 mod lab;
 mod large;
+mod layers;
 mod ledger;
 mod lenient;
 mod liveness;

@@ -168,7 +168,7 @@ fn is_test(path: &Path) -> bool {
     path.components().any(|c| matches!(c.as_os_str().to_str(), Some("tests" | "tests.rs")))
 }
 
-fn product_sources(part: &str) -> Vec<(String, String)> {
+pub(crate) fn product_sources(part: &str) -> Vec<(String, String)> {
     let root = root();
     let mut files = Vec::new();
     sources(&root.join(part), &mut files);
@@ -194,7 +194,7 @@ fn forbidden(allowed: &[&str], manifest: &str) -> Vec<String> {
 }
 
 /// Code without comments, so that a comment may name what the code must not use.
-fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
