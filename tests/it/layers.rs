@@ -34,11 +34,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[(
 )];
 
 /// Imports that point up today: file and module. One that is gone must be taken out here.
-const KNOWN: &[(&str, &str)] = &[
-    ("crates/front/src/session/mod.rs", "stateless::Guests"),
-    ("crates/front/src/session/mod.rs", "stateless::Listens"),
-    ("crates/front/src/shared.rs", "stateless::Parked"),
-];
+const KNOWN: &[(&str, &str)] = &[];
 
 type Path = Vec<String>;
 

@@ -43,15 +43,16 @@ pub async fn run<B: Backends>(
     shutdown: impl Future<Output = ()>,
 ) -> Drained {
     let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-    let accepting =
-        async |front, mut door: crate::server::admission::Door, stop: tokio_util::sync::CancellationToken| {
-            while let Some(connection) = connections.recv().await {
-                let place = door.place().await;
-                if let Ok(pass) = door.admit(place, peer.ip()) {
-                    welcome(&front, connection, peer, pass, stop.clone());
-                }
+    let accepting = async |services,
+                           mut door: crate::server::admission::Door,
+                           stop: tokio_util::sync::CancellationToken| {
+        while let Some(connection) = connections.recv().await {
+            let place = door.place().await;
+            if let Ok(pass) = door.admit(place, peer.ip()) {
+                welcome(&services, connection, peer, pass, stop.clone());
             }
-            std::future::pending().await
-        };
+        }
+        std::future::pending().await
+    };
     server.serve(accepting, shutdown).await
 }

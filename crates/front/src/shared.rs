@@ -24,7 +24,6 @@ use crate::{
         revoked_file::Keeper,
         seal::{Facts, Presented, print_of},
     },
-    stateless::Parked,
     stream::connection::Pulse,
 };
 
@@ -38,8 +37,6 @@ pub(crate) struct Common {
     pub(crate) principals: Arc<Principals>,
     /// Calls whose handler is gone or answers as a stream go here.
     pub(crate) adopt: mpsc::Sender<Detached>,
-    /// Calls that wait for their callers.
-    pub(crate) parked: Parked,
     /// Everything ends now.
     pub(crate) kill: CancellationToken,
     /// Which ids are too old.
@@ -99,7 +96,6 @@ impl Common {
             budget,
             connections: DashMap::new(),
             adopt,
-            parked: Parked::default(),
             kill: CancellationToken::new(),
             draining: CancellationToken::new(),
             late: AtomicUsize::new(0),

@@ -35,7 +35,8 @@ use crate::{
     message::Parcel,
     observe::{Cause, FrontEvent, Transport},
     session::Front,
-    sse, stateless,
+    sse,
+    stateless::{self, Stateless},
     stream::connection::Pulse,
     streamable::{self, batch},
 };
@@ -46,6 +47,7 @@ const SINGLE: [&str; 5] = ["host", "authorization", "content-type", "last-event-
 /// The service of one connection.
 pub(crate) struct Endpoint<B: Backends> {
     pub(crate) front: Arc<Front<B>>,
+    pub(crate) stateless: Arc<Stateless<B::Link>>,
     pub(crate) peer: SocketAddr,
     pub(crate) pulse: Arc<Pulse>,
 }
@@ -58,11 +60,11 @@ impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
 
     fn call(&self, request: Request<Payload>) -> Self::Future {
         let busy = self.pulse.busy();
-        let front = Arc::clone(&self.front);
+        let (front, stateless) = (Arc::clone(&self.front), Arc::clone(&self.stateless));
         let (peer, pulse) = (self.peer, Arc::clone(&self.pulse));
         Box::pin(async move {
             let (parts, payload) = request.into_parts();
-            let served = serve(&front, peer, &parts, payload, &pulse).await;
+            let served = serve(&front, &stateless, peer, &parts, payload, &pulse).await;
             let Served { mut response, cause, transport } = served;
             let code = response.status().as_u16();
             front.common.emit(&FrontEvent::Responded { transport, code, cause });
@@ -74,6 +76,7 @@ impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
 
 async fn serve<B: Backends>(
     front: &Arc<Front<B>>,
+    stateless: &Arc<Stateless<B::Link>>,
     peer: SocketAddr,
     parts: &Parts,
     payload: Payload,
@@ -90,7 +93,7 @@ async fn serve<B: Backends>(
     }
     match route {
         Route::Agent(name) => match parts.method {
-            Method::POST => post(front, peer.ip(), parts, name, payload, pulse).await,
+            Method::POST => post(front, stateless, peer.ip(), parts, name, payload, pulse).await,
             Method::GET => get(front, peer.ip(), parts, name).await,
             Method::DELETE => streamable::delete(front, &parts.headers, name).await,
             _ => Served::method_not_allowed("GET, POST, DELETE, OPTIONS"),
@@ -99,7 +102,7 @@ async fn serve<B: Backends>(
             Method::POST => {
                 let name =
                     front.agents.backend_of(session).filter(|held| name.is_none_or(|name| name == &**held));
-                post(front, peer.ip(), parts, name.as_deref().or(Some("")), payload, pulse).await
+                post(front, stateless, peer.ip(), parts, name.as_deref().or(Some("")), payload, pulse).await
             }
             _ => Served::method_not_allowed("POST, OPTIONS"),
         },
@@ -163,6 +166,7 @@ fn admit<B: Backends>(
 
 async fn post<B: Backends>(
     front: &Arc<Front<B>>,
+    stateless: &Arc<Stateless<B::Link>>,
     peer: IpAddr,
     parts: &Parts,
     name: Option<&str>,
@@ -195,7 +199,7 @@ async fn post<B: Backends>(
         (None, Err(error)) => Served::undecodable(&error),
         (Some(session), Ok(parcel)) => sse::parcel(front, &parts.headers, name, session, parcel).await,
         (None, Ok(Parcel::One(incoming))) if stateless::is_modern(&parts.headers, &incoming) => {
-            stateless::message(front, peer, &parts.headers, name, incoming, pulse).await
+            stateless::message(front, stateless, peer, &parts.headers, name, incoming, pulse).await
         }
         (None, Ok(Parcel::One(incoming))) => {
             streamable::message(front, peer, &parts.headers, name, incoming, pulse).await

@@ -13,7 +13,7 @@ use crate::{
     limits::pressure::Rung,
     observe::FrontEvent,
     session::Front,
-    stateless::Voice,
+    stateless::{Stateless, Voice},
     stream::{connection::Pulse, outbox::Outbox},
 };
 
@@ -40,7 +40,7 @@ struct Patience {
 }
 
 /// Runs beside the accept loop.
-pub(crate) async fn run<B: Backends>(front: &Front<B>) {
+pub(crate) async fn run<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>) {
     let budget = &front.common.budget;
     loop {
         budget.left_calm().await;
@@ -53,12 +53,12 @@ pub(crate) async fn run<B: Backends>(front: &Front<B>) {
             if budget.rung() != rung {
                 (rung, since) = (budget.rung(), Instant::now());
             }
-            relieve(front, rung, since.elapsed());
+            relieve(front, stateless, rung, since.elapsed());
         }
     }
 }
 
-fn relieve<B: Backends>(front: &Front<B>, rung: Rung, on_it: Duration) {
+fn relieve<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>, rung: Rung, on_it: Duration) {
     let Some(patience) = Patience::on(rung) else { return };
     let common = &front.common;
     if rung >= Rung::Refusing && front.agents.forget_replays() {
@@ -68,7 +68,7 @@ fn relieve<B: Backends>(front: &Front<B>, rung: Rung, on_it: Duration) {
     let Some(stuck) = stuck else { return };
     let anybody = on_it >= patience.all;
     let mut held = common.budget.held();
-    for (owes, debtor) in debtors(front, stuck, anybody) {
+    for (owes, debtor) in debtors(front, stateless, stuck, anybody) {
         if held < rung.left_at(common.budget.limit()) {
             return;
         }
@@ -82,8 +82,13 @@ fn relieve<B: Backends>(front: &Front<B>, rung: Rung, on_it: Duration) {
 }
 
 /// Who could be let go, the most expensive first.
-fn debtors<B: Backends>(front: &Front<B>, stuck: Duration, anybody: bool) -> Vec<(usize, Debtor)> {
-    let unbound = front.guests.outboxes().into_iter().chain(front.listens.outboxes());
+fn debtors<B: Backends>(
+    front: &Front<B>,
+    stateless: &Stateless<B::Link>,
+    stuck: Duration,
+    anybody: bool,
+) -> Vec<(usize, Debtor)> {
+    let unbound = stateless.links.outboxes().into_iter().chain(stateless.listeners.outboxes());
     let streams = front
         .agents
         .outboxes()
@@ -92,7 +97,7 @@ fn debtors<B: Backends>(front: &Front<B>, stuck: Duration, anybody: bool) -> Vec
         .map(|outbox| (outbox.owes(), Debtor::Stream(outbox)));
     let pulses: Vec<_> = front.common.connections.iter().map(|entry| Arc::clone(entry.value())).collect();
     let connections = pulses.into_iter().map(|pulse| (pulse.owes(), Debtor::Connection(pulse)));
-    let parked = front.common.parked.owing().into_iter().map(|(owes, voice)| (owes, Debtor::Parked(voice)));
+    let parked = stateless.parked.owing().into_iter().map(|(owes, voice)| (owes, Debtor::Parked(voice)));
     let mut all: Vec<_> = streams
         .chain(connections)
         .chain(parked)

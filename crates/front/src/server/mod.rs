@@ -40,10 +40,10 @@ use crate::{
         admission::{Away, Door, Pass},
         chunked_io::Pieces,
     },
-    session::{Front, agent::Stop, census::Census, registry::Agents},
+    session::{Front, Sessionless, agent::Stop, census::Census, registry::Agents},
     session_id::revoked_file::Keeper,
     shared::{Common, Detached},
-    stateless::Guests,
+    stateless::Stateless,
     stream::connection::{Pulse, TimedIo},
 };
 
@@ -63,10 +63,14 @@ const ADOPT: usize = 1_024;
 /// The server agents talk to.
 pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
+    stateless: Arc<Stateless<B::Link>>,
     door: Door,
     adopted: mpsc::Receiver<Detached>,
     keeper: Option<Keeper>,
 }
+
+/// What serves the connections: the front, and what it has of agents without session.
+type Services<B> = (Arc<Front<B>>, Arc<Stateless<<B as Backends>::Link>>);
 
 /// Changes what the front allows while it runs.
 #[derive(Clone)]
@@ -104,9 +108,10 @@ impl<B: Backends> Server<B> {
         let common = Arc::new(common);
         let agents = Agents::new(Arc::clone(&common));
         let tasks = TaskTracker::new();
-        let (guests, listens) = (Guests::default(), Arc::default());
-        let front = Front { backends, agents, guests, listens, common, health, peers, tasks };
-        Self { front: Arc::new(front), door, adopted, keeper }
+        let stateless = Arc::<Stateless<B::Link>>::default();
+        let sessionless: Arc<dyn Sessionless> = Arc::<Stateless<B::Link>>::clone(&stateless);
+        let front = Front { backends, agents, sessionless, common, health, peers, tasks };
+        Self { front: Arc::new(front), stateless, door, adopted, keeper }
     }
 
     /// Numbers to read when somebody looks.
@@ -132,16 +137,16 @@ impl<B: Backends> Server<B> {
     /// # Cancel safety
     /// Dropping the future stops accepting and ends every connection and agent session at once.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Drained {
-        self.serve(|front, door, stop| accept(front, door, listener, stop), shutdown).await
+        self.serve(|services, door, stop| accept(services, door, listener, stop), shutdown).await
     }
 
     /// Serves whoever `accepting` lets in; what it listens on goes with it.
     pub(crate) async fn serve<A: Future<Output = ()>>(
         self,
-        accepting: impl FnOnce(Arc<Front<B>>, Door, CancellationToken) -> A,
+        accepting: impl FnOnce(Services<B>, Door, CancellationToken) -> A,
         shutdown: impl Future<Output = ()>,
     ) -> Drained {
-        let Self { front, door, adopted, keeper } = self;
+        let Self { front, stateless, door, adopted, keeper } = self;
         let _kill = front.common.kill.clone().drop_guard();
         let stop = CancellationToken::new();
         front.tasks.spawn(detached::run(Arc::clone(&front.common), adopted));
@@ -150,11 +155,12 @@ impl<B: Backends> Server<B> {
         }
         let sweeping = async {
             // Said, and then the next round.
-            while unharmed(&front.common, "sweep", sweep(&front)).await.is_none() {}
+            while unharmed(&front.common, "sweep", sweep(&front, &stateless)).await.is_none() {}
         };
-        let relieving =
-            async { while unharmed(&front.common, "relief", load_shed::run(&front)).await.is_none() {} };
-        let accepting = accepting(Arc::clone(&front), door, stop.clone()).fuse();
+        let relieving = async {
+            while unharmed(&front.common, "relief", load_shed::run(&front, &stateless)).await.is_none() {}
+        };
+        let accepting = accepting((Arc::clone(&front), Arc::clone(&stateless)), door, stop.clone()).fuse();
         let upkeep = futures::future::join(sweeping, relieving);
         let (mut accepting, mut upkeep) = (std::pin::pin!(accepting), std::pin::pin!(upkeep));
         tokio::select! {
@@ -163,7 +169,7 @@ impl<B: Backends> Server<B> {
             () = shutdown => {}
         }
         tokio::select! {
-            left = drain(&front, &stop) => left,
+            left = drain(&front, &stateless, &stop) => left,
             () = ended(accepting) => Drained::default(),
             _ = &mut upkeep => Drained::default(),
         }
@@ -177,7 +183,7 @@ async fn ended<F: Future<Output = ()>>(accepting: F) {
 }
 
 async fn accept<B: Backends>(
-    front: Arc<Front<B>>,
+    services: Services<B>,
     mut door: Door,
     listener: TcpListener,
     stop: CancellationToken,
@@ -190,21 +196,21 @@ async fn accept<B: Backends>(
                 backoff = Duration::ZERO;
                 match door.admit(place, peer.ip()) {
                     Ok(_) if door.is_reserved(&stream) => {
-                        turn_away(&front, &door, stream, Away::Descriptors);
+                        turn_away(&services.0, &door, stream, Away::Descriptors);
                     }
                     Ok(pass) => {
                         // Answers are small and waited for.
                         let _ = stream.set_nodelay(true);
-                        welcome(&front, stream, peer, pass, stop.clone());
+                        welcome(&services, stream, peer, pass, stop.clone());
                     }
-                    Err(away) => turn_away(&front, &door, stream, away),
+                    Err(away) => turn_away(&services.0, &door, stream, away),
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 backoff = (backoff * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
                 tracing::warn!(%error, ?backoff, "cannot accept connections");
-                front.common.refused("limit");
+                services.0.common.refused("limit");
                 tokio::time::sleep(backoff).await;
             }
         }
@@ -213,7 +219,7 @@ async fn accept<B: Backends>(
 
 /// Serves a connection that may stay.
 pub(crate) fn welcome<B: Backends, T>(
-    front: &Arc<Front<B>>,
+    services: &Services<B>,
     stream: T,
     peer: SocketAddr,
     pass: Pass,
@@ -221,7 +227,8 @@ pub(crate) fn welcome<B: Backends, T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let serving = serve_connection(Arc::clone(front), stream, peer, pass, stop);
+    let front = &services.0;
+    let serving = serve_connection(services.clone(), stream, peer, pass, stop);
     let common = Arc::clone(&front.common);
     front.tasks.spawn(async move {
         unharmed(&common, "connection", serving).await;
@@ -240,7 +247,7 @@ fn turn_away<B: Backends>(front: &Front<B>, door: &Door, stream: TcpStream, away
 }
 
 async fn serve_connection<B: Backends>(
-    front: Arc<Front<B>>,
+    (front, stateless): Services<B>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
     pass: Pass,
@@ -273,7 +280,7 @@ async fn serve_connection<B: Backends>(
         .half_close(true)
         .keep_alive(!stopping)
         .max_buf_size(common.limits().header_bytes.max(8 << 10))
-        .serve_connection(io, Endpoint { front, peer, pulse });
+        .serve_connection(io, Endpoint { front, stateless, peer, pulse });
     let mut connection = std::pin::pin!(connection);
     loop {
         tokio::select! {
@@ -294,33 +301,37 @@ async fn serve_connection<B: Backends>(
 }
 
 /// Ends agent sessions nobody uses.
-async fn sweep<B: Backends>(front: &Front<B>) {
+async fn sweep<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>) {
     loop {
         let idle = front.common.times().agent_idle;
         let period = (idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(30));
         tokio::time::sleep(period).await;
         let idle = front.common.times().agent_idle;
         front.agents.sweep(idle);
-        front.guests.sweep(front.common.millis(), idle);
+        stateless.links.sweep(front.common.millis(), idle);
     }
 }
 
-async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drained {
+async fn drain<B: Backends>(
+    front: &Front<B>,
+    stateless: &Stateless<B::Link>,
+    stop: &CancellationToken,
+) -> Drained {
     let common = &front.common;
     common.start_draining();
     stop.cancel();
     front.agents.stop_calls(Stop::UnlessSent);
-    front.guests.stop_calls(Stop::UnlessSent);
+    stateless.links.stop_calls(Stop::UnlessSent);
     let time = common.times().drain;
     let last_words = LAST_WORDS.min(time / 10);
     let deadline = Instant::now() + time;
-    until_empty(front, deadline - last_words).await;
+    until_empty(front, stateless, deadline - last_words).await;
     let cut = open(common).calls;
     if cut > 0 {
         front.agents.stop_calls(Stop::Now);
-        front.guests.stop_calls(Stop::Now);
-        common.parked.end_all(common);
-        until_empty(front, deadline.max(Instant::now() + LATE)).await;
+        stateless.links.stop_calls(Stop::Now);
+        stateless.parked.end_all(common);
+        until_empty(front, stateless, deadline.max(Instant::now() + LATE)).await;
     }
     let left = Drained { calls: cut, ..open(common) };
     let late = Instant::now() + LATE;
@@ -329,7 +340,7 @@ async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drain
     }
     common.kill.cancel();
     front.agents.remove_all();
-    front.guests.remove_all();
+    stateless.links.remove_all();
     front.tasks.close();
     if tokio::time::timeout(LAST_WAIT, front.tasks.wait()).await.is_err() {
         tracing::warn!(tasks = front.tasks.len(), "tasks of the front did not end");
@@ -338,10 +349,10 @@ async fn drain<B: Backends>(front: &Front<B>, stop: &CancellationToken) -> Drain
 }
 
 /// Waits until there are no calls any more and no connections of before, or for the deadline.
-async fn until_empty<B: Backends>(front: &Front<B>, deadline: Instant) {
+async fn until_empty<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>, deadline: Instant) {
     while open(&front.common) != Drained::default() && Instant::now() < deadline {
         front.agents.close_idle_streams();
-        front.listens.end_all();
+        stateless.listeners.end_all();
         tokio::time::sleep(DRAIN_STEP.min(deadline.saturating_duration_since(Instant::now()))).await;
     }
 }

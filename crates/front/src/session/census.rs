@@ -161,8 +161,7 @@ impl<B: Backends> Front<B> {
     /// Everybody who is served: agent sessions, and the links and streams of agents without.
     fn cores(&self, query: &CensusQuery) -> Vec<Arc<AgentCore>> {
         let mut all = self.agents.cores();
-        all.extend(self.guests.cores());
-        all.extend(self.listens.cores());
+        all.extend(self.sessionless.cores());
         if let Some(backend) = &query.backend {
             all.retain(|core| *core.target.name == **backend);
         }

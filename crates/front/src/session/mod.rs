@@ -28,19 +28,25 @@ use crate::{
         seal::{Facts, Presented},
     },
     shared::Common,
-    stateless::{Guests, Listens},
 };
 
 /// The replica that holds every session, until there are several.
 const OWNER: u16 = 0;
 
+/// The links and streams of agents without session: they take places of agent sessions.
+pub(crate) trait Sessionless: Send + Sync {
+    /// Lets go of a link nobody needs now; whether there was one.
+    fn give_way(&self) -> bool;
+
+    /// Each of them.
+    fn cores(&self) -> Vec<Arc<AgentCore>>;
+}
+
 pub(crate) struct Front<B: Backends> {
     pub(crate) backends: Arc<B>,
     pub(crate) agents: Agents<B::Link>,
-    /// The links of agents without session.
-    pub(crate) guests: Guests<B::Link>,
-    /// Their streams of what changes.
-    pub(crate) listens: Arc<Listens>,
+    /// What else takes places of agent sessions.
+    pub(crate) sessionless: Arc<dyn Sessionless>,
     pub(crate) common: Arc<Common>,
     pub(crate) health: Arc<dyn Health>,
     /// Who holds how many agent sessions.
@@ -103,7 +109,7 @@ impl<B: Backends> Front<B> {
     pub(crate) fn seat(&self, peer: IpAddr) -> Result<Seat, NoPlace> {
         let mut place = self.agents.take_place();
         // A link that callers without session share, and none needs now, gives way, too.
-        if place.is_none() && self.guests.give_way() {
+        if place.is_none() && self.sessionless.give_way() {
             place = self.agents.take_place();
         }
         let place = place.ok_or_else(|| {

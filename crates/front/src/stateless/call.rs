@@ -76,7 +76,8 @@ pub(super) async fn answer<L: Link>(
         Box::pin(guest.hear(level)).await;
     }
     let asks = if era == Era::Legacy { asks_of(guest, &asking, &message) } else { None };
-    let voice = Voice::new(core, &id, message.token(), asking.modern.log_level.as_deref(), asks);
+    let voice =
+        Voice::new(core, &guest.parked, &id, message.token(), asking.modern.log_level.as_deref(), asks);
     let outlet: Arc<dyn Outlet> = Arc::<Voice>::clone(&voice);
     let (message, manner) = match era {
         Era::Modern => (message, Manner::modern(outlet, parameters)),
@@ -104,7 +105,7 @@ async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Me
     let taken = asking.modern.request_state.as_deref().and_then(|state| {
         let state: String = serde_json::from_str(state).ok()?;
         let bound = Bound::to(&core.caller, &core.target.name, message.bytes())?;
-        core.common.parked.take(&state, &bound, &core.common)
+        guest.parked.take(&state, &bound, &core.common)
     });
     let level = asking.modern.log_level.as_deref();
     match taken {

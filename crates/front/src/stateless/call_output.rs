@@ -26,7 +26,7 @@ pub(super) use asks::Asks;
 pub(super) use level::Level;
 
 use self::asks::Question;
-use super::parked::Bound;
+use super::parked::{Bound, Parked};
 use crate::{
     call::Finished,
     limits::memory::Awaited,
@@ -42,6 +42,7 @@ const TOGETHER: Duration = Duration::from_millis(20);
 
 pub(crate) struct Voice {
     core: Arc<AgentCore>,
+    parked: Arc<Parked>,
     /// What its caller can be asked; nothing: nothing.
     asks: Option<Asks>,
     state: Mutex<State>,
@@ -107,6 +108,7 @@ pub(super) enum Heard {
 impl Voice {
     pub(super) fn new(
         core: &Arc<AgentCore>,
+        parked: &Arc<Parked>,
         id: &RpcId,
         token: Option<Bytes>,
         level: Option<&str>,
@@ -125,6 +127,7 @@ impl Voice {
         };
         Arc::new(Self {
             core: Arc::clone(core),
+            parked: Arc::clone(parked),
             asks,
             state: Mutex::new(state),
             poster: AtomicWaker::new(),
@@ -227,7 +230,7 @@ impl Voice {
         let common = &self.core.common;
         let keep = |asks: &Asks| {
             let bound = Bound::to(&self.core.caller, &self.core.target.name, &asks.message)?;
-            common.parked.keep(self, &bound, common)
+            self.parked.keep(self, &bound, common)
         };
         let Some((asks, (number, sealed))) = self.asks.as_ref().and_then(|asks| Some((asks, keep(asks)?)))
         else {
@@ -302,7 +305,7 @@ impl Voice {
             state.number.take()
         };
         let common = &self.core.common;
-        number.and_then(|number| common.parked.forget(number, common));
+        number.and_then(|number| self.parked.forget(number, common));
         common.emit(&FrontEvent::Parked { outcome: Parking::Expired });
         true
     }
@@ -315,7 +318,7 @@ impl Voice {
             state.number.take()
         };
         let common = &self.core.common;
-        number.and_then(|number| common.parked.forget(number, common));
+        number.and_then(|number| self.parked.forget(number, common));
         common.emit(&FrontEvent::Parked { outcome: Parking::Refused });
     }
 

@@ -26,9 +26,11 @@ use mcpool_wire::{
 use serde_json::json;
 
 use super::{
+    Stateless,
     call_output::Level,
     discover::{greeting, server_info},
     own::own,
+    parked::Parked,
 };
 use crate::{
     forwarded_headers::Carried,
@@ -62,6 +64,8 @@ pub(crate) struct Guest<L> {
     /// The least severe log message its callers wanted so far; nothing where the server has no log.
     level: Option<Mutex<Option<Level>>>,
     unheard: Arc<Unheard>,
+    /// Where its calls wait for their callers.
+    pub(super) parked: Arc<Parked>,
 }
 
 /// What callers must agree in to share a link.
@@ -271,30 +275,38 @@ impl<B: Backends> Front<B> {
     /// The link a modern caller comes over.
     pub(crate) async fn guest(
         self: &Arc<Self>,
+        stateless: &Arc<Stateless<B::Link>>,
         target: &Target,
         headers: &HeaderMap,
         peer: IpAddr,
         client: &ClientHello,
     ) -> Found<B::Link> {
-        let kind = self.kind_of(target, headers, peer, client);
-        match self.guests.find(&kind) {
+        let kind = self.kind_of(&stateless.links, target, headers, peer, client);
+        match stateless.links.find(&kind) {
             Room::Free(guest) => Ok(guest),
             Room::Busy(guest) => {
-                let another = Box::pin(self.opened(kind, target, headers, peer, client)).await;
+                let another = Box::pin(self.opened(stateless, kind, target, headers, peer, client)).await;
                 Ok(another.unwrap_or(guest))
             }
-            Room::None => Box::pin(self.opened(kind, target, headers, peer, client)).await,
+            Room::None => Box::pin(self.opened(stateless, kind, target, headers, peer, client)).await,
         }
     }
 
-    fn kind_of(&self, target: &Target, headers: &HeaderMap, peer: IpAddr, client: &ClientHello) -> Kind {
+    fn kind_of(
+        &self,
+        links: &Guests<B::Link>,
+        target: &Target,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        client: &ClientHello,
+    ) -> Kind {
         let carried = self.carried(target, headers);
         let Caller { principal, is_local, affinity, forwarded, .. } =
             self.caller(headers, peer, AgentKey(0), &carried);
         let backend = Arc::clone(&target.name);
         let mut kind =
             Kind { backend, principal, is_local, affinity, forwarded, class: CapabilityClass::neutral() };
-        if client.is_interactive() && !self.guests.is_modern(&kind) {
+        if client.is_interactive() && !links.is_modern(&kind) {
             kind.class = client.class();
         }
         kind
@@ -303,6 +315,7 @@ impl<B: Backends> Front<B> {
     /// One more link of this kind; whoever wants one at the same time gets the same.
     async fn opened(
         self: &Arc<Self>,
+        stateless: &Arc<Stateless<B::Link>>,
         kind: Kind,
         target: &Target,
         headers: &HeaderMap,
@@ -310,7 +323,7 @@ impl<B: Backends> Front<B> {
         client: &ClientHello,
     ) -> Found<B::Link> {
         let opening = {
-            let mut state = self.guests.lock();
+            let mut state = stateless.links.lock();
             let openings = &mut state.openings;
             if let Some(opening) = openings.get(&kind).and_then(WeakShared::upgrade) {
                 opening
@@ -324,7 +337,14 @@ impl<B: Backends> Front<B> {
                 if kind.class == CapabilityClass::neutral() {
                     client = ClientHello { revision: Revision::V2026_07_28, ..ClientHello::neutral() };
                 }
-                let inviting = Arc::clone(self).invite(kind.clone(), caller, target.clone(), peer, client);
+                let inviting = Arc::clone(self).invite(
+                    Arc::clone(stateless),
+                    kind.clone(),
+                    caller,
+                    target.clone(),
+                    peer,
+                    client,
+                );
                 let inviting: Opening<B::Link> = Box::pin(inviting);
                 let opening: Shared<_> = inviting.shared();
                 openings.extend(opening.downgrade().map(|weak| (kind, weak)));
@@ -336,20 +356,22 @@ impl<B: Backends> Front<B> {
 
     async fn invite(
         self: Arc<Self>,
+        stateless: Arc<Stateless<B::Link>>,
         kind: Kind,
         caller: Arc<Caller>,
         target: Target,
         peer: IpAddr,
         client: ClientHello,
     ) -> Found<B::Link> {
-        let found = self.admit(&kind, caller, target, peer, client).await;
+        let found = self.admit(&stateless, &kind, caller, target, peer, client).await;
         // Behind the table, so that who finds no opening finds the guest.
-        self.guests.lock().openings.remove(&kind);
+        stateless.links.lock().openings.remove(&kind);
         found
     }
 
     async fn admit(
         self: &Arc<Self>,
+        stateless: &Arc<Stateless<B::Link>>,
         kind: &Kind,
         caller: Arc<Caller>,
         target: Target,
@@ -366,12 +388,12 @@ impl<B: Backends> Front<B> {
         let common = Arc::clone(&self.common);
         let core = AgentCore::new(caller, target, Transport::Other, from, opened, common);
         core.profile.tied(link.as_ref());
-        let guest = Arc::new(Guest::new(Arc::new(core), link, unheard));
+        let guest = Arc::new(Guest::new(Arc::new(core), link, unheard, Arc::clone(&stateless.parked)));
         let mut kind = kind.clone();
         if guest.link.era() == Era::Modern {
             kind.class = CapabilityClass::neutral();
         }
-        self.guests.insert(kind, Arc::clone(&guest));
+        stateless.links.insert(kind, Arc::clone(&guest));
         Ok(guest)
     }
 }
@@ -383,7 +405,7 @@ impl<L> Guest<L> {
 }
 
 impl<L: Link> Guest<L> {
-    fn new(core: Arc<AgentCore>, link: Arc<L>, unheard: Arc<Unheard>) -> Self {
+    fn new(core: Arc<AgentCore>, link: Arc<L>, unheard: Arc<Unheard>, parked: Arc<Parked>) -> Self {
         let greeting = greeting(link.as_ref());
         let server_info = server_info(&greeting).into();
         let has_log = greeting
@@ -398,7 +420,7 @@ impl<L: Link> Guest<L> {
             peer: core.profile.peer,
             client: None,
         });
-        Self { core, link, server_info, level, unheard }
+        Self { core, link, server_info, level, unheard, parked }
     }
 
     /// Has the server log what this caller wants: a level there is the link's, so it is the least severe of all its

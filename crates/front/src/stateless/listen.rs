@@ -20,7 +20,12 @@ use mcpool_wire::{
 };
 use serde_json::json;
 
-use super::{Asking, discover::greeting, listeners::Listed, own::own};
+use super::{
+    Asking,
+    discover::greeting,
+    listeners::{Listed, Listens},
+    own::own,
+};
 use crate::{
     http::response::Served,
     limits::refused::NoPlace,
@@ -61,7 +66,12 @@ struct Listening<L> {
     _listed: Listed,
 }
 
-pub(super) async fn open<B: Backends>(front: &Arc<Front<B>>, asking: Asking<'_>, message: &[u8]) -> Served {
+pub(super) async fn open<B: Backends>(
+    front: &Arc<Front<B>>,
+    listeners: &Arc<Listens>,
+    asking: Asking<'_>,
+    message: &[u8],
+) -> Served {
     let request = &asking.request;
     let wanted = match Filter::parse(message) {
         Ok(wanted) if wanted.updates.len() <= MOST_RESOURCES => wanted,
@@ -79,7 +89,7 @@ pub(super) async fn open<B: Backends>(front: &Arc<Front<B>>, asking: Asking<'_>,
     let Asking { headers, peer, ref target, .. } = asking;
     let core = front.new_agent(target.clone(), Transport::Other, headers, peer, seat, None);
     let ear = Ear::new(&core, String::from_utf8_lossy(request.id.raw()).into_owned());
-    let Some(listed) = front.listens.enter(&ear, &front.common) else { return no_place(NoPlace::Full) };
+    let Some(listed) = listeners.enter(&ear, &front.common) else { return no_place(NoPlace::Full) };
     let end = OpenEnd::new(&core);
     let link = match link_of(front, &core, &ear, target).await {
         Ok(link) => link,

@@ -21,21 +21,49 @@ mod validate;
 use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, StatusCode};
-use mcpool_wire::{AgentKey, Backends, Method, RpcId, Target, modern::ModernRequest};
+use mcpool_wire::{AgentKey, Backends, Link, Method, RpcId, Target, modern::ModernRequest};
 
 use crate::{
     http::response::Served,
     limits::memory::Charge,
     message::{Body, Incoming, Request},
-    session::Front,
+    session::{Front, Sessionless, agent::AgentCore},
     stream::connection::Pulse,
 };
 
 pub(crate) use call_output::Voice;
-pub(crate) use links::{Guests, NoGuest};
-pub(crate) use listeners::Listens;
-pub(crate) use parked::Parked;
+use links::{Guests, NoGuest};
+use listeners::Listens;
+use parked::Parked;
 pub(crate) use validate::is_modern;
+
+/// What is kept of agents without session: owned beside the front, which knows only that it takes places.
+pub(crate) struct Stateless<L> {
+    /// The links they share.
+    pub(crate) links: Guests<L>,
+    /// Their streams of what changes.
+    pub(crate) listeners: Arc<Listens>,
+    /// Their calls that wait for them.
+    pub(crate) parked: Arc<Parked>,
+}
+
+impl<L> Default for Stateless<L> {
+    fn default() -> Self {
+        Self { links: Guests::default(), listeners: Arc::default(), parked: Arc::default() }
+    }
+}
+
+impl<L: Link> Sessionless for Stateless<L> {
+    fn give_way(&self) -> bool {
+        self.links.give_way()
+    }
+
+    fn cores(&self) -> Vec<Arc<AgentCore>> {
+        let mut all = self.links.cores();
+        all.extend(self.listeners.cores());
+        all
+    }
+}
 
 /// What is done for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +90,7 @@ struct Asking<'a> {
 /// A POST of this era.
 pub(crate) async fn message<B: Backends>(
     front: &Arc<Front<B>>,
+    stateless: &Arc<Stateless<B::Link>>,
     peer: IpAddr,
     headers: &HeaderMap,
     name: Option<&str>,
@@ -88,17 +117,21 @@ pub(crate) async fn message<B: Backends>(
     let asking = Asking { headers, peer, target, request, modern, pulse };
     match service {
         // Boxed, so that calls do not carry around what these need.
-        Service::Listen => Box::pin(listen::open(front, asking, message.bytes())).await,
-        Service::Discover => Box::pin(discovered(front, asking)).await,
-        Service::Call { is_kept } => called(front, asking, is_kept, (message, charge)).await,
+        Service::Listen => Box::pin(listen::open(front, &stateless.listeners, asking, message.bytes())).await,
+        Service::Discover => Box::pin(discovered(front, stateless, asking)).await,
+        Service::Call { is_kept } => called(front, stateless, asking, is_kept, (message, charge)).await,
     }
 }
 
-async fn discovered<B: Backends>(front: &Arc<Front<B>>, asking: Asking<'_>) -> Served {
+async fn discovered<B: Backends>(
+    front: &Arc<Front<B>>,
+    stateless: &Arc<Stateless<B::Link>>,
+    asking: Asking<'_>,
+) -> Served {
     if prefers_handshake(front, &asking) {
         return sent_back(&asking.request.id);
     }
-    match front.guest(&asking.target, asking.headers, asking.peer, &asking.modern.client).await {
+    match front.guest(stateless, &asking.target, asking.headers, asking.peer, &asking.modern.client).await {
         // Who was the first to come here showed what the server is.
         Ok(_) if prefers_handshake(front, &asking) => sent_back(&asking.request.id),
         Ok(guest) => discover::answer(&guest, &asking.request),
@@ -122,11 +155,12 @@ fn sent_back(id: &RpcId) -> Served {
 
 async fn called<B: Backends>(
     front: &Arc<Front<B>>,
+    stateless: &Arc<Stateless<B::Link>>,
     asking: Asking<'_>,
     is_kept: bool,
     message: (mcpool_wire::Message, Charge),
 ) -> Served {
-    match front.guest(&asking.target, asking.headers, asking.peer, &asking.modern.client).await {
+    match front.guest(stateless, &asking.target, asking.headers, asking.peer, &asking.modern.client).await {
         Ok(guest) => call::answer(&guest, asking, is_kept, message).await,
         Err(none) => turned_away(front, &none, &asking),
     }
