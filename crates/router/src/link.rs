@@ -30,7 +30,7 @@ use tower::Service as _;
 
 use crate::{
     route::{Registered, Registry},
-    stack::{BackendStack, Order, left},
+    stack::{BackendStack, StackRequest, left},
 };
 
 /// One agent's link to one backend.
@@ -155,12 +155,12 @@ impl Link for GatewayLink {
         if tie.is_left() || !tie.serves(&call.caller) {
             return async move { ties.follow(call).await }.boxed();
         }
-        let order = Order::new(call, tie.seat.clone());
-        let answer = tie.ask(order.clone());
+        let request = StackRequest::new(call, tie.seat.clone());
+        let answer = tie.ask(request.clone());
         async move {
             match answer.await {
                 Err(error) if tie.should_follow(&error) => {
-                    let followed = ties.follow(order.call().clone()).await;
+                    let followed = ties.follow(request.call().clone()).await;
                     // A call that may have run at the old registration stays so, whatever happens here.
                     followed.map_err(|last| match (error.executed, last.executed) {
                         (Executed::Maybe, Executed::No) => last.executed(Executed::Maybe),
@@ -189,9 +189,9 @@ impl Drop for GatewayLink {
 }
 
 impl Tie {
-    fn ask(&self, order: Order) -> Reply<Answer> {
-        let is_subscription = order.call().method == Method::ResourcesSubscribe;
-        let answer = self.stack.clone().call(order);
+    fn ask(&self, request: StackRequest) -> Reply<Answer> {
+        let is_subscription = request.call().method == Method::ResourcesSubscribe;
+        let answer = self.stack.clone().call(request);
         if !is_subscription || self.seat.mode() == Mode::Pinned {
             return answer;
         }
@@ -230,7 +230,7 @@ impl Ties {
                 }
             };
             let tie = moved.unwrap_or_else(|_| Err(self.not_moved(&call)))?;
-            match tie.ask(Order::new(call.clone(), tie.seat.clone())).await {
+            match tie.ask(StackRequest::new(call.clone(), tie.seat.clone())).await {
                 Err(error) if tie.should_follow(&error) => {}
                 settled => return settled,
             }

@@ -41,9 +41,9 @@ use self::{
 
 /// One call on its way down the stack. Cloned for every attempt, which is cheap.
 #[derive(Clone)]
-pub struct Order(Arc<OrderParts>);
+pub struct StackRequest(Arc<RequestParts>);
 
-struct OrderParts {
+struct RequestParts {
     call: Call,
     seat: Arc<Seat>,
     /// The call's place in the queue, passed down so that the pool releases it with the lease.
@@ -154,23 +154,23 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-impl OrderParts {
+impl RequestParts {
     fn new(call: Call, seat: Arc<Seat>, only_on: Option<u64>) -> Self {
         let (waiter, harmless, lost) = (Mutex::new(None), AtomicU32::new(0), AtomicU32::new(0));
         Self { call, seat, waiter, doubtful: Mutex::default(), harmless, lost, only_on }
     }
 }
 
-impl Order {
+impl StackRequest {
     /// A call on this seat.
     #[must_use]
     pub fn new(call: Call, seat: Arc<Seat>) -> Self {
-        Self(Arc::new(OrderParts::new(call, seat, None)))
+        Self(Arc::new(RequestParts::new(call, seat, None)))
     }
 
     /// A call that only the session with this epoch can serve.
     fn only_for(call: Call, seat: Arc<Seat>, epoch: u64) -> Self {
-        Self(Arc::new(OrderParts::new(call, seat, Some(epoch))))
+        Self(Arc::new(RequestParts::new(call, seat, Some(epoch))))
     }
 
     fn only_on(&self) -> Option<u64> {
@@ -264,6 +264,6 @@ fn always_ready<E>(_: &mut Context<'_>) -> Poll<Result<(), E>> {
 type StackFuture = BoxFuture<'static, Result<Answer, StackError>>;
 
 /// The stack as the router sees it.
-pub trait Stack: Service<Order, Response = Answer, Error = CallError> {}
+pub trait Stack: Service<StackRequest, Response = Answer, Error = CallError> {}
 
-impl<S: Service<Order, Response = Answer, Error = CallError>> Stack for S {}
+impl<S: Service<StackRequest, Response = Answer, Error = CallError>> Stack for S {}

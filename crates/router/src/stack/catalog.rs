@@ -11,7 +11,7 @@ use mcpool_wire::{Answer, Call, CallError, ErrorKind, Executed};
 use tower::Service;
 
 use super::{
-    Order, StackError, always_ready,
+    StackError, StackRequest, always_ready,
     errors::{failed, left},
     now,
 };
@@ -23,9 +23,9 @@ pub struct Catalog<S> {
     pub(super) backend: Arc<Backend>,
 }
 
-impl<S> Service<Order> for Catalog<S>
+impl<S> Service<StackRequest> for Catalog<S>
 where
-    S: Service<Order, Response = Answer, Error = StackError> + Clone + Send + 'static,
+    S: Service<StackRequest, Response = Answer, Error = StackError> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Answer;
@@ -36,19 +36,19 @@ where
         always_ready(cx)
     }
 
-    fn call(&mut self, order: Order) -> Self::Future {
-        if let Some(answer) = order.seat().answer_here(&self.backend, order.call()) {
+    fn call(&mut self, request: StackRequest) -> Self::Future {
+        if let Some(answer) = request.seat().answer_here(&self.backend, request.call()) {
             let name = self.backend.spec().name.clone();
             return answer.map(|answer| answer.map_err(|error| error.of_backend(name))).boxed();
         }
-        if order.seat().shares_list(order.call()) {
-            return self.clone().list(order).boxed();
+        if request.seat().shares_list(request.call()) {
+            return self.clone().list(request).boxed();
         }
         let name = self.backend.spec().name.clone();
-        let call = self.inner.call(order.clone());
+        let call = self.inner.call(request.clone());
         async move {
-            let answer = call.await.map_err(|error| finish(error, &order, &name))?;
-            Ok(order.seat().for_agent(order.call(), answer))
+            let answer = call.await.map_err(|error| finish(error, &request, &name))?;
+            Ok(request.seat().for_agent(request.call(), answer))
         }
         .boxed()
     }
@@ -56,69 +56,72 @@ where
 
 impl<S> Catalog<S>
 where
-    S: Service<Order, Response = Answer, Error = StackError> + Send + 'static,
+    S: Service<StackRequest, Response = Answer, Error = StackError> + Send + 'static,
     S::Future: Send + 'static,
 {
-    async fn list(mut self, order: Order) -> Result<Answer, CallError> {
-        let seat = order.seat().clone();
+    async fn list(mut self, request: StackRequest) -> Result<Answer, CallError> {
+        let seat = request.seat().clone();
         // Converts the page to the agent's revision.
-        let (reader, call) = (seat.clone(), order.call().clone());
+        let (reader, call) = (seat.clone(), request.call().clone());
         let read = move |page: Page| reader.for_agent(&call, page.answer);
         let named = |error: CallError| error.of_backend(self.backend.spec().name.clone());
-        match seat.list_call(order.call()).map_err(named)? {
+        match seat.list_call(request.call()).map_err(named)? {
             ListCall::Next(message, epoch) => {
-                let call = Call { message, ..order.call().clone() };
-                let order = match epoch {
-                    Some(epoch) => Order::only_for(call, seat, epoch),
-                    None => Order::new(call, seat),
+                let call = Call { message, ..request.call().clone() };
+                let request = match epoch {
+                    Some(epoch) => StackRequest::only_for(call, seat, epoch),
+                    None => StackRequest::new(call, seat),
                 };
-                self.ask(order).await.map(read)
+                self.ask(request).await.map(read)
             }
             // Progress goes to one agent, so such a request is not merged.
-            ListCall::First if !order.call().is_plain_list || order.call().message.has_token() => {
-                self.ask(order).await.map(read)
+            ListCall::First if !request.call().is_plain_list || request.call().message.has_token() => {
+                self.ask(request).await.map(read)
             }
-            ListCall::First => match seat.cached_list(order.call()) {
+            ListCall::First => match seat.cached_list(request.call()) {
                 Some(known) => Ok(known),
-                None => self.share(order).await.map(read),
+                None => self.share(request).await.map(read),
             },
         }
     }
 
     /// The first page of a list, requested once for all agents that want it now.
-    async fn share(&mut self, order: Order) -> Result<Page, CallError> {
-        let seat = order.seat().clone();
-        let until = order.call().trace.started + self.backend.spec().times.call_idle;
+    async fn share(&mut self, request: StackRequest) -> Result<Page, CallError> {
+        let seat = request.seat().clone();
+        let until = request.call().trace.started + self.backend.spec().times.call_idle;
         loop {
-            let (flight, is_own) = seat.join_list(order.call(), || self.ask(order.clone()).boxed());
+            let (flight, is_own) = seat.join_list(request.call(), || self.ask(request.clone()).boxed());
             match flight.await {
                 Ok(page) if is_own || seat.can_follow(&page) => {
-                    order.call().trace.mark_answered(now());
+                    request.call().trace.mark_answered(now());
                     return Ok(page);
                 }
                 // The next page needs a session that this agent does not use.
-                Ok(_) => return self.ask(order).await,
+                Ok(_) => return self.ask(request).await,
                 Err(error) if !is_own && Seat::should_rejoin(&error) && now() < until => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    fn ask(&mut self, order: Order) -> impl Future<Output = Result<Page, CallError>> + Send + use<S> {
+    fn ask(
+        &mut self,
+        request: StackRequest,
+    ) -> impl Future<Output = Result<Page, CallError>> + Send + use<S> {
         let name = self.backend.spec().name.clone();
-        let call = self.inner.call(order.clone());
+        let call = self.inner.call(request.clone());
         async move {
-            let answer = call.await.map_err(|error| finish(error, &order, &name))?;
-            let epoch = order.call().trace.session();
-            order
+            let answer = call.await.map_err(|error| finish(error, &request, &name))?;
+            let epoch = request.call().trace.session();
+            request
                 .seat()
-                .page(order.call(), answer, epoch)
+                .page(request.call(), answer, epoch)
                 .map_err(|error| error.executed(Executed::Yes).of_backend(name))
         }
     }
 }
 
-fn finish(error: StackError, order: &Order, backend: &Arc<str>) -> CallError {
+fn finish(error: StackError, request: &StackRequest, backend: &Arc<str>) -> CallError {
     let mut error = match error {
         StackError::Ended(error) => error,
         StackError::Failed(error) => failed(&error, backend),
@@ -130,9 +133,9 @@ fn finish(error: StackError, order: &Order, backend: &Arc<str>) -> CallError {
         ),
     };
     // An earlier attempt may have run, whatever this error is.
-    if error.executed == Executed::No && order.may_have_run() {
+    if error.executed == Executed::No && request.may_have_run() {
         error.executed = Executed::Maybe;
     }
-    error.attempt = order.call().trace.attempts();
+    error.attempt = request.call().trace.attempts();
     error.of_backend(backend.clone())
 }

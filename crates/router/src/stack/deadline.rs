@@ -13,7 +13,7 @@ use mcpool_upstream::{Backend, Traffic};
 use mcpool_wire::{Answer, CallError, ErrorKind, Executed, Phase};
 use tower::Service;
 
-use super::{Order, StackError, StackFuture, always_ready, now};
+use super::{StackError, StackFuture, StackRequest, always_ready, now};
 
 /// The deadline layer.
 #[derive(Clone)]
@@ -23,9 +23,9 @@ pub struct Deadline<S> {
     pub(super) backend: Arc<Backend>,
 }
 
-impl<S> Service<Order> for Deadline<S>
+impl<S> Service<StackRequest> for Deadline<S>
 where
-    S: Service<Order, Response = Answer, Error = StackError>,
+    S: Service<StackRequest, Response = Answer, Error = StackError>,
     S::Future: Send + 'static,
 {
     type Response = Answer;
@@ -36,21 +36,21 @@ where
         always_ready(cx)
     }
 
-    fn call(&mut self, order: Order) -> Self::Future {
+    fn call(&mut self, request: StackRequest) -> Self::Future {
         let (idle, backend) = (self.idle, self.backend.clone());
-        let call = self.inner.call(order.clone());
+        let call = self.inner.call(request.clone());
         async move {
             tokio::pin!(call);
-            let mut until = order.call().trace.started + idle;
+            let mut until = request.call().trace.started + idle;
             loop {
-                until = until.min(order.call().hard_deadline);
+                until = until.min(request.call().hard_deadline);
                 let timer = tokio::time::Instant::from_std(until);
                 if let Ok(answer) = tokio::time::timeout_at(timer, &mut call).await {
                     return answer;
                 }
-                until = match next(&order, idle, &backend) {
+                until = match next(&request, idle, &backend) {
                     Some(later) => later,
-                    None => return Err(StackError::Ended(passed(&order, idle))),
+                    None => return Err(StackError::Ended(passed(&request, idle))),
                 };
             }
         }
@@ -59,15 +59,15 @@ where
 }
 
 /// The next time to check; `None` if the call has timed out.
-fn next(order: &Order, idle: Duration, backend: &Backend) -> Option<std::time::Instant> {
+fn next(request: &StackRequest, idle: Duration, backend: &Backend) -> Option<std::time::Instant> {
     let now = now();
-    if now >= order.call().hard_deadline {
+    if now >= request.call().hard_deadline {
         return None;
     }
-    if order.seat().awaits_agent() {
+    if request.seat().awaits_agent() {
         return Some(now + idle);
     }
-    let trace = &order.call().trace;
+    let trace = &request.call().trace;
     let flows_since = backend.flows_since();
     let is_in_flight = trace.phase() != Phase::Queued;
     let ran_before =
@@ -80,10 +80,10 @@ fn next(order: &Order, idle: Duration, backend: &Backend) -> Option<std::time::I
     (until > now).then_some(until)
 }
 
-fn passed(order: &Order, idle: Duration) -> CallError {
-    let trace = &order.call().trace;
+fn passed(request: &StackRequest, idle: Duration) -> CallError {
+    let trace = &request.call().trace;
     let executed = trace.executed();
-    let hard = order.call().hard_deadline;
+    let hard = request.call().hard_deadline;
     if now() >= hard {
         let whole = hard.saturating_duration_since(trace.started);
         let message = format!("the call has taken {whole:?}, the longest a call may take (times.call)");

@@ -13,7 +13,7 @@ use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
 use super::{
-    Doubt, Order, RetrySettings, StackError, StackFuture, StackObserve, always_ready,
+    Doubt, RetrySettings, StackError, StackFuture, StackObserve, StackRequest, always_ready,
     budget::Budget,
     errors::{HeldBy, phase_word},
 };
@@ -56,9 +56,9 @@ impl Again {
     }
 }
 
-impl<S> Service<Order> for Retry<S>
+impl<S> Service<StackRequest> for Retry<S>
 where
-    S: Service<Order, Response = Answer, Error = StackError> + Clone + Send + 'static,
+    S: Service<StackRequest, Response = Answer, Error = StackError> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Answer;
@@ -69,30 +69,30 @@ where
         always_ready(cx)
     }
 
-    fn call(&mut self, order: Order) -> Self::Future {
+    fn call(&mut self, request: StackRequest) -> Self::Future {
         let mut retry = self.clone();
-        let mut attempt = self.inner.call(order.clone());
+        let mut attempt = self.inner.call(request.clone());
         async move {
             loop {
                 let error = match attempt.await {
-                    Err(StackError::Failed(error)) => doubted(&order, error),
+                    Err(StackError::Failed(error)) => doubted(&request, error),
                     settled => return settled,
                 };
-                order.call().trace.note_cause(error.to_string());
-                let again = retry.again(&order, &error);
-                if !order.may_have_run() {
-                    order.call().trace.mark_refused();
+                request.call().trace.note_cause(error.to_string());
+                let again = retry.again(&request, &error);
+                if !request.may_have_run() {
+                    request.call().trace.mark_refused();
                 }
                 let Some(again) = again else { return Err(StackError::Failed(error)) };
-                if let Some(why) = retry.stopped(&order, &again) {
-                    order.call().trace.note_cause(format!("{error}; not sent again: {why}"));
+                if let Some(why) = retry.stopped(&request, &again) {
+                    request.call().trace.note_cause(format!("{error}; not sent again: {why}"));
                     return Err(StackError::Failed(error));
                 }
                 retry.observe.retried(phase_word(error.phase));
                 if !again.pause.is_zero() {
                     tokio::time::sleep(again.pause).await;
                 }
-                attempt = retry.inner.call(order.clone());
+                attempt = retry.inner.call(request.clone());
             }
         }
         .boxed()
@@ -101,27 +101,27 @@ where
 
 impl<S> Retry<S> {
     /// The retry decision; `None` = do not send again.
-    fn again(&self, order: &Order, error: &SendError) -> Option<Again> {
+    fn again(&self, request: &StackRequest, error: &SendError) -> Option<Again> {
         let attempts = self.settings.attempts;
         match error.phase {
             // Descriptors are released soon, and a retry takes none.
             SendPhase::NotSent if error.cause == Cause::Descriptors => {
-                let times = order.count_harmless();
+                let times = request.count_harmless();
                 (times < MAX_HARMLESS).then(|| Again { pause: self.backoff(times), ..Again::FREE })
             }
-            SendPhase::NotSent => match order.count_harmless() {
+            SendPhase::NotSent => match request.count_harmless() {
                 times if times <= attempts => Some(Again::FREE),
                 // Free for the backend, but do not hammer a session that accepts nothing.
                 times => (times < MAX_HARMLESS).then(|| Again { pause: self.backoff(1), ..Again::FREE }),
             },
             SendPhase::Refused => {
-                let times = order.count_harmless();
+                let times = request.count_harmless();
                 match &error.cause {
                     // The lost session cannot run the call a second time.
-                    Cause::SessionLost(_) => Cause::survives(order.lost()).then_some(Again::FREE),
+                    Cause::SessionLost(_) => Cause::survives(request.lost()).then_some(Again::FREE),
                     // The pool pauses; the call waits in the queue with the others.
                     Cause::Pressure(Refusal { retry_after: Some(pause), .. }) => {
-                        order.seat().pause_for(*pause);
+                        request.seat().pause_for(*pause);
                         (times < attempts).then(|| Again::counted(Duration::ZERO))
                     }
                     Cause::Pressure(_) => (times < attempts).then(|| Again::counted(self.backoff(times))),
@@ -135,12 +135,12 @@ impl<S> Retry<S> {
             }
             SendPhase::MaybeSent => {
                 if let Cause::Pressure(Refusal { retry_after: Some(pause), .. }) = &error.cause {
-                    order.seat().pause_for(*pause);
+                    request.seat().pause_for(*pause);
                 }
                 let again = is_passing(&error.cause)
-                    && Cause::survives(order.lost())
-                    && order.seat().is_safe(order.call());
-                match order.count_doubtful(super::now()) {
+                    && Cause::survives(request.lost())
+                    && request.seat().is_safe(request.call());
+                match request.count_doubtful(super::now()) {
                     Doubt::Outage(times) => {
                         let at_once = times == 1 && went_with_its_session(&error.cause);
                         let pause = if at_once { Duration::ZERO } else { self.backoff(times) };
@@ -149,7 +149,7 @@ impl<S> Retry<S> {
                     // A short pause, to notice a dying session before reuse. The outage is already counted.
                     Doubt::SameOutage => {
                         let pause = self.settings.base / 4;
-                        (again && order.count_harmless() < MAX_HARMLESS)
+                        (again && request.count_harmless() < MAX_HARMLESS)
                             .then_some(Again { pause, ..Again::FREE })
                     }
                 }
@@ -158,10 +158,10 @@ impl<S> Retry<S> {
     }
 
     /// The reason not to retry: it would be too late, or the retry budget is used up.
-    fn stopped(&self, order: &Order, again: &Again) -> Option<&'static str> {
+    fn stopped(&self, request: &StackRequest, again: &Again) -> Option<&'static str> {
         let now = super::now();
-        let silent_until = order.call().trace.last_activity() + self.idle;
-        if now + again.pause >= order.call().hard_deadline.min(silent_until) {
+        let silent_until = request.call().trace.last_activity() + self.idle;
+        if now + again.pause >= request.call().hard_deadline.min(silent_until) {
             return Some("the time of the call would be up before that");
         }
         if !again.on_budget || self.budget.repeat(now) {
@@ -180,10 +180,10 @@ impl<S> Retry<S> {
 
 /// Counts a lost session. A bare status is trusted once. If a session opened for the call is lost the same way, the
 /// status may be about the call itself, which may have run.
-fn doubted(order: &Order, error: SendError) -> SendError {
+fn doubted(request: &StackRequest, error: SendError) -> SendError {
     let Cause::SessionLost(refusal) = &error.cause else { return error };
     if error.phase == SendPhase::NotSent
-        || Cause::survives(order.count_lost())
+        || Cause::survives(request.count_lost())
         || refusal.names_lost_session()
     {
         return error;
@@ -219,7 +219,7 @@ fn went_with_its_session(cause: &Cause) -> bool {
     matches!(cause, Cause::Broken(_) | Cause::SessionLost(_) | Cause::Closed(_))
 }
 
-impl Service<Order> for Pool {
+impl Service<StackRequest> for Pool {
     type Response = Answer;
     type Error = StackError;
     type Future = StackFuture;
@@ -228,19 +228,19 @@ impl Service<Order> for Pool {
         always_ready(cx)
     }
 
-    fn call(&mut self, order: Order) -> Self::Future {
+    fn call(&mut self, request: StackRequest) -> Self::Future {
         let now = super::now();
-        if let Some(until) = order.seat().paused_until(now) {
+        if let Some(until) = request.seat().paused_until(now) {
             return held_back(until, HeldBy::Pressure);
         }
         // Checked before taking a permit: returning one wakes the next call, which would loop.
         if let Err(until) = self.breaker.may_begin(now) {
             return held_back(until, HeldBy::SlowStart);
         }
-        let kind = self.backend.kind_of(order.seat(), order.call());
-        let lease = match self.backend.try_lease(order.seat(), kind, order.only_on()) {
+        let kind = self.backend.kind_of(request.seat(), request.call());
+        let lease = match self.backend.try_lease(request.seat(), kind, request.only_on()) {
             // Another session cannot serve this call.
-            Ok(lease) if order.only_on().is_some_and(|epoch| epoch != lease.epoch()) => {
+            Ok(lease) if request.only_on().is_some_and(|epoch| epoch != lease.epoch()) => {
                 return futures::future::ready(Err(StackError::Ended(unknown_cursor()))).boxed();
             }
             Ok(lease) => lease,
@@ -257,21 +257,21 @@ impl Service<Order> for Pool {
             Ok(pass) => pass,
             Err(until) => return held_back(until, HeldBy::SlowStart),
         };
-        if order.is_first_attempt() {
+        if request.is_first_attempt() {
             self.budget.sent(now);
         }
-        let waited = order.take_place().map_or(Duration::ZERO, |waiter| {
+        let waited = request.take_place().map_or(Duration::ZERO, |waiter| {
             let waited = now.saturating_duration_since(waiter.since());
             waiter.served(now);
             waited
         });
         self.observe.leased(waited);
-        order.sent_on(lease.opened());
+        request.sent_on(lease.opened());
         async move {
             let epoch = lease.epoch();
-            let answer = lease.call(order.call()).await.map_err(|error| {
+            let answer = lease.call(request.call()).await.map_err(|error| {
                 if matches!(error.cause, Cause::SessionLost(_)) {
-                    order.seat().session_lost(epoch);
+                    request.seat().session_lost(epoch);
                 }
                 StackError::Failed(error)
             })?;

@@ -19,7 +19,7 @@ use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
 use super::{
-    HeldBy, Order, StackError, StackFuture, StackObserve, always_ready,
+    HeldBy, StackError, StackFuture, StackObserve, StackRequest, always_ready,
     errors::{circuit_open, overloaded},
     now,
 };
@@ -54,9 +54,9 @@ enum Held {
     Later(Instant, HeldBy),
 }
 
-impl<S> Service<Order> for WaitingRoom<S>
+impl<S> Service<StackRequest> for WaitingRoom<S>
 where
-    S: Service<Order, Response = Answer, Error = StackError> + Clone + Send + 'static,
+    S: Service<StackRequest, Response = Answer, Error = StackError> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Answer;
@@ -67,15 +67,15 @@ where
         always_ready(cx)
     }
 
-    fn call(&mut self, order: Order) -> Self::Future {
+    fn call(&mut self, request: StackRequest) -> Self::Future {
         // Fast path: the queue is empty and a permit is free.
-        if self.desk.is_open(&order) {
+        if self.desk.is_open(&request) {
             let mut room = self.clone();
-            let first = self.inner.call(order.clone());
+            let first = self.inner.call(request.clone());
             return async move {
                 match first.await {
                     Err(refused @ (StackError::Full(_) | StackError::Shut(_) | StackError::Later(..))) => {
-                        room.wait(order, Some(refused)).await
+                        room.wait(request, Some(refused)).await
                     }
                     settled => settled,
                 }
@@ -83,54 +83,58 @@ where
             .boxed();
         }
         let mut room = self.clone();
-        async move { room.wait(order, None).await }.boxed()
+        async move { room.wait(request, None).await }.boxed()
     }
 }
 
 impl<S> WaitingRoom<S>
 where
-    S: Service<Order, Response = Answer, Error = StackError>,
+    S: Service<StackRequest, Response = Answer, Error = StackError>,
 {
-    async fn wait(&mut self, order: Order, refused: Option<StackError>) -> Result<Answer, StackError> {
+    async fn wait(
+        &mut self,
+        request: StackRequest,
+        refused: Option<StackError>,
+    ) -> Result<Answer, StackError> {
         // A call that skips the first try still needs the cause of its wait.
         let mut held = match refused {
             Some(StackError::Shut(rejected)) => Held::Shut(rejected),
             Some(StackError::Later(at, by)) => Held::Later(at, by),
             _ => self.desk.breaker.would_admit(now()).err().map_or(Held::Slot, Held::Shut),
         };
-        self.desk.still_here(&order)?;
+        self.desk.still_here(&request)?;
         if let Held::Shut(rejected) = held {
-            self.desk.still_held(rejected, &order)?;
+            self.desk.still_held(rejected, &request)?;
         }
         // A call already sent re-enters even if the queue was empty.
-        let returns = !order.is_first_attempt();
-        let mut waiter = if returns { self.desk.enter_again(&order) } else { self.desk.enter(&order)? };
+        let returns = !request.is_first_attempt();
+        let mut waiter = if returns { self.desk.enter_again(&request) } else { self.desk.enter(&request)? };
         // Checked after entering, because draining wakes only queued calls.
         self.desk.not_drained()?;
         let mut may_try = (returns || waiter.is_first()) && self.desk.backend.traffic() != Traffic::Paused;
         let mut until = now() + self.desk.queue;
-        let mut refused = std::pin::pin!(order.seat().next_refusal());
+        let mut refused = std::pin::pin!(request.seat().next_refusal());
         loop {
             if may_try {
-                order.keep_place(waiter);
-                let outcome = self.inner.call(order.clone()).await;
+                request.keep_place(waiter);
+                let outcome = self.inner.call(request.clone()).await;
                 let lane;
                 (held, lane) = match &outcome {
                     Err(StackError::Full(lane)) => (Held::Slot, Some(*lane)),
                     Err(StackError::Later(at, by)) => (Held::Later(*at, *by), None),
                     Err(StackError::Shut(rejected)) => {
-                        self.desk.still_here(&order)?;
-                        self.desk.still_held(*rejected, &order)?;
+                        self.desk.still_here(&request)?;
+                        self.desk.still_held(*rejected, &request)?;
                         (Held::Shut(*rejected), None)
                     }
                     _ => return outcome,
                 };
-                waiter = match order.take_place() {
+                waiter = match request.take_place() {
                     Some(waiter) => waiter,
                     // The attempt took its permit and failed: the call queues again and tries at once.
                     None => {
                         until = now() + self.desk.queue;
-                        waiter = self.desk.enter_again(&order);
+                        waiter = self.desk.enter_again(&request);
                         continue;
                     }
                 };
@@ -139,9 +143,9 @@ where
                     continue;
                 }
             }
-            self.desk.still_here(&order)?;
-            self.desk.rest(&mut waiter, until, held, &order, refused.as_mut()).await?;
-            self.desk.still_here(&order)?;
+            self.desk.still_here(&request)?;
+            self.desk.rest(&mut waiter, until, held, &request, refused.as_mut()).await?;
+            self.desk.still_here(&request)?;
             self.desk.not_drained()?;
             // A pause stops every try.
             may_try = self.desk.backend.traffic() != Traffic::Paused;
@@ -157,12 +161,12 @@ impl Desk {
         waiter: &mut Waiter,
         until: Instant,
         mut held: Held,
-        order: &Order,
+        request: &StackRequest,
         mut refused: Pin<&mut impl Future<Output = SendError>>,
     ) -> Result<(), StackError> {
         loop {
-            held = self.what_holds(held, order);
-            let (until, end) = self.end_of_rest(until, held, order);
+            held = self.what_holds(held, request);
+            let (until, end) = self.end_of_rest(until, held, request);
             let timer = tokio::time::Instant::from_std(end);
             let woken = async {
                 tokio::select! {
@@ -182,7 +186,7 @@ impl Desk {
                 Err(_) => {}
             }
             // A pause that began or ended meanwhile moves the end.
-            if self.end_of_rest(until, held, order).1 > now() {
+            if self.end_of_rest(until, held, request).1 > now() {
                 continue;
             }
             match held {
@@ -191,21 +195,21 @@ impl Desk {
                 // The circuit may have closed without waking this call yet.
                 Held::Shut(_) if end < until => match self.breaker.would_admit(now()) {
                     Err(rejected) => {
-                        self.still_held(rejected, order)?;
+                        self.still_held(rejected, request)?;
                         held = Held::Shut(rejected);
                     }
                     Ok(()) => held = Held::Slot,
                 },
-                _ => return Err(self.timed_out(held, order)),
+                _ => return Err(self.timed_out(held, request)),
             }
         }
     }
 
     /// A call behind others did not try, so it checks holds itself.
-    fn what_holds(&self, held: Held, order: &Order) -> Held {
+    fn what_holds(&self, held: Held, request: &StackRequest) -> Held {
         let now = now();
         match held {
-            Held::Slot => match (order.seat().paused_until(now), self.breaker.may_begin(now)) {
+            Held::Slot => match (request.seat().paused_until(now), self.breaker.may_begin(now)) {
                 (Some(at), _) => Held::Later(at, HeldBy::Pressure),
                 (None, Err(at)) => Held::Later(at, HeldBy::SlowStart),
                 (None, Ok(())) => Held::Slot,
@@ -215,17 +219,17 @@ impl Desk {
     }
 
     /// The end of this call's wait, and the time of its next check.
-    fn end_of_rest(&self, until: Instant, held: Held, order: &Order) -> (Instant, Instant) {
+    fn end_of_rest(&self, until: Instant, held: Held, request: &StackRequest) -> (Instant, Instant) {
         if self.backend.traffic().is_shut() {
             // The deadline layer ends the call and explains why.
-            let end = order.call().hard_deadline + Duration::from_secs(1);
+            let end = request.call().hard_deadline + Duration::from_secs(1);
             return (end, end);
         }
         let until = until.max(self.backend.flows_since() + self.queue);
         let end = match held {
             Held::Shut(rejected) => rejected.hold_until.min(until),
             Held::Later(at, _) => at.min(until),
-            Held::Slot if self.backend.is_refused(order.seat()) => {
+            Held::Slot if self.backend.is_refused(request.seat()) => {
                 until.checked_sub(self.queue.saturating_sub(HOLD_REFUSED)).unwrap_or(until)
             }
             Held::Slot => until,
@@ -235,20 +239,20 @@ impl Desk {
 
     /// True if the call may try without queueing: nothing waits, or there is a permit for every waiting call too.
     /// Queueing would then only prolong the queue.
-    fn is_open(&self, order: &Order) -> bool {
+    fn is_open(&self, request: &StackRequest) -> bool {
         if self.backend.is_quiet() {
             return !self.backend.traffic().is_shut();
         }
-        let kind = self.backend.kind_of(order.seat(), order.call());
-        self.backend.has_slots_for_all(order.seat(), kind)
-            && order.seat().paused_until(now()).is_none()
+        let kind = self.backend.kind_of(request.seat(), request.call());
+        self.backend.has_slots_for_all(request.seat(), kind)
+            && request.seat().paused_until(now()).is_none()
             && self.breaker.is_unhindered(now())
     }
 
-    fn enter(&self, order: &Order) -> Result<Waiter, StackError> {
-        let kind = self.backend.kind_of(order.seat(), order.call());
-        let bytes = order.call().message.bytes().len();
-        self.backend.wait(order.seat(), kind, bytes).map_err(|full| self.full(full))
+    fn enter(&self, request: &StackRequest) -> Result<Waiter, StackError> {
+        let kind = self.backend.kind_of(request.seat(), request.call());
+        let bytes = request.call().message.bytes().len();
+        self.backend.wait(request.seat(), kind, bytes).map_err(|full| self.full(full))
     }
 
     fn full(&self, full: RoomFull) -> StackError {
@@ -277,16 +281,16 @@ impl Desk {
     }
 
     /// Ends the wait at a retired registration, except for pinned agents, which may stay.
-    fn still_here(&self, order: &Order) -> Result<(), StackError> {
+    fn still_here(&self, request: &StackRequest) -> Result<(), StackError> {
         match self.backend.leaving() {
-            Some(_) if order.seat().mode() != Mode::Pinned => Err(StackError::Left),
+            Some(_) if request.seat().mode() != Mode::Pinned => Err(StackError::Left),
             _ => Ok(()),
         }
     }
 
-    fn enter_again(&self, order: &Order) -> Waiter {
-        let kind = self.backend.kind_of(order.seat(), order.call());
-        self.backend.wait_again(order.seat(), kind, order.call().message.bytes().len())
+    fn enter_again(&self, request: &StackRequest) -> Waiter {
+        let kind = self.backend.kind_of(request.seat(), request.call());
+        self.backend.wait_again(request.seat(), kind, request.call().message.bytes().len())
     }
 
     fn not_drained(&self) -> Result<(), StackError> {
@@ -296,18 +300,18 @@ impl Desk {
         }
     }
 
-    fn still_held(&self, rejected: Rejected, order: &Order) -> Result<(), StackError> {
+    fn still_held(&self, rejected: Rejected, request: &StackRequest) -> Result<(), StackError> {
         // During a pause nothing is probed, so the circuit does not end the wait.
         if self.backend.traffic().is_shut() || rejected.hold_until > now() {
             Ok(())
         } else {
-            Err(self.refuse(rejected, order))
+            Err(self.refuse(rejected, request))
         }
     }
 
-    fn refuse(&self, rejected: Rejected, order: &Order) -> StackError {
+    fn refuse(&self, rejected: Rejected, request: &StackRequest) -> StackError {
         self.observe.rejected("circuit_open");
-        let why = self.backend.trouble_of(order.seat()).map(|trouble| trouble.why);
+        let why = self.backend.trouble_of(request.seat()).map(|trouble| trouble.why);
         StackError::Ended(circuit_open(
             rejected,
             &self.backend.spec().name,
@@ -316,7 +320,7 @@ impl Desk {
         ))
     }
 
-    fn timed_out(&self, held: Held, order: &Order) -> StackError {
+    fn timed_out(&self, held: Held, request: &StackRequest) -> StackError {
         self.observe.rejected("timeout");
         let name = &self.backend.spec().name;
         if let Held::Later(at, HeldBy::Pressure) = held {
@@ -326,11 +330,11 @@ impl Desk {
         }
         let why = self
             .backend
-            .trouble_of(order.seat())
+            .trouble_of(request.seat())
             .map(|trouble| trouble.why)
-            .or_else(|| order.call().trace.cause());
+            .or_else(|| request.call().trace.cause());
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-        if self.backend.is_refused(order.seat()) {
+        if self.backend.is_refused(request.seat()) {
             let message = format!("no session of backend {name:?} can be opened{why}");
             let error = CallError::not_sent(ErrorKind::Unavailable, message);
             return StackError::Ended(error.retry_after(self.backend.wait_expected()));
