@@ -36,7 +36,7 @@ use self::{
     catalog::Catalog,
     deadline::Deadline,
     layers::{Pool, Retry},
-    room::{Desk, WaitingRoom},
+    room::{Admission, WaitingRoom},
 };
 
 /// One call on its way down the stack. Cloned for every attempt, which is cheap.
@@ -123,7 +123,7 @@ pub fn backend_stack(
     let times = backend.spec().times.clone();
     let idle = times.call_idle;
     let budget = Arc::new(Budget::new(retry.budget, now()));
-    let desk = Desk {
+    let admission = Admission {
         backend: backend.clone(),
         breaker: breaker.clone(),
         observe: observe.clone(),
@@ -132,7 +132,7 @@ pub fn backend_stack(
     ServiceBuilder::new()
         .layer(layer_fn(|inner| Catalog { inner, backend: backend.clone() }))
         .layer(layer_fn(|inner| Deadline { inner, idle, backend: backend.clone() }))
-        .layer(layer_fn(|inner| WaitingRoom { inner, desk: desk.clone() }))
+        .layer(layer_fn(|inner| WaitingRoom { inner, admission: admission.clone() }))
         .layer(layer_fn(|inner| Retry {
             inner,
             settings: retry,

@@ -28,7 +28,7 @@ use super::{
 #[derive(Clone)]
 pub struct WaitingRoom<S> {
     pub(super) inner: S,
-    pub(super) desk: Desk,
+    pub(super) admission: Admission,
 }
 
 /// Maximum wait while the server rejects handshakes.
@@ -36,7 +36,7 @@ const HOLD_REFUSED: Duration = Duration::from_secs(10);
 
 /// Admission to the queue, timeouts and errors.
 #[derive(Clone)]
-pub(super) struct Desk {
+pub(super) struct Admission {
     pub(super) backend: Arc<Backend>,
     pub(super) breaker: Breaker,
     pub(super) observe: Arc<dyn StackObserve>,
@@ -69,7 +69,7 @@ where
 
     fn call(&mut self, request: StackRequest) -> Self::Future {
         // Fast path: the queue is empty and a permit is free.
-        if self.desk.is_open(&request) {
+        if self.admission.is_open(&request) {
             let mut room = self.clone();
             let first = self.inner.call(request.clone());
             return async move {
@@ -100,19 +100,21 @@ where
         let mut held = match refused {
             Some(StackError::Shut(rejected)) => Held::Shut(rejected),
             Some(StackError::Later(at, by)) => Held::Later(at, by),
-            _ => self.desk.breaker.would_admit(now()).err().map_or(Held::Slot, Held::Shut),
+            _ => self.admission.breaker.would_admit(now()).err().map_or(Held::Slot, Held::Shut),
         };
-        self.desk.still_here(&request)?;
+        self.admission.still_here(&request)?;
         if let Held::Shut(rejected) = held {
-            self.desk.still_held(rejected, &request)?;
+            self.admission.still_held(rejected, &request)?;
         }
         // A call already sent re-enters even if the queue was empty.
         let returns = !request.is_first_attempt();
-        let mut waiter = if returns { self.desk.enter_again(&request) } else { self.desk.enter(&request)? };
+        let mut waiter =
+            if returns { self.admission.enter_again(&request) } else { self.admission.enter(&request)? };
         // Checked after entering, because draining wakes only queued calls.
-        self.desk.not_drained()?;
-        let mut may_try = (returns || waiter.is_first()) && self.desk.backend.traffic() != Traffic::Paused;
-        let mut until = now() + self.desk.queue;
+        self.admission.not_drained()?;
+        let mut may_try =
+            (returns || waiter.is_first()) && self.admission.backend.traffic() != Traffic::Paused;
+        let mut until = now() + self.admission.queue;
         let mut refused = std::pin::pin!(request.seat().next_refusal());
         loop {
             if may_try {
@@ -123,8 +125,8 @@ where
                     Err(StackError::Full(lane)) => (Held::Slot, Some(*lane)),
                     Err(StackError::Later(at, by)) => (Held::Later(*at, *by), None),
                     Err(StackError::Shut(rejected)) => {
-                        self.desk.still_here(&request)?;
-                        self.desk.still_held(*rejected, &request)?;
+                        self.admission.still_here(&request)?;
+                        self.admission.still_held(*rejected, &request)?;
                         (Held::Shut(*rejected), None)
                     }
                     _ => return outcome,
@@ -133,8 +135,8 @@ where
                     Some(waiter) => waiter,
                     // The attempt took its permit and failed: the call queues again and tries at once.
                     None => {
-                        until = now() + self.desk.queue;
-                        waiter = self.desk.enter_again(&request);
+                        until = now() + self.admission.queue;
+                        waiter = self.admission.enter_again(&request);
                         continue;
                     }
                 };
@@ -143,17 +145,17 @@ where
                     continue;
                 }
             }
-            self.desk.still_here(&request)?;
-            self.desk.rest(&mut waiter, until, held, &request, refused.as_mut()).await?;
-            self.desk.still_here(&request)?;
-            self.desk.not_drained()?;
+            self.admission.still_here(&request)?;
+            self.admission.rest(&mut waiter, until, held, &request, refused.as_mut()).await?;
+            self.admission.still_here(&request)?;
+            self.admission.not_drained()?;
             // A pause stops every try.
-            may_try = self.desk.backend.traffic() != Traffic::Paused;
+            may_try = self.admission.backend.traffic() != Traffic::Paused;
         }
     }
 }
 
-impl Desk {
+impl Admission {
     /// Waits for a wake-up and takes the place again before the next try. Ends early if the server rejects this
     /// caller's credentials.
     async fn rest(
