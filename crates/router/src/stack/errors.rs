@@ -15,7 +15,7 @@ pub enum StackError {
     /// No free call permit: wait in this lane.
     Full(Lane),
     /// The circuit is not closed.
-    Shut(Rejected),
+    CircuitOpen(Rejected),
     /// Calls are held: try again at this time, or when woken.
     Later(Instant, HeldBy),
     /// An attempt failed.
@@ -37,7 +37,7 @@ pub enum HeldBy {
 
 impl From<Rejected> for StackError {
     fn from(rejected: Rejected) -> Self {
-        Self::Shut(rejected)
+        Self::CircuitOpen(rejected)
     }
 }
 

@@ -49,7 +49,7 @@ enum Held {
     /// A call permit, or its turn.
     Slot,
     /// The circuit breaker.
-    Shut(Rejected),
+    CircuitOpen(Rejected),
     /// This time, even if permits are free.
     Later(Instant, HeldBy),
 }
@@ -74,9 +74,9 @@ where
             let first = self.inner.call(request.clone());
             return async move {
                 match first.await {
-                    Err(refused @ (StackError::Full(_) | StackError::Shut(_) | StackError::Later(..))) => {
-                        room.wait(request, Some(refused)).await
-                    }
+                    Err(
+                        refused @ (StackError::Full(_) | StackError::CircuitOpen(_) | StackError::Later(..)),
+                    ) => room.wait(request, Some(refused)).await,
                     settled => settled,
                 }
             }
@@ -98,12 +98,12 @@ where
     ) -> Result<Answer, StackError> {
         // A call that skips the first try still needs the cause of its wait.
         let mut held = match refused {
-            Some(StackError::Shut(rejected)) => Held::Shut(rejected),
+            Some(StackError::CircuitOpen(rejected)) => Held::CircuitOpen(rejected),
             Some(StackError::Later(at, by)) => Held::Later(at, by),
-            _ => self.admission.breaker.would_admit(now()).err().map_or(Held::Slot, Held::Shut),
+            _ => self.admission.breaker.would_admit(now()).err().map_or(Held::Slot, Held::CircuitOpen),
         };
         self.admission.still_here(&request)?;
-        if let Held::Shut(rejected) = held {
+        if let Held::CircuitOpen(rejected) = held {
             self.admission.still_held(rejected, &request)?;
         }
         // A call already sent re-enters even if the queue was empty.
@@ -124,10 +124,10 @@ where
                 (held, lane) = match &outcome {
                     Err(StackError::Full(lane)) => (Held::Slot, Some(*lane)),
                     Err(StackError::Later(at, by)) => (Held::Later(*at, *by), None),
-                    Err(StackError::Shut(rejected)) => {
+                    Err(StackError::CircuitOpen(rejected)) => {
                         self.admission.still_here(&request)?;
                         self.admission.still_held(*rejected, &request)?;
-                        (Held::Shut(*rejected), None)
+                        (Held::CircuitOpen(*rejected), None)
                     }
                     _ => return outcome,
                 };
@@ -195,10 +195,10 @@ impl Admission {
                 // The call still has its place.
                 Held::Later(..) if end < until => return Ok(()),
                 // The circuit may have closed without waking this call yet.
-                Held::Shut(_) if end < until => match self.breaker.would_admit(now()) {
+                Held::CircuitOpen(_) if end < until => match self.breaker.would_admit(now()) {
                     Err(rejected) => {
                         self.still_held(rejected, request)?;
-                        held = Held::Shut(rejected);
+                        held = Held::CircuitOpen(rejected);
                     }
                     Ok(()) => held = Held::Slot,
                 },
@@ -216,7 +216,7 @@ impl Admission {
                 (None, Err(at)) => Held::Later(at, HeldBy::SlowStart),
                 (None, Ok(())) => Held::Slot,
             },
-            Held::Shut(_) | Held::Later(..) => held,
+            Held::CircuitOpen(_) | Held::Later(..) => held,
         }
     }
 
@@ -229,7 +229,7 @@ impl Admission {
         }
         let until = until.max(self.backend.flows_since() + self.queue);
         let end = match held {
-            Held::Shut(rejected) => rejected.hold_until.min(until),
+            Held::CircuitOpen(rejected) => rejected.hold_until.min(until),
             Held::Later(at, _) => at.min(until),
             Held::Slot if self.backend.is_refused(request.seat()) => {
                 until.checked_sub(self.queue.saturating_sub(HOLD_REFUSED)).unwrap_or(until)
