@@ -127,7 +127,7 @@ fn finish(error: StackError, request: &StackRequest, backend: &Arc<str>) -> Call
         StackError::Failed(error) => failed(&error, backend),
         StackError::Left => left(backend),
         // Unreachable: the queue handles these. Nothing was sent in any case.
-        StackError::Full(_) | StackError::CircuitOpen(_) | StackError::Later(..) => CallError::not_sent(
+        StackError::Full(_) | StackError::CircuitOpen(_) | StackError::HoldUntil(..) => CallError::not_sent(
             ErrorKind::Overloaded,
             format!("backend {backend:?} has no session for the call"),
         ),

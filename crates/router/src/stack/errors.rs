@@ -17,7 +17,7 @@ pub enum StackError {
     /// The circuit is not closed.
     CircuitOpen(Rejected),
     /// Calls are held: try again at this time, or when woken.
-    Later(Instant, HeldBy),
+    HoldUntil(Instant, HeldBy),
     /// An attempt failed.
     Failed(SendError),
     /// The registration ended while the call waited; its successor can take the call.

@@ -283,7 +283,7 @@ impl Service<StackRequest> for Pool {
 }
 
 fn held_back(until: Instant, by: HeldBy) -> StackFuture {
-    futures::future::ready(Err(StackError::Later(until, by))).boxed()
+    futures::future::ready(Err(StackError::HoldUntil(until, by))).boxed()
 }
 
 fn session_gone() -> CallError {

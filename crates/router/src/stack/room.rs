@@ -51,7 +51,7 @@ enum Held {
     /// The circuit breaker.
     CircuitOpen(Rejected),
     /// This time, even if permits are free.
-    Later(Instant, HeldBy),
+    HoldUntil(Instant, HeldBy),
 }
 
 impl<S> Service<StackRequest> for WaitingRoom<S>
@@ -75,7 +75,9 @@ where
             return async move {
                 match first.await {
                     Err(
-                        refused @ (StackError::Full(_) | StackError::CircuitOpen(_) | StackError::Later(..)),
+                        refused @ (StackError::Full(_)
+                        | StackError::CircuitOpen(_)
+                        | StackError::HoldUntil(..)),
                     ) => room.wait(request, Some(refused)).await,
                     settled => settled,
                 }
@@ -99,7 +101,7 @@ where
         // A call that skips the first try still needs the cause of its wait.
         let mut held = match refused {
             Some(StackError::CircuitOpen(rejected)) => Held::CircuitOpen(rejected),
-            Some(StackError::Later(at, by)) => Held::Later(at, by),
+            Some(StackError::HoldUntil(at, by)) => Held::HoldUntil(at, by),
             _ => self.admission.breaker.would_admit(now()).err().map_or(Held::Slot, Held::CircuitOpen),
         };
         self.admission.still_here(&request)?;
@@ -123,7 +125,7 @@ where
                 let lane;
                 (held, lane) = match &outcome {
                     Err(StackError::Full(lane)) => (Held::Slot, Some(*lane)),
-                    Err(StackError::Later(at, by)) => (Held::Later(*at, *by), None),
+                    Err(StackError::HoldUntil(at, by)) => (Held::HoldUntil(*at, *by), None),
                     Err(StackError::CircuitOpen(rejected)) => {
                         self.admission.still_here(&request)?;
                         self.admission.still_held(*rejected, &request)?;
@@ -193,7 +195,7 @@ impl Admission {
             }
             match held {
                 // The call still has its place.
-                Held::Later(..) if end < until => return Ok(()),
+                Held::HoldUntil(..) if end < until => return Ok(()),
                 // The circuit may have closed without waking this call yet.
                 Held::CircuitOpen(_) if end < until => match self.breaker.would_admit(now()) {
                     Err(rejected) => {
@@ -212,11 +214,11 @@ impl Admission {
         let now = now();
         match held {
             Held::Slot => match (request.seat().paused_until(now), self.breaker.may_begin(now)) {
-                (Some(at), _) => Held::Later(at, HeldBy::Pressure),
-                (None, Err(at)) => Held::Later(at, HeldBy::SlowStart),
+                (Some(at), _) => Held::HoldUntil(at, HeldBy::Pressure),
+                (None, Err(at)) => Held::HoldUntil(at, HeldBy::SlowStart),
                 (None, Ok(())) => Held::Slot,
             },
-            Held::CircuitOpen(_) | Held::Later(..) => held,
+            Held::CircuitOpen(_) | Held::HoldUntil(..) => held,
         }
     }
 
@@ -230,7 +232,7 @@ impl Admission {
         let until = until.max(self.backend.flows_since() + self.queue);
         let end = match held {
             Held::CircuitOpen(rejected) => rejected.hold_until.min(until),
-            Held::Later(at, _) => at.min(until),
+            Held::HoldUntil(at, _) => at.min(until),
             Held::Slot if self.backend.is_refused(request.seat()) => {
                 until.checked_sub(self.queue.saturating_sub(HOLD_REFUSED)).unwrap_or(until)
             }
@@ -325,7 +327,7 @@ impl Admission {
     fn timed_out(&self, held: Held, request: &StackRequest) -> StackError {
         self.observe.rejected("timeout");
         let name = &self.backend.spec().name;
-        if let Held::Later(at, HeldBy::Pressure) = held {
+        if let Held::HoldUntil(at, HeldBy::Pressure) = held {
             let message = format!("backend {name:?} is at its limit and asked to be left alone");
             let after = at.saturating_duration_since(now()).max(Duration::from_secs(1));
             return StackError::Ended(CallError::not_sent(ErrorKind::Overloaded, message).retry_after(after));
