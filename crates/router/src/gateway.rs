@@ -309,9 +309,9 @@ fn assemble(
         Some(Traffic::Flowing | Traffic::Resuming) | None => {}
     }
     let stack = backend_stack(&backend, &breaker, settings.retry, &observed);
-    let left = CancellationToken::new();
+    let retired = CancellationToken::new();
     let forwards = in_order(&backend.spec().sharing.forward_headers);
-    Ok(Registered { name, backend, breaker, stack, forwards, settings, left })
+    Ok(Registered { name, backend, breaker, stack, forwards, settings, retired })
 }
 
 /// Forwarded header names, sorted and unique.

@@ -30,7 +30,7 @@ use tower::Service as _;
 
 use crate::{
     route::{Registered, Registry},
-    stack::{BackendStack, StackRequest, left},
+    stack::{BackendStack, StackRequest, backend_retired},
 };
 
 /// One agent's link to one backend.
@@ -65,7 +65,7 @@ pub(crate) struct Tie {
     seat: Arc<Seat>,
     backend: Arc<Backend>,
     stack: BackendStack,
-    left: CancellationToken,
+    retired: CancellationToken,
 }
 
 /// All links, so that they can be moved. An entry lives as long as its link.
@@ -84,12 +84,12 @@ impl Tie {
             seat: Arc::new(seat),
             backend: registered.backend.clone(),
             stack: registered.stack.clone(),
-            left: registered.left.clone(),
+            retired: registered.retired.clone(),
         }
     }
 
     /// True if the agent must move: its registration ended.
-    fn is_left(&self) -> bool {
+    fn is_retired(&self) -> bool {
         match self.backend.leaving() {
             None => false,
             Some(Leaving::Replaced) => self.seat.mode() != Mode::Pinned,
@@ -152,7 +152,7 @@ impl Link for GatewayLink {
     fn call(&self, call: Call) -> Reply<Answer> {
         let tie = self.ties.tie.load_full();
         let ties = self.ties.clone();
-        if tie.is_left() || !tie.serves(&call.caller) {
+        if tie.is_retired() || !tie.serves(&call.caller) {
             return async move { ties.follow(call).await }.boxed();
         }
         let request = StackRequest::new(call, tie.seat.clone());
@@ -196,19 +196,19 @@ impl Tie {
             return answer;
         }
         // Subscriptions wait outside the queue, which would wake them.
-        let (gone, name) = (self.left.clone(), self.backend.spec().name.clone());
+        let (gone, name) = (self.retired.clone(), self.backend.spec().name.clone());
         async move {
             tokio::select! {
                 biased;
                 settled = answer => settled,
-                () = gone.cancelled() => Err(left(&name)),
+                () = gone.cancelled() => Err(backend_retired(&name)),
             }
         }
         .boxed()
     }
 
     fn should_follow(&self, error: &CallError) -> bool {
-        error.kind == ErrorKind::Draining && self.is_left()
+        error.kind == ErrorKind::Draining && self.is_retired()
     }
 }
 
@@ -257,7 +257,7 @@ impl Ties {
         let before = self.failed().times;
         let _turn = self.turn.acquire().await;
         let tie = self.tie.load_full();
-        if !tie.is_left() && tie.serves(caller) {
+        if !tie.is_retired() && tie.serves(caller) {
             return Ok(tie);
         }
         if let Some(error) = self.failed().since(before, caller) {
@@ -275,18 +275,18 @@ impl Ties {
     /// Moves the agent, and again if the new registration is replaced meanwhile.
     async fn moved(&self, mut tie: Arc<Tie>, caller: &Arc<Caller>) -> Result<Arc<Tie>, CallError> {
         let name = &self.hello.target.name;
-        while tie.is_left() || !tie.serves(caller) {
-            if !tie.is_left() && tie.seat.mode() == Mode::Pinned {
+        while tie.is_retired() || !tie.serves(caller) {
+            if !tie.is_retired() && tie.seat.mode() == Mode::Pinned {
                 return Err(other_credentials().of_backend(name.clone()));
             }
             // A session of the agent's own is lost with its state: the agent must initialize again.
             let next = if tie.seat.mode() == Mode::Pinned { None } else { find(&self.registry, name) };
-            let Some(next) = next else { return Err(left(name)) };
+            let Some(next) = next else { return Err(backend_retired(name)) };
             let times = &next.backend.spec().times;
             // The agent was just being served, so it may wait longer.
             let patience = times.queue.max(times.first_open);
             let hello = Hello { caller: caller.clone(), ..self.hello.clone() };
-            if let Some(seat) = seat_unless_left(&next, &hello, patience).await? {
+            if let Some(seat) = seat_unless_retired(&next, &hello, patience).await? {
                 seat.follow(&tie.seat, is_elsewhere(&tie.backend, &next.backend));
                 if seat.mode() == Mode::Pinned {
                     // A closed outlet needs no event.
@@ -329,7 +329,7 @@ impl Links {
         let moves = all.into_iter().map(|ties| async move {
             let Some(ties) = ties.upgrade() else { return };
             let tie = ties.tie.load_full();
-            if Arc::ptr_eq(&tie.backend, backend) && tie.is_left() && tie.seat.mode() != Mode::Pinned {
+            if Arc::ptr_eq(&tie.backend, backend) && tie.is_retired() && tie.seat.mode() != Mode::Pinned {
                 drop(tie);
                 let _ = ties.current(&ties.caller.load_full()).await;
             }
@@ -350,7 +350,7 @@ pub(crate) fn find(registry: &ArcSwap<Registry>, name: &str) -> Option<Arc<Regis
 /// Resolves when this registration ends.
 async fn replaced(registered: Option<&Registered>) {
     match registered {
-        Some(registered) => registered.left.cancelled().await,
+        Some(registered) => registered.retired.cancelled().await,
         None => std::future::pending().await,
     }
 }
@@ -359,7 +359,7 @@ async fn replaced(registered: Option<&Registered>) {
 ///
 /// # Cancel safety
 /// Dropping the future releases everything it holds.
-pub(crate) async fn seat_unless_left(
+pub(crate) async fn seat_unless_retired(
     registered: &Registered,
     hello: &Hello,
     patience: Duration,
@@ -367,10 +367,10 @@ pub(crate) async fn seat_unless_left(
     tokio::select! {
         biased;
         seat = registered.backend.seat_within(hello, patience) => match seat {
-            Err(_) if registered.left.is_cancelled() => Ok(None),
+            Err(_) if registered.retired.is_cancelled() => Ok(None),
             settled => settled.map(Some),
         },
-        () = registered.left.cancelled() => Ok(None),
+        () = registered.retired.cancelled() => Ok(None),
     }
 }
 

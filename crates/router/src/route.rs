@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use crate::link::GatewayLink;
 use crate::{
     gateway::BackendSettings,
-    link::{Links, Tie, find, seat_unless_left},
+    link::{Links, Tie, find, seat_unless_retired},
     stack::{BackendStack, now},
     text::count,
 };
@@ -35,7 +35,7 @@ pub struct Registered {
     /// Its configuration.
     pub(crate) settings: BackendSettings,
     /// Cancelled when the registration ends.
-    pub(crate) left: CancellationToken,
+    pub(crate) retired: CancellationToken,
 }
 
 /// All backends at one moment.
@@ -74,7 +74,7 @@ impl Registered {
     /// Ends the registration; waiting calls then look for its successor.
     pub(crate) fn leave(&self, why: Leaving) {
         self.backend.leave(why);
-        self.left.cancel();
+        self.retired.cancel();
     }
 
     /// State and reason, for agents and operators.
@@ -198,7 +198,7 @@ impl Router {
                 return Err(CallError::not_sent(ErrorKind::Unavailable, message));
             };
             let patience = registered.backend.spec().times.first_open;
-            if let Some(seat) = seat_unless_left(&registered, &hello, patience).await? {
+            if let Some(seat) = seat_unless_retired(&registered, &hello, patience).await? {
                 self.tell_of_declared(&registered.backend, &seat, &hello);
                 let tie = Tie::new(&registered, seat);
                 return Ok(Arc::new(GatewayLink::new(hello, self.registry.clone(), tie, &self.links)));

@@ -29,7 +29,7 @@ use mcpool_upstream::{Backend, Seat, Waiter};
 use mcpool_wire::{Answer, Call, CallError};
 use tower::{Layer as _, Service, ServiceBuilder, layer::layer_fn};
 
-pub(crate) use self::errors::left;
+pub(crate) use self::errors::backend_retired;
 pub use self::errors::{HeldBy, StackError};
 use self::{
     budget::Budget,

@@ -12,7 +12,7 @@ use tower::Service;
 
 use super::{
     StackError, StackRequest, always_ready,
-    errors::{failed, left},
+    errors::{backend_retired, failed},
     now,
 };
 
@@ -125,7 +125,7 @@ fn finish(error: StackError, request: &StackRequest, backend: &Arc<str>) -> Call
     let mut error = match error {
         StackError::Ended(error) => error,
         StackError::Failed(error) => failed(&error, backend),
-        StackError::Left => left(backend),
+        StackError::BackendRetired => backend_retired(backend),
         // Unreachable: the queue handles these. Nothing was sent in any case.
         StackError::Full(_) | StackError::CircuitOpen(_) | StackError::HoldUntil(..) => CallError::not_sent(
             ErrorKind::Overloaded,

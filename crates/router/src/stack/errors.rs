@@ -21,7 +21,7 @@ pub enum StackError {
     /// An attempt failed.
     Failed(SendError),
     /// The registration ended while the call waited; its successor can take the call.
-    Left,
+    BackendRetired,
     /// The final error.
     Ended(CallError),
 }
@@ -72,7 +72,7 @@ pub(super) fn failed(error: &SendError, backend: &Arc<str>) -> CallError {
 }
 
 /// The error that makes the agent's link look for the successor. Agents see it only if there is none.
-pub(crate) fn left(backend: &Arc<str>) -> CallError {
+pub(crate) fn backend_retired(backend: &Arc<str>) -> CallError {
     let message = format!("backend {backend:?} is no longer configured");
     CallError::not_sent(ErrorKind::Draining, message).of_backend(backend.clone())
 }

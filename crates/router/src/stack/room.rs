@@ -104,7 +104,7 @@ where
             Some(StackError::HoldUntil(at, by)) => Held::HoldUntil(at, by),
             _ => self.admission.breaker.would_admit(now()).err().map_or(Held::Slot, Held::CircuitOpen),
         };
-        self.admission.still_here(&request)?;
+        self.admission.not_retired(&request)?;
         if let Held::CircuitOpen(rejected) = held {
             self.admission.still_held(rejected, &request)?;
         }
@@ -127,7 +127,7 @@ where
                     Err(StackError::Full(lane)) => (Held::Slot, Some(*lane)),
                     Err(StackError::HoldUntil(at, by)) => (Held::HoldUntil(*at, *by), None),
                     Err(StackError::CircuitOpen(rejected)) => {
-                        self.admission.still_here(&request)?;
+                        self.admission.not_retired(&request)?;
                         self.admission.still_held(*rejected, &request)?;
                         (Held::CircuitOpen(*rejected), None)
                     }
@@ -147,9 +147,9 @@ where
                     continue;
                 }
             }
-            self.admission.still_here(&request)?;
+            self.admission.not_retired(&request)?;
             self.admission.rest(&mut waiter, until, held, &request, refused.as_mut()).await?;
-            self.admission.still_here(&request)?;
+            self.admission.not_retired(&request)?;
             self.admission.not_drained()?;
             // A pause stops every try.
             may_try = self.admission.backend.traffic() != Traffic::Paused;
@@ -285,9 +285,9 @@ impl Admission {
     }
 
     /// Ends the wait at a retired registration, except for pinned agents, which may stay.
-    fn still_here(&self, request: &StackRequest) -> Result<(), StackError> {
+    fn not_retired(&self, request: &StackRequest) -> Result<(), StackError> {
         match self.backend.leaving() {
-            Some(_) if request.seat().mode() != Mode::Pinned => Err(StackError::Left),
+            Some(_) if request.seat().mode() != Mode::Pinned => Err(StackError::BackendRetired),
             _ => Ok(()),
         }
     }
