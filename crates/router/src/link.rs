@@ -35,18 +35,18 @@ use crate::{
 
 /// One agent's link to one backend.
 pub struct GatewayLink {
-    ties: Arc<Ties>,
+    state: Arc<LinkState>,
     links: Arc<Links>,
     number: u64,
 }
 
-/// The agent and its current seat.
-pub(crate) struct Ties {
+/// The state of a link: the agent and its current attachment.
+pub(crate) struct LinkState {
     hello: Hello,
     /// The caller of the last move, with its header values.
     caller: ArcSwap<Caller>,
     registry: Arc<ArcSwap<Registry>>,
-    tie: ArcSwap<Tie>,
+    attachment: ArcSwap<Attachment>,
     /// Serialises moves: all calls of the agent share one move and its failure.
     turn: Semaphore,
     failed: Mutex<Failed>,
@@ -60,8 +60,8 @@ struct Failed {
     last: Option<(Forwarded, CallError)>,
 }
 
-/// A seat at one registration of the backend.
-pub(crate) struct Tie {
+/// An agent's attachment to one registration of the backend: its seat and the stack for its calls.
+pub(crate) struct Attachment {
     seat: Arc<Seat>,
     backend: Arc<Backend>,
     stack: BackendStack,
@@ -72,13 +72,13 @@ pub(crate) struct Tie {
 #[derive(Default)]
 pub(crate) struct Links {
     next: AtomicU64,
-    all: Mutex<HashMap<u64, Weak<Ties>>>,
+    all: Mutex<HashMap<u64, Weak<LinkState>>>,
 }
 
 /// Maximum number of agents moved at once.
 const MOVED_AT_ONCE: usize = 64;
 
-impl Tie {
+impl Attachment {
     pub(crate) fn new(registered: &Registered, seat: Seat) -> Self {
         Self {
             seat: Arc::new(seat),
@@ -104,12 +104,17 @@ impl Tie {
 }
 
 impl GatewayLink {
-    pub(crate) fn new(hello: Hello, registry: Arc<ArcSwap<Registry>>, tie: Tie, links: &Arc<Links>) -> Self {
-        let (caller, tie) = (ArcSwap::new(hello.caller.clone()), ArcSwap::from_pointee(tie));
+    pub(crate) fn new(
+        hello: Hello,
+        registry: Arc<ArcSwap<Registry>>,
+        attachment: Attachment,
+        links: &Arc<Links>,
+    ) -> Self {
+        let (caller, attachment) = (ArcSwap::new(hello.caller.clone()), ArcSwap::from_pointee(attachment));
         let turn = Semaphore::new(1);
-        let ties = Ties { hello, caller, registry, tie, turn, failed: Mutex::default() };
-        let ties = Arc::new(ties);
-        Self { number: links.enter(&ties), links: links.clone(), ties }
+        let state = LinkState { hello, caller, registry, attachment, turn, failed: Mutex::default() };
+        let state = Arc::new(state);
+        Self { number: links.enter(&state), links: links.clone(), state }
     }
 
     /// The sharing mode of this agent.
@@ -119,7 +124,7 @@ impl GatewayLink {
     }
 
     fn seat(&self) -> Arc<Seat> {
-        self.ties.tie.load().seat.clone()
+        self.state.attachment.load().seat.clone()
     }
 }
 
@@ -137,8 +142,8 @@ impl Link for GatewayLink {
     }
 
     fn is_outdated(&self) -> bool {
-        let tie = self.ties.tie.load();
-        tie.backend.is_outdated(&tie.seat, &self.ties.hello)
+        let attachment = self.state.attachment.load();
+        attachment.backend.is_outdated(&attachment.seat, &self.state.hello)
     }
 
     fn era(&self) -> Era {
@@ -150,17 +155,17 @@ impl Link for GatewayLink {
     }
 
     fn call(&self, call: Call) -> Reply<Answer> {
-        let tie = self.ties.tie.load_full();
-        let ties = self.ties.clone();
-        if tie.is_retired() || !tie.serves(&call.caller) {
-            return async move { ties.follow(call).await }.boxed();
+        let attachment = self.state.attachment.load_full();
+        let state = self.state.clone();
+        if attachment.is_retired() || !attachment.serves(&call.caller) {
+            return async move { state.follow(call).await }.boxed();
         }
-        let request = StackRequest::new(call, tie.seat.clone());
-        let answer = tie.ask(request.clone());
+        let request = StackRequest::new(call, attachment.seat.clone());
+        let answer = attachment.ask(request.clone());
         async move {
             match answer.await {
-                Err(error) if tie.should_follow(&error) => {
-                    let followed = ties.follow(request.call().clone()).await;
+                Err(error) if attachment.should_follow(&error) => {
+                    let followed = state.follow(request.call().clone()).await;
                     // A call that may have run at the old registration stays so, whatever happens here.
                     followed.map_err(|last| match (error.executed, last.executed) {
                         (Executed::Maybe, Executed::No) => last.executed(Executed::Maybe),
@@ -188,7 +193,7 @@ impl Drop for GatewayLink {
     }
 }
 
-impl Tie {
+impl Attachment {
     fn ask(&self, request: StackRequest) -> Reply<Answer> {
         let is_subscription = request.call().method == Method::ResourcesSubscribe;
         let answer = self.stack.clone().call(request);
@@ -212,10 +217,10 @@ impl Tie {
     }
 }
 
-impl Ties {
+impl LinkState {
     /// Makes a call at the current registration, following further changes within the call's deadline.
     async fn follow(&self, call: Call) -> Result<Answer, CallError> {
-        let idle = self.tie.load().backend.spec().times.call_idle;
+        let idle = self.attachment.load().backend.spec().times.call_idle;
         let until = call.hard_deadline.min(call.trace.started + idle);
         loop {
             let moved = {
@@ -229,9 +234,9 @@ impl Ties {
                     () = replaced(next.as_deref()) => continue,
                 }
             };
-            let tie = moved.unwrap_or_else(|_| Err(self.not_moved(&call)))?;
-            match tie.ask(StackRequest::new(call.clone(), tie.seat.clone())).await {
-                Err(error) if tie.should_follow(&error) => {}
+            let attachment = moved.unwrap_or_else(|_| Err(self.not_moved(&call)))?;
+            match attachment.ask(StackRequest::new(call.clone(), attachment.seat.clone())).await {
+                Err(error) if attachment.should_follow(&error) => {}
                 settled => return settled,
             }
         }
@@ -253,17 +258,17 @@ impl Ties {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the agent in place; the next call moves it.
-    async fn current(&self, caller: &Arc<Caller>) -> Result<Arc<Tie>, CallError> {
+    async fn current(&self, caller: &Arc<Caller>) -> Result<Arc<Attachment>, CallError> {
         let before = self.failed().times;
         let _turn = self.turn.acquire().await;
-        let tie = self.tie.load_full();
-        if !tie.is_retired() && tie.serves(caller) {
-            return Ok(tie);
+        let attachment = self.attachment.load_full();
+        if !attachment.is_retired() && attachment.serves(caller) {
+            return Ok(attachment);
         }
         if let Some(error) = self.failed().since(before, caller) {
             return Err(error);
         }
-        let moved = self.moved(tie, caller).await;
+        let moved = self.moved(attachment, caller).await;
         if let Err(error) = &moved {
             let mut failed = self.failed();
             *failed =
@@ -273,31 +278,35 @@ impl Ties {
     }
 
     /// Moves the agent, and again if the new registration is replaced meanwhile.
-    async fn moved(&self, mut tie: Arc<Tie>, caller: &Arc<Caller>) -> Result<Arc<Tie>, CallError> {
+    async fn moved(
+        &self,
+        mut attachment: Arc<Attachment>,
+        caller: &Arc<Caller>,
+    ) -> Result<Arc<Attachment>, CallError> {
         let name = &self.hello.target.name;
-        while tie.is_retired() || !tie.serves(caller) {
-            if !tie.is_retired() && tie.seat.mode() == Mode::Pinned {
+        while attachment.is_retired() || !attachment.serves(caller) {
+            if !attachment.is_retired() && attachment.seat.mode() == Mode::Pinned {
                 return Err(other_credentials().of_backend(name.clone()));
             }
             // A session of the agent's own is lost with its state: the agent must initialize again.
-            let next = if tie.seat.mode() == Mode::Pinned { None } else { find(&self.registry, name) };
+            let next = if attachment.seat.mode() == Mode::Pinned { None } else { find(&self.registry, name) };
             let Some(next) = next else { return Err(backend_retired(name)) };
             let times = &next.backend.spec().times;
             // The agent was just being served, so it may wait longer.
             let patience = times.queue.max(times.first_open);
             let hello = Hello { caller: caller.clone(), ..self.hello.clone() };
             if let Some(seat) = seat_unless_retired(&next, &hello, patience).await? {
-                seat.follow(&tie.seat, is_elsewhere(&tie.backend, &next.backend));
+                seat.follow(&attachment.seat, is_elsewhere(&attachment.backend, &next.backend));
                 if seat.mode() == Mode::Pinned {
                     // A closed outlet needs no event.
                     let _ = hello.outlet.push(LinkEvent::Owned(caller.forwarded.clone()));
                 }
                 self.caller.store(caller.clone());
-                tie = Arc::new(Tie::new(&next, seat));
-                self.tie.store(tie.clone());
+                attachment = Arc::new(Attachment::new(&next, seat));
+                self.attachment.store(attachment.clone());
             }
         }
-        Ok(tie)
+        Ok(attachment)
     }
 
     fn failed(&self) -> MutexGuard<'_, Failed> {
@@ -314,9 +323,9 @@ impl Failed {
 }
 
 impl Links {
-    fn enter(&self, ties: &Arc<Ties>) -> u64 {
+    fn enter(&self, state: &Arc<LinkState>) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.lock().insert(number, Arc::downgrade(ties));
+        self.lock().insert(number, Arc::downgrade(state));
         number
     }
 
@@ -325,19 +334,22 @@ impl Links {
     /// # Cancel safety
     /// Dropping the future leaves the rest in place.
     pub(crate) async fn move_from(&self, backend: &Arc<Backend>) {
-        let all: Vec<Weak<Ties>> = self.lock().values().cloned().collect();
-        let moves = all.into_iter().map(|ties| async move {
-            let Some(ties) = ties.upgrade() else { return };
-            let tie = ties.tie.load_full();
-            if Arc::ptr_eq(&tie.backend, backend) && tie.is_retired() && tie.seat.mode() != Mode::Pinned {
-                drop(tie);
-                let _ = ties.current(&ties.caller.load_full()).await;
+        let all: Vec<Weak<LinkState>> = self.lock().values().cloned().collect();
+        let moves = all.into_iter().map(|state| async move {
+            let Some(state) = state.upgrade() else { return };
+            let attachment = state.attachment.load_full();
+            if Arc::ptr_eq(&attachment.backend, backend)
+                && attachment.is_retired()
+                && attachment.seat.mode() != Mode::Pinned
+            {
+                drop(attachment);
+                let _ = state.current(&state.caller.load_full()).await;
             }
         });
         futures::stream::iter(moves).buffer_unordered(MOVED_AT_ONCE).for_each(|()| async {}).await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Ties>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<LinkState>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

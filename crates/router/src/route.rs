@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use crate::link::GatewayLink;
 use crate::{
     gateway::BackendSettings,
-    link::{Links, Tie, find, seat_unless_retired},
+    link::{Attachment, Links, find, seat_unless_retired},
     stack::{BackendStack, now},
     text::count,
 };
@@ -67,8 +67,8 @@ impl Registered {
     /// # Cancel safety
     /// Dropping the future releases everything it holds. A handshake that others await continues.
     pub async fn open(&self, hello: &Hello) -> Result<GatewayLink, CallError> {
-        let tie = Tie::new(self, self.backend.seat(hello).await?);
-        Ok(GatewayLink::new(hello.clone(), Arc::default(), tie, &Arc::default()))
+        let attachment = Attachment::new(self, self.backend.seat(hello).await?);
+        Ok(GatewayLink::new(hello.clone(), Arc::default(), attachment, &Arc::default()))
     }
 
     /// Ends the registration; waiting calls then look for its successor.
@@ -188,7 +188,7 @@ impl Router {
         }
     }
 
-    async fn tie(&self, hello: Hello) -> Result<Arc<GatewayLink>, CallError> {
+    async fn attach(&self, hello: Hello) -> Result<Arc<GatewayLink>, CallError> {
         let name = &hello.target.name;
         let start = now();
         // Repeats on every configuration change; the front bounds the time.
@@ -200,8 +200,8 @@ impl Router {
             let patience = registered.backend.spec().times.first_open;
             if let Some(seat) = seat_unless_retired(&registered, &hello, patience).await? {
                 self.tell_of_declared(&registered.backend, &seat, &hello);
-                let tie = Tie::new(&registered, seat);
-                return Ok(Arc::new(GatewayLink::new(hello, self.registry.clone(), tie, &self.links)));
+                let attachment = Attachment::new(&registered, seat);
+                return Ok(Arc::new(GatewayLink::new(hello, self.registry.clone(), attachment, &self.links)));
             }
             let time = now().saturating_duration_since(start);
             if time > patience * 2 {
@@ -236,7 +236,7 @@ impl Backends for Router {
 
     fn open(&self, hello: Hello) -> Reply<Arc<GatewayLink>> {
         let router = self.clone();
-        async move { router.tie(hello).await }.boxed()
+        async move { router.attach(hello).await }.boxed()
     }
 
     fn prefers_handshake(&self, target: &Target, caller: &Caller, client: &ClientHello) -> bool {
