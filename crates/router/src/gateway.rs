@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     link::Links,
-    retire::Departures,
+    retire::Retirements,
     route::{Registered, Registry, Router},
     stack::{RetrySettings, StackObserve, backend_stack, now},
 };
@@ -61,7 +61,7 @@ pub trait GatewayObserve: Observe {
 pub struct Gateway {
     registry: Arc<ArcSwap<Registry>>,
     links: Arc<Links>,
-    departures: Departures,
+    retirements: Retirements,
     observe: Arc<dyn GatewayObserve>,
     /// The id of the next new backend.
     next_id: AtomicU32,
@@ -100,8 +100,8 @@ impl Gateway {
         let default = default_of(&backends, default_backend);
         let registry = Arc::new(ArcSwap::from_pointee(Registry { backends, default }));
         let links = Arc::new(Links::default());
-        let departures = Departures::start(registry.clone(), links.clone(), observe.clone());
-        Ok(Self { registry, links, departures, observe, next_id: AtomicU32::new(next_id) })
+        let retirements = Retirements::start(registry.clone(), links.clone(), observe.clone());
+        Ok(Self { registry, links, retirements, observe, next_id: AtomicU32::new(next_id) })
     }
 
     /// Applies a new set of backends without failing a call: unchanged ones continue, others start or retire. Calls
@@ -133,7 +133,7 @@ impl Gateway {
         for (names, why) in [(&changes.changed, Leaving::Replaced), (&changes.removed, Leaving::Removed)] {
             for old in names.iter().filter_map(|name| before.backends.get(name)) {
                 self.observe.leaves(old);
-                self.departures.begin(old.clone(), why).await;
+                self.retirements.begin(old.clone(), why).await;
             }
         }
         Ok(changes)
@@ -154,7 +154,7 @@ impl Gateway {
     /// Retiring registrations that still have sessions, oldest first.
     #[must_use]
     pub fn leaving(&self) -> Vec<Arc<Registered>> {
-        self.departures.under_way()
+        self.retirements.retiring()
     }
 
     /// The backend behind `/mcp` and `/sse`.
@@ -173,7 +173,7 @@ impl Gateway {
             let left = registered.backend.shutdown(deadline).await;
             left.into_iter().map(|(task, n)| format!("{n} {task} of {}", registered.name)).collect::<Vec<_>>()
         });
-        let (left, ()) = futures::join!(futures::future::join_all(ends), self.departures.stop(deadline));
+        let (left, ()) = futures::join!(futures::future::join_all(ends), self.retirements.stop(deadline));
         left.into_iter().flatten().collect()
     }
 }

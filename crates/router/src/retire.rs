@@ -23,71 +23,71 @@ use crate::{
 };
 
 /// Maximum number of registrations with full `drain_timeout`; older ones end pinned sessions with their last call.
-const MOST_AT_LEISURE: usize = 32;
+const MAX_UNHURRIED: usize = 32;
 /// Maximum number of registrations with calls in flight; the oldest beyond it are cut.
-const MOST_UNDER_WAY: usize = 512;
+const MAX_RETIRING: usize = 512;
 /// Maximum number of cut registrations that have not ended; beyond it `begin` waits.
-const MOST_CUT: usize = 32;
+const MAX_CUT: usize = 32;
 /// Time for sessions to shut down after they were ended.
-const GOOD_BYE: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The retiring registrations.
-pub(crate) struct Departures {
+/// Handle of the task that retires registrations.
+pub(crate) struct Retirements {
     task: Tasks,
-    inbox: mpsc::Sender<Arc<Departure>>,
-    under_way: UnderWay,
+    inbox: mpsc::Sender<Arc<Retirement>>,
+    retiring: Retiring,
 }
 
-type UnderWay = Arc<Mutex<Vec<Arc<Departure>>>>;
+type Retiring = Arc<Mutex<Vec<Arc<Retirement>>>>;
 
-struct Departure {
+struct Retirement {
     registered: Arc<Registered>,
     hurry: CancellationToken,
     cut: CancellationToken,
 }
 
 /// State of the retirement task.
-struct Clerk {
+struct RetireTask {
     registry: Arc<ArcSwap<Registry>>,
     links: Arc<Links>,
     observe: Arc<dyn GatewayObserve>,
-    under_way: UnderWay,
+    retiring: Retiring,
 }
 
-impl Departures {
+impl Retirements {
     pub(crate) fn start(
         registry: Arc<ArcSwap<Registry>>,
         links: Arc<Links>,
         observe: Arc<dyn GatewayObserve>,
     ) -> Self {
-        let (inbox, departures) = mpsc::channel(1);
-        let (task, under_way) = (Tasks::default(), UnderWay::default());
-        let clerk = Arc::new(Clerk { registry, links, observe, under_way: under_way.clone() });
-        task.spawn("departures", clerk.run(departures, task.stopping()));
-        Self { task, inbox, under_way }
+        let (inbox, retirements) = mpsc::channel(1);
+        let (task, retiring) = (Tasks::default(), Retiring::default());
+        let worker = Arc::new(RetireTask { registry, links, observe, retiring: retiring.clone() });
+        task.spawn("departures", worker.run(retirements, task.stopping()));
+        Self { task, inbox, retiring }
     }
 
     /// Retires a registration. Waits if too many are retiring.
     pub(crate) async fn begin(&self, registered: Arc<Registered>, why: Leaving) {
         registered.leave(why);
-        let departure = Arc::new(Departure {
+        let retirement = Arc::new(Retirement {
             registered,
             hurry: CancellationToken::new(),
             cut: CancellationToken::new(),
         });
         {
-            let mut under_way = lock(&self.under_way);
-            under_way.push(departure.clone());
-            let beyond = |most: usize| under_way.len().saturating_sub(most);
-            under_way.iter().take(beyond(MOST_AT_LEISURE)).for_each(|one| one.hurry.cancel());
-            under_way.iter().take(beyond(MOST_UNDER_WAY)).for_each(|one| one.cut.cancel());
+            let mut retiring = lock(&self.retiring);
+            retiring.push(retirement.clone());
+            let beyond = |most: usize| retiring.len().saturating_sub(most);
+            retiring.iter().take(beyond(MAX_UNHURRIED)).for_each(|one| one.hurry.cancel());
+            retiring.iter().take(beyond(MAX_RETIRING)).for_each(|one| one.cut.cancel());
         }
         // An error means shutdown, which ends the registration too.
-        let _ = self.inbox.send(departure).await;
+        let _ = self.inbox.send(retirement).await;
     }
 
-    pub(crate) fn under_way(&self) -> Vec<Arc<Registered>> {
-        lock(&self.under_way).iter().map(|one| one.registered.clone()).collect()
+    pub(crate) fn retiring(&self) -> Vec<Arc<Registered>> {
+        lock(&self.retiring).iter().map(|one| one.registered.clone()).collect()
     }
 
     pub(crate) async fn stop(&self, deadline: Duration) {
@@ -95,24 +95,24 @@ impl Departures {
     }
 }
 
-impl Clerk {
-    async fn run(self: Arc<Self>, mut inbox: mpsc::Receiver<Arc<Departure>>, stop: CancellationToken) {
+impl RetireTask {
+    async fn run(self: Arc<Self>, mut inbox: mpsc::Receiver<Arc<Retirement>>, stop: CancellationToken) {
         let mut going: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
         loop {
-            let has_room = going.len() < MOST_UNDER_WAY + MOST_CUT;
+            let has_capacity = going.len() < MAX_RETIRING + MAX_CUT;
             tokio::select! {
                 () = stop.cancelled() => return,
-                Some(departure) = inbox.recv(), if has_room => {
-                    let clerk = self.clone();
-                    going.push(async move { clerk.see_off(&departure).await }.boxed());
+                Some(retirement) = inbox.recv(), if has_capacity => {
+                    let task = self.clone();
+                    going.push(async move { task.retire(&retirement).await }.boxed());
                 }
                 Some(()) = going.next(), if !going.is_empty() => {}
             }
         }
     }
 
-    async fn see_off(&self, departure: &Arc<Departure>) {
-        let Departure { registered, hurry, cut } = &**departure;
+    async fn retire(&self, retirement: &Arc<Retirement>) {
+        let Retirement { registered, hurry, cut } = &**retirement;
         let backend = &registered.backend;
         let name = &registered.name;
         let in_peace = async {
@@ -141,19 +141,19 @@ impl Clerk {
             () = in_peace => {}
             () = overdue => {}
         }
-        let left = backend.shutdown(GOOD_BYE).await;
+        let left = backend.shutdown(CLOSE_TIMEOUT).await;
         if !left.is_empty() {
             tracing::warn!(target: "mcpool::backend", backend = %name, ?left, "of its former registration is left");
         }
-        self.forget(departure);
+        self.forget(retirement);
     }
 
-    fn forget(&self, departure: &Arc<Departure>) {
-        let name = &departure.registered.name;
+    fn forget(&self, retirement: &Arc<Retirement>) {
+        let name = &retirement.registered.name;
         let is_last = {
-            let mut under_way = lock(&self.under_way);
-            under_way.retain(|one| !Arc::ptr_eq(one, departure));
-            !under_way.iter().any(|one| one.registered.name == *name)
+            let mut retiring = lock(&self.retiring);
+            retiring.retain(|one| !Arc::ptr_eq(one, retirement));
+            !retiring.iter().any(|one| one.registered.name == *name)
         };
         if is_last && !self.registry.load().backends.contains_key(name) {
             self.observe.gone(name);
@@ -161,6 +161,6 @@ impl Clerk {
     }
 }
 
-fn lock(under_way: &UnderWay) -> MutexGuard<'_, Vec<Arc<Departure>>> {
-    under_way.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(retiring: &Retiring) -> MutexGuard<'_, Vec<Arc<Retirement>>> {
+    retiring.lock().unwrap_or_else(PoisonError::into_inner)
 }
