@@ -8,6 +8,8 @@
 pub(crate) mod admission;
 pub(crate) mod chunked_io;
 pub(crate) mod load_shed;
+mod peer_watch;
+mod timed_io;
 
 use std::{
     future::Future,
@@ -39,12 +41,13 @@ use crate::{
     server::{
         admission::{Away, Door, Pass},
         chunked_io::Pieces,
+        timed_io::TimedIo,
     },
     session::{Front, Sessionless, agent::Stop, census::Census, registry::Agents},
     session_id::revoked_file::Keeper,
     shared::{Common, Detached},
     stateless::Stateless,
-    stream::connection::{Pulse, TimedIo},
+    stream::connection::Pulse,
 };
 
 /// Between two looks at what a drain still waits for.

@@ -1,36 +1,24 @@
-//! The clock of one connection: first byte, header, idle keep-alive, and a peer that does not read.
-//!
-//! hyper has one timer for the header and the idle time before it, so it is off and this wrapper keeps them apart.
-//! It lives inside the IO: whenever a read or write would wait, the one timer of the connection is polled with the
-//! limit of the moment. The timer is armed lazily and mostly fires early, to be armed again: an active connection
-//! pays no timer operation per request. hyper does not read again between an answer and the next request, so the
-//! timer also runs while a request is served, and the end of the request only leaves its time.
+//! The state of one connection, shared by its IO, the request that is served on it and whoever looks for slow peers:
+//! what it waits for, what is still to be written, and whether its peer is still there.
 
 use std::{
-    io::{self, IoSlice},
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::Waker,
     time::Duration,
 };
 
 use futures::task::AtomicWaker;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use crate::{
-    config::FrontTimes,
-    limits::memory::{Budget, Kept},
-    stream::peer_watch::PeerWatch,
-};
+use crate::limits::memory::{Budget, Kept};
 
 const FRESH: u8 = 0;
 const HEADER: u8 = 1;
-const BUSY: u8 = 2;
-const IDLE: u8 = 3;
+pub(crate) const BUSY: u8 = 2;
+pub(crate) const IDLE: u8 = 3;
 
 /// The time of what is not awaited.
 const NEVER: u64 = u64::MAX;
@@ -71,18 +59,6 @@ pub(crate) struct Unwritten {
 
 /// A request is being served. Dropped with the response body.
 pub(crate) struct Busy(Arc<Pulse>);
-
-/// IO that gives up when the peer does.
-pub(crate) struct TimedIo<T> {
-    io: T,
-    pulse: Arc<Pulse>,
-    times: FrontTimes,
-    timer: Option<Pin<Box<Sleep>>>,
-    header_since: Option<Instant>,
-    stalled: Option<Instant>,
-    peer_watch: PeerWatch,
-    on_stall: Arc<dyn Fn() + Send + Sync>,
-}
 
 impl Pulse {
     pub(crate) fn new(budget: Arc<Budget>) -> Self {
@@ -158,7 +134,64 @@ impl Pulse {
         Busy(Arc::clone(self))
     }
 
-    fn idle_since(&self) -> Instant {
+    /// Whether the peer was cut off because it does not read.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.stalled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn phase(&self) -> u8 {
+        self.phase.load(Ordering::Acquire)
+    }
+
+    /// The first bytes of a request are there, unless it is known already.
+    pub(crate) fn start_header(&self) {
+        for before in [FRESH, IDLE] {
+            let _ = self.phase.compare_exchange(before, HEADER, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// A write has to wait from now on.
+    pub(crate) fn set_stuck(&self) {
+        self.stuck_since.store(self.millis() + 1, Ordering::Release);
+    }
+
+    /// The peer has taken in something.
+    pub(crate) fn clear_stuck(&self) {
+        self.stuck_since.store(0, Ordering::Release);
+    }
+
+    /// The peer took in nothing for too long.
+    pub(crate) fn set_stalled(&self) {
+        self.stalled.store(true, Ordering::Release);
+    }
+
+    /// Who is woken when the connection is cut.
+    pub(crate) fn register_writer(&self, writer: &Waker) {
+        self.writer.register(writer);
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Acquire)
+    }
+
+    /// The peer has ended its sending side.
+    pub(crate) fn set_half_closed(&self) {
+        self.has_half_closed.store(true, Ordering::Release);
+    }
+
+    /// When the request will have been silent for too long, if that may be and is not so yet.
+    pub(crate) fn bytes_due_at(&self) -> Option<Instant> {
+        let due = self.bytes_due_at.load(Ordering::Relaxed);
+        let awaited = due != NEVER && !self.is_overdue.load(Ordering::Relaxed);
+        awaited.then(|| self.begun + Duration::from_millis(due))
+    }
+
+    /// The request has been silent for too long.
+    pub(crate) fn set_overdue(&self) {
+        self.is_overdue.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn idle_since(&self) -> Instant {
         self.begun + Duration::from_millis(self.idle_since.load(Ordering::Acquire))
     }
 }
@@ -166,7 +199,7 @@ impl Pulse {
 impl Busy {
     /// Whether the connection ends because its peer does not read.
     pub(crate) fn has_stalled(&self) -> bool {
-        self.0.stalled.load(Ordering::Acquire)
+        self.0.is_cut()
     }
 
     /// The connection it is served on.
@@ -219,181 +252,6 @@ impl Drop for Unwritten {
     }
 }
 
-impl<T> TimedIo<T> {
-    pub(crate) fn new(
-        io: T,
-        pulse: Arc<Pulse>,
-        times: FrontTimes,
-        on_stall: Arc<dyn Fn() + Send + Sync>,
-    ) -> Self {
-        let peer_watch = PeerWatch::default();
-        Self { io, pulse, times, timer: None, header_since: None, stalled: None, peer_watch, on_stall }
-    }
-
-    fn read_expired(&mut self, cx: &mut Context<'_>) -> bool {
-        let times = self.times;
-        match self.pulse.phase.load(Ordering::Acquire) {
-            IDLE => {
-                self.header_since = None;
-                self.is_past(cx, self.pulse.idle_since() + times.keep_alive)
-            }
-            BUSY => {
-                self.header_since = None;
-                // Never over while a request is served; this only keeps the timer going for the time after it.
-                self.is_past(cx, Instant::now() + times.keep_alive)
-            }
-            _ => {
-                let since = *self.header_since.get_or_insert_with(Instant::now);
-                self.is_past(cx, since + times.header)
-            }
-        }
-    }
-
-    fn write_expired(&mut self, cx: &mut Context<'_>) -> bool {
-        let pulse = Arc::clone(&self.pulse);
-        let since = *self.stalled.get_or_insert_with(|| {
-            pulse.stuck_since.store(pulse.millis() + 1, Ordering::Release);
-            Instant::now()
-        });
-        // Registered before it is looked at, so that a cut in between is not missed.
-        pulse.writer.register(cx.waker());
-        if pulse.stalled.load(Ordering::Acquire) {
-            return true;
-        }
-        let expired = self.is_past(cx, since + self.times.write_stall);
-        if expired {
-            self.pulse.stalled.store(true, Ordering::Release);
-            (self.on_stall)();
-        }
-        expired
-    }
-
-    fn is_past(&mut self, cx: &mut Context<'_>, deadline: Instant) -> bool {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return true;
-            }
-            timer.as_mut().reset(deadline);
-        }
-        false
-    }
-
-    fn written(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if done.is_ready() {
-            if self.stalled.take().is_some() {
-                self.pulse.stuck_since.store(0, Ordering::Release);
-            }
-            return done;
-        }
-        if self.write_expired(cx) {
-            return Poll::Ready(Err(timed_out("the peer does not read")));
-        }
-        Poll::Pending
-    }
-}
-
-impl<T: Read + Unpin> TimedIo<T> {
-    /// Looks at the peer of a request that is being served, in the task that serves it.
-    fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if !self.pulse.is_watched.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        self.pulse.writer.register(cx.waker());
-        if self.pulse.stalled.load(Ordering::Acquire) {
-            return Err(timed_out("memory is short, and much waits for this peer"));
-        }
-        if self.peer_watch.finds_end(&mut self.io, cx)? {
-            self.pulse.has_half_closed.store(true, Ordering::Release);
-            cx.waker().wake_by_ref();
-        }
-        let due = self.pulse.bytes_due_at.load(Ordering::Relaxed);
-        if due != NEVER && !self.pulse.is_overdue.load(Ordering::Relaxed) {
-            let due = self.pulse.begun + Duration::from_millis(due);
-            if self.is_past(cx, due) {
-                self.pulse.is_overdue.store(true, Ordering::Release);
-                cx.waker().wake_by_ref();
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<T: Read + Unpin> Read for TimedIo<T> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let polled = match this.peer_watch.left(&mut buf) {
-            true => Poll::Ready(Ok(())),
-            false => Pin::new(&mut this.io).poll_read(cx, buf),
-        };
-        match polled {
-            Poll::Ready(done) => {
-                // The first bytes of a request: from here on its header has a deadline. A request whose header is
-                // complete is busy before the next read; one that is busy already is reading its body.
-                let phase = &this.pulse.phase;
-                for before in [FRESH, IDLE] {
-                    let _ = phase.compare_exchange(before, HEADER, Ordering::AcqRel, Ordering::Acquire);
-                }
-                Poll::Ready(done)
-            }
-            Poll::Pending if this.read_expired(cx) => {
-                Poll::Ready(Err(timed_out("the peer sent nothing for too long")))
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl<T: Read + Write + Unpin> Write for TimedIo<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if this.pulse.stalled.load(Ordering::Acquire) {
-            return Poll::Ready(Err(timed_out("the peer does not read")));
-        }
-        let done = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.written(cx, done)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(Pin::new(&mut this.io).poll_flush(cx))?;
-        // hyper comes here in each turn of its loop, and reads nothing while a request is served.
-        Poll::Ready(this.watch(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if this.pulse.stalled.load(Ordering::Acquire) {
-            return Poll::Ready(Err(timed_out("the peer does not read")));
-        }
-        let done = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.written(cx, done)
-    }
-}
-
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn timed_out(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, what)
 }

@@ -4,5 +4,4 @@ pub(crate) mod connection;
 pub(crate) mod drop_policy;
 pub(crate) mod event;
 pub(crate) mod outbox;
-pub(crate) mod peer_watch;
 pub(crate) mod replay;
