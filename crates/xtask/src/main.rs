@@ -11,6 +11,7 @@ mod bars;
 mod cell;
 mod cells;
 mod conformance;
+mod cost;
 mod deploy;
 mod driver;
 mod eras;
@@ -99,6 +100,8 @@ enum Task {
     Interleave,
     /// Coverage-guided fuzzing of everything that reads what others write; needs a nightly compiler.
     Fuzz(fuzz::Options),
+    /// Instructions per call, in the gateway and in a bare pass-through, against those in `benches/cost.toml`.
+    Cost(cost::Options),
     /// The load comparison; arguments go to the bench program.
     #[command(disable_help_flag = true)]
     Bench {
@@ -168,6 +171,12 @@ fn perform(task: Task) -> Result<bool> {
         Task::Verbs(options) => real(|report| report.step("verbs", || verbs::run(&options))),
         Task::Interleave => alone(|report| report.step("interleave", || steps::interleave(true))),
         Task::Fuzz(options) => alone(|report| report.step("fuzz", || fuzz::run(&options))),
+        Task::Cost(options) => alone(|report| {
+            report.step("build", || cost::prepare(&options));
+            if report.all_passed() {
+                report.step("cost", || cost::run(&options));
+            }
+        }),
         Task::Bench { args } => bench(&args),
     }
 }

@@ -206,11 +206,16 @@ impl Service {
     /// # Errors
     /// When it has ended, or `kill` cannot be started.
     pub(crate) fn signal(&self, name: &str) -> Result<()> {
-        let sent = Command::new("kill").args(["-s", name, &self.group.0.id().to_string()]).status()?;
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status()?;
         if !sent.success() {
             bail!("{} took no {name}", self.name);
         }
         Ok(())
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.group.0.id()
     }
 
     /// Whether it still runs.

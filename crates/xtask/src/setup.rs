@@ -65,6 +65,14 @@ pub(crate) fn proxies() -> Result<()> {
     package("haproxy", "haproxy")
 }
 
+/// What counts instructions, from Debian's packages.
+///
+/// # Errors
+/// When it cannot be installed.
+pub(crate) fn valgrind() -> Result<()> {
+    package("valgrind", "valgrind")
+}
+
 fn part(name: &str, outcome: Result<()>) -> Tally {
     match outcome {
         Ok(()) => Tally::one(),
