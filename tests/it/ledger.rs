@@ -1,4 +1,4 @@
-//! Who keeps a ledger of what ran is never contradicted: random calls, in all modes, eras and HTTP transports, of a
+//! Who keeps a ledger of what ran is never contradicted: random calls, in all modes, eras and transports, of a
 //! backend that answers with random statuses, types, ids, bodies and ends, and that writes down what it executed.
 //!
 //! - No call is executed twice that is not known to be safe, and none is sent more often than it may be.

@@ -9,9 +9,12 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use http::{Method, Request};
-use mcpool_upstream::transport::wire::{Answering, Response};
+use mcpool_upstream::transport::wire::{self, Answering, Response};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    sync::mpsc,
+};
 
 use super::program::{Body, Call, End, Id, Kind, Reaction};
 
@@ -58,6 +61,27 @@ impl Fake {
         })
     }
 
+    /// Each line is answered by a line; what breaks off is the end of the program.
+    pub(super) fn program(&self) -> wire::Program {
+        let fake = self.clone();
+        Arc::new(move |pipe| {
+            let fake = fake.clone();
+            async move {
+                let (input, mut output) = tokio::io::split(pipe);
+                let mut lines = BufReader::new(input).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let Some(mut answer) = fake.post(&Request::new(line.into())) else { return };
+                    while let Some(piece) = answer.body.next().await {
+                        let Ok(piece) = piece else { return };
+                        let _ = output.write_all(&piece).await;
+                    }
+                    let _ = output.write_all(b"\n").await;
+                }
+            }
+            .boxed()
+        })
+    }
+
     fn answer(&self, request: &Request<Bytes>) -> Option<Response> {
         match *request.method() {
             Method::GET if self.kind == Kind::Sse => Some(self.stream()),
@@ -88,7 +112,7 @@ impl Fake {
         let session = match self.kind {
             Kind::Sessions => request.headers().get("mcp-session-id").and_then(|id| id.to_str().ok()),
             Kind::Sse => request.uri().query().and_then(|query| query.strip_prefix("s=")),
-            Kind::NoSessions | Kind::Modern => None,
+            Kind::NoSessions | Kind::Modern | Kind::Stdio => None,
         };
         let has_sessions = matches!(self.kind, Kind::Sessions | Kind::Sse);
         let is_hello = matches!(method, "initialize" | "server/discover");

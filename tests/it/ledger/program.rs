@@ -11,9 +11,11 @@ pub(super) enum Kind {
     Sse,
     /// The era without handshake.
     Modern,
+    /// A program: a message is a line, and a connection that breaks is its end.
+    Stdio,
 }
 
-pub(super) const KINDS: [Kind; 4] = [Kind::Sessions, Kind::NoSessions, Kind::Sse, Kind::Modern];
+pub(super) const KINDS: [Kind; 5] = [Kind::Sessions, Kind::NoSessions, Kind::Sse, Kind::Modern, Kind::Stdio];
 
 #[derive(Clone, Debug)]
 pub(super) struct Program {
@@ -143,6 +145,14 @@ impl Call {
             reactions.push(Reaction::of(dice));
         }
         Self { what, is_modern: dice.roll(2) == 0, forgotten: dice.roll(8) == 0, reactions }
+    }
+
+    /// The same where there are lines alone.
+    pub(super) fn into_lines(mut self) -> Self {
+        for reaction in &mut self.reactions {
+            (reaction.status, reaction.content) = (200, "application/json");
+        }
+        self
     }
 
     pub(super) fn reaction(&self, time: usize) -> &Reaction {

@@ -7,7 +7,10 @@ use mcpool_breaker::Settings;
 use mcpool_router::stack::RetrySettings;
 use mcpool_upstream::{
     EraChoice, HttpEndpoint, Limits, ModeChoice, Times, TransportChoice,
-    transport::{memory::Memory, wire::http_transport_over},
+    transport::{
+        memory::Memory,
+        wire::{http_transport_over, stdio_transport_over},
+    },
 };
 use mcpool_wire::{Answer, CallError, Envelope, Era, Executed, Link as _, Message};
 use serde_json::{Value, json};
@@ -43,7 +46,10 @@ impl World {
         let choice = if kind == Kind::Sse { TransportChoice::Sse } else { TransportChoice::Http };
         let endpoint = HttpEndpoint { era, ..HttpEndpoint::new("http://ledger/".parse().expect("a URL")) };
         let fake = Fake::new(kind);
-        let transport = http_transport_over(fake.answering(), &endpoint, choice, &times, &limits);
+        let transport = match kind {
+            Kind::Stdio => Ok(stdio_transport_over(fake.program(), &limits)),
+            _ => http_transport_over(fake.answering(), &endpoint, choice, &times, &limits),
+        };
         let breaker = Settings { failure_threshold: 1_000_000, ..Settings::default() };
         let retry = RetrySettings { budget: 100, ..RetrySettings::default() };
         let wish = Wish { mode, times, limits, breaker, retry, ..Wish::default() };
@@ -58,7 +64,8 @@ impl World {
             _ => self.lab.agent(self.next_agent).await,
         };
         for (at, call) in (0..).zip(&program.calls) {
-            self.call(&agent, seed * 8 + at, call).await?;
+            let call = if self.kind == Kind::Stdio { call.clone().into_lines() } else { call.clone() };
+            self.call(&agent, seed * 8 + at, &call).await?;
         }
         drop(agent);
         tokio::time::sleep(Duration::from_millis(150)).await;

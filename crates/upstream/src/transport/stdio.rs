@@ -25,11 +25,10 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture, stream};
 use mcpool_wire::{Era, Revision};
-use tokio::process::ChildStdout;
 
 use self::{
     lines::{Line, Lines},
-    process::Process,
+    process::{Process, Started, Stdout},
     respawn::Respawn,
     standby::Standby,
 };
@@ -62,6 +61,23 @@ struct Shared {
     is_noisy: AtomicBool,
     /// The tasks that look after the processes; each ends with its process.
     tasks: Tasks,
+    /// What runs instead of processes, in tests.
+    #[cfg(feature = "seeded-bugs")]
+    program: Option<Program>,
+}
+
+/// A process of tests: reads its input and writes its output, and has ended when it resolves.
+#[cfg(feature = "seeded-bugs")]
+pub type Program = Arc<dyn Fn(tokio::io::DuplexStream) -> BoxFuture<'static, ()> + Send + Sync>;
+
+impl Shared {
+    fn start(&self, respawn: &Arc<Respawn>) -> Result<Started, SendError> {
+        #[cfg(feature = "seeded-bugs")]
+        if let Some(program) = &self.program {
+            return Ok(process::simulate(program, &self.tasks, respawn));
+        }
+        process::start(&self.endpoint, &self.backend, &self.tasks, respawn)
+    }
 }
 
 struct Sender {
@@ -72,7 +88,7 @@ struct Sender {
 
 /// The reading half. Dropping it ends the process.
 struct Streaming {
-    lines: Lines<ChildStdout>,
+    lines: Lines<Stdout>,
     early: VecDeque<Bytes>,
     /// What its supervisor said instead of starting it.
     not_started: Option<io::Error>,
@@ -98,7 +114,18 @@ impl Stdio {
             standby: Standby::default(),
             is_noisy: AtomicBool::new(false),
             tasks: Tasks::default(),
+            #[cfg(feature = "seeded-bugs")]
+            program: None,
         }))
+    }
+
+    /// Starts this program instead of processes.
+    #[cfg(feature = "seeded-bugs")]
+    pub(super) fn over(mut self, program: Program) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.0) {
+            shared.program = Some(program);
+        }
+        self
     }
 }
 
@@ -112,10 +139,9 @@ impl Transport for Stdio {
     }
 
     fn keep_started(&self, wanted: bool) {
-        let Shared { endpoint, backend, tasks, .. } = &*self.0;
         // That nobody spoke to it is no reason to put off the start of others.
         let own = Arc::new(Respawn::new(Duration::ZERO));
-        self.0.standby.keep(wanted, || process::start(endpoint, backend, tasks, &own));
+        self.0.standby.keep(wanted, || self.0.start(&own));
     }
 }
 
@@ -128,7 +154,7 @@ async fn open(shared: Arc<Shared>, initialize: Bytes) -> Result<Opened, SendErro
     let started = clock::now();
     let (process, stdout) = match waiting {
         Some(waiting) => waiting,
-        None => process::start(&shared.endpoint, &shared.backend, &shared.tasks, &shared.respawn)?,
+        None => shared.start(&shared.respawn)?,
     };
     let connect_took = Some(clock::now().saturating_duration_since(started));
     let mut stream = Streaming {

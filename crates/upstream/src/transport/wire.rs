@@ -8,9 +8,10 @@ use futures::{future::BoxFuture, stream::BoxStream};
 
 use http_body_util::{BodyExt as _, Full};
 
-use super::{Transport, coding::Body, http::Http, of_http};
+pub use super::stdio::Program;
+use super::{Transport, coding::Body, http::Http, of_http, stdio::Stdio};
 use crate::{
-    config::{HttpEndpoint, Limits, Times, TransportChoice},
+    config::{HttpEndpoint, Limits, StdioEndpoint, Times, TransportChoice},
     error::{Cause, SendError},
 };
 
@@ -40,6 +41,16 @@ pub fn http_transport_over(
 ) -> Result<Arc<dyn Transport>, String> {
     let http = Http::new(&"wire".into(), endpoint, times, limits)?;
     of_http(&Arc::new(http.over(answering)), endpoint, choice)
+}
+
+/// The transport of a program that is a future.
+#[must_use]
+pub fn stdio_transport_over(program: Program, limits: &Limits) -> Arc<dyn Transport> {
+    let (command, args, env, cwd) = ("program".into(), Vec::new(), std::collections::BTreeMap::new(), None);
+    let endpoint = StdioEndpoint { command, args, env, cwd };
+    // No long pauses between starts: programs end often here.
+    let handshake = std::time::Duration::from_millis(200);
+    Arc::new(Stdio::new("wire".into(), endpoint, limits.max_message, handshake).over(program))
 }
 
 /// What it says, as an answer of a connection.

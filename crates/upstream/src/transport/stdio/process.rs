@@ -15,6 +15,7 @@ use std::{
 
 use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessGroup};
 use tokio::{
+    io::AsyncRead,
     process::{ChildStderr, ChildStdin, ChildStdout},
     signal::unix::SignalKind,
     sync::{mpsc, watch},
@@ -68,6 +69,12 @@ pub(super) struct Process {
     ended: watch::Receiver<Option<Ended>>,
 }
 
+/// Its standard output.
+pub(super) type Stdout = Box<dyn AsyncRead + Send + Unpin>;
+
+/// A process and its standard output.
+pub(super) type Started = (Arc<Process>, Stdout);
+
 /// How it ended.
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
@@ -81,7 +88,7 @@ pub(super) fn start(
     backend: &Arc<str>,
     tasks: &Tasks,
     respawn: &Arc<Respawn>,
-) -> Result<(Arc<Process>, ChildStdout), SendError> {
+) -> Result<Started, SendError> {
     let started = spawn(endpoint).inspect_err(|_| respawn.failed());
     let (group, pipes) = started.map_err(|why| not_started(endpoint, &why))?;
     let pid = group.child.id().unwrap_or_default();
@@ -104,7 +111,31 @@ pub(super) fn start(
             () = &mut log => drop(life.await),
         }
     });
-    Ok((Arc::new(Process { pid, queue, stop, ended }), pipes.stdout))
+    Ok((Arc::new(Process { pid, queue, stop, ended }), Box::new(pipes.stdout)))
+}
+
+/// Starts one that is a future: it has ended when the future has.
+#[cfg(feature = "seeded-bugs")]
+pub(super) fn simulate(program: &super::Program, tasks: &Tasks, respawn: &Arc<Respawn>) -> Started {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let (stdout, stdin) = tokio::io::split(ours);
+    let (queue, inbox) = mpsc::channel(queue::LENGTH);
+    let (tell, ended) = watch::channel(None);
+    let (stop, respawn) = (CancellationToken::new(), Arc::clone(respawn));
+    let (stopped, running) = (stop.clone(), program(theirs));
+    tasks.spawn("process", async move {
+        let started = clock::now();
+        let life = async {
+            let asked = stopped.run_until_cancelled(running).await.is_none();
+            let at = clock::now();
+            respawn.ended(at.saturating_duration_since(started), asked);
+            stopped.cancel();
+            tell.send_replace(Some(Ended { at, why: "the process ended".to_owned() }));
+        };
+        let writing = stopped.run_until_cancelled(queue::write(stdin, inbox));
+        let _ = futures::join!(writing, life);
+    });
+    (Arc::new(Process { pid: 0, queue, stop, ended }), Box::new(stdout))
 }
 
 /// Waits for the end, or brings it about when that is wanted.

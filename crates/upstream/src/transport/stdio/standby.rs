@@ -3,14 +3,10 @@
 //! It can serve any agent, because it is not told what its agent can be asked before `initialize`. A program that ends
 //! while it waits is not started for nobody again.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::process::ChildStdout;
-
-use super::process::Process;
+use super::process::Started;
 use crate::error::SendError;
-
-type Started = (Arc<Process>, ChildStdout);
 
 /// At most one such process.
 #[derive(Default)]
