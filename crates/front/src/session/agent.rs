@@ -41,8 +41,9 @@ use crate::{
     stream::{
         drop_policy::Weight,
         event::{EventId, one_line},
+        open_streams::{Found, OpenStreams},
         outbox::{Outbox, Reader, Refused, Stream, Taken},
-        replay::{Found, LISTENING, Replay},
+        replay::{LISTENING, Replay},
     },
 };
 
@@ -67,8 +68,8 @@ pub(crate) struct AgentCore {
     inflight: Mutex<HashMap<IdValue, Arc<CancelFlag>>>,
     /// The last number given to a call whose caller has no session: ids of different callers may be the same.
     joined: AtomicI64,
-    /// The streams of calls that cannot be resumed.
-    spoken: Mutex<Vec<Weak<Outbox>>>,
+    /// The streams of its calls.
+    streams: OpenStreams,
     asked: Mutex<Asked>,
     pub(crate) unclaimed: Unclaimed,
     pub(crate) last_seen: AtomicU64,
@@ -182,7 +183,7 @@ impl AgentCore {
             outbox: Arc::new(outbox),
             inflight: Mutex::default(),
             joined: AtomicI64::new(0),
-            spoken: Mutex::default(),
+            streams: OpenStreams::default(),
             asked: Mutex::default(),
             unclaimed: Unclaimed::default(),
             replay,
@@ -274,18 +275,10 @@ impl AgentCore {
 
     /// The stream of a POST.
     pub(crate) fn call_outbox(&self) -> Arc<Outbox> {
-        let made =
-            |stream| Arc::new(Outbox::new(&self.common.limits(), Arc::clone(&self.common.budget), stream));
-        match &self.replay {
-            Some(replay) => replay.open(|number| made(Some(Stream { replay: Arc::clone(replay), number }))),
-            None => {
-                let outbox = made(None);
-                let mut spoken = lock(&self.spoken);
-                spoken.retain(|one| one.strong_count() > 0);
-                spoken.push(Arc::downgrade(&outbox));
-                outbox
-            }
-        }
+        self.streams.open(|number| {
+            let stream = self.replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number });
+            Arc::new(Outbox::new(&self.common.limits(), Arc::clone(&self.common.budget), stream))
+        })
     }
 
     /// Takes up a stream behind one of its events.
@@ -294,7 +287,7 @@ impl AgentCore {
         if id.stream == LISTENING {
             return Ok(self.outbox.request(Some(id.seq))?.map_or(Resume::Unknown, Resume::Stream));
         }
-        match replay.find(id.stream) {
+        match self.streams.find(id.stream) {
             Found::Never => return Ok(Resume::Unknown),
             Found::Live(outbox) => {
                 if let Some(reader) = outbox.request(Some(id.seq))? {
@@ -332,6 +325,7 @@ impl AgentCore {
     pub(crate) fn sweep(&self) {
         if let Some(replay) = &self.replay {
             replay.sweep();
+            self.streams.sweep();
             self.outbox.sweep();
         }
     }
@@ -349,8 +343,7 @@ impl AgentCore {
 
     /// Its streams: its own, and those of its calls.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
-        let mut all = self.replay.as_ref().map(|replay| replay.streams()).unwrap_or_default();
-        all.extend(lock(&self.spoken).iter().filter_map(Weak::upgrade));
+        let mut all = self.streams.all();
         all.push(Arc::clone(&self.outbox));
         all
     }

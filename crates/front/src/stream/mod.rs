@@ -3,5 +3,6 @@
 pub(crate) mod connection;
 pub(crate) mod drop_policy;
 pub(crate) mod event;
+pub(crate) mod open_streams;
 pub(crate) mod outbox;
 pub(crate) mod replay;

@@ -7,7 +7,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,10 +17,7 @@ use tokio::time::Instant;
 use crate::{
     config::FrontConfig,
     limits::memory::{Budget, Kept as Held},
-    stream::{
-        event::{Event, EventId},
-        outbox::Outbox,
-    },
+    stream::event::{Event, EventId},
 };
 
 /// The stream for what belongs to no call.
@@ -33,16 +30,6 @@ pub(crate) struct Replay {
     budget: Arc<Budget>,
 }
 
-/// Where a call's stream is.
-pub(crate) enum Found {
-    /// It lives, or somebody still reads it.
-    Live(Arc<Outbox>),
-    /// It is over; what is left of it is in the ring.
-    Over,
-    /// There never was one.
-    Never,
-}
-
 struct Limits {
     events: usize,
     bytes: usize,
@@ -52,9 +39,6 @@ struct Limits {
 
 #[derive(Default)]
 struct Inner {
-    /// Streams of calls opened so far; their numbers begin at 1.
-    opened: u32,
-    live: Vec<(u32, Weak<Outbox>)>,
     ring: VecDeque<Kept>,
     bytes: usize,
     /// The session is over.
@@ -82,32 +66,6 @@ impl Replay {
     /// How long after its connection died a stream can be taken up again.
     pub(crate) fn window(&self) -> Duration {
         self.limits.window
-    }
-
-    /// Gives a call's stream its number.
-    pub(crate) fn open(&self, stream: impl FnOnce(u32) -> Arc<Outbox>) -> Arc<Outbox> {
-        let mut inner = self.lock();
-        inner.live.retain(|(_, outbox)| outbox.strong_count() > 0);
-        inner.opened += 1;
-        let number = inner.opened;
-        let outbox = stream(number);
-        inner.live.push((number, Arc::downgrade(&outbox)));
-        outbox
-    }
-
-    pub(crate) fn find(&self, number: u32) -> Found {
-        let (opened, live) = {
-            let inner = self.lock();
-            let live =
-                inner.live.iter().find(|(known, _)| *known == number).map(|(_, outbox)| outbox.clone());
-            (inner.opened, live)
-        };
-        // Upgraded outside the lock: the last handle of an outbox must not be dropped under it.
-        match live.and_then(|outbox| outbox.upgrade()) {
-            Some(outbox) => Found::Live(outbox),
-            None if (1..=opened).contains(&number) => Found::Over,
-            None => Found::Never,
-        }
     }
 
     /// Keeps an event for as long as there is room and time.
@@ -157,21 +115,9 @@ impl Replay {
         had_any
     }
 
-    /// The streams of calls that are still there.
-    pub(crate) fn streams(&self) -> Vec<Arc<Outbox>> {
-        // Upgraded outside the lock: the last handle of an outbox must not be dropped under it.
-        let live: Vec<_> = self.lock().live.iter().map(|(_, outbox)| outbox.clone()).collect();
-        live.iter().filter_map(Weak::upgrade).collect()
-    }
-
     /// Lets go of what is too old.
     pub(crate) fn sweep(&self) {
-        let mut inner = self.lock();
-        inner.expire(&self.limits, &self.budget);
-        inner.live.retain(|(_, outbox)| outbox.strong_count() > 0);
-        if inner.live.is_empty() {
-            inner.live = Vec::new();
-        }
+        self.lock().expire(&self.limits, &self.budget);
     }
 
     // Consistent between any two statements, so a panic elsewhere does not spoil it.

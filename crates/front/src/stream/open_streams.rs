@@ -1,0 +1,75 @@
+//! The streams of the calls of one agent session that are open, by their numbers.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::stream::outbox::Outbox;
+
+#[derive(Default)]
+pub(crate) struct OpenStreams(Mutex<Inner>);
+
+/// Where a call's stream is.
+pub(crate) enum Found {
+    /// It lives, or somebody still reads it.
+    Live(Arc<Outbox>),
+    /// It is over; what is left of it is in the ring.
+    Over,
+    /// There never was one.
+    Never,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Streams of calls opened so far; their numbers begin at 1.
+    opened: u32,
+    live: Vec<(u32, Weak<Outbox>)>,
+}
+
+impl OpenStreams {
+    /// Gives a call's stream its number.
+    pub(crate) fn open(&self, stream: impl FnOnce(u32) -> Arc<Outbox>) -> Arc<Outbox> {
+        let mut inner = self.lock();
+        inner.live.retain(|(_, outbox)| outbox.strong_count() > 0);
+        inner.opened = inner.opened.wrapping_add(1);
+        let number = inner.opened;
+        let outbox = stream(number);
+        inner.live.push((number, Arc::downgrade(&outbox)));
+        outbox
+    }
+
+    pub(crate) fn find(&self, number: u32) -> Found {
+        let (opened, live) = {
+            let inner = self.lock();
+            let live =
+                inner.live.iter().find(|(known, _)| *known == number).map(|(_, outbox)| outbox.clone());
+            (inner.opened, live)
+        };
+        // Upgraded outside the lock: the last handle of an outbox must not be dropped under it.
+        match live.and_then(|outbox| outbox.upgrade()) {
+            Some(outbox) => Found::Live(outbox),
+            None if (1..=opened).contains(&number) => Found::Over,
+            None => Found::Never,
+        }
+    }
+
+    /// The streams of calls that are still there.
+    pub(crate) fn all(&self) -> Vec<Arc<Outbox>> {
+        // Upgraded outside the lock: the last handle of an outbox must not be dropped under it.
+        let live: Vec<_> = self.lock().live.iter().map(|(_, outbox)| outbox.clone()).collect();
+        live.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Forgets those that are gone.
+    pub(crate) fn sweep(&self) {
+        let mut inner = self.lock();
+        inner.live.retain(|(_, outbox)| outbox.strong_count() > 0);
+        if inner.live.is_empty() {
+            // An idle agent must not keep the memory of its busiest moment.
+            inner.live = Vec::new();
+        }
+    }
+
+    // Consistent between any two statements, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
