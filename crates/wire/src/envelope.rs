@@ -38,7 +38,7 @@ pub struct Envelope<'a> {
     pub result: ResultView,
     id: Option<&'a RawValue>,
     /// Ambiguity found: another parser could read the message differently.
-    doubt: Option<String>,
+    ambiguity: Option<String>,
     text: &'a str,
 }
 
@@ -81,7 +81,7 @@ pub struct Params<'a> {
     /// True if `params._meta` has the protocol version key of 2026-07-28.
     pub is_modern: bool,
     /// Ambiguity found: another parser could read the params differently.
-    doubt: Option<String>,
+    ambiguity: Option<String>,
     /// True if a string that the gateway reads is not valid Unicode.
     unreadable: bool,
 }
@@ -238,7 +238,7 @@ struct RawEnvelope<'a> {
     params: Option<Params<'a>>,
     result: Option<ResultView>,
     error: bool,
-    doubt: Option<String>,
+    ambiguity: Option<String>,
 }
 
 impl<'a> RawEnvelope<'a> {
@@ -266,7 +266,7 @@ impl<'a> RawEnvelope<'a> {
             params: self.params.unwrap_or_default(),
             result: self.result.unwrap_or_default(),
             id: self.id,
-            doubt: self.doubt,
+            ambiguity: self.ambiguity,
             text,
         })
     }

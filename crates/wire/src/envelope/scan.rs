@@ -86,7 +86,7 @@ impl<'de> Deserialize<'de> for RawEnvelope<'de> {
                     }
                 }
                 out.error = error.is_some();
-                out.doubt = unread.doubt;
+                out.ambiguity = unread.ambiguity;
                 Ok(out)
             }
         }
@@ -134,7 +134,7 @@ impl<'de> Deserialize<'de> for Params<'de> {
                 out.unreadable = [&name, &uri, &version].into_iter().any(|text| *text == Text::Unreadable);
                 (out.name, out.uri, out.protocol_version) = (name.read(), uri.read(), version.read());
                 out.level = level.read();
-                out.doubt = unread.doubt;
+                out.ambiguity = unread.ambiguity;
                 out.progress_token = token(out.progress_token);
                 out.cursor = out.cursor.filter(|raw| raw.get() != "null");
                 out.has_cursor = out.cursor.is_some();
@@ -142,7 +142,7 @@ impl<'de> Deserialize<'de> for Params<'de> {
                 if let Some(meta) = meta {
                     out.meta_progress_token = token(meta.progress_token);
                     out.is_modern = meta.is_modern;
-                    out.doubt = out.doubt.or(meta.doubt);
+                    out.ambiguity = out.ambiguity.or(meta.ambiguity);
                 }
                 Ok(out)
             }
@@ -195,7 +195,7 @@ fn token(raw: Option<&RawValue>) -> Option<&RawValue> {
 struct Meta<'a> {
     progress_token: Option<&'a RawValue>,
     is_modern: bool,
-    doubt: Option<String>,
+    ambiguity: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for Meta<'de> {
@@ -225,7 +225,7 @@ impl<'de> Deserialize<'de> for Meta<'de> {
                         }
                     }
                 }
-                out.doubt = unread.doubt;
+                out.ambiguity = unread.ambiguity;
                 Ok(out)
             }
         }

@@ -24,26 +24,27 @@ pub(super) struct Unread<'a> {
     object: &'static str,
     read: &'static [&'static str],
     seen: Vec<Cow<'a, str>>,
-    pub(super) doubt: Option<String>,
+    pub(super) ambiguity: Option<String>,
 }
 
 impl<'a> Unread<'a> {
     pub(super) fn new(object: &'static str, read: &'static [&'static str]) -> Self {
-        Self { object, read, seen: Vec::new(), doubt: None }
+        Self { object, read, seen: Vec::new(), ambiguity: None }
     }
 
     pub(super) fn see(&mut self, key: Cow<'a, str>) {
-        if self.doubt.is_some() {
+        if self.ambiguity.is_some() {
             return;
         }
         let like = self.read.iter().find(|ours| folds_to(&key, ours));
         if like.is_some_and(|ours| *ours == key) || self.seen.contains(&key) {
             let shown: String = key.chars().take(64).collect();
-            self.doubt = Some(format!("duplicate key {shown:?} in {}", self.object));
+            self.ambiguity = Some(format!("duplicate key {shown:?} in {}", self.object));
         } else if let Some(ours) = like {
-            self.doubt = Some(format!("the key {key:?} of {} is not {ours:?}: keys are exact", self.object));
+            self.ambiguity =
+                Some(format!("the key {key:?} of {} is not {ours:?}: keys are exact", self.object));
         } else if self.seen.len() == MAX_KEYS {
-            self.doubt = Some(format!("more than {MAX_KEYS} keys in {}", self.object));
+            self.ambiguity = Some(format!("more than {MAX_KEYS} keys in {}", self.object));
         } else {
             self.seen.push(key);
         }
@@ -72,10 +73,10 @@ impl<'a> Envelope<'a> {
     /// it can answer it.
     pub fn parse_strict(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut envelope = Self::parse(bytes)?;
-        let doubt = envelope.params.doubt.take();
-        let doubt = envelope.doubt.take().or(doubt).map(Cow::Owned);
+        let ambiguity = envelope.params.ambiguity.take();
+        let ambiguity = envelope.ambiguity.take().or(ambiguity).map(Cow::Owned);
         let beyond = (envelope.kind != Kind::Request).then(|| envelope.beyond_limits()).flatten();
-        match doubt.or(beyond.map(Cow::Borrowed)) {
+        match ambiguity.or(beyond.map(Cow::Borrowed)) {
             None => Ok(envelope),
             Some(reason) => {
                 let id = envelope.id().and_then(Result::ok);
