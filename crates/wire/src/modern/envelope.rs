@@ -9,8 +9,8 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    cuts::{Cutter, is},
     key,
+    span_cutter::{SpanCutter, is},
 };
 use crate::envelope::{Span, span_of};
 
@@ -52,7 +52,7 @@ struct Params<'a, 'o> {
 struct Meta<'a, 'o> {
     text: &'a str,
     out: &'o mut Envelope<'a>,
-    cutter: &'o mut Cutter,
+    cutter: &'o mut SpanCutter,
 }
 
 macro_rules! object {
@@ -95,11 +95,11 @@ impl<'a> Whole<'a, '_> {
 impl<'a> Params<'a, '_> {
     fn read<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         let Self { text, out } = self;
-        let mut cutter = Cutter::default();
+        let mut cutter = SpanCutter::default();
         while let Some(key) = map.next_key::<&'a RawValue>()? {
             let start = span_of(text, key.get()).start;
             if is(key, "_meta") {
-                let mut inner = Cutter::default();
+                let mut inner = SpanCutter::default();
                 map.next_value_seed(Meta { text, out: &mut *out, cutter: &mut inner })?;
                 let (is_all, last) = (!inner.keeps_any(), inner.end());
                 // Only white space lies between the last member and the closing brace.

@@ -4,13 +4,13 @@
 //! Conversions add or remove members one level deep. All other values keep their bytes.
 
 mod asking;
-mod cuts;
 mod envelope;
 mod header;
 pub(crate) mod members;
 mod params;
 mod request;
 mod result;
+mod span_cutter;
 mod subscription;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde_json::{json, value::RawValue};
 
-use super::{asking::input_required, cuts::Level, key, members::Members};
+use super::{asking::input_required, key, members::Members, span_cutter::Level};
 use crate::envelope::span_of;
 
 /// Members that a legacy result gets in this era.

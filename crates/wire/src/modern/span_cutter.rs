@@ -12,7 +12,7 @@ use crate::envelope::Span;
 
 /// Collects the spans to cut from one object; its members are added in order.
 #[derive(Debug, Default)]
-pub(super) struct Cutter {
+pub(super) struct SpanCutter {
     cuts: Vec<Span>,
     /// True if a member is kept.
     keeps: bool,
@@ -22,7 +22,7 @@ pub(super) struct Cutter {
     lead: Option<usize>,
 }
 
-impl Cutter {
+impl SpanCutter {
     /// Adds the member `start..end`; `goes` removes it with its comma.
     pub(super) fn member(&mut self, start: usize, end: usize, goes: bool) {
         match (goes, self.keeps) {
@@ -130,7 +130,7 @@ mod tests {
             (r#"{ "x":1,"y":2 }"#, "{  }"),
             ("{}", "{}"),
         ] {
-            let mut cutter = Cutter::default();
+            let mut cutter = SpanCutter::default();
             for (key, value) in Level::read(json).expect("an object").0 {
                 let (start, end) = (span_of(json, key.get()).start, span_of(json, value.get()).end);
                 cutter.member(start, end, is(key, "x") || is(key, "y"));
