@@ -56,7 +56,7 @@ macro_rules! replays {
     };
 }
 
-replays!(envelope, id, batch, skew, sse, stdio, sealed, cursor, config, classify, session, inbound);
+replays!(envelope, id, batch, downgrade, sse, stdio, sealed, cursor, config, classify, session, inbound);
 
 #[test]
 fn every_target_is_replayed_and_every_folder_belongs_to_one() {

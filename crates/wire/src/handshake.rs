@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
+    downgrade::{SERVER_CAPABILITIES, SERVER_INFO, knows},
     era::Revision,
     lenient::{raw_members, read_leniently},
-    skew::{SERVER_CAPABILITIES, SERVER_INFO, knows},
 };
 
 /// An agent's declaration in `initialize`.

@@ -6,6 +6,7 @@
 
 mod amend;
 mod call;
+mod downgrade;
 mod envelope;
 mod era;
 mod error;
@@ -16,7 +17,6 @@ mod link;
 mod method;
 pub mod modern;
 mod rewrite;
-mod skew;
 mod skim;
 #[cfg(test)]
 mod testing;

@@ -176,7 +176,7 @@ fn fuzz(target: &str, options: &Options) -> Result<(Row, Tally)> {
 
 fn dictionary(target: &str) -> Option<String> {
     let name = match target {
-        "envelope" | "id" | "batch" | "skew" | "cursor" | "stdio" | "classify" => "json",
+        "envelope" | "id" | "batch" | "downgrade" | "cursor" | "stdio" | "classify" => "json",
         "inbound" => "http",
         "sse" => "sse",
         "config" => "toml",

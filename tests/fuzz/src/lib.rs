@@ -8,20 +8,20 @@ mod batch;
 mod classify;
 mod config;
 mod cursor;
+mod downgrade;
 mod envelope;
 mod id;
 mod inbound;
 mod pieces;
 mod sealed;
 mod session;
-mod skew;
 mod sse;
 mod stdio;
 mod text;
 
 pub use self::{
-    batch::batch, classify::classify, config::config, cursor::cursor, envelope::envelope, id::id,
-    inbound::inbound, sealed::sealed, session::session, skew::skew, sse::sse, stdio::stdio,
+    batch::batch, classify::classify, config::config, cursor::cursor, downgrade::downgrade,
+    envelope::envelope, id::id, inbound::inbound, sealed::sealed, session::session, sse::sse, stdio::stdio,
 };
 
 /// A target: its name, which is also that of its folder under `corpus`, and what it does with an input.
@@ -32,7 +32,7 @@ pub const TARGETS: [Target; 12] = [
     ("envelope", envelope),
     ("id", id),
     ("batch", batch),
-    ("skew", skew),
+    ("downgrade", downgrade),
     ("sse", sse),
     ("stdio", stdio),
     ("sealed", sealed),

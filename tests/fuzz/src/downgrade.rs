@@ -34,7 +34,7 @@ const LISTS: [Known; 4] = [
 ];
 
 /// A byte for revision and method, then the answer.
-pub fn skew(data: &[u8]) {
+pub fn downgrade(data: &[u8]) {
     let Some((choice, answer)) = data.split_first() else { return };
     let revision = usize::from(choice % 4);
     let list = &LISTS[usize::from(choice / 4 % 4)];
