@@ -12,12 +12,12 @@ mod era;
 mod error;
 mod handshake;
 mod id;
+mod id_scanner;
 mod lenient;
 mod link;
 mod method;
 pub mod modern;
 mod rewrite;
-mod skim;
 #[cfg(test)]
 mod testing;
 
@@ -33,8 +33,8 @@ pub use era::{Era, Revision};
 pub use error::{CallError, ErrorKind, Executed};
 pub use handshake::{CapabilityClass, ClientHello, ServerHello};
 pub use id::{IdValue, RpcId};
+pub use id_scanner::IdScanner;
 pub use lenient::{raw_members, read_leniently};
 pub use link::{Backends, Hello, Link, LinkEvent, Outlet, OutletFull, Reply, ServerEntry, Target};
 pub use method::{Method, Scope};
 pub use rewrite::{Message, error_response, result_response};
-pub use skim::Skim;

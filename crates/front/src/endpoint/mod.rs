@@ -19,7 +19,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
 };
 use hyper::{body::Incoming as Payload, service::Service};
-use mcpool_wire::{Backends, Era, Skim};
+use mcpool_wire::{Backends, Era, IdScanner};
 use serde_json::json;
 
 use crate::{
@@ -232,7 +232,7 @@ fn unkept<B: Backends>(
     headers: &HeaderMap,
     name: Option<&str>,
     session: Option<&str>,
-    seen: &Skim,
+    seen: &IdScanner,
 ) -> Served {
     let common = &front.common;
     common.budget.shed("body_refused");

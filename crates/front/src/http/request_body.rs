@@ -11,7 +11,7 @@ use http::StatusCode;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming as Payload;
-use mcpool_wire::Skim;
+use mcpool_wire::IdScanner;
 use tokio::time::Instant;
 
 use crate::{
@@ -30,7 +30,7 @@ pub(crate) enum Received {
     /// All of it, charged for as long as it is kept.
     Whole(Bytes, Charge),
     /// Not kept: this is what was seen of it.
-    Unkept(Skim),
+    Unkept(IdScanner),
 }
 
 struct Reading<'c> {
@@ -42,7 +42,7 @@ struct Reading<'c> {
     /// Bytes so far, kept or not.
     read: usize,
     begun: Instant,
-    skim: Option<Skim>,
+    scanner: Option<IdScanner>,
 }
 
 enum Next {
@@ -64,7 +64,7 @@ pub(crate) async fn receive(common: &Common, payload: Payload, expects: bool) ->
         charge: Charge::nothing(&common.budget),
         read: 0,
         begun: Instant::now(),
-        skim: None,
+        scanner: None,
         payload,
     };
     if reading.payload.size_hint().lower() > common.limits().body_bytes as u64 {
@@ -97,16 +97,16 @@ impl Reading<'_> {
     /// Waits while memory is short; if that does not help, no more of it is kept.
     async fn hold_back(&mut self) {
         let is_complete = self.payload.is_end_stream();
-        if is_complete || self.skim.is_some() || self.budget().is_calm() || !self.is_large() {
+        if is_complete || self.scanner.is_some() || self.budget().is_calm() || !self.is_large() {
             return;
         }
         let began = Instant::now();
         self.budget().shed("body_held");
         if !self.budget().calm_within(self.common.times().overload_wait).await {
-            let mut skim = Skim::default();
-            skim.feed(&std::mem::take(&mut self.first));
-            skim.feed(&std::mem::take(&mut self.rest));
-            self.skim = Some(skim);
+            let mut scanner = IdScanner::default();
+            scanner.feed(&std::mem::take(&mut self.first));
+            scanner.feed(&std::mem::take(&mut self.rest));
+            self.scanner = Some(scanner);
             self.charge = Charge::nothing(self.budget());
         }
         // It was us who did not read.
@@ -115,7 +115,7 @@ impl Reading<'_> {
 
     async fn next(&mut self) -> Result<Next, Served> {
         let limit = self.patience();
-        let may_stand_back = self.skim.is_none() && self.is_large();
+        let may_stand_back = self.scanner.is_none() && self.is_large();
         let budget = Arc::clone(self.budget());
         let frame = tokio::select! {
             biased;
@@ -146,8 +146,8 @@ impl Reading<'_> {
 
     fn add(&mut self, data: Bytes) {
         self.read += data.len();
-        if let Some(skim) = &mut self.skim {
-            return skim.feed(&data);
+        if let Some(scanner) = &mut self.scanner {
+            return scanner.feed(&data);
         }
         self.charge.add(data.len());
         // Nearly every message is one frame: it is used where it lies.
@@ -160,8 +160,8 @@ impl Reading<'_> {
     }
 
     fn end(self) -> Received {
-        match self.skim {
-            Some(skim) => Received::Unkept(skim),
+        match self.scanner {
+            Some(scanner) => Received::Unkept(scanner),
             None if self.rest.is_empty() => Received::Whole(self.first, self.charge),
             None => Received::Whole(self.rest.freeze(), self.charge),
         }

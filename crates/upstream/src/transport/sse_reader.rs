@@ -18,7 +18,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use eventsource_stream::EventStream;
 use futures::{FutureExt, Stream, StreamExt};
-use mcpool_wire::Skim;
+use mcpool_wire::IdScanner;
 use memchr::{memchr, memchr2};
 use tokio::runtime::Handle;
 
@@ -177,7 +177,7 @@ struct Cutter {
 
 enum Cut {
     Block(Bytes),
-    TooLarge(Skim),
+    TooLarge(IdScanner),
     /// The chunk is used up.
     More,
 }

@@ -1,7 +1,7 @@
 //! An event above the limit: its lines pass by in constant memory, and only its data is looked at, for the id of the call
 //! it answers.
 
-use mcpool_wire::Skim;
+use mcpool_wire::IdScanner;
 use memchr::memchr2;
 
 /// Longest name of a field that is told from others.
@@ -10,7 +10,7 @@ const NAME: usize = 4;
 /// What was seen of it so far.
 #[derive(Debug, Default)]
 pub(super) struct Skipped {
-    pub(super) seen: Skim,
+    pub(super) seen: IdScanner,
     at: At,
     /// What the line begins with.
     name: Vec<u8>,

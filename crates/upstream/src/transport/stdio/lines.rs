@@ -6,7 +6,7 @@
 use std::io;
 
 use bytes::{Bytes, BytesMut};
-use mcpool_wire::Skim;
+use mcpool_wire::IdScanner;
 use serde::de::IgnoredAny;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -25,7 +25,7 @@ pub(crate) enum Line {
     /// Is none: this is what it begins with.
     Noise(String),
     /// Was above the limit.
-    TooLarge(Skim),
+    TooLarge(IdScanner),
     /// Is not complete: more of it was read.
     Part,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Lines<R> {
     buffer: BytesMut,
     /// Bytes of the buffer that hold no line break.
     scanned: usize,
-    skipping: Option<Skim>,
+    skipping: Option<IdScanner>,
     /// Whether bytes were read that are not reported yet.
     is_fresh: bool,
 }
@@ -87,7 +87,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         let line = self.buffer.split_to(self.scanned + at + 1).freeze();
         self.scanned = 0;
         if self.skipping.is_none() && line.len() > self.limit {
-            self.skipping = Some(Skim::default());
+            self.skipping = Some(IdScanner::default());
         }
         Some(match self.skipping.take() {
             Some(mut seen) => {

@@ -12,7 +12,7 @@ const MOST: usize = 1024;
 
 /// Scans one message in chunks.
 #[derive(Debug, Default)]
-pub struct Skim {
+pub struct IdScanner {
     /// Nesting level of a message's members: 1, or 2 in an array; 0 before the first bracket.
     members: u32,
     depth: u32,
@@ -33,7 +33,7 @@ pub struct Skim {
     had_response: bool,
 }
 
-impl Skim {
+impl IdScanner {
     /// Scans the next chunk.
     pub fn feed(&mut self, bytes: &[u8]) {
         for byte in bytes {
@@ -162,10 +162,10 @@ mod tests {
 
     fn check(message: &str, id: Option<&str>, has_method: bool) {
         for size in [1, 7, message.len()] {
-            let mut skim = Skim::default();
-            message.as_bytes().chunks(size).for_each(|part| skim.feed(part));
-            let got = skim.id().map(|id| std::str::from_utf8(id.raw()).unwrap());
-            assert_eq!((got, skim.has_method()), (id, has_method), "{message}");
+            let mut scanner = IdScanner::default();
+            message.as_bytes().chunks(size).for_each(|part| scanner.feed(part));
+            let got = scanner.id().map(|id| std::str::from_utf8(id.raw()).unwrap());
+            assert_eq!((got, scanner.has_method()), (id, has_method), "{message}");
         }
     }
 
@@ -187,9 +187,9 @@ mod tests {
             (r#"{"id":7,"method":"x"}"#, &[]),
             (r#"{"id":null,"error":{}}"#, &[]),
         ] {
-            let mut skim = Skim::default();
-            skim.feed(message.as_bytes());
-            assert_eq!(skim.answers(), answers, "{message}");
+            let mut scanner = IdScanner::default();
+            scanner.feed(message.as_bytes());
+            assert_eq!(scanner.answers(), answers, "{message}");
         }
     }
 
@@ -205,21 +205,25 @@ mod tests {
             (r#"[[{"id":7,"result":1}]]"#, &[], false),
         ] {
             for size in [1, 7, message.len()] {
-                let mut skim = Skim::default();
-                message.as_bytes().chunks(size).for_each(|part| skim.feed(part));
-                assert_eq!((skim.answers(), skim.has_method()), (answers.to_vec(), has_method), "{message}");
-                assert_eq!(skim.id(), None, "{message}");
+                let mut scanner = IdScanner::default();
+                message.as_bytes().chunks(size).for_each(|part| scanner.feed(part));
+                assert_eq!(
+                    (scanner.answers(), scanner.has_method()),
+                    (answers.to_vec(), has_method),
+                    "{message}"
+                );
+                assert_eq!(scanner.id(), None, "{message}");
             }
         }
     }
 
     #[test]
     fn no_more_answers_are_kept_than_an_array_may_have() {
-        let mut skim = Skim::default();
-        skim.feed(b"[");
-        (0..100_000).for_each(|id| skim.feed(format!(r#"{{"id":{id},"result":0}},"#).as_bytes()));
-        assert_eq!(skim.answers().len(), MOST + 1);
-        assert!(skim.answers.capacity() <= 2 * MOST);
+        let mut scanner = IdScanner::default();
+        scanner.feed(b"[");
+        (0..100_000).for_each(|id| scanner.feed(format!(r#"{{"id":{id},"result":0}},"#).as_bytes()));
+        assert_eq!(scanner.answers().len(), MOST + 1);
+        assert!(scanner.answers.capacity() <= 2 * MOST);
     }
 
     #[test]
