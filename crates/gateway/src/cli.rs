@@ -226,7 +226,7 @@ mod tests {
             assert_eq!(args.listen, Some("127.0.0.1:1".parse().unwrap()));
             let names: Vec<_> = args.source.backends.iter().map(|b| b.name.to_string()).collect();
             assert_eq!(names, ["a", "b"]);
-            // The slash is kept: it is another URL without it.
+            // The slash stays: without it the URL is another one.
             assert_eq!(args.source.backends[1].url.as_str(), "http://h/sse/");
         }
     }

@@ -1,6 +1,5 @@
-//! Every kind of failing call is found in the log by the `request_id` its agent received, with who, where, how long,
-//! why, and whether it ran; and the circuit's states are seen in `/metrics` while a backend is down. The real binary,
-//! over real sockets.
+//! Every failed call is in the log under its `request_id`, with agent, backend, duration, reason and execution state;
+//! and `/metrics` shows the circuit while a backend is down. The real binary over real sockets.
 
 use std::{
     fs,
@@ -17,7 +16,7 @@ use mcpool_testkit::{
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
-/// A gateway process; ended with the test.
+/// A gateway process, ended with the test.
 struct Process {
     child: Child,
     folder: PathBuf,
@@ -34,7 +33,7 @@ impl Process {
         Self::limited(name, backends, None).await
     }
 
-    /// A process that may have so many descriptors.
+    /// A process with this descriptor limit.
     async fn limited(name: &str, backends: &str, descriptors: Option<usize>) -> Self {
         let folder = std::env::temp_dir().join(format!("mcpool-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
@@ -77,7 +76,7 @@ impl Process {
         Agent::ready(AgentConfig::http(self.url(backend))).await.expect("an agent is served")
     }
 
-    /// The log line of this request, once it is there.
+    /// Waits for the log line of this request.
     async fn line(&self, request_id: &str) -> Value {
         let until = Instant::now() + Duration::from_secs(5);
         loop {
@@ -107,7 +106,7 @@ impl Drop for Process {
     }
 }
 
-/// The members of the JSON log line, wherever the formatter put them.
+/// A field of the JSON log line, at any level.
 fn field(line: &Value, name: &str) -> Value {
     line.get(name).or_else(|| line.get("fields").and_then(|f| f.get(name))).cloned().unwrap_or_default()
 }
@@ -119,7 +118,7 @@ fn data_of(error: &AgentError) -> (i64, Value) {
     }
 }
 
-/// What the agent got and what the log says about it must be one story.
+/// Checks that the agent's error and the log line agree.
 async fn told(process: &Process, error: &AgentError, code: i64, executed: &str) {
     let (got, data) = data_of(error);
     assert_eq!((got, data["executed"].as_str()), (code, Some(executed)), "{error:?}");
@@ -157,19 +156,19 @@ async fn every_kind_of_failing_call_is_found_in_the_log_by_its_request_id() {
     ];
     let process = Process::start("failures", &backends.concat()).await;
 
-    // Lost in flight: the backend ran it, then its connection broke; not safe to repeat.
+    // Lost in flight: the backend ran the call, then its connection broke; not safe to repeat.
     let agent = process.agent("lost").await;
     lost.set_fault(Fault::always(Stage::Call, FaultKind::CutAt(0)));
     let error = agent.call_tool("add", json!({ "nonce": "n" })).await.expect_err("cut");
     told(&process, &error, -31905, "maybe").await;
 
-    // Timed out: accepted and never answered.
+    // Timed out: accepted, never answered.
     let agent = process.agent("silent").await;
     silent.set_fault(Fault::always(Stage::Call, FaultKind::Silent));
     let error = agent.call_tool("echo", json!({ "nonce": "n" })).await.expect_err("silent");
     told(&process, &error, -31906, "maybe").await;
 
-    // Rejected: no slot within the queue time.
+    // Rejected: no permit within the queue time.
     let agent = process.agent("full").await;
     let mut first = agent.start_tool("sleep", json!({ "ms": 2000 })).expect("started");
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -177,7 +176,7 @@ async fn every_kind_of_failing_call_is_found_in_the_log_by_its_request_id() {
     told(&process, &error, -31902, "no").await;
     first.finish().await.expect("the first one is served");
 
-    // Refused: nobody listens, and after five failed handshakes the circuit is open.
+    // Unreachable: after five failed handshakes the circuit opens.
     let agent = process.agent("refused").await;
     refused.stop().await;
     let error = agent.call_tool("echo", json!({ "nonce": "n" })).await.expect_err("refused");
@@ -204,7 +203,7 @@ async fn an_outage_is_seen_in_the_series_of_the_three_states() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     server.restart().await.expect("the same port");
-    // The call that was held through the outage is answered, and the circuit is closed again by the probe.
+    // The call held during the outage is answered, and the probe closes the circuit.
     call.await.expect("no panic").expect("a trip costs no call");
     let metrics = process.metrics().await;
     assert!(state(&metrics, "closed"), "{metrics}");
@@ -214,8 +213,8 @@ async fn an_outage_is_seen_in_the_series_of_the_three_states() {
     );
 }
 
-/// Connections that say nothing take every descriptor there is for agents: new ones are told 503, who is in is served,
-/// and it passes by itself (RELIABILITY.md F17).
+/// Silent connections use up the descriptors for agents: new ones get 503, existing ones are served, and it recovers by
+/// itself (RELIABILITY.md F17).
 #[tokio::test]
 async fn without_descriptors_new_connections_are_told_503_and_known_agents_go_on() {
     let server = Server::start(Script::default()).await.expect("a backend");
@@ -233,7 +232,7 @@ async fn without_descriptors_new_connections_are_told_503_and_known_agents_go_on
             let told = tokio::time::timeout(Duration::from_secs(1), one.read_exact(&mut start)).await;
             match told {
                 Ok(Ok(_)) => break String::from_utf8_lossy(&start).into_owned(),
-                // Closed for its silence; not what this is about.
+                // Closed for its silence; expected.
                 Ok(Err(_)) => {}
                 Err(_) => idle.push(one),
             }

@@ -1,5 +1,5 @@
-//! The gateway is killed under two hundred agents that share, and started again: their sessions work at once, and only
-//! what was in flight is lost. The real binary, over real sockets.
+//! The gateway is killed under two hundred agents on shared sessions, and restarted: their sessions work at once, and
+//! only calls in flight are lost. The real binary over real sockets.
 
 #![allow(clippy::print_stdout, reason = "figures for whoever asks for them with --nocapture")]
 
@@ -18,7 +18,7 @@ use mcpool_testkit::{
 };
 use serde_json::json;
 
-/// A gateway that can be killed and started again at the same address, and what it keeps.
+/// A gateway that can be killed and restarted at one address with its state.
 struct Lives {
     folder: PathBuf,
     listen: SocketAddr,
@@ -43,7 +43,7 @@ impl Lives {
         lives
     }
 
-    /// SIGKILL: no drain, no good-bye, nothing written on the way out.
+    /// SIGKILL: no drain and no last write.
     fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
@@ -67,7 +67,7 @@ impl Lives {
         format!("http://{}/demo/mcp", self.listen)
     }
 
-    /// The sum of the series that begin with this; one that has not happened yet may not be there.
+    /// The sum of all series with this prefix; 0 if there is none.
     async fn metric(&self, series: &str) -> u64 {
         let page =
             Agent::connect(AgentConfig::http(format!("http://{}/x", self.admin))).await.expect("a page");
@@ -124,7 +124,7 @@ async fn two_hundred_agents_go_on_after_kill_9_and_only_calls_in_flight_are_lost
     ended.close().await;
 
     for round in 0..2 {
-        // Some calls run, all others wait for nothing.
+        // Some calls run; no other agent has one.
         let running: Vec<_> = agents[..IN_FLIGHT]
             .iter()
             .map(|agent| agent.start_tool("sleep", json!({ "ms": 60_000 })).expect("an open agent"))
@@ -153,16 +153,16 @@ async fn two_hundred_agents_go_on_after_kill_9_and_only_calls_in_flight_are_lost
         println!(
             "round {round}: {lost} in flight lost, {AGENTS} restored; listening after {started:?}, slowest call {slowest:?}"
         );
-        // The stream for what belongs to no call comes back as well.
+        // The agent's event stream resumes too.
         for agent in agents.iter().step_by(4) {
             agent.listen().await.expect("its stream");
         }
-        // The deleted one does not.
+        // The deleted session stays deleted.
         let ghost = Agent::connect(config()).await.expect("no dial yet");
         let body = json!({"jsonrpc":"2.0","id":1,"method":"tools/list"}).to_string();
         let got = ghost.post_bytes(body, &[("mcp-session-id", &session)]).await.expect("an answer");
         assert_eq!(got.status, 404);
-        // Nobody shook hands again, neither with the gateway nor by way of it.
+        // No new handshake took place, with the gateway or the backend.
         let greeted = gateway.metric("mcpool_requests_total{backend=\"demo\",method=\"initialize\"").await;
         assert_eq!(greeted, 0);
     }

@@ -295,7 +295,7 @@ mod tests {
             tokio::time::advance(Duration::from_millis(1)).await;
             places.push(open.enter(ip(u8::try_from(n % 200).unwrap() + 2), &front).unwrap());
         }
-        // Its request makes it the one that was idle for the shortest time.
+        // Its request makes it the most recently used one.
         drop(places[0].connection.serve());
         assert!(open.enter(ip(250), &front).is_some());
         let ended: Vec<_> = (0..places.len()).filter(|n| places[*n].connection.end.is_cancelled()).collect();

@@ -1,4 +1,4 @@
-//! The admin listener over a real socket, in front of a backend that works and one that is not there.
+//! The admin listener over a real socket, with a working backend and an unreachable one.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ impl Rig {
         Self::with("", None).await
     }
 
-    /// With these lines at the top of the configuration.
+    /// Starts with these lines at the top of the configuration.
     async fn with(lines: &str, reload: Option<ReloadHook>) -> Self {
         let backend = mcpool_testkit::Server::start(mcpool_testkit::Script::default()).await.unwrap();
         let text = format!(
@@ -145,7 +145,7 @@ async fn a_page_under_a_foreign_name_learns_nothing_of_backends() {
         let words: Vec<&str> = body.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!((status, words), (200, vec!["status"]), "{host}");
         assert_eq!(rig.ask(&ask("/livez")).await.0, 200, "{host}");
-        // A scraper may know an address; no page can pretend to be at one.
+        // Scrapers may use an address; no page can pose as one.
         let expect = if host == "10.0.0.7" { 200 } else { 421 };
         assert_eq!(rig.ask(&ask("/metrics")).await.0, expect, "{host}");
         assert_eq!(rig.ask(&ask("/api/v1/backends")).await.0, 421, "{host}");
@@ -204,7 +204,7 @@ async fn metrics_are_packed_for_who_can_unpack_them() {
     );
 }
 
-/// Connections that say nothing, half a header, or nothing after a first request: operators and probes get in.
+/// Silent connections, half headers and idle keep-alives do not block operators and probes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_holds_connections_does_not_keep_operators_out() {
     let rig = Rig::start().await;
@@ -218,7 +218,7 @@ async fn whoever_holds_connections_does_not_keep_operators_out() {
             _ => {
                 stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
                 let mut some = [0; 12];
-                // It may have given way already.
+                // The connection may already have been closed.
                 let _ = stream.read_exact(&mut some).await;
             }
         }

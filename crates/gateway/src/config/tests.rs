@@ -1,4 +1,4 @@
-//! What a wrong file is answered with, word for word, and the tie between `config/mcpool.toml` and the code.
+//! Exact messages for invalid files, and agreement of `config/mcpool.toml` with the code.
 
 mod deploy;
 mod file;
@@ -23,7 +23,7 @@ fn check(text: &str, expect: &str) {
 
 const URL: &str = "[backends.a]\nurl = \"http://h/mcp\"\n";
 
-/// A problem in the table of a backend that is otherwise whole; the line is the third.
+/// Checks a problem on the third line, in a backend's table that is otherwise valid.
 fn check_backend(line: &str, expect: &str) {
     check(&format!("{URL}{line}\n"), &format!("file.toml:3: {expect}"));
 }
@@ -95,7 +95,7 @@ fn keys_and_words_of_later_versions_are_refused_as_such() {
         let name = key.split(' ').next().unwrap();
         check_backend(key, &format!("backends.a.{name}: not supported by this version"));
     }
-    // Beside what else is wrong with the table.
+    // Reported together with other mistakes in the table.
     check(
         "[backends.a]\nshare_across = \"everyone\"",
         "file.toml:1: backends.a.url: missing; a backend needs the URL of its MCP server, or the command that starts it\n\
@@ -197,7 +197,7 @@ fn sizes_and_counts_that_contradict_each_other_are_refused() {
     );
     check_backend("min_idle = 9", "backends.a.min_idle: 9 is more than shared_sessions, 8");
     check_backend("retry = { base = \"2s\", cap = \"1s\" }", "backends.a.retry.cap: shorter than base");
-    // A small budget alone is no contradiction: the shared part shrinks with it.
+    // A small `max_sessions` alone is valid: `shared_sessions` shrinks with it.
     let config = parse(&format!("{URL}max_sessions = 2")).unwrap();
     assert_eq!(config.backends[0].spec.limits.shared_sessions, 2);
 }
@@ -392,7 +392,7 @@ fn a_variable_cannot_become_syntax() {
 fn roots_that_cannot_be_read_or_understood_are_refused() {
     let error = parse(&format!("{URL}tls.ca_file = \"no-such.pem\"")).unwrap_err().to_string();
     assert!(error.starts_with("file.toml:3: backends.a.tls.ca_file: cannot read \"no-such.pem\""), "{error}");
-    // Any file that is no certificate will do.
+    // Any file without a certificate.
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = format!("{URL}tls.ca_file = \"Cargo.toml\"");
     let error = Config::parse("file.toml", &text, folder, &|_| None).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! What the doctor says of servers that work, and of each way in which they do not.
+//! Output of `doctor` for working servers, and for each kind of failure.
 
 use mcpool_testkit::{Fault, FaultKind, Script, Server, Stage};
 

@@ -1,4 +1,4 @@
-//! A folder of our own, changed as editors and Kubernetes change theirs.
+//! Changes in a test folder, made as editors and Kubernetes make them.
 
 use std::os::unix::fs::symlink;
 
@@ -64,7 +64,7 @@ async fn a_swapped_link_is_noticed_wherever_it_stands() {
     // As Kubernetes mounts a ConfigMap: file -> ..data/file, ..data -> ..v1.
     symlink("v1", folder.at("..data")).unwrap();
     symlink("..data/file", folder.at("file")).unwrap();
-    // And a link from elsewhere to it.
+    // A link to it from another folder.
     fs::create_dir(folder.at("etc")).unwrap();
     symlink(folder.at("file"), folder.at("etc/mcpool.toml")).unwrap();
     let mut watches = [folder.watch("file"), folder.watch("etc/mcpool.toml")];
@@ -94,7 +94,7 @@ async fn neighbours_readers_and_a_missing_file_are_no_change() {
         for n in 0..5 {
             folder.write("neighbour", &n.to_string());
             fs::read(folder.at("file")).unwrap();
-            // Longer than it takes to look.
+            // Longer than a check takes.
             tokio::time::sleep(2 * QUIET).await;
         }
         fs::remove_file(folder.at("file")).unwrap();

@@ -1,4 +1,4 @@
-//! What the commands say of a gateway that runs: the real binary asks the real binary.
+//! Console commands against a running gateway, both the real binary.
 
 use std::process::{Command, Output};
 
@@ -67,7 +67,7 @@ async fn the_doctor_asks_the_gateway_for_a_backend_that_no_file_names() {
     let server = Server::start(Script::default()).await.expect("a backend");
     let process = Process::start("doctor", &table("only-here", &server.url_http())).await;
     process.agent("only-here").await;
-    // In a folder without a configuration of its own.
+    // Runs in a folder without a configuration.
     let (code, said) = ask(&process, &["doctor", "only-here"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains(&server.url_http()) && said.contains("ready after"), "{said}");

@@ -1,4 +1,4 @@
-//! The file of the session key while the gateway runs.
+//! The session key file of a running gateway.
 
 use std::{fs, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Configurations that change all the time under load, broken ones among them: no call fails (RELIABILITY.md 4.3, L3).
-//! With `MCPOOL_LONG=1` for ten minutes.
+//! Constant reloads under load, with invalid files among them: no call fails (RELIABILITY.md 4.3, L3). `MCPOOL_LONG=1`
+//! runs for ten minutes.
 
 use std::{
     sync::{
@@ -42,7 +42,7 @@ impl Load {
         Self { stop, calls, agents }
     }
 
-    /// How many calls were answered, and what went wrong.
+    /// The number of answered calls, and all errors.
     async fn end(self) -> (usize, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         let mut wrong = Vec::new();
@@ -53,7 +53,7 @@ impl Load {
     }
 }
 
-/// One call after the other: safe ones, and ones that must not be repeated.
+/// Sequential calls: safe ones, and ones that must not be repeated.
 async fn call(agent: Agent, n: usize, stop: Arc<AtomicBool>, calls: Arc<AtomicUsize>) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut at = 0;
@@ -89,7 +89,7 @@ async fn reloads_all_the_time_fail_no_call() {
         _ => format!("{}\nno_such_key = 1\n", backend("moving", &two.url_http(), "")),
     };
     let whole = |round: usize| {
-        // A name that comes and goes.
+        // A backend that comes and goes.
         let guest = backend(&format!("guest-{round}"), &two.url_http(), "");
         format!("{}{guest}{}", backend("still", &still.url_http(), "mode = \"shared\""), moving(round))
     };
@@ -100,7 +100,7 @@ async fn reloads_all_the_time_fail_no_call() {
     for round in 1..=rounds {
         let next = Instant::now() + pause;
         process.configure(&whole(round));
-        // Every other one without waiting for the watch, so that both ways meet.
+        // Some reloads do not wait for the watcher, so that both ways overlap.
         if round % 2 == 0 || round % 5 == 4 {
             process.signal("HUP");
         }
@@ -124,7 +124,7 @@ async fn reloads_all_the_time_fail_no_call() {
     let refused = log.lines().filter(|line| line.contains("configuration refused"));
     let with_line = refused.clone().filter(|line| line.contains("mcpool.toml:11: unknown key `no_such_key`"));
     assert!(refused.clone().count() >= rounds / 5 && with_line.count() == refused.count(), "{log}");
-    // Of each guest that left, nothing stays; those that are leaving may still be there.
+    // Removed backends leave no series; retiring ones may still have them.
     let left = async {
         while process.series().await > before + before / 4 {
             tokio::time::sleep(Duration::from_millis(100)).await;

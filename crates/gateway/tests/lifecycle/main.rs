@@ -1,4 +1,4 @@
-//! The life of the real binary: another configuration while it serves, and its end. With real files and real signals.
+//! Reloads and shutdown of the real binary, with real files and signals.
 
 mod console;
 mod key;

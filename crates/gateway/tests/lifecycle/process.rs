@@ -1,4 +1,4 @@
-//! A gateway process; ended with the test.
+//! A gateway process, ended with the test.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ pub(crate) struct Process {
     admin: SocketAddr,
 }
 
-/// The longest wait for anything: only a failing test takes it.
+/// Timeout of every wait; only a failing test reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 fn free() -> SocketAddr {
@@ -26,7 +26,7 @@ fn free() -> SocketAddr {
 }
 
 impl Process {
-    /// Starts one with this text in its file.
+    /// Starts a process with this configuration.
     pub(crate) async fn start(name: &str, config: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("mcpool-life-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
@@ -62,7 +62,7 @@ impl Process {
         Agent::ready(config).await.expect("an agent is served")
     }
 
-    /// Puts another file in place of the configuration, as editors do.
+    /// Replaces the configuration file, as editors do.
     pub(crate) fn configure(&self, text: &str) {
         let new = self.folder.join("mcpool.toml.new");
         fs::write(&new, text).expect("a file");
@@ -93,7 +93,7 @@ impl Process {
         serde_json::from_str(&self.page(path).await.1).expect("JSON")
     }
 
-    /// The value of one series, by how it is written.
+    /// The value of a series, by its text.
     pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
         let (_, text) = self.page("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
@@ -117,12 +117,12 @@ impl Process {
         }
     }
 
-    /// Waits until that many configurations were taken.
+    /// Waits until this many configurations were applied.
     pub(crate) async fn until_generation(&self, generation: u32) {
         self.until_metric("mcpool_config_generation", f64::from(generation)).await;
     }
 
-    /// Waits for the end, and tells how long it took.
+    /// Waits for the process to end; returns how long it took.
     pub(crate) async fn ended(&mut self, patience: Duration) -> (ExitStatus, Duration) {
         let since = Instant::now();
         loop {

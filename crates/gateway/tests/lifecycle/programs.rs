@@ -1,5 +1,4 @@
-//! Backends that are programs, and what they start: nothing of it is left when their session or the gateway ends, however
-//! the gateway ends.
+//! Program backends and their children: none survives the end of its session or of the gateway, however that ends.
 
 use std::{
     fs,
@@ -16,8 +15,8 @@ use crate::{
     shutdown::{gone, runs},
 };
 
-/// A server with a child that leaves its process group and ignores every polite word. `$1` says what it does itself at
-/// the end of its input.
+/// A server whose child leaves its process group and ignores all signals it can. `$1` is what the server does at the
+/// end of its input.
 const SERVER: &str = r#"
 trap '' TERM INT HUP
 setsid sh -c 'while :; do sleep 1; done' &
@@ -49,7 +48,7 @@ impl Escaping {
         Self::start_with(name, at_end, "").await
     }
 
-    /// With this variable besides.
+    /// Also sets this variable.
     async fn start_with(name: &str, at_end: &str, variable: &str) -> Self {
         let file = std::env::temp_dir().join(format!("mcpool-escaping-{name}-{}", std::process::id()));
         let _ = fs::remove_file(&file);
@@ -62,7 +61,7 @@ impl Escaping {
         Self { process: Process::start(name, &config).await, file }
     }
 
-    /// An agent, and what its session is.
+    /// An agent, and the processes of its session.
     async fn agent(&self) -> (Agent, Vec<String>) {
         let agent = Agent::ready(AgentConfig::http(self.process.url("p/mcp"))).await.expect("an agent");
         let answer = agent.call_tool("who", json!({})).await.expect("an answer");
@@ -80,7 +79,7 @@ impl Drop for Escaping {
     fn drop(&mut self) {
         let text = fs::read_to_string(&self.file).unwrap_or_default();
         let _ = fs::remove_file(self.file.with_extension("sh"));
-        // A test that failed leaves none either.
+        // A failed test must not leave any either.
         for pid in text.split_whitespace().filter(|pid| runs(pid)) {
             let _ = Command::new("kill").args(["-9", pid]).status();
         }
@@ -98,7 +97,7 @@ fn parent(pid: &str) -> String {
 async fn a_gateway_that_is_killed_leaves_no_program_behind_and_nothing_that_left_its_group() {
     let escaping = Escaping::start("killed", "deaf").await;
     let (_agent, pids) = escaping.agent().await;
-    // Longer than a runtime keeps a thread that has nothing to do: the end of a thread is not the end of the gateway.
+    // Longer than a runtime keeps an idle thread: a thread's end is not the gateway's.
     tokio::time::sleep(Duration::from_secs(12)).await;
     assert!(pids.iter().all(|pid| runs(pid)), "{pids:?}");
     escaping.process.signal("KILL");
@@ -133,7 +132,7 @@ async fn what_left_the_group_of_its_program_ends_with_the_session_and_no_other_s
     }
 }
 
-/// The processes that were started so far, each with its child.
+/// All processes started so far, each with its child.
 fn started(escaping: &Escaping) -> Vec<Vec<String>> {
     fs::read_to_string(&escaping.file).unwrap_or_default().lines().map(split).collect()
 }
@@ -149,7 +148,7 @@ async fn an_agent_that_can_be_asked_finds_a_process_that_has_booted_while_anothe
         (agent, split(answer["content"][0]["text"].as_str().expect("text")), since.elapsed())
     };
     let (first, of_first, _) = ready().await;
-    // The next one is started at once, and has booted two seconds later.
+    // The next process starts at once and is up two seconds later.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let (_second, of_second, took) = ready().await;
     assert!(took < Duration::from_millis(1_500), "it waited for a start: {took:?}");
@@ -170,7 +169,7 @@ async fn a_program_ends_with_a_supervisor_that_is_killed() {
     gone(&pids[..1]).await;
 }
 
-/// What `check --connect` says about a program.
+/// Output of `check --connect` for a program.
 fn verdict(command: &str, args: &[&str]) -> String {
     let file = std::env::temp_dir().join(format!("mcpool-verdict-{}.toml", std::process::id()));
     fs::write(&file, format!("[backends.p]\ncommand = {command:?}\nargs = {args:?}\n")).expect("a file");

@@ -1,4 +1,4 @@
-//! What a change of the file means for agents that are there, and for those that come.
+//! Effects of a reload on existing and new agents.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn text(result: &Value) -> String {
     result["content"][0]["text"].as_str().unwrap_or_default().to_owned()
 }
 
-/// The session of the backend that serves the agent.
+/// The backend session that serves the agent.
 async fn session(agent: &Agent) -> String {
     text(&agent.call_tool("session", json!({})).await.expect("served"))
 }
@@ -49,7 +49,7 @@ async fn a_broken_file_is_refused_with_its_line_and_a_good_one_is_taken() {
     assert!(lines[0].contains("mcpool.toml:4: unknown key `queu`"), "{}", lines[0]);
     assert_eq!(session(&agent).await, before, "the one before stays in force");
 
-    // A good one: the command line keeps winning, and what cannot change is named.
+    // A valid file: the command line keeps precedence, and keys that need a restart are named.
     let good = format!(
         "listen = \"127.0.0.1:1\"\nlog.level = \"debug\"\n{}{}",
         backend("a", &one.url_http(), ""),
@@ -75,7 +75,7 @@ async fn without_watching_a_hangup_is_what_takes_the_file() {
     let with = |more: &str| format!("watch = false\n{}{more}", backend("a", &one.url_http(), ""));
     let process = Process::start("hangup", &with("")).await;
     process.configure(&with(&backend("b", &one.url_http(), "")));
-    // Longer than a watch would take.
+    // Longer than the watcher takes.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(process.metric("mcpool_config_generation").await, Some(1.0));
     process.signal("HUP");
@@ -93,7 +93,7 @@ async fn agents_of_a_changed_backend_move_over_and_those_with_a_session_of_their
     let pinned = Agent::ready(config).await.expect("an agent is served");
     let (of_shared, of_pinned) = (session(&shared).await, session(&pinned).await);
     assert!(old.session_ids().contains(&of_pinned) && of_shared != of_pinned);
-    // In flight while the configuration changes: answered by the one it was sent to.
+    // A call in flight during the reload is answered by the backend it was sent to.
     let mut call = shared.start_tool("sleep", json!({ "ms": 2_000, "nonce": "slept" })).expect("started");
     while old.executions("slept") == 0 && old.stats().requests_of("tools/call") < 3 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -107,7 +107,7 @@ async fn agents_of_a_changed_backend_move_over_and_those_with_a_session_of_their
     call.finish().await.expect("what was sent is answered");
     process.agent("a").await;
     assert!(!shared.statuses().keys().any(|status| *status >= 400), "{:?}", shared.statuses());
-    // ...until the drain is over; then the session ends, and the agent has to begin anew.
+    // ...until the drain is over; then the session ends, and the agent must initialize again.
     let ended = async {
         while pinned.call_tool("session", json!({})).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -139,7 +139,7 @@ async fn a_removed_backend_finishes_its_calls_and_then_says_so() {
     let refused = Agent::ready(AgentConfig::http(process.url("a/mcp"))).await.map(|_| ()).expect_err("404");
     assert!(format!("{refused:?}").contains("404"), "{refused:?}");
     assert_eq!(session(&bystander).await, before);
-    // With one backend left it needs no name; and the series of the other one go.
+    // The last backend needs no name, and the other one's series disappear.
     Agent::ready(AgentConfig::sse(process.url("sse"))).await.expect("the only one there is");
     let gone = async {
         while process.page("/metrics").await.1.contains("backend=\"a\"") || !one.session_ids().is_empty() {
@@ -176,7 +176,7 @@ async fn subscriptions_go_on_at_the_new_server_and_changed_lists_are_told() {
     let uri = "test://static/1";
     agent.request("resources/subscribe", json!({ "uri": uri })).await.expect("subscribed");
     process.configure(&backend("a", &new.url_http(), "mode = \"shared\""));
-    // It asks for nothing, and is moved all the same.
+    // An idle agent moves too.
     agent.next_notification("notifications/tools/list_changed", PATIENCE).await.expect("other lists");
     let subscribed = async {
         while !new.subscriptions().contains(uri) {
@@ -184,7 +184,7 @@ async fn subscriptions_go_on_at_the_new_server_and_changed_lists_are_told() {
         }
     };
     tokio::time::timeout(PATIENCE, subscribed).await.expect("subscribed at the new one");
-    // What may have changed meanwhile is told as changed; then what does change is.
+    // First a notification for changes missed meanwhile, then one for a real change.
     agent.next_notification("notifications/resources/updated", PATIENCE).await.expect("in doubt");
     new.resource_updated(uri);
     agent.next_notification("notifications/resources/updated", PATIENCE).await.expect("updated");

@@ -1,5 +1,4 @@
-//! Sessions that are retired while calls run on them: for their age, because the operator wants it, or because the
-//! configuration is another. No call is cut for it.
+//! Retirement of sessions with running calls, by age, by an admin action or by a reload: no call is cut.
 
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ async fn server() -> Server {
     Server::start(Script::default()).await.expect("a backend")
 }
 
-/// A call of 2 s that its backend has.
+/// A call of 2 s that has reached its backend.
 async fn long_call(agent: &Agent, server: &Server) -> Started {
     let before = server.stats().requests_of("tools/call");
     let call = agent.start_tool("sleep", json!({ "ms": 2_000, "nonce": "long" })).expect("started");
@@ -31,7 +30,7 @@ async fn long_call(agent: &Agent, server: &Server) -> Started {
     call
 }
 
-/// Agents of both transports, sharing and with a session of their own.
+/// Agents of both transports, with shared and with own sessions.
 async fn agents(process: &Process, server: &Server) -> Vec<(Agent, Started)> {
     let own = json!({ "roots": {}, "sampling": {} });
     let configs = [
@@ -89,7 +88,7 @@ async fn a_truncated_file_takes_nothing_away_and_one_that_is_written_in_two_step
     let process = Process::start("truncated", &format!("{first}{second}")).await;
     let agent = process.agent("b").await;
     let file = process.folder.join("mcpool.toml");
-    // In place, as an editor on a slow disk does; longer apart than the watch waits for quiet.
+    // Written in place, as by an editor on a slow disk, with pauses longer than the watcher's quiet time.
     for half in ["", "# nothing yet\n", first.as_str()] {
         std::fs::write(&file, half).expect("truncated");
         tokio::time::sleep(Duration::from_millis(900)).await;
@@ -98,7 +97,7 @@ async fn a_truncated_file_takes_nothing_away_and_one_that_is_written_in_two_step
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
     assert_eq!(process.metric("mcpool_config_generation").await, Some(1.0));
-    // One that stays empty is refused, and said to be.
+    // A file that stays empty is rejected and reported.
     std::fs::write(&file, "# gone\n").expect("truncated");
     process.until_metric("mcpool_config_last_reload_successful", 0.0).await;
     assert!(process.log().contains("no backend is configured"), "{}", process.log());

@@ -1,5 +1,5 @@
-//! Programs whose session is retired while a call runs on it: the call is answered by the process it was sent to,
-//! whatever becomes of the configuration, and who calls meanwhile is served by another process.
+//! Retirement of program sessions with running calls: the process that got a call answers it despite reloads, and new
+//! calls go to another process.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use crate::{
     shutdown::{gone, runs},
 };
 
-/// A server whose tool `slow` takes two seconds and tells its progress, and says which process answered.
+/// A server whose tool `slow` takes two seconds with progress and returns its process id.
 const SERVER: &str = r#"
 say() { printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$1" "$2"; }
 number() { printf '%s' "$2" | sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p"; }
@@ -50,7 +50,7 @@ struct Slow {
 }
 
 impl Slow {
-    /// A gateway with a call of each transport that its program works on.
+    /// A gateway with one running call per transport.
     async fn start(name: &str, more: &str) -> Self {
         let script = std::env::temp_dir().join(format!("mcpool-{name}-{}.sh", std::process::id()));
         fs::write(&script, SERVER).expect("a script");
@@ -66,7 +66,7 @@ impl Slow {
         Self { process, script, agents }
     }
 
-    /// All calls end as if nothing had happened, and the processes they ran on end then.
+    /// All calls succeed, and then their processes end.
     async fn all_answered(mut self) {
         let mut pids = Vec::new();
         for (_agent, call, pid) in &mut self.agents {

@@ -1,4 +1,4 @@
-//! The end: orderly where it can be, in time in any case, and with nothing left behind.
+//! Shutdown: graceful if possible, always in time, with nothing left behind.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::process::{PATIENCE, Process};
 
-/// A server that ends for nothing but SIGKILL, and answers no call. It has a child of its own.
+/// A server with a child that ends only by SIGKILL and answers no call.
 const STUBBORN: &str = r#"
 trap '' TERM INT HUP
 sleep 1000 &
@@ -68,7 +68,7 @@ impl Stubborn {
     }
 }
 
-/// Whether a process runs: one that only waits for its exit status to be read does not.
+/// True if a process runs; a zombie does not.
 pub(crate) fn runs(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
@@ -156,7 +156,7 @@ async fn calls_that_are_cut_are_answered_and_those_that_wait_at_once_and_every_s
     server.set_fault(Fault::always(Stage::Call, FaultKind::Silent));
     let start = |n: usize| agents[n % 2].start_tool("echo", json!({ "nonce": "n" })).expect("started");
     let calls: Vec<_> = (0..12).map(start).collect();
-    // A slot is kept for agents with nothing in flight: neither of these.
+    // One permit is reserved for agents with nothing in flight; these have calls.
     process.until_metric("mcpool_waiting_calls{backend=\"b\"}", 9.0).await;
     let since = std::time::Instant::now();
     process.signal("TERM");
@@ -202,7 +202,7 @@ async fn readiness_goes_first_then_new_agents_then_calls_finish_and_sessions_say
         }
     };
     tokio::time::timeout(PATIENCE, unready).await.expect("readiness is off");
-    // Balancers have not noticed yet: who comes is served.
+    // Load balancers have not noticed yet: new agents are served.
     process.agent("b").await.call_tool("echo", json!({ "nonce": "m" })).await.expect("served");
     assert!(!server.session_ids().is_empty());
     call.finish().await.expect("a call in flight finishes");

@@ -1,4 +1,4 @@
-//! What is shipped for Kubernetes and systemd is a configuration of this gateway, and gives it the time it needs to end.
+//! The shipped Kubernetes and systemd files contain valid configurations, with enough time to shut down.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn the_configuration_for_kubernetes_fits_its_manifests() {
         assert!(MANIFESTS.contains(&format!("name: {name}, containerPort: {}", address.port())), "{name}");
         assert!(MANIFESTS.contains(&format!("name: {name}, port: {}", address.port())), "{name}");
     }
-    // Probes come from the node, which is not loopback.
+    // Probes come from the node, not from loopback.
     assert_eq!(config.front.unauthenticated, Unauthenticated::Allow);
     assert!(config.admin_token.is_some());
     let given = Duration::from_secs(after("terminationGracePeriodSeconds:", MANIFESTS).parse().unwrap());

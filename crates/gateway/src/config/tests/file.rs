@@ -1,4 +1,4 @@
-//! `config/mcpool.toml` names every key of the code, at its default, and no other.
+//! `config/mcpool.toml` lists every key with its default, and no other key.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -20,13 +20,13 @@ pub(super) fn read(text: &str) -> Config {
     Config::parse("mcpool.toml", text, Path::new("."), &environment).unwrap_or_else(|why| panic!("{why}"))
 }
 
-/// The file with the example switched on: `#key` is a key, `# text` is prose.
+/// The file with its example enabled: `#key` is a key, `# text` is prose.
 fn with_example() -> String {
     let line = |line: &str| match line.strip_prefix('#') {
         Some(key) if !key.is_empty() && !key.starts_with(' ') => key.to_owned(),
         _ => line.to_owned(),
     };
-    // The keys that name a file which is not there.
+    // Skips keys that name missing files.
     let is_there = |line: &String| !line.starts_with("tls.ca_file") && !line.starts_with("key_file");
     FILE.lines().map(line).filter(is_there).collect::<Vec<_>>().join("\n")
 }
@@ -59,7 +59,7 @@ fn the_program_in_the_file_has_the_defaults_of_a_program() {
     assert_eq!(program.transport, TransportChoice::Stdio);
 }
 
-/// The URL and the program, as one table of all keys a backend can have.
+/// One table with all backend keys, of URLs and programs.
 fn both(table: &Table) -> toml::Value {
     let of = |name: &str| table["backends"][name].as_table().unwrap().clone();
     toml::Value::Table(of("example-program").into_iter().chain(of("example")).collect())
@@ -137,7 +137,7 @@ fn keys(table: &Table) -> BTreeSet<String> {
     table.keys().cloned().collect()
 }
 
-/// The keys serde knows for this struct: asked of its own deserializer.
+/// The struct's keys, from its own deserializer.
 fn fields<'de, T: Deserialize<'de> + fmt::Debug>() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     T::deserialize(Listing(&mut found)).expect_err("a listing gives no values");

@@ -1,5 +1,5 @@
-//! `config/CONFIG.md` is `config/mcpool.toml` as tables, with what the code adds: defaults, types, and which keys need a
-//! restart. `MCPOOL_WRITE_PAGES=1` writes it anew.
+//! `config/CONFIG.md` shows `config/mcpool.toml` as tables with defaults, types and keys that need a restart.
+//! `MCPOOL_WRITE_PAGES=1` regenerates it.
 
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ file with its line, and `--print` shows the values in force.
 - A dot is a table within a table: `breaker.hold = \"5s\"`, or `hold = \"5s\"` under `[backends.NAME.breaker]`.
 ";
 
-/// One key of the file, or the beginning of a table.
+/// A key or a table header of the file.
 enum Item {
     Table { name: String, meaning: String },
     Key { table: String, key: String, value: String, is_set: bool, meaning: String },
@@ -68,7 +68,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Another value of the same kind.
+/// A different value of the same kind.
 fn other(key: &str, value: &Value) -> Option<String> {
     Some(match (kind(value), value) {
         ("duration", value) => {
@@ -89,7 +89,7 @@ fn other(key: &str, value: &Value) -> Option<String> {
             "buffered" => "\"1GiB\"",
             "format" => "\"json\"",
             "level" => "\"debug\"",
-            // One key of [sessions] is enough: the table is compared whole.
+            // One key of [sessions] is enough: the table is compared as a whole.
             "keys" => "[]",
             _ => return None,
         }
@@ -97,7 +97,7 @@ fn other(key: &str, value: &Value) -> Option<String> {
     })
 }
 
-/// The keys that a reload leaves as they are: asked of a configuration in which every key has another value.
+/// Keys that a reload does not change, found by changing every key.
 fn restart_only(items: &[Item]) -> Vec<&'static str> {
     let mut text = String::new();
     for item in items {
@@ -114,7 +114,7 @@ fn restart_only(items: &[Item]) -> Vec<&'static str> {
     read(&text).keep_fixed(&Config::default())
 }
 
-/// The default as the code has it, of a backend of this kind.
+/// The code's default for this kind of backend.
 fn default_of(key: &str, item_value: &str, is_set: bool, backend: Option<&Table>) -> String {
     if is_set {
         return item_value.to_owned();

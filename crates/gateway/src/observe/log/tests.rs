@@ -1,4 +1,4 @@
-//! A failed call is found by its request id, with everything a reader needs, and nothing that must not be there.
+//! A failed call can be found by its request id; its line has every needed field and no secret.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use tracing::subscriber::with_default;
 
 use super::*;
 
-/// What was written.
+/// The written output.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -28,7 +28,7 @@ impl io::Write for Lines {
     }
 }
 
-/// The lines some logging leads to, as JSON.
+/// The log lines of `write`, as JSON.
 fn logged(level: &str, write: impl FnOnce(&Log)) -> Vec<Value> {
     let lines = Lines::default();
     let to = lines.clone();
@@ -154,7 +154,7 @@ fn an_agent_that_fails_all_the_time_is_thinned_with_a_count_and_others_are_heard
     });
     assert_eq!(lines.len(), 10 + 1);
     assert_eq!((&lines[10]["level"], &lines[10]["cause"]), (&"WARN".into(), &"lost_in_flight".into()));
-    // Over time nothing is lost: the next line has the count.
+    // No count is lost: the next line reports it.
     let thinned = Log::default();
     let said = |at| thinned.calls.admit((AgentKey(1), "lost"), (AgentKey(0), "lost"), at);
     let start = Instant::now();

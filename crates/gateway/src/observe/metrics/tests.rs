@@ -1,4 +1,4 @@
-//! The names and labels of DESIGN.md are a contract: each is looked for in what is really rendered.
+//! The metric names and labels of DESIGN.md are a contract; each must occur in the rendered text.
 
 mod monitoring;
 mod page;
@@ -25,7 +25,7 @@ use crate::config::{Config, Overrides};
 use mcpool_router::gateway::GatewayObserve as _;
 use mcpool_router::stack::now;
 
-/// Every name of the design that belongs to what exists.
+/// Every name in the design that is implemented.
 const CONTRACT: &[&str] = &[
     "mcpool_breaker_state{backend,state}",
     "mcpool_breaker_transitions_total{backend,from,reason,to}",
@@ -91,7 +91,7 @@ const CONTRACT: &[&str] = &[
 
 type Series = BTreeMap<(String, BTreeMap<String, String>), f64>;
 
-/// One line of the text format.
+/// One line of the text.
 fn series(text: &str) -> Series {
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     lines
@@ -108,7 +108,7 @@ fn series(text: &str) -> Series {
         .collect()
 }
 
-/// A gateway in front of a backend that is not there.
+/// A gateway with an unreachable backend.
 fn gateway(observer: &Arc<Observer>) -> Gateway {
     let mut config = Config::load(None, Overrides::default()).unwrap_or_default();
     config.backends.clear();
@@ -130,7 +130,7 @@ impl Rig {
         Self { gateway: gateway(&observer), metrics, observer, gauges: Gauges::default() }
     }
 
-    /// One of everything that has no series before it happens.
+    /// Triggers one event of each kind whose series appear on first use.
     fn use_once(&self, backend: &str) {
         let trace = CallTrace::new(Instant::now());
         self.metrics.front(&FrontEvent::CallEnded(end(&Method::ToolsCall, Outcome::Ok, &trace, backend)));
@@ -147,7 +147,7 @@ impl Rig {
         self.observer.stack(&source).leased(took);
     }
 
-    /// All steps of a handshake.
+    /// Reports all steps of a handshake.
     fn climbed(&self, source: &Source) {
         for step in ["connect", "initialize", "initialized", "listen", "ping", "list"] {
             self.observer.on(source, Event::Rung { step, ok: true, took: Duration::from_millis(3) });
@@ -164,7 +164,7 @@ impl Rig {
     }
 }
 
-/// The family of a series: histograms are rendered as three.
+/// The family of a series; a histogram has three suffixes.
 fn family(name: &str) -> &str {
     let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
     histogram.filter(|family| FAMILIES.iter().any(|(known, ..)| known == family)).unwrap_or(name)
@@ -226,7 +226,7 @@ async fn every_value_of_an_enum_label_is_there_before_anything_happens() {
     let outcomes = ["ok", "tool_error", "rpc_error", "rejected", "timeout", "cancelled", "lost"];
     assert_eq!(values("mcpool_requests_total", "outcome"), expect(&outcomes));
     assert_eq!(values("mcpool_requests_total", "executed"), expect(&["no", "maybe", "yes"]));
-    // The others, and the histograms, once there was such a call.
+    // Other methods and the histograms appear with their first call.
     assert_eq!(values("mcpool_requests_total", "method"), expect(&["tools/call"]));
     assert_eq!(values("mcpool_request_duration_seconds", "method"), expect(&[]));
     for family in ["mcpool_breaker_state", "mcpool_breaker_state_seconds_total"] {
@@ -311,7 +311,7 @@ async fn a_slow_start_shows_and_is_gone_at_full_speed() {
     let rig = Rig::new();
     let limit = || rig.value("mcpool_breaker_slow_start_limit", &[("backend", "demo")]);
     assert_eq!(limit(), Some(0.0));
-    // Nothing below waits, so the gateway's own handshakes do not come between.
+    // No await below, so the gateway's own handshakes cannot interfere.
     let breaker = rig.gateway.backends()[0].breaker.clone();
     let at = |seconds| now() + Duration::from_secs(seconds);
     (1000..1005).for_each(|epoch| breaker.incident(epoch, "broken", at(0)));
@@ -338,7 +338,7 @@ async fn labels_stay_bounded_whatever_agents_send() {
         rig.metrics.front(&FrontEvent::Responded { transport: Transport::Http, code, cause: Cause::Backend });
         rig.metrics.front(&FrontEvent::Dropped { kind: "unheard of" });
     }
-    // New are the outcomes of `other`, its histogram, and a status that was not given before.
+    // New series: outcomes of `other`, its histogram, and a new status.
     let histogram = BUCKETS.len() + 3;
     assert_eq!(series(&rig.text()).len(), before + Outcome::ALL.len() + histogram + 1);
     let labels = [("transport", "http"), ("code", "other"), ("cause", "backend")];
@@ -449,7 +449,7 @@ async fn a_backend_that_is_down_shows_in_the_three_states_and_in_up() {
     assert!(refused >= Some(5.0), "{refused:?}");
 }
 
-/// Backends that are not there, by name.
+/// Unreachable backends with these names.
 fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<mcpool_router::gateway::BackendSettings> {
     let one = |name: &str| format!("[backends.{name}]\nurl = \"http://127.0.0.1:9/mcp\"\nmin_idle = 0\n");
     let text: String = names.into_iter().map(one).collect();
@@ -471,7 +471,7 @@ async fn a_thousand_configurations_leave_no_series_behind() {
         let guest = format!("guest-{n}");
         let changes = rig.gateway.apply(named(["stays", &guest]), None).await.unwrap();
         assert_eq!((changes.kept, changes.added.len(), changes.removed.len()), (1, 1, usize::from(n > 0)));
-        // An agent's call of it is counted.
+        // Counts an agent's call.
         let trace = CallTrace::new(Instant::now());
         rig.metrics.front(&FrontEvent::CallEnded(end(&Method::Ping, Outcome::Lost, &trace, &guest)));
         assert!(rig.gateway.leaving().len() <= 64 + 2, "{}", rig.gateway.leaving().len());

@@ -1,6 +1,6 @@
-//! The alerts and the board that are shipped ask for series that exist, and each alert says what to do.
+//! The shipped alerts and dashboard use existing series, and each alert says what to do.
 //!
-//! Prometheus answers a misspelt name with silence: an alert on it never fires, a panel stays empty.
+//! Prometheus is silent about a misspelt name: an alert never fires, a panel stays empty.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ pub(super) fn shipped(path: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|why| panic!("{file}: {why}"))
 }
 
-/// What stands behind a key in the rules, continued lines included.
+/// Values of a key in the rules, with continuation lines.
 pub(super) fn after(key: &str, rules: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut deeper_than = None;
@@ -33,7 +33,7 @@ pub(super) fn after(key: &str, rules: &str) -> Vec<String> {
     found
 }
 
-/// Every query of the board.
+/// Collects every query of the dashboard.
 fn queries(board: &Value, into: &mut Vec<String>) {
     match board {
         Value::Object(fields) => {
@@ -46,7 +46,7 @@ fn queries(board: &Value, into: &mut Vec<String>) {
     }
 }
 
-/// The series a query asks for: name, and each label with the wanted value.
+/// The series of a query: name and label matchers.
 fn selectors(query: &str) -> Vec<(String, Vec<(String, String)>)> {
     let mut found = Vec::new();
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
@@ -66,14 +66,14 @@ fn selectors(query: &str) -> Vec<(String, Vec<(String, String)>)> {
     found
 }
 
-/// What is wrong with a query.
+/// The mistakes in a query.
 pub(super) fn wrong(query: &str, all: &Series, recorded: &[String]) -> Vec<String> {
     let mut complaints = Vec::new();
     for (name, matchers) in selectors(query) {
         if recorded.contains(&name) {
             continue;
         }
-        // A histogram without samples has no buckets yet, but it has a name.
+        // An empty histogram has no buckets, but a name.
         let stem = family(&name);
         let of_name: Vec<_> =
             all.keys().filter(|(known, _)| family(known) == stem).map(|(_, labels)| labels).collect();
@@ -82,7 +82,7 @@ pub(super) fn wrong(query: &str, all: &Series, recorded: &[String]) -> Vec<Strin
             continue;
         }
         for (label, wanted) in matchers {
-            // What Prometheus adds, and what is chosen on the board.
+            // Skips labels added by Prometheus and dashboard variables.
             if ["job", "instance"].contains(&label.as_str()) || wanted.starts_with('$') {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! `config/METRICS.md` names every family with its labels, and a query that exists. `MCPOOL_WRITE_PAGES=1` writes it anew.
+//! `config/METRICS.md` lists every family with its labels and a valid query. `MCPOOL_WRITE_PAGES=1` regenerates it.
 
 use std::fmt::Write as _;
 
@@ -23,7 +23,7 @@ alert. A test checks that the queries below name metrics and labels that exist.
 
 type Rows = &'static [(&'static str, &'static str)];
 
-/// Heading, and for each family a query worth a panel.
+/// Per heading: families, each with a useful query.
 const QUERIES: &[(&str, Rows)] = &[
     (
         "Backends",
@@ -191,7 +191,7 @@ const QUERIES: &[(&str, Rows)] = &[
     ),
 ];
 
-/// Labels whose values are all there from the start. The others are shown by name.
+/// Labels whose values are listed in full; others are shown by name.
 const WHOLE: &[&str] =
     &["action", "cause", "executed", "from", "kind", "limit", "outcome", "phase", "task", "to", "transport"];
 
@@ -245,7 +245,7 @@ async fn the_page_of_metrics_is_the_code() {
     crate::pages::check("METRICS.md", &text);
 }
 
-/// The anchor that a heading has where Markdown is shown.
+/// The Markdown anchor of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().chars().filter_map(|c| match c {
         ' ' => Some('-'),
