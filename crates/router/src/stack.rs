@@ -1,8 +1,8 @@
 //! The layers of a call behind the front, assembled here from tower layers, outermost first:
 //!
-//! `catalog` (cached lists, and requests the gateway answers itself) -> `deadline` -> `room` (the queue, the only place
-//! where calls wait) -> `retry` by phase -> `breaker` (admits or rejects) -> `pool` (a call permit on the agent's
-//! session, limited during a slow start, and the call itself).
+//! `catalog` (cached lists, and requests the gateway answers itself) -> `deadline` -> `queue` (the only place where
+//! calls wait) -> `retry` by phase -> `breaker` (admits or rejects) -> `pool` (a call permit on the agent's session,
+//! limited during a slow start, and the call itself).
 //!
 //! A rejection by the pool or the breaker sends the call back to the queue, never to the agent, until its time is up. A
 //! call that was already sent re-enters at the front.
@@ -12,7 +12,7 @@ mod catalog;
 mod deadline;
 mod errors;
 mod layers;
-mod room;
+mod queue;
 
 use std::{
     sync::{
@@ -36,7 +36,7 @@ use self::{
     catalog::Catalog,
     deadline::Deadline,
     layers::{Pool, Retry},
-    room::{Admission, WaitingRoom},
+    queue::{Admission, WaitingQueue},
 };
 
 /// One call on its way down the stack. Cloned for every attempt, which is cheap.
@@ -104,7 +104,7 @@ pub trait StackObserve: Send + Sync + 'static {
 }
 
 /// The assembled stack of one backend.
-pub type BackendStack = Catalog<Deadline<WaitingRoom<Retry<BreakerService<Pool>>>>>;
+pub type BackendStack = Catalog<Deadline<WaitingQueue<Retry<BreakerService<Pool>>>>>;
 
 impl Default for RetrySettings {
     fn default() -> Self {
@@ -132,7 +132,7 @@ pub fn backend_stack(
     ServiceBuilder::new()
         .layer(layer_fn(|inner| Catalog { inner, backend: backend.clone() }))
         .layer(layer_fn(|inner| Deadline { inner, idle, backend: backend.clone() }))
-        .layer(layer_fn(|inner| WaitingRoom { inner, admission: admission.clone() }))
+        .layer(layer_fn(|inner| WaitingQueue { inner, admission: admission.clone() }))
         .layer(layer_fn(|inner| Retry {
             inner,
             settings: retry,

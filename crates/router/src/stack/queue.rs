@@ -26,7 +26,7 @@ use super::{
 
 /// The queue layer.
 #[derive(Clone)]
-pub struct WaitingRoom<S> {
+pub struct WaitingQueue<S> {
     pub(super) inner: S,
     pub(super) admission: Admission,
 }
@@ -54,7 +54,7 @@ enum Held {
     HoldUntil(Instant, HeldBy),
 }
 
-impl<S> Service<StackRequest> for WaitingRoom<S>
+impl<S> Service<StackRequest> for WaitingQueue<S>
 where
     S: Service<StackRequest, Response = Answer, Error = StackError> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -70,7 +70,7 @@ where
     fn call(&mut self, request: StackRequest) -> Self::Future {
         // Fast path: the queue is empty and a permit is free.
         if self.admission.is_open(&request) {
-            let mut room = self.clone();
+            let mut layer = self.clone();
             let first = self.inner.call(request.clone());
             return async move {
                 match first.await {
@@ -78,18 +78,18 @@ where
                         refused @ (StackError::Full(_)
                         | StackError::CircuitOpen(_)
                         | StackError::HoldUntil(..)),
-                    ) => room.wait(request, Some(refused)).await,
+                    ) => layer.wait(request, Some(refused)).await,
                     settled => settled,
                 }
             }
             .boxed();
         }
-        let mut room = self.clone();
-        async move { room.wait(request, None).await }.boxed()
+        let mut layer = self.clone();
+        async move { layer.wait(request, None).await }.boxed()
     }
 }
 
-impl<S> WaitingRoom<S>
+impl<S> WaitingQueue<S>
 where
     S: Service<StackRequest, Response = Answer, Error = StackError>,
 {
