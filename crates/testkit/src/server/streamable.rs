@@ -86,8 +86,9 @@ impl Conn {
         if let Some(version) = headers.get(VERSION)
             && !version.to_str().is_ok_and(|version| takes_version(script, version))
         {
+            // As the SDKs do, under no id of the request.
             let text = "Bad Request: Unsupported protocol version";
-            return Err(Box::new(refused(StatusCode::BAD_REQUEST, -32600, text, id)));
+            return Err(Box::new(refused(StatusCode::BAD_REQUEST, -32600, text, None)));
         }
         if script.no_session_id {
             return Ok(Session::stateless());
