@@ -1,6 +1,9 @@
 //! Large results over one HTTP+SSE stream of a real server, with the real TypeScript clients and a hundred other agents.
 
-use std::time::Duration;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use clap::Args;
@@ -13,9 +16,11 @@ use crate::report::Tally;
 
 /// One driver.
 const LIMIT: Duration = Duration::from_secs(180);
-/// What the gateway may hold at most afterwards, in MiB: itself, a hundred agents, and a few messages of 16 MiB on
-/// their way at the busiest moment.
-const MOST_MIB: u64 = 200;
+/// What the gateway may hold at most once all is over, in MiB: itself, a hundred agents, and the pages its allocator
+/// has not given back yet. At the busiest moment a few messages of 16 MiB are on their way beside these.
+const MOST_MIB: u64 = 128;
+/// Time for the allocator to give pages back: it begins 10 s after they were last used.
+const SETTLE: Duration = Duration::from_secs(30);
 
 /// Nothing to choose.
 #[derive(Debug, Default, Args)]
@@ -39,8 +44,15 @@ pub(crate) fn run(_: &Options) -> Result<Tally> {
             tally.add(drive.run(client.driver("large"), gateway.port));
         }
     }
-    let resident = gateway.metric("process_resident_memory_bytes", &[])? >> 20;
-    println!("   the gateway holds {resident} MiB afterwards");
-    tally.add(Tally::check(resident < MOST_MIB, || format!("the gateway holds {resident} MiB")));
+    let resident = || Ok::<_, anyhow::Error>(gateway.metric("process_resident_memory_bytes", &[])? >> 20);
+    let (start, at_once) = (Instant::now(), resident()?);
+    let mut at_rest = at_once;
+    while at_rest >= MOST_MIB && start.elapsed() < SETTLE {
+        thread::sleep(Duration::from_secs(1));
+        at_rest = resident()?;
+    }
+    let seconds = start.elapsed().as_secs();
+    println!("   the gateway holds {at_once} MiB at once afterwards, {at_rest} MiB {seconds} s later");
+    tally.add(Tally::check(at_rest < MOST_MIB, || format!("the gateway holds {at_rest} MiB at rest")));
     Ok(tally)
 }
