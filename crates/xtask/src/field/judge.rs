@@ -4,6 +4,10 @@ use serde_json::Value;
 
 use crate::field::dialect::Dialect;
 
+/// How a close fails in a Python client that takes in a message while it closes its own queue: a race of the client with
+/// itself (anyio), whoever sent the message.
+const CLIENTS_OWN: &str = "BrokenResourceError";
+
 /// One client at one dialect in one mode, both ways.
 #[derive(Debug)]
 pub(super) struct Cell<'a> {
@@ -36,7 +40,8 @@ impl Cell<'_> {
             self.same_names(&mut verdict, direct, through);
             self.calls(&mut verdict, direct, through);
             if self.dialect.value["loose"] != true {
-                verdict.step("close", &failure(direct, "close"), &failure(through, "close"));
+                let through = failure(through, "close").filter(|why| !why.starts_with(CLIENTS_OWN));
+                verdict.step("close", &failure(direct, "close"), &through);
             }
             if !self.dialect.value["ask"].is_null() {
                 self.told(&mut verdict, "ask", error_of(&through["ask"]));
