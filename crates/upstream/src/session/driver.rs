@@ -1,6 +1,6 @@
-//! The task of one session: it reads, routes, and reacts to timers. It never awaits a peer: its own sends (probes,
-//! cancellations, answers to pings, the rest of abandoned exchanges) run in a set of futures polled by the same
-//! loop, so one slow POST delays nobody.
+//! The driver, one session's task: it reads, routes and handles timers. It never awaits a peer: its own sends (probes,
+//! cancellations, ping responses, rests of cancelled exchanges) run in a set of futures polled by the same loop, so one
+//! slow POST delays nothing else.
 
 use std::{sync::Arc, time::Instant};
 
@@ -30,13 +30,13 @@ use crate::{
     transport::{Exchange, FAREWELL, Heard, Inbound, Received, TransportKind},
 };
 
-/// Errands waiting for the driver; beyond it they are dropped and only courtesy is lost.
+/// Maximum number of queued errands. Beyond it they are dropped, which loses only courtesies.
 pub(crate) const MAX_ERRANDS: usize = 1024;
 
-/// Sends under way at a time; errands wait beyond it.
+/// Maximum number of concurrent sends; errands wait beyond it.
 const MAX_SENDS: usize = 1024;
 
-/// Pause before a probe that had no descriptor is sent again.
+/// Pause before a probe that lacked a file descriptor is repeated.
 const WITHOUT_DESCRIPTOR: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub(crate) struct Driver {
@@ -47,14 +47,14 @@ pub(crate) struct Driver {
     times: Times,
     sends: FuturesUnordered<BoxFuture<'static, Sent>>,
     last_error: Option<SendError>,
-    /// A connection of it broke, and nothing was heard since.
+    /// True if a connection broke without a sign of life since.
     broke: bool,
-    /// When the silence was last asked about: the timer must not move away with every wake-up.
+    /// The last probe for silence, so that wake-ups do not postpone the timer.
     asked: Instant,
     arriving: Arriving,
 }
 
-/// What became of something the driver sent.
+/// Result of a send.
 enum Sent {
     Nothing,
     Probe(bool, Instant),
@@ -89,10 +89,10 @@ impl Driver {
         }
     }
 
-    /// Runs until the session is over; gives back why.
+    /// Runs until the session ends; returns the reason.
     pub(crate) async fn run(mut self) -> (CloseReason, Option<SendError>) {
         loop {
-            // Whatever talks without end must not keep others waiting.
+            // Yields, so that a chatty backend cannot starve others.
             tokio::task::coop::consume_budget().await;
             let wake = self.wake().await;
             if let Some(reason) = self.handle(wake) {
@@ -103,8 +103,8 @@ impl Driver {
         }
     }
 
-    /// A backend that was killed and started again knows no session any more. Over Streamable HTTP whoever asks first
-    /// is told so; that the connections broke before is what happened.
+    /// Prefers `Broken` over `Lost` after a broken connection: a restarted backend knows no session, and over
+    /// Streamable HTTP the next request reports it as lost.
     fn seen(&self, reason: CloseReason) -> CloseReason {
         match reason {
             CloseReason::Lost if self.broke => CloseReason::Broken,
@@ -117,7 +117,7 @@ impl Driver {
         let may_send = self.sends.len() < MAX_SENDS;
         let sends = OptionFuture::from((!self.sends.is_empty()).then(|| self.sends.next()));
         tokio::select! {
-            // No `biased`: a chatty backend must not keep errands waiting.
+            // Not `biased`: a chatty backend must not starve errands.
             heard = self.inbound.next() => Wake::Heard(heard),
             errand = self.errands.recv(), if may_send => Wake::Errand(errand),
             () = self.session.nudge.notified() => Wake::Nudged,
@@ -129,7 +129,7 @@ impl Driver {
     fn handle(&mut self, wake: Wake) -> Option<CloseReason> {
         match wake {
             Wake::Heard(Some(Ok(Heard::NoStream(why)))) => {
-                // Not a sign of the session: a proxy may have said so.
+                // Not a sign of life: it may be from a proxy.
                 self.session.note(Quirk::NoStream, &why);
                 None
             }
@@ -151,14 +151,14 @@ impl Driver {
                 self.run_errand(errand?);
                 self.quarantine().or_else(|| self.settle())
             }
-            // Callers that leave nudge where there was no room for their errand.
+            // Callers also nudge if the errand queue was full.
             Wake::Nudged => self.take_wishes().or_else(|| self.quarantine()),
             Wake::Sent(Sent::Nothing) => None,
             Wake::Sent(Sent::Probe(ok, sent)) => {
                 let took = clock::now().saturating_duration_since(sent);
                 self.session.reporter.on(Event::Probed { ok, took });
-                // Any other sign of life since then is as good as an answer. Whoever ends the last call was heard
-                // before, so the calls are counted first.
+                // Any later sign of life counts as an answer. Calls are counted first, as the last call records its
+                // sign of life before it ends.
                 let facts = self.facts();
                 let lives = ok || self.session.last_heard() > sent;
                 if !lives && lock(&self.session.wishes).lost.is_some() {
@@ -188,15 +188,14 @@ impl Driver {
         self.settle()
     }
 
-    /// Looks whether the end can come, or whether the session was heard of, on a call's own connection, since it is
-    /// suspect: then it lives.
+    /// Checks if the session can end, or if a suspect one showed a sign of life on a call's own connection.
     fn settle(&mut self) -> Option<CloseReason> {
         let facts = self.facts();
         let lives = matches!(self.state, State::Suspect { since, .. } if self.session.last_heard() > since);
         self.input_with(if lives { Input::Heard } else { Input::Settled }, facts)
     }
 
-    /// When to ask whether the backend is still there: after some silence, and soon again while it is in doubt.
+    /// The time of the next probe: after some silence, sooner while the session is suspect.
     fn silence(&self) -> Instant {
         let again = self.asked + self.times.probe_timeout;
         match self.state {
@@ -212,7 +211,7 @@ impl Driver {
         {
             return Some(reason);
         }
-        // Before anything else that ends it: what broke is remembered also where the end is seen first.
+        // Recorded before any end, so that the broken connection is known as its cause.
         self.broke |= wishes.broke;
         if let Some(error) = wishes.lost {
             return self.lost(error);
@@ -233,7 +232,7 @@ impl Driver {
         self.settle()
     }
 
-    /// A message was refused: nothing more can be sent, but the stream still says what was asked before.
+    /// Handles a rejected message: nothing more can be sent, but the stream may still answer earlier requests.
     fn lost(&mut self, error: SendError) -> Option<CloseReason> {
         let input = match error.cause {
             Cause::SessionLost(_) | Cause::WrongVersion(_) => Input::SessionLost,
@@ -246,7 +245,7 @@ impl Driver {
 
     fn stream_lost(&mut self, error: SendError) -> Option<CloseReason> {
         self.last_error = Some(error);
-        // It yields nothing more; calls in flight may still be answered elsewhere.
+        // The stream has ended; calls in flight may still be answered on their own connections.
         self.inbound = futures::stream::pending().boxed();
         self.input(Input::StreamLost)
     }
@@ -264,7 +263,7 @@ impl Driver {
         let room = &self.session.room;
         let after = self.state.standing();
         self.broke &= after != Standing::Ready;
-        // Until the ladder is climbed there is nothing to tell, and then whoever climbed it tells.
+        // During the handshake nothing is published; its end publishes.
         if after != Standing::Initializing {
             let told = self.session.publish(after);
             known = if known == after { told } else { known };
@@ -272,7 +271,7 @@ impl Driver {
         match after {
             _ if known == after => {}
             Standing::Ready => room.session_ready(self.session.lane, self.session.limit),
-            // Who keeps to it must not wait for it, and a new one may be needed.
+            // Agents bound to it must not wait for it, and a new session may be needed.
             Standing::Draining => {
                 room.session_gone(self.session.lane);
                 room.demand.notify_one();
@@ -280,7 +279,7 @@ impl Driver {
             _ => {}
         }
         if after == Standing::Draining && self.awaited() == 0 && effects.close.is_none() {
-            // The last call ended before it could see that its end was waited for.
+            // The last call ended before it could see the drain.
             return self.state.on(Input::Settled, self.facts()).close;
         }
         effects.close
@@ -296,8 +295,7 @@ impl Driver {
         }
     }
 
-    /// Calls whose end the session waits for. Where the gateway or the registration ends, nobody waits for those that
-    /// were cancelled: the backend has been told, and is told good-bye next.
+    /// Calls the end waits for. At shutdown or retirement cancelled calls do not count: the backend was notified.
     fn awaited(&self) -> usize {
         let in_flight = self.session.in_flight();
         match self.state {
@@ -314,7 +312,7 @@ impl Driver {
         let sent = clock::now();
         let probe = async move {
             let mut lives = session.is_alive(limit).await;
-            // A probe that could not be sent for want of a descriptor says nothing about the session.
+            // A probe that lacked a descriptor says nothing about the session.
             while !lives && descriptors::are_short() {
                 tokio::time::sleep(WITHOUT_DESCRIPTOR).await;
                 lives = session.is_alive(limit).await;
@@ -338,7 +336,7 @@ impl Driver {
         }
     }
 
-    /// Too many cancelled calls still burn on the backend: no new work for this session (SEMANTICS.md 5).
+    /// Retires the session if too many cancelled calls still run on the backend (SEMANTICS.md 5).
     fn quarantine(&mut self) -> Option<CloseReason> {
         let (zombies, _) = self.session.pending.zombies();
         let ready = matches!(self.state, State::Ready { .. });
@@ -367,12 +365,12 @@ impl Driver {
     }
 }
 
-/// Ends a session: whoever waits is told once, and its place is free again. Also for one whose driver failed.
+/// Ends a session, also after a failed driver: each waiting call fails once, and its place is released.
 pub(crate) async fn end(session: &Session, cause: &Cause, farewell: Option<std::time::Duration>) {
     session.publish(Standing::Closed);
     let unanswered = session.pending.close(cause);
     session.room.session_gone(session.lane);
-    // Politeness has a limit: a backend that is gone must not hold up the end of its session.
+    // Bounded: a dead backend must not delay the end.
     if let Some(limit) = farewell {
         let limit = if session.kind == TransportKind::Stdio { FAREWELL } else { limit };
         let _ = tokio::time::timeout(limit / 2, cancel_all(session, unanswered)).await;
@@ -381,15 +379,15 @@ pub(crate) async fn end(session: &Session, cause: &Cause, farewell: Option<std::
     session.leave_budget();
 }
 
-/// Tells the backend that nobody waits for these calls any more: it may go on with them after the session.
+/// Cancels these calls at the backend, which may otherwise run them beyond the session.
 async fn cancel_all(session: &Session, unanswered: Vec<u64>) {
     if session.era == Era::Modern {
-        // To close an exchange is to cancel there.
+        // In the modern era, closing the exchange cancels the call.
         return;
     }
     let cancels = unanswered.into_iter().map(|id| async move {
         let mut cancel = session.outbound.tell(cancellation(id, "the session ends"));
-        // Its acknowledgement, or its failure: either way nothing is left to be said.
+        // Accepted or failed: nothing more to send.
         let _ = cancel.next().await;
     });
     futures::stream::iter(cancels).buffer_unordered(CANCELS_AT_ONCE).for_each(|()| async {}).await;
@@ -402,10 +400,10 @@ fn cancellation(id: u64, reason: &str) -> Bytes {
     ))
 }
 
-/// Cancellations sent at the same time when a session ends with calls in flight.
+/// Maximum number of concurrent cancellations when a session ends.
 const CANCELS_AT_ONCE: usize = 32;
 
-/// Reads an exchange nobody waits for to its end, bounded, still delivering what it says.
+/// Reads an exchange without a caller to its end, bounded, and routes its messages.
 fn read_out(
     session: Arc<Session>,
     mut exchange: Exchange,
@@ -431,12 +429,12 @@ fn read_out(
     .boxed()
 }
 
-/// Longest wait of a cancellation for a sign that the backend has its call. A server that answers in one JSON body
-/// gives none before its answer.
+/// Maximum wait of a cancellation for a sign that the backend has its call. A server that answers with one JSON body
+/// gives none before its response.
 const OVERTAKING: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// The rest of a call whose caller is gone. The backend is told once it has the call, or may be believed to: a
-/// cancellation that overtakes its call cancels nothing.
+/// Finishes a call without a caller. The cancellation is sent once the backend has or should have the call: one that
+/// overtakes its call has no effect.
 fn abandon(
     session: Arc<Session>,
     id: u64,
@@ -465,7 +463,7 @@ fn abandon(
                 | Err(_) => {}
                 Ok(Some(Err(error))) => {
                     if error.phase != SendPhase::MaybeSent {
-                        // The backend never had it: there is nothing to wait for.
+                        // The backend never got the call, so there is nothing to wait for.
                         session.pending.remove(id);
                         return;
                     }

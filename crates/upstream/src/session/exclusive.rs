@@ -1,7 +1,7 @@
-//! Sessions that are one agent's alone for the length of a request.
+//! Exclusive leases: a session that belongs to one agent for the duration of a request.
 //!
-//! While the loan lasts, what the server asks on the session goes to its holder, and to nobody before or after. A
-//! session that is to be reset serves one loan only: nobody else can take its slot, and its end closes it.
+//! During the lease, server requests on the session go to its holder, and to no other agent before or after. A session
+//! with `reset` serves one lease only: no other call can take its permit, and the end of the lease closes it.
 
 use std::sync::{Arc, PoisonError, Weak};
 
@@ -13,14 +13,14 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// The sessions lent to one agent now: as many as it has calls in flight.
+/// The exclusive leases of one agent, one per call in flight.
 pub(crate) struct Loans {
     holder: Weak<dyn Outlet>,
     agent: AgentKey,
     lent: Mutex<Vec<Arc<Session>>>,
 }
 
-/// One session lent for one request; dropping it gives the session back.
+/// One exclusive lease; dropping it returns the session.
 pub(crate) struct Loan {
     loans: Arc<Loans>,
     session: Arc<Session>,
@@ -32,7 +32,7 @@ impl Loans {
         Arc::new(Self { holder: Arc::downgrade(holder), agent, lent: Mutex::default() })
     }
 
-    /// Lends a session of which the holder has just taken the only slot.
+    /// Leases a session whose only permit the holder has just taken.
     pub(crate) fn lend(self: &Arc<Self>, session: &Arc<Session>, reset: bool) -> Loan {
         if reset {
             session.spend();

@@ -1,9 +1,9 @@
-//! The readiness ladder of a new session (SEMANTICS.md 7): connect, `initialize`, `initialized`, and then, beside each
-//! other, the session's own stream, `ping`, and one real request as a barrier. Only then is it lent, so no caller can be
-//! too early.
+//! The handshake of a new session (SEMANTICS.md 7): connect, `initialize`, `initialized`, then concurrently the
+//! session's own stream, `ping`, and one real request as a barrier. The session is available only afterwards, so no
+//! call comes too early.
 //!
-//! A server that answers `initialize` works. What it does not offer of the rest (a stream, a ping, a list) costs that
-//! feature and a moment, and is said once.
+//! A server that answers `initialize` works. If it lacks the rest (stream, ping, list), that costs the feature and a
+//! moment, and is logged once.
 
 use std::{
     future::Future,
@@ -35,49 +35,49 @@ use crate::{
     },
 };
 
-/// Pauses before a request is repeated that the backend took for too early; it was never executed.
+/// Pauses before a request that the backend rejected as too early, without running it, is repeated.
 const EARLY_PAUSES_MS: [u64; 8] = [10, 20, 40, 80, 160, 320, 640, 730];
 
-/// How long `ping` is waited for before the list is asked for beside it.
+/// Time for `ping` before the list is requested too.
 const PING_ALONE: Duration = Duration::from_millis(250);
 
-/// How much longer a session waits for what its server need not have: less than a second, with [`PING_ALONE`].
+/// Time for optional features after [`PING_ALONE`]; less than a second in total.
 const PATIENCE: Duration = Duration::from_millis(650);
 
-/// The first half: everything before the driver runs.
+/// The first half of the handshake, before the driver runs.
 pub(crate) struct Greeted {
     pub(crate) opened: Opened,
     pub(crate) inbound: Inbound,
     pub(crate) hello: Arc<ServerHello>,
-    /// What `initialized` was answered with and nobody waits for.
+    /// The rest of the exchange of `initialized`.
     pub(crate) acknowledged: Option<Exchange>,
-    /// Why `initialized` was refused, if it was.
+    /// The reason if `initialized` was rejected.
     pub(crate) refusal: Option<String>,
 }
 
-/// The list a session was proven with.
+/// The list that proved the session.
 pub(crate) enum Listed {
-    /// There is none.
+    /// The server declares no list.
     Nothing,
-    /// The server has one and did not give it.
+    /// The server declares a list, but rejected the request.
     Refused,
-    /// It is here.
+    /// The list.
     Here(Answer),
-    /// It is still to come.
+    /// The pending list.
     Late(BoxFuture<'static, Result<Answer, SendError>>),
 }
 
-/// What became of a ping.
+/// Result of a ping.
 enum Pinged {
     Answered,
-    /// The server took it, and did not answer.
+    /// The server received it and gave no answer.
     Refused(String),
-    /// It did not come through, whatever that says of the next request.
+    /// It failed, which says nothing about the next request.
     Failed(SendError),
     Silent,
 }
 
-/// Connects and shakes hands.
+/// Connects, sends `initialize` and `initialized`.
 pub(crate) async fn greet(
     transport: &dyn Transport,
     hail: Hail,
@@ -103,7 +103,7 @@ pub(crate) async fn greet(
     Ok(Greeted { opened, inbound, hello: Arc::new(hello), acknowledged, refusal })
 }
 
-/// The second half: proves that the session answers.
+/// The second half of the handshake: proves that the session answers.
 pub(crate) async fn prove(
     session: &Arc<Session>,
     hello: &ServerHello,
@@ -119,7 +119,7 @@ pub(crate) async fn prove(
     Ok(listed)
 }
 
-/// Tells that the handshake is over. A refusal concerns nobody: the next request shows what it means.
+/// Sends `initialized`. Its rejection has no effect by itself; the next request shows the consequence.
 async fn say(outbound: &dyn Outbound) -> Result<(Option<Exchange>, Option<String>), SendError> {
     let initialized = Bytes::from_static(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}");
     let mut exchange = outbound.tell(initialized);
@@ -131,7 +131,7 @@ async fn say(outbound: &dyn Outbound) -> Result<(Option<Exchange>, Option<String
     }
 }
 
-/// Asks what shows that the session answers, and decides how it is probed later.
+/// Sends the requests that prove the session, and chooses its health check.
 async fn answers(
     session: &Arc<Session>,
     hello: &ServerHello,
@@ -154,7 +154,7 @@ async fn answers(
         Some(pinged) => (pinged, None),
         None => match select(pinging, &mut listing).await {
             Either::Left((pinged, _)) => (pinged?, None),
-            // A ping that is slower than a list is an answer all the same.
+            // A ping slower than a list still counts as answered.
             Either::Right((listed, pinging)) => {
                 let late = tokio::time::timeout(PING_ALONE, pinging).await.ok().transpose()?;
                 (late.unwrap_or(Pinged::Silent), Some(listed))
@@ -163,7 +163,7 @@ async fn answers(
     };
     let listed = match (listed, &pinged) {
         (Some(listed), _) => Some(listed),
-        // It answers: whoever needs the list asks for it, too. Unless it said that it needs a moment more.
+        // The session works, so later users request the list themselves, unless the server asked for more time.
         (None, Pinged::Answered) => match tokio::time::timeout(PATIENCE, &mut listing).await {
             Err(_) if too_early.load(Ordering::Relaxed) => Some(listing.as_mut().await),
             listed => listed.ok(),
@@ -189,7 +189,7 @@ async fn answers(
 }
 
 async fn ping(session: &Arc<Session>) -> Result<Pinged, SendError> {
-    // An error answer is an answer: some servers do not know `ping`.
+    // An error response counts: some servers do not know `ping`.
     match session.request_quietly("ping", None).await {
         Ok(_) => Ok(Pinged::Answered),
         Err(error) => match &error.cause {
@@ -200,7 +200,7 @@ async fn ping(session: &Arc<Session>) -> Result<Pinged, SendError> {
     }
 }
 
-/// Decides how the session is probed; `list` is one that was answered.
+/// Chooses the session's health check; `list` is one that was answered.
 fn settle(session: &Session, pinged: Pinged, list: Option<ProbeWith>) -> Result<(), SendError> {
     let (why, without_list) = match pinged {
         Pinged::Answered => return Ok(()),
@@ -214,7 +214,7 @@ fn settle(session: &Session, pinged: Pinged, list: Option<ProbeWith>) -> Result<
     Ok(())
 }
 
-/// Whether a list that was not given costs the list alone.
+/// True if a missing list is harmless beyond the list itself.
 fn is_optional(error: &SendError) -> bool {
     is_complete(error)
         && !matches!(error.cause, Cause::Credential(_) | Cause::Pressure(_) | Cause::NotInitialized(_))
@@ -229,7 +229,7 @@ fn list_of(
     async move { rung(&reporter, "list", list_patiently(&session, list.method(), &too_early)).await }.boxed()
 }
 
-/// A list, asked for again while the backend says that it is too early.
+/// Requests a list, repeatedly while the backend reports that it is too early.
 async fn list_patiently(
     session: &Arc<Session>,
     method: &str,
@@ -243,7 +243,7 @@ async fn list_patiently(
             Err(error) => matches!(error.cause, Cause::NotInitialized(_)),
         };
         let Some(pause) = pauses.next().filter(|_| is_early) else {
-            // A server that declares a list and cannot give it is still a server.
+            // A server that cannot deliver its declared list is still usable.
             return outcome;
         };
         too_early.store(true, Ordering::Relaxed);

@@ -1,8 +1,8 @@
-//! One request on its way: what was sent, and the wait for its answer.
+//! One request in flight: its exchange, and the wait for its response.
 //!
-//! The exchange (the POST) and the ticket (the answer through the driver) are polled side by side, because either
-//! may be first: an SSE answer can overtake the 202 of its own POST. Dropping an [`InFlight`] hands what is left to
-//! the driver, so that connections stay reusable and cancelled work is accounted for.
+//! The exchange (the POST) and the ticket (a response through the driver) are polled together, because either may come
+//! first: an SSE response can overtake the 202 of its own POST. Dropping an [`InFlight`] passes the rest to the driver,
+//! so that connections stay reusable and cancelled work is accounted for.
 
 use std::{
     future::{Future, poll_fn},
@@ -30,17 +30,17 @@ pub(super) struct InFlight {
     ticket: Ticket,
     exchange: Option<Exchange>,
     trace: Option<Arc<CallTrace>>,
-    /// Nothing was sent: the message waits for a connection.
+    /// True while the message waits for a connection; nothing was sent.
     pub(super) waits: bool,
-    /// The backend took the message.
+    /// True once the backend accepted the message.
     accepted: bool,
-    /// Its answer comes, if it comes, on the session's stream.
+    /// True if a response can only come on the session's stream.
     is_elsewhere: bool,
-    /// What came back in place of an answer.
+    /// A message in place of a response.
     stray: Option<Stray>,
-    /// The answer, or the reason why there is none, was taken out of the book.
+    /// True once the result was taken from the map.
     settled: bool,
-    /// What becomes of it says nothing about the session.
+    /// True if the result must not affect the session.
     is_quiet: bool,
 }
 
@@ -109,8 +109,8 @@ impl InFlight {
                     match self.session.route(bytes, origin) {
                         Routed::Answer(answer) => {
                             self.session.pending.remove(self.ticket.id);
-                            // Most bodies end with their answer: then the connection is free and the driver has
-                            // nothing to read out.
+                            // Most bodies end with their response: then the connection is free and the driver has
+                            // nothing to read.
                             if let Poll::Ready(None | Some(Err(_))) = exchange.as_mut().poll_next(cx) {
                                 self.exchange = None;
                             }
@@ -144,7 +144,7 @@ impl InFlight {
                         return Poll::Ready(self.fail(SendError::maybe_sent(Cause::TooLarge(limit))));
                     }
                 }
-                // As other clients do, whoever calls waits for the answer on any stream, within the time of the call.
+                // Like other clients, accepts the response on any stream within the call's time.
                 Poll::Ready(Some(Ok(Received::Elsewhere))) if self.trace.is_some() => {
                     self.session.heard();
                     self.is_elsewhere = true;
@@ -176,8 +176,8 @@ impl InFlight {
         }
     }
 
-    /// The session ended; perhaps the message's own exchange already knows that it never left. While it waits for a
-    /// connection it is not polled any more, so that it does not leave now; and it may have left while the session ended.
+    /// Improves the error of an ended session: the exchange may know that the message was never sent. A message that
+    /// waits for a connection is not polled, so that it is not sent now; others may have been sent meanwhile.
     fn know_better(&mut self, mut error: SendError, cx: &mut Context<'_>) -> SendError {
         if self.waits {
             return error;
@@ -192,7 +192,7 @@ impl InFlight {
         }
     }
 
-    /// Ends with what came in place of an answer.
+    /// Ends with the message that came in place of a response.
     fn settle_with(&mut self, said: Stray) -> Outcome {
         match said.answer_to(self.ticket.id) {
             Ok(answer) => {
@@ -214,14 +214,14 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        // What has not left does not leave any more: whoever waited was told so. And what is answered elsewhere has
-        // nothing more to say here.
+        // An unsent message must not be sent now, as the caller was told so; a response elsewhere has nothing to read
+        // here.
         let exchange = self.exchange.take().filter(|_| !self.waits && !self.is_elsewhere);
         let errand = if self.settled {
             let Some(exchange) = exchange else { return };
             Errand::Finish(exchange)
         } else if self.session.era == Era::Modern || self.waits {
-            // To close the exchange is to cancel, or it never left: nothing of the call goes on.
+            // Closing the exchange cancels the call, or it was never sent: nothing continues.
             drop(exchange);
             self.session.pending.remove(self.ticket.id);
             self.session.forget_asks(self.ticket.id);
@@ -232,7 +232,7 @@ impl Drop for InFlight {
             }
             Errand::Abandon { id: self.ticket.id, exchange, accepted: self.accepted }
         };
-        // A full queue only costs the connection and the courtesy: the driver looks after the grace all the same.
+        // A full queue only loses the connection and the notice; the driver still applies the grace time.
         if self.session.errands.try_send(errand).is_err() {
             self.session.nudge.notify_one();
         }

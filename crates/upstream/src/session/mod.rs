@@ -1,8 +1,8 @@
-//! One initialised conversation with a backend, shared by as many callers as it has slots.
+//! One initialised MCP session with a backend, shared by as many calls as it has permits.
 //!
-//! A [`Session`] is the handle callers use; the driver is the task that reads. A call runs in its caller's future:
-//! register, splice, send, and wait for the answer, which on Streamable HTTP comes in the body of the call's own
-//! POST and elsewhere through the driver.
+//! [`Session`] is the handle for callers; the driver is the task that reads. A call runs in its caller's future:
+//! register, splice, send, and wait for the response. On Streamable HTTP the response comes in the body of the call's
+//! own POST, on other transports through the driver.
 
 mod arriving;
 pub(crate) mod driver;
@@ -67,25 +67,25 @@ pub(crate) struct Session {
     outbound: Arc<dyn Outbound>,
     pending: Pending,
     limit: usize,
-    /// Of the slots, those for agents with nothing in flight here.
+    /// Permits reserved for agents with nothing in flight here.
     kept: usize,
     in_flight: AtomicUsize,
-    /// Nobody may take a slot any more: it serves its last request.
+    /// True when no more permits are given out: the session serves its last request.
     spent: AtomicBool,
-    /// It is to be one agent's own, and no agent has it yet.
+    /// True while reserved to become an agent's own session, without an agent yet.
     spare: std::sync::atomic::AtomicBool,
-    /// Its backend is paused or drained, or was until now and nobody has looked at the session since.
+    /// True while the backend is paused or drained, and until the session is checked afterwards.
     parked: std::sync::atomic::AtomicBool,
-    /// A call that may change something is in flight, where such calls run one at a time.
+    /// True while a write is in flight, if writes run one at a time.
     is_writing: AtomicBool,
     standing: AtomicU8,
-    /// How it is asked whether it lives, a [`probe::ProbeWith`].
+    /// The [`probe::ProbeWith`] of its health checks.
     probe: std::sync::atomic::AtomicU8,
-    /// Every rung of its ladder was reached.
+    /// True once the handshake is complete.
     proven: AtomicBool,
-    /// A call of an agent was answered on it.
+    /// True once it has answered an agent's call.
     has_served: std::sync::atomic::AtomicBool,
-    /// Nanoseconds after `opened` at which the session was last lent, last heard of, and last called a tool (0: never).
+    /// Times of the last lease, sign of life and tool call, in nanoseconds after `opened`; 0 = never.
     last_used: AtomicU64,
     last_heard: AtomicU64,
     last_tool: AtomicU64,
@@ -95,27 +95,27 @@ pub(crate) struct Session {
     room: Arc<Room>,
     catalog: Arc<Catalog>,
     merged: Arc<Merged>,
-    /// The log level it was set to.
+    /// The log level set on it.
     pub(crate) level: LevelTold,
     reporter: Reporter,
-    /// The agent a pinned session belongs to, or that an exclusive one is lent to.
+    /// The agent that owns a pinned session, or leases an exclusive one.
     owner: Mutex<Option<Holder>>,
     modes: Arc<ModeBook>,
     quirks: Arc<Quirks>,
     asked: Mutex<Asked>,
-    /// Its place in the budget. Given back when the session is over, not when the last handle of it is gone: agents
-    /// keep handles of sessions they used.
+    /// Its place in the session budget, released when the session ends. Its last handle may live longer, as agents keep
+    /// handles of sessions they used.
     place: Mutex<Option<Place>>,
 }
 
-/// Who a session belongs to.
+/// The owner of a session.
 pub(crate) struct Holder {
     pub(crate) outlet: Weak<dyn Outlet>,
-    /// Where the session serves others before and after: they may have asked for more of its log.
+    /// Set for an exclusive lease: other agents before and after may have set another log level.
     pub(crate) borrower: Option<AgentKey>,
 }
 
-/// What callers want the driver to know. Coalesced, so that it is bounded and never lost.
+/// Requests of callers to the driver, merged so that they are bounded and never lost.
 #[derive(Default)]
 struct Wishes {
     handshaken: bool,
@@ -126,13 +126,13 @@ struct Wishes {
     cut: Option<CloseReason>,
 }
 
-/// Work the driver does for others, in its set of futures.
+/// Sends that the driver makes for others, in its set of futures.
 pub(crate) enum Errand {
-    /// Send this and forget it.
+    /// Sends a message without waiting for a result.
     Send(Bytes),
-    /// The caller has its answer; let the connection become reusable.
+    /// Reads the rest of an answered exchange, so that its connection is reusable.
     Finish(Exchange),
-    /// The caller is gone: tell the backend once it has the call, and wait for the rest.
+    /// Cancels a call: notifies the backend once it has the call, and reads the rest.
     Abandon { id: u64, exchange: Option<Exchange>, accepted: bool },
 }
 
@@ -198,8 +198,8 @@ impl Session {
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        // Sequentially consistent with `in_flight`: whoever ends the last call sees that the session drains, or the
-        // driver sees that there is no call left.
+        // Sequentially consistent with `in_flight`: either the end of the last call sees the draining session, or the
+        // driver sees that no call is left.
         Standing::from_u8(self.standing.load(Ordering::SeqCst))
     }
 
@@ -211,12 +211,12 @@ impl Session {
         self.limit
     }
 
-    /// What the server asks goes to this agent from now on.
+    /// Directs server requests to this agent from now on.
     pub(crate) fn lend_to(&self, holder: Holder) {
         *lock(&self.owner) = Some(holder);
     }
 
-    /// Keeps it for the next agent that gets a session of its own.
+    /// Reserves it for the next agent that gets a session of its own.
     pub(crate) fn set_aside(&self) {
         self.spare.store(true, Ordering::SeqCst);
     }
@@ -225,7 +225,7 @@ impl Session {
         self.spare.load(Ordering::SeqCst)
     }
 
-    /// Gives it to an agent for good; false if another one has it.
+    /// Assigns it to an agent for good. False if it is taken.
     pub(crate) fn give_to(&self, outlet: Weak<dyn Outlet>) -> bool {
         let is_free = self.spare.swap(false, Ordering::SeqCst) && self.standing() == Standing::Ready;
         if is_free {
@@ -234,13 +234,13 @@ impl Session {
         is_free
     }
 
-    /// It is nobody's: what is asked for its last holder has no answer any more.
+    /// Clears the owner, and rejects server requests still waiting for it.
     pub(crate) fn take_back(&self) {
         *lock(&self.owner) = None;
         self.refuse_asks();
     }
 
-    /// How long nobody has used it; zero while a call is in flight.
+    /// The idle time; zero while a call is in flight.
     pub(crate) fn idle_for(&self) -> Duration {
         if self.in_flight() > 0 {
             return Duration::ZERO;
@@ -248,23 +248,23 @@ impl Session {
         Duration::from_nanos(self.nanos().saturating_sub(self.last_used.load(Ordering::Relaxed)))
     }
 
-    /// Entries in the book: calls in flight, zombies and the gateway's own requests.
+    /// Pending entries: calls in flight, zombies and the gateway's own requests.
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// Ends the session when its calls are through.
+    /// Ends the session after its calls.
     pub(crate) fn drain(&self, reason: CloseReason) {
         self.wish(|wishes| wishes.drain = Some(reason));
     }
 
-    /// Ends the session now: its calls are told whether they may have run, and the backend that nobody waits for them.
+    /// Ends the session now. Calls fail with their execution state; the backend gets their cancellations.
     pub(crate) fn cut(&self, reason: CloseReason) {
         self.wish(|wishes| wishes.cut = Some(reason));
     }
 
-    /// The ladder is climbed. Lendable at once, so that nobody counts one session as still missing; the driver
-    /// follows and wakes who waits. False if it broke meanwhile.
+    /// Completes the handshake. The session is available at once, so that no other is opened in its place; the driver
+    /// wakes waiting calls later. False if it broke meanwhile.
     pub(crate) fn handshaken(&self) -> bool {
         self.proven.store(true, Ordering::SeqCst);
         let (from, to) = (Standing::Initializing as u8, Standing::Ready as u8);
@@ -273,27 +273,27 @@ impl Session {
         self.standing() != Standing::Closed
     }
 
-    /// Whether it can be lent now or soon; while its ladder is being climbed its opening is what counts.
+    /// True if it is available now or soon. During the handshake its opening counts instead.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.standing(), Standing::Ready | Standing::Suspect)
     }
 
-    /// Gives its place in the budget back.
+    /// Releases its place in the session budget.
     pub(crate) fn leave_budget(&self) {
         let place = lock(&self.place).take();
         drop(place);
     }
 
-    /// Whether it still counts in the budget.
+    /// True while it has a place in the session budget.
     pub(crate) fn holds_place(&self) -> bool {
         lock(&self.place).is_some()
     }
 
-    /// Runs one call to its answer.
+    /// Runs one call to its response.
     ///
     /// # Cancel safety
-    /// Dropping the future abandons the call: the backend is told, the slot comes back with the answer or after the
-    /// grace.
+    /// Dropping the future cancels the call: the backend is notified, and the permit is released with the response or
+    /// after `cancel_grace`.
     pub(crate) async fn call(self: Arc<Self>, slot: Slot, call: &Call) -> Outcome {
         let reshaped = Reshaped::of(call, self.era)?;
         let ticket = self.pending.register(slot, call)?;
@@ -335,44 +335,44 @@ impl Session {
         }
     }
 
-    /// Name and version of the server, as JSON text.
+    /// The server's name and version, as JSON text.
     fn server_info(&self) -> String {
         self.catalog.hello().map_or_else(|| "{}".to_owned(), |hello| hello.server_info.to_string())
     }
 
-    /// A request of the gateway itself.
+    /// Sends a request of the gateway itself.
     pub(crate) async fn request_own(self: &Arc<Self>, method: &str, params: Option<&str>) -> Outcome {
         let ticket = self.pending.register_own()?;
         let exchange = self.outbound.send(probe::own_request(ticket.id, method, params));
         InFlight::new(self.clone(), ticket, exchange, None).answer().await
     }
 
-    /// Does not wait for the rest of an exchange.
+    /// Leaves the rest of an exchange to the driver.
     pub(crate) fn finish_later(&self, exchange: Exchange) {
-        // Where there is no room for it, its connection is closed.
+        // If the queue is full, the connection is closed.
         let _ = self.errands.try_send(Errand::Finish(exchange));
     }
 
-    /// Says, once per backend, what its server does not offer.
+    /// Logs a missing feature of the server, once per backend.
     pub(crate) fn note(&self, quirk: Quirk, why: &str) {
         self.quirks.note(quirk, why);
     }
 
-    /// Passes on a notification or an answer of the agent this session is pinned to.
+    /// Forwards a notification or response of the owner.
     pub(crate) fn send_later(&self, message: Bytes) {
         if self.errands.try_send(Errand::Send(message)).is_err() {
             self.reporter.on(Event::Dropped { kind: "notification" });
         }
     }
 
-    /// Tells the backend that a session is over which it may know all the same. Best effort.
+    /// Sends the backend the end of a session that it may still know. Best effort.
     pub(crate) async fn say_farewell(&self, limit: Duration) {
         if self.kind == TransportKind::Http {
             let _ = tokio::time::timeout(limit, self.outbound.close()).await;
         }
     }
 
-    /// One of the sessions of its pool was lost: nobody new is put on this one before it was heard of again.
+    /// Marks the session as suspect after another one of its pool was lost: no new calls until a sign of life.
     pub(crate) fn look(&self) {
         let (ready, suspect) = (Standing::Ready as u8, Standing::Suspect as u8);
         if self.standing.compare_exchange(ready, suspect, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
@@ -384,12 +384,12 @@ impl Session {
         clock::now().saturating_duration_since(self.opened)
     }
 
-    /// The configured age, spread by 10 % so that sessions opened together do not end together.
+    /// The configured age minus up to 10 %, so that sessions opened together do not end together.
     pub(crate) fn max_age(&self, configured: Duration) -> Duration {
         configured.mul_f64(0.9 + 0.1 * f64::from(u32::try_from(self.epoch % 16).unwrap_or(0)) / 16.0)
     }
 
-    /// Whether its handshake went through: then its end is an event of its own.
+    /// True if its handshake completed; its end is then an event of its own.
     pub(crate) fn was_proven(&self) -> bool {
         self.proven.load(Ordering::SeqCst)
     }
@@ -409,12 +409,12 @@ impl Session {
         }
     }
 
-    /// What a failed send says about the session as a whole.
+    /// Applies a failed send to the session.
     fn report(&self, error: &SendError) {
         if let Some(class) = status_class(&error.cause) {
             self.reporter.on(Event::Status { class });
         }
-        // First of all nobody new is put on it; then the driver decides what becomes of it.
+        // Stops new calls first; then the driver decides about the session.
         if error.cause.ends_session() || matches!(error.cause, Cause::Broken(_)) {
             let (ready, suspect) = (Standing::Ready as u8, Standing::Suspect as u8);
             let _ = self.standing.compare_exchange(ready, suspect, Ordering::SeqCst, Ordering::SeqCst);
@@ -426,7 +426,7 @@ impl Session {
         }
     }
 
-    /// Any byte of the backend proves that it lives.
+    /// Records a sign of life: any byte of the backend.
     fn heard(&self) {
         self.last_heard.store(self.nanos(), Ordering::SeqCst);
         if self.standing() == Standing::Suspect {
@@ -434,12 +434,12 @@ impl Session {
         }
     }
 
-    /// When a tool call of it was last under way, if ever.
+    /// The time of the last tool call; `None` if there was none.
     fn last_tool_call(&self) -> Option<Instant> {
         let at = self.last_tool.load(Ordering::Relaxed);
         match at {
             0 => None,
-            // A long call may be the cause at any moment of it.
+            // A running call may be the cause at any moment.
             _ if self.in_flight() > 0 => Some(clock::now()),
             nanos => Some(self.opened + Duration::from_nanos(nanos)),
         }
@@ -449,12 +449,12 @@ impl Session {
         self.opened + Duration::from_nanos(self.last_heard.load(Ordering::SeqCst))
     }
 
-    /// Tells everybody; gives back what they knew so far.
+    /// Publishes the standing; returns the previous one.
     fn publish(&self, standing: Standing) -> Standing {
         Standing::from_u8(self.standing.swap(standing as u8, Ordering::SeqCst))
     }
 
-    /// The agent answered what nobody asked, or asked no longer.
+    /// Counts an agent's response without a matching request.
     pub(crate) fn dropped_response(&self) {
         self.reporter.on(Event::Dropped { kind: "unknown_id" });
     }

@@ -1,8 +1,8 @@
-//! The calls of one session that await an answer. "Closed" and the map are one thing, so nothing can be
-//! registered after the close, and the close answers every waiter exactly once.
+//! The pending calls of one session. The closed state is part of the map, so nothing can be registered after the close,
+//! and the close answers every waiting call exactly once.
 //!
-//! **An entry owns its slot.** A caller that goes away leaves a zombie: its slot is free again when the answer
-//! comes or the grace is over, because until then the backend is still working on it.
+//! **An entry owns its call permit.** A cancelled call leaves a zombie entry: the backend is still working on it, so
+//! its permit is released only with the response or after `cancel_grace`.
 
 use std::{
     sync::Arc,
@@ -19,11 +19,11 @@ use crate::{
     sync::{HashMap, Mutex, MutexGuard},
 };
 
-/// Ids of calls are below this: servers keep them in 32 bits, signed or with bits of their own. What lies above, to 2^30,
-/// is for the requests that the modern transport makes itself.
+/// Exclusive upper bound of call ids: some servers store them in 32 bits, signed or with flag bits. Ids above, up to
+/// 2^30, belong to the modern transport's own requests.
 pub(crate) const IDS: u64 = 1 << 29;
 
-/// The id after this one. 0 is that of `initialize`.
+/// The next id. 0 is reserved for `initialize`.
 fn following(id: u64) -> u64 {
     (id + 1) % IDS + u64::from(id + 1 == IDS)
 }
@@ -49,14 +49,14 @@ enum EntryState {
         answer: oneshot::Sender<Outcome>,
         owner: Option<Owner>,
     },
-    /// `told`: the backend knows.
+    /// `told`: the backend was notified of the cancellation.
     Zombie {
         since: Instant,
         told: bool,
     },
 }
 
-/// Whose call it is: where its progress goes.
+/// The caller, who gets the progress.
 #[derive(Clone)]
 struct Owner {
     agent: AgentKey,
@@ -65,30 +65,30 @@ struct Owner {
     trace: Arc<CallTrace>,
 }
 
-/// A place in the book.
+/// A registered request.
 pub(crate) struct Ticket {
     pub(crate) id: u64,
     pub(crate) answer: oneshot::Receiver<Outcome>,
 }
 
-/// What became of an answer that came in.
+/// Result of delivering a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
     Delivered,
-    /// Its caller had gone.
+    /// The caller was gone.
     Late,
-    /// Nobody ever asked.
+    /// No such request.
     Unknown,
 }
 
 impl Pending {
-    /// Ids start anywhere below [`IDS`]: an answer of another epoch then hits nothing.
+    /// Starts ids at an arbitrary value below [`IDS`], so that a response for another session matches nothing.
     pub(crate) fn new(first_id: u32) -> Self {
         let next = following(u64::from(first_id) % IDS);
         Self { book: Mutex::new(Book::Open { next, calls: HashMap::default() }) }
     }
 
-    /// Registers a call, which gives its slot to the entry.
+    /// Registers a call; the entry takes its permit.
     pub(crate) fn register(&self, slot: Slot, call: &Call) -> Result<Ticket, SendError> {
         let owner = Owner {
             agent: call.caller.agent,
@@ -99,7 +99,7 @@ impl Pending {
         self.insert(Some(slot), Some(owner))
     }
 
-    /// Registers a request of the gateway itself (probe, ladder): it takes no slot.
+    /// Registers a request of the gateway itself (probe, handshake), which needs no permit.
     pub(crate) fn register_own(&self) -> Result<Ticket, SendError> {
         self.insert(None, None)
     }
@@ -111,12 +111,12 @@ impl Pending {
             Book::Closed(why) => {
                 let why = SendError::not_sent(why.cause.clone());
                 drop(book);
-                // The slot goes back outside the lock: giving it back wakes others.
+                // Released outside the lock, as this wakes others.
                 drop(slot);
                 Err(why)
             }
             Book::Open { next, calls } => {
-                // After a whole round, long-lived calls may still have theirs.
+                // After a wrap-around, long calls may still hold their ids.
                 while calls.contains_key(next) {
                     *next = following(*next);
                 }
@@ -128,7 +128,7 @@ impl Pending {
         }
     }
 
-    /// Delivers an answer to whoever asked.
+    /// Delivers a response to its caller.
     pub(crate) fn complete(&self, id: u64, outcome: Outcome) -> Delivery {
         let id = if seeded!(AnswerToAnother) { self.another_than(id) } else { id };
         let entry = match &mut *self.lock() {
@@ -149,7 +149,7 @@ impl Pending {
         delivery
     }
 
-    /// Takes a call out of the book: its caller has the answer, or knows why there is none.
+    /// Removes a finished call.
     pub(crate) fn remove(&self, id: u64) -> bool {
         let entry = match &mut *self.lock() {
             Book::Open { calls, .. } => calls.remove(&id),
@@ -158,7 +158,7 @@ impl Pending {
         entry.is_some()
     }
 
-    /// Passes progress on to the owner of this token, under the owner's own token.
+    /// Forwards progress to the caller that owns the token, under the caller's own token.
     pub(crate) fn progress(&self, token: u64, message: &Message, now: Instant) -> bool {
         let token = if seeded!(ProgressToAnother) { self.another_than(token) } else { token };
         let owner = match &*self.lock() {
@@ -173,7 +173,7 @@ impl Pending {
         outlet.push(LinkEvent::Progress(message.with_token(&token))).is_ok()
     }
 
-    /// Whose call this is, while somebody waits for it.
+    /// The agent of a waiting call.
     pub(crate) fn agent_of(&self, id: u64) -> Option<AgentKey> {
         match &*self.lock() {
             Book::Open { calls, .. } => match &calls.get(&id)?.state {
@@ -184,7 +184,7 @@ impl Pending {
         }
     }
 
-    /// Hands an event to the caller of this entry.
+    /// Sends an event to the caller of this entry.
     pub(crate) fn push_to(&self, id: u64, event: LinkEvent) -> bool {
         let outlet = match &*self.lock() {
             Book::Open { calls, .. } => match calls.get(&id).map(|entry| &entry.state) {
@@ -196,7 +196,7 @@ impl Pending {
         outlet.is_some_and(|outlet| outlet.push(event).is_ok())
     }
 
-    /// Hands an event to whichever waiting caller takes it.
+    /// Sends an event to any waiting caller that accepts it.
     pub(crate) fn push_to_any(&self, event: &dyn Fn() -> LinkEvent) -> bool {
         let outlets: Vec<Arc<dyn Outlet>> = match &*self.lock() {
             Book::Open { calls, .. } => calls
@@ -211,7 +211,7 @@ impl Pending {
         outlets.iter().any(|outlet| outlet.push(event()).is_ok())
     }
 
-    /// The caller is gone: the entry stays, with its slot, until the answer or the grace.
+    /// Turns an entry into a zombie, which keeps its permit until the response or the grace time.
     pub(crate) fn abandon(&self, id: u64, now: Instant) -> bool {
         let left = match &mut *self.lock() {
             Book::Open { calls, next } if seeded!(IdUsedAgain) => {
@@ -223,11 +223,11 @@ impl Pending {
             }),
             Book::Closed(_) => None,
         };
-        // What belonged to the caller is dropped outside the lock.
+        // The caller's parts are dropped outside the lock.
         left.is_some()
     }
 
-    /// The backend took note that nobody waits for this one.
+    /// Marks a zombie whose cancellation the backend has received.
     pub(crate) fn mark_told(&self, id: u64) {
         if let Book::Open { calls, .. } = &mut *self.lock()
             && let Some(EntryState::Zombie { told, .. }) = calls.get_mut(&id).map(|entry| &mut entry.state)
@@ -236,7 +236,7 @@ impl Pending {
         }
     }
 
-    /// Gives up zombies older than the grace; returns how many.
+    /// Removes zombies older than the grace time; returns their number.
     pub(crate) fn bury(&self, now: Instant, grace: Duration) -> usize {
         let dead: Vec<Entry> = match &mut *self.lock() {
             Book::Open { calls, .. } => {
@@ -252,7 +252,7 @@ impl Pending {
         dead.len()
     }
 
-    /// How many zombies hold a slot, and since when the oldest of all zombies is one.
+    /// The number of zombies with a permit, and the start of the oldest zombie.
     pub(crate) fn zombies(&self) -> (usize, Option<Instant>) {
         let mut found = (0, None);
         if let Book::Open { calls, .. } = &*self.lock() {
@@ -265,7 +265,7 @@ impl Pending {
         found
     }
 
-    /// The backend is busy with an answer that nothing can overtake: no waiting call's time runs meanwhile.
+    /// Records a sign of life for all waiting calls while the backend sends a response that nothing can overtake.
     pub(crate) fn mark_part(&self, now: Instant) {
         if let Book::Open { calls, .. } = &*self.lock() {
             for entry in calls.values() {
@@ -276,7 +276,7 @@ impl Pending {
         }
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub(crate) fn len(&self) -> usize {
         match &*self.lock() {
             Book::Open { calls, .. } => calls.len(),
@@ -284,8 +284,8 @@ impl Pending {
         }
     }
 
-    /// Ends everything: each waiting call is told once whether it may have run. Gives back what was sent for callers and
-    /// not answered, as far as the backend was not told that nobody waits: it may still be working on it.
+    /// Closes the map: each waiting call fails once with its execution state. Returns the calls that the backend may
+    /// still run without notice of cancellation.
     pub(crate) fn close(&self, cause: &Cause) -> Vec<u64> {
         if seeded!(WaitersForgotten) {
             return Vec::new();
@@ -298,7 +298,7 @@ impl Pending {
         let closed = Book::Closed(SendError::not_sent(cause.clone()));
         let before = std::mem::replace(&mut *self.lock(), closed);
         let Book::Open { calls, .. } = before else {
-            // The first reason stands.
+            // The first reason is kept.
             *self.lock() = before;
             return Vec::new();
         };

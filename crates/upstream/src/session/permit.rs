@@ -1,4 +1,4 @@
-//! The right to one call in flight on one session, and how many of them an agent has.
+//! The call permit of a session, and the number of permits per agent.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -11,28 +11,28 @@ use crate::{
     sync::AtomicUsize,
 };
 
-/// What a call needs of its session besides a slot.
+/// What a call needs beside a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallKind {
     /// Nothing.
     Free,
-    /// The turn to write: it may change something, and such calls run one at a time here.
+    /// The write turn: the call may change something, and such calls run one at a time here.
     Write,
 }
 
-/// Why there is no slot.
+/// The reason for no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoSlot {
-    /// All are taken, or the session cannot be lent now.
+    /// All are taken, or the session is not available.
     Full,
-    /// What is free is kept for agents that have nothing in flight here.
+    /// The free ones are reserved for agents with nothing in flight here.
     Kept,
-    /// Another call has the turn to write.
+    /// Another call has the write turn.
     OthersWrite,
 }
 
 impl NoSlot {
-    /// Where to wait for it.
+    /// The lane in which to wait for it.
     pub(crate) fn at(self, session: &Session) -> NoLease {
         NoLease::Wait(session.lane.needing(match self {
             Self::Full => Need::Slot,
@@ -42,7 +42,7 @@ impl NoSlot {
     }
 }
 
-/// The slots of one session that one agent holds, those of calls it has given up included: they still burn.
+/// The permits of one agent on one session, including cancelled calls that still run.
 pub(crate) struct Holding {
     caller: Arc<Caller>,
     slots: AtomicUsize,
@@ -62,13 +62,13 @@ impl Holding {
     }
 }
 
-/// The right to one call in flight on one session, for a write with the turn to write; given back by drop.
+/// Permit of one call on one session, with the write turn for a write; released on drop.
 pub(crate) struct Slot {
     session: Arc<Session>,
     kind: CallKind,
-    /// Whose it is, where agents share the session.
+    /// The agent, on a shared session.
     holding: Option<Arc<Holding>>,
-    /// Where the session is one agent's alone for as long as the slot is.
+    /// The exclusive lease, if any.
     loan: Option<Loan>,
 }
 
@@ -88,12 +88,12 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // First of all: what the agent tries next may have one of the last slots.
+        // First: the agent's next call may use a reserved permit.
         let last_of = self.holding.take().filter(|holding| holding.slots.fetch_sub(1, Ordering::SeqCst) == 1);
         if seeded!(LoanEndsAfterSlot) {
             return self.session.release_slot(self.kind, last_of.as_deref());
         }
-        // The session must be nobody's before the next one can take it.
+        // The lease ends before the next call can take the permit.
         drop(self.loan.take());
         self.session.release_slot(self.kind, last_of.as_deref());
     }

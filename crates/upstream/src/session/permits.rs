@@ -1,5 +1,4 @@
-//! The slots of a session: how many calls it carries at a time, which of them are kept for agents that have none, and,
-//! where writes run one at a time, whose turn it is.
+//! The permits of a session: concurrent calls, the reserve for agents without calls, and the write turn.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -10,9 +9,9 @@ use crate::{
     session::permit::{CallKind, Holding, NoSlot, Slot},
 };
 
-/// Of a session's slots, those for agents with nothing in flight on it: a tenth, at least one of several. Calls that
-/// wait for other calls to the same backend (nested agents) then end, and an agent with many calls delays nobody by
-/// them. A session that is one agent's keeps none.
+/// The number of reserved permits: a tenth of a shared session's, at least one of several, for agents with nothing in
+/// flight on it. This lets nested calls (an agent behind the backend) finish, and no agent with many calls blocks
+/// others.
 pub(super) fn kept(mode: Mode, limit: usize) -> usize {
     match mode {
         Mode::Stateless | Mode::Shared if limit > 1 => (limit / 10).max(1),
@@ -21,7 +20,7 @@ pub(super) fn kept(mode: Mode, limit: usize) -> usize {
 }
 
 impl Session {
-    /// Takes a slot if the session may be lent and has one free for this agent; for a write the turn to write with it.
+    /// Takes a permit if the session is available and has one for this agent; for a write with the write turn.
     pub(crate) fn try_slot(
         self: &Arc<Self>,
         kind: CallKind,
@@ -47,30 +46,29 @@ impl Session {
             .map_err(|_| full)?;
         self.touch();
         if kind == CallKind::Write && self.is_writing.swap(true, Ordering::SeqCst) {
-            // Somebody may have found the session full meanwhile: the slot goes back like any other.
+            // Another call may have found the session full meanwhile, so the permit is returned normally.
             drop(Slot::new(self.clone(), CallKind::Free, None));
             return Err(NoSlot::OthersWrite);
         }
         if kind == CallKind::Write && self.standing() != Standing::Ready {
-            // It was retired meanwhile, and whoever did so may have seen that nobody writes.
+            // The session was retired meanwhile, and the retirement may have seen no write in progress.
             drop(Slot::new(self.clone(), kind, None));
             return Err(full);
         }
         Ok(Slot::new(self.clone(), kind, holding.cloned()))
     }
 
-    /// Whether the last slots are not for this agent: it has calls in flight here.
+    /// True if the reserved permits are not for this agent, because it has calls in flight here.
     pub(crate) fn is_kept_from(&self, holding: Option<&Arc<Holding>>) -> bool {
         self.kept > 0 && holding.is_some_and(|holding| !holding.is_empty())
     }
 
-    /// Whether a call has the turn to write.
+    /// True while a call has the write turn.
     pub(crate) fn is_writing(&self) -> bool {
         self.is_writing.load(Ordering::SeqCst)
     }
 
-    /// Gives a slot back, and the turn to write: somebody may be waiting for it. `last_of` is the agent that has none
-    /// here any more.
+    /// Releases a permit and its write turn, and wakes waiting calls. `last_of` is the agent that has none left here.
     pub(crate) fn release_slot(&self, kind: CallKind, last_of: Option<&Holding>) {
         self.touch();
         if kind == CallKind::Write {
@@ -99,7 +97,7 @@ impl Session {
         if seeded!(StandingReadTooEarly) { Some(self.standing()) } else { None }
     }
 
-    /// Slots that could be taken now, were it ready.
+    /// The number of free permits, if the session were ready.
     pub(crate) fn free_slots(&self) -> usize {
         if self.spent.load(Ordering::SeqCst) || self.is_parked() {
             0
@@ -108,13 +106,13 @@ impl Session {
         }
     }
 
-    /// The backend rests: it is neither lent nor asked whether it is there, and if it ends that says nothing about the
+    /// Suspends the session while its backend is paused: no calls, no probes, and its end does not count against the
     /// backend.
     pub(crate) fn park(&self) {
         self.parked.store(true, Ordering::SeqCst);
     }
 
-    /// It was seen to be there.
+    /// Resumes the session after a check.
     pub(crate) fn unpark(&self) {
         self.parked.store(false, Ordering::SeqCst);
     }
@@ -123,7 +121,7 @@ impl Session {
         self.parked.load(Ordering::SeqCst)
     }
 
-    /// Nobody but the holder of the slot that was just taken uses it any more.
+    /// Gives out no further permit; only the holder of the last one continues.
     pub(crate) fn spend(&self) {
         self.spent.store(true, Ordering::SeqCst);
     }

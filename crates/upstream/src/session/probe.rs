@@ -1,5 +1,5 @@
-//! The question whether a session's server still lives. `ping` asks it, where the server answers pings; else the list
-//! that proved the session does. A server that answers neither is not asked: its silence would say nothing.
+//! Health checks of a session: by `ping` if the server answers it, else by the list that proved the session. A server
+//! that answers neither is not probed, as its silence would mean nothing.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -9,7 +9,7 @@ use std::{
 use super::{Session, inflight::InFlight, pending::Outcome};
 use crate::error::{Cause, SendError};
 
-/// How a session is probed.
+/// The kind of health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum ProbeWith {
@@ -17,14 +17,14 @@ pub(crate) enum ProbeWith {
     ToolsList = 1,
     PromptsList = 2,
     ResourcesList = 3,
-    /// The server refuses pings and lists, and even that is a sign of life.
+    /// The server rejects pings and lists; even a rejection is a sign of life.
     RefusedPing = 4,
-    /// The server is silent to whatever it could be asked.
+    /// No check: the server ignores every suitable request.
     Nothing = 5,
 }
 
 impl ProbeWith {
-    /// The list a server that declares these capabilities can be asked for.
+    /// The list supported by a server with these capabilities.
     pub(crate) fn list_of(has: impl Fn(&str) -> bool) -> Option<Self> {
         let lists =
             [("tools", Self::ToolsList), ("prompts", Self::PromptsList), ("resources", Self::ResourcesList)];
@@ -53,7 +53,7 @@ impl ProbeWith {
 }
 
 impl Session {
-    /// Probes ask this from now on.
+    /// Sets the kind of health check.
     pub(crate) fn probe_with(&self, how: ProbeWith) {
         self.probe.store(how as u8, Ordering::Relaxed);
     }
@@ -62,10 +62,10 @@ impl Session {
         ProbeWith::from_u8(self.probe.load(Ordering::Relaxed))
     }
 
-    /// Asks whether the server lives; false if it said nothing in time, or does not know the session.
+    /// Checks if the server is alive. False if it did not answer in time, or does not know the session.
     ///
     /// # Cancel safety
-    /// Dropping the future abandons the question.
+    /// Dropping the future cancels the check.
     pub(crate) async fn is_alive(self: &Arc<Self>, limit: Duration) -> bool {
         let how = self.probes_with();
         let answer = async {
@@ -79,7 +79,7 @@ impl Session {
         tokio::time::timeout(limit, answer).await.unwrap_or(false)
     }
 
-    /// A request of the gateway whose refusal says nothing about the session.
+    /// Sends a request of the gateway whose rejection does not affect the session.
     pub(super) async fn request_quietly(self: &Arc<Self>, method: &str, params: Option<&str>) -> Outcome {
         let ticket = self.pending.register_own()?;
         let exchange = self.outbound.send(own_request(ticket.id, method, params));
@@ -87,7 +87,7 @@ impl Session {
     }
 }
 
-/// The text of a request of the gateway.
+/// The JSON of a request of the gateway.
 pub(super) fn own_request(id: u64, method: &str, params: Option<&str>) -> bytes::Bytes {
     let params = params.map(|params| format!(",\"params\":{params}")).unwrap_or_default();
     format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\"{params}}}").into()
@@ -97,8 +97,7 @@ fn shows_life(outcome: &Outcome) -> bool {
     outcome.as_ref().map_or_else(is_complete, |_| true)
 }
 
-/// Whether somebody who knows the session answered, though not with what was asked for: a refusal, an empty body, or
-/// something that is no answer.
+/// True if the error came from a server that knows the session: a rejection, an empty body, or an unusable response.
 pub(crate) fn is_complete(error: &SendError) -> bool {
     match &error.cause {
         Cause::Status(refusal) => !matches!(refusal.status, 502..=504),

@@ -1,5 +1,5 @@
-//! Where a message of the backend belongs. The same rules whether it came on a call's own answer stream or on the
-//! session's stream; nothing here waits for anybody.
+//! Routing of backend messages, with the same rules for a call's response stream and the session's stream. Never
+//! blocks.
 
 use std::sync::Arc;
 
@@ -20,26 +20,26 @@ use crate::{
     transport::parts::parts,
 };
 
-/// Where a message came in.
+/// The stream a message came on.
 pub(super) enum Origin<'a> {
-    /// On the session's own stream.
+    /// The session's own stream.
     Stream,
-    /// In the answer to this call.
+    /// The response stream of this call.
     Exchange { call: u64, trace: Option<&'a Arc<CallTrace>> },
 }
 
-/// What a message was to the call it came with.
+/// Role of a message for the call on whose stream it came.
 pub(super) enum Routed {
-    /// Its answer.
+    /// Its response.
     Answer(Answer),
-    /// What may be meant as its answer, if no better one comes.
+    /// A possible response if nothing better comes.
     Stray(Stray),
-    /// Something else.
+    /// Unrelated.
     Elsewhere,
 }
 
 impl Routed {
-    /// The answer before anything else, then what came first.
+    /// Prefers a response, then the earlier one.
     fn or(self, later: Self) -> Self {
         match (self, later) {
             (answer @ Self::Answer(_), _) | (_, answer @ Self::Answer(_)) => answer,
@@ -50,7 +50,7 @@ impl Routed {
 }
 
 impl Session {
-    /// Routes one message, or the messages of an array.
+    /// Routes one message, or each of an array.
     pub(super) fn route(&self, bytes: Bytes, origin: Origin<'_>) -> Routed {
         if !is_batch(&bytes) {
             return self.route_one(bytes, &origin);
@@ -70,7 +70,7 @@ impl Session {
             Ok(_) => None,
             Err(why) => Some(why),
         };
-        // Some servers write `null` for what they leave out.
+        // Some servers send `null` for absent members.
         if let Some(mended) = without_nulls(&bytes) {
             bytes = mended;
         }
@@ -90,7 +90,8 @@ impl Session {
         Routed::Elsewhere
     }
 
-    /// What cannot be read: the call it came with may get nothing else, and one that it names gets nothing else.
+    /// Handles a malformed message: it may be the only reply to the call on whose stream it came, or to the one it
+    /// names.
     fn malformed(&self, why: &DecodeError, origin: &Origin<'_>) -> Routed {
         self.dropped("malformed");
         if matches!(origin, Origin::Stream) {
@@ -131,7 +132,7 @@ impl Session {
         Routed::Stray(Stray::unaddressed(&bytes, envelope.kind))
     }
 
-    /// A message that was not kept: whoever waits for it, or for a part of it, is told.
+    /// Fails the calls that a message too large to store answers.
     pub(super) fn route_too_large(&self, answers: &[u64], limit: usize) {
         let told = answers.iter().filter(|id| {
             let too_large = SendError::maybe_sent(Cause::TooLarge(limit));
@@ -174,8 +175,8 @@ impl Session {
         }
     }
 
-    /// A log line goes to the call it came with, if its agent wants that level, else to the owner of a pinned
-    /// session, else to nobody, unless the operator said otherwise.
+    /// Routes a log message to the call it came with if its agent wants that level, else to the owner of a pinned
+    /// session, else nowhere unless `fan_out_logs` is set.
     fn route_log(&self, message: Message, envelope: &Envelope<'_>, origin: &Origin<'_>) {
         let line = || LinkEvent::Notification(message.bytes().clone());
         if let Origin::Exchange { call, trace: Some(trace) } = origin {
@@ -215,7 +216,7 @@ impl Session {
         } else if self.catalog.announces(method) {
             self.merged.changed(method);
         } else {
-            // Agents were not told that such news would come.
+            // Agents were not promised such notifications.
             self.dropped("notification");
         }
     }
@@ -239,7 +240,7 @@ impl Session {
         if is_asked && self.ask_owner(&message, &id, envelope.method.as_ref(), origin) {
             return;
         }
-        // A shared session declared no capabilities: nobody may be guessed to be the one who is asked.
+        // A shared session declared no capabilities, so no agent can be guessed as the addressee.
         self.dropped("server_request");
         if self.mode == Mode::Shared && is_asking(envelope) {
             let why = "the server asked its client for something although nothing was declared";
@@ -248,8 +249,8 @@ impl Session {
         self.send_later(error_response(Some(&id), -32601, "not offered on this session", None));
     }
 
-    /// Whether a request that came with a call is for the agent of that call: without sessions each call says what its
-    /// own agent can be asked.
+    /// True if a server request on a call's stream is for that call's agent: without sessions each call declares its
+    /// agent's capabilities.
     fn asks_callers(&self, origin: &Origin<'_>) -> bool {
         self.era == Era::Modern && matches!(origin, Origin::Exchange { trace: Some(_), .. })
     }
@@ -263,7 +264,7 @@ impl Session {
         }
     }
 
-    /// A pinned session is its agent's state: when it breaks, the agent must know.
+    /// Notifies the owner that its pinned session, and so its state, has ended.
     pub(crate) fn tell_owner_it_ended(&self, reason: CloseReason, why: &str, backend: &Arc<str>) {
         if self.mode != Mode::Pinned || matches!(reason, CloseReason::AgentGone) {
             return;
@@ -286,18 +287,18 @@ impl Session {
     }
 }
 
-/// Whether a server asks for what only a declared capability allows.
+/// True for server requests that need a declared capability.
 fn is_asking(envelope: &Envelope<'_>) -> bool {
     let method = envelope.method.as_ref();
     matches!(method, Some(Method::SamplingCreateMessage | Method::ElicitationCreate | Method::RootsList))
 }
 
-/// Whether a message that is no response says `null` for its id: then it has none.
+/// True if a non-response has a `null` id, which counts as absent.
 fn is_null_id(envelope: &Envelope<'_>) -> bool {
     envelope.kind == Kind::Request && envelope.is_null_id()
 }
 
-/// An answer as the callers get it.
+/// A response in the form for callers.
 fn answer_of(message: Message, envelope: &Envelope<'_>) -> Answer {
     if envelope.kind == Kind::Failure
         && let Some(amended) = without_verdict(message.bytes())

@@ -1,5 +1,4 @@
-//! Requests of the server that wait for the agent a session belongs to: asked once, answered once, and not waited for
-//! longer than a person may take.
+//! Server requests that wait for the session's agent: sent once, answered once, with a timeout for people.
 
 use std::{
     collections::HashMap,
@@ -15,17 +14,17 @@ use mcpool_wire::{
 use super::{Session, lock, route::Origin};
 use crate::{clock, observe::Event};
 
-/// Server requests one agent may have open at a time on its own session.
+/// Maximum number of open server requests per agent on its own session.
 const MAX_ASKED: usize = 64;
 
-/// How long an agent may take: where a person has to fill in something, and elsewhere.
+/// Timeouts: for elicitation, which people answer, and for other requests.
 const PATIENCE_ELICITATION: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The number of the last request that was passed on: unique in the process, because an agent may hold several sessions.
+/// Number of the last forwarded request: unique in the process, because an agent may hold several sessions.
 static ASKED: AtomicU64 = AtomicU64::new(0);
 
-/// The requests that wait, by our number.
+/// Open requests by their number.
 #[derive(Default)]
 pub(super) struct Asked {
     open: HashMap<u64, Ask>,
@@ -34,18 +33,18 @@ pub(super) struct Asked {
 struct Ask {
     /// The server's id.
     id: RpcId,
-    /// The token the server wants progress under, as it came.
+    /// The server's progress token, as received.
     token: Option<Bytes>,
-    /// The call it came with.
+    /// The call on whose stream it came.
     call: Option<u64>,
-    /// The agent of that call.
+    /// That call's agent.
     agent: Option<AgentKey>,
     until: Instant,
 }
 
 impl Session {
-    /// Asks the agent the session belongs to, or whose call asks: on the stream of the call the request came with, else on the agent's
-    /// own stream, else on that of any call it waits for (it has no other).
+    /// Sends a server request to the owner, or the agent of the call: on the stream of the call, else the agent's own
+    /// stream, else the stream of any waiting call of an agent without its own.
     pub(super) fn ask_owner(
         &self,
         message: &Message,
@@ -73,7 +72,7 @@ impl Session {
         let event = || LinkEvent::Request { id: number, message: message.clone() };
         let sent = self.push_to_asked(call, agent, &event);
         if sent {
-            // The driver's timer has to know.
+            // The driver must update its timer.
             self.nudge.notify_one();
         } else {
             lock(&self.asked).open.remove(&number);
@@ -81,8 +80,7 @@ impl Session {
         sent
     }
 
-    /// An agent's answer to a request the server sent it under our number. False if it was not sent one of that
-    /// number.
+    /// Forwards an agent's response to the server request of this number. False if there is none.
     pub(crate) fn respond(&self, agent: AgentKey, number: u64, response: &Message) -> bool {
         let ask = {
             let mut asked = lock(&self.asked);
@@ -97,7 +95,7 @@ impl Session {
         true
     }
 
-    /// Nobody is there any more to answer what was asked.
+    /// Rejects all open server requests, because their agent is gone.
     pub(super) fn refuse_asks(&self) {
         let open = std::mem::take(&mut lock(&self.asked).open);
         for ask in open.into_values() {
@@ -105,13 +103,13 @@ impl Session {
         }
     }
 
-    /// Whether a server request waits for the agent: its calls wait for a human.
+    /// True if a server request waits for the agent, so its calls wait for a person.
     pub(crate) fn awaits_agent(&self, agent: AgentKey) -> bool {
         let asked = lock(&self.asked);
         asked.open.values().any(|ask| self.mode.is_private() || ask.agent == Some(agent))
     }
 
-    /// The call is over with all that was asked for it.
+    /// Drops the server requests of a finished call.
     pub(super) fn forget_asks(&self, call: u64) {
         let gone: Vec<(u64, Ask)> =
             lock(&self.asked).open.extract_if(|_, ask| ask.call == Some(call)).collect();
@@ -120,8 +118,7 @@ impl Session {
         }
     }
 
-    /// A notification of the agent this session belongs to. Progress is for a request that waits for the agent, or
-    /// for nobody.
+    /// Forwards a notification of the owner. Progress must belong to a request that waits for the agent.
     pub(crate) fn notify(&self, notification: Bytes) {
         if let Ok(envelope) = Envelope::parse(&notification)
             && envelope.method == Some(Method::Progress)
@@ -137,7 +134,7 @@ impl Session {
         self.send_later(notification);
     }
 
-    /// The server wants the answer to one of its requests no more.
+    /// Handles the server's cancellation of one of its requests.
     pub(super) fn withdrawn_by_server(&self, id: Option<&IdValue>) -> bool {
         let found = {
             let mut asked = lock(&self.asked);
@@ -149,7 +146,7 @@ impl Session {
         true
     }
 
-    /// Gives up requests the agent did not answer in time: both sides are told.
+    /// Times out unanswered requests; notifies both sides.
     pub(super) fn give_up_asks(&self, now: Instant) {
         let late: Vec<(u64, Ask)> = {
             let mut asked = lock(&self.asked);
@@ -164,7 +161,7 @@ impl Session {
         }
     }
 
-    /// When the next of them is given up.
+    /// The next timeout.
     pub(super) fn next_ask(&self) -> Option<Instant> {
         lock(&self.asked).open.values().map(|ask| ask.until).min()
     }
@@ -175,7 +172,8 @@ impl Session {
         }
     }
 
-    /// On the stream of the call, else on the agent's own. Only who has the session alone is guessed to be meant.
+    /// Pushes to the call's stream, else to the agent's own. Without a call, only the agent of a private session is
+    /// addressed.
     fn push_to_asked(
         &self,
         call: Option<u64>,

@@ -1,5 +1,5 @@
-//! A call in the shape of the session it is sent on. A backend may come back from a restart in the other era while a
-//! call waits: what is written for an era without sessions is then sent, and answered, as its new session reads it.
+//! Converts a call to its session's era. A backend may restart in the other era while a call waits: a modern call is
+//! then converted for its new session, and the response back.
 
 use bytes::Bytes;
 use mcpool_wire::{
@@ -9,7 +9,7 @@ use mcpool_wire::{
 
 use crate::error::{Cause, Refusal, SendError};
 
-/// A modern request on its way over a session with a handshake.
+/// A modern request converted for a session with handshake.
 pub(super) struct Reshaped {
     pub(super) message: Message,
     is_kept: bool,
@@ -17,10 +17,10 @@ pub(super) struct Reshaped {
 }
 
 impl Reshaped {
-    /// What is sent in place of the call's message; `None` where that is in the shape of the session already.
+    /// The converted call; `None` if no conversion is needed.
     ///
     /// # Errors
-    /// Where the request goes on with what only a server of its own era knows.
+    /// If the request carries state that only a server of its own era knows.
     pub(super) fn of(call: &Call, session: Era) -> Result<Option<Self>, SendError> {
         if (call.era, session) != (Era::Modern, Era::Legacy) {
             return Ok(None);
@@ -34,7 +34,7 @@ impl Reshaped {
         }
         let may_ask = matches!(call.method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead);
         let message = request.to_legacy(&call.message);
-        // The places of id and token moved with the envelope.
+        // The spans of id and token moved with the cut.
         let bytes = message.bytes().clone();
         let message = match Envelope::parse(&bytes) {
             Ok(envelope) => Message::new(bytes.clone(), &envelope),
@@ -47,7 +47,7 @@ impl Reshaped {
         }))
     }
 
-    /// The answer as the caller reads it.
+    /// Converts the response back for the caller.
     pub(super) fn finish(&self, answer: Answer, server_info: &str) -> Answer {
         let ttl_ms = self.is_kept.then_some(0);
         let finish = Finish { server_info, ttl_ms, opens_urls: self.opens_urls };

@@ -1,39 +1,39 @@
-//! The life of one upstream session, as a pure machine: no clock, no runtime, no IO.
+//! State machine of an upstream session, without clock, runtime or IO.
 //!
-//! Only the driver feeds it; everyone else reads the published [`Standing`]. Silence is not death: a session with
-//! work in flight that misses a probe becomes suspect (no new work) and lives on until its calls end, because one
-//! synchronous tool can keep a whole server from answering pings.
+//! Only the driver feeds it; others read the published [`Standing`]. Silence does not end a session with calls in
+//! flight: after a missed probe it is suspect (no new calls) until they end, because one synchronous tool can keep a
+//! server from answering pings.
 
 use std::time::{Duration, Instant};
 
 use crate::observe::CloseReason;
 
-/// What the machine knows.
+/// The state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// `initialize` was answered; the rest of the ladder is being climbed.
+    /// `initialize` was answered; the rest of the handshake is running.
     Initializing,
-    /// Lent to callers.
+    /// Available to calls.
     Ready { last_seen: Instant, probe: Probe },
-    /// Missed a probe, or a connection of it broke: no new work until it is heard of again.
+    /// A probe was missed or a connection broke: no new calls until a sign of life.
     Suspect { since: Instant, probe: Probe },
-    /// No new work; ends with its last call. `lost` is since when the backend is known to have forgotten it, or to take
-    /// no connections: then silence ends it, too.
+    /// No new calls; ends with its last one. `lost`: since when the backend has forgotten the session or accepts no
+    /// connections; silence then ends it too.
     Draining { reason: CloseReason, lost: Option<Instant> },
-    /// Over.
+    /// Ended.
     Closed(CloseReason),
 }
 
-/// Where the liveness probe stands.
+/// State of the health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probe {
-    /// None outstanding.
+    /// No probe in flight.
     Idle { missed: u8 },
-    /// Sent, not answered.
+    /// A probe is in flight.
     Sent { missed: u8 },
 }
 
-/// What others may know: may it be lent?
+/// The published state: is the session available?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Standing {
@@ -44,56 +44,56 @@ pub(crate) enum Standing {
     Closed = 4,
 }
 
-/// What happens to a session.
+/// An event of a session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Input {
-    /// Every rung of the ladder was reached.
+    /// The handshake is complete.
     Handshaken,
-    /// The backend said something.
+    /// A sign of life of the backend.
     Heard,
     /// The silence timer fired.
     Silence,
     /// A probe was answered.
     ProbeAnswered,
-    /// A probe was not answered in time, or failed.
+    /// A probe timed out or failed.
     ProbeMissed,
     /// One connection of the session broke; the session itself may be fine.
     ConnectionBroke,
     /// The session's own stream broke.
     StreamLost,
-    /// A message was refused because the backend does not know the session; its stream may still be open.
+    /// The backend rejected a message because it does not know the session. Its stream may still be open.
     SessionLost,
-    /// Nobody takes a connection at the backend's address; the session's stream may still be open.
+    /// The backend accepts no connections. The session's stream may still be open.
     Unreachable,
-    /// Whoever owns it wants it to end with its last call.
+    /// The owner ends the session after its last call.
     Drain(CloseReason),
-    /// Whoever owns it wants it to end now, whatever is in flight.
+    /// The owner ends the session now, despite calls in flight.
     Cut(CloseReason),
     /// A call ended, or a timer of the drain fired.
     Settled,
 }
 
-/// What the machine needs to know about its surroundings.
+/// Inputs from outside the machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     pub(crate) now: Instant,
     pub(crate) in_flight: usize,
-    /// Answers come on connections of their own (Streamable HTTP), so calls in flight may outlive the session.
+    /// Responses have their own connections (Streamable HTTP), so calls in flight may outlive the session.
     pub(crate) answers_apart: bool,
-    /// When the backend last said something on it.
+    /// The backend's last sign of life on it.
     pub(crate) last_heard: Instant,
-    /// How long a session that is lost may be silent before its calls are given up.
+    /// Time a lost session may be silent before its calls fail.
     pub(crate) drain: Duration,
 }
 
-/// What the driver must do now.
+/// Actions for the driver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Effects {
     pub(crate) probe: bool,
     pub(crate) close: Option<CloseReason>,
 }
 
-/// Probes that may be missed with nothing in flight before the session is given up.
+/// Missed probes that end a session with nothing in flight.
 const MISSES: u8 = 2;
 
 impl State {
@@ -107,7 +107,7 @@ impl State {
         }
     }
 
-    /// Takes one input. Exhaustive over state and input; a closed session takes nothing.
+    /// Applies one event. Exhaustive over state and event; a closed session ignores all.
     pub(crate) fn on(&mut self, input: Input, facts: Facts) -> Effects {
         match (&mut *self, input) {
             (Self::Closed(_), _) => Effects::default(),
@@ -115,14 +115,14 @@ impl State {
             (_, Input::StreamLost) => self.leave(CloseReason::Broken, facts),
             (Self::Initializing, Input::SessionLost) => self.close(CloseReason::Lost),
             (Self::Initializing, Input::Unreachable) => self.close(CloseReason::Broken),
-            // What it took before may still be answered, on its stream or on connections of its own.
+            // Accepted calls may still be answered, on its stream or on their own connections.
             (_, Input::SessionLost) => self.drain(CloseReason::Lost, facts),
             (_, Input::Unreachable) => self.drain(CloseReason::Broken, facts),
             (_, Input::Cut(reason)) => self.close(reason),
             (Self::Initializing, Input::Drain(reason)) => self.close(reason),
             (Self::Initializing, _) => Effects::default(),
             (Self::Draining { .. }, Input::Settled) => self.settle(facts),
-            // Who it drains for may not be waited for any more.
+            // At shutdown, cancelled calls are no longer awaited.
             (Self::Draining { reason, .. }, Input::Drain(CloseReason::Shutdown)) => {
                 *reason = CloseReason::Shutdown;
                 self.settle(facts)
@@ -134,7 +134,7 @@ impl State {
             (Self::Ready { .. } | Self::Suspect { .. }, Input::ConnectionBroke) => self.doubt(facts.now),
             (Self::Ready { probe, .. } | Self::Suspect { probe, .. }, Input::ProbeMissed) => match *probe {
                 Probe::Sent { missed } => self.miss(missed.saturating_add(1), facts),
-                // Heard of since that probe was sent: it says nothing any more.
+                // A sign of life came after that probe, so its result is void.
                 Probe::Idle { .. } => Effects::default(),
             },
             (Self::Suspect { probe, .. }, Input::Settled)
@@ -177,15 +177,14 @@ impl State {
         if facts.in_flight == 0 && missed >= MISSES {
             return self.close(CloseReason::Unresponsive);
         }
-        // With work in flight the next probe waits for the next silence; with none it goes out at once.
+        // With calls in flight the next probe follows the next silence, else it is sent at once.
         let again = facts.in_flight == 0;
         let probe = if again { Probe::Sent { missed } } else { Probe::Idle { missed } };
         *self = Self::Suspect { since: facts.now, probe };
         Effects { probe: again, close: None }
     }
 
-    /// The stream is over. Where answers come on their own connections, calls in flight still end by themselves;
-    /// elsewhere they are lost with it.
+    /// Handles the end of the stream. Calls in flight with their own connections continue; others are lost.
     fn leave(&mut self, reason: CloseReason, facts: Facts) -> Effects {
         if facts.answers_apart && facts.in_flight > 0 && !matches!(self, Self::Initializing) {
             return self.drain(reason, facts);
@@ -199,7 +198,7 @@ impl State {
         }
         let lost = matches!(reason, CloseReason::Lost | CloseReason::Broken).then_some(facts.now);
         match self {
-            // The first reason stands, and so does the first moment.
+            // The first reason and time are kept.
             Self::Draining { lost: known, .. } => *known = known.or(lost),
             _ => *self = Self::Draining { reason, lost },
         }
@@ -218,8 +217,8 @@ impl State {
         self.given_up_at(facts.last_heard, facts.drain).is_some_and(|at| facts.now >= at)
     }
 
-    /// When the calls of a session that is lost are given up, unless it is heard of before. A session that is merely
-    /// retired has no such moment: its calls have deadlines of their own.
+    /// When the calls of a lost session fail, unless there is a sign of life. A retired session has no such time: its
+    /// calls have their own deadlines.
     pub(crate) fn given_up_at(&self, last_heard: Instant, drain: Duration) -> Option<Instant> {
         match self {
             Self::Draining { lost: Some(since), .. } => Some((*since).max(last_heard) + drain),

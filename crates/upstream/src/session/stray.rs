@@ -1,4 +1,4 @@
-//! What came back for a call and is not plainly its answer: where nothing better comes, it is all there is.
+//! Messages that may be meant as a call's response, used if nothing better comes.
 
 use bytes::Bytes;
 use mcpool_wire::{Answer, DecodeError, Envelope, Kind, Message, readdressed};
@@ -6,17 +6,17 @@ use mcpool_wire::{Answer, DecodeError, Envelope, Kind, Message, readdressed};
 use super::pending::Outcome;
 use crate::error::{Cause, SendError};
 
-/// What may be meant as a call's answer.
+/// A possible response.
 #[derive(Clone, Debug)]
 pub(crate) enum Stray {
-    /// An error without an id, or under none of ours.
+    /// An error without an id, or with a foreign one.
     Error(Bytes),
-    /// Nothing that can be passed on, and why.
+    /// Unusable, with the reason.
     Unusable(Cause),
 }
 
 impl Stray {
-    /// A response that bears no id of a call that waits.
+    /// A response whose id matches no waiting call.
     pub(crate) fn unaddressed(message: &Bytes, kind: Kind) -> Self {
         match kind {
             Kind::Failure => Self::Error(message.clone()),
@@ -26,7 +26,7 @@ impl Stray {
         }
     }
 
-    /// What cannot be read. What ends too early was cut on its way.
+    /// A malformed message; one that ends too early was cut in transit.
     pub(crate) fn malformed(why: &DecodeError) -> Self {
         Self::Unusable(if why.is_cut() {
             Cause::Broken("the answer is cut off".to_owned())
@@ -35,7 +35,7 @@ impl Stray {
         })
     }
 
-    /// An error says more than what cannot be used; of two alike the first counts.
+    /// Prefers an error over an unusable message, then the first.
     pub(crate) fn or(self, later: Self) -> Self {
         match (self, later) {
             (Self::Unusable(_), later @ Self::Error(_)) => later,
@@ -47,10 +47,10 @@ impl Stray {
         matches!(self, Self::Error(_))
     }
 
-    /// As the answer to this call, of which nobody knows whether it ran.
+    /// The response to this call, with unknown execution state.
     ///
     /// # Errors
-    /// Why it cannot be one.
+    /// The reason it cannot be one.
     pub(crate) fn answer_to(self, id: u64) -> Outcome {
         let message = match self {
             Self::Error(message) => message,

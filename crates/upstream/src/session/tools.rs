@@ -1,5 +1,5 @@
-//! What the tools of a session say of themselves, read page by page. A help and no condition: until it is read, a tool
-//! counts as one that writes, and where a tool decides on who may share, nobody does.
+//! Reads the annotations of a session's tools, page by page. Until a tool is read, it counts as writing; if a tool
+//! pattern decides on sharing, the session is not shared until then.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -14,23 +14,23 @@ use crate::{
     quirks::Quirk,
 };
 
-/// Most pages that are read.
+/// Maximum number of pages.
 const MAX_PAGES: usize = 200;
 
-/// How long a new session waits for the pages after the first.
+/// Time a new session waits for the pages after the first.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// The same where a tool decides on who may share.
+/// The same if a tool pattern decides on sharing.
 const PATIENCE_PATTERNS: Duration = Duration::from_secs(2);
 
-/// The list of one session on its way.
+/// The reader of one session's tool list.
 pub(crate) struct ToolReader {
     session: Arc<Session>,
     catalog: Arc<Catalog>,
     patterns: Vec<String>,
-    /// The page that is to come.
+    /// The pending page.
     next: Option<Coming>,
-    /// Cursors that were followed: one that comes again leads nowhere.
+    /// Followed cursors; a repeated one ends the reading.
     followed: HashSet<String>,
     fits: bool,
 }
@@ -56,7 +56,7 @@ impl ToolReader {
             fits: false,
         };
         match listed {
-            // A server without tools has none that fits.
+            // A server without tools matches no pattern.
             Listed::Nothing => {}
             Listed::Refused => reader.cannot_say(),
             Listed::Here(page) => reader.take(&page, true),
@@ -65,10 +65,10 @@ impl ToolReader {
         reader
     }
 
-    /// Whether a tool fits one of the patterns. Where that cannot be found out in time, one does.
+    /// True if a tool matches a pattern, or the list is not known in time.
     pub(crate) async fn has_pinned_tool(&mut self) -> bool {
         let patience = match (&self.next, self.patterns.is_empty()) {
-            // The first page was waited for.
+            // The handshake already waited for the first page.
             (Some(Coming { is_first: true, .. }) | None, true) => return false,
             (_, true) => PATIENCE,
             (_, false) => PATIENCE_PATTERNS,
@@ -79,10 +79,10 @@ impl ToolReader {
         self.fits
     }
 
-    /// Reads what is left.
+    /// Reads the remaining pages.
     ///
     /// # Cancel safety
-    /// Nothing is lost, and nothing is asked for twice.
+    /// Dropping the future loses nothing; no page is requested twice.
     pub(crate) async fn run(&mut self) {
         while let Some(coming) = &mut self.next {
             let (page, is_first) = ((&mut coming.page).await, coming.is_first);
@@ -103,7 +103,7 @@ impl ToolReader {
         self.next.is_none()
     }
 
-    /// Where a tool decides on who may share, one that is not known may be it.
+    /// With patterns, an unknown tool might match.
     fn cannot_say(&mut self) {
         self.fits |= !self.patterns.is_empty();
     }
@@ -114,7 +114,7 @@ impl ToolReader {
             Some(fits) => self.fits |= fits,
             None => self.cannot_say(),
         }
-        // An empty cursor is how some servers write that there is none.
+        // Some servers send an empty cursor for none.
         let cursor = cursor.filter(|cursor| !cursor.is_empty() && self.followed.len() < MAX_PAGES);
         let Some(cursor) = cursor.filter(|cursor| self.followed.insert(cursor.clone())) else { return };
         let session = self.session.clone();
@@ -126,7 +126,7 @@ impl ToolReader {
     }
 }
 
-/// Nothing if the page cannot be read.
+/// `None` if the page is malformed.
 fn has_tool_like(patterns: &[String], page: &Answer) -> Option<bool> {
     if patterns.is_empty() {
         return Some(false);
