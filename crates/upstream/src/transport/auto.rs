@@ -1,12 +1,11 @@
-//! Finds out how a backend is spoken to: Streamable HTTP by `initialize`; where that is refused in words of JSON-RPC,
-//! the era without handshake by one `server/discover`; then HTTP+SSE.
+//! Automatic choice of a backend's transport: Streamable HTTP by `initialize`; after a JSON-RPC error the modern era by
+//! `server/discover`; then HTTP+SSE.
 //!
-//! Settled by the first success and remembered for the backend, so that later sessions go straight; forgotten when
-//! the backend says that this is no longer its way. A timeout or a broken connection never decides anything.
+//! The first success is remembered for the backend, and forgotten when the backend rejects that transport. Timeouts and
+//! broken connections decide nothing.
 //!
-//! A server that speaks both eras is met in the one with a handshake: there its tools can ask an agent whatever way
-//! they were written in, and what they keep per session is kept. Who knows that they do neither says so in the
-//! configuration, and saves the sessions.
+//! A server of both eras is used in the one with a handshake: there its tools can send server requests however they are
+//! written, and its per-session state is kept. If a server needs neither, `era = "modern"` saves the sessions.
 
 use std::{
     sync::{
@@ -23,22 +22,22 @@ use mcpool_wire::{ServerHello, modern::code};
 use super::{Hail, Opened, Transport, streamable::ENDPOINT_FOR_POST};
 use crate::error::{Cause, Refusal, SendError};
 
-/// Pauses before a second stream is asked for again while the first is being closed over there.
+/// Pauses before a second stream is tried while the server closes the first.
 const CLOSING_PAUSES_MS: [u64; 4] = [100, 300, 600, 1000];
 
-/// Tries several ways, the one that worked last first.
+/// Tries several transports, the last successful one first.
 pub(super) struct Auto {
     ways: Arc<[Way]>,
-    /// The place of the last success. One number, no order with anything else.
+    /// Index of the last success. Independent of other data, so any ordering will do.
     first: Arc<AtomicUsize>,
 }
 
-/// One way to speak to a backend.
+/// One candidate transport.
 pub(super) struct Way {
     transport: Arc<dyn Transport>,
-    /// Whether it is of use only where the one before it was refused as by a server of the other era.
+    /// True if it is tried only after an error that suggests the other era.
     other_era: bool,
-    /// Whether it begins with a GET, and thereby finds out what a refused POST leaves open.
+    /// True if it starts with a GET, which settles what a rejected POST leaves open.
     by_get: bool,
 }
 
@@ -55,8 +54,8 @@ impl Way {
         Self { transport, other_era: false, by_get: true }
     }
 
-    /// Connects. Where the server took the POST before for the GET that opens its one stream, it may need a moment to
-    /// notice that it was closed.
+    /// Connects. A server that took the previous POST for the GET of its only stream may need a moment to notice its
+    /// end.
     async fn connect(&self, hail: &Hail, after: Option<&Refusal>) -> Result<Opened, SendError> {
         let is_second_stream =
             self.by_get && after.is_some_and(|refusal| refusal.message == ENDPOINT_FOR_POST);
@@ -72,14 +71,13 @@ impl Way {
     }
 }
 
-/// Whether a server may have no room for the stream because of another that ends just now.
+/// True if the server may have no room for the stream because another is just ending.
 fn is_occupied(cause: &Cause) -> bool {
     matches!(cause, Cause::Status(_) | Cause::Gateway(_) | Cause::Pressure(_))
 }
 
-/// What a failed attempt by POST leaves open: refusals that may be those of another transport. A server of HTTP+SSE
-/// without a session to look up complains about that in many words, or fails over it; nothing is lost yet that could be
-/// meant. What a credential, a limit or an outage says concerns every transport.
+/// The rejection, if another transport may succeed. An HTTP+SSE server rejects a POST without session in many ways, or
+/// fails on it; nothing could be lost yet. Errors of credentials, limits or outages apply to every transport.
 fn open_question(error: SendError) -> Result<Refusal, SendError> {
     match error.cause {
         Cause::WrongTransport(refusal) | Cause::SessionLost(refusal) | Cause::NotInitialized(refusal) => {
@@ -90,7 +88,7 @@ fn open_question(error: SendError) -> Result<Refusal, SendError> {
     }
 }
 
-/// Whether a server failed over a message, rather than refused it.
+/// True if the server failed on a message rather than rejecting it.
 fn is_failure(error: &SendError) -> bool {
     matches!(&error.cause, Cause::Status(refusal) if refusal.status >= 500)
 }
@@ -108,7 +106,7 @@ impl Transport for Auto {
             let first = learned.load(Ordering::Relaxed).min(ways.len().saturating_sub(1));
             let others = (0..ways.len()).filter(|at| *at != first);
             let mut refusals: Vec<Refusal> = Vec::new();
-            // A server that failed is told from one that speaks nothing, once nobody else answers either.
+            // A server failure is reported only if no other transport works.
             let mut failed: Option<SendError> = None;
             for at in std::iter::once(first).chain(others) {
                 let way = &ways[at];
@@ -142,14 +140,13 @@ impl Transport for Auto {
     }
 }
 
-/// Whether a refusal may be that of a server of the era without handshake: it does not know the method, or misses what
-/// a request of that era carries.
+/// True if the error may be from a modern server: unknown method, or missing metadata.
 fn names_other_era(refusal: &Refusal) -> bool {
     refusal.code.is_some_and(|code| matches!(code, -32022..=-32020 | -32602..=-32600))
 }
 
-/// The refusal in an answer to `initialize` that says that the server has only the other era; a result that agrees on
-/// that era is one, since nobody can go on from there.
+/// The rejection in an `initialize` response that reveals a modern-only server. A result that negotiates the modern
+/// revision is one too, as the handshake cannot continue.
 fn other_era(opened: &Opened) -> Option<Refusal> {
     let agreed = ServerHello::parse(&opened.answer).ok().map(|hello| hello.revision);
     if let Some(revision) = agreed.filter(|revision| revision.era() != opened.era) {
@@ -160,7 +157,7 @@ fn other_era(opened: &Opened) -> Option<Refusal> {
     Some(Refusal::read(200, &opened.answer)).filter(|refusal| matches!(refusal.code, Some(-32022 | -32601)))
 }
 
-/// When all are refused, the reader needs all answers.
+/// Error of all candidates, with every response.
 fn none(refusals: &[Refusal]) -> SendError {
     let Some(last) = refusals.last() else {
         return SendError::not_sent(Cause::Closed("there is no way to speak to it"));

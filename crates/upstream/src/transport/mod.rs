@@ -1,8 +1,8 @@
-//! How one backend session talks over the wire (DESIGN.md 3.8): HTTP+SSE, Streamable HTTP, stdio, or memory.
+//! Transports of a backend session (DESIGN.md 3.8): HTTP+SSE, Streamable HTTP, stdio, or memory.
 //!
-//! A transport knows one HTTP or pipe shape and nothing of pools, ids, retries or breakers. Connecting gives an
-//! [`Outbound`] that many callers use at once through `&self`; [`Outbound::listen`] gives the one stream of what
-//! the backend says by itself, which only the session's driver reads.
+//! A transport knows one HTTP or pipe shape, and nothing of pools, ids, retries or breakers. Connecting returns an
+//! [`Outbound`] that many callers use at once through `&self`. [`Outbound::listen`] returns the stream of the backend's
+//! own messages, which only the session's driver reads.
 
 mod acknowledge;
 mod answered;
@@ -44,7 +44,7 @@ use mcpool_wire::{Era, Forwarded, Revision};
 pub(crate) use self::classify::says_before_initialized;
 pub(crate) use self::stdio::FAREWELL;
 pub use self::stdio::supervised;
-// For the benchmark that guards its linear time.
+// Public for the benchmark of its linear time.
 #[doc(hidden)]
 pub use self::sse_reader::{SseError, SseEvent, SseItem, SseReader};
 use crate::{
@@ -52,36 +52,35 @@ use crate::{
     error::SendError,
 };
 
-/// Messages caused by one sent message: on Streamable HTTP the body of its POST, elsewhere nothing.
-/// Begins with [`Received::Accepted`] unless sending failed; ends when the backend has no more to say here.
+/// The items caused by one sent message: on Streamable HTTP the body of its POST, elsewhere none. Begins with
+/// [`Received::Accepted`] unless sending failed; ends when the backend sends no more here.
 pub type Exchange = Pin<Box<dyn Stream<Item = Result<Received, SendError>> + Send>>;
 
-/// What the backend says by itself. Ends or fails when the session is lost.
+/// The stream of the backend's own messages. Ends or fails when the session is lost.
 pub type Inbound = Pin<Box<dyn Stream<Item = Result<Heard, SendError>> + Send>>;
 
 /// An item of an [`Exchange`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// There is a connection for the message, which may be on its way. Only where
-    /// [`tells_leaving`](Outbound::tells_leaving).
+    /// A connection is ready and the message may be sent now. Only with [`tells_leaving`](Outbound::tells_leaving).
     Left,
-    /// The backend took the message (2xx).
+    /// The backend accepted the message (2xx).
     Accepted,
-    /// It said this.
+    /// A message.
     Message(Bytes),
-    /// It is alive: something came that is no message.
+    /// A sign of life without a message.
     Alive,
     /// A message larger than the limit was skipped.
     TooLarge {
-        /// The requests it answered, if it was an answer or an array of them.
+        /// The requests it answered, if it was a response or an array of them.
         answers: Vec<u64>,
-        /// The limit, bytes.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// It took the message without a body: the answer may come on the session's own stream, which is open or is still
-    /// asked for. The exchange ends when it is known that there is none.
+    /// Accepted without a body: the response may come on the session's own stream, which is open or being opened. The
+    /// exchange ends when there is no such stream.
     Elsewhere,
-    /// It ended its stream before the answer, and is asked for the rest after this time (2025-11-25 polling).
+    /// The backend ended its stream before the response; it is polled for the rest after this time (2025-11-25).
     Paused(Duration),
 }
 
@@ -92,17 +91,17 @@ pub enum Heard {
     Message(Bytes),
     /// A sign of life without a message (a comment, a keep-alive).
     Alive,
-    /// Bytes of a message that is not complete: nothing else can come before its end.
+    /// Part of an incomplete message: nothing else can come before its end.
     Part,
-    /// Something that is no message, where only messages belong.
+    /// Something that is not a message.
     Noise,
-    /// The backend offers no such stream now, for this reason; it is asked again.
+    /// The backend offers no such stream now, for this reason; it is tried again.
     NoStream(String),
     /// A message larger than the limit was skipped.
     TooLarge {
-        /// The requests it answered, if it was an answer or an array of them.
+        /// The requests it answered, if it was a response or an array of them.
         answers: Vec<u64>,
-        /// The limit, bytes.
+        /// The limit in bytes.
         limit: usize,
     },
 }
@@ -110,18 +109,18 @@ pub enum Heard {
 /// The shape of a connected transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TransportKind {
-    /// HTTP+SSE: every answer comes through the one stream.
+    /// HTTP+SSE: all responses come on the one stream.
     Sse,
-    /// Streamable HTTP: the answer comes in the body of its own POST.
+    /// Streamable HTTP: a response comes in the body of its own POST.
     Http,
-    /// A process: every answer comes over its standard output.
+    /// A process: all responses come on its standard output.
     Stdio,
-    /// In memory, for tests: answers come through the one stream.
+    /// In memory, for tests: responses come on the one stream.
     Memory,
 }
 
 impl TransportKind {
-    /// The word in logs and metrics.
+    /// The value in logs and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Sse => "sse",
@@ -132,52 +131,50 @@ impl TransportKind {
     }
 }
 
-/// A way to reach one backend.
+/// A transport to one backend.
 pub trait Transport: Send + Sync + 'static {
-    /// Connects and sends the `initialize` request; done when its answer is there.
+    /// Connects and sends `initialize`; returns with its response.
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened.
     fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>>;
 
-    /// Sessions opened from now on look for the backend anew, where there is something to look for: its name may have
-    /// moved to another address while the old one still answers.
+    /// Makes new sessions resolve the backend's name again: it may have moved while the old address still answers.
     fn renew(&self) {}
 
-    /// Whether a process is to be kept started for the next session, where a session is a process. One that is not
-    /// wanted any more ends.
+    /// Keeps a process started for the next session, if a session is a process, or ends one no longer wanted.
     fn keep_started(&self, wanted: bool) {
         let _ = wanted;
     }
 }
 
-/// What a session is opened with.
+/// The request to connect a session.
 #[derive(Clone, Debug)]
 pub struct Hail {
     /// The `initialize` request.
     pub initialize: Bytes,
-    /// Headers of agents to be sent with every request of the session, where the transport has headers.
+    /// Agent headers for every request of the session, if the transport has headers.
     pub headers: Forwarded,
 }
 
 impl From<Bytes> for Hail {
-    /// Without headers of agents.
+    /// Without agent headers.
     fn from(initialize: Bytes) -> Self {
         Self { initialize, headers: Arc::default() }
     }
 }
 
-/// A session whose `initialize` was answered.
+/// A session with an answered `initialize`.
 pub struct Opened {
-    /// Which shape it turned out to be.
+    /// The transport in use.
     pub kind: TransportKind,
-    /// The era that is spoken: its revisions are the ones that may have been agreed.
+    /// The era in use, which limits the possible revisions.
     pub era: Era,
-    /// Whether the backend keeps a session for us (it gave an id, or a stream is the session).
+    /// True if the backend has a session for us: it sent an id, or the stream is the session.
     pub has_session: bool,
-    /// The answer to `initialize`, as it came.
+    /// The response to `initialize`, as received.
     pub answer: Bytes,
-    /// How long the connection took, where that can be told apart from the handshake.
+    /// The duration of connecting, if separable from the handshake.
     pub connect_took: Option<Duration>,
     /// The sender.
     pub outbound: Arc<dyn Outbound>,
@@ -185,14 +182,14 @@ pub struct Opened {
 
 /// The sending half of one session.
 pub trait Outbound: Send + Sync + 'static {
-    /// Tells the transport which revision was agreed: later messages carry it where that revision says so.
+    /// Sets the negotiated revision, which later messages carry if that revision requires it.
     fn agreed(&self, revision: Revision);
 
-    /// Hands over the stream of what the backend says by itself. Over Streamable HTTP it opens itself when it is read:
-    /// a backend need not offer it. Called once, after `notifications/initialized`.
+    /// Returns the stream of the backend's own messages. On Streamable HTTP it opens when read, and the backend need
+    /// not offer it. Called once, after `notifications/initialized`.
     fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>>;
 
-    /// Resolves when that stream is open, or it is known that there is none now.
+    /// Resolves when that stream is open, or known to be unavailable now.
     fn listening(&self) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -200,22 +197,21 @@ pub trait Outbound: Send + Sync + 'static {
     /// Sends one message. Nothing happens before the first poll.
     ///
     /// # Cancel safety
-    /// Dropping the exchange abandons the answer; the message may have been sent.
+    /// Dropping the exchange abandons the response; the message may have been sent.
     fn send(&self, message: Bytes) -> Exchange;
 
-    /// Whether the exchange of a request says when that leaves: then nothing was sent before its first item.
+    /// True if the exchange of a request reports when it is sent; nothing was sent before its first item.
     fn tells_leaving(&self) -> bool {
         false
     }
 
-    /// Sends one message that has no answer, a notification or a response: whatever comes with its acknowledgement is
-    /// not judged. As [`send`](Self::send) otherwise.
+    /// Sends a notification or response. The content of its acknowledgement is ignored. Otherwise as
+    /// [`send`](Self::send).
     fn tell(&self, message: Bytes) -> Exchange {
         self.send(message)
     }
 
-    /// Sends one request that is written in the modern era already, with these headers of it. Only for a transport of
-    /// that era.
+    /// Sends a request already written in the modern era, with its headers. Only for a transport of that era.
     ///
     /// # Cancel safety
     /// As [`send`](Self::send).
@@ -224,14 +220,14 @@ pub trait Outbound: Send + Sync + 'static {
         self.send(message)
     }
 
-    /// Says good-bye where the transport has a way to (DELETE). Best effort; the caller bounds it in time.
+    /// Ends the session at the backend if the transport can (DELETE). Best effort; the caller sets a timeout.
     fn close(&self) -> BoxFuture<'static, ()>;
 }
 
-/// The transport of a backend.
+/// Creates the transport of a backend.
 ///
 /// # Errors
-/// A sentence for the operator when the endpoint cannot be used.
+/// One sentence for the operator if the endpoint is unusable.
 pub fn transport(spec: &BackendSpec) -> Result<Arc<dyn Transport>, String> {
     match &spec.endpoint {
         Endpoint::Http(endpoint) => {
@@ -246,10 +242,11 @@ pub fn transport(spec: &BackendSpec) -> Result<Arc<dyn Transport>, String> {
     }
 }
 
-/// The transport of an HTTP backend. One per backend: its connections and what it learned are shared by all sessions.
+/// Creates the transport of an HTTP backend. There is one per backend: all sessions share its connections and what it
+/// learned.
 ///
 /// # Errors
-/// A sentence for the operator when the endpoint cannot be used (scheme, roots to trust).
+/// One sentence for the operator if the endpoint is unusable (scheme, CA file).
 pub fn http_transport(
     backend: &Arc<str>,
     endpoint: &HttpEndpoint,
@@ -268,7 +265,7 @@ fn of_http(
     endpoint: &HttpEndpoint,
     choice: TransportChoice,
 ) -> Result<Arc<dyn Transport>, String> {
-    // A redirect learned by one transport says nothing about the other.
+    // Redirects are per transport.
     let target = || Arc::new(http::Target::new(endpoint.url.clone()));
     let streamable = || Arc::new(streamable::Streamable::new(Arc::clone(http), target()));
     let modern = || Arc::new(modern::Modern::new(Arc::clone(http), target()));
