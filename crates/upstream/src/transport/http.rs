@@ -1,11 +1,11 @@
-//! The one HTTP client of a backend, and what one session sends through: its connections and its cookies.
+//! The HTTP client of a backend, and each session's view of it: connections and cookies.
 //!
-//! The subtle thing is what an error says about execution. Only a connection that never came up, or a request the
-//! client hands back unsent, is `NotSent`; a pooled connection that breaks under a request may have carried it.
-//! Idle connections are therefore given up before common servers (5 s) would close them under us.
+//! An error must say whether the request can have run. `NotSent` requires that no connection was made, or that the
+//! client returned the request unsent; a reused connection that breaks may have carried it. Idle connections are
+//! therefore closed before common servers close them (5 s).
 //!
-//! Sessions that are opened after [`Http::renew`] use connections of their own: the name in the URL is asked for again,
-//! so that a backend that moved is followed even while its old address still answers.
+//! Sessions opened after [`Http::renew`] use new connections and resolve the name again, so that a backend that moved
+//! is followed even while its old address still answers.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -40,9 +40,9 @@ use crate::{
     error::{Cause, SendError, SendPhase},
 };
 
-/// Below the 5 s after which uvicorn and Node close a silent connection.
+/// Less than the 5 s after which uvicorn and Node close idle connections.
 const POOL_IDLE: Duration = Duration::from_secs(4);
-/// Connections kept for the next burst of calls.
+/// Maximum number of idle connections.
 const POOL_CONNECTIONS: usize = 1024;
 
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -56,28 +56,28 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("mcpool/", env!("CAR
 
 type Connections = legacy::Client<Connector, Full<Bytes>>;
 
-/// What all sessions of a backend have in common.
+/// State shared by all sessions of a backend.
 pub(super) struct Http {
     connector: Connector,
-    /// For the next session.
+    /// Used by the next session.
     connections: ArcSwap<Connections>,
     configured: Vec<(HeaderName, HeaderValue)>,
-    /// Stands for all connections, in tests.
+    /// Replaces all connections in tests.
     #[cfg(feature = "seeded-bugs")]
     answering: Option<super::wire::Answering>,
     pub(super) max_message: usize,
-    /// What a sign of life may be late: `probe_timeout`.
+    /// Tolerance for a late sign of life: `probe_timeout`.
     pub(super) patience: Duration,
-    /// How long the first event of an HTTP+SSE stream is waited for: most of the time of a handshake.
+    /// Timeout of the first event of an HTTP+SSE stream: most of the handshake timeout.
     pub(super) opening: Duration,
     pub(super) notes: Arc<Notes>,
 }
 
-/// What one session sends through.
+/// The client of one session.
 pub(super) struct HttpClient {
     http: Arc<Http>,
     connections: Connections,
-    /// None where there are no sessions: each request stands for itself.
+    /// `None` without sessions: requests are independent.
     cookies: Option<Cookies>,
 }
 
@@ -88,10 +88,10 @@ pub(super) struct Headers {
 }
 
 impl Http {
-    /// The client for this endpoint.
+    /// Creates the client of this endpoint.
     ///
     /// # Errors
-    /// A sentence when the roots to trust cannot be used.
+    /// One sentence if the CA file is unusable.
     pub(super) fn new(
         backend: &Arc<str>,
         endpoint: &HttpEndpoint,
@@ -114,24 +114,24 @@ impl Http {
         })
     }
 
-    /// The same with a function in place of connections.
+    /// Uses a function instead of connections.
     #[cfg(feature = "seeded-bugs")]
     pub(super) fn over(mut self, answering: super::wire::Answering) -> Self {
         self.answering = Some(answering);
         self
     }
 
-    /// Sessions opened from now on use new connections.
+    /// Makes new sessions use new connections.
     pub(super) fn renew(&self) {
         self.connections.store(Arc::new(connections(&self.connector)));
     }
 
-    /// For a session that is opened now.
+    /// The client of a new session.
     pub(super) fn client(self: &Arc<Self>) -> Arc<HttpClient> {
         self.client_with(Some(Cookies::default()))
     }
 
-    /// For requests that belong to no session.
+    /// A client for requests outside sessions.
     pub(super) fn client_without_cookies(self: &Arc<Self>) -> Arc<HttpClient> {
         self.client_with(None)
     }
@@ -141,7 +141,7 @@ impl Http {
         Arc::new(HttpClient { http: Arc::clone(self), connections, cookies })
     }
 
-    /// What the requests of a session carry.
+    /// The headers of a session's requests.
     pub(super) fn headers(
         &self,
         forwarded: &[(HeaderName, HeaderValue)],
@@ -187,7 +187,7 @@ impl Deref for HttpClient {
 }
 
 impl HttpClient {
-    /// Sends one request; redirects within the origin are followed, and remembered where they are to last.
+    /// Sends one request. Redirects within the origin are followed, and permanent ones remembered.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -198,7 +198,7 @@ impl HttpClient {
         self.send_telling(method, target, headers, body, &Left::default()).await
     }
 
-    /// The same for a message of whose leaving somebody wants to know.
+    /// As `send`, reporting when the message is sent.
     pub(super) async fn send_telling(
         &self,
         method: Method,
@@ -308,7 +308,7 @@ impl HttpClient {
     }
 }
 
-/// Why a request got no answer, and whether it can have run. One that is handed back by the pool was never written.
+/// The error of a request, and whether it can have run. A request returned by the pool was never written.
 fn send_error(error: &legacy::Error) -> SendError {
     let why = innermost(error);
     if error.is_connect() {

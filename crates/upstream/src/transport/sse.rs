@@ -1,9 +1,8 @@
-//! HTTP+SSE of 2024-11-05 (PROTOCOL.md 2): one GET stream is the session, messages go by POST to the endpoint it
-//! names, every answer comes back on the stream.
+//! HTTP+SSE of 2024-11-05 (PROTOCOL.md 2): one GET stream is the session; messages are POSTed to the endpoint it names,
+//! and responses come on the stream.
 //!
-//! The endpoint has to be of the same origin as the stream: credentials are sent there. Body of a 202 is read to
-//! its end, or its connection could not be used again. There is no resuming: when the stream ends, so did the
-//! session.
+//! The endpoint must have the stream's origin, because credentials are sent there. The body of a 202 is read to its
+//! end, so that its connection stays reusable. There is no resuming: the session ends with the stream.
 
 use std::{
     collections::VecDeque,
@@ -31,7 +30,7 @@ use super::{
 };
 use crate::error::{Cause, SendError};
 
-/// Reaches a backend over HTTP+SSE.
+/// The HTTP+SSE transport of a backend.
 pub(super) struct Sse {
     http: Arc<Http>,
     target: Arc<Target>,
@@ -46,7 +45,7 @@ struct Session {
 
 struct Sender {
     session: Arc<Session>,
-    /// Until `listen` takes it.
+    /// The stream, until `listen` takes it.
     stream: Mutex<Option<Streaming>>,
 }
 
@@ -103,7 +102,7 @@ async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<
             }
         }
     };
-    // Both at once: some servers answer on the stream before, some only after they acknowledge the POST.
+    // Concurrently: some servers respond on the stream before they acknowledge the POST, some after.
     let ((), answer) = futures::try_join!(session.open(initialize), hello)?;
     let stream = Mutex::new(Some(Streaming { notes, early, events, over: false }));
     Ok(Opened {
@@ -116,7 +115,7 @@ async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<
     })
 }
 
-/// Waits for the event that names the endpoint. Others may come before it, and messages among them are kept.
+/// Waits for the event that names the endpoint, and stores messages that come before it.
 async fn endpoint(
     http: &HttpClient,
     stream: &Url,
@@ -140,13 +139,13 @@ async fn endpoint(
             Ok(SseItem::Alive | SseItem::Retry(_)) | Err(SseError::TooLarge { .. }) => {}
             Err(SseError::Body(error)) => return Err(SendError::not_sent(error.cause)),
         }
-        // A server that has no end of other events must not keep the thread for as long.
+        // Yields, so that a server with endless other events cannot block the thread.
         tokio::task::coop::consume_budget().await;
     }
     Err(SendError::not_sent(Cause::Broken("the stream ended before it named its endpoint".to_owned())))
 }
 
-/// The endpoint, relative to where the stream was found.
+/// Resolves the endpoint against the stream's URL.
 fn named(stream: &Url, event: &SseEvent) -> Result<Target, SendError> {
     let url = std::str::from_utf8(&event.data)
         .ok()
@@ -163,7 +162,7 @@ fn not_sent(why: &str) -> SendError {
 }
 
 impl Session {
-    /// Sends `initialize`. The stream has shown which transport this is, whatever the answer.
+    /// Sends `initialize`. Whatever the response, the stream has proven the transport.
     async fn open(&self, initialize: Bytes) -> Result<(), SendError> {
         let reply = self.post(initialize, &Left::default()).await?;
         if !reply.is_success() {
@@ -177,8 +176,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends one message. The body of a success is none of the protocol's, but a server that refuses a call may do so
-    /// with its answer.
+    /// Sends one message. The body of a success is ignored; a rejection may contain the response.
     async fn send(&self, message: Bytes, left: &Left) -> Result<Vec<Bytes>, SendError> {
         let reply = self.post(message, left).await?;
         if !reply.is_success() {
@@ -225,7 +223,7 @@ impl Outbound for Sender {
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
-        // Closing the stream is all there is; whoever listens has it.
+        // Closing the stream is all there is; the listener has it.
         drop(self.stream.lock().unwrap_or_else(PoisonError::into_inner).take());
         futures::future::ready(()).boxed()
     }

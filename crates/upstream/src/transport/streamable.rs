@@ -1,8 +1,8 @@
-//! Streamable HTTP of the legacy revisions (PROTOCOL.md 3): every message is a POST, its answer comes in the body.
+//! Streamable HTTP of the legacy revisions (PROTOCOL.md 3): each message is a POST with the response in its body.
 //!
-//! An exchange is one boxed state machine and no task: it moves when its caller polls it. A stream of events that
-//! ends before the answer is resumed where it carried event ids; that re-attaches to the running call and executes
-//! nothing again. The session id is taken from the answer to `initialize` alone: servers stamp dead ids on errors.
+//! An exchange is one boxed state machine without a task: it advances when its caller polls it. An event stream that
+//! ends before the response is resumed if it had event ids; this attaches to the running call and runs nothing twice.
+//! The session id comes only from the `initialize` response, because servers put dead ids on errors.
 
 use std::{
     borrow::Cow,
@@ -36,41 +36,41 @@ use super::{
 };
 use crate::error::{Cause, Refusal, SendError};
 
-/// Time for a server to notice that a stream was closed.
+/// Time for a server to notice a closed stream.
 const GOODBYE: Duration = Duration::from_millis(100);
-/// How a POST is refused that was answered as a GET would be.
+/// The error when a POST is answered like a GET.
 pub(super) const ENDPOINT_FOR_POST: &str =
     "the POST was answered with an `endpoint` event, so the server speaks HTTP+SSE";
 
-/// Reaches a backend over Streamable HTTP.
+/// The Streamable HTTP transport of a backend.
 pub(super) struct Streamable {
     http: Arc<Http>,
     target: Arc<Target>,
 }
 
-/// One session, as all its requests see it.
+/// One session, shared by its requests.
 pub(super) struct Session {
     http: Arc<HttpClient>,
     target: Arc<Target>,
     id: Option<HeaderValue>,
     forwarded: Forwarded,
     headers: ArcSwap<Headers>,
-    /// What is said in the version header; nothing before it was agreed on, or once it was agreed on anew.
+    /// The version header: `None` before negotiation, or after it was negotiated again.
     revision: Mutex<Option<Revision>>,
-    /// Whether a message of the session was taken.
+    /// True once a message of the session was accepted.
     took_one: AtomicBool,
     early: Mutex<VecDeque<Bytes>>,
     own_stream: watch::Sender<OwnStream>,
 }
 
-/// What is known of the stream of a session.
+/// State of the session's own stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OwnStream {
-    /// It was not asked for yet, or that was not answered.
+    /// Not requested, or not answered yet.
     Unknown,
-    /// It is or was open, or is not offered now: it is asked for again.
+    /// Open, or unavailable for now and tried again.
     Settled,
-    /// There is none, and nobody asks again.
+    /// Unavailable for good.
     Never,
 }
 
@@ -146,20 +146,20 @@ async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<
     })
 }
 
-/// Whether a body is an answer of JSON-RPC at all: what stands at the address may answer everything with an object of its
-/// own, also a server of HTTP+SSE that misses the number of its session.
+/// True if a body is a JSON-RPC response: a foreign server may answer anything with its own JSON object, and so may an
+/// HTTP+SSE server that misses its session number.
 fn is_rpc(body: &[u8]) -> bool {
     let Ok(Value::Object(body)) = serde_json::from_slice(body) else { return is_response(body) };
     body.contains_key("jsonrpc") || body.contains_key("result")
 }
 
-/// The id of the session as it came: it is only ever said back to whoever gave it. An empty one names no session.
+/// The session id as received; it is only sent back to its issuer. An empty one means no session.
 fn session_id(reply: &Reply) -> Option<HeaderValue> {
     reply.header(&SESSION_ID).filter(|id| !id.is_empty()).cloned()
 }
 
-/// A server of HTTP+SSE took the POST for the GET that opens a stream. That stream is closed, and its end has to be
-/// known over there before the next begins: some have room for one.
+/// Handles an HTTP+SSE server that took the POST for its GET. The stream is closed, and the server must notice that
+/// before the next one: some allow only one.
 async fn give_up(http: &HttpClient, events: Events) -> SendError {
     drop(events);
     http.notes.say(
@@ -232,30 +232,30 @@ impl Session {
         self.http.max_message
     }
 
-    /// Its own stream is open, or not offered now.
+    /// Marks the own stream as open or unavailable for now.
     pub(super) fn settle(&self) {
         self.own_stream.send_replace(OwnStream::Settled);
     }
 
-    /// There is no stream of its own, and nothing will ever come on one.
+    /// Marks the own stream as unavailable for good.
     pub(super) fn hears_nothing(&self) {
         self.own_stream.send_replace(OwnStream::Never);
     }
 
-    /// How much later than usual a sign of life may be.
+    /// Tolerance for a late sign of life.
     pub(super) fn patience(&self) -> Duration {
         self.http.patience
     }
 
-    /// What later requests say in their version header.
+    /// Sets the version header of later requests.
     fn say_version(&self, revision: Revision) {
         let headers = self.http.headers(&self.forwarded, self.id.as_ref(), Some(revision));
         self.headers.store(Arc::new(headers));
     }
 
-    /// A server that refuses in the header what it agreed on in the handshake, and lists what it takes: the newest of
-    /// those is said from now on. Once for each session. Before anything was taken nothing of an agent's can be meant;
-    /// afterwards it has to be a transport's own words.
+    /// Handles a server that rejects its negotiated version in the header and lists others: the newest of them is used
+    /// from then on, once per session. Before a message was accepted any such response counts; later only a transport's
+    /// own words do.
     fn agree_anew(&self, answered: &Result<Vec<Bytes>, SendError>) -> bool {
         let text: Cow<'_, [u8]> = match answered {
             Err(SendError { cause: Cause::WrongVersion(refusal), .. }) => refusal.message.as_bytes().into(),
@@ -323,27 +323,27 @@ impl Session {
     }
 }
 
-/// What became of a message that was posted.
+/// Result of a POST.
 pub(super) enum Posted {
-    /// The backend took it.
+    /// Accepted.
     Taken(Reply),
-    /// It refused it with these messages, one of which is an answer.
+    /// Rejected with these messages, one of which is a response.
     Answered(Vec<Bytes>),
 }
 
-/// Where an exchange stands.
+/// State of an exchange.
 enum Step {
-    /// Nothing was sent.
+    /// Not sent.
     Send(Arc<Session>, Bytes, Left),
-    /// A JSON body is to be read.
+    /// Reading a JSON body.
     Body(Reply, usize),
-    /// The messages are here already.
+    /// All messages received.
     Here(std::vec::IntoIter<Bytes>),
-    /// There is no body, but there may be a stream of the session on which the answer comes.
+    /// No body; the response may come on the session's own stream.
     Elsewhere(Arc<Session>),
-    /// The same, and that was said.
+    /// The same, already reported.
     Awaiting(Arc<Session>),
-    /// A stream of events.
+    /// Reading an event stream.
     Events(Box<Reading>),
     Done,
 }
@@ -387,7 +387,7 @@ impl Step {
             Content::Json => Ok(Self::Body(reply, cap)),
             Content::Events => Ok(Self::Events(Box::new(Reading::new(session, reply.events(cap))))),
             Content::Other => {
-                // A message under another type is a message.
+                // A message counts under any content type.
                 let is_accepted = matches!(reply.status(), 202 | 204);
                 let body = reply.body(cap).await?;
                 let is_accepted = is_accepted || body.is_empty();
