@@ -1,9 +1,9 @@
-//! What a status other than success means: whether its body is the answer to the message, and what is known where it
-//! is not (SEMANTICS.md 7 and 9, PROTOCOL.md 11).
+//! Meaning of an HTTP error status: whether its body is the response, and what is known otherwise (SEMANTICS.md 7 and
+//! 9, PROTOCOL.md 11).
 //!
-//! A JSON-RPC response is the answer, whatever its status; only a transport's own words ([`phrases`]) are not. Where
-//! there is no response the status says what is known: 404 loses a session, some statuses refuse a message before it
-//! ran, and everything else leaves open whether it ran.
+//! A JSON-RPC response is the answer whatever its status, except for a transport's own messages ([`phrases`]). Without
+//! a response the status decides: 404 loses a session, some statuses reject a message before it ran, and all others
+//! leave open whether it ran.
 
 mod phrases;
 
@@ -14,21 +14,21 @@ use mcpool_wire::{Envelope, Kind, is_response};
 use self::phrases::{Meaning, meaning};
 use crate::error::{Cause, Refusal, SendError, SendPhase};
 
-/// What we asked for when we were refused.
+/// The kind of the rejected request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// `initialize`, or the stream of an HTTP+SSE session: there is no session yet.
+    /// `initialize`, or the stream of an HTTP+SSE session: no session exists yet.
     Open,
     /// A message of a session.
     Message {
-        /// Whether the backend gave us a session.
+        /// True if the backend gave us a session.
         has_session: bool,
     },
     /// The stream of a session.
     Listen,
 }
 
-/// A refusal as it came.
+/// A rejection as received.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused<'a> {
     pub(crate) status: u16,
@@ -45,20 +45,19 @@ struct Rule {
     phase: SendPhase,
 }
 
-/// What a handshake is refused with by a server at its limit, besides 429 and `Retry-After`. Only ever asked of a
-/// handshake, where nothing can have run.
+/// Words of a server at its limit, beside 429 and `Retry-After`. Only used for handshakes, where nothing can have run.
 const AT_LIMIT: &[&str] = &["too many", "session", "capacity", "limit", "overload", "busy", "try again"];
 
 const RULES: &[Rule] = &[
     rule(&[401, 403], any, Cause::Credential, SendPhase::Refused),
     rule(&[429], any, Cause::Pressure, SendPhase::Refused),
-    // A server that failed, or a proxy without one, may have passed the message on before.
+    // A failed server, or a proxy without one, may have forwarded the message.
     rule(&[502, 503, 504], any, Cause::Gateway, SendPhase::MaybeSent),
     rule(&[400, 404, 405, 406, 415, 501], opening, Cause::WrongTransport, SendPhase::Refused),
     rule(&[404], of_session, Cause::SessionLost, SendPhase::Refused),
     rule(&[404], without_session, Cause::WrongTransport, SendPhase::MaybeSent),
     rule(&[405, 406, 415], without_session, Cause::WrongTransport, SendPhase::Refused),
-    // By their definition the request was refused for its method, headers, size or host.
+    // By definition these reject the request for its method, headers, size or host.
     rule(&[405, 406, 411, 413, 414, 415, 417, 421, 426, 431], any, Cause::Status, SendPhase::Refused),
 ];
 
@@ -82,7 +81,7 @@ fn without_session(asked: Asked) -> bool {
     matches!(asked, Asked::Listen | Asked::Message { has_session: false })
 }
 
-/// What a refusal without an answer means for the message and its session.
+/// The meaning of a rejection for the message and its session.
 pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
     let Refused { status, body, retry_after } = *refused;
     let refusal = Refusal { retry_after, ..Refusal::read(status, body) };
@@ -95,7 +94,7 @@ pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
     if seeded!(RefusedBy503) && status == 503 {
         return SendError::refused(Cause::Pressure(refusal));
     }
-    // While opening there is no session to be lost, and no version was agreed.
+    // While opening there is no session to lose and no negotiated version.
     if asked != Asked::Open
         && let Some(meaning) = meaning(status, refusal.code, false, &refusal.message)
     {
@@ -106,7 +105,7 @@ pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
             Meaning::NotInitialized => SendError::refused(Cause::NotInitialized(refusal)),
         };
     }
-    // A server that speaks of its own limits says when to come back; a proxy without one does not.
+    // A server at its own limit says when to retry; a proxy without a server does not.
     if status == 503 && (retry_after.is_some() || asked == Asked::Open && is_at_limit(&refusal.message)) {
         return SendError::maybe_sent(Cause::Pressure(refusal));
     }
@@ -117,7 +116,7 @@ pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
     }
 }
 
-/// For planted bugs alone: words are no proof.
+/// Only for planted bugs: words prove nothing.
 fn speaks_of_session(message: &str) -> bool {
     message.to_lowercase().contains("session")
 }
@@ -128,29 +127,28 @@ fn is_at_limit(message: &str) -> bool {
 }
 
 impl Refusal {
-    /// What a status and its body say.
+    /// Parses a status and its body.
     pub(super) fn read(status: u16, body: &[u8]) -> Self {
         let code = serde_json::from_slice::<Body>(body).ok().map(|body| body.error.code);
         Self { status, message: message_of(body), code: code.filter(|code| *code != 0), retry_after: None }
     }
 
-    /// Whether it says in a transport's own words that the session is lost; else its status alone does.
+    /// True if a transport's own message says that the session is lost; otherwise only the status does.
     #[must_use]
     pub fn names_lost_session(&self) -> bool {
         meaning(self.status, self.code, false, &self.message) == Some(Meaning::SessionLost)
     }
 }
 
-/// Whether one message in the body of a refusal is the answer to the call: a JSON-RPC response that is no word of the
-/// transport. A number as its id is one of ours; refusals of nearly all transports carry `null`, a word, or no id, and
-/// so do some answers.
+/// True if a message in a rejection's body is the call's answer: a JSON-RPC response that is not a transport's own. A
+/// numeric id is ours; most transports' rejections carry `null`, a word or no id, but so do some answers.
 pub(crate) fn is_answer(status: u16, message: &[u8]) -> bool {
     let Ok(envelope) = Envelope::parse(message) else { return is_meant_as_answer(message) };
     let is_ours = envelope.answers().is_some();
     match envelope.kind {
         Kind::Success => true,
         Kind::Failure if is_ours && !matches!(status, 400 | 404) => true,
-        // Who refuses a credential answers before there is a call.
+        // Authentication fails before there is a call.
         Kind::Failure if !is_ours && matches!(status, 401 | 403) => false,
         Kind::Failure => {
             let refusal = Refusal::read(status, message);
@@ -163,9 +161,8 @@ pub(crate) fn is_answer(status: u16, message: &[u8]) -> bool {
     }
 }
 
-/// Whether a JSON-RPC answer is how servers say "before initialization was complete" when their handshake is not
-/// through yet: the call was not run. Only meaningful right after a handshake, as the same words stand for bad
-/// parameters later.
+/// True if a JSON-RPC error means "before initialization was complete", so the call was not run. Valid only right after
+/// a handshake, because later the same text means invalid parameters.
 #[must_use]
 pub(crate) fn says_before_initialized(answer: &[u8]) -> bool {
     let Ok(Body { error }) = serde_json::from_slice::<Body>(answer) else { return false };
@@ -180,11 +177,10 @@ pub(crate) fn says_before_initialized(answer: &[u8]) -> bool {
     }
 }
 
-/// How servers say so in an answer; asked right after a handshake only.
+/// Texts of servers that say so; checked right after a handshake only.
 const NOT_INITIALIZED: &[&str] = &["before initialization"];
 
-/// Whether what cannot be read is a JSON-RPC response all the same, such as a result without an id: then the backend
-/// did more than to refuse.
+/// True for a malformed JSON-RPC response, such as a result without id: the backend did more than reject.
 fn is_meant_as_answer(message: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct Claim<'a> {
@@ -215,7 +211,7 @@ fn message_of(body: &[u8]) -> String {
         Ok(body) => body.error.message,
         Err(_) => String::from_utf8_lossy(&body[..body.len().min(400)]).into_owned(),
     };
-    // The text goes into one log line.
+    // Normalised to one log line.
     text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let end = (0..=200.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text.truncate(end);

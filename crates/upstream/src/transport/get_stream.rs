@@ -1,9 +1,8 @@
-//! The GET stream of a Streamable HTTP session: opened beside the calls, kept open, and given up with the session.
+//! The GET stream of a Streamable HTTP session: opened concurrently with calls, kept open, and ended with the session.
 //!
-//! A server need not offer it. Whatever refuses it, or holds its headers back, says that it is not offered now: it is
-//! asked for again, after pauses that grow. Servers and proxies close silent streams all the time, so an end is followed
-//! by a reconnection. What decides that the session is over is that nobody listens any more, or that a server that had
-//! the stream open knows the session no longer.
+//! A server need not offer it. An error, or withheld headers, means that it is unavailable now: it is tried again after
+//! growing pauses. Servers and proxies often close silent streams, so an end leads to a reconnection. The session is
+//! over when nothing listens any more, or when a server that had the stream open no longer knows the session.
 
 use std::{
     collections::VecDeque,
@@ -28,69 +27,69 @@ use crate::{
     error::{Cause, SendError},
 };
 
-/// First wait before a reconnection, where the server names no longer one. Short, because it is also how a dead backend
-/// is noticed, and no shorter, because a server may name none at all.
+/// First pause before a reconnection, unless the server sets a longer one. Short, because it also detects a dead
+/// backend; not shorter, because a server may set zero.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
-/// Longest wait after streams that end soon, where the server names no longer one.
+/// Maximum pause after short-lived streams, unless the server sets a longer one.
 pub(super) const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// The same where the last one brought a message: the server may want to be asked for each.
+/// The same if the last stream brought a message: the server may expect one request per message.
 const MAX_PAUSE_POLLED: Duration = Duration::from_secs(1);
-/// Longest wait after refusals.
+/// Maximum pause after rejections.
 pub(super) const MAX_PAUSE_REFUSED: Duration = Duration::from_secs(300);
-/// How long a stream has to stay open to be followed by the shortest wait again.
+/// Minimum life of a stream after which the pause is reset.
 pub(super) const STEADY: Duration = Duration::from_secs(10);
-/// Refusals in a row because an older stream of the session is still open, which was ours and is lost to us: 11 to 15 s.
-/// After that only another session has one.
+/// Maximum consecutive rejections because our lost older stream is still open there: 11 to 15 s. Later rejections mean
+/// that another session has it.
 const BUSY_ATTEMPTS: u32 = 8;
-/// How long headers may be held back: what clients of other makes wait.
+/// Maximum delay of response headers, as in other clients.
 pub(super) const HEADERS: Duration = Duration::from_secs(300);
 
-/// What the backend says by itself, over its reconnections.
+/// The backend's own messages across reconnections.
 pub(super) struct Listening {
     session: Arc<Session>,
     early: VecDeque<Bytes>,
     state: State,
     rhythm: Rhythm,
     last_id: Option<String>,
-    /// What the server named as the wait before a reconnection.
+    /// The reconnection time set by the server.
     retry: Option<Duration>,
-    /// When the current stream, or the last one, was opened.
+    /// Opening time of the current or last stream.
     opened: Option<Instant>,
-    /// Streams in a row that ended soon.
+    /// Consecutive short-lived streams.
     short_lived: u32,
-    /// The last one brought a message.
+    /// True if the last stream brought a message.
     is_polled: bool,
-    /// Refusals in a row, and the wait the last one named.
+    /// Consecutive rejections, and the pause set by the last one.
     refusals: u32,
     retry_after: Option<Duration>,
-    /// Of the refusals, those that named an older stream.
+    /// Rejections because of an older stream.
     busy: u32,
 }
 
-/// What a stream yields; nothing at its end.
+/// An item of a stream; `None` at its end.
 type Item = Option<Result<SseItem, SseError<SendError>>>;
 
 enum State {
     Open(Events),
-    /// To be opened, after a pause.
+    /// To be opened after a pause.
     Closed,
-    /// The backend has no such stream: nothing will ever come.
+    /// The backend has no such stream.
     NotOffered,
     Over,
 }
 
-/// What an attempt to open the stream came to.
+/// Result of opening the stream.
 enum Opening {
     Open(Events),
-    /// The server said that there is none.
+    /// The server offers none.
     Never,
-    /// Not now.
+    /// Unavailable now.
     Refused(String, Option<Duration>),
 }
 
 impl Listening {
     pub(super) fn new(session: Arc<Session>, early: VecDeque<Bytes>) -> Self {
-        // Without a session there is nobody the backend could say anything to.
+        // Without a session the backend has no addressee.
         let state = if session.has_session() { State::Closed } else { State::NotOffered };
         if matches!(state, State::NotOffered) {
             session.hears_nothing();
@@ -180,7 +179,7 @@ impl Listening {
         self.short_lived = if is_steady { 0 } else { self.short_lived.saturating_add(1) };
     }
 
-    /// Opens it after its pause; says why there is none now.
+    /// Opens the stream after its pause; returns why it is unavailable.
     async fn open(&mut self) -> Result<Option<String>, SendError> {
         tokio::time::sleep(self.pause()).await;
         let opening = tokio::time::timeout(HEADERS, self.session.open_stream(self.last_id.as_deref())).await;
@@ -189,7 +188,7 @@ impl Listening {
             Ok(Opening::Open(events)) => {
                 (self.refusals, self.busy, self.retry_after, self.is_polled) = (0, 0, None, false);
                 self.opened = Some(clock::now());
-                // A new stream may be kept alive by somebody else, or not at all.
+                // The new stream may have another keep-alive interval, or none.
                 self.rhythm = Rhythm::new(self.session.patience(), clock::now());
                 self.state = State::Open(events);
                 None
@@ -205,7 +204,7 @@ impl Listening {
                 Some(why)
             }
             Err(error) if self.is_decisive(&error.cause) => return Err(error),
-            // What we lack ourselves says nothing about the server.
+            // A missing descriptor of ours says nothing about the server.
             Err(SendError { cause: Cause::Descriptors, .. }) => {
                 self.refusals = self.refusals.saturating_add(1);
                 return Ok(None);
@@ -239,7 +238,7 @@ impl Listening {
         jittered(grown(self.retry.unwrap_or(PAUSE).max(PAUSE), self.short_lived.saturating_sub(1), most))
     }
 
-    /// Whether the session is over. One whose server never had the stream open may be served elsewhere than it is.
+    /// True if the session is over. If its server never had the stream open, another server may have answered.
     fn is_decisive(&self, cause: &Cause) -> bool {
         match cause {
             Cause::Connect(_) | Cause::Tls(_) | Cause::Closed(_) => true,
@@ -250,7 +249,7 @@ impl Listening {
 }
 
 impl Session {
-    /// Asks for the stream.
+    /// Requests the stream.
     async fn open_stream(&self, last_id: Option<&str>) -> Result<Opening, SendError> {
         let reply = self.request(Method::GET, last_id, Bytes::new()).await?;
         let status = reply.status();
@@ -269,17 +268,17 @@ impl Session {
     }
 }
 
-/// Doubled so often, up to the most, but no shorter than it was.
+/// The pause doubled `times` times, up to `most`, and never shortened.
 pub(super) fn grown(pause: Duration, times: u32, most: Duration) -> Duration {
     pause.saturating_mul(2_u32.saturating_pow(times.min(16))).min(most.max(pause))
 }
 
-/// Many sessions lose their streams at the same moment; they must not all come back at the same one.
+/// Spreads reconnections: many sessions lose their streams at the same moment.
 pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(1.0..1.25))
 }
 
-/// The next item of a stream; nothing, if it is longer overdue than it may be.
+/// The next item of a stream; `None` if it is overdue.
 async fn in_time(events: &mut Events, rhythm: &Rhythm) -> Option<Item> {
     match rhythm.overdue() {
         Some(due) => tokio::time::timeout_at(clock::at(due), events.next()).await.ok(),

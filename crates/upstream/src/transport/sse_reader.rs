@@ -1,12 +1,11 @@
-//! Reads server-sent events out of a body, in linear time and bounded space.
+//! Reader of server-sent events in linear time and bounded space.
 //!
-//! eventsource-stream interprets the fields of an event and decides whether it is dispatched; this guard stands in
-//! front of it because alone it panics on a byte order mark, is quadratic in the size of an event, has no bound,
-//! and loses `retry:` and ids without data. The guard cuts the body into blocks (what stands between two blank
-//! lines) and hands the parser a *digest* of each.
+//! eventsource-stream interprets the fields of an event and decides whether it is dispatched. Alone it panics on a byte
+//! order mark, is quadratic in the size of an event, has no bound, and loses `retry:` and ids without data. This guard
+//! therefore cuts the body into blocks (between blank lines) and gives the parser a *digest* of each.
 //!
-//! The subtle thing: the data never goes through the parser. The digest has one stand-in `data:` line, and the
-//! event gets its data as a slice of the block, so a large result is neither scanned by character nor copied.
+//! The data never passes through the parser: the digest has one placeholder `data:` line, and the event gets its data
+//! as a slice of the block, so a large result is neither scanned by character nor copied.
 
 use std::{
     convert::Infallible,
@@ -25,74 +24,74 @@ use tokio::runtime::Handle;
 use self::skipped::Skipped;
 use crate::offload::aside;
 
-/// Longest reconnection time a server can ask for (SEMANTICS.md 12).
+/// Maximum reconnection time that a server can set (SEMANTICS.md 12).
 const MAX_RETRY: Duration = Duration::from_secs(60);
 
-/// Blocks that are read before other tasks have their turn: one chunk may hold 100,000 comments.
+/// Blocks read before other tasks get a turn: one chunk may hold 100,000 comments.
 const BLOCKS: u16 = 256;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// What a stream of events says.
+/// An item of an event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SseItem {
     /// An event.
     Event(SseEvent),
-    /// A comment, or a part of an event: the server is alive.
+    /// A comment, or part of an event: a sign of life.
     Alive,
-    /// The server's wish for the time before a reconnection, at most 60 s.
+    /// The reconnection time set by the server, at most 60 s.
     Retry(Duration),
 }
 
-/// One event. An event that only carries an id (priming) has no data.
+/// One event. A priming event has an id and no data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SseEvent {
     /// The `event:` field, unless it is absent or `message`.
     pub name: Option<String>,
     /// The `data:` lines, joined; always valid UTF-8.
     pub data: Bytes,
-    /// The `id:` of this event.
+    /// The `id:`.
     pub id: Option<String>,
 }
 
-/// Why reading failed. After `TooLarge` reading goes on with the next event, after `Body` it does not.
+/// The reason of a failure. After `TooLarge` reading continues with the next event, after `Body` it ends.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SseError<E> {
-    /// An event above the limit was skipped.
+    /// An event larger than the limit was skipped.
     TooLarge {
-        /// The limit, bytes.
+        /// The limit in bytes.
         cap: usize,
-        /// The requests it answered, if it was an answer to one of ours, or an array of them.
+        /// The requests it answered, if it was a response or an array of them.
         answers: Vec<u64>,
-        /// Whether it can have been an answer: a request or a notification is none.
+        /// True if it may have been a response, and not a request or notification.
         is_answer: bool,
     },
     /// The body broke.
     Body(E),
 }
 
-/// The events of a body. An event that is not complete when the body ends is dropped, as the standard says.
+/// The events of a body. An incomplete event at its end is dropped, as the standard requires.
 #[derive(Debug)]
 pub struct SseReader<S> {
     body: S,
     cutter: Cutter,
-    /// Received and not cut yet.
+    /// Received bytes, not cut yet.
     chunk: Bytes,
-    /// Second item of the last block.
+    /// The second item of the last block.
     next: Option<SseItem>,
-    /// Blocks since the body last had no more, or others had their turn.
+    /// Blocks since the body was last empty, or other tasks had a turn.
     in_a_row: u16,
-    /// Whether the last chunk was reported as a sign of life, by whatever item.
+    /// True if the last chunk was reported as a sign of life, by any item.
     reported: bool,
 }
 
 impl<S> SseReader<S> {
-    /// Reads `body`; an event may have `cap` bytes.
+    /// Reads `body`; an event may have up to `cap` bytes.
     pub fn new(body: S, cap: usize) -> Self {
         Self { body, cutter: Cutter::new(cap), chunk: Bytes::new(), next: None, in_a_row: 0, reported: true }
     }
 
-    /// Whether an event has begun that is not complete.
+    /// True within an incomplete event.
     pub(super) fn is_within_event(&self) -> bool {
         !self.cutter.held.is_empty() || self.cutter.skipping.is_some()
     }
@@ -113,7 +112,7 @@ where
             this.in_a_row += 1;
             if this.in_a_row > BLOCKS {
                 this.in_a_row = 0;
-                // Without a runtime there is nobody else.
+                // Without a runtime there are no other tasks.
                 if Handle::try_current().is_ok() {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
@@ -155,22 +154,22 @@ where
     }
 }
 
-/// Cuts chunks into blocks. Each byte is looked at once; a block within one chunk is not copied.
+/// Cuts chunks into blocks. Each byte is scanned once; a block within one chunk is not copied.
 #[derive(Debug)]
 struct Cutter {
-    /// The beginning of a block that is not complete.
+    /// The start of an incomplete block.
     held: BytesMut,
     cap: usize,
-    /// Whether the current line has a byte.
+    /// True if the current line has a byte.
     in_line: bool,
-    /// Whether the last byte was a CR: a LF after it is the second half of one line end, also when a chunk ends
-    /// between the two. The CR itself has ended the line already, so an event closed by lone CRs is not held back.
+    /// True if the last byte was a CR: a following LF, maybe in the next chunk, belongs to the same line end. The CR
+    /// has already ended the line, so an event closed by lone CRs is not delayed.
     after_cr: bool,
-    /// What was seen of a too large block that is being skipped.
+    /// The scan of a too large block that is being skipped.
     skipping: Option<Box<Skipped>>,
-    /// Whether no block was cut yet: the first may begin with a byte order mark.
+    /// True before the first block, which may begin with a byte order mark.
     at_start: bool,
-    /// Bytes looked at: the proof of linear time.
+    /// Scanned bytes, to prove linear time.
     #[cfg(test)]
     scanned: usize,
 }
@@ -219,7 +218,7 @@ impl Cutter {
         Cut::More
     }
 
-    /// Keeps a part of a block. The memory doubles when it is full, which moves all that is there.
+    /// Stores part of a block. A full buffer doubles, which moves its content.
     fn hold(&mut self, part: &[u8]) {
         let len = self.held.len();
         if self.held.capacity() - len < part.len() {
@@ -228,7 +227,7 @@ impl Cutter {
         self.held.extend_from_slice(part);
     }
 
-    /// Where the current block ends in the chunk, or the whole chunk.
+    /// The end of the current block in the chunk, or of the chunk.
     fn find_end(&mut self, chunk: &[u8]) -> (usize, bool) {
         let mut at = 0;
         while at < chunk.len() {
@@ -255,7 +254,7 @@ impl Cutter {
         let mut block = if self.held.is_empty() {
             last
         } else {
-            // Taken, not split off: a rare large event must not leave its memory behind in every later one.
+            // Taken, not split off: a rare large event must not leave its buffer to every later one.
             let mut block = std::mem::take(&mut self.held);
             block.extend_from_slice(&last);
             block.freeze()
@@ -278,7 +277,7 @@ impl Cutter {
     }
 }
 
-/// The fields of a block. Of several ids or names the last counts, so one of each is enough.
+/// The fields of a block. The last id and name win, so one of each is enough.
 #[derive(Default)]
 struct Fields<'a> {
     name: Option<&'a [u8]>,
@@ -309,7 +308,7 @@ impl<'a> Fields<'a> {
     }
 
     fn add(&mut self, line: &'a [u8]) {
-        // A colon further away than the longest name we know cannot matter; the data behind is not searched.
+        // A colon beyond the longest known name cannot matter, so the data is not searched.
         let colon = memchr(b':', &line[..line.len().min(6)]);
         let (name, value) = match colon {
             Some(at) => (&line[..at], &line[at + 1..]),
@@ -354,11 +353,11 @@ fn retry(value: &[u8]) -> Option<Duration> {
     if digits.is_empty() {
         return None;
     }
-    // Too many digits for a number are certainly above the cap.
+    // Too many digits for a number are certainly above the maximum.
     Some(digits.parse().map_or(MAX_RETRY, Duration::from_millis).min(MAX_RETRY))
 }
 
-/// What a block says: at most a reconnection time and an event.
+/// The content of a block: at most a reconnection time and an event.
 fn digest(block: &Bytes) -> (Option<SseItem>, Option<SseItem>) {
     let fields = Fields::of(block);
     let retry = fields.retry.map(SseItem::Retry);
@@ -381,7 +380,7 @@ fn interpret(block: &Bytes, fields: Fields<'_>) -> Option<SseEvent> {
             text.extend_from_slice(b"\n");
         }
     }
-    // An id alone dispatches nothing by the standard, but it is what primes a resumable stream.
+    // By the standard an id alone dispatches nothing, but it primes a resumable stream.
     if fields.id.is_some() || !matches!(fields.data, Data::None) {
         text.extend_from_slice(b"data:\n");
     }
