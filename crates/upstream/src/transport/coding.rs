@@ -1,8 +1,8 @@
-//! The body of an answer, with its content coding taken off.
+//! Response bodies with their content coding removed.
 //!
-//! No coding is asked for (`Accept-Encoding: identity`), but some servers and proxies compress all the same. What comes
-//! is decoded piece by piece as it is read, so that an event is there when it was sent and a body that grows a thousand
-//! times grows only as far as its reader takes it: every limit counts decoded bytes.
+//! The gateway requests no coding (`Accept-Encoding: identity`), but some servers and proxies compress anyway. Bodies
+//! are decoded piece by piece as they are read: events arrive without delay, a body that expands a thousandfold expands
+//! only as far as it is read, and every limit counts decoded bytes.
 
 use std::{io, pin::Pin};
 
@@ -18,29 +18,29 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use super::connect::innermost;
 use crate::error::{Cause, SendError};
 
-/// Decoded bytes of one piece.
+/// Size of a decoded piece in bytes.
 const PIECE: usize = 16 * 1024;
-/// Codings laid one over the other.
+/// Maximum number of nested codings.
 const MAX_CODINGS: usize = 3;
 
-/// A body, to be read piece by piece.
+/// A body, read piece by piece.
 pub(super) enum Body {
     Plain(Incoming),
-    /// Nothing of it was read yet.
+    /// Coded, not read yet.
     Coded(Incoming, Vec<Coding>),
     Decoded(BoxStream<'static, io::Result<Bytes>>),
-    /// Of no connection, in tests.
+    /// Without a connection, in tests.
     #[cfg(feature = "seeded-bugs")]
     Wire(BoxStream<'static, io::Result<Bytes>>),
-    /// Its coding is none of ours.
+    /// An unsupported coding.
     Unknown(String),
 }
 
-/// How a body can be coded.
+/// A content coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
     Gzip,
-    /// In the wrapping of zlib, as the standard says, or bare, as some servers understand it.
+    /// With zlib wrapper as in the standard, or raw as some servers send it.
     Deflate,
 }
 
@@ -53,7 +53,7 @@ impl Body {
         }
     }
 
-    /// Whether it comes as it is.
+    /// True without a coding.
     pub(super) fn is_plain(&self) -> bool {
         matches!(self, Self::Plain(_))
     }
@@ -69,12 +69,11 @@ impl Body {
                     return pieces.next().await.map(|piece| piece.map_err(broke));
                 }
                 Self::Decoded(pieces) => {
-                    // A decoder always has more: it must not take the thread for as long as its input lasts.
+                    // Yields: a decoder always has more, and must not block the thread for all its input.
                     tokio::task::coop::consume_budget().await;
                     return match pieces.next().await? {
                         Ok(piece) => Some(Ok(piece)),
-                        // Some end without the last bytes of the coding; whether something is missing is seen in what
-                        // was decoded.
+                        // Some servers omit the last bytes of the coding; missing data is noticed in the decoded body.
                         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
                         Err(error) => Some(Err(decoding_failed(error))),
                     };
@@ -104,7 +103,7 @@ fn empty() -> BoxStream<'static, io::Result<Bytes>> {
     futures::stream::empty().boxed()
 }
 
-/// The codings, in the order in which they were applied.
+/// The codings in the order of application.
 fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
     let mut codings = Vec::new();
     for value in headers.get_all(header::CONTENT_ENCODING) {
@@ -124,7 +123,7 @@ fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
     Ok(codings)
 }
 
-/// The pieces of a body without its codings; the last one laid on comes off first.
+/// Decodes a body; the last applied coding is removed first.
 async fn decoded(
     body: Incoming,
     codings: Vec<Coding>,
@@ -149,14 +148,14 @@ async fn decoded(
     Ok(ReaderStream::with_capacity(reader, PIECE).boxed())
 }
 
-/// Whether bytes begin like zlib: method 8, a window of at most 32 KiB, and a header that is a multiple of 31.
+/// True for a zlib header: method 8, a window of at most 32 KiB, and a multiple of 31.
 fn is_zlib(bytes: &[u8]) -> bool {
     let Some(first) = bytes.first() else { return false };
     let is_method = first & 0x0f == 8 && first >> 4 <= 7;
     is_method && bytes.get(1).is_none_or(|second| (u16::from(*first) << 8 | u16::from(*second)) % 31 == 0)
 }
 
-/// The reason is the body's own, or that it is not coded as it says.
+/// The body's own error, or a decoding error.
 fn decoding_failed(error: io::Error) -> SendError {
     let text = error.to_string();
     match error.into_inner().map(|inner| inner.downcast::<SendError>()) {
@@ -165,7 +164,7 @@ fn decoding_failed(error: io::Error) -> SendError {
     }
 }
 
-/// The next data of a body; trailers are passed over.
+/// The next data of a body, skipping trailers.
 async fn next_frame(body: &mut Incoming) -> Option<Result<Bytes, SendError>> {
     loop {
         match body.frame().await? {

@@ -1,8 +1,8 @@
-//! The cookies of one backend session: what the backend set goes back with the requests of that session, and nowhere
-//! else (RFC 6265). Balancers find the instance that holds a session by such a cookie.
+//! Cookies of one backend session: sent back with the requests of that session only (RFC 6265). Load balancers use them
+//! to find the instance that holds a session.
 //!
-//! All requests of a session go to one host, so a cookie is that host's or is not kept. Bounded in number and size; an
-//! expiry becomes a moment of the monotonic clock when it comes in.
+//! All requests of a session go to one host, so cookies of other hosts are ignored. Number and size are bounded; an
+//! expiry is converted to the monotonic clock on receipt.
 
 use std::{
     sync::{
@@ -19,18 +19,18 @@ use url::{Host, Url};
 use super::dates;
 use crate::clock;
 
-/// Cookies of one session; the oldest gives way.
+/// Maximum number of cookies per session; the oldest is dropped.
 const MAX_COOKIES: usize = 50;
-/// Bytes of the name and the value of one.
+/// Maximum size of a cookie's name and value in bytes.
 const MAX_BYTES: usize = 4096;
-/// Bytes of the header they are sent in.
+/// Maximum size of the `Cookie` header in bytes.
 const MAX_HEADER: usize = 16 * 1024;
 
-/// What a session keeps.
+/// The cookies of a session.
 #[derive(Default)]
 pub(super) struct Cookies {
     kept: Mutex<Vec<Kept>>,
-    /// Whether there is one: most backends set none, and their calls take no lock.
+    /// False while there are none: most backends set none, and their calls take no lock.
     any: AtomicBool,
 }
 
@@ -43,7 +43,7 @@ struct Kept {
 }
 
 impl Cookies {
-    /// Keeps what an answer from this URL sets. Says whether there was something to keep.
+    /// Stores the cookies set by a response from this URL. True if it set any.
     pub(super) fn learn(&self, from: &Url, headers: &HeaderMap) -> bool {
         if !headers.contains_key(header::SET_COOKIE) {
             return false;
@@ -58,8 +58,7 @@ impl Cookies {
         !kept.is_empty()
     }
 
-    /// Puts those that belong to this URL into a request. A cookie of the same name that is configured, or forwarded
-    /// from an agent, stays as it is.
+    /// Adds the cookies for this URL to a request. A configured or forwarded cookie of the same name is not replaced.
     pub(super) fn add_to(&self, to: &Url, headers: &mut HeaderMap) {
         if !self.any.load(Ordering::Acquire) {
             return;
@@ -70,7 +69,7 @@ impl Cookies {
         let given: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
         let mut line = given.join(&b"; "[..]);
         let mut fitting: Vec<&Kept> = kept.iter().filter(|cookie| cookie.belongs_to(to)).collect();
-        // The most specific first.
+        // Most specific path first.
         fitting.sort_by_key(|cookie| std::cmp::Reverse(cookie.path.len()));
         for Kept { name, value, .. } in fitting {
             if is_given(&given, name) || line.len() + name.len() + value.len() + 3 > MAX_HEADER {
@@ -133,8 +132,7 @@ fn keep(kept: &mut Vec<Kept>, from: &Url, cookie: &Cookie<'_>, headers: &HeaderM
     kept.push(Kept { name: name.to_owned(), value: value.to_owned(), path, is_secure, until });
 }
 
-/// How long it lives, where it says so; nothing at all means that it is withdrawn. What lives for more than a day
-/// lives as long as its session.
+/// The lifetime, if given; zero deletes the cookie. More than a day counts as the session's lifetime.
 fn lifetime(cookie: &Cookie<'_>, headers: &HeaderMap) -> Option<Duration> {
     const LONG: Duration = Duration::from_secs(24 * 3600);
     let seconds = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
@@ -146,7 +144,7 @@ fn lifetime(cookie: &Cookie<'_>, headers: &HeaderMap) -> Option<Duration> {
     (lifetime < LONG).then_some(lifetime)
 }
 
-/// Whether a `Domain` names the host itself or what it is a part of.
+/// True if `Domain` is the host or a parent of it.
 fn is_domain_of(domain: &str, from: &Url) -> bool {
     let domain = domain.trim_start_matches('.').to_ascii_lowercase();
     match from.host() {

@@ -1,4 +1,4 @@
-//! An answer of a backend over HTTP: its status and headers, and a body that is read under a limit.
+//! A backend's HTTP response: status, headers, and a body read under a limit.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,25 +17,25 @@ use super::{
 };
 use crate::error::{Cause, Refusal, SendError, SendPhase};
 
-/// What is read of a body nobody wants, so that its connection can be used again.
+/// Maximum bytes and time spent on a discarded body, so that its connection is reusable.
 const DRAIN_BYTES: usize = 64 * 1024;
 pub(super) const DRAIN_TIME: Duration = Duration::from_secs(2);
-/// How long somebody waits for the end of a body that is of no use but for its connection.
+/// Maximum wait for the end of a body that matters only for its connection.
 const UNWANTED_TIME: Duration = Duration::from_millis(250);
 
-/// Some servers write it before JSON, where it means nothing.
+/// Some servers send it before JSON, where it has no meaning.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// An answer whose body is still to come.
+/// A response with an unread body.
 pub(super) struct Reply {
     pub(super) head: response::Parts,
     pub(super) body: Body,
-    /// Where it came from, behind all redirects.
+    /// The final URL after redirects.
     pub(super) url: Arc<Url>,
     pub(super) notes: Arc<Notes>,
-    /// Why it is a redirect that was not followed.
+    /// The reason a redirect was not followed.
     pub(super) unfollowed: Option<Unfollowed>,
-    /// Learns of each piece of the body: a slow answer is a sign of life.
+    /// Reports each piece of the body: a slow response is a sign of life.
     pub(super) left: Left,
 }
 
@@ -43,8 +43,8 @@ pub(super) struct Reply {
 pub(super) struct Unfollowed(pub(super) String);
 
 impl Unfollowed {
-    /// What it means for the message. 307 and 308 say that it is to be sent elsewhere; the others may follow what was
-    /// done here.
+    /// The meaning for the message. With 307 and 308 the message was not processed here; other redirects may follow its
+    /// processing.
     pub(super) fn explain(self, error: SendError) -> SendError {
         let Cause::Status(mut refusal) = error.cause else { return error };
         let phase = if matches!(refusal.status, 307 | 308) { SendPhase::Refused } else { error.phase };
@@ -53,7 +53,7 @@ impl Unfollowed {
     }
 }
 
-/// What a body is, by its `Content-Type`.
+/// The kind of a body, by its `Content-Type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     Json,
@@ -64,7 +64,7 @@ pub(super) enum Content {
 /// The events of a body.
 pub(super) type Events = SseReader<BoxStream<'static, Result<Bytes, SendError>>>;
 
-/// `application/json`, and what some servers call it: `application/json-rpc`, `application/vnd.mcp+json`.
+/// True for `application/json` and variants: `application/json-rpc`, `application/vnd.mcp+json`.
 fn is_json(essence: &str) -> bool {
     let essence = essence.to_ascii_lowercase();
     essence.starts_with("application/json")
@@ -96,12 +96,12 @@ impl Reply {
         }
     }
 
-    /// A refusal of this answer in our own words.
+    /// A rejection of this response with our own message.
     pub(super) fn refused(&self, message: String) -> Refusal {
         Refusal { status: self.status(), message, code: None, retry_after: self.retry_after() }
     }
 
-    /// The whole body, without a byte order mark. One that came in one piece is not copied.
+    /// The whole body without byte order mark. A body of one piece is not copied.
     pub(super) async fn body(mut self, cap: usize) -> Result<Bytes, SendError> {
         if self.announced().is_some_and(|length| length > cap as u64) {
             return Err(SendError::maybe_sent(Cause::TooLarge(cap)));
@@ -138,7 +138,7 @@ impl Reply {
         Ok(chunk)
     }
 
-    /// The size of the body, where it is known before it is read.
+    /// The size of the body, if announced.
     fn announced(&self) -> Option<u64> {
         let length = self.header(&header::CONTENT_LENGTH).filter(|_| self.body.is_plain())?;
         length.to_str().ok()?.parse().ok()
@@ -149,12 +149,12 @@ impl Reply {
         SseReader::new(chunks.boxed(), cap)
     }
 
-    /// Reads a body nobody wants to its end, so that the connection can be used again. Bounded in size and time.
+    /// Discards a body so that its connection is reusable, bounded in size and time.
     pub(super) async fn drain(self) {
         let _ = tokio::time::timeout(UNWANTED_TIME, self.beginning()).await;
     }
 
-    /// What a refusal means, and its body.
+    /// The meaning of a rejection, and its body.
     pub(super) async fn refusal(mut self, asked: Asked) -> (SendError, Bytes) {
         let (status, retry_after, unfollowed) = (self.status(), self.retry_after(), self.unfollowed.take());
         let body = self.beginning().await;
@@ -166,7 +166,7 @@ impl Reply {
         (error, body)
     }
 
-    /// The beginning of a body, as far as it comes in time.
+    /// The start of a body, as far as it arrives in time.
     pub(super) async fn beginning(mut self) -> Bytes {
         let mut read = BytesMut::new();
         let all = async {
@@ -175,7 +175,7 @@ impl Reply {
                 read.extend_from_slice(&chunk);
             }
         };
-        // What came in time is enough for a message.
+        // A partial body is enough for a message.
         let _ = tokio::time::timeout(DRAIN_TIME, all).await;
         let mut read = read.freeze();
         if read.starts_with(BYTE_ORDER_MARK) {

@@ -1,7 +1,7 @@
-//! The stream of events that answers one POST, resumed where it breaks before the answer (2025-11-25 polling).
+//! The event stream that answers one POST, resumed if it breaks before the response (2025-11-25 polling).
 //!
-//! Resuming is a GET with `Last-Event-ID`: it re-attaches to the call that runs and never executes it again.
-//! Whatever goes wrong here, the message was accepted before: every error says `MaybeSent`.
+//! Resuming is a GET with `Last-Event-ID`: it attaches to the running call and never runs it again. The message was
+//! accepted before, so every error is `MaybeSent`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,17 +20,17 @@ use super::{
 };
 use crate::error::{Cause, SendError, SendPhase};
 
-/// Wait before resuming, where the server names none.
+/// Pause before resuming, unless the server sets one.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Shortest wait, whatever the server names.
+/// Minimum pause.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-/// Longest wait between polls of a call that runs, where the server names no longer one. How long it is polled is
-/// bounded by the call's own time.
+/// Maximum pause between polls of a running call, unless the server sets a longer one. The call's own deadline bounds
+/// the polling.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// Attempts that bring no event, in a row.
+/// Maximum number of consecutive attempts without an event.
 const MAX_FAILURES: u32 = 5;
 
-/// The messages of one answer.
+/// The messages of one response stream.
 pub(super) struct Reading {
     session: Arc<Session>,
     events: Option<Events>,
@@ -38,7 +38,7 @@ pub(super) struct Reading {
     pause: Duration,
     answered: bool,
     failures: u32,
-    /// Resumptions so far.
+    /// Number of resumptions.
     resumes: u32,
 }
 
@@ -55,8 +55,7 @@ impl Reading {
         }
     }
 
-    /// The next message, or that the server ended the stream and is asked again later; after an error there is
-    /// nothing.
+    /// The next message, or that the server ended the stream and is polled later; `None` after an error.
     pub(super) async fn next(&mut self) -> Option<Result<Received, SendError>> {
         loop {
             let Some(events) = &mut self.events else {
@@ -73,7 +72,7 @@ impl Reading {
                 }
                 Some(Ok(SseItem::Retry(pause))) => self.pause = pause,
                 Some(Ok(SseItem::Alive)) => return Some(Ok(Received::Alive)),
-                // An answer nobody can be found for is this call's.
+                // A response without a matching request is this call's.
                 Some(Err(SseError::TooLarge { cap, answers, is_answer: true })) if answers.is_empty() => {
                     return Some(Err(SendError::maybe_sent(Cause::TooLarge(cap))));
                 }
@@ -99,7 +98,7 @@ impl Reading {
         if event.name.is_some() || event.data.is_empty() {
             return None;
         }
-        // Without ids nothing can be resumed, and then nobody asks whether this was the answer.
+        // Without ids nothing can be resumed, so this is not needed.
         if self.last_id.is_some() && !self.answered {
             self.answered = holds_response(&event.data);
         }
@@ -115,7 +114,7 @@ impl Reading {
             || matches!(cause, Cause::SessionLost(_) | Cause::Credential(_) | Cause::WrongTransport(_))
     }
 
-    /// Grows also where events come: a server may end each stream after one.
+    /// Grows even if events come: a server may end each stream after one.
     fn next_pause(&self) -> Duration {
         let pause = self.pause.max(MIN_PAUSE);
         match self.failures {

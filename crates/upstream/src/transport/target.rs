@@ -1,7 +1,7 @@
-//! Where the requests of a transport go, and which redirects they follow.
+//! Target URL of a transport's requests, and the redirects they follow.
 //!
-//! A redirect never leaves the origin that was configured, because credentials go along. It is followed for a GET
-//! whatever its kind, for other methods only where it says that the method and the body stay (307, 308).
+//! A redirect must stay within the configured origin, because credentials are sent along. A GET follows every kind;
+//! other methods follow only those that preserve method and body (307, 308).
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, StatusCode, Uri};
 use url::Url;
 
-/// Redirects of one request.
+/// Maximum number of redirects per request.
 pub(super) const MAX_REDIRECTS: usize = 5;
 
-/// A URL, and where a redirect within its origin led.
+/// A URL, and the target of a redirect within its origin.
 pub(super) struct Target(ArcSwap<Place>);
 
-/// A URL in the forms that are wanted, parsed once.
+/// A URL in the required forms, parsed once.
 pub(super) struct Place {
     pub(super) url: Arc<Url>,
-    /// None where it is no URI: two parsers are two parsers.
+    /// `None` if it is not a valid URI; the two parsers differ.
     pub(super) uri: Option<Uri>,
 }
 
@@ -37,27 +37,26 @@ impl Target {
         self.0.load_full()
     }
 
-    /// Later requests go there at once.
+    /// Makes later requests use this place at once.
     pub(super) fn moved(&self, to: Arc<Place>) {
         self.0.store(to);
     }
 }
 
-/// Whether an answer sends this request somewhere else.
+/// True for a redirect status.
 pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Whether every later request should go there, too. A call is not sent twice each time only because its server says
-/// that its address may change.
+/// True if later requests should go there too. A call is not sent twice each time just because a redirect is temporary.
 pub(super) fn is_lasting(method: &Method, status: StatusCode) -> bool {
     method != Method::GET || matches!(status.as_u16(), 301 | 308)
 }
 
-/// Where a redirect leads.
+/// The target of a redirect.
 ///
 /// # Errors
-/// A sentence for the operator that says why it is not followed.
+/// One sentence for the operator: why it is not followed.
 pub(super) fn follow(
     method: &Method,
     status: StatusCode,
@@ -83,9 +82,9 @@ pub(super) fn follow(
     Ok(next)
 }
 
-/// The place in our own origin that is meant. A server behind a TLS proxy, or that believes it is behind one, names
-/// another scheme than ours: then path and query are taken from it. Where these are the same already, plain HTTP is
-/// meant to become HTTPS, which is followed on the default ports; the way back is not.
+/// The intended URL within our origin. A server behind a TLS proxy, or believing so, names another scheme: then only
+/// path and query are taken. If these are unchanged, plain HTTP is upgraded to HTTPS on the default ports; never the
+/// reverse.
 fn within_origin(from: &Url, to: &Url) -> Option<Url> {
     if to.host() != from.host() || to.port() != from.port() {
         return None;
@@ -101,7 +100,7 @@ fn within_origin(from: &Url, to: &Url) -> Option<Url> {
     Some(next)
 }
 
-/// Whether two URLs are of one scheme, host and port.
+/// True if two URLs have the same scheme, host and port.
 pub(super) fn is_same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme() && a.host() == b.host() && a.port_or_known_default() == b.port_or_known_default()
 }
