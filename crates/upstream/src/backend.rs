@@ -309,7 +309,7 @@ impl Backend {
         self.followers.enter()
     }
 
-    /// The calls that wait, in the room or for a seat of their agent.
+    /// The calls that wait, in the queue or for the binding of their agent.
     fn waiting(&self, now: Instant) -> Waiting {
         let (room, (calls, longest)) = (self.room.status(now), self.followers.waiting(now));
         Waiting { calls: room.calls + calls, oldest: room.oldest.max(longest), ..room }

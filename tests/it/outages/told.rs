@@ -1,4 +1,4 @@
-//! What an agent is told to wait while the circuit is open: the time until the next probe is over, and little more.
+//! `retry_after_ms` while the circuit is open: the time until the next probe is over, and little more.
 
 use mcpool_upstream::Times;
 
@@ -59,7 +59,7 @@ async fn a_probe_that_hangs_is_not_waited_for_until_its_timeout() {
     let begun = now();
     lab.memory.is_back();
     let mut asked = 0;
-    // Who does what it is told comes back in time, and asks seldom.
+    // An agent that waits `retry_after_ms` each time comes back in time, and asks seldom.
     while now() - begun < Duration::from_secs(28) {
         let after = told(&agent).await;
         assert!(after <= BOUND, "told {after:?}, {:?} after the probe began", now() - begun);

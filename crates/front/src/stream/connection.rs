@@ -165,7 +165,7 @@ impl Pulse {
         self.stalled.store(true, Ordering::Release);
     }
 
-    /// Who is woken when the connection is cut.
+    /// Registers the writer's task, to be woken when the connection is cut.
     pub(crate) fn register_writer(&self, writer: &Waker) {
         self.writer.register(writer);
     }

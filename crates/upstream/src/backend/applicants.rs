@@ -1,5 +1,5 @@
-//! Those who wait outside the room, agents for a session of their own and calls for their agent's seat: how many, and for
-//! how long.
+//! Waits outside the queue: agents that wait for a session of their own, and calls that wait for their agent's binding.
+//! This module counts them and knows how long the oldest has waited.
 
 use std::{
     collections::BTreeMap,

@@ -278,9 +278,9 @@ impl Listening {
             self.lists.compare(missed);
             if missed {
                 // Lists are compared, resources cannot be: only reading one tells whether it changed, and that may cost its
-                // server much. An agent that reads once too often has lost a moment, one that is not told keeps what is
-                // old. So each is told once after a break, however short: how long the stream was down says nothing of
-                // what was not delivered before. A server that ends streams all the time is bounded by the pauses.
+                // server much. An agent that reads once too often loses a moment; an agent without the notification keeps
+                // old content. So each subscriber gets one `updated` after a break, however short: the length of the break
+                // says nothing of what was not delivered before it. A server that ends streams all the time is bounded by the pauses.
                 say_all(self.session.filter.missed(), out).await;
             }
         }
