@@ -14,8 +14,8 @@ use mcpool_upstream::{
     Observe, Opening, Origin, Seat, Sharing, Source, Times, TransportChoice, transport,
 };
 use mcpool_wire::{
-    AgentKey, BackendId, Call, CallTrace, Caller, ClientHello, Envelope, Era, Hello, Kind, LinkEvent,
-    Message, Method, Outlet, OutletFull, Principal, RequestId, Revision, Target, result_response,
+    AgentKey, BackendId, Call, CallTrace, Caller, ClientHello, Envelope, Era, Hello, Identity, Kind,
+    LinkEvent, Message, Method, Outlet, OutletFull, RequestId, Revision, Target, result_response,
 };
 use tokio::sync::mpsc;
 use transport::{Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind};
@@ -132,9 +132,8 @@ pub fn call(agent: u64) -> Call {
 
 fn caller(agent: u64) -> Arc<Caller> {
     Arc::new(Caller {
-        principal: Principal::Anonymous,
+        identity: Identity::anonymous(),
         is_local: true,
-        tenant: None,
         agent: AgentKey(agent),
         affinity: None,
         forwarded: Arc::default(),

@@ -22,8 +22,8 @@ use mcpool_upstream::{
     },
 };
 use mcpool_wire::{
-    AgentKey, Answer, BackendId, Call, CallError, CallTrace, Caller, ClientHello, Envelope, Hello, Link as _,
-    LinkEvent, Message, Method, Outlet, OutletFull, Principal, RequestId, Revision, Target,
+    AgentKey, Answer, BackendId, Call, CallError, CallTrace, Caller, ClientHello, Envelope, Hello, Identity,
+    Link as _, LinkEvent, Message, Method, Outlet, OutletFull, RequestId, Revision, Target,
 };
 use serde_json::{Value, json};
 
@@ -154,9 +154,8 @@ impl Lab {
         client: ClientHello,
     ) -> Result<Agent, CallError> {
         let caller = Arc::new(Caller {
-            principal: Principal::Anonymous,
+            identity: Identity::anonymous(),
             is_local: true,
-            tenant: None,
             agent: AgentKey(number),
             affinity: affinity.map(Into::into),
             forwarded: Arc::default(),

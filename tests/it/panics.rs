@@ -15,7 +15,7 @@ use mcpool_upstream::{
     transport::memory::{Memory, Turn},
 };
 use mcpool_wire::{
-    BackendId, ClientHello, ErrorKind, Executed, Hello, LinkEvent, Method, Outlet, OutletFull, Principal,
+    BackendId, ClientHello, ErrorKind, Executed, Hello, Identity, LinkEvent, Method, Outlet, OutletFull,
     Target,
 };
 use serde_json::json;
@@ -159,9 +159,8 @@ async fn an_opener_that_panics_goes_on_with_who_waits() {
     let backend =
         Backend::start(spec, Arc::new(Memory::echo()), gate.clone(), panics.clone()).expect("a backend");
     let caller = mcpool_wire::Caller {
-        principal: Principal::Anonymous,
+        identity: Identity::anonymous(),
         is_local: true,
-        tenant: None,
         agent: mcpool_wire::AgentKey(1),
         affinity: None,
         forwarded: Arc::default(),

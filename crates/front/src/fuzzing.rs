@@ -3,7 +3,7 @@
 
 use std::{future::Future, net::SocketAddr};
 
-use mcpool_wire::{Backends, Principal, Target};
+use mcpool_wire::{Backends, Identity, Target};
 use tokio::{io::DuplexStream, sync::mpsc};
 
 use crate::{
@@ -32,8 +32,8 @@ pub fn opens(keys: &SessionKeys, id: AgentSessionId, backend: &str) -> bool {
 fn with<T>(backend: &str, then: impl FnOnce(&Presented<'_>) -> T) -> T {
     let target = Target { name: backend.into() };
     let carried = Carried::default();
-    let (transport, principal) = (Transport::Http, Principal::Anonymous);
-    then(&Presented { transport, principal: &principal, target: &target, carried: &carried })
+    let (transport, identity) = (Transport::Http, Identity::anonymous());
+    then(&Presented { transport, identity: &identity, target: &target, carried: &carried })
 }
 
 /// As [`Server::run`], with connections that come through a channel, as if from this machine.

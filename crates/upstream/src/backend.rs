@@ -20,7 +20,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue};
-use mcpool_wire::{CallError, Caller, CapabilityClass, Era, Principal};
+use mcpool_wire::{CallError, Caller, CapabilityClass, Era, Identity};
 use tokio::sync::{Notify, mpsc};
 
 use self::applicants::Applicants;
@@ -374,7 +374,7 @@ impl Backend {
         self.pool(PoolKey {
             backend: self.spec.id,
             generation: self.spec.generation,
-            principal: Principal::Anonymous,
+            identity: Identity::anonymous(),
             affinity: None,
             class: CapabilityClass::neutral(),
             headers: Arc::default(),
@@ -415,7 +415,7 @@ impl Backend {
         PoolKey {
             backend: self.spec.id,
             generation: self.spec.generation,
-            principal: caller.principal.clone(),
+            identity: caller.identity.clone(),
             affinity: caller.affinity.clone(),
             class,
             headers: caller.forwarded.iter().filter(passed).cloned().collect(),

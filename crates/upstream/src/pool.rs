@@ -18,7 +18,7 @@ use std::{
 };
 
 use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
-use mcpool_wire::{BackendId, Caller, CapabilityClass, Forwarded, Principal};
+use mcpool_wire::{BackendId, Caller, CapabilityClass, Forwarded, Identity};
 
 pub(crate) use self::binding::ANY_SESSION;
 pub use self::binding::Seat;
@@ -45,7 +45,7 @@ use crate::{
 pub(crate) struct PoolKey {
     pub(crate) backend: BackendId,
     pub(crate) generation: u64,
-    pub(crate) principal: Principal,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) affinity: Option<Arc<str>>,
     pub(crate) class: CapabilityClass,
     /// What agents sent in headers that are passed on.

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
-use crate::{era::Era, error::Executed, link::Outlet, method::Method, rewrite::Message};
+use crate::{era::Era, error::Executed, identity::Identity, link::Outlet, method::Method, rewrite::Message};
 
 /// Backend index, stable for the life of the process. Never reused, and independent of the backend's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,28 +22,16 @@ pub struct BackendId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentKey(pub u64);
 
-/// The agent's identity. `anonymous` is a principal of its own, not a missing one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Principal {
-    /// The agent was not authenticated.
-    Anonymous,
-    /// The subject of verified credentials. No listener verifies credentials yet; sharing, limits and queueing already
-    /// work per principal.
-    Named(Arc<str>),
-}
-
 /// The caller, the same for all calls of one agent session.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The verified identity.
-    pub principal: Principal,
+    pub identity: Arc<Identity>,
     /// True if the agent connects from this machine.
     pub is_local: bool,
-    /// The principal's tenant, if tenants exist.
-    pub tenant: Option<Arc<str>>,
     /// The agent session.
     pub agent: AgentKey,
-    /// The `Mcpool-Affinity` header: calls of one principal with equal values use one session.
+    /// The `Mcpool-Affinity` header: calls of one identity with equal values use one session.
     pub affinity: Option<Arc<str>>,
     /// The agent's headers that are configured to be forwarded to some backend, sorted by name.
     pub forwarded: Forwarded,
@@ -134,17 +122,6 @@ impl fmt::Display for RequestId {
 impl fmt::Display for AgentKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a{:x}", self.0)
-    }
-}
-
-impl Principal {
-    /// The identity as written in logs and pool keys.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Anonymous => "anonymous",
-            Self::Named(subject) => subject,
-        }
     }
 }
 

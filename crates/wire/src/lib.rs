@@ -13,6 +13,7 @@ mod error;
 mod handshake;
 mod id;
 mod id_scanner;
+mod identity;
 mod lenient;
 mod link;
 mod method;
@@ -22,9 +23,7 @@ mod rewrite;
 mod testing;
 
 pub use amend::{readdressed, without_nulls, without_verdict};
-pub use call::{
-    AgentKey, Answer, BackendId, Call, CallTrace, Caller, Forwarded, Phase, Principal, RequestId,
-};
+pub use call::{AgentKey, Answer, BackendId, Call, CallTrace, Caller, Forwarded, Phase, RequestId};
 pub use envelope::{
     DecodeError, DecodeKind, Envelope, Kind, MAX_BATCH, Params, ResultView, Span, is_batch, is_response,
     split_batch, split_batch_of,
@@ -34,6 +33,7 @@ pub use error::{CallError, ErrorKind, Executed};
 pub use handshake::{CapabilityClass, ClientHello, ServerHello};
 pub use id::{IdValue, RpcId};
 pub use id_scanner::IdScanner;
+pub use identity::{Identity, IdentityKind};
 pub use lenient::{raw_members, read_leniently};
 pub use link::{Backends, Hello, Link, LinkEvent, Outlet, OutletFull, Reply, ServerEntry, Target};
 pub use method::{Method, Scope};

@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use mcpool_wire::{Caller, Principal};
+use mcpool_wire::{Caller, Identity};
 
 /// The calls in flight of every principal with a limit.
 pub(crate) struct Principals {
     limit: usize,
-    calls: Mutex<HashMap<Principal, usize>>,
+    calls: Mutex<HashMap<Arc<Identity>, usize>>,
     /// Mean length of a call lately, in nanoseconds.
     length: AtomicU64,
 }
@@ -22,7 +22,7 @@ pub(crate) struct Principals {
 /// One call of a principal; dropping it makes room for another.
 pub(crate) struct Share {
     of: Arc<Principals>,
-    principal: Principal,
+    principal: Arc<Identity>,
 }
 
 /// The principal has as many calls in flight as it may.
@@ -37,16 +37,16 @@ impl Principals {
     /// Counts one call more. Nothing is counted for agents of this machine that nobody asked who they are: they are
     /// not one user but all its programs.
     pub(crate) fn take(self: &Arc<Self>, caller: &Caller) -> Result<Option<Share>, TooMany> {
-        if caller.is_local && caller.principal == Principal::Anonymous {
+        if caller.is_local && caller.identity.is_anonymous() {
             return Ok(None);
         }
         let mut all = self.lock();
-        let calls = all.entry(caller.principal.clone()).or_default();
+        let calls = all.entry(Arc::clone(&caller.identity)).or_default();
         if *calls >= self.limit {
             return Err(TooMany(self.limit));
         }
         *calls += 1;
-        Ok(Some(Share { of: Arc::clone(self), principal: caller.principal.clone() }))
+        Ok(Some(Share { of: Arc::clone(self), principal: Arc::clone(&caller.identity) }))
     }
 
     /// A call has ended.
@@ -68,7 +68,7 @@ impl Principals {
         (mean / each).clamp(SHORTEST, LONGEST)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Principal, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Identity>, usize>> {
         // Consistent between any two statements.
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,25 +95,18 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
-    use mcpool_wire::AgentKey;
+    use mcpool_wire::{AgentKey, IdentityKind};
 
     use super::*;
 
-    fn caller(principal: Principal, is_local: bool) -> Caller {
-        Caller {
-            principal,
-            is_local,
-            tenant: None,
-            agent: AgentKey(1),
-            affinity: None,
-            forwarded: Arc::default(),
-        }
+    fn caller(identity: Arc<Identity>, is_local: bool) -> Caller {
+        Caller { identity, is_local, agent: AgentKey(1), affinity: None, forwarded: Arc::default() }
     }
 
     #[test]
     fn a_principal_has_its_limit_wherever_it_is_and_others_have_theirs() {
         let principals = Principals::new(2);
-        let (ada, bob) = (Principal::Named("ada".into()), Principal::Named("bob".into()));
+        let [ada, bob] = ["ada", "bob"].map(|name| Arc::new(Identity::new(IdentityKind::Key, name)));
         let first = principals.take(&caller(ada.clone(), true)).unwrap();
         let second = principals.take(&caller(ada.clone(), false)).unwrap();
         assert_eq!(principals.take(&caller(ada.clone(), true)).err(), Some(TooMany(2)));
@@ -128,11 +121,11 @@ mod tests {
     fn agents_of_this_machine_without_a_name_are_not_counted_others_are() {
         let principals = Principals::new(1);
         for _ in 0..10 {
-            std::mem::forget(principals.take(&caller(Principal::Anonymous, true)).unwrap());
+            std::mem::forget(principals.take(&caller(Identity::anonymous(), true)).unwrap());
         }
-        let far = principals.take(&caller(Principal::Anonymous, false)).unwrap();
-        assert_eq!(principals.take(&caller(Principal::Anonymous, false)).err(), Some(TooMany(1)));
-        assert!(principals.take(&caller(Principal::Anonymous, true)).unwrap().is_none());
+        let far = principals.take(&caller(Identity::anonymous(), false)).unwrap();
+        assert_eq!(principals.take(&caller(Identity::anonymous(), false)).err(), Some(TooMany(1)));
+        assert!(principals.take(&caller(Identity::anonymous(), true)).unwrap().is_none());
         drop(far);
     }
 

@@ -185,7 +185,7 @@ fn agent(core: &AgentCore) -> Value {
         "mode": profile.mode.get(),
         "client": profile.client().map(|client| json!({ "name": client.name, "version": client.version })),
         "peer": profile.peer,
-        "principal": core.caller.principal.as_str(),
+        "principal": core.caller.identity.to_string(),
         "revision": core.revision().map(|revision| revision.as_str()),
         "age_seconds": seconds(profile.began.elapsed()),
         "idle_seconds": if flags.is_empty() { seconds(Duration::from_millis(idle)) } else { 0.0 },

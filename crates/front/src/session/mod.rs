@@ -12,7 +12,7 @@ pub(crate) mod unclaimed;
 use std::{net::IpAddr, sync::Arc};
 
 use http::HeaderMap;
-use mcpool_wire::{AgentKey, Backends, Caller, Principal, Target};
+use mcpool_wire::{AgentKey, Backends, Caller, Identity, Target};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -58,8 +58,8 @@ pub(crate) struct Front<B: Backends> {
 impl<B: Backends> Front<B> {
     /// Whom a request is from.
     #[expect(clippy::unused_self, reason = "nobody is asked who they are yet")]
-    pub(crate) fn principal(&self, _: &HeaderMap) -> Principal {
-        Principal::Anonymous
+    pub(crate) fn identity(&self, _: &HeaderMap) -> Arc<Identity> {
+        Identity::anonymous()
     }
 
     /// The agent session of this id that is held, if it is this caller's.
@@ -74,8 +74,8 @@ impl<B: Backends> Front<B> {
         // A backend that is no longer configured still has agents: their calls are told so.
         let gone = || name.map(|name| Target { name: name.into() });
         let target = self.backends.target(name).ok().or_else(gone)?;
-        let (principal, carried) = (self.principal(headers), self.carried(&target, headers));
-        let presented = Presented { transport, principal: &principal, target: &target, carried: &carried };
+        let (identity, carried) = (self.identity(headers), self.carried(&target, headers));
+        let presented = Presented { transport, identity: &identity, target: &target, carried: &carried };
         self.agents.find(id, &presented)
     }
 
@@ -151,9 +151,8 @@ impl<B: Backends> Front<B> {
         let affinity =
             headers.get("mcpool-affinity").and_then(|value| value.to_str().ok()).map(Arc::<str>::from);
         Caller {
-            principal: self.principal(headers),
+            identity: self.identity(headers),
             is_local: peer.to_canonical().is_loopback(),
-            tenant: None,
             agent,
             affinity,
             forwarded: Arc::clone(&carried.values),

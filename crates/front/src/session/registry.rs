@@ -126,7 +126,7 @@ impl<L: Link> Agents<L> {
         let core = &agent.core;
         let is_this = core.transport == presented.transport
             && core.target == *presented.target
-            && core.caller.principal == *presented.principal
+            && core.caller.identity == *presented.identity
             && core.may_carry(presented.carried);
         if !is_this {
             return None;

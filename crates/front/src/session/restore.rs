@@ -77,9 +77,9 @@ impl<B: Backends> Front<B> {
         peer: IpAddr,
     ) -> Found<B::Link> {
         let Some(id) = AgentSessionId::parse(session) else { return Err(Missing::Unknown) };
-        let (principal, carried) = (self.principal(headers), self.carried(target, headers));
+        let (identity, carried) = (self.identity(headers), self.carried(target, headers));
         let transport = Transport::Http;
-        let presented = Presented { transport, principal: &principal, target, carried: &carried };
+        let presented = Presented { transport, identity: &identity, target, carried: &carried };
         if let Some(agent) = self.agents.find(id, &presented) {
             return Ok(agent);
         }

@@ -1,7 +1,7 @@
 //! What an agent session id says, sealed: enough to serve its agent again after the gateway was restarted, without a
 //! store.
 //!
-//! The body is encrypted and authenticated. Who may present the id (principal), where (backend), and over which
+//! The body is encrypted and authenticated. Who may present the id (identity), where (backend), and over which
 //! transport is not in it but bound to it: presented by or for anything else it does not open, like any text nobody
 //! gave out. The cipher is AES-256-GCM-SIV, because the keys live for years and nonces are random: with plain GCM a
 //! nonce that came up twice would let anybody forge ids.
@@ -16,7 +16,7 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use mcpool_wire::{Principal, Revision, Target};
+use mcpool_wire::{Identity, Revision, Target};
 use rand::{TryRng as _, rngs::SysRng};
 
 use crate::{
@@ -60,7 +60,7 @@ pub(crate) struct Facts {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Presented<'a> {
     pub(crate) transport: Transport,
-    pub(crate) principal: &'a Principal,
+    pub(crate) identity: &'a Arc<Identity>,
     pub(crate) target: &'a Target,
     pub(crate) carried: &'a Carried,
 }
@@ -239,27 +239,11 @@ fn number_of(revision: Revision) -> u8 {
 }
 
 impl Presented<'_> {
-    /// What is authenticated with the body: unambiguous, because the one part of free length before another has its
-    /// length in front, with the kind of principal in its highest bit: somebody called like nobody is somebody.
+    /// What is authenticated with the body. Unambiguous: the bytes of an identity say where they end.
     fn bound_to(&self, head: [u8; HEAD]) -> Vec<u8> {
-        let principal = self.principal.as_str().as_bytes();
-        let mut bound = Vec::with_capacity(HEAD + 9 + principal.len() + self.target.name.len());
-        bound.extend_from_slice(&head);
-        bound.push(self.transport as u8);
-        bound.extend_from_slice(&length_and_kind(self.principal).to_be_bytes());
-        bound.extend_from_slice(principal);
-        bound.extend_from_slice(self.target.name.as_bytes());
-        bound
+        let identity = self.identity.to_binding();
+        [&head, [self.transport as u8].as_slice(), &identity, self.target.name.as_bytes()].concat()
     }
-}
-
-/// How long the name of a principal is, and in the highest bit whether it is a name at all.
-pub(crate) fn length_and_kind(principal: &Principal) -> u64 {
-    let named = match principal {
-        Principal::Anonymous => 0,
-        Principal::Named(_) => 1 << 63,
-    };
-    named | principal.as_str().len() as u64
 }
 
 /// A number that stands for an id among those that were deleted: part of its nonce.

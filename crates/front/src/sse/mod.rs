@@ -50,9 +50,9 @@ pub(crate) async fn open<B: Backends>(
     let before = text(headers, "last-event-id").and_then(AgentSessionId::parse);
     let mut back = before.map(|_| Back::Lost);
     if let Some(known) = before {
-        let (principal, carried) = (front.principal(headers), front.carried(&target, headers));
+        let (identity, carried) = (front.identity(headers), front.carried(&target, headers));
         let transport = Transport::Sse;
-        let presented = Presented { transport, principal: &principal, target: &target, carried: &carried };
+        let presented = Presented { transport, identity: &identity, target: &target, carried: &carried };
         let held = front.agents.find(known, &presented);
         if let Some(agent) = held {
             match unless_taken(|| attach(front, &agent)).await {

@@ -19,8 +19,8 @@ use std::{
 use futures::future::{FutureExt as _, Shared, WeakShared};
 use http::HeaderMap;
 use mcpool_wire::{
-    AgentKey, Backends, CallError, Caller, CapabilityClass, ClientHello, Era, Forwarded, Hello, Link,
-    LinkEvent, Method, Outlet, OutletFull, Principal, Revision, Target, read_leniently,
+    AgentKey, Backends, CallError, Caller, CapabilityClass, ClientHello, Era, Forwarded, Hello, Identity,
+    Link, LinkEvent, Method, Outlet, OutletFull, Revision, Target, read_leniently,
 };
 
 use serde_json::json;
@@ -72,7 +72,7 @@ pub(crate) struct Guest<L> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Kind {
     backend: Arc<str>,
-    principal: Principal,
+    identity: Arc<Identity>,
     is_local: bool,
     affinity: Option<Arc<str>>,
     forwarded: Forwarded,
@@ -301,11 +301,11 @@ impl<B: Backends> Front<B> {
         client: &ClientHello,
     ) -> Kind {
         let carried = self.carried(target, headers);
-        let Caller { principal, is_local, affinity, forwarded, .. } =
+        let Caller { identity, is_local, affinity, forwarded, .. } =
             self.caller(headers, peer, AgentKey(0), &carried);
         let backend = Arc::clone(&target.name);
         let mut kind =
-            Kind { backend, principal, is_local, affinity, forwarded, class: CapabilityClass::neutral() };
+            Kind { backend, identity, is_local, affinity, forwarded, class: CapabilityClass::neutral() };
         if client.is_interactive() && !links.is_modern(&kind) {
             kind.class = client.class();
         }

@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use mcpool_wire::{Caller, modern::essence};
 
 use super::call_output::Voice;
-use crate::{limits::gauges::Gauges, session_id::seal::length_and_kind, shared::Common};
+use crate::{limits::gauges::Gauges, shared::Common};
 
 /// Most calls that wait for their callers.
 const MOST: usize = 1_024;
@@ -39,8 +39,7 @@ pub(super) struct Bound(Vec<u8>);
 impl Bound {
     /// To this request of this caller; nothing if it is no request.
     pub(super) fn to(caller: &Caller, backend: &str, message: &[u8]) -> Option<Self> {
-        let mut bound = length_and_kind(&caller.principal).to_be_bytes().to_vec();
-        bound.extend_from_slice(caller.principal.as_str().as_bytes());
+        let mut bound = caller.identity.to_binding();
         let carried = caller.forwarded.iter();
         let carried = carried.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         for part in [backend.as_bytes()].into_iter().chain(carried) {

@@ -201,9 +201,9 @@ async fn end<B: Backends>(
     id: AgentSessionId,
     target: &Target,
 ) -> Served {
-    let (principal, carried) = (front.principal(headers), front.carried(target, headers));
+    let (identity, carried) = (front.identity(headers), front.carried(target, headers));
     let transport = Transport::Http;
-    let presented = Presented { transport, principal: &principal, target, carried: &carried };
+    let presented = Presented { transport, identity: &identity, target, carried: &carried };
     if front.agents.find(id, &presented).is_none() && front.worth(id, &presented).is_err() {
         return Served::unknown_session(None);
     }

@@ -66,7 +66,7 @@ impl Backend {
     /// # Errors
     /// [`RoomFull`] at a limit.
     pub fn wait(&self, seat: &Seat, kind: CallKind, bytes: usize) -> Result<Waiter, RoomFull> {
-        let guest = Guest { principal: seat.caller.principal.clone(), agent: seat.caller.agent, bytes };
+        let guest = Guest { principal: seat.caller.identity.clone(), agent: seat.caller.agent, bytes };
         self.room.enter(seat.lane(kind, &self.room), guest, clock::now())
     }
 
@@ -79,7 +79,7 @@ impl Backend {
     /// A place before all newcomers, for a call that was being served and must go again.
     #[must_use]
     pub fn wait_again(&self, seat: &Seat, kind: CallKind, bytes: usize) -> Waiter {
-        let guest = Guest { principal: seat.caller.principal.clone(), agent: seat.caller.agent, bytes };
+        let guest = Guest { principal: seat.caller.identity.clone(), agent: seat.caller.agent, bytes };
         self.room.come_back(seat.lane(kind, &self.room), guest, clock::now())
     }
 }

@@ -25,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcpool_wire::{AgentKey, Principal};
+use mcpool_wire::{AgentKey, Identity};
 use tokio::sync::Notify;
 
 pub use self::waiter::{Displaced, Waiter};
@@ -58,7 +58,7 @@ pub enum Need {
 #[derive(Clone, Debug)]
 pub struct Guest {
     /// Whose agent it is.
-    pub principal: Principal,
+    pub principal: Arc<Identity>,
     /// The agent.
     pub agent: AgentKey,
     /// Of its message.
@@ -197,7 +197,7 @@ impl Room {
     /// A slot is free, perhaps with the turn to write: one waiter whom it can serve may try. Whoever waits for the
     /// turn is first, because it can use both. `idle` is the agent that gave it back, if it has nothing in flight on
     /// the session any more: a call of it that did not look for the last slots may do so now.
-    pub(crate) fn slot_freed(&self, freed: Freed, idle: Option<(&Principal, AgentKey)>) {
+    pub(crate) fn slot_freed(&self, freed: Freed, idle: Option<(&Arc<Identity>, AgentKey)>) {
         if seeded!(FreedSlotWakesNobody) {
             return;
         }

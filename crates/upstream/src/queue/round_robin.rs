@@ -1,8 +1,8 @@
 //! Who waits in which lane, and whose turn it is: the room without its door.
 
-use std::{collections::BTreeMap, hash::Hash, time::Instant};
+use std::{collections::BTreeMap, hash::Hash, sync::Arc, time::Instant};
 
-use mcpool_wire::{AgentKey, Principal};
+use mcpool_wire::{AgentKey, Identity};
 use tokio::sync::oneshot;
 
 use super::{Freed, Guest, Lane, Need, drain_rate::Pace, usage::Ledger};
@@ -40,7 +40,7 @@ struct Fresh {
 pub(super) struct Queue {
     /// Everybody who waits here, those called up and not back yet included.
     pub(super) present: usize,
-    principals: Rota<Principal, Agents>,
+    principals: Rota<Arc<Identity>, Agents>,
 }
 
 type Agents = Rota<AgentKey, Line>;
@@ -176,7 +176,7 @@ impl Inner {
     }
 
     /// Lets one call of an agent look for the last slots that did not do so while the agent had others in flight.
-    pub(super) fn wake_agent(&mut self, freed: Freed, principal: &Principal, agent: AgentKey) {
+    pub(super) fn wake_agent(&mut self, freed: Freed, principal: &Arc<Identity>, agent: AgentKey) {
         let fresh = self.fresh();
         let lane = freed.lane.needing(Need::OpenSlot);
         let Some(queue) = self.lanes.get_mut(&lane) else { return };
@@ -191,7 +191,7 @@ impl Inner {
     }
 
     /// Rejects the latest call of an agent; false if none of them waits for a wake-up.
-    pub(super) fn dismiss(&mut self, principal: &Principal, agent: AgentKey) -> bool {
+    pub(super) fn dismiss(&mut self, principal: &Arc<Identity>, agent: AgentKey) -> bool {
         let latest = |queue: &Queue| queue.line(principal, agent)?.keys().next_back().copied();
         let all = self.lanes.iter().filter_map(|(lane, queue)| Some((latest(queue)?, *lane)));
         let Some((place, lane)) = all.max_by_key(|(place, _)| *place) else { return false };
@@ -224,7 +224,7 @@ impl Queue {
         self.principals.get(principal)?.next().map(|(turn, _)| turn)
     }
 
-    fn line(&self, principal: &Principal, agent: AgentKey) -> Option<&Line> {
+    fn line(&self, principal: &Arc<Identity>, agent: AgentKey) -> Option<&Line> {
         self.principals.get(principal)?.get(&agent)
     }
 
@@ -238,7 +238,7 @@ impl Queue {
     /// Takes out the first call of an agent; the agent and its principal go to the end.
     fn take_of(
         &mut self,
-        principal: &Principal,
+        principal: &Arc<Identity>,
         agent: AgentKey,
         fresh: Fresh,
     ) -> Option<((u64, u64), Seated)> {
@@ -251,7 +251,7 @@ impl Queue {
     }
 
     /// Takes out one call.
-    fn take(&mut self, principal: &Principal, agent: AgentKey, place: u64) -> Option<Seated> {
+    fn take(&mut self, principal: &Arc<Identity>, agent: AgentKey, place: u64) -> Option<Seated> {
         let taken = self.principals.take_of(principal, None, |agents| {
             agents.take_of(&agent, None, |line: &mut Line| line.remove(&place))
         });

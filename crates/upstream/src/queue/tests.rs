@@ -7,6 +7,7 @@ mod sharing;
 use std::collections::HashMap;
 
 use futures::FutureExt as _;
+use mcpool_wire::IdentityKind;
 use proptest::prelude::*;
 
 use super::*;
@@ -28,8 +29,12 @@ fn write_lane(epoch: u64) -> Lane {
 }
 
 /// Two principals, each with every other agent.
-fn principal_of(agent: u64) -> Principal {
-    if agent.is_multiple_of(2) { Principal::Anonymous } else { Principal::Named("ada".into()) }
+fn principal_of(agent: u64) -> Arc<Identity> {
+    if agent.is_multiple_of(2) {
+        Identity::anonymous()
+    } else {
+        Arc::new(Identity::new(IdentityKind::Key, "ada"))
+    }
 }
 
 fn guest(agent: u64) -> Guest {

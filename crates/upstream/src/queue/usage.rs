@@ -1,6 +1,8 @@
 //! How much of the room each principal and each of its agents takes.
 
-use mcpool_wire::{AgentKey, Principal};
+use std::sync::Arc;
+
+use mcpool_wire::{AgentKey, Identity};
 
 use super::Guest;
 use crate::sync::HashMap;
@@ -8,7 +10,7 @@ use crate::sync::HashMap;
 #[derive(Default)]
 pub(super) struct Ledger {
     all: Load,
-    principals: HashMap<Principal, House>,
+    principals: HashMap<Arc<Identity>, House>,
 }
 
 /// A principal, with its agents.
@@ -85,7 +87,7 @@ impl Ledger {
 
     /// Who has more of the room than the guest would have with one call more: the heaviest agent of the heaviest
     /// principal, or of the guest's own.
-    pub(super) fn heavier_than(&self, guest: &Guest, measure: Measure) -> Option<(Principal, AgentKey)> {
+    pub(super) fn heavier_than(&self, guest: &Guest, measure: Measure) -> Option<(Arc<Identity>, AgentKey)> {
         let more = measure.of_guest(guest);
         let own = self.principals.get(&guest.principal);
         let (principal, house) = self.principals.iter().max_by_key(|(_, house)| measure.of(house.load))?;

@@ -48,7 +48,7 @@ impl AgentCore {
     pub(crate) fn presented(&self) -> Presented<'_> {
         Presented {
             transport: self.transport,
-            principal: &self.caller.principal,
+            identity: &self.caller.identity,
             target: &self.target,
             carried: &self.whose.carried,
         }

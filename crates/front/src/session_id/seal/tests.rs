@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, sync::LazyLock};
 
+use mcpool_wire::IdentityKind;
+
 use super::*;
 
 const TAG_AND_REST: usize = 64;
@@ -16,10 +18,10 @@ fn keys() -> (SessionKey, SessionKeys) {
 }
 
 static NOTHING: LazyLock<Carried> = LazyLock::new(Carried::default);
+static NOBODY: LazyLock<Arc<Identity>> = LazyLock::new(Identity::anonymous);
 
 fn here(target: &Target) -> Presented<'_> {
-    let (transport, principal) = (Transport::Http, &Principal::Anonymous);
-    Presented { transport, principal, target, carried: &NOTHING }
+    Presented { transport: Transport::Http, identity: &NOBODY, target, carried: &NOTHING }
 }
 
 const FACTS: Facts = Facts {
@@ -55,7 +57,7 @@ fn what_an_id_is_bound_to_is_unambiguous() {
     let (a, b) = (target("a"), target("b"));
     let here = here(&a);
     let bound = here.bound_to([2, 0, 0, 0]);
-    let name = Principal::Anonymous.as_str();
+    let name = "anonymous";
     assert_eq!(&bound[..5], &[2, 0, 0, 0, Transport::Http as u8]);
     assert_eq!(&bound[5..13], &(name.len() as u64).to_be_bytes());
     assert_eq!(&bound[13..], format!("{name}a").as_bytes());
@@ -67,8 +69,8 @@ fn what_an_id_is_bound_to_is_unambiguous() {
 fn somebody_who_is_called_like_nobody_is_somebody() {
     let (_, keys) = keys();
     let a = target("a");
-    let somebody = Principal::Named(Principal::Anonymous.as_str().into());
-    let (nobodys, somebodys) = (here(&a), Presented { principal: &somebody, ..here(&a) });
+    let somebody = Arc::new(Identity::new(IdentityKind::Key, "anonymous"));
+    let (nobodys, somebodys) = (here(&a), Presented { identity: &somebody, ..here(&a) });
     for (own, other) in [(nobodys, somebodys), (somebodys, nobodys)] {
         let id = keys.seal(0, &FACTS, &own).unwrap();
         assert_eq!((keys.open(id, &own), keys.open(id, &other)), (Some(FACTS), None));

@@ -3,7 +3,7 @@
 use super::*;
 
 fn of(principal: &str, agent: u64, bytes: usize) -> Guest {
-    Guest { principal: Principal::Named(principal.into()), agent: AgentKey(agent), bytes }
+    Guest { principal: Arc::new(Identity::new(IdentityKind::Key, principal)), agent: AgentKey(agent), bytes }
 }
 
 fn sit(room: &Arc<Room>, world: &World, lane: Lane, guest: Guest) -> Waiter {

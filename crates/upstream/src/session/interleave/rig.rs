@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use mcpool_wire::{
-    AgentKey, BackendId, Call, CallTrace, Caller, CapabilityClass, ClientHello, Envelope, Hello, LinkEvent,
-    Message, Method, Outlet, OutletFull, Principal, RequestId, Revision, Target,
+    AgentKey, BackendId, Call, CallTrace, Caller, CapabilityClass, ClientHello, Envelope, Hello, Identity,
+    LinkEvent, Message, Method, Outlet, OutletFull, RequestId, Revision, Target,
 };
 use shuttle::thread;
 use tokio::sync::mpsc;
@@ -51,7 +51,7 @@ impl Rig {
         let key = PoolKey {
             backend: BackendId(1),
             generation: 1,
-            principal: Principal::Anonymous,
+            identity: Identity::anonymous(),
             affinity: None,
             class: CapabilityClass::neutral(),
             headers: Arc::default(),
@@ -116,7 +116,7 @@ impl Seated {
     }
 
     pub(super) fn enter(&self, kind: CallKind) -> Waiter {
-        let guest = Guest { principal: Principal::Anonymous, agent: self.seat.caller.agent, bytes: 1 };
+        let guest = Guest { principal: Identity::anonymous(), agent: self.seat.caller.agent, bytes: 1 };
         let Ok(waiter) = self.room.enter(self.seat.lane(kind, &self.room), guest, clock::now()) else {
             panic!("the room is full")
         };
@@ -191,9 +191,8 @@ pub(super) fn call(agent: u64) -> Call {
 
 fn caller(agent: u64) -> Arc<Caller> {
     Arc::new(Caller {
-        principal: Principal::Anonymous,
+        identity: Identity::anonymous(),
         is_local: true,
-        tenant: None,
         agent: AgentKey(agent),
         affinity: None,
         forwarded: Arc::default(),
