@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[(
         &["message"],
         &["stream"],
         &["limits"],
-        &["host_policy"],
+        &["guard", "host_policy"],
         &["config"],
         &["session_id"],
         &["forwarded_headers"],

@@ -12,8 +12,8 @@ use std::{
 };
 
 use mcpool_front::{
-    FrontConfig, FrontEvent, FrontLimits, FrontObserve, FrontTimes, Gauges, Health, Outcome, Readiness,
-    Server,
+    AllowAll, FrontConfig, FrontEvent, FrontLimits, FrontObserve, FrontTimes, Gauges, Health, Outcome,
+    Readiness, Server,
 };
 use mcpool_router::{
     gateway::{BackendSettings, Gateway, GatewayObserve},
@@ -146,7 +146,8 @@ impl Rig {
             all.into_iter().zip(0..).map(|((name, wanted), id)| wanted.settings(id, name)).collect();
         let gateway = Gateway::start(settings, None, &Arc::new(Eyes(seen.clone()))).expect("a gateway");
         let router = Arc::new(gateway.router());
-        let server = Server::new(config, router, Arc::new(Eyes(seen.clone())), Arc::new(Fine));
+        let server =
+            Server::new(config, router, Arc::new(Eyes(seen.clone())), Arc::new(Fine), Arc::new(AllowAll));
         let gauges = server.gauges();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");

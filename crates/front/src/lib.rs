@@ -19,6 +19,7 @@ mod forwarded_headers;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod guard;
 mod host_policy;
 mod http;
 mod limits;
@@ -36,6 +37,7 @@ mod streamable;
 
 pub use config::{FrontConfig, FrontLimits, FrontTimes, SessionsConfig, Unauthenticated};
 pub use endpoint::route::RESERVED;
+pub use guard::{AllowAll, Guard, GuardedRequest, Refusal, Verdict};
 pub use host_policy::{HostPolicy, TurnedAway, check_allowed_host, check_allowed_origin, host_of};
 pub use limits::gauges::{Gauges, LimitUse, Strain};
 pub use limits::pressure::Rung;

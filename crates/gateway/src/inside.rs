@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use mcpool_front::{FrontConfig, FrontEvent, FrontObserve, Server};
+use mcpool_front::{AllowAll, FrontConfig, FrontEvent, FrontObserve, Server};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,8 @@ impl Inside {
         let status = Arc::new(Status::new(gateway.clone()));
         status.enter(Phase::Serving);
         let router = Arc::new(gateway.router());
-        let server = Server::new(FrontConfig::default(), router, Arc::new(Unheard), status);
+        let server =
+            Server::new(FrontConfig::default(), router, Arc::new(Unheard), status, Arc::new(AllowAll));
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
         let serving = tokio::spawn(async move {

@@ -27,7 +27,7 @@ use mcpool::{
     startup,
     state::State,
 };
-use mcpool_front::Server;
+use mcpool_front::{AllowAll, Server};
 use mcpool_router::{gateway::Gateway, route::Router, verbs::Verb};
 use mcpool_upstream::descriptors;
 use tokio::net::{TcpListener, TcpSocket};
@@ -249,7 +249,7 @@ impl Serving {
             );
         }
         let events = observer.events();
-        let server = Server::new(config.front.clone(), router, observer, status.clone());
+        let server = Server::new(config.front.clone(), router, observer, status.clone(), Arc::new(AllowAll));
         let config = Arc::new(ArcSwap::from_pointee(config));
         Ok(Self { config, gateway, status, metrics, events, server, state, demo })
     }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use mcpool_front::{FrontConfig, FrontLimits, FrontTimes, Gauges, Server, fuzzing};
+use mcpool_front::{AllowAll, FrontConfig, FrontLimits, FrontTimes, Gauges, Server, fuzzing};
 use tokio::{
     io::DuplexStream,
     sync::{mpsc, oneshot},
@@ -44,7 +44,8 @@ pub fn inbound(data: &[u8]) {
 async fn talk(data: &[u8]) {
     let script = Arc::new(Script::default());
     let backends = Arc::new(Scripted(Arc::clone(&script)));
-    let server = Server::new(config(), backends, Arc::clone(&script) as _, Arc::new(Healthy));
+    let server =
+        Server::new(config(), backends, Arc::clone(&script) as _, Arc::new(Healthy), Arc::new(AllowAll));
     let gauges = server.gauges();
     let (connect, connections) = mpsc::channel(CONNECTIONS + 2);
     let (stop, stopped) = oneshot::channel::<()>();

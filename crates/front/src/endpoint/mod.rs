@@ -7,23 +7,16 @@ pub(crate) mod cors;
 pub(crate) mod pages;
 pub(crate) mod route;
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
-    sync::Arc,
-};
+use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
-};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::{body::Incoming as Payload, service::Service};
 use mcpool_wire::{Backends, Era, IdScanner};
 use serde_json::json;
 
 use crate::{
     endpoint::route::{Route, session_of},
+    guard::{GuardedRequest, Verdict},
     host_policy::TurnedAway,
     http::{
         headers::{accepts, coding_of, is_json, text},
@@ -34,7 +27,7 @@ use crate::{
     limits::refused::{NoPlace, overloaded},
     message::Parcel,
     observe::{Cause, FrontEvent, Transport},
-    session::Front,
+    session::{Front, RequestHead},
     sse,
     stateless::{self, Stateless},
     stream::connection::Pulse,
@@ -91,31 +84,49 @@ async fn serve<B: Backends>(
     {
         return cors::preflight(&front.common.in_force().config, &parts.headers, methods);
     }
+    if route.is_health() {
+        return health(front, &route, parts);
+    }
+    let backend = route.backend();
+    let identity = match front.guard.check(&GuardedRequest { peer, parts, backend }) {
+        Verdict::Admitted(identity) => identity,
+        Verdict::Refused(refusal) => return Served::denied(&refusal),
+    };
+    let head = RequestHead { peer: peer.ip(), headers: &parts.headers, backend, identity: &identity };
     match route {
-        Route::Agent(name) => match parts.method {
-            Method::POST => post(front, stateless, peer.ip(), parts, name, payload, pulse).await,
-            Method::GET => get(front, peer.ip(), parts, name).await,
-            Method::DELETE => streamable::delete(front, &parts.headers, name).await,
+        Route::Agent(_) => match parts.method {
+            Method::POST => post(front, stateless, &head, parts, payload, pulse).await,
+            Method::GET => get(front, &head).await,
+            Method::DELETE => streamable::delete(front, &head).await,
             _ => Served::method_not_allowed("GET, POST, DELETE, OPTIONS"),
         },
         Route::Messages(name, session) => match parts.method {
             Method::POST => {
-                let name =
-                    front.agents.backend_of(session).filter(|held| name.is_none_or(|name| name == &**held));
-                post(front, stateless, peer.ip(), parts, name.as_deref().or(Some("")), payload, pulse).await
+                let held = front.agents.backend_of(session);
+                let held = held.filter(|held| name.is_none_or(|name| name == &**held));
+                let head = RequestHead { backend: held.as_deref().or(Some("")), ..head };
+                post(front, stateless, &head, parts, payload, pulse).await
             }
             _ => Served::method_not_allowed("POST, OPTIONS"),
         },
-        Route::Unknown => unknown_path(),
-        page if parts.method != Method::GET && parts.method != Method::HEAD => {
-            let _ = page;
-            Served::method_not_allowed("GET, HEAD")
-        }
-        Route::Servers => pages::servers(front, &parts.uri, &parts.headers),
-        Route::Health => pages::health(front, is_foreign(front, parts)),
+        Route::Servers if is_read(parts) => pages::servers(front, &parts.uri, &parts.headers),
+        Route::Servers => Served::method_not_allowed("GET, HEAD"),
+        Route::Unknown | Route::Health | Route::Livez | Route::Readyz => unknown_path(),
+    }
+}
+
+/// A page for probes, which the guard is not asked about: a probe has no credentials.
+fn health<B: Backends>(front: &Front<B>, route: &Route<'_>, parts: &Parts) -> Served {
+    match route {
+        _ if !is_read(parts) => Served::method_not_allowed("GET, HEAD"),
         Route::Livez => pages::livez(),
         Route::Readyz => pages::readyz(front, is_foreign(front, parts)),
+        _ => pages::health(front, is_foreign(front, parts)),
     }
+}
+
+fn is_read(parts: &Parts) -> bool {
+    parts.method == Method::GET || parts.method == Method::HEAD
 }
 
 /// Whether a page about health was asked for under a name that is not served: then it names no backend.
@@ -167,9 +178,8 @@ fn admit<B: Backends>(
 async fn post<B: Backends>(
     front: &Arc<Front<B>>,
     stateless: &Arc<Stateless<B::Link>>,
-    peer: IpAddr,
+    head: &RequestHead<'_>,
     parts: &Parts,
-    name: Option<&str>,
     payload: Payload,
     pulse: &Arc<Pulse>,
 ) -> Served {
@@ -190,29 +200,25 @@ async fn post<B: Backends>(
     let (bytes, charge) = match request_body::receive(&front.common, payload, expects).await {
         Ok(Received::Whole(bytes, charge)) => (bytes, charge),
         Ok(Received::Unkept(seen)) => {
-            return unkept(front, &parts.headers, name, session, &seen).over(transport);
+            return unkept(front, head, session, &seen).over(transport);
         }
         Err(refused) => return refused.over(transport),
     };
     match (session, Parcel::parse(bytes, charge)) {
-        (Some(session), Err(error)) => sse::undecodable(front, &parts.headers, name, session, &error),
+        (Some(session), Err(error)) => sse::undecodable(front, head, session, &error),
         (None, Err(error)) => Served::undecodable(&error),
-        (Some(session), Ok(parcel)) => sse::parcel(front, &parts.headers, name, session, parcel).await,
+        (Some(session), Ok(parcel)) => sse::parcel(front, head, session, parcel).await,
         (None, Ok(Parcel::One(incoming))) if stateless::is_modern(&parts.headers, &incoming) => {
-            stateless::message(front, stateless, peer, &parts.headers, name, incoming, pulse).await
+            stateless::message(front, stateless, head, incoming, pulse).await
         }
-        (None, Ok(Parcel::One(incoming))) => {
-            streamable::message(front, peer, &parts.headers, name, incoming, pulse).await
-        }
-        (None, Ok(Parcel::Many(messages))) => {
-            batch::answer(front, peer, &parts.headers, name, messages, pulse).await
-        }
+        (None, Ok(Parcel::One(incoming))) => streamable::message(front, head, incoming, pulse).await,
+        (None, Ok(Parcel::Many(messages))) => batch::answer(front, head, messages, pulse).await,
     }
     .over(transport)
 }
 
-async fn get<B: Backends>(front: &Arc<Front<B>>, peer: IpAddr, parts: &Parts, name: Option<&str>) -> Served {
-    let headers = &parts.headers;
+async fn get<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Served {
+    let headers = head.headers;
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
         return Served::method_not_allowed("POST").over(Transport::Http);
     }
@@ -221,16 +227,15 @@ async fn get<B: Backends>(front: &Arc<Front<B>>, peer: IpAddr, parts: &Parts, na
         return Served::refused(StatusCode::NOT_ACCEPTABLE, None, -32600, message);
     }
     match text(headers, "mcp-session-id") {
-        Some(session) => streamable::listen(front, peer, headers, name, session).await.over(Transport::Http),
-        None => sse::open(front, peer, headers, name).await.over(Transport::Sse),
+        Some(session) => streamable::listen(front, head, session).await.over(Transport::Http),
+        None => sse::open(front, head).await.over(Transport::Sse),
     }
 }
 
 /// A message that was not kept: refused like any call, as far as its id was seen.
 fn unkept<B: Backends>(
     front: &Front<B>,
-    headers: &HeaderMap,
-    name: Option<&str>,
+    head: &RequestHead<'_>,
     session: Option<&str>,
     seen: &IdScanner,
 ) -> Served {
@@ -248,7 +253,7 @@ fn unkept<B: Backends>(
         tracing::debug!(request_id, "a request was not read: too much is kept in memory");
     }
     if let Some(session) = session {
-        let Some(agent) = front.known(Transport::Sse, headers, name, session) else {
+        let Some(agent) = front.known(Transport::Sse, head, session) else {
             return Served::unknown_session(id);
         };
         if !is_silent {
@@ -256,10 +261,8 @@ fn unkept<B: Backends>(
         }
         return Served::accepted();
     }
-    match text(headers, "mcp-session-id") {
-        Some(session) if front.known(Transport::Http, headers, name, session).is_none() => {
-            Served::unknown_session(id)
-        }
+    match text(head.headers, "mcp-session-id") {
+        Some(session) if front.known(Transport::Http, head, session).is_none() => Served::unknown_session(id),
         Some(_) if is_silent => Served::accepted(),
         Some(_) => Served::json(StatusCode::OK, Cause::Gateway, refusal()),
         None => Served::no_place(id, &request_id, NoPlace::Overloaded),

@@ -76,6 +76,14 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// The backend named in the URL.
+    pub(crate) fn backend(&self) -> Option<&'a str> {
+        match self {
+            Self::Agent(name) | Self::Messages(name, _) => *name,
+            Self::Servers | Self::Health | Self::Livez | Self::Readyz | Self::Unknown => None,
+        }
+    }
+
     /// Whether a probe may come here under any host name.
     pub(crate) fn is_health(&self) -> bool {
         matches!(self, Self::Health | Self::Livez | Self::Readyz)

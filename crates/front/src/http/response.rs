@@ -9,6 +9,7 @@ use mcpool_wire::{CallError, DecodeError, ErrorKind, RpcId, error_response};
 use serde_json::{Value, json};
 
 use crate::{
+    guard::Refusal,
     http::response_body::AgentBody,
     limits::refused::NoPlace,
     observe::{Cause, Transport},
@@ -125,6 +126,24 @@ impl Served {
         let error = CallError::not_sent(kind, message).retry_after(after);
         let body = error.to_response(id, request_id);
         Self::json(status, Cause::Gateway, body).with(header::RETRY_AFTER, HeaderValue::from_static("2"))
+    }
+
+    /// The response to a request that the guard refused.
+    pub(crate) fn denied(refusal: &Refusal) -> Self {
+        let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::FORBIDDEN);
+        let mut data = refused_here();
+        data["reason"] = refusal.reason.into();
+        let body = error_response(None, -31910, &refusal.detail, Some(&data));
+        let mut served = Self::json(status, Cause::Agent, body);
+        let challenge = refusal.challenge.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
+        let headers = served.response.headers_mut();
+        headers.extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
+        // Rounded up, so that nobody comes back too early.
+        let after = refusal
+            .retry_after
+            .map(|after| HeaderValue::from(after.as_secs() + u64::from(after.subsec_nanos() > 0)));
+        headers.extend(after.map(|after| (header::RETRY_AFTER, after)));
+        served
     }
 
     pub(crate) fn unknown_session(id: Option<&RpcId>) -> Self {

@@ -35,6 +35,7 @@ use crate::{
     call::detached,
     config::FrontConfig,
     endpoint::Endpoint,
+    guard::Guard,
     limits::{gauges::Gauges, per_peer::Peers},
     observe::{Cause, FrontEvent, FrontObserve, Health, Transport},
     panics::unharmed,
@@ -97,12 +98,13 @@ pub struct Drained {
 }
 
 impl<B: Backends> Server<B> {
-    /// A server over `backends`.
+    /// A server over `backends`, for whom `guard` admits.
     pub fn new(
         config: FrontConfig,
         backends: Arc<B>,
         observe: Arc<dyn FrontObserve>,
         health: Arc<dyn Health>,
+        guard: Arc<dyn Guard>,
     ) -> Self {
         let (adopt, adopted) = mpsc::channel(ADOPT);
         let door = Door::new(&config.limits);
@@ -113,7 +115,7 @@ impl<B: Backends> Server<B> {
         let tasks = TaskTracker::new();
         let stateless = Arc::<Stateless<B::Link>>::default();
         let sessionless: Arc<dyn Sessionless> = Arc::<Stateless<B::Link>>::clone(&stateless);
-        let front = Front { backends, agents, sessionless, common, health, peers, tasks };
+        let front = Front { backends, guard, agents, sessionless, common, health, peers, tasks };
         Self { front: Arc::new(front), stateless, door, adopted, keeper }
     }
 

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     forwarded_headers::Carried,
+    guard::Guard,
     limits::{per_peer::Peers, places::Seat, refused::NoPlace},
     observe::{Health, Transport},
     session::{
@@ -42,8 +43,22 @@ pub(crate) trait Sessionless: Send + Sync {
     fn cores(&self) -> Vec<Arc<AgentCore>>;
 }
 
+/// The head of one request, with what was found out about its sender.
+#[derive(Clone, Copy)]
+pub(crate) struct RequestHead<'a> {
+    /// The sender's address.
+    pub(crate) peer: IpAddr,
+    pub(crate) headers: &'a HeaderMap,
+    /// The backend named in the URL.
+    pub(crate) backend: Option<&'a str>,
+    /// The identity for which the guard admitted the request.
+    pub(crate) identity: &'a Arc<Identity>,
+}
+
 pub(crate) struct Front<B: Backends> {
     pub(crate) backends: Arc<B>,
+    /// Decides about each request once.
+    pub(crate) guard: Arc<dyn Guard>,
     pub(crate) agents: Agents<B::Link>,
     /// What else takes places of agent sessions.
     pub(crate) sessionless: Arc<dyn Sessionless>,
@@ -56,26 +71,19 @@ pub(crate) struct Front<B: Backends> {
 }
 
 impl<B: Backends> Front<B> {
-    /// Whom a request is from.
-    #[expect(clippy::unused_self, reason = "nobody is asked who they are yet")]
-    pub(crate) fn identity(&self, _: &HeaderMap) -> Arc<Identity> {
-        Identity::anonymous()
-    }
-
     /// The agent session of this id that is held, if it is this caller's.
     pub(crate) fn known(
         &self,
         transport: Transport,
-        headers: &HeaderMap,
-        name: Option<&str>,
+        head: &RequestHead<'_>,
         session: &str,
     ) -> Option<Arc<Agent<B::Link>>> {
         let id = AgentSessionId::parse(session)?;
         // A backend that is no longer configured still has agents: their calls are told so.
-        let gone = || name.map(|name| Target { name: name.into() });
-        let target = self.backends.target(name).ok().or_else(gone)?;
-        let (identity, carried) = (self.identity(headers), self.carried(&target, headers));
-        let presented = Presented { transport, identity: &identity, target: &target, carried: &carried };
+        let gone = || head.backend.map(|name| Target { name: name.into() });
+        let target = self.backends.target(head.backend).ok().or_else(gone)?;
+        let carried = self.carried(&target, head.headers);
+        let presented = Presented { transport, identity: head.identity, target: &target, carried: &carried };
         self.agents.find(id, &presented)
     }
 
@@ -126,37 +134,18 @@ impl<B: Backends> Front<B> {
     /// An agent session that nobody knows yet; `opened_with` is what its id says came with it, where it has one.
     pub(crate) fn new_agent(
         &self,
+        head: &RequestHead<'_>,
         target: Target,
         transport: Transport,
-        headers: &HeaderMap,
-        peer: IpAddr,
         seat: Seat,
         opened_with: Option<u32>,
     ) -> Arc<AgentCore> {
-        let carried = self.carried(&target, headers);
-        let caller = Arc::new(self.caller(headers, peer, self.common.agent_key(), &carried));
+        let carried = self.carried(&target, head.headers);
+        let caller = Arc::new(head.caller(self.common.agent_key(), &carried));
         let opened_with = opened_with.unwrap_or_else(|| carried.bits());
-        let (from, opened, common) = ((peer, Some(seat)), (carried, opened_with), Arc::clone(&self.common));
+        let from = (head.peer, Some(seat));
+        let (opened, common) = ((carried, opened_with), Arc::clone(&self.common));
         Arc::new(AgentCore::new(caller, target, transport, from, opened, common))
-    }
-
-    /// Who calls, as far as the request says.
-    pub(crate) fn caller(
-        &self,
-        headers: &HeaderMap,
-        peer: IpAddr,
-        agent: AgentKey,
-        carried: &Carried,
-    ) -> Caller {
-        let affinity =
-            headers.get("mcpool-affinity").and_then(|value| value.to_str().ok()).map(Arc::<str>::from);
-        Caller {
-            identity: self.identity(headers),
-            is_local: peer.to_canonical().is_loopback(),
-            agent,
-            affinity,
-            forwarded: Arc::clone(&carried.values),
-        }
     }
 
     /// An id for this agent session; `None` when the system has no randomness for it. `own`: a session of the backend is
@@ -165,5 +154,19 @@ impl<B: Backends> Front<B> {
         let (issued, revision, carried) = (self.common.age.now(), core.revision(), core.opened_with());
         let facts = Facts { issued, revision, own, interactive, carried };
         self.common.in_force().config.sessions.keys.seal(OWNER, &facts, &core.presented())
+    }
+}
+
+impl RequestHead<'_> {
+    /// The caller, as far as the request says.
+    pub(crate) fn caller(&self, agent: AgentKey, carried: &Carried) -> Caller {
+        let affinity = self.headers.get("mcpool-affinity").and_then(|value| value.to_str().ok());
+        Caller {
+            identity: Arc::clone(self.identity),
+            is_local: self.peer.to_canonical().is_loopback(),
+            agent,
+            affinity: affinity.map(Arc::from),
+            forwarded: Arc::clone(&carried.values),
+        }
     }
 }

@@ -6,13 +6,12 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use futures::future::{FutureExt as _, Shared, WeakShared};
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use mcpool_wire::{
     Backends, CallError, CallTrace, ClientHello, Hello, Link, Method, Outlet, RpcId, Target, error_response,
 };
@@ -23,7 +22,7 @@ use crate::{
     limits::refused::NoPlace,
     observe::{AgentEnd, Cause, FrontEvent, Restore, Transport},
     session::{
-        Front,
+        Front, RequestHead,
         agent::{Agent, AgentCore, Side},
         open,
     },
@@ -71,21 +70,19 @@ impl<B: Backends> Front<B> {
     /// The Streamable session of this id: the one that is held, or one that is restored.
     pub(crate) async fn agent(
         self: &Arc<Self>,
+        head: &RequestHead<'_>,
         session: &str,
         target: &Target,
-        headers: &HeaderMap,
-        peer: IpAddr,
     ) -> Found<B::Link> {
         let Some(id) = AgentSessionId::parse(session) else { return Err(Missing::Unknown) };
-        let (identity, carried) = (self.identity(headers), self.carried(target, headers));
-        let transport = Transport::Http;
-        let presented = Presented { transport, identity: &identity, target, carried: &carried };
+        let (transport, carried) = (Transport::Http, self.carried(target, head.headers));
+        let presented = Presented { transport, identity: head.identity, target, carried: &carried };
         if let Some(agent) = self.agents.find(id, &presented) {
             return Ok(agent);
         }
         let facts = self.worth(id, &presented).map_err(|()| Missing::Unknown)?;
         // Boxed: hardly any request comes this way.
-        Box::pin(self.restored(id, facts, target, headers, peer)).await
+        Box::pin(self.restored(head, id, facts, target)).await
     }
 
     /// What a valid id that is not held says; told where it is worth nothing any more.
@@ -119,11 +116,10 @@ impl<B: Backends> Front<B> {
 
     async fn restored(
         self: &Arc<Self>,
+        head: &RequestHead<'_>,
         id: AgentSessionId,
         facts: Facts,
         target: &Target,
-        headers: &HeaderMap,
-        peer: IpAddr,
     ) -> Found<B::Link> {
         if self.common.is_draining() {
             return Err(Missing::NoPlace(NoPlace::Draining));
@@ -135,8 +131,8 @@ impl<B: Backends> Front<B> {
             if flights.len() >= MANY {
                 flights.retain(|_, flight| flight.upgrade().is_some());
             }
-            let (seat, opened_with) = (self.seat(peer)?, Some(facts.carried));
-            let core = self.new_agent(target.clone(), Transport::Http, headers, peer, seat, opened_with);
+            let (seat, opened_with) = (self.seat(head.peer)?, Some(facts.carried));
+            let core = self.new_agent(head, target.clone(), Transport::Http, seat, opened_with);
             let restoring: Restoring<B::Link> = Box::pin(Arc::clone(self).restore(id, facts, core));
             let flight: Shared<_> = restoring.shared();
             flights.extend(flight.downgrade().map(|weak| (id, weak)));

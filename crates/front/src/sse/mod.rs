@@ -5,9 +5,9 @@
 
 pub(crate) mod task;
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use mcpool_wire::{Backends, DecodeError, DecodeKind, Target};
 use tokio::sync::mpsc;
 
@@ -22,7 +22,7 @@ use crate::{
     observe::{AgentEnd, Cause, Restore, Transport},
     panics::unharmed,
     session::{
-        Front,
+        Front, RequestHead,
         agent::{Agent, Side},
     },
     session_id::{
@@ -37,22 +37,16 @@ use crate::{
 const WORK: usize = 16;
 
 /// A GET without session: a new agent, or one that lost its connection and comes back; after a restart under its old id.
-pub(crate) async fn open<B: Backends>(
-    front: &Arc<Front<B>>,
-    peer: IpAddr,
-    headers: &HeaderMap,
-    name: Option<&str>,
-) -> Served {
-    let target = match front.backends.target(name) {
+pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Served {
+    let target = match front.backends.target(head.backend) {
         Ok(target) => target,
         Err(why) => return front.unknown_backend(None, &why),
     };
-    let before = text(headers, "last-event-id").and_then(AgentSessionId::parse);
+    let before = text(head.headers, "last-event-id").and_then(AgentSessionId::parse);
     let mut back = before.map(|_| Back::Lost);
     if let Some(known) = before {
-        let (identity, carried) = (front.identity(headers), front.carried(&target, headers));
-        let transport = Transport::Sse;
-        let presented = Presented { transport, identity: &identity, target: &target, carried: &carried };
+        let (transport, carried) = (Transport::Sse, front.carried(&target, head.headers));
+        let presented = Presented { transport, identity: head.identity, target: &target, carried: &carried };
         let held = front.agents.find(known, &presented);
         if let Some(agent) = held {
             match unless_taken(|| attach(front, &agent)).await {
@@ -66,11 +60,11 @@ pub(crate) async fn open<B: Backends>(
         }
     }
     loop {
-        let seat = match front.place(peer).await {
+        let seat = match front.place(head.peer).await {
             Ok(seat) => seat,
             Err(why) => return Served::no_place(None, &front.common.request_id().to_string(), why),
         };
-        match begin(front, headers, target.clone(), back, (peer, seat)) {
+        match begin(front, head, target.clone(), back, seat) {
             Ok(Some(served)) => return served,
             Err(refused) => return *refused,
             // Its session of before is just ending: it gets another.
@@ -91,10 +85,10 @@ enum Back {
 /// The stream of an agent session under a new id or the one it had, with its task if it is new.
 fn begin<B: Backends>(
     front: &Arc<Front<B>>,
-    headers: &HeaderMap,
+    head: &RequestHead<'_>,
     target: Target,
     back: Option<Back>,
-    (peer, seat): (IpAddr, Seat),
+    seat: Seat,
 ) -> Result<Option<Served>, Box<Served>> {
     let (restored, comes) = match back {
         Some(Back::Restored(id, facts)) => (Some((id, facts)), Comes::Restored),
@@ -102,7 +96,7 @@ fn begin<B: Backends>(
         None => (None, Comes::New),
     };
     let opened_with = restored.map(|(_, facts)| facts.carried);
-    let core = front.new_agent(target, Transport::Sse, headers, peer, seat, opened_with);
+    let core = front.new_agent(head, target, Transport::Sse, seat, opened_with);
     let Some(id) = restored.map(|(id, _)| id).or_else(|| front.mint(&core, false, false)) else {
         return Err(Box::new(Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway)));
     };
@@ -131,18 +125,17 @@ async fn run<B: Backends>(stream: AgentStream<B>) {
 /// A POST that names a session.
 pub(crate) async fn parcel<B: Backends>(
     front: &Arc<Front<B>>,
-    headers: &HeaderMap,
-    name: Option<&str>,
+    head: &RequestHead<'_>,
     session: &str,
     mut parcel: Parcel,
 ) -> Served {
     // One of an earlier life is 404 until its stream is back: not every client comes back as the one it was, and an answer
     // that nobody fetches would be waited for.
-    let Some(agent) = front.known(Transport::Sse, headers, name, session) else {
+    let Some(agent) = front.known(Transport::Sse, head, session) else {
         return Served::unknown_session(parcel.id());
     };
     let Side::Sse { work } = &agent.side else { return Served::unknown_session(parcel.id()) };
-    parcel.sent_by(&front.as_sent(&agent.core, headers));
+    parcel.sent_by(&front.as_sent(&agent.core, head.headers));
     match work.send(Box::new(parcel)).await {
         Ok(()) => Served::accepted(),
         Err(mpsc::error::SendError(parcel)) => Served::unknown_session(parcel.id()),
@@ -152,12 +145,11 @@ pub(crate) async fn parcel<B: Backends>(
 /// A POST that names a session and is no message. A batch that is refused is well-formed: its error is on the stream.
 pub(crate) fn undecodable<B: Backends>(
     front: &Front<B>,
-    headers: &HeaderMap,
-    name: Option<&str>,
+    head: &RequestHead<'_>,
     session: &str,
     error: &DecodeError,
 ) -> Served {
-    match front.known(Transport::Sse, headers, name, session) {
+    match front.known(Transport::Sse, head, session) {
         Some(agent) if error.kind == DecodeKind::Batch => {
             agent.core.answer(refusal(None, error.kind.code(), &error.reason));
             Served::accepted()

@@ -62,7 +62,7 @@ pub(super) async fn answer<L: Link>(
         return Box::pin(again(guest, &asking, &message)).await;
     }
     let (core, id) = (&guest.core, asking.request.id.clone());
-    let parameters = parameters(asking.headers);
+    let parameters = parameters(asking.head.headers);
     if era == Era::Legacy
         && let Some(tool) =
             asking.request.name.as_deref().filter(|_| asking.request.method == Method::ToolsCall)

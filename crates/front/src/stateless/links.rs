@@ -17,7 +17,6 @@ use std::{
 };
 
 use futures::future::{FutureExt as _, Shared, WeakShared};
-use http::HeaderMap;
 use mcpool_wire::{
     AgentKey, Backends, CallError, Caller, CapabilityClass, ClientHello, Era, Forwarded, Hello, Identity,
     Link, LinkEvent, Method, Outlet, OutletFull, Revision, Target, read_leniently,
@@ -37,7 +36,7 @@ use crate::{
     limits::{gauges::Gauges, refused::NoPlace},
     observe::{AgentEnd, FrontEvent, Transport},
     session::{
-        Front,
+        Front, RequestHead,
         agent::{AgentCore, Stop},
         open,
     },
@@ -276,33 +275,30 @@ impl<B: Backends> Front<B> {
     pub(crate) async fn guest(
         self: &Arc<Self>,
         stateless: &Arc<Stateless<B::Link>>,
+        head: &RequestHead<'_>,
         target: &Target,
-        headers: &HeaderMap,
-        peer: IpAddr,
         client: &ClientHello,
     ) -> Found<B::Link> {
-        let kind = self.kind_of(&stateless.links, target, headers, peer, client);
+        let kind = self.kind_of(&stateless.links, head, target, client);
         match stateless.links.find(&kind) {
             Room::Free(guest) => Ok(guest),
             Room::Busy(guest) => {
-                let another = Box::pin(self.opened(stateless, kind, target, headers, peer, client)).await;
+                let another = Box::pin(self.opened(stateless, kind, head, target, client)).await;
                 Ok(another.unwrap_or(guest))
             }
-            Room::None => Box::pin(self.opened(stateless, kind, target, headers, peer, client)).await,
+            Room::None => Box::pin(self.opened(stateless, kind, head, target, client)).await,
         }
     }
 
     fn kind_of(
         &self,
         links: &Guests<B::Link>,
+        head: &RequestHead<'_>,
         target: &Target,
-        headers: &HeaderMap,
-        peer: IpAddr,
         client: &ClientHello,
     ) -> Kind {
-        let carried = self.carried(target, headers);
-        let Caller { identity, is_local, affinity, forwarded, .. } =
-            self.caller(headers, peer, AgentKey(0), &carried);
+        let carried = self.carried(target, head.headers);
+        let Caller { identity, is_local, affinity, forwarded, .. } = head.caller(AgentKey(0), &carried);
         let backend = Arc::clone(&target.name);
         let mut kind =
             Kind { backend, identity, is_local, affinity, forwarded, class: CapabilityClass::neutral() };
@@ -317,9 +313,8 @@ impl<B: Backends> Front<B> {
         self: &Arc<Self>,
         stateless: &Arc<Stateless<B::Link>>,
         kind: Kind,
+        head: &RequestHead<'_>,
         target: &Target,
-        headers: &HeaderMap,
-        peer: IpAddr,
         client: &ClientHello,
     ) -> Found<B::Link> {
         let opening = {
@@ -331,8 +326,8 @@ impl<B: Backends> Front<B> {
                 if openings.len() >= MOST {
                     openings.retain(|_, opening| opening.upgrade().is_some());
                 }
-                let carried = self.carried(target, headers);
-                let caller = Arc::new(self.caller(headers, peer, self.common.agent_key(), &carried));
+                let carried = self.carried(target, head.headers);
+                let caller = Arc::new(head.caller(self.common.agent_key(), &carried));
                 let mut client = client.clone();
                 if kind.class == CapabilityClass::neutral() {
                     client = ClientHello { revision: Revision::V2026_07_28, ..ClientHello::neutral() };
@@ -342,7 +337,7 @@ impl<B: Backends> Front<B> {
                     kind.clone(),
                     caller,
                     target.clone(),
-                    peer,
+                    head.peer,
                     client,
                 );
                 let inviting: Opening<B::Link> = Box::pin(inviting);

@@ -18,16 +18,16 @@ mod parked;
 mod round;
 mod validate;
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use mcpool_wire::{AgentKey, Backends, Link, Method, RpcId, Target, modern::ModernRequest};
 
 use crate::{
     http::response::Served,
     limits::memory::Charge,
     message::{Body, Incoming, Request},
-    session::{Front, Sessionless, agent::AgentCore},
+    session::{Front, RequestHead, Sessionless, agent::AgentCore},
     stream::connection::Pulse,
 };
 
@@ -78,8 +78,7 @@ enum Service {
 
 /// One request, fit to be served.
 struct Asking<'a> {
-    headers: &'a HeaderMap,
-    peer: IpAddr,
+    head: &'a RequestHead<'a>,
     target: Target,
     request: Request,
     modern: ModernRequest,
@@ -91,9 +90,7 @@ struct Asking<'a> {
 pub(crate) async fn message<B: Backends>(
     front: &Arc<Front<B>>,
     stateless: &Arc<Stateless<B::Link>>,
-    peer: IpAddr,
-    headers: &HeaderMap,
-    name: Option<&str>,
+    head: &RequestHead<'_>,
     incoming: Incoming,
     pulse: &Pulse,
 ) -> Served {
@@ -105,16 +102,16 @@ pub(crate) async fn message<B: Backends>(
         Body::Notification(..) => return ignored(front, "notification"),
         Body::Response(_) => return ignored(front, "agent_response"),
     };
-    let modern = match validate::check(headers, &request, message.bytes()) {
+    let modern = match validate::check(head.headers, &request, message.bytes()) {
         Ok(modern) => modern,
         Err(unfit) => return unfit.answer(&request.id),
     };
     let Some(service) = Service::of(&request.method) else { return no_method(&request.id, &request.method) };
-    let target = match front.backends.target(name) {
+    let target = match front.backends.target(head.backend) {
         Ok(target) => target,
         Err(why) => return front.unknown_backend(Some(&request.id), &why),
     };
-    let asking = Asking { headers, peer, target, request, modern, pulse };
+    let asking = Asking { head, target, request, modern, pulse };
     match service {
         // Boxed, so that calls do not carry around what these need.
         Service::Listen => Box::pin(listen::open(front, &stateless.listeners, asking, message.bytes())).await,
@@ -131,7 +128,7 @@ async fn discovered<B: Backends>(
     if prefers_handshake(front, &asking) {
         return sent_back(&asking.request.id);
     }
-    match front.guest(stateless, &asking.target, asking.headers, asking.peer, &asking.modern.client).await {
+    match front.guest(stateless, asking.head, &asking.target, &asking.modern.client).await {
         // Who was the first to come here showed what the server is.
         Ok(_) if prefers_handshake(front, &asking) => sent_back(&asking.request.id),
         Ok(guest) => discover::answer(&guest, &asking.request),
@@ -140,8 +137,8 @@ async fn discovered<B: Backends>(
 }
 
 fn prefers_handshake<B: Backends>(front: &Front<B>, asking: &Asking<'_>) -> bool {
-    let carried = front.carried(&asking.target, asking.headers);
-    let caller = front.caller(asking.headers, asking.peer, AgentKey(0), &carried);
+    let carried = front.carried(&asking.target, asking.head.headers);
+    let caller = asking.head.caller(AgentKey(0), &carried);
     front.backends.prefers_handshake(&asking.target, &caller, &asking.modern.client)
 }
 
@@ -160,7 +157,7 @@ async fn called<B: Backends>(
     is_kept: bool,
     message: (mcpool_wire::Message, Charge),
 ) -> Served {
-    match front.guest(stateless, &asking.target, asking.headers, asking.peer, &asking.modern.client).await {
+    match front.guest(stateless, asking.head, &asking.target, &asking.modern.client).await {
         Ok(guest) => call::answer(&guest, asking, is_kept, message).await,
         Err(none) => turned_away(front, &none, &asking),
     }

@@ -3,13 +3,12 @@
 
 use std::{
     future::poll_fn,
-    net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use mcpool_wire::{Backends, DecodeError, Era, Link, Message, Method, Outlet, result_response};
 
 use crate::{
@@ -25,7 +24,7 @@ use crate::{
     limits::memory::Charge,
     message::{Body, Incoming, REPEATED, Request, Seen},
     session::{
-        Front,
+        Front, RequestHead,
         agent::{Agent, AgentCore, Side},
         restore::Missing,
     },
@@ -67,17 +66,16 @@ impl Answers {
 /// A POST of several messages.
 pub(crate) async fn answer<B: Backends>(
     front: &Arc<Front<B>>,
-    peer: IpAddr,
-    headers: &HeaderMap,
-    name: Option<&str>,
+    head: &RequestHead<'_>,
     mut messages: Vec<Result<Incoming, DecodeError>>,
     pulse: &Arc<Pulse>,
 ) -> Served {
+    let headers = head.headers;
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
         let why = "revision 2026-07-28 has no batches: send one message per request";
         return Served::refused(StatusCode::BAD_REQUEST, None, -32600, why);
     }
-    let agent = match agent_of(front, peer, headers, name, None).await {
+    let agent = match agent_of(front, head, None).await {
         Ok(agent) => agent,
         Err(NoAgent::Unopened(error, _)) => return front.missing(&Missing::Unopened(error), None),
         Err(NoAgent::Refused(refused)) => return *refused,

@@ -9,7 +9,7 @@
 pub(crate) mod answer;
 pub(crate) mod batch;
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -25,7 +25,7 @@ use crate::{
     message::{Body, Incoming, Request},
     observe::{AgentEnd, Cause, Transport},
     session::{
-        Front,
+        Front, RequestHead,
         agent::{Agent, AgentCore, Resume, Side},
         open::{self, OpenEnd},
         restore::Missing,
@@ -43,12 +43,11 @@ const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 /// A POST with one message of a revision with handshake.
 pub(crate) async fn message<B: Backends>(
     front: &Arc<Front<B>>,
-    peer: IpAddr,
-    headers: &HeaderMap,
-    name: Option<&str>,
+    head: &RequestHead<'_>,
     incoming: Incoming,
     pulse: &Arc<Pulse>,
 ) -> Served {
+    let headers = head.headers;
     if let Some(version) =
         text(headers, "mcp-protocol-version").filter(|version| Revision::parse(version).is_none())
     {
@@ -61,9 +60,9 @@ pub(crate) async fn message<B: Backends>(
         && let Body::Request(request) = &incoming.body
         && request.method == Method::Initialize
     {
-        return initialize(front, peer, headers, name, request.clone(), &incoming.message).await;
+        return initialize(front, head, request.clone(), &incoming.message).await;
     }
-    let agent = match agent_of(front, peer, headers, name, incoming.id()).await {
+    let agent = match agent_of(front, head, incoming.id()).await {
         Ok(agent) => agent,
         Err(NoAgent::Unopened(error, target)) => return not_opened(front, &error, &target, incoming.body),
         Err(NoAgent::Refused(refused)) => return *refused,
@@ -73,7 +72,7 @@ pub(crate) async fn message<B: Backends>(
     match incoming.body {
         // What the server said of itself to another credential is not for this one.
         Body::Request(request) if request.method == Method::Initialize && agent.core.has_moved() => {
-            initialize(front, peer, headers, name, request, &incoming.message).await
+            initialize(front, head, request, &incoming.message).await
         }
         Body::Request(mut request) => {
             request.caller = Some(caller);
@@ -108,22 +107,20 @@ pub(crate) enum NoAgent {
 /// backend it was opened for: under the URL of another it is unknown.
 pub(crate) async fn agent_of<B: Backends>(
     front: &Arc<Front<B>>,
-    peer: IpAddr,
-    headers: &HeaderMap,
-    name: Option<&str>,
+    head: &RequestHead<'_>,
     id: Option<&RpcId>,
 ) -> Result<Arc<Agent<B::Link>>, NoAgent> {
     let refused = |served| NoAgent::Refused(Box::new(served));
-    let session = text(headers, "mcp-session-id");
-    let target = match front.backends.target(name) {
+    let session = text(head.headers, "mcp-session-id");
+    let target = match front.backends.target(head.backend) {
         Ok(target) => target,
         Err(why) => {
-            let held = session.and_then(|session| front.known(Transport::Http, headers, name, session));
+            let held = session.and_then(|session| front.known(Transport::Http, head, session));
             return held.ok_or_else(|| refused(front.unknown_backend(id, &why)));
         }
     };
     let Some(session) = session else { return Err(refused(no_session(id))) };
-    match front.agent(session, &target, headers, peer).await {
+    match front.agent(head, session, &target).await {
         Ok(agent) => Ok(agent),
         Err(Missing::Unopened(error)) => Err(NoAgent::Unopened(error, target)),
         Err(missing) => Err(refused(front.missing(&missing, id))),
@@ -149,18 +146,16 @@ fn not_opened<B: Backends>(front: &Front<B>, error: &CallError, target: &Target,
 /// The newest one gets it, and the one before is not let in again while that lasts.
 pub(crate) async fn listen<B: Backends>(
     front: &Arc<Front<B>>,
-    peer: IpAddr,
-    headers: &HeaderMap,
-    name: Option<&str>,
+    head: &RequestHead<'_>,
     session: &str,
 ) -> Served {
-    let Ok(target) = front.backends.target(name) else { return Served::unknown_session(None) };
-    let agent = match front.agent(session, &target, headers, peer).await {
+    let Ok(target) = front.backends.target(head.backend) else { return Served::unknown_session(None) };
+    let agent = match front.agent(head, session, &target).await {
         Ok(agent) => agent,
         Err(missing) => return front.missing(&missing, None),
     };
     let core = &agent.core;
-    let last_event = text(headers, "last-event-id").and_then(EventId::parse);
+    let last_event = text(head.headers, "last-event-id").and_then(EventId::parse);
     let resumed = unless_taken(|| last_event.map_or(Ok(Resume::Unknown), |id| core.resume(id))).await;
     let reader = match resumed {
         Ok(Resume::Stream(reader)) => return stream(core, reader),
@@ -180,7 +175,8 @@ pub(crate) async fn listen<B: Backends>(
 }
 
 /// A DELETE ends this agent's session for good, held or not; what it shared lives on.
-pub(crate) async fn delete<B: Backends>(front: &Front<B>, headers: &HeaderMap, name: Option<&str>) -> Served {
+pub(crate) async fn delete<B: Backends>(front: &Front<B>, head: &RequestHead<'_>) -> Served {
+    let headers = head.headers;
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
         return Served::method_not_allowed("POST").over(Transport::Http);
     }
@@ -188,8 +184,8 @@ pub(crate) async fn delete<B: Backends>(front: &Front<B>, headers: &HeaderMap, n
         let message = "DELETE needs an Mcp-Session-Id header";
         return Served::refused(StatusCode::BAD_REQUEST, None, -32600, message).over(Transport::Http);
     };
-    match AgentSessionId::parse(session).zip(front.backends.target(name).ok()) {
-        Some((id, target)) => end(front, headers, id, &target).await,
+    match AgentSessionId::parse(session).zip(front.backends.target(head.backend).ok()) {
+        Some((id, target)) => end(front, head, id, &target).await,
         None => Served::unknown_session(None),
     }
     .over(Transport::Http)
@@ -197,13 +193,12 @@ pub(crate) async fn delete<B: Backends>(front: &Front<B>, headers: &HeaderMap, n
 
 async fn end<B: Backends>(
     front: &Front<B>,
-    headers: &HeaderMap,
+    head: &RequestHead<'_>,
     id: AgentSessionId,
     target: &Target,
 ) -> Served {
-    let (identity, carried) = (front.identity(headers), front.carried(target, headers));
-    let transport = Transport::Http;
-    let presented = Presented { transport, identity: &identity, target, carried: &carried };
+    let (transport, carried) = (Transport::Http, front.carried(target, head.headers));
+    let presented = Presented { transport, identity: head.identity, target, carried: &carried };
     if front.agents.find(id, &presented).is_none() && front.worth(id, &presented).is_err() {
         return Served::unknown_session(None);
     }
@@ -220,18 +215,16 @@ async fn end<B: Backends>(
 
 async fn initialize<B: Backends>(
     front: &Arc<Front<B>>,
-    peer: IpAddr,
-    headers: &HeaderMap,
-    name: Option<&str>,
+    head: &RequestHead<'_>,
     request: Request,
     message: &Message,
 ) -> Served {
-    let target = match front.backends.target(name) {
+    let target = match front.backends.target(head.backend) {
         Ok(target) => target,
         Err(why) => return front.unknown_backend(Some(&request.id), &why),
     };
     let common = &front.common;
-    let seat = match front.place(peer).await {
+    let seat = match front.place(head.peer).await {
         Ok(seat) => seat,
         Err(why) => return Served::no_place(Some(&request.id), &common.request_id().to_string(), why),
     };
@@ -239,7 +232,7 @@ async fn initialize<B: Backends>(
         Ok(client) => client,
         Err(why) => return Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
     };
-    let core = front.new_agent(target, Transport::Http, headers, peer, seat, None);
+    let core = front.new_agent(head, target, Transport::Http, seat, None);
     let (revision, interactive) = (client.revision, client.is_interactive());
     core.profile.introduced(&client.client_info);
     let end = OpenEnd::new(&core);

@@ -7,7 +7,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use mcpool_front::{Drained, FrontConfig, FrontSettings, Gauges, Readiness, Server};
+use mcpool_front::{AllowAll, Drained, FrontConfig, FrontSettings, Gauges, Guard, Readiness, Server};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -39,12 +39,20 @@ pub(crate) async fn start_with(config: FrontConfig) -> Running {
 }
 
 pub(crate) async fn start_ready(config: FrontConfig, readiness: Readiness) -> Running {
+    start_guarded(config, readiness, Arc::new(AllowAll)).await
+}
+
+pub(crate) async fn start_guarded(
+    config: FrontConfig,
+    readiness: Readiness,
+    guard: Arc<dyn Guard>,
+) -> Running {
     let script = Arc::new(Script::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let backends = Arc::new(Scripted(Arc::clone(&script)));
     let observe = Arc::new(Watcher(Arc::clone(&script)));
-    let server = Server::new(config, backends, observe, Arc::new(Healthy(readiness)));
+    let server = Server::new(config, backends, observe, Arc::new(Healthy(readiness)), guard);
     let (gauges, census, settings) = (server.gauges(), server.census(), server.settings());
     let (stop, stopped) = oneshot::channel::<()>();
     let done = tokio::spawn(async move {

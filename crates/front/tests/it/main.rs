@@ -8,6 +8,7 @@ mod credentials;
 mod events;
 mod flood;
 mod framing;
+mod guard;
 mod guests;
 mod hangup;
 mod input;
