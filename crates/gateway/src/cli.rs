@@ -1,20 +1,20 @@
 //! The command line. `mcpool` alone means `mcpool serve`, so the arguments of `serve` are also accepted at the top
 //! level.
 
-mod examine;
-mod operate;
+mod control;
+mod diagnose;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use self::{
-    examine::{DOCTOR_EXAMPLES, REHEARSE_EXAMPLES},
-    operate::{COMPLETION_EXAMPLES, CONSOLE_EXAMPLES},
-};
 pub use self::{
-    examine::{DoctorArgs, RehearseArgs},
-    operate::{AdminArgs, AgentsArgs, CallsArgs, ReconnectArgs, StatusArgs, VerbArgs},
+    control::{AdminArgs, AgentsArgs, CallsArgs, ReconnectArgs, StatusArgs, VerbArgs},
+    diagnose::{DoctorArgs, RehearseArgs},
+};
+use self::{
+    control::{COMPLETION_EXAMPLES, CONSOLE_EXAMPLES},
+    diagnose::{DOCTOR_EXAMPLES, REHEARSE_EXAMPLES},
 };
 use crate::config::{BackendFlag, LogFormat, Overrides, Problems, check_name, masked_text, parse_url};
 
@@ -145,7 +145,7 @@ impl ServeArgs {
     /// If `MCPOOL_ADMIN`, which older versions read here, is not an address.
     pub fn overrides(&self) -> Result<Overrides, Problems> {
         let admin_listen = match (self.admin_listen, std::env::var(OLD_ADMIN)) {
-            (None, Ok(old)) if !old.is_empty() => Some(operate::listen_address(&old)?),
+            (None, Ok(old)) if !old.is_empty() => Some(control::listen_address(&old)?),
             (named, _) => named,
         };
         Ok(Overrides {

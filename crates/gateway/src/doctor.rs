@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     config::reached_at,
-    inside::Inside,
+    embedded::Inside,
     observe::{Climbed, Failed, Rung, climb},
     terminal,
 };

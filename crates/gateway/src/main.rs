@@ -16,16 +16,16 @@ use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use mcpool::{
     admin::Admin,
+    banner,
     cli::{CheckArgs, Cli, Command, DoctorArgs, RehearseArgs, ServeArgs},
     config::{Config, Overrides, Problems},
     console::Ask,
     logging,
     observe::{Events, Metrics, Observer, Phase, Status, walk},
-    print,
     reload::{Parts, ReloadHook, Reloader},
     signal::{Hangups, Signals},
     startup,
-    state::State,
+    state_dir::State,
 };
 use mcpool_front::{AllowAll, Server};
 use mcpool_router::{gateway::Gateway, route::Router, verbs::Verb};
@@ -103,7 +103,7 @@ async fn serve_until_signalled(config: Config, overrides: Overrides) -> Result<E
     let (agents, admin) = listeners.addresses().map_err(|why| why.to_string())?;
     let serving = Serving::start(config).await?;
     // A closed output is no reason not to serve.
-    let _ = print::ready(&mut io::stdout(), &serving.config.load(), agents, admin);
+    let _ = banner::ready(&mut io::stdout(), &serving.config.load(), agents, admin);
     let stop = CancellationToken::new();
     let reloader = serving.reloader(overrides);
     let signalled = async {
@@ -121,7 +121,7 @@ async fn serve_until_signalled(config: Config, overrides: Overrides) -> Result<E
     };
     tokio::select! {
         unfinished = running => {
-            say(&print::farewell(&unfinished));
+            say(&banner::farewell(&unfinished));
             Ok(ExitCode::SUCCESS)
         }
         name = signalled => {
@@ -137,7 +137,7 @@ async fn check(args: CheckArgs) -> ExitCode {
         Err(problems) => return refuse(&problems),
     };
     // A closed output needs no more text.
-    let _ = print::checked(&mut io::stdout(), &config, args.print);
+    let _ = banner::checked(&mut io::stdout(), &config, args.print);
     if !args.connect {
         return ExitCode::SUCCESS;
     }

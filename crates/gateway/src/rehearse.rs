@@ -16,7 +16,7 @@ use self::{
     orders::{ORDERS, Order, Stage},
     outcome::Outcome,
 };
-use crate::{inside::Inside, observe::climb, terminal};
+use crate::{embedded::Inside, observe::climb, terminal};
 use mcpool_router::gateway::{BackendSettings, Gateway};
 
 /// A rehearsal.

@@ -6,15 +6,15 @@
 mod backend;
 mod check;
 mod document;
-mod fixed;
+mod masked;
 mod memory;
 mod problem;
 mod process;
 mod raw;
+mod restart_only;
 mod secret;
 mod sessions;
 mod sharing;
-mod shown;
 mod value;
 
 use std::{
@@ -40,15 +40,15 @@ use self::{
     check::{Checker, Environment, Words},
     raw::{RawConfig, RawLimits, RawTimes},
 };
+pub(crate) use self::{
+    masked::{masked_text, reached_at},
+    sessions::keys_of,
+    value::{parse_duration, show_duration},
+};
 pub use self::{
     problem::{Place, Problem, Problems},
     secret::Secret,
     sessions::SessionSettings,
-};
-pub(crate) use self::{
-    sessions::keys_of,
-    shown::{masked_text, reached_at},
-    value::{parse_duration, show_duration},
 };
 use mcpool_router::gateway::BackendSettings;
 

@@ -31,6 +31,6 @@ fn of(text: &str) -> [u8; digest::SHA256_OUTPUT_LEN] {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(super::shown::MASK)
+        f.write_str(super::masked::MASK)
     }
 }

@@ -3,6 +3,7 @@
 //! It runs inline on the call path, so it must not block; `status` provides snapshots on demand.
 
 mod backend;
+mod connect_check;
 mod events;
 mod families;
 mod fractions;
@@ -12,7 +13,6 @@ mod process;
 mod status;
 mod text;
 mod thin;
-mod walk;
 
 use std::sync::Arc;
 
@@ -20,14 +20,14 @@ use mcpool_breaker::Transition;
 use mcpool_front::{FrontEvent, FrontObserve};
 use mcpool_upstream::{Event, Observe, Source};
 
+pub(crate) use self::connect_check::{Climbed, Failed, Rung, climb};
 use self::log::Log;
-pub(crate) use self::walk::{Climbed, Failed, Rung, climb};
 pub use self::{
+    connect_check::walk,
     events::Events,
     metrics::Metrics,
     process::{descriptors, max_descriptors},
     status::{FolderNote, Phase, Status},
-    walk::walk,
 };
 use mcpool_router::{gateway::GatewayObserve, route::Registered, stack::StackObserve};
 

@@ -11,7 +11,7 @@ use mcpool_testkit::{
 use mcpool_upstream::{Event, Observe, Source};
 
 use super::{Errand, Rehearsal, outcome::Outcome};
-use crate::inside::Inside;
+use crate::embedded::Inside;
 use mcpool_router::{gateway::GatewayObserve, stack::StackObserve};
 
 /// One order, for direct and pooled runs.
