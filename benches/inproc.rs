@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use mcpool_upstream::{
     Backend, BackendSpec, CallKind, Endpoint, Event, Gate, HttpEndpoint, Lease, Limits, ModeChoice, NoLease,
-    Observe, Opening, Origin, Seat, Sharing, Source, Times, TransportChoice, transport,
+    Observe, Opening, Origin, Seat, Sharing, Source, StaticHeaders, Times, TransportChoice, transport,
 };
 use mcpool_wire::{
     AgentKey, BackendId, Call, CallTrace, Caller, ClientHello, Envelope, Era, Hello, Identity, Kind,
@@ -55,7 +55,8 @@ pub fn backend(shape: Shape, limits: Limits) -> anyhow::Result<Arc<Backend>> {
         times: Times::default(),
         limits,
     };
-    Backend::start(spec, Arc::new(Echo(shape)), Arc::new(Free), Arc::new(Nobody)).map_err(anyhow::Error::msg)
+    let (transport, credential) = (Arc::new(Echo(shape)), StaticHeaders::of(&spec));
+    Backend::start(spec, transport, credential, Arc::new(Free), Arc::new(Nobody)).map_err(anyhow::Error::msg)
 }
 
 /// An agent's seat at the backend.

@@ -11,7 +11,7 @@ use std::{
 
 use mcpool_upstream::{
     Backend, BackendSpec, Endpoint, Event, Gate, HttpEndpoint, Limits, ModeChoice, Observe, Opening, Origin,
-    Sharing, Source, Times, TransportChoice,
+    Sharing, Source, StaticHeaders, Times, TransportChoice,
     transport::memory::{Memory, Turn},
 };
 use mcpool_wire::{
@@ -157,7 +157,8 @@ async fn an_opener_that_panics_goes_on_with_who_waits() {
     };
     let (panics, gate) = (Arc::new(Panics::default()), Arc::new(Shaky(AtomicUsize::new(3))));
     let backend =
-        Backend::start(spec, Arc::new(Memory::echo()), gate.clone(), panics.clone()).expect("a backend");
+        Backend::start(spec, Arc::new(Memory::echo()), StaticHeaders::new(&[]), gate.clone(), panics.clone())
+            .expect("a backend");
     let caller = mcpool_wire::Caller {
         identity: Identity::anonymous(),
         is_local: true,

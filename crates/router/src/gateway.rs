@@ -17,8 +17,8 @@ use arc_swap::ArcSwap;
 use http::HeaderName;
 use mcpool_breaker::{Breaker, Transition};
 use mcpool_upstream::{
-    Backend, BackendSpec, Cause, Endpoint, Event, Gate, Leaving, Observe, OpenReason, Opening, Source,
-    Traffic,
+    Backend, BackendSpec, Cause, Credential, Endpoint, Event, Gate, Leaving, Observe, OpenReason, Opening,
+    Source, StaticHeaders, Traffic,
     transport::{Transport, transport},
 };
 use mcpool_wire::BackendId;
@@ -233,8 +233,9 @@ fn register(
     observe: &Arc<dyn GatewayObserve>,
 ) -> Result<Registered, String> {
     let spec = &settings.spec;
-    let transport = transport(spec).map_err(|why| format!("backend {:?}: {why}", spec.name))?;
-    assemble(settings, transport, before, observe)
+    let credential = StaticHeaders::of(spec);
+    let transport = transport(spec, &credential).map_err(|why| format!("backend {:?}: {why}", spec.name))?;
+    assemble(settings, (transport, credential), before, observe)
 }
 
 /// Registers a backend over a given transport.
@@ -249,12 +250,14 @@ pub fn register_with<O: GatewayObserve>(
     observe: &Arc<O>,
 ) -> Result<Registered, String> {
     let observe: Arc<dyn GatewayObserve> = observe.clone();
-    assemble(BackendSettings { spec, breaker: breaker.clone(), retry }, transport, None, &observe)
+    let credential = StaticHeaders::of(&spec);
+    let settings = BackendSettings { spec, breaker: breaker.clone(), retry };
+    assemble(settings, (transport, credential), None, &observe)
 }
 
 fn assemble(
     settings: BackendSettings,
-    transport: Arc<dyn Transport>,
+    (transport, credential): (Arc<dyn Transport>, Arc<dyn Credential>),
     before: Option<&Arc<Registered>>,
     observe: &Arc<dyn GatewayObserve>,
 ) -> Result<Registered, String> {
@@ -299,8 +302,8 @@ fn assemble(
     let gate = Arc::new(BreakerGate { breaker: breaker.clone(), after });
     // Created before the first event, so that none is lost.
     let observed = observe.stack(&source);
-    let backend =
-        Backend::start(spec, transport, gate, feed).map_err(|why| format!("backend {name:?}: {why}"))?;
+    let backend = Backend::start(spec, transport, credential, gate, feed)
+        .map_err(|why| format!("backend {name:?}: {why}"))?;
     let _ = woken.set(Arc::downgrade(&backend));
     // Pause and drain apply to the name: a new configuration does not revert them.
     match before.map(|old| old.backend.traffic()) {

@@ -37,6 +37,7 @@ use crate::{
     clock,
     config::BackendSpec,
     connector::{OpenRequest, Opener},
+    credential::Credential,
     observe::{Mode, Observe, Reporter, Source},
     pool::{
         Budget, Pool, PoolKey, Seat,
@@ -76,6 +77,8 @@ pub struct Backend {
     pub(crate) reporter: Reporter,
     pub(crate) gate: Arc<dyn Gate>,
     pub(crate) transport: Arc<dyn Transport>,
+    /// The credential of its transport.
+    credential: Arc<dyn Credential>,
     pub(crate) budget: Budget,
     pub(crate) room: Arc<Room>,
     pub(crate) tasks: Tasks,
@@ -183,6 +186,7 @@ impl Backend {
     pub fn start(
         spec: BackendSpec,
         transport: Arc<dyn Transport>,
+        credential: Arc<dyn Credential>,
         gate: Arc<dyn Gate>,
         observe: Arc<dyn Observe>,
     ) -> Result<Arc<Self>, String> {
@@ -197,6 +201,7 @@ impl Backend {
             reporter,
             gate,
             transport,
+            credential,
             budget: Budget::new(spec.limits.max_sessions)?,
             room: Room::new(RoomLimits { calls: spec.limits.queue, bytes: spec.limits.queue_bytes }),
             pools: Mutex::default(),
@@ -371,10 +376,12 @@ impl Backend {
     /// The pool that is kept warm and probed with: neutral agents without a name.
     pub(crate) fn default_pool(&self) -> Arc<Pool> {
         let mode = self.modes.decide(false).map_or(Mode::Shared, |decision| decision.mode);
+        let identity = Identity::anonymous();
         self.pool(PoolKey {
             backend: self.spec.id,
             generation: self.spec.generation,
-            identity: Identity::anonymous(),
+            credential: self.credential.key(&identity),
+            identity,
             affinity: None,
             class: CapabilityClass::neutral(),
             headers: Arc::default(),
@@ -416,6 +423,7 @@ impl Backend {
             backend: self.spec.id,
             generation: self.spec.generation,
             identity: caller.identity.clone(),
+            credential: self.credential.key(&caller.identity),
             affinity: caller.affinity.clone(),
             class,
             headers: caller.forwarded.iter().filter(passed).cloned().collect(),

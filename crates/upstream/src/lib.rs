@@ -12,6 +12,7 @@ mod catalog;
 mod clock;
 mod config;
 mod connector;
+mod credential;
 pub mod descriptors;
 mod early_ends;
 mod error;
@@ -38,6 +39,7 @@ pub use config::{
     BackendSpec, Endpoint, EraChoice, HttpEndpoint, Limits, ModeChoice, Origin, SerialWrites, Sharing,
     StateChoice, StdioEndpoint, Times, TransportChoice,
 };
+pub use credential::{Credential, CredentialKey, Presented, StaticHeaders};
 pub use error::{Cause, Refusal, SendError, SendPhase};
 #[cfg(feature = "seeded-bugs")]
 #[doc(hidden)]

@@ -27,6 +27,7 @@ use self::plight::Plight;
 use crate::{
     backend::traffic::Passage,
     catalog::Catalog,
+    credential::CredentialKey,
     early_ends::EarlyEnds,
     observe::Mode,
     queue::{Lane, Need},
@@ -39,13 +40,15 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// What sessions must agree in to be interchangeable (SEMANTICS.md 3). Credential and transport are fixed per backend
-/// and generation, so the generation stands for them; the protocol version is always the highest the server offers.
+/// What sessions must agree in to be interchangeable (SEMANTICS.md 3). The transport is fixed per backend and
+/// generation, so the generation stands for it; the protocol version is always the highest the server offers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
     pub(crate) backend: BackendId,
     pub(crate) generation: u64,
     pub(crate) identity: Arc<Identity>,
+    /// The same before and after a rotation.
+    pub(crate) credential: CredentialKey,
     pub(crate) affinity: Option<Arc<str>>,
     pub(crate) class: CapabilityClass,
     /// What agents sent in headers that are passed on.

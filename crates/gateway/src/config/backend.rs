@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue};
 use mcpool_upstream::{
     BackendSpec, Endpoint, EraChoice, HttpEndpoint, Limits, ModeChoice, Origin, Profile, SerialWrites,
-    Sharing, Times, TransportChoice, transport,
+    Sharing, StaticHeaders, Times, TransportChoice, transport,
 };
 use mcpool_wire::BackendId;
 use toml::Spanned;
@@ -341,7 +341,7 @@ fn roots(checker: &mut Checker<'_>, raw: &Text, folder: &Path) -> Option<Vec<u8>
 /// Builds the transport once, as only it validates certificates.
 fn usable(checker: &mut Checker<'_>, spec: &BackendSpec, ca_file: &Text) {
     let Some(ca_file) = ca_file else { return };
-    if let Err(why) = transport::transport(spec) {
+    if let Err(why) = transport::transport(spec, &StaticHeaders::of(spec)) {
         checker.problem("tls.ca_file", Some(&ca_file.span()), why);
     }
 }

@@ -105,7 +105,8 @@ async fn climb(
     place: Place,
 ) -> Result<Arc<Session>, SendError> {
     let initialize = ServerHello::request(0, &pool.key.class, env!("CARGO_PKG_VERSION"));
-    let hail = Hail { initialize, headers: pool.key.headers.clone() };
+    let hail =
+        Hail { initialize, headers: pool.key.headers.clone(), credential: pool.key.credential.clone() };
     let greeted = handshake::greet(backend.transport.as_ref(), hail, &backend.reporter).await?;
     let (kind, has_session) = (greeted.opened.kind, greeted.opened.has_session);
     let wanted_for = pool.clone();

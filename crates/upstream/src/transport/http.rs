@@ -12,13 +12,12 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::FutureExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, Method, header};
 use http_body_util::Full;
 use hyper_util::{
     client::legacy::{self, connect::capture_connection},
     rt::{TokioExecutor, TokioTimer},
 };
-use mcpool_wire::Revision;
 
 use super::{
     coding::Body,
@@ -37,6 +36,7 @@ pub(super) use super::{
 };
 use crate::{
     config::{HttpEndpoint, Limits, Times},
+    credential::{Credential, CredentialKey, Presented},
     error::{Cause, SendError, SendPhase},
 };
 
@@ -45,14 +45,7 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Maximum number of idle connections.
 const POOL_CONNECTIONS: usize = 1024;
 
-pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
-const BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
-const UNCODED: HeaderValue = HeaderValue::from_static("identity");
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("mcpool/", env!("CARGO_PKG_VERSION")));
 
 type Connections = legacy::Client<Connector, Full<Bytes>>;
 
@@ -61,7 +54,7 @@ pub(super) struct Http {
     connector: Connector,
     /// Used by the next session.
     connections: ArcSwap<Connections>,
-    configured: Vec<(HeaderName, HeaderValue)>,
+    credential: Arc<dyn Credential>,
     /// Replaces all connections in tests.
     #[cfg(feature = "seeded-bugs")]
     answering: Option<super::wire::Answering>,
@@ -79,12 +72,8 @@ pub(super) struct HttpClient {
     connections: Connections,
     /// `None` without sessions: requests are independent.
     cookies: Option<Cookies>,
-}
-
-/// The headers of one session, built once.
-pub(super) struct Headers {
-    pub(super) post: HeaderMap,
-    pub(super) get: HeaderMap,
+    /// The credential of the session.
+    key: CredentialKey,
 }
 
 impl Http {
@@ -95,6 +84,7 @@ impl Http {
     pub(super) fn new(
         backend: &Arc<str>,
         endpoint: &HttpEndpoint,
+        credential: Arc<dyn Credential>,
         times: &Times,
         limits: &Limits,
     ) -> Result<Self, String> {
@@ -104,7 +94,7 @@ impl Http {
         Ok(Self {
             connections: ArcSwap::from_pointee(connections(&connector)),
             connector,
-            configured: endpoint.headers.clone(),
+            credential,
             #[cfg(feature = "seeded-bugs")]
             answering: None,
             max_message: limits.max_message,
@@ -126,47 +116,19 @@ impl Http {
         self.connections.store(Arc::new(connections(&self.connector)));
     }
 
-    /// The client of a new session.
-    pub(super) fn client(self: &Arc<Self>) -> Arc<HttpClient> {
-        self.client_with(Some(Cookies::default()))
+    /// The client of a new session, with this credential.
+    pub(super) fn client(self: &Arc<Self>, key: &CredentialKey) -> Arc<HttpClient> {
+        self.client_with(Some(Cookies::default()), key)
     }
 
     /// A client for requests outside sessions.
-    pub(super) fn client_without_cookies(self: &Arc<Self>) -> Arc<HttpClient> {
-        self.client_with(None)
+    pub(super) fn client_without_cookies(self: &Arc<Self>, key: &CredentialKey) -> Arc<HttpClient> {
+        self.client_with(None, key)
     }
 
-    fn client_with(self: &Arc<Self>, cookies: Option<Cookies>) -> Arc<HttpClient> {
+    fn client_with(self: &Arc<Self>, cookies: Option<Cookies>, key: &CredentialKey) -> Arc<HttpClient> {
         let connections = Connections::clone(&self.connections.load());
-        Arc::new(HttpClient { http: Arc::clone(self), connections, cookies })
-    }
-
-    /// The headers of a session's requests.
-    pub(super) fn headers(
-        &self,
-        forwarded: &[(HeaderName, HeaderValue)],
-        session: Option<&HeaderValue>,
-        revision: Option<Revision>,
-    ) -> Headers {
-        let mut common = HeaderMap::new();
-        common.insert(header::USER_AGENT, AGENT);
-        for (name, value) in forwarded.iter().chain(&self.configured) {
-            common.append(name, value.clone());
-        }
-        common.entry(header::ACCEPT_ENCODING).or_insert(UNCODED);
-        if let Some(id) = session {
-            common.insert(SESSION_ID, id.clone());
-        }
-        if let Some(revision) = revision.filter(|revision| revision.has_version_header()) {
-            common.insert(VERSION, HeaderValue::from_static(revision.as_str()));
-        }
-        let mut get = common.clone();
-        get.insert(header::ACCEPT, EVENTS);
-        get.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let mut post = common;
-        post.insert(header::ACCEPT, BOTH);
-        post.insert(header::CONTENT_TYPE, JSON);
-        Headers { post, get }
+        Arc::new(HttpClient { http: Arc::clone(self), connections, cookies, key: key.clone() })
     }
 }
 
@@ -187,6 +149,11 @@ impl Deref for HttpClient {
 }
 
 impl HttpClient {
+    /// The credential as the next request presents it.
+    pub(super) fn presented(&self) -> Presented {
+        self.http.credential.headers(&self.key)
+    }
+
     /// Sends one request. Redirects within the origin are followed, and permanent ones remembered.
     pub(super) async fn send(
         &self,

@@ -15,6 +15,7 @@ mod dates;
 pub mod dns;
 mod early;
 mod get_stream;
+mod headers;
 mod http;
 mod interim;
 mod keepalive;
@@ -49,6 +50,7 @@ pub use self::stdio::supervised;
 pub use self::sse_reader::{SseError, SseEvent, SseItem, SseReader};
 use crate::{
     config::{BackendSpec, Endpoint, EraChoice, HttpEndpoint, Limits, Times, TransportChoice},
+    credential::{Credential, CredentialKey},
     error::SendError,
 };
 
@@ -155,12 +157,14 @@ pub struct Hail {
     pub initialize: Bytes,
     /// Agent headers for every request of the session, if the transport has headers.
     pub headers: Forwarded,
+    /// The credential of the session, if the transport has headers.
+    pub credential: CredentialKey,
 }
 
 impl From<Bytes> for Hail {
     /// Without agent headers.
     fn from(initialize: Bytes) -> Self {
-        Self { initialize, headers: Arc::default() }
+        Self { initialize, headers: Arc::default(), credential: CredentialKey::default() }
     }
 }
 
@@ -228,10 +232,10 @@ pub trait Outbound: Send + Sync + 'static {
 ///
 /// # Errors
 /// One sentence for the operator if the endpoint is unusable.
-pub fn transport(spec: &BackendSpec) -> Result<Arc<dyn Transport>, String> {
+pub fn transport(spec: &BackendSpec, credential: &Arc<dyn Credential>) -> Result<Arc<dyn Transport>, String> {
     match &spec.endpoint {
         Endpoint::Http(endpoint) => {
-            http_transport(&spec.name, endpoint, spec.transport, &spec.times, &spec.limits)
+            http_transport(&spec.name, endpoint, credential, spec.transport, &spec.times, &spec.limits)
         }
         Endpoint::Stdio(endpoint) => Ok(Arc::new(stdio::Stdio::new(
             spec.name.clone(),
@@ -250,6 +254,7 @@ pub fn transport(spec: &BackendSpec) -> Result<Arc<dyn Transport>, String> {
 pub fn http_transport(
     backend: &Arc<str>,
     endpoint: &HttpEndpoint,
+    credential: &Arc<dyn Credential>,
     choice: TransportChoice,
     times: &Times,
     limits: &Limits,
@@ -257,7 +262,11 @@ pub fn http_transport(
     if !matches!(endpoint.url.scheme(), "http" | "https") || endpoint.url.host().is_none() {
         return Err(format!("not an http or https URL: {}", endpoint.url.scheme()));
     }
-    of_http(&Arc::new(http::Http::new(backend, endpoint, times, limits)?), endpoint, choice)
+    of_http(
+        &Arc::new(http::Http::new(backend, endpoint, Arc::clone(credential), times, limits)?),
+        endpoint,
+        choice,
+    )
 }
 
 fn of_http(

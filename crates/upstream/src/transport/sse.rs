@@ -9,11 +9,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use http::Method;
-use mcpool_wire::{Era, Forwarded, Revision};
+use mcpool_wire::{Era, Revision};
 use tokio::time::Instant;
 use url::Url;
 
@@ -22,7 +21,8 @@ use super::{
     answered::answers_in,
     classify::Asked,
     early::{First, MAX_EARLY, first_answer},
-    http::{Content, Events, Headers, Http, HttpClient, Reply, Target, is_same_origin},
+    headers::Headers,
+    http::{Content, Events, Http, HttpClient, Reply, Target, is_same_origin},
     leaving::{Left, leaving},
     notes::{Notes, Oddity},
     sse_reader::{SseError, SseEvent, SseItem},
@@ -39,8 +39,7 @@ pub(super) struct Sse {
 struct Session {
     http: Arc<HttpClient>,
     endpoint: Target,
-    forwarded: Forwarded,
-    headers: ArcSwap<Headers>,
+    headers: Headers,
 }
 
 struct Sender {
@@ -64,7 +63,7 @@ impl Sse {
 
 impl Transport for Sse {
     fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        open(self.http.client(), Arc::clone(&self.target), hail).boxed()
+        open(self.http.client(&hail.credential), Arc::clone(&self.target), hail).boxed()
     }
 
     fn renew(&self) {
@@ -73,10 +72,10 @@ impl Transport for Sse {
 }
 
 async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<Opened, SendError> {
-    let Hail { initialize, headers: forwarded } = hail;
+    let Hail { initialize, headers: forwarded, .. } = hail;
     let started = Instant::now();
-    let headers = http.headers(&forwarded, None, None);
-    let reply = http.send(Method::GET, &target, &headers.get, Bytes::new()).await?;
+    let headers = Headers::new(&http, forwarded, None, None);
+    let reply = http.send(Method::GET, &target, &headers.next(&http).get, Bytes::new()).await?;
     if !reply.is_success() {
         return Err(reply.refusal(Asked::Open).await.0);
     }
@@ -93,7 +92,7 @@ async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<
             SendError::not_sent(Cause::Timeout("waiting for the `endpoint` event of the stream"))
         })??;
     let connect_took = Some(started.elapsed());
-    let session = Arc::new(Session { http, endpoint, forwarded, headers: ArcSwap::from_pointee(headers) });
+    let session = Arc::new(Session { http, endpoint, headers });
     let hello = async {
         match first_answer(&mut events, &mut early).await? {
             First::Answer(answer) => Ok(answer),
@@ -187,16 +186,14 @@ impl Session {
     }
 
     async fn post(&self, message: Bytes, left: &Left) -> Result<Reply, SendError> {
-        let headers = self.headers.load_full();
+        let headers = self.headers.next(&self.http);
         self.http.send_telling(Method::POST, &self.endpoint, &headers.post, message, left).await
     }
 }
 
 impl Outbound for Sender {
     fn agreed(&self, revision: Revision) {
-        let session = &self.session;
-        let headers = session.http.headers(&session.forwarded, None, Some(revision));
-        session.headers.store(Arc::new(headers));
+        self.session.headers.agree(&self.session.http, revision);
     }
 
     fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {

@@ -14,11 +14,10 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture, stream};
 use http::{HeaderValue, Method};
-use mcpool_wire::{Era, Forwarded, Revision, is_response};
+use mcpool_wire::{Era, Revision, is_response};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -29,7 +28,8 @@ use super::{
     classify::Asked,
     early::{First, answer_among, first_answer},
     get_stream::Listening,
-    http::{Content, Events, Headers, Http, HttpClient, LAST_EVENT_ID, Reply, SESSION_ID, Target},
+    headers::{Headers, SESSION_ID},
+    http::{Content, Events, Http, HttpClient, LAST_EVENT_ID, Reply, Target},
     leaving::{Left, leaving},
     notes::Oddity,
     resume::Reading,
@@ -53,8 +53,7 @@ pub(super) struct Session {
     http: Arc<HttpClient>,
     target: Arc<Target>,
     id: Option<HeaderValue>,
-    forwarded: Forwarded,
-    headers: ArcSwap<Headers>,
+    headers: Headers,
     /// The version header: `None` before negotiation, or after it was negotiated again.
     revision: Mutex<Option<Revision>>,
     /// True once a message of the session was accepted.
@@ -84,7 +83,7 @@ impl Streamable {
 
 impl Transport for Streamable {
     fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        open(self.http.client(), Arc::clone(&self.target), hail).boxed()
+        open(self.http.client(&hail.credential), Arc::clone(&self.target), hail).boxed()
     }
 
     fn renew(&self) {
@@ -93,9 +92,9 @@ impl Transport for Streamable {
 }
 
 async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<Opened, SendError> {
-    let Hail { initialize, headers: forwarded } = hail;
-    let headers = http.headers(&forwarded, None, None);
-    let reply = http.send(Method::POST, &target, &headers.post, initialize).await?;
+    let Hail { initialize, headers: forwarded, .. } = hail;
+    let headers = Headers::new(&http, forwarded, None, None);
+    let reply = http.send(Method::POST, &target, &headers.next(&http).post, initialize).await?;
     if !reply.is_success() {
         return Err(reply.refusal(Asked::Open).await.0);
     }
@@ -123,13 +122,12 @@ async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<
             return Err(SendError::refused(Cause::WrongTransport(refusal)));
         }
     };
-    let headers = ArcSwap::from_pointee(http.headers(&forwarded, id.as_ref(), None));
+    let headers = headers.in_session(&http, id.clone());
     let has_session = id.is_some();
     let session = Session {
         http,
         target,
         id,
-        forwarded,
         headers,
         revision: Mutex::default(),
         took_one: false.into(),
@@ -249,8 +247,7 @@ impl Session {
 
     /// Sets the version header of later requests.
     fn say_version(&self, revision: Revision) {
-        let headers = self.http.headers(&self.forwarded, self.id.as_ref(), Some(revision));
-        self.headers.store(Arc::new(headers));
+        self.headers.agree(&self.http, revision);
     }
 
     /// Handles a server that rejects its negotiated version in the header and lists others: the newest of them is used
@@ -290,7 +287,7 @@ impl Session {
     pub(super) async fn post(&self, message: Bytes, left: &Left) -> Result<Posted, SendError> {
         let asked = Asked::Message { has_session: self.has_session() };
         loop {
-            let headers = self.headers.load_full();
+            let headers = self.headers.next(&self.http);
             let body = message.clone();
             let reply = self.http.send_telling(Method::POST, &self.target, &headers.post, body, left).await?;
             if reply.is_success() {
@@ -310,7 +307,7 @@ impl Session {
         last_event: Option<&str>,
         body: Bytes,
     ) -> Result<Reply, SendError> {
-        let headers = self.headers.load_full();
+        let headers = self.headers.next(&self.http);
         let common = if method == Method::POST { &headers.post } else { &headers.get };
         match last_event.and_then(|id| HeaderValue::from_str(id).ok()) {
             None => self.http.send(method, &self.target, common, body).await,

@@ -12,6 +12,7 @@ pub use super::stdio::Program;
 use super::{Transport, coding::Body, http::Http, of_http, stdio::Stdio};
 use crate::{
     config::{HttpEndpoint, Limits, StdioEndpoint, Times, TransportChoice},
+    credential::StaticHeaders,
     error::{Cause, SendError},
 };
 
@@ -39,7 +40,7 @@ pub fn http_transport_over(
     times: &Times,
     limits: &Limits,
 ) -> Result<Arc<dyn Transport>, String> {
-    let http = Http::new(&"wire".into(), endpoint, times, limits)?;
+    let http = Http::new(&"wire".into(), endpoint, StaticHeaders::new(&endpoint.headers), times, limits)?;
     of_http(&Arc::new(http.over(answering)), endpoint, choice)
 }
 

@@ -16,6 +16,7 @@ use crate::{
     config::{
         BackendSpec, Endpoint, HttpEndpoint, Limits, ModeChoice, Origin, Sharing, Times, TransportChoice,
     },
+    credential::CredentialKey,
     error::SendError,
     observe::{Event, Mode, Observe, Reporter, Source},
     pool::{Budget, Lease, NoLease, Pool, PoolKey, Seat, sharing::ModeBook},
@@ -52,6 +53,7 @@ impl Rig {
             backend: BackendId(1),
             generation: 1,
             identity: Identity::anonymous(),
+            credential: CredentialKey::default(),
             affinity: None,
             class: CapabilityClass::neutral(),
             headers: Arc::default(),

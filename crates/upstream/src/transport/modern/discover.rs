@@ -20,6 +20,7 @@ use super::{
         Hail, Opened, TransportKind,
         classify::Asked,
         early::{First, first_answer},
+        headers::Headers,
         http::{Content, HttpClient, Reply, Target},
         leaving::Left,
         streamable::ENDPOINT_FOR_POST,
@@ -46,7 +47,7 @@ pub(super) async fn open(
     target: Arc<Target>,
     hail: Hail,
 ) -> Result<Opened, SendError> {
-    let headers = http.headers(&hail.headers, None, Some(Revision::V2026_07_28)).post;
+    let headers = Headers::new(&http, hail.headers, None, Some(Revision::V2026_07_28));
     let mut session = Session {
         http,
         target,

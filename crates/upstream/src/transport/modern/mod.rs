@@ -37,6 +37,7 @@ use tokio::sync::watch;
 use self::{input_requests::Inputs, subscription_filter::Filter, tools::Tools};
 use super::{
     Exchange, Hail, Inbound, Opened, Outbound, Transport,
+    headers::Headers,
     http::{Http, HttpClient, Reply, Target},
     leaving::{Left, leaving},
 };
@@ -62,7 +63,7 @@ struct Session {
     http: Arc<HttpClient>,
     target: Arc<Target>,
     /// What every POST carries.
-    headers: HeaderMap,
+    headers: Headers,
     declared: Declared,
     /// The least severe log message that is wanted.
     level: Mutex<Option<String>>,
@@ -91,7 +92,8 @@ impl Modern {
 
 impl Transport for Modern {
     fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        discover::open(self.http.client_without_cookies(), Arc::clone(&self.target), hail).boxed()
+        discover::open(self.http.client_without_cookies(&hail.credential), Arc::clone(&self.target), hail)
+            .boxed()
     }
 
     fn renew(&self) {
@@ -151,7 +153,7 @@ impl Session {
 
     /// What a request carries besides its own headers.
     fn headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
-        let mut headers = self.headers.clone();
+        let mut headers = self.headers.next(&self.http).post.clone();
         headers.insert(METHOD, encode_header(method));
         if let Some(name) = name {
             headers.insert(NAME, encode_header(name));

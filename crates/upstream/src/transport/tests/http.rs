@@ -173,8 +173,15 @@ fn what_cannot_be_reached_by_http_is_refused_with_a_reason() {
     let build = |url: &str, ca_pem: Option<&str>| {
         let ca_pem = ca_pem.map(|pem| pem.as_bytes().to_vec());
         let endpoint = HttpEndpoint { ca_pem, ..HttpEndpoint::new(Url::parse(url).unwrap()) };
-        http_transport(&"b".into(), &endpoint, TransportChoice::Auto, &Times::default(), &Limits::default())
-            .err()
+        http_transport(
+            &"b".into(),
+            &endpoint,
+            &configured(&endpoint),
+            TransportChoice::Auto,
+            &Times::default(),
+            &Limits::default(),
+        )
+        .err()
     };
     assert!(build("ftp://a/b", None).unwrap().contains("ftp"));
     assert!(build("https://a/b", Some("nonsense")).unwrap().contains("tls.ca_file"));
@@ -207,7 +214,15 @@ async fn sessions_opened_after_a_renewal_ask_for_the_name_again_and_older_ones_s
         HttpEndpoint::new(Url::parse(&format!("http://backend.test:{}/mcp", server.addr.port())).unwrap());
     endpoint.resolver = Some(crate::transport::dns::Resolver::new(Arc::new(moving)));
     let (times, limits) = (Times::default(), Limits::default());
-    let transport = http_transport(&"b".into(), &endpoint, TransportChoice::Auto, &times, &limits).unwrap();
+    let transport = http_transport(
+        &"b".into(),
+        &endpoint,
+        &configured(&endpoint),
+        TransportChoice::Auto,
+        &times,
+        &limits,
+    )
+    .unwrap();
     let old = transport.connect(hail(INITIALIZE)).await.unwrap();
     transport.connect(hail(INITIALIZE)).await.unwrap();
     assert_eq!(server.seen().len(), 2, "the old address still answers");

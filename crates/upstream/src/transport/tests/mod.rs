@@ -5,6 +5,7 @@
 mod auto;
 mod coded;
 mod cookies;
+mod credential;
 mod dialects;
 mod http;
 mod interim;
@@ -38,6 +39,7 @@ use url::Url;
 use super::{Exchange, Hail, Heard, Inbound, Opened, Received, Transport, http_transport};
 use crate::{
     config::{EraChoice, HttpEndpoint, Limits, Times, TransportChoice},
+    credential::{Credential, StaticHeaders},
     error::{Cause, SendError, SendPhase},
 };
 
@@ -46,6 +48,11 @@ pub(super) const INITIALIZED: &str = r#"{"jsonrpc":"2.0","id":0,"result":{}}"#;
 pub(super) const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#;
 pub(super) const ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"n":1}}"#;
 pub(super) const PROGRESS: &str = r#"{"jsonrpc":"2.0","method":"notifications/progress"}"#;
+
+/// The credential of its configured headers.
+fn configured(endpoint: &HttpEndpoint) -> Arc<dyn Credential> {
+    StaticHeaders::new(&endpoint.headers)
+}
 
 /// An `initialize` request of an agent without headers.
 pub(super) fn hail(initialize: &'static str) -> Hail {
@@ -219,7 +226,7 @@ pub(super) fn transport_of(url: Url, choice: TransportChoice, era: EraChoice) ->
     let times = Times { connect: Duration::from_secs(2), ..Times::default() };
     let headers = vec![(::http::header::AUTHORIZATION, "Bearer t".parse().unwrap())];
     let endpoint = HttpEndpoint { headers, era, ..HttpEndpoint::new(url) };
-    http_transport(&"b".into(), &endpoint, choice, &times, &limits).unwrap()
+    http_transport(&"b".into(), &endpoint, &configured(&endpoint), choice, &times, &limits).unwrap()
 }
 
 /// All of it but that the message left, and mere signs of life; up to the news that the rest comes elsewhere.

@@ -42,8 +42,15 @@ async fn an_endpoint_that_never_comes_is_not_waited_for_without_end() {
     .await;
     let times = Times { handshake: Duration::from_millis(200), ..Times::default() };
     let endpoint = HttpEndpoint::new(server.url("/sse"));
-    let transport =
-        http_transport(&"b".into(), &endpoint, TransportChoice::Sse, &times, &Limits::default()).unwrap();
+    let transport = http_transport(
+        &"b".into(),
+        &endpoint,
+        &configured(&endpoint),
+        TransportChoice::Sse,
+        &times,
+        &Limits::default(),
+    )
+    .unwrap();
     let error = failed(transport.connect(hail(INITIALIZE)).await);
     assert!(error.to_string().contains("`endpoint`"), "{error}");
 }
