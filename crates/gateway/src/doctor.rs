@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcpool_testkit::{Agent, agent::AgentConfig};
+use mcpool_demo::{Agent, agent::AgentConfig};
 use mcpool_upstream::{Cause, Decision, ModeReason};
 use mcpool_wire::Era;
 use serde_json::{Value, json};

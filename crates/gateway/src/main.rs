@@ -222,7 +222,7 @@ struct Serving {
     /// State that outlives the process, locked by it.
     state: State,
     /// The demo backend's server, if any.
-    demo: Option<mcpool_testkit::Server>,
+    demo: Option<mcpool_demo::Server>,
 }
 
 impl Serving {
@@ -330,9 +330,9 @@ async fn unharmed(admin: impl Future<Output = ()>) {
 }
 
 /// Starts the demo server, reached like any other.
-async fn start_demo(config: &mut Config) -> Result<mcpool_testkit::Server, String> {
-    let script = mcpool_testkit::Script { server_name: "mcpool-demo".to_owned(), ..Default::default() };
-    let demo = mcpool_testkit::Server::start(script)
+async fn start_demo(config: &mut Config) -> Result<mcpool_demo::Server, String> {
+    let script = mcpool_demo::Script { server_name: "mcpool-demo".to_owned(), ..Default::default() };
+    let demo = mcpool_demo::Server::start(script)
         .await
         .map_err(|why| format!("cannot start the bundled demo server: {why}"))?;
     let url = demo.url_http().parse().map_err(|why| format!("the demo server has no usable URL: {why}"))?;
@@ -362,7 +362,7 @@ const ABANDON: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
-    use mcpool_testkit::agent::{Agent, AgentConfig};
+    use mcpool_demo::agent::{Agent, AgentConfig};
     use serde_json::{Value, json};
 
     use super::*;

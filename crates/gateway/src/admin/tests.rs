@@ -14,7 +14,7 @@ struct Rig {
     status: Arc<Status>,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<()>,
-    _backend: mcpool_testkit::Server,
+    _backend: mcpool_demo::Server,
 }
 
 impl Rig {
@@ -24,7 +24,7 @@ impl Rig {
 
     /// Starts with these lines at the top of the configuration.
     async fn with(lines: &str, reload: Option<ReloadHook>) -> Self {
-        let backend = mcpool_testkit::Server::start(mcpool_testkit::Script::default()).await.unwrap();
+        let backend = mcpool_demo::Server::start(mcpool_demo::Script::default()).await.unwrap();
         let text = format!(
             "{lines}[backends.works]\nurl = \"{}\"\nheaders = {{ Authorization = \"Bearer ${{TOKEN}}\" }}\n\
              [backends.gone]\nurl = \"http://127.0.0.1:9/mcp\"\n",

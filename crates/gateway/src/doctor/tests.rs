@@ -1,6 +1,6 @@
 //! Output of `doctor` for working servers, and for each kind of failure.
 
-use mcpool_testkit::{Fault, FaultKind, Script, Server, Stage};
+use mcpool_demo::{Fault, FaultKind, Script, Server, Stage};
 
 use super::*;
 use crate::config::Config;

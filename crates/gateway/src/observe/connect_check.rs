@@ -160,7 +160,7 @@ const MOST_EVENTS: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use mcpool_testkit::{Fault, FaultKind, Script, Server, Stage};
+    use mcpool_demo::{Fault, FaultKind, Script, Server, Stage};
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture, future::join_all};
 use mcpool_breaker::Transition;
-use mcpool_testkit::{
+use mcpool_demo::{
     Agent,
     agent::{AgentConfig, AgentError, Transport},
 };
@@ -241,7 +241,7 @@ async fn leave_shared(stage: &Stage<'_>, outcome: &mut Outcome) {
             match stage.config.transport {
                 Transport::Http => {
                     let agent = stage.joined(session).await?;
-                    agent.set_ids(mcpool_testkit::agent::Ids::Number(1_000 * n as u64));
+                    agent.set_ids(mcpool_demo::agent::Ids::Number(1_000 * n as u64));
                     stage.call(&agent).await?;
                     stage.call(&agent).await
                 }

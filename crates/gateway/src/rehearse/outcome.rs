@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mcpool_testkit::agent::AgentError;
+use mcpool_demo::agent::AgentError;
 use serde_json::{Value, json};
 
 /// Steps and failures by cause.

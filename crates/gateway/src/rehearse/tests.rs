@@ -1,6 +1,6 @@
 //! Races of scripted servers, run directly and through the pool.
 
-use mcpool_testkit::{IdDialect, Script, Server};
+use mcpool_demo::{IdDialect, Script, Server};
 
 use super::*;
 use crate::config::Config;

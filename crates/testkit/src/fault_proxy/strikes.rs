@@ -6,7 +6,7 @@
 use std::sync::Mutex;
 
 use super::{Shot, Strike, Way};
-use crate::server::lock;
+use mcpool_demo::server::lock;
 
 /// Strikes that may wait at once.
 const MOST: usize = 64;

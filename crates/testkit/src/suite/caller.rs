@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::marks;
-use crate::agent::{Agent, AgentConfig, Ask, End, ModernAgent};
+use mcpool_demo::agent::{Agent, AgentConfig, Ask, End, ModernAgent};
 
 /// Rounds of one request before the agent gives up, as in the SDKs.
 const ROUNDS: usize = 10;

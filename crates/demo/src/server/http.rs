@@ -24,7 +24,7 @@ const BODY: usize = 4 << 20;
 const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// What a request is answered with.
-pub(crate) type Answer = Result<Response<Body>, ServiceError>;
+pub type Answer = Result<Response<Body>, ServiceError>;
 
 /// What a connection needs to serve requests.
 pub(crate) struct Conn {
@@ -125,19 +125,19 @@ fn redirect(request: &Request<Incoming>, mount: &str) -> Answer {
 }
 
 /// A plain-text answer.
-pub(crate) fn text(status: StatusCode, text: &'static str) -> Answer {
+pub fn text(status: StatusCode, text: &'static str) -> Answer {
     respond(status, "text/plain; charset=utf-8", Body::full(Bytes::from_static(text.as_bytes())))
 }
 
 /// 405 with what would be allowed.
-pub(crate) fn not_allowed(allow: &'static str) -> Answer {
+pub fn not_allowed(allow: &'static str) -> Answer {
     let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")?;
     answer.headers_mut().insert(ALLOW, http::HeaderValue::from_static(allow));
     Ok(answer)
 }
 
 /// Any answer with a body.
-pub(crate) fn respond(status: StatusCode, content_type: &'static str, body: Body) -> Answer {
+pub fn respond(status: StatusCode, content_type: &'static str, body: Body) -> Answer {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
@@ -145,7 +145,7 @@ pub(crate) fn respond(status: StatusCode, content_type: &'static str, body: Body
 }
 
 /// An event stream fed by `rx`; `guard` lives as long as the body.
-pub(crate) fn event_stream(
+pub fn event_stream(
     head: Bytes,
     rx: tokio::sync::mpsc::Receiver<Piece>,
     options: StreamOptions,
@@ -172,7 +172,7 @@ pub(crate) async fn refuse(fault: FaultKind) -> Option<Answer> {
 }
 
 /// Whether the content type is JSON; parameters are ignored.
-pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+pub fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
@@ -185,7 +185,7 @@ pub(crate) fn accepts(headers: &HeaderMap, types: &[&str]) -> bool {
 }
 
 /// Reads a bounded body. `Err` holds the answer to give instead.
-pub(crate) async fn read_body(mut body: Incoming) -> Result<Bytes, Answer> {
+pub async fn read_body(mut body: Incoming) -> Result<Bytes, Answer> {
     // Exact where the length was declared, else zero.
     if body.size_hint().lower() > BODY as u64 {
         return Err(text(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large"));

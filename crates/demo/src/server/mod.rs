@@ -4,15 +4,15 @@
 //! once, as `kill -9` would; [`Server::restart`] takes the same port with an empty memory, [`Server::replace`] never
 //! lets go of it; statistics go on.
 
-pub(crate) mod accept;
-pub(crate) mod body;
+pub mod accept;
+pub mod body;
 mod catalog;
 mod dispatch;
 mod faults;
-pub(crate) mod http;
+pub mod http;
 mod job;
 mod message;
-pub(crate) mod records;
+pub mod records;
 mod residue;
 mod session;
 mod sse;
@@ -38,7 +38,7 @@ use self::residue::World;
 use self::session::{Session, Sessions};
 use self::stats::Stats;
 pub use self::stats::StatsSnapshot;
-pub(crate) use self::stats::lock;
+pub use self::stats::lock;
 use crate::script::{Fault, FaultKind, Script, Stage};
 
 /// A running (or stopped) backend. Dropping it stops everything it started.
@@ -83,14 +83,16 @@ impl Shared {
 
 /// One life of the listener: what stops its tasks and what counts them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Run {
-    pub(crate) token: CancellationToken,
-    pub(crate) tracker: TaskTracker,
+pub struct Run {
+    /// Ends its tasks.
+    pub token: CancellationToken,
+    /// Counts its tasks.
+    pub tracker: TaskTracker,
 }
 
 impl Run {
     /// Starts a task that ends with this life.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let token = self.token.clone();
         self.tracker.spawn(async move {
             token.run_until_cancelled(task).await;

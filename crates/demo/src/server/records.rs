@@ -23,12 +23,13 @@ pub struct Recorded {
     pub body: Bytes,
 }
 
+/// The requests kept so far.
 #[derive(Debug, Default)]
-pub(crate) struct Records(Mutex<VecDeque<Recorded>>);
+pub struct Records(Mutex<VecDeque<Recorded>>);
 
 impl Records {
     /// Keeps a request and its body; beyond `cap` the oldest goes.
-    pub(crate) fn keep<B>(&self, cap: usize, request: &Request<B>, body: Bytes) {
+    pub fn keep<B>(&self, cap: usize, request: &Request<B>, body: Bytes) {
         if cap == 0 {
             return;
         }
@@ -44,7 +45,7 @@ impl Records {
     }
 
     /// Takes what was kept, oldest first.
-    pub(crate) fn take(&self) -> Vec<Recorded> {
+    pub fn take(&self) -> Vec<Recorded> {
         lock(&self.0).drain(..).rev().collect()
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
 /// What goes down a stream.
 #[derive(Debug)]
-pub(crate) enum Piece {
+pub enum Piece {
     /// Complete SSE text.
     Event(Bytes),
     /// These bytes, then the connection is broken.
@@ -27,7 +27,7 @@ pub(crate) enum Piece {
 
 /// A response body.
 #[derive(Default)]
-pub(crate) struct Body {
+pub struct Body {
     /// Bytes not yet given to hyper.
     ready: Bytes,
     abort: Abort,
@@ -56,25 +56,28 @@ struct Feed {
 
 /// How a stream body behaves.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct StreamOptions {
-    pub(crate) chunk: Option<usize>,
-    pub(crate) keep_alive: Option<Duration>,
-    pub(crate) close_after: Option<u64>,
+pub struct StreamOptions {
+    /// Most bytes in one write. `None`: no limit.
+    pub chunk: Option<usize>,
+    /// Interval of comments on an idle stream.
+    pub keep_alive: Option<Duration>,
+    /// Messages after which the stream ends.
+    pub close_after: Option<u64>,
 }
 
 impl Body {
     /// All at once.
-    pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
         Self { ready: bytes.into(), ..Self::default() }
     }
 
     /// These bytes, then a broken connection.
-    pub(crate) fn cut(bytes: Bytes) -> Self {
+    pub fn cut(bytes: Bytes) -> Self {
         Self { ready: bytes, abort: Abort::After(FLUSHES), feed: None }
     }
 
     /// `head`, then whatever the channel brings; `guard` is dropped with the body.
-    pub(crate) fn stream(
+    pub fn stream(
         head: Bytes,
         rx: mpsc::Receiver<Piece>,
         options: StreamOptions,
@@ -159,9 +162,9 @@ impl http_body::Body for Body {
 }
 
 /// The error of a service that never fails but by closing its connection.
-pub(crate) type ServiceError = io::Error;
+pub type ServiceError = io::Error;
 
 /// What closes the connection without an answer.
-pub(crate) fn reset() -> ServiceError {
+pub fn reset() -> ServiceError {
     io::Error::other("reset by the script")
 }

@@ -230,6 +230,6 @@ impl StatsSnapshot {
 }
 
 /// A poisoned map of counters is still a map of counters.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
