@@ -156,9 +156,14 @@ async fn an_opener_that_panics_goes_on_with_who_waits() {
         limits: Limits::default(),
     };
     let (panics, gate) = (Arc::new(Panics::default()), Arc::new(Shaky(AtomicUsize::new(3))));
-    let backend =
-        Backend::start(spec, Arc::new(Memory::echo()), StaticHeaders::new(&[]), gate.clone(), panics.clone())
-            .expect("a backend");
+    let backend = Backend::start(
+        spec,
+        Arc::new(Memory::echo()),
+        StaticHeaders::holding(&[]),
+        gate.clone(),
+        panics.clone(),
+    )
+    .expect("a backend");
     let caller = mcpool_wire::Caller {
         identity: Identity::anonymous(),
         is_local: true,

@@ -48,14 +48,14 @@ impl StaticHeaders {
     #[must_use]
     pub fn of(spec: &BackendSpec) -> Arc<dyn Credential> {
         match &spec.endpoint {
-            Endpoint::Http(endpoint) => Self::new(&endpoint.headers),
-            Endpoint::Stdio(_) => Self::new(&[]),
+            Endpoint::Http(endpoint) => Self::holding(&endpoint.headers),
+            Endpoint::Stdio(_) => Self::holding(&[]),
         }
     }
 
     /// These headers.
     #[must_use]
-    pub fn new(headers: &[(HeaderName, HeaderValue)]) -> Arc<dyn Credential> {
+    pub fn holding(headers: &[(HeaderName, HeaderValue)]) -> Arc<dyn Credential> {
         Arc::new(Self(headers.into()))
     }
 }

@@ -40,7 +40,7 @@ pub fn http_transport_over(
     times: &Times,
     limits: &Limits,
 ) -> Result<Arc<dyn Transport>, String> {
-    let http = Http::new(&"wire".into(), endpoint, StaticHeaders::new(&endpoint.headers), times, limits)?;
+    let http = Http::new(&"wire".into(), endpoint, StaticHeaders::holding(&endpoint.headers), times, limits)?;
     of_http(&Arc::new(http.over(answering)), endpoint, choice)
 }
 

@@ -51,7 +51,7 @@ pub(super) const PROGRESS: &str = r#"{"jsonrpc":"2.0","method":"notifications/pr
 
 /// The credential of its configured headers.
 fn configured(endpoint: &HttpEndpoint) -> Arc<dyn Credential> {
-    StaticHeaders::new(&endpoint.headers)
+    StaticHeaders::holding(&endpoint.headers)
 }
 
 /// An `initialize` request of an agent without headers.
