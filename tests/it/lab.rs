@@ -9,9 +9,10 @@ use std::{
 use bytes::Bytes;
 use mcpool_breaker::{Settings, Transition};
 use mcpool_router::{
-    gateway::{GatewayObserve, register_with},
-    route::{GatewayLink, Registered},
-    stack::{RetrySettings, StackObserve},
+    events::{GatewayObserve, StackObserve},
+    registry::{Registered, register_with},
+    route::GatewayLink,
+    settings::RetrySettings,
 };
 use mcpool_upstream::{
     BackendSpec, Cause, Endpoint, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Refusal,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use mcpool_router::stack::RetrySettings;
+use mcpool_router::settings::RetrySettings;
 use mcpool_upstream::{Cause, Limits, Refusal, SendError, SendPhase, transport::memory::Memory};
 use mcpool_wire::{ErrorKind, Executed, Link as _, Method};
 use serde_json::{Value, json};

@@ -16,8 +16,9 @@ use mcpool_front::{
     Readiness, Server,
 };
 use mcpool_router::{
-    gateway::{BackendSettings, Gateway, GatewayObserve},
-    stack::{RetrySettings, StackObserve},
+    events::{GatewayObserve, StackObserve},
+    gateway::Gateway,
+    settings::{BackendSettings, RetrySettings},
 };
 use mcpool_upstream::{
     BackendSpec, Endpoint, Event, HttpEndpoint, Limits, ModeChoice, Observe, Origin, Sharing, Source,

@@ -16,7 +16,7 @@ use crate::{
     observe::{Climbed, Failed, Rung, climb},
     terminal,
 };
-use mcpool_router::gateway::BackendSettings;
+use mcpool_router::settings::BackendSettings;
 
 /// Diagnoses one backend. True if it is ready.
 ///

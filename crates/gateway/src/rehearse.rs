@@ -17,7 +17,7 @@ use self::{
     outcome::Outcome,
 };
 use crate::{embedded::Inside, observe::climb, terminal};
-use mcpool_router::gateway::{BackendSettings, Gateway};
+use mcpool_router::{gateway::Gateway, settings::BackendSettings};
 
 /// A rehearsal.
 #[derive(Clone, Debug)]

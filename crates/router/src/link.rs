@@ -13,7 +13,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -29,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use crate::{
-    route::{Registered, Registry},
+    registry::{Registered, Registry, find, seat_unless_retired},
     stack::{BackendStack, StackRequest, backend_retired},
 };
 
@@ -100,6 +99,20 @@ impl Attachment {
     /// True if this seat's sessions carry the caller's header values.
     fn serves(&self, caller: &Arc<Caller>) -> bool {
         Arc::ptr_eq(caller, self.seat.caller()) || self.backend.carries(&self.seat, caller)
+    }
+}
+
+impl Registered {
+    /// Links an agent to this backend.
+    ///
+    /// # Errors
+    /// The reason there is no session for it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future releases everything it holds. A handshake that others await continues.
+    pub async fn open(&self, hello: &Hello) -> Result<GatewayLink, CallError> {
+        let attachment = Attachment::new(self, self.backend.seat(hello).await?);
+        Ok(GatewayLink::new(hello.clone(), Arc::default(), attachment, &Arc::default()))
     }
 }
 
@@ -354,35 +367,11 @@ impl Links {
     }
 }
 
-/// The current registration of this name.
-pub(crate) fn find(registry: &ArcSwap<Registry>, name: &str) -> Option<Arc<Registered>> {
-    registry.load().backends.get(name).cloned()
-}
-
 /// Resolves when this registration ends.
 async fn replaced(registered: Option<&Registered>) {
     match registered {
         Some(registered) => registered.retired.cancelled().await,
         None => std::future::pending().await,
-    }
-}
-
-/// A seat, or `None` if the registration ended meanwhile.
-///
-/// # Cancel safety
-/// Dropping the future releases everything it holds.
-pub(crate) async fn seat_unless_retired(
-    registered: &Registered,
-    hello: &Hello,
-    patience: Duration,
-) -> Result<Option<Seat>, CallError> {
-    tokio::select! {
-        biased;
-        seat = registered.backend.seat_within(hello, patience) => match seat {
-            Err(_) if registered.retired.is_cancelled() => Ok(None),
-            settled => settled.map(Some),
-        },
-        () = registered.retired.cancelled() => Ok(None),
     }
 }
 

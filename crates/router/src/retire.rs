@@ -17,9 +17,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    gateway::GatewayObserve,
+    events::GatewayObserve,
     link::Links,
-    route::{Registered, Registry},
+    registry::{Registered, Registry},
 };
 
 /// Maximum number of registrations with full `drain_timeout`; older ones end pinned sessions with their last call.

@@ -1,50 +1,23 @@
 //! Routing: from a URL to a backend, over a registry that is one snapshot.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use http::HeaderName;
-use mcpool_breaker::{Breaker, State};
-use mcpool_upstream::{Backend, BackendStatus, Leaving, Mode, ModeReason, Seat, Traffic};
+use mcpool_upstream::{Backend, Mode, ModeReason, Seat};
 use mcpool_wire::{Backends, CallError, Caller, ClientHello, ErrorKind, Hello, Reply, ServerEntry, Target};
-use tokio_util::sync::CancellationToken;
 
 pub use crate::link::GatewayLink;
 use crate::{
-    gateway::BackendSettings,
-    link::{Attachment, Links, find, seat_unless_retired},
-    stack::{BackendStack, now},
-    text::count,
+    link::{Attachment, Links},
+    registry::{Registered, Registry, find, seat_unless_retired},
+    stack::now,
+    state::describe,
 };
-
-/// One registered backend with its circuit and stack.
-pub struct Registered {
-    /// The configured name.
-    pub name: Arc<str>,
-    /// Its sessions.
-    pub backend: Arc<Backend>,
-    /// Its circuit.
-    pub breaker: Breaker,
-    pub(crate) stack: BackendStack,
-    /// Agent headers forwarded to it, sorted by name.
-    pub(crate) forwards: Arc<[HeaderName]>,
-    /// Its configuration.
-    pub(crate) settings: BackendSettings,
-    /// Cancelled when the registration ends.
-    pub(crate) retired: CancellationToken,
-}
-
-/// All backends at one moment.
-#[derive(Default)]
-pub struct Registry {
-    pub(crate) backends: BTreeMap<Arc<str>, Arc<Registered>>,
-    /// The backend behind `/mcp` and `/sse`.
-    pub(crate) default: Option<Arc<str>>,
-}
 
 /// Routes agents to backends. Clones share the registry.
 #[derive(Clone)]
@@ -57,98 +30,6 @@ pub struct Router {
 
 /// Maximum number of logged clients.
 const MOST_TOLD: usize = 256;
-
-impl Registered {
-    /// Links an agent to this backend.
-    ///
-    /// # Errors
-    /// The reason there is no session for it.
-    ///
-    /// # Cancel safety
-    /// Dropping the future releases everything it holds. A handshake that others await continues.
-    pub async fn open(&self, hello: &Hello) -> Result<GatewayLink, CallError> {
-        let attachment = Attachment::new(self, self.backend.seat(hello).await?);
-        Ok(GatewayLink::new(hello.clone(), Arc::default(), attachment, &Arc::default()))
-    }
-
-    /// Ends the registration; waiting calls then look for its successor.
-    pub(crate) fn leave(&self, why: Leaving) {
-        self.backend.leave(why);
-        self.retired.cancel();
-    }
-
-    /// State and reason, for agents and operators.
-    #[must_use]
-    pub fn state(&self) -> (&'static str, String) {
-        describe(&self.backend.status(), self.breaker.snapshot(now()).state)
-    }
-}
-
-/// State and reason from a backend's status and circuit.
-pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str, String) {
-    let ready = status.sessions.iter().filter(|s| s.standing == "ready").count();
-    let why = status.trouble.as_ref().map(|trouble| trouble.why.clone());
-    if status.traffic.0.is_shut() {
-        return (status.traffic.0.as_str(), at_rest(status));
-    }
-    if let Some(why) = full(status) {
-        return ("full", why);
-    }
-    if ready > 0 {
-        let (sessions, agents) = (count(ready, "session"), count(status.agents, "agent"));
-        let refused = refused(status).map(|refused| format!("; {refused}")).unwrap_or_default();
-        return ("ready", format!("{sessions} ready for {agents}{refused}"));
-    }
-    match (circuit, why) {
-        (State::Open | State::HalfOpen, why) => {
-            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            ("down", format!("circuit {}{why}", circuit.as_str()))
-        }
-        (State::Closed, Some(why)) => ("down", why),
-        (State::Closed, None) if status.opening > 0 => {
-            ("connecting", "the first handshake is under way".to_owned())
-        }
-        (State::Closed, None) => match refused(status) {
-            Some(refused) => ("idle", format!("no session is open; {refused}")),
-            None => ("idle", "no session is open; the next call opens one".to_owned()),
-        },
-    }
-}
-
-/// The reason for `full`: all sessions are taken, and agents wait for one or pinned agents hold all of them.
-fn full(status: &BackendStatus) -> Option<String> {
-    let ((taken, limit), waiting) = (status.places, status.applicants.0);
-    let pinned = status.sessions.iter().filter(|session| session.mode == Mode::Pinned).count();
-    let is_full = taken >= limit && (waiting > 0 || pinned >= limit);
-    is_full.then(|| {
-        let waiting = count(waiting, "agent");
-        format!(
-            "{taken} of {limit} sessions are taken, {pinned} of them by one agent each; waiting for one: {waiting}; \
-             raise max_sessions"
-        )
-    })
-}
-
-/// The number of rejected agent credentials. The server's messages go to those agents only.
-fn refused(status: &BackendStatus) -> Option<String> {
-    let (refused, known) = status.credentials;
-    let verb = if refused == 1 { "is" } else { "are" };
-    (refused > 0).then(|| format!("{refused} of {known} credentials {verb} refused"))
-}
-
-/// The reason for a paused or drained backend.
-fn at_rest(status: &BackendStatus) -> String {
-    let (traffic, since) = status.traffic;
-    let calls = match traffic {
-        Traffic::Drained => "calls are refused",
-        Traffic::Paused | Traffic::Flowing | Traffic::Resuming => "calls wait",
-    };
-    let (seconds, running, waiting) = (since.as_secs(), status.leases.0, status.waiting.calls);
-    format!(
-        "{} by the operator for {seconds} s, until `mcpool resume`; {calls} ({waiting} waiting, {running} running)",
-        traffic.as_str()
-    )
-}
 
 impl Router {
     pub(crate) fn new(registry: Arc<ArcSwap<Registry>>, links: Arc<Links>) -> Self {

@@ -29,6 +29,8 @@ use mcpool_upstream::{Backend, Seat, Waiter};
 use mcpool_wire::{Answer, Call, CallError};
 use tower::{Layer as _, Service, ServiceBuilder, layer::layer_fn};
 
+use crate::{events::StackObserve, settings::RetrySettings};
+
 pub(crate) use self::errors::backend_retired;
 pub use self::errors::{HeldBy, StackError};
 use self::{
@@ -79,38 +81,8 @@ enum Doubt {
 /// Time within which losses belong to one outage.
 const ONE_OUTAGE: Duration = Duration::from_secs(1);
 
-/// Retry settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetrySettings {
-    /// Maximum number of attempts of a call that may have run, if repeating it is safe.
-    pub attempts: u32,
-    /// Base of the backoff.
-    pub base: Duration,
-    /// Maximum backoff.
-    pub cap: Duration,
-    /// Maximum share of retries in percent of the calls of the last 10 s; 3 per second are always allowed.
-    pub budget: u32,
-}
-
-/// Observer of one backend's calls.
-pub trait StackObserve: Send + Sync + 'static {
-    /// A call got its permit after this queueing time.
-    fn leased(&self, waited: Duration);
-    /// A call is sent again. `phase` is the last attempt's: `not_sent`, `refused`, `maybe_sent`.
-    fn retried(&self, phase: &'static str);
-    /// A call could not queue or stay queued: `full` (call limit), `bytes` (byte limit), `displaced` (by an agent with
-    /// fewer calls in the full queue), `timeout`, `circuit_open`. Or it could not be sent again: `retry_budget`.
-    fn rejected(&self, reason: &'static str);
-}
-
 /// The assembled stack of one backend.
 pub type BackendStack = Catalog<Deadline<WaitingQueue<Retry<BreakerService<Pool>>>>>;
-
-impl Default for RetrySettings {
-    fn default() -> Self {
-        Self { attempts: 3, base: Duration::from_millis(100), cap: Duration::from_secs(5), budget: 20 }
-    }
-}
 
 /// Assembles the stack of a backend.
 #[must_use]

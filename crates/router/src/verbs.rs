@@ -5,7 +5,7 @@ use std::time::Duration;
 use mcpool_upstream::{Activity, Traffic};
 use serde_json::{Value, json};
 
-use crate::{route::Registered, stack::now, text::count};
+use crate::{registry::Registered, stack::now, text::count};
 
 /// An admin action on a running backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

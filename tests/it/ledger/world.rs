@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use mcpool_breaker::Settings;
-use mcpool_router::stack::RetrySettings;
+use mcpool_router::settings::RetrySettings;
 use mcpool_upstream::{
     EraChoice, HttpEndpoint, Limits, ModeChoice, Times, TransportChoice,
     transport::{

@@ -13,7 +13,7 @@ use crate::{
     config::{Config, Overrides, check_name, parse_url},
     rehearse::{Errand, Rehearsal},
 };
-use mcpool_router::gateway::BackendSettings;
+use mcpool_router::settings::BackendSettings;
 
 /// The arguments of `doctor`.
 #[derive(Args, Clone, Debug)]

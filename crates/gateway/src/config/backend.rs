@@ -19,7 +19,7 @@ use super::{
     sharing,
     value::parse_percent,
 };
-use mcpool_router::{gateway::BackendSettings, stack::RetrySettings};
+use mcpool_router::settings::{BackendSettings, RetrySettings};
 
 /// Settings common to all backends of one file.
 pub(super) struct Common<'a> {

@@ -11,7 +11,7 @@ use super::{
     Config, LogFormat,
     value::{show_duration, show_percent, show_size},
 };
-use mcpool_router::gateway::BackendSettings;
+use mcpool_router::settings::BackendSettings;
 
 /// Replaces a secret.
 pub(crate) const MASK: &str = "***";

@@ -50,7 +50,7 @@ pub use self::{
     secret::Secret,
     sessions::SessionSettings,
 };
-use mcpool_router::gateway::BackendSettings;
+use mcpool_router::settings::BackendSettings;
 
 /// The default file, used if it exists and neither a file nor a backend is given.
 pub const DEFAULT_FILE: &str = "config/mcpool.toml";

@@ -20,10 +20,7 @@ use super::{
     families::{Labels, PerValue, counter, gauge, histogram},
     fractions,
 };
-use mcpool_router::{
-    route::Registered,
-    stack::{StackObserve, now},
-};
+use mcpool_router::{events::StackObserve, registry::Registered, stack::now};
 
 /// Metrics of one backend.
 pub(super) struct BackendMetrics {

@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 
 use crate::{config::Config, terminal};
 use mcpool_router::{
-    gateway::{BackendSettings, Gateway, GatewayObserve},
-    stack::StackObserve,
+    events::{GatewayObserve, StackObserve},
+    gateway::Gateway,
+    settings::BackendSettings,
 };
 
 /// Connects to every backend and prints the steps to `out`. True if all are ready.

@@ -24,7 +24,7 @@ use super::{
     process::{Process, seconds_now},
     text::by_family,
 };
-use mcpool_router::{gateway::Gateway, route::Registered};
+use mcpool_router::{gateway::Gateway, registry::Registered};
 
 /// All metrics.
 pub struct Metrics {

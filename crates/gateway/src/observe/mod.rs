@@ -29,7 +29,10 @@ pub use self::{
     process::{descriptors, max_descriptors},
     status::{FolderNote, Phase, Status},
 };
-use mcpool_router::{gateway::GatewayObserve, route::Registered, stack::StackObserve};
+use mcpool_router::{
+    events::{GatewayObserve, StackObserve},
+    registry::Registered,
+};
 
 /// Counts and logs.
 pub struct Observer {

@@ -13,7 +13,7 @@ use mcpool_upstream::{Endpoint, Mode, Origin};
 use serde_json::{Map, Value, json};
 
 use crate::config::reached_at;
-use mcpool_router::{gateway::Gateway, route::Registered, stack::now};
+use mcpool_router::{gateway::Gateway, registry::Registered, stack::now};
 
 /// The status of the gateway.
 pub struct Status {

@@ -12,7 +12,7 @@ use mcpool_upstream::{Event, Observe, Source};
 
 use super::{Errand, Rehearsal, outcome::Outcome};
 use crate::embedded::Inside;
-use mcpool_router::{gateway::GatewayObserve, stack::StackObserve};
+use mcpool_router::events::{GatewayObserve, StackObserve};
 
 /// One order, for direct and pooled runs.
 pub(super) struct Order {

@@ -12,8 +12,10 @@ use mcpool_upstream::{Backend, Cause, NoLease, Refusal, SendError, SendPhase, un
 use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
+use crate::{events::StackObserve, settings::RetrySettings};
+
 use super::{
-    Doubt, RetrySettings, StackError, StackFuture, StackObserve, StackRequest, always_ready,
+    Doubt, StackError, StackFuture, StackRequest, always_ready,
     budget::Budget,
     errors::{HeldBy, phase_word},
 };

@@ -18,8 +18,10 @@ use mcpool_upstream::{Backend, Mode, RoomFull, RoomLimit, SendError, Traffic, Wa
 use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
+use crate::events::StackObserve;
+
 use super::{
-    HeldBy, StackError, StackFuture, StackObserve, StackRequest, always_ready,
+    HeldBy, StackError, StackFuture, StackRequest, always_ready,
     errors::{circuit_open, overloaded},
     now,
 };

@@ -11,7 +11,7 @@ use serde::{
 use toml::Table;
 
 use super::super::{raw, *};
-use mcpool_router::stack::RetrySettings;
+use mcpool_router::settings::RetrySettings;
 
 const FILE: &str = include_str!("../../../../../config/mcpool.toml");
 

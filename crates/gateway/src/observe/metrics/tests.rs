@@ -22,7 +22,7 @@ use super::{
     *,
 };
 use crate::config::{Config, Overrides};
-use mcpool_router::gateway::GatewayObserve as _;
+use mcpool_router::events::GatewayObserve as _;
 use mcpool_router::stack::now;
 
 /// Every name in the design that is implemented.
@@ -450,7 +450,7 @@ async fn a_backend_that_is_down_shows_in_the_three_states_and_in_up() {
 }
 
 /// Unreachable backends with these names.
-fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<mcpool_router::gateway::BackendSettings> {
+fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<mcpool_router::settings::BackendSettings> {
     let one = |name: &str| format!("[backends.{name}]\nurl = \"http://127.0.0.1:9/mcp\"\nmin_idle = 0\n");
     let text: String = names.into_iter().map(one).collect();
     Config::parse("file.toml", &text, std::path::Path::new(""), &|_| None).unwrap().backends
