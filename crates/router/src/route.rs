@@ -9,7 +9,9 @@ use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use http::HeaderName;
 use mcpool_upstream::{Backend, Mode, ModeReason, Seat};
-use mcpool_wire::{Backends, CallError, Caller, ClientHello, ErrorKind, Hello, Reply, ServerEntry, Target};
+use mcpool_wire::{
+    Backends, CallError, Caller, ClientHello, ErrorKind, Hello, Identity, Reply, ServerEntry, Target,
+};
 
 pub use crate::link::GatewayLink;
 use crate::{
@@ -97,7 +99,7 @@ impl Router {
 impl Backends for Router {
     type Link = GatewayLink;
 
-    fn target(&self, name: Option<&str>) -> Result<Target, String> {
+    fn target(&self, name: Option<&str>, _: &Identity) -> Result<Target, String> {
         let registry = self.registry.load();
         let names = || registry.backends.keys().map(|n| n.as_ref()).collect::<Vec<_>>().join(", ");
         let name = match name {
@@ -129,7 +131,7 @@ impl Backends for Router {
         find(&self.registry, &target.name).map(|registered| registered.forwards.clone()).unwrap_or_default()
     }
 
-    fn servers(&self) -> Vec<ServerEntry> {
+    fn servers(&self, _: &Identity) -> Vec<ServerEntry> {
         self.registry.load().backends.values().map(|registered| entry(registered)).collect()
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     era::{Era, Revision},
     error::CallError,
     handshake::ClientHello,
+    identity::Identity,
     rewrite::Message,
 };
 
@@ -25,11 +26,11 @@ pub trait Backends: Send + Sync + 'static {
     /// The link of one agent.
     type Link: Link;
 
-    /// Resolves the backend named in a URL; `None` is the unnamed one (`/mcp`, `/sse`).
+    /// Resolves the backend named in a URL, for this caller; `None` is the unnamed one (`/mcp`, `/sse`).
     ///
     /// # Errors
-    /// One sentence that lists the existing names.
-    fn target(&self, name: Option<&str>) -> Result<Target, String>;
+    /// One sentence that lists the names this caller may use.
+    fn target(&self, name: Option<&str>, caller: &Identity) -> Result<Target, String>;
 
     /// Links an agent to its backend. Waits a bounded time for the backend's first handshake.
     ///
@@ -46,8 +47,8 @@ pub trait Backends: Send + Sync + 'static {
         Arc::default()
     }
 
-    /// Lists the configured backends for the discovery endpoint.
-    fn servers(&self) -> Vec<ServerEntry>;
+    /// Lists the backends this caller may use, for the discovery endpoint.
+    fn servers(&self, caller: &Identity) -> Vec<ServerEntry>;
 }
 
 /// One agent's link to a backend. Dropping the last handle releases the agent's place in the pool.

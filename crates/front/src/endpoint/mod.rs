@@ -109,7 +109,7 @@ async fn serve<B: Backends>(
             }
             _ => Served::method_not_allowed("POST, OPTIONS"),
         },
-        Route::Servers if is_read(parts) => pages::servers(front, &parts.uri, &parts.headers),
+        Route::Servers if is_read(parts) => pages::servers(front, &head, &parts.uri),
         Route::Servers => Served::method_not_allowed("GET, HEAD"),
         Route::Unknown | Route::Health | Route::Livez | Route::Readyz => unknown_path(),
     }

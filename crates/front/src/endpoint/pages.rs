@@ -2,29 +2,31 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, StatusCode, Uri, header};
-use mcpool_wire::{Backends, ServerEntry};
+use http::{StatusCode, Uri, header};
+use mcpool_wire::{Backends, Identity, ServerEntry};
 use serde_json::{Value, json};
 
 use crate::{
     http::response::Served,
     observe::{Cause, Readiness},
-    session::Front,
+    session::{Front, RequestHead},
 };
 
 /// `GET /api/mcp/servers`: what an agent may point at, with URLs as this caller reaches us.
-pub(crate) fn servers<B: Backends>(front: &Front<B>, uri: &Uri, headers: &HeaderMap) -> Served {
+pub(crate) fn servers<B: Backends>(front: &Front<B>, head: &RequestHead<'_>, uri: &Uri) -> Served {
     let host = uri.authority().map(|authority| authority.as_str());
-    let host = host.or_else(|| headers.get(header::HOST).and_then(|value| value.to_str().ok()));
+    let host = host.or_else(|| head.headers.get(header::HOST).and_then(|value| value.to_str().ok()));
     let base = format!("http://{}", host.unwrap_or("localhost"));
     let servers: Vec<Value> =
-        front.backends.servers().into_iter().map(|entry| with_urls(entry, &base)).collect();
+        front.backends.servers(head.identity).into_iter().map(|entry| with_urls(entry, &base)).collect();
     Served::value(StatusCode::OK, Cause::Gateway, &json!({ "servers": servers }))
 }
 
 /// Who asks under a foreign name is told nothing about backends.
 pub(crate) fn health<B: Backends>(front: &Front<B>, is_foreign: bool) -> Served {
-    let backends = if is_foreign { Vec::new() } else { front.backends.servers() };
+    // A probe has no identity.
+    let probe = Identity::anonymous();
+    let backends = if is_foreign { Vec::new() } else { front.backends.servers(&probe) };
     let body = json!({
         "status": readiness(front).as_str(),
         "service": "mcpool",

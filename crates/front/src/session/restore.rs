@@ -218,8 +218,9 @@ impl<B: Backends> Front<B> {
     }
 
     /// The answer to a URL that names no backend; `id` is echoed where there is a message.
-    pub(crate) fn unknown_backend(&self, id: Option<&RpcId>, why: &str) -> Served {
-        let known: Vec<String> = self.backends.servers().into_iter().map(|entry| entry.name).collect();
+    pub(crate) fn unknown_backend(&self, head: &RequestHead<'_>, id: Option<&RpcId>, why: &str) -> Served {
+        let known: Vec<String> =
+            self.backends.servers(head.identity).into_iter().map(|entry| entry.name).collect();
         let mut data = refused_here();
         data["backends"] = known.into();
         Served::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))

@@ -38,9 +38,9 @@ const WORK: usize = 16;
 
 /// A GET without session: a new agent, or one that lost its connection and comes back; after a restart under its old id.
 pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Served {
-    let target = match front.backends.target(head.backend) {
+    let target = match front.backends.target(head.backend, head.identity) {
         Ok(target) => target,
-        Err(why) => return front.unknown_backend(None, &why),
+        Err(why) => return front.unknown_backend(head, None, &why),
     };
     let before = text(head.headers, "last-event-id").and_then(AgentSessionId::parse);
     let mut back = before.map(|_| Back::Lost);

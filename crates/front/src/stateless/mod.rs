@@ -107,9 +107,9 @@ pub(crate) async fn message<B: Backends>(
         Err(unfit) => return unfit.answer(&request.id),
     };
     let Some(service) = Service::of(&request.method) else { return no_method(&request.id, &request.method) };
-    let target = match front.backends.target(head.backend) {
+    let target = match front.backends.target(head.backend, head.identity) {
         Ok(target) => target,
-        Err(why) => return front.unknown_backend(Some(&request.id), &why),
+        Err(why) => return front.unknown_backend(head, Some(&request.id), &why),
     };
     let asking = Asking { head, target, request, modern, pulse };
     match service {

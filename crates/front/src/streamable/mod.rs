@@ -112,11 +112,11 @@ pub(crate) async fn agent_of<B: Backends>(
 ) -> Result<Arc<Agent<B::Link>>, NoAgent> {
     let refused = |served| NoAgent::Refused(Box::new(served));
     let session = text(head.headers, "mcp-session-id");
-    let target = match front.backends.target(head.backend) {
+    let target = match front.backends.target(head.backend, head.identity) {
         Ok(target) => target,
         Err(why) => {
             let held = session.and_then(|session| front.known(Transport::Http, head, session));
-            return held.ok_or_else(|| refused(front.unknown_backend(id, &why)));
+            return held.ok_or_else(|| refused(front.unknown_backend(head, id, &why)));
         }
     };
     let Some(session) = session else { return Err(refused(no_session(id))) };
@@ -149,7 +149,9 @@ pub(crate) async fn listen<B: Backends>(
     head: &RequestHead<'_>,
     session: &str,
 ) -> Served {
-    let Ok(target) = front.backends.target(head.backend) else { return Served::unknown_session(None) };
+    let Ok(target) = front.backends.target(head.backend, head.identity) else {
+        return Served::unknown_session(None);
+    };
     let agent = match front.agent(head, session, &target).await {
         Ok(agent) => agent,
         Err(missing) => return front.missing(&missing, None),
@@ -184,7 +186,7 @@ pub(crate) async fn delete<B: Backends>(front: &Front<B>, head: &RequestHead<'_>
         let message = "DELETE needs an Mcp-Session-Id header";
         return Served::refused(StatusCode::BAD_REQUEST, None, -32600, message).over(Transport::Http);
     };
-    match AgentSessionId::parse(session).zip(front.backends.target(head.backend).ok()) {
+    match AgentSessionId::parse(session).zip(front.backends.target(head.backend, head.identity).ok()) {
         Some((id, target)) => end(front, head, id, &target).await,
         None => Served::unknown_session(None),
     }
@@ -219,9 +221,9 @@ async fn initialize<B: Backends>(
     request: Request,
     message: &Message,
 ) -> Served {
-    let target = match front.backends.target(head.backend) {
+    let target = match front.backends.target(head.backend, head.identity) {
         Ok(target) => target,
-        Err(why) => return front.unknown_backend(Some(&request.id), &why),
+        Err(why) => return front.unknown_backend(head, Some(&request.id), &why),
     };
     let common = &front.common;
     let seat = match front.place(head.peer).await {

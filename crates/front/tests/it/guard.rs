@@ -105,3 +105,32 @@ async fn a_refusal_says_why_and_nothing_is_opened() {
     assert_eq!((&error["data"]["reason"], &error["data"]["executed"]), (&json!("expired"), &json!("no")));
     assert_eq!(front.script.opened.load(Ordering::SeqCst), 0);
 }
+
+#[tokio::test]
+async fn backends_are_asked_for_the_one_who_calls() {
+    let (front, _) = start().await;
+    let ada = [("x-key", "ada")];
+    let asked = |what: &str| {
+        let asked = std::mem::take(&mut *front.script.asked.lock().unwrap());
+        assert!(!asked.is_empty() && asked.iter().all(|one| one == "key/ada"), "{what}: {asked:?}");
+    };
+    let got = front.post("/mcp", &ada, &initialize(0)).await;
+    asked("initialize");
+    let session = ("mcp-session-id", got.headers["mcp-session-id"].to_str().unwrap());
+    front.post("/mcp", &[ada[0], session], &tool(1, "echo")).await;
+    asked("a call");
+    front.send("DELETE", "/mcp", &[ada[0], session], "").await;
+    asked("a DELETE");
+    let sse = front.sse("/sse", &[ada[0], ("accept", "text/event-stream")]).await;
+    asked("a stream");
+    front.post(&format!("/sse?session_id={}", sse.session), &ada, &initialize(2)).await;
+    asked("a message of a stream");
+    front.ask_with(&ada, &modern::call(3, "echo")).await;
+    asked("a call without session");
+    assert_eq!(front.post("/nobody/mcp", &ada, &initialize(4)).await.status, 404);
+    asked("an unknown backend");
+    front.get("/api/mcp/servers", &ada).await;
+    asked("the page of servers");
+    front.get("/health", &ada).await;
+    assert_eq!(*front.script.asked.lock().unwrap(), ["anonymous"], "a probe is nobody");
+}

@@ -13,7 +13,7 @@ use http::HeaderName;
 use mcpool_front::{FrontEvent, FrontObserve, Health, Readiness};
 use mcpool_wire::{
     Answer, Backends, Call, CallError, Caller, ClientHello, Envelope, Era, ErrorKind, Executed, Forwarded,
-    Hello, Link, LinkEvent, Message, Outlet, Reply, Revision, ServerEntry, Target,
+    Hello, Identity, Link, LinkEvent, Message, Outlet, Reply, Revision, ServerEntry, Target,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
@@ -26,6 +26,8 @@ pub(crate) struct Script {
     pub(crate) dropped_calls: Arc<AtomicUsize>,
     pub(crate) finished_calls: AtomicUsize,
     pub(crate) hellos: Mutex<Vec<Hello>>,
+    /// For whom a target or the servers were asked for.
+    pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) notified: Mutex<Vec<String>>,
     pub(crate) calls: Mutex<Vec<Call>>,
     /// `Some`: `open` waits for a permit.
@@ -83,7 +85,8 @@ pub(crate) struct Scripted(pub Arc<Script>);
 impl Backends for Scripted {
     type Link = ScriptedLink;
 
-    fn target(&self, name: Option<&str>) -> Result<Target, String> {
+    fn target(&self, name: Option<&str>, caller: &Identity) -> Result<Target, String> {
+        self.0.asked.lock().unwrap().push(caller.to_string());
         match name.unwrap_or("a") {
             known @ ("a" | "b") => Ok(Target { name: known.into() }),
             other => Err(format!("no backend {other:?}; known are a, b")),
@@ -116,7 +119,8 @@ impl Backends for Scripted {
         self.0.forwards.lock().unwrap().as_slice().into()
     }
 
-    fn servers(&self) -> Vec<ServerEntry> {
+    fn servers(&self, caller: &Identity) -> Vec<ServerEntry> {
+        self.0.asked.lock().unwrap().push(caller.to_string());
         let entry = |name: &str| ServerEntry {
             name: name.to_owned(),
             transport: "sse".to_owned(),

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use mcpool_front::{FrontEvent, FrontObserve, Health, Readiness};
 use mcpool_wire::{
     Answer, Backends, Call, CallError, Caller, ClientHello, Envelope, ErrorKind, Executed, Forwarded, Hello,
-    Link, LinkEvent, Message, Method, Reply, RequestId, Revision, ServerEntry, Target,
+    Identity, Link, LinkEvent, Message, Method, Reply, RequestId, Revision, ServerEntry, Target,
 };
 use serde_json::json;
 
@@ -83,7 +83,7 @@ pub(super) struct ScriptedLink {
 impl Backends for Scripted {
     type Link = ScriptedLink;
 
-    fn target(&self, name: Option<&str>) -> Result<Target, String> {
+    fn target(&self, name: Option<&str>, _: &Identity) -> Result<Target, String> {
         match name.unwrap_or("a") {
             known @ ("a" | "b") => Ok(Target { name: known.into() }),
             other => Err(format!("no backend {other:?}; known are a, b")),
@@ -102,7 +102,7 @@ impl Backends for Scripted {
         false
     }
 
-    fn servers(&self) -> Vec<ServerEntry> {
+    fn servers(&self, _: &Identity) -> Vec<ServerEntry> {
         let entry = |name: &str| ServerEntry {
             name: name.to_owned(),
             transport: "sse".to_owned(),
