@@ -8,30 +8,44 @@ use crate::tidy::{code, product_sources};
 
 /// Crate -> its modules from top to bottom; those of one row do not import each other. The files of one folder may. A
 /// module in a folder is named only where it has another place than its folder.
-const LAYERS: &[(&str, &[&[&str]])] = &[(
-    "front",
-    &[
-        &["fuzzing"],
-        &["server"],
-        &["endpoint"],
-        &["streamable", "sse", "stateless"],
-        &["call"],
-        &["session"],
-        &["http"],
-        &["panics"],
-        &["shared"],
-        &["message"],
-        &["stream"],
-        &["limits"],
-        &["guard", "host_policy"],
-        &["config"],
-        &["session_id"],
-        &["forwarded_headers"],
-        &["observe"],
-        // A word of events and limits that needs neither.
-        &["limits/pressure"],
-    ],
-)];
+const LAYERS: &[(&str, &[&[&str]])] = &[
+    (
+        "front",
+        &[
+            &["fuzzing"],
+            &["server"],
+            &["endpoint"],
+            &["streamable", "sse", "stateless"],
+            &["call"],
+            &["session"],
+            &["http"],
+            &["panics"],
+            &["shared"],
+            &["message"],
+            &["stream"],
+            &["limits"],
+            &["guard", "host_policy"],
+            &["config"],
+            &["session_id"],
+            &["forwarded_headers"],
+            &["observe"],
+            // A word of events and limits that needs neither.
+            &["limits/pressure"],
+        ],
+    ),
+    (
+        "router",
+        &[
+            &["gateway"],
+            &["route", "retire"],
+            &["link", "verbs"],
+            &["registry"],
+            &["breaker_feed", "state"],
+            &["stack"],
+            &["settings", "events", "text"],
+        ],
+    ),
+];
 
 /// Imports that point up today: file and module. One that is gone must be taken out here.
 const KNOWN: &[(&str, &str)] = &[];

@@ -2,10 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mcpool_breaker::Transition;
+use mcpool_breaker::{Snapshot, Transition};
 use mcpool_upstream::{Observe, Source};
-
-use crate::registry::Registered;
 
 /// Observer of events behind the front.
 pub trait GatewayObserve: Observe {
@@ -15,8 +13,8 @@ pub trait GatewayObserve: Observe {
     /// A circuit changed its state.
     fn transition(&self, backend: &Source, transition: &Transition);
 
-    /// A registration was removed or replaced and now finishes its calls.
-    fn leaves(&self, _old: &Registered) {}
+    /// A registration of this name was removed or replaced and now finishes its calls; its circuit counts no more.
+    fn leaves(&self, _name: &str, _circuit: &Snapshot) {}
 
     /// The last registration of this name has ended.
     fn gone(&self, _name: &str) {}

@@ -22,6 +22,7 @@ use crate::{
     retire::Retirements,
     route::Router,
     settings::BackendSettings,
+    stack::now,
 };
 
 /// The running backends.
@@ -99,7 +100,7 @@ impl Gateway {
         self.registry.store(Arc::new(Registry { backends, default }));
         for (names, why) in [(&changes.changed, Leaving::Replaced), (&changes.removed, Leaving::Removed)] {
             for old in names.iter().filter_map(|name| before.backends.get(name)) {
-                self.observe.leaves(old);
+                self.observe.leaves(&old.name, &old.breaker.snapshot(now()));
                 self.retirements.begin(old.clone(), why).await;
             }
         }

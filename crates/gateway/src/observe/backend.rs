@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use mcpool_breaker::{ProbeOutcome, Reason, State};
+use mcpool_breaker::{ProbeOutcome, Reason, Snapshot, State};
 use mcpool_front::Outcome;
 use mcpool_upstream::{BackendStatus, CloseReason, Event, Evidence, Mode, OpenReason, Traffic};
 use mcpool_wire::{Era, Executed};
@@ -242,9 +242,8 @@ impl BackendMetrics {
     }
 
     /// Carries over the circuit counts of a registration that ended.
-    pub(super) fn carry(&self, old: &Registered) {
-        let circuit = old.breaker.snapshot(now());
-        let last = totals(&circuit);
+    pub(super) fn carry(&self, circuit: &Snapshot) {
+        let last = totals(circuit);
         let mut carried = self.gauges.carried.lock().unwrap_or_else(PoisonError::into_inner);
         carried.counted.resize(last.len(), 0);
         carried.counted.iter_mut().zip(last).for_each(|(sum, last)| *sum += last);
@@ -319,7 +318,7 @@ impl BackendGauges {
         }
     }
 
-    fn circuit(&self, circuit: &mcpool_breaker::Snapshot) {
+    fn circuit(&self, circuit: &Snapshot) {
         for (gauge, state) in self.breaker_state.iter().zip(State::ALL) {
             gauge.set(f64::from(circuit.state == state));
         }
@@ -393,7 +392,7 @@ struct Carried {
 }
 
 /// The circuit's counts: transitions, probes, rejections, incidents by kind.
-fn totals(circuit: &mcpool_breaker::Snapshot) -> Vec<u64> {
+fn totals(circuit: &Snapshot) -> Vec<u64> {
     let of = |kind: &str| -> u64 {
         let is = |known: &&'static str| *known == kind;
         let other = |known: &&'static str| kind == "other" && !INCIDENTS.contains(known);

@@ -16,7 +16,7 @@ mod thin;
 
 use std::sync::Arc;
 
-use mcpool_breaker::Transition;
+use mcpool_breaker::{Snapshot, Transition};
 use mcpool_front::{FrontEvent, FrontObserve};
 use mcpool_upstream::{Event, Observe, Source};
 
@@ -29,10 +29,7 @@ pub use self::{
     process::{descriptors, max_descriptors},
     status::{FolderNote, Phase, Status},
 };
-use mcpool_router::{
-    events::{GatewayObserve, StackObserve},
-    registry::Registered,
-};
+use mcpool_router::events::{GatewayObserve, StackObserve};
 
 /// Counts and logs.
 pub struct Observer {
@@ -83,9 +80,9 @@ impl GatewayObserve for Observer {
         self.events.transition(&backend.name, transition);
     }
 
-    fn leaves(&self, old: &Registered) {
-        if let Some(metrics) = self.metrics.backend(&old.name) {
-            metrics.carry(old);
+    fn leaves(&self, name: &str, circuit: &Snapshot) {
+        if let Some(metrics) = self.metrics.backend(name) {
+            metrics.carry(circuit);
         }
     }
 
