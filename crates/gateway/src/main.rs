@@ -15,7 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use mcpool::{
-    admin::Admin,
+    admin::{self, Admin},
     banner,
     cli::{CheckArgs, Cli, Command, DoctorArgs, RehearseArgs, ServeArgs},
     config::{Config, Overrides, Problems},
@@ -311,8 +311,9 @@ impl Serving {
             end_admin.cancel();
             unfinished
         };
-        let running =
-            async { tokio::join!(serving, unharmed(admin.run(listeners.admin, end_admin.clone()))).0 };
+        let running = async {
+            tokio::join!(serving, unharmed(admin::run(Arc::new(admin), listeners.admin, end_admin.clone()))).0
+        };
         let unfinished = tokio::select! {
             unfinished = running => unfinished,
             () = state.keep(&status) => Vec::new(),

@@ -11,7 +11,7 @@ use axum::{
 use mcpool_front::{Census, CensusQuery};
 use serde_json::Value;
 
-use super::{Shared, problem};
+use super::server::{Shared, problem};
 
 /// Default and maximum number of rows.
 const USUAL: usize = 100;
@@ -26,13 +26,13 @@ pub(super) async fn calls(State(shared): State<Arc<Shared>>, uri: Uri) -> Respon
 }
 
 fn answer(shared: &Shared, uri: &Uri, ask: impl Fn(&dyn Census, &CensusQuery) -> Value) -> Response {
-    let Some(census) = &shared.admin.census else {
+    let Some(census) = shared.control.census() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "agents are not served yet");
     };
     match query(uri.query().unwrap_or_default()) {
         Ok(query) => match &query.backend {
-            Some(name) if shared.admin.status.find(name).is_none() => shared.unknown_backend(name),
-            _ => Json(ask(census.as_ref(), &query)).into_response(),
+            Some(name) if shared.control.backend(name).is_none() => shared.unknown_backend(name),
+            _ => Json(ask(census, &query)).into_response(),
         },
         Err(why) => problem(StatusCode::BAD_REQUEST, &why),
     }

@@ -10,7 +10,7 @@ use axum::{
 };
 use futures::{StreamExt as _, stream};
 
-use super::{Shared, problem};
+use super::server::{Shared, problem};
 
 pub(super) async fn events(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
     let follows = match uri.query().unwrap_or_default() {
@@ -26,10 +26,10 @@ pub(super) async fn events(State(shared): State<Arc<Shared>>, uri: Uri) -> Respo
     let line = |line: Arc<str>| Ok::<_, Infallible>(Bytes::from(format!("{line}\n")));
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-cache")];
     if !follows {
-        let recent = shared.admin.events.recent();
+        let recent = shared.control.events();
         return (kind, Body::from_stream(stream::iter(recent).map(line))).into_response();
     }
-    let Some((recent, live)) = shared.admin.events.follow() else {
+    let Some((recent, live)) = shared.control.follow() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "too many follow the events already");
     };
     // Ends the stream, so that shutdown does not wait for followers.

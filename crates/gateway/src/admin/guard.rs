@@ -12,7 +12,7 @@ use axum::{
 use futures::FutureExt as _;
 use mcpool_front::{HostPolicy, TurnedAway, host_of};
 
-use super::{Peer, Shared, problem};
+use super::server::{Peer, Shared, problem};
 
 /// Marks a request under an unknown host name: its response must not mention backends.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,7 @@ pub(super) async fn guard(
     next: Next,
 ) -> Response {
     // Rules are rebuilt per request, so that a reload applies. Operators are few.
-    let hosts = HostPolicy::new(&shared.admin.config.load().front);
+    let hosts = HostPolicy::new(&shared.control.front());
     let path = request.uri().path();
     let exempt = matches!(path, "/metrics" | "/livez" | "/readyz");
     let identified = shared.identify(request.headers());
@@ -67,7 +67,7 @@ async fn passed(shared: &Shared, request: Request, next: Next) -> Response {
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
         Err(_) => {
-            shared.admin.metrics.panicked("admin");
+            shared.control.panicked();
             let why = "the gateway failed on this request; the log says where";
             problem(StatusCode::INTERNAL_SERVER_ERROR, why)
         }
@@ -77,12 +77,10 @@ async fn passed(shared: &Shared, request: Request, next: Next) -> Response {
 impl Shared {
     /// True if the request has the token; `None` if no token is configured.
     fn identify(&self, headers: &HeaderMap) -> Option<bool> {
-        let config = self.admin.config.load();
-        let token = config.admin_token.as_ref()?;
         let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let presented = value.and_then(|value| value.split_once(' '));
         let bearer = presented.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        Some(bearer.is_some_and(|(_, presented)| token.is(presented.trim())))
+        self.control.is_token(bearer.map(|(_, presented)| presented.trim()))
     }
 
     fn denied(&self, peer: IpAddr, uri: &Uri) {

@@ -1,11 +1,12 @@
 //! The admin listener over a real socket, with a working backend and an unreachable one.
 
-use std::time::Duration;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::CancellationToken;
 
-use mcpool_front::Readiness;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-use super::*;
+use super::{listener::most, *};
 use crate::observe::{Observer, Phase};
 use mcpool_router::gateway::Gateway;
 
@@ -48,7 +49,7 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let running = tokio::spawn(admin.run(listener, stop.clone()));
+        let running = tokio::spawn(run(Arc::new(admin), listener, stop.clone()));
         Self { addr, status, stop, running, _backend: backend }
     }
 

@@ -1,10 +1,6 @@
 //! Admin actions over HTTP: the actions of a backend, and reload.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -13,10 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use super::{Peer, Shared, problem};
-use crate::config::{parse_duration, show_duration};
-use mcpool_router::{stack::now, verbs::Verb};
+use super::server::{Peer, Shared, problem};
+use mcpool_router::verbs::Verb;
 
 /// Default and maximum wait for an action.
 const WAIT: Duration = Duration::from_secs(30);
@@ -28,7 +24,7 @@ pub(super) async fn perform(
     Path((name, verb)): Path<(String, String)>,
     uri: Uri,
 ) -> Response {
-    let (wait, pinned) = match options(uri.query().unwrap_or_default()) {
+    let (wait, pinned) = match shared.options(uri.query().unwrap_or_default()) {
         Ok(options) => options,
         Err(why) => return problem(StatusCode::BAD_REQUEST, &why),
     };
@@ -39,11 +35,13 @@ pub(super) async fn perform(
     if pinned && !matches!(verb, Verb::Reconnect { .. }) {
         return problem(StatusCode::BAD_REQUEST, "pinned is an option of reconnect");
     }
-    let Some(registered) = shared.admin.status.find(&name) else { return shared.unknown_backend(&name) };
-    let action = Action::begin(verb.as_str(), Some(&registered.name), peer);
-    let done = registered.perform(verb, wait).await;
+    let Some(performing) = shared.control.perform(&name, verb, wait) else {
+        return shared.unknown_backend(&name);
+    };
+    let action = Action::begin(verb.as_str(), Some(&name), peer);
+    let done = performing.await;
     let took = action.ended(&done.sentence);
-    shared.admin.events.operator(&registered.name, verb.as_str(), &done.sentence, (peer, took));
+    shared.control.performed(&name, verb, &done.sentence, (peer, took));
     let status = if done.is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
     (status, Json(done.details)).into_response()
 }
@@ -52,12 +50,12 @@ pub(super) async fn reload(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
 ) -> Response {
-    let Some(reload) = &shared.admin.reload else {
+    let Some(reloading) = shared.control.reload() else {
         let why = "this gateway cannot take its configuration anew while it runs; restart it";
         return problem(StatusCode::NOT_IMPLEMENTED, why);
     };
     let action = Action::begin("reload", None, peer);
-    let outcome = reload().await;
+    let outcome = reloading.await;
     action.ended(outcome.as_ref().unwrap_or_else(|why| why));
     match outcome {
         Ok(message) => Json(json!({ "done": true, "message": message })).into_response(),
@@ -66,7 +64,7 @@ pub(super) async fn reload(
 }
 
 pub(super) async fn sessions(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
-    match shared.admin.status.sessions(&name) {
+    match shared.control.sessions(&name) {
         Some(sessions) => Json(json!({ "backend": name, "sessions": sessions })).into_response(),
         None => shared.unknown_backend(&name),
     }
@@ -85,12 +83,12 @@ struct Action<'a> {
 impl<'a> Action<'a> {
     fn begin(what: &'static str, backend: Option<&'a str>, peer: SocketAddr) -> Self {
         tracing::info!(backend, action = what, %peer, "operator: begins");
-        Self { what, backend, peer, began: now(), is_told: false }
+        Self { what, backend, peer, began: Instant::now(), is_told: false }
     }
 
     fn ended(mut self, result: &str) -> Duration {
         self.is_told = true;
-        let took = now().saturating_duration_since(self.began);
+        let took = self.began.elapsed();
         self.tell(result, took);
         took
     }
@@ -105,7 +103,7 @@ impl<'a> Action<'a> {
 impl Drop for Action<'_> {
     fn drop(&mut self) {
         if !self.is_told {
-            let took = now().saturating_duration_since(self.began);
+            let took = self.began.elapsed();
             self.tell("the operator did not wait for it; it goes on", took);
         }
     }
@@ -113,27 +111,27 @@ impl Drop for Action<'_> {
 
 impl Shared {
     pub(super) fn unknown_backend(&self, name: &str) -> Response {
-        let names = self.admin.status.names();
+        let names = self.control.names();
         problem(StatusCode::NOT_FOUND, &format!("no backend is named {name:?}; there are: {names}"))
     }
-}
 
-/// Parses `wait` and `pinned` of a query.
-fn options(query: &str) -> Result<(Duration, bool), String> {
-    let (mut wait, mut pinned) = (WAIT, false);
-    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        match (key.as_ref(), value.as_ref()) {
-            ("wait", text) => wait = parse_duration(text).map_err(|why| format!("wait: {why}"))?,
-            ("pinned", "true" | "") => pinned = true,
-            ("pinned", "false") => pinned = false,
-            ("pinned", other) => return Err(format!("pinned is true or false, not {other:?}")),
-            (other, _) => return Err(format!("{other:?} is no option; there are: wait, pinned")),
+    /// Parses `wait` and `pinned` of a query.
+    fn options(&self, query: &str) -> Result<(Duration, bool), String> {
+        let (mut wait, mut pinned) = (WAIT, false);
+        for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match (key.as_ref(), value.as_ref()) {
+                ("wait", text) => wait = self.control.duration(text).map_err(|why| format!("wait: {why}"))?,
+                ("pinned", "true" | "") => pinned = true,
+                ("pinned", "false") => pinned = false,
+                ("pinned", other) => return Err(format!("pinned is true or false, not {other:?}")),
+                (other, _) => return Err(format!("{other:?} is no option; there are: wait, pinned")),
+            }
         }
+        if wait > MOST_WAIT {
+            return Err(format!("wait is at most {}m", MOST_WAIT.as_secs() / 60));
+        }
+        Ok((wait, pinned))
     }
-    if wait > MOST_WAIT {
-        return Err(format!("wait is at most {}", show_duration(MOST_WAIT)));
-    }
-    Ok((wait, pinned))
 }
 
 /// The message in an action's response body.
