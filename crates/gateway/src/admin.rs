@@ -1,24 +1,14 @@
 //! What the admin listener shows and orders: the parts of this process behind its [`Control`].
 
-mod census;
-mod control;
-mod events;
-mod guard;
-mod listener;
-mod server;
-mod verbs;
-
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use mcpool_admin::Control;
 use mcpool_front::{Census, FrontConfig, Gauges, Health as _, LimitUse, Readiness};
 use mcpool_router::verbs::{Done, Verb};
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::guard::ADMIN_HEADER;
-pub(crate) use self::verbs::message_of;
-pub use self::{control::Control, server::run};
 use crate::{
     config::{Config, parse_duration},
     observe::{Events, Metrics, Status, descriptors},

@@ -15,11 +15,11 @@ use serde_json::Value;
 
 use self::client::Client;
 use crate::{
-    admin::message_of,
     cli::{AdminArgs, AgentsArgs, CallsArgs, DoctorArgs, ReconnectArgs, StatusArgs, VerbArgs},
     config::{Config, parse_url, show_duration},
     doctor, terminal,
 };
+use mcpool_admin::message_of;
 use mcpool_router::verbs::Verb;
 
 /// A console command.

@@ -15,7 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use mcpool::{
-    admin::{self, Admin},
+    admin::Admin,
     banner,
     cli::{CheckArgs, Cli, Command, DoctorArgs, RehearseArgs, ServeArgs},
     config::{Config, Overrides, Problems},
@@ -312,7 +312,11 @@ impl Serving {
             unfinished
         };
         let running = async {
-            tokio::join!(serving, unharmed(admin::run(Arc::new(admin), listeners.admin, end_admin.clone()))).0
+            tokio::join!(
+                serving,
+                unharmed(mcpool_admin::run(Arc::new(admin), listeners.admin, end_admin.clone()))
+            )
+            .0
         };
         let unfinished = tokio::select! {
             unfinished = running => unfinished,

@@ -6,8 +6,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{listener::most, *};
+use super::*;
 use crate::observe::{Observer, Phase};
+use mcpool_admin::{most, run};
 use mcpool_router::gateway::Gateway;
 
 struct Rig {

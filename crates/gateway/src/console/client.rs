@@ -6,7 +6,7 @@ use http::{Method, header};
 use serde_json::Value;
 use url::Url;
 
-use crate::admin::{ADMIN_HEADER, message_of};
+use mcpool_admin::{ADMIN_HEADER, message_of};
 
 /// Address and token of the admin listener.
 #[derive(Clone, Debug)]

@@ -135,6 +135,7 @@ impl Shared {
 }
 
 /// The message in an action's response body.
-pub(crate) fn message_of(body: &Value) -> &str {
+#[must_use]
+pub fn message_of(body: &Value) -> &str {
     body["message"].as_str().or(body["detail"].as_str()).unwrap_or_default()
 }

@@ -19,7 +19,7 @@ use super::server::{Peer, Shared, problem};
 pub(super) struct Foreign;
 
 /// Header that a page may send only with the target's permission, like `Authorization`.
-pub(crate) const ADMIN_HEADER: HeaderName = HeaderName::from_static("mcpool-admin");
+pub const ADMIN_HEADER: HeaderName = HeaderName::from_static("mcpool-admin");
 
 pub(super) async fn guard(
     State(shared): State<Arc<Shared>>,

@@ -64,7 +64,8 @@ const SERVES: u64 = 2 << 62;
 const WHAT: u64 = 3 << 62;
 
 /// The connection limit: 1/16 of the descriptors, 8 to 256, so that agents and backends have enough.
-pub(super) fn most(front: &FrontConfig) -> usize {
+#[must_use]
+pub fn most(front: &FrontConfig) -> usize {
     (front.limits.descriptors / 16).clamp(8, MOST)
 }
 
