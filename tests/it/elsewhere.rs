@@ -12,10 +12,7 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture, future::join_all};
 use mcpool_testkit::agent::{AgentError, Transport};
-use mcpool_upstream::{
-    Endpoint, EraChoice, HttpEndpoint,
-    transport::dns::{Resolve, Resolver},
-};
+use mcpool_upstream::{Endpoint, EraChoice, HttpEndpoint, Resolve, Resolver};
 use serde_json::{Value, json};
 
 use crate::{

@@ -15,8 +15,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use mcpool_router::verbs::Verb;
 use mcpool_testkit::agent::{Agent, AgentConfig};
 use mcpool_upstream::{
-    Endpoint, HttpEndpoint, Limits, ModeChoice, Times, TransportChoice,
-    transport::dns::{Resolve, Resolver},
+    Endpoint, HttpEndpoint, Limits, ModeChoice, Resolve, Resolver, Times, TransportChoice,
 };
 use serde_json::{Value, json};
 use tokio::{

@@ -38,7 +38,8 @@ use crate::{
     config::BackendSpec,
     connector::{OpenRequest, Opener},
     credential::Credential,
-    observe::{Mode, Observe, Reporter, Source},
+    kinds::Mode,
+    observe::{Observe, Reporter, Source},
     pool::{
         Budget, Pool, PoolKey, Seat,
         sharing::{Decision, Demotion, ModeBook},

@@ -1,12 +1,18 @@
 //! What a backend is configured to be: plain, checked values. Reading files is the gateway's business.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, sync::Arc, time::Duration};
+mod profile;
 
+use std::{
+    collections::BTreeMap, ffi::OsString, fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration,
+};
+
+use futures::future::BoxFuture;
 use http::{HeaderName, HeaderValue};
 use mcpool_wire::BackendId;
 use url::Url;
 
-use crate::{pool::sharing::Profile, transport::dns::Resolver};
+pub use self::profile::Profile;
+pub(crate) use self::profile::matches;
 
 /// One registered backend.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +96,41 @@ impl HttpEndpoint {
     #[must_use]
     pub fn new(url: Url) -> Self {
         Self { url, headers: Vec::new(), ca_pem: None, era: EraChoice::Auto, resolver: None }
+    }
+}
+
+/// A resolver other than the system's.
+#[derive(Clone)]
+pub struct Resolver(pub(crate) Arc<dyn Resolve>);
+
+/// Resolves host names. No configuration key sets one: it is for tests.
+pub trait Resolve: Send + Sync + 'static {
+    /// The addresses of this host, in the order in which they are tried.
+    ///
+    /// # Errors
+    /// When there is none; the text goes into logs and to agents.
+    ///
+    /// # Cancel safety
+    /// Dropped when the connection took too long.
+    fn resolve(&self, host: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>>;
+}
+
+impl Resolver {
+    /// Asks this one.
+    pub fn new(resolve: Arc<dyn Resolve>) -> Self {
+        Self(resolve)
+    }
+}
+
+impl PartialEq for Resolver {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Resolver")
     }
 }
 

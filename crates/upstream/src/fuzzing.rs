@@ -12,7 +12,7 @@ use tokio::io::AsyncRead;
 
 use crate::{
     error::SendError,
-    observe::CloseReason,
+    kinds::CloseReason,
     session::state::{Facts, Input, State},
     shared::cursor::{self, Cursor},
     transport::{

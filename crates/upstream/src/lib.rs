@@ -19,6 +19,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod kinds;
 mod observe;
 mod offload;
 mod pool;
@@ -36,16 +37,17 @@ pub use backend::{
     Trouble, unknown_cursor,
 };
 pub use config::{
-    BackendSpec, Endpoint, EraChoice, HttpEndpoint, Limits, ModeChoice, Origin, SerialWrites, Sharing,
-    StateChoice, StdioEndpoint, Times, TransportChoice,
+    BackendSpec, Endpoint, EraChoice, HttpEndpoint, Limits, ModeChoice, Origin, Profile, Resolve, Resolver,
+    SerialWrites, Sharing, StateChoice, StdioEndpoint, Times, TransportChoice,
 };
 pub use credential::{Credential, CredentialKey, Presented, StaticHeaders};
 pub use error::{Cause, Refusal, SendError, SendPhase};
+pub use kinds::{CloseReason, Evidence, Mode, ModeReason, OpenReason, TransportKind};
 #[cfg(feature = "seeded-bugs")]
 #[doc(hidden)]
 pub use mutants::{Bug, Planted};
-pub use observe::{CloseReason, DROPPED_KINDS, Event, Mode, Observe, OpenReason, Reporter, Source};
-pub use pool::sharing::{Decision, Demotion, Evidence, ModeReason, Profile};
+pub use observe::{DROPPED_KINDS, Event, Observe, Reporter, Source};
+pub use pool::sharing::{Decision, Demotion};
 pub use pool::{Lease, NoLease, Seat};
 pub use queue::{Displaced, Guest, Lane, Need, Room, RoomFull, RoomLimit, RoomLimits, Waiter, Waiting};
 #[cfg(feature = "interleave")]

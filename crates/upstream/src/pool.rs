@@ -29,7 +29,7 @@ use crate::{
     catalog::Catalog,
     credential::CredentialKey,
     early_ends::EarlyEnds,
-    observe::Mode,
+    kinds::Mode,
     queue::{Lane, Need},
     session::{
         Session,

@@ -17,10 +17,7 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture, future::join_all};
 use mcpool_testkit::fault_proxy::End;
-use mcpool_upstream::{
-    Endpoint, HttpEndpoint,
-    transport::dns::{Resolve, Resolver},
-};
+use mcpool_upstream::{Endpoint, HttpEndpoint, Resolve, Resolver};
 
 use crate::wires::{WIRES, until};
 

@@ -10,7 +10,7 @@ use crate::{
     backend::traffic::{Traffic, Waited},
     connector::OpenRequest,
     error::{Cause, SendError},
-    observe::Mode,
+    kinds::Mode,
     pool::{Counted, Pool, Seat, sharing::Tenure},
 };
 

@@ -14,7 +14,7 @@ use mcpool_wire::{CallError, ErrorKind};
 use super::{Backend, lock};
 use crate::{
     backend::traffic::Traffic,
-    observe::{CloseReason, Mode},
+    kinds::{CloseReason, Mode},
     pool::Pool,
     session::Session,
 };

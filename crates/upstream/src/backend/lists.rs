@@ -6,7 +6,7 @@ use mcpool_wire::{Answer, Call, CallError, Era, ErrorKind, Message, Method, Repl
 use crate::{
     backend::lock,
     clock,
-    observe::Mode,
+    kinds::Mode,
     pool::{ANY_SESSION, PoolKey, Seat},
     shared::{ListFlight, Page, cursor, ran_out_of_time},
 };

@@ -10,7 +10,7 @@ use mcpool_wire::{
 
 use crate::{
     backend::{Backend, traffic::Waited},
-    observe::Mode,
+    kinds::Mode,
     pool::{Pool, Seat},
     shared::{NotSubscribed, log_level::Level},
 };

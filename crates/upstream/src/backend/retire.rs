@@ -7,7 +7,7 @@ use mcpool_wire::{LinkEvent, Method};
 
 use super::{Backend, Old};
 use crate::{
-    observe::{CloseReason, Mode},
+    kinds::{CloseReason, Mode},
     pool::{Pool, Seat},
     shared::list_changed,
 };

@@ -8,7 +8,7 @@ use crate::{
     backend::lock,
     clock,
     error::SendError,
-    observe::Mode,
+    kinds::Mode,
     pool::{Lease, Seat},
 };
 

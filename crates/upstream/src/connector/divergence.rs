@@ -4,13 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use mcpool_wire::Method;
 
-use crate::{
-    backend::Backend,
-    catalog::item_names,
-    clock,
-    pool::{Pool, sharing::Evidence},
-    session::Session,
-};
+use crate::{backend::Backend, catalog::item_names, clock, kinds::Evidence, pool::Pool, session::Session};
 
 /// The lists that are compared, and the capability without which there is none.
 const LISTS: [(Method, &str); 3] =

@@ -15,7 +15,8 @@ use crate::{
     backend::Backend,
     clock, descriptors,
     error::{Cause, SendError},
-    observe::{CloseReason, Event, Mode, OpenReason},
+    kinds::{CloseReason, Mode, OpenReason},
+    observe::Event,
     pool::{Counted, Place, Pool, plight::is_refusal, sharing::Known},
     quirks::Quirk,
     session::{

@@ -38,11 +38,11 @@ use crate::{
     backend::{Backend, Leaving, Opening, REFUSALS, Trouble, lock, traffic::Traffic},
     clock,
     error::{Cause, SendError},
-    observe::{CloseReason, Event, Mode, OpenReason},
+    kinds::{CloseReason, Evidence, Mode, OpenReason},
+    observe::Event,
     pool::{
         Counted, Pool,
         plight::{self, Pause, for_everybody, is_final},
-        sharing::Evidence,
     },
     session::{Session, state::Standing},
     shared::syncer::Clerk,

@@ -14,7 +14,7 @@ use crate::{
         traffic::{STEP, Traffic},
     },
     clock,
-    observe::CloseReason,
+    kinds::CloseReason,
     queue::Freed,
     session::{Session, state::Standing},
 };

@@ -14,7 +14,7 @@ use crate::{
     backend::{Old, Opening, lock},
     clock,
     error::SendError,
-    observe::{CloseReason, Mode, OpenReason},
+    kinds::{CloseReason, Mode, OpenReason},
     pool::{Counted, Pool},
     session::{Session, state::Standing},
 };

@@ -16,7 +16,7 @@ use super::{Opener, Own, Wanted};
 use crate::{
     backend::Backend,
     clock,
-    observe::{CloseReason, Mode, OpenReason},
+    kinds::{CloseReason, Mode, OpenReason},
     pool::{Place, Pool},
     session::{Session, state::Standing},
 };

@@ -221,7 +221,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.pool.merged.remove_agent(self.number);
         if let Tie::Pinned { session } = &self.tie {
-            session.drain(crate::observe::CloseReason::AgentGone);
+            session.drain(crate::kinds::CloseReason::AgentGone);
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::{
     backend::Trouble,
     error::{Cause, SendError},
-    observe::OpenReason,
+    kinds::OpenReason,
 };
 
 /// The plight of a pool.

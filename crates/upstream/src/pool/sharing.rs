@@ -15,9 +15,9 @@ use std::{
 use mcpool_wire::{ClientHello, Era, Method, ServerHello};
 
 use crate::{
-    config::{BackendSpec, Endpoint, ModeChoice, SerialWrites, StateChoice},
-    observe::{Event, Mode, Reporter},
-    transport::TransportKind,
+    config::{BackendSpec, Endpoint, ModeChoice, Profile, SerialWrites, StateChoice},
+    kinds::{Evidence, Mode, ModeReason, TransportKind},
+    observe::{Event, Reporter},
 };
 
 /// A list that changes within this time of a tool call of the same session changed because of it.
@@ -55,40 +55,6 @@ impl Tenure {
     }
 }
 
-/// The rule that chose a mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ModeReason {
-    /// The operator named a tool whose agents need sessions of their own, and the server has it.
-    Tool,
-    /// The operator set the mode.
-    Configured,
-    /// The server gave no session id: it keeps nothing.
-    NoSession,
-    /// The server is known by its name and version.
-    Profile,
-    /// The operator declared that the server keeps no state.
-    StateNone,
-    /// The agent can be asked things.
-    Interactive,
-    /// The server is a program, which was written for one client, and nobody knows it.
-    Program,
-    /// Nothing speaks against sharing yet.
-    Probation,
-    /// The server was seen to keep state per session.
-    Demoted,
-}
-
-/// What showed that a server keeps state per session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Evidence {
-    /// Two sessions of one pool list different things.
-    ListsDiffer,
-    /// A list of one session changed right after a tool call on it, and of no other session.
-    ListChanged,
-    /// The server asked its client for something although nothing was declared.
-    ServerRequest,
-}
-
 /// Why agents are no longer put on shared sessions.
 #[derive(Clone, Debug)]
 pub struct Demotion {
@@ -98,29 +64,6 @@ pub struct Demotion {
     pub why: String,
     /// When it was seen.
     pub at: Instant,
-}
-
-/// A server that is known: by patterns of the name and version it gives, where `*` stands for anything.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profile {
-    /// Pattern of `serverInfo.name`, in lower case: upper and lower case are the same.
-    pub server: String,
-    /// Pattern of `serverInfo.version`.
-    pub version: String,
-    /// Its mode.
-    pub mode: Mode,
-    /// Most sessions of one shared pool, where the server stands fewer than usual.
-    pub shared_sessions: Option<usize>,
-    /// Whether calls that may write run one at a time on a shared session.
-    pub serialize_writes: Option<bool>,
-}
-
-impl Profile {
-    /// Whether it is for servers of this name, which is given in lower case, and version.
-    #[must_use]
-    pub fn fits(&self, name: &str, version: &str) -> bool {
-        matches(&self.server, name) && matches(&self.version, version)
-    }
 }
 
 /// What the first handshake showed.
@@ -369,78 +312,6 @@ fn writes_in_turn(spec: &BackendSpec, profile: Option<&Profile>) -> bool {
 
 fn profile_of<'a>(spec: &'a BackendSpec, known: &Known) -> Option<&'a Profile> {
     spec.sharing.profiles.iter().find(|profile| profile.fits(&known.name, &known.version))
-}
-
-/// Whether a text fits a pattern in which `*` stands for anything, in time linear in both.
-#[must_use]
-pub(crate) fn matches(pattern: &str, text: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
-    let Some(mut text) = text.strip_prefix(head) else { return false };
-    let mut parts = rest.split('*').peekable();
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            return text.ends_with(part);
-        }
-        // The first place is as good as any later one.
-        let Some(at) = text.find(part) else { return false };
-        text = &text[at + part.len()..];
-    }
-    true
-}
-
-impl ModeReason {
-    /// The metric label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tool => "tool",
-            Self::Configured => "configured",
-            Self::NoSession => "no_session",
-            Self::Profile => "profile",
-            Self::StateNone => "state_none",
-            Self::Interactive => "interactive",
-            Self::Program => "program",
-            Self::Probation => "probation",
-            Self::Demoted => "demoted",
-        }
-    }
-
-    /// The reason as a sentence.
-    #[must_use]
-    pub fn sentence(self) -> &'static str {
-        match self {
-            Self::Tool => "the configuration pins agents because of one of its tools",
-            Self::Configured => "set in the configuration",
-            Self::NoSession => "the server gives out no session id, so it keeps nothing between requests",
-            Self::Profile => "the server is known by its name and version",
-            Self::StateNone => "the configuration says that the server keeps no state",
-            Self::Interactive => "the agent can be asked things by the server",
-            Self::Program => {
-                "the server is a program, which was written for one client, and no profile knows it; mode = \"shared\" \
-                 or state = \"none\" in its table shares it"
-            }
-            Self::Probation => {
-                "nothing was seen that speaks against sharing; a first sign that the server keeps state per session \
-                 ends it"
-            }
-            Self::Demoted => "the server was seen to keep state per session",
-        }
-    }
-}
-
-impl Evidence {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::ListsDiffer, Self::ListChanged, Self::ServerRequest];
-
-    /// The metric label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ListsDiffer => "lists_differ",
-            Self::ListChanged => "list_changed",
-            Self::ServerRequest => "server_request",
-        }
-    }
 }
 
 #[cfg(test)]

@@ -25,9 +25,10 @@ use crate::{
     config::Times,
     descriptors,
     error::{Cause, SendError, SendPhase},
-    observe::{CloseReason, Event},
+    kinds::{CloseReason, TransportKind},
+    observe::Event,
     quirks::Quirk,
-    transport::{Exchange, FAREWELL, Heard, Inbound, Received, TransportKind},
+    transport::{Exchange, FAREWELL, Heard, Inbound, Received},
 };
 
 /// Maximum number of queued errands. Beyond it they are dropped, which loses only courtesies.

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use mcpool_wire::{AgentKey, Outlet};
 
 use crate::{
-    observe::CloseReason,
+    kinds::CloseReason,
     session::{Holder, Session},
     sync::{Mutex, MutexGuard},
 };

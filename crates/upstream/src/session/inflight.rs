@@ -22,7 +22,8 @@ use super::{
 use crate::{
     clock,
     error::{Cause, SendError, SendPhase},
-    transport::{Exchange, Received, TransportKind},
+    kinds::TransportKind,
+    transport::{Exchange, Received},
 };
 
 pub(super) struct InFlight {

@@ -46,14 +46,15 @@ use crate::{
     catalog::Catalog,
     clock,
     error::{Cause, SendError},
-    observe::{CloseReason, Event, Mode, Reporter},
+    kinds::{CloseReason, Mode, TransportKind},
+    observe::{Event, Reporter},
     pool::{Place, sharing::ModeBook},
     queue::{Lane, Room},
     quirks::{Quirk, Quirks},
     session::permit::Slot,
     shared::{Merged, log_level::LevelTold},
     sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, MutexGuard},
-    transport::{Exchange, Outbound, TransportKind},
+    transport::{Exchange, Outbound},
 };
 
 /// Handle of one session.

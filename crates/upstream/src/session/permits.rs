@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{Session, state::Standing};
 use crate::{
-    observe::Mode,
+    kinds::Mode,
     queue::Freed,
     session::permit::{CallKind, Holding, NoSlot, Slot},
 };

@@ -13,9 +13,9 @@ use super::{Session, lock, pending::Delivery, stray::Stray};
 use crate::{
     clock,
     error::{Cause, SendError},
-    observe::{CloseReason, Event, Mode},
+    kinds::{CloseReason, Evidence, Mode},
+    observe::Event,
     offload::aside,
-    pool::sharing::Evidence,
     quirks::Quirk,
     transport::parts::parts,
 };

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::observe::CloseReason;
+use crate::kinds::CloseReason;
 
 /// The state.
 #[derive(Clone, Debug, PartialEq, Eq)]

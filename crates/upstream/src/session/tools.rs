@@ -9,8 +9,8 @@ use mcpool_wire::{Answer, Method};
 use super::{Session, handshake::Listed};
 use crate::{
     catalog::{Catalog, item_names},
+    config,
     error::SendError,
-    pool::sharing,
     quirks::Quirk,
 };
 
@@ -132,5 +132,5 @@ fn has_tool_like(patterns: &[String], page: &Answer) -> Option<bool> {
         return Some(false);
     }
     let names = item_names(&Method::ToolsList, page.message.bytes())?;
-    Some(names.iter().any(|name| patterns.iter().any(|pattern| sharing::matches(pattern, name))))
+    Some(names.iter().any(|name| patterns.iter().any(|pattern| config::matches(pattern, name))))
 }

@@ -12,7 +12,7 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Futures
 use super::{Merged, subscriptions::Job};
 use crate::{
     clock,
-    observe::Mode,
+    kinds::Mode,
     pool::Pool,
     session::{Session, state::Standing},
 };

@@ -4,9 +4,8 @@
 //! found by the next connection.
 
 use std::{
-    fmt, io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
+    io,
+    net::SocketAddr,
     task::{Context, Poll},
     time::Duration,
     vec,
@@ -16,21 +15,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use tower_service::Service;
 
-/// Finds the addresses of a host. There is no configuration for it: a test hands in one that does as it says.
-pub trait Resolve: Send + Sync + 'static {
-    /// The addresses of this host, in the order in which they are tried.
-    ///
-    /// # Errors
-    /// When there is none; the text goes into logs and to agents.
-    ///
-    /// # Cancel safety
-    /// Dropped when the connection took too long.
-    fn resolve(&self, host: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>>;
-}
-
-/// A resolver other than the system's.
-#[derive(Clone)]
-pub struct Resolver(Arc<dyn Resolve>);
+use crate::config::Resolver;
 
 /// The names of one backend, under its limit for a connection.
 #[derive(Clone)]
@@ -40,25 +25,6 @@ pub(super) struct Names {
 }
 
 type Addresses = vec::IntoIter<SocketAddr>;
-
-impl Resolver {
-    /// Asks this one.
-    pub fn new(resolve: Arc<dyn Resolve>) -> Self {
-        Self(resolve)
-    }
-}
-
-impl PartialEq for Resolver {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl fmt::Debug for Resolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Resolver")
-    }
-}
 
 /// What every failure to resolve a name says, so that it can be told from a server that is down.
 pub const UNRESOLVED: &str = "does not resolve";

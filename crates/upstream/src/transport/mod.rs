@@ -45,6 +45,7 @@ use mcpool_wire::{Era, Forwarded, Revision};
 pub(crate) use self::classify::says_before_initialized;
 pub(crate) use self::stdio::FAREWELL;
 pub use self::stdio::supervised;
+pub use crate::kinds::TransportKind;
 // Public for the benchmark of its linear time.
 #[doc(hidden)]
 pub use self::sse_reader::{SseError, SseEvent, SseItem, SseReader};
@@ -106,31 +107,6 @@ pub enum Heard {
         /// The limit in bytes.
         limit: usize,
     },
-}
-
-/// The shape of a connected transport.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TransportKind {
-    /// HTTP+SSE: all responses come on the one stream.
-    Sse,
-    /// Streamable HTTP: a response comes in the body of its own POST.
-    Http,
-    /// A process: all responses come on its standard output.
-    Stdio,
-    /// In memory, for tests: responses come on the one stream.
-    Memory,
-}
-
-impl TransportKind {
-    /// The value in logs and metrics.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Sse => "sse",
-            Self::Http => "http",
-            Self::Stdio => "stdio",
-            Self::Memory => "memory",
-        }
-    }
 }
 
 /// A transport to one backend.

@@ -7,7 +7,9 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    config::{Endpoint, HttpEndpoint, Limits, Origin, Sharing, StdioEndpoint, Times, TransportChoice},
+    config::{
+        Endpoint, HttpEndpoint, Limits, Origin, Sharing, StdioEndpoint, Times, TransportChoice, matches,
+    },
     observe::{Observe, Source},
 };
 

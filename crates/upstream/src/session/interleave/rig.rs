@@ -18,12 +18,13 @@ use crate::{
     },
     credential::CredentialKey,
     error::SendError,
-    observe::{Event, Mode, Observe, Reporter, Source},
+    kinds::{Mode, TransportKind},
+    observe::{Event, Observe, Reporter, Source},
     pool::{Budget, Lease, NoLease, Pool, PoolKey, Seat, sharing::ModeBook},
     queue::{Guest, Lane, Need, Room, RoomLimits, Waiter},
     session::{Session, SessionParts, permit::CallKind},
     shared::Merged,
-    transport::{Exchange, Inbound, Outbound, TransportKind},
+    transport::{Exchange, Inbound, Outbound},
 };
 
 /// A pool and its room.

@@ -191,7 +191,7 @@ fn what_cannot_be_reached_by_http_is_refused_with_a_reason() {
 /// Every name is this address, and from then on another.
 struct Moving(Mutex<Vec<std::net::IpAddr>>);
 
-impl crate::transport::dns::Resolve for Moving {
+impl crate::config::Resolve for Moving {
     fn resolve(&self, _: &str) -> BoxFuture<'static, std::io::Result<Vec<std::net::IpAddr>>> {
         let mut addresses = self.0.lock().unwrap();
         let address = if addresses.len() > 1 { addresses.remove(0) } else { addresses[0] };
@@ -212,7 +212,7 @@ async fn sessions_opened_after_a_renewal_ask_for_the_name_again_and_older_ones_s
     let moving = Moving(Mutex::new(vec!["127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap()]));
     let mut endpoint =
         HttpEndpoint::new(Url::parse(&format!("http://backend.test:{}/mcp", server.addr.port())).unwrap());
-    endpoint.resolver = Some(crate::transport::dns::Resolver::new(Arc::new(moving)));
+    endpoint.resolver = Some(crate::config::Resolver::new(Arc::new(moving)));
     let (times, limits) = (Times::default(), Limits::default());
     let transport = http_transport(
         &"b".into(),
