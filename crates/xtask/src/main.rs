@@ -4,37 +4,9 @@
 //! versions pinned in `tests/sdk`, so that a fresh machine and a developer's run the very same clients.
 #![allow(clippy::print_stdout, reason = "this is a program for a terminal; its report is its output")]
 
-mod alerts;
-mod asked;
-mod backends;
-mod bars;
-mod cell;
-mod cells;
-mod conformance;
-mod cost;
-mod deploy;
-mod driver;
-mod eras;
-mod field;
-mod fuzz;
-mod gateway;
-mod http;
-mod large;
-mod matrix;
-mod paths;
-mod reborn;
-mod rehearse;
-mod report;
-mod restarts;
-mod rotation;
-mod run;
-mod scenario;
-mod setup;
-mod soak;
-mod state;
-mod stdio;
+mod harness;
+mod real;
 mod steps;
-mod verbs;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -42,8 +14,13 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::report::Report;
-use crate::run::Job;
+use crate::harness::report::Report;
+use crate::harness::run::Job;
+use crate::harness::setup;
+use crate::steps::{
+    alerts, asked, bars, conformance, cost, eras, field, fuzz, large, matrix, rehearse, restarts, scenario,
+    soak, state, stdio, verbs,
+};
 
 /// The set-up and the gate of mcpool, as code.
 #[derive(Debug, Parser)]
