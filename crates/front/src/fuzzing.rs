@@ -44,12 +44,12 @@ pub async fn run<B: Backends>(
 ) -> Drained {
     let peer = SocketAddr::from(([127, 0, 0, 1], 1));
     let accepting = async |services,
-                           mut door: crate::server::admission::Door,
+                           mut limit: crate::server::admission::ConnectionLimit,
                            stop: tokio_util::sync::CancellationToken| {
         while let Some(connection) = connections.recv().await {
-            let place = door.place().await;
-            if let Ok(pass) = door.admit(place, peer.ip()) {
-                welcome(&services, connection, peer, pass, stop.clone());
+            let permit = limit.acquire().await;
+            if let Ok(permit) = limit.admit(permit, peer.ip()) {
+                welcome(&services, connection, peer, permit, stop.clone());
             }
         }
         std::future::pending().await

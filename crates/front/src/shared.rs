@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{FrontConfig, FrontLimits, FrontTimes},
     host_policy::HostPolicy,
-    limits::{gauges::Gauges, memory::Budget, per_principal::Principals, places::Occupied},
+    limits::{gauges::Gauges, memory::Budget, per_principal::Principals, places::DetachedPermit},
     observe::{CallEnd, FrontEvent, FrontObserve, Outcome},
     session_id::{
         AgentSessionId,
@@ -58,7 +58,7 @@ pub(crate) struct Detached {
     pub(crate) run: BoxFuture<'static, ()>,
     /// Ends what they cannot end themselves any more.
     pub(crate) on_panic: Box<dyn FnOnce() + Send>,
-    pub(crate) occupied: Occupied,
+    pub(crate) permit: DetachedPermit,
 }
 
 /// What is allowed now. It can be replaced while the front runs: what exists keeps what it began with where it has

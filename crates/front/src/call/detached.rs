@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, time::Sleep};
 
 use crate::{
     call::Running,
-    limits::places::Occupied,
+    limits::places::DetachedPermit,
     panics::unharmed,
     shared::{Common, Detached},
     stream::outbox::{Outbox, Presence},
@@ -34,16 +34,16 @@ pub(crate) struct Adopted {
 }
 
 /// A place at the adopter that nobody has yet.
-pub(crate) struct Place<'c> {
-    permit: mpsc::Permit<'c, Detached>,
-    occupied: Occupied,
+pub(crate) struct Reservation<'c> {
+    mailbox: mpsc::Permit<'c, Detached>,
+    permit: DetachedPermit,
 }
 
-impl<'c> Place<'c> {
+impl<'c> Reservation<'c> {
     /// Takes a place, if one is free now.
     pub(crate) fn take(common: &'c Common) -> Option<Self> {
-        let occupied = Occupied::take(&common.gauges, common.limits().adopted_calls)?;
-        Some(Self { permit: common.adopt.try_reserve().ok()?, occupied })
+        let permit = DetachedPermit::take(&common.gauges, common.limits().adopted_calls)?;
+        Some(Self { mailbox: common.adopt.try_reserve().ok()?, permit })
     }
 
     /// Hands calls over; `on_panic` ends what they cannot end themselves any more.
@@ -53,7 +53,7 @@ impl<'c> Place<'c> {
         on_panic: impl FnOnce() + Send + 'static,
     ) {
         let (run, on_panic) = (Box::pin(run), Box::new(on_panic));
-        self.permit.send(Detached { run, on_panic, occupied: self.occupied });
+        self.mailbox.send(Detached { run, on_panic, permit: self.permit });
     }
 }
 
@@ -152,7 +152,7 @@ pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Detached>
 }
 
 async fn to_its_end(common: &Common, call: Detached) {
-    let Detached { run, on_panic, occupied: _occupied } = call;
+    let Detached { run, on_panic, permit: _permit } = call;
     if unharmed(common, "adopter", run).await.is_none() {
         on_panic();
     }

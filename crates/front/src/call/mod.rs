@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::{
     call::{
-        detached::{Adopted, Place},
+        detached::{Adopted, Reservation},
         response_stream::CallStream,
     },
     limits::{
@@ -367,7 +367,7 @@ pub(crate) fn hand_over(calls: Vec<Running>, sink: Option<&Arc<Outbox>>) -> Resu
     else {
         return Err(calls);
     };
-    let Some(place) = Place::take(&common) else { return Err(calls) };
+    let Some(place) = Reservation::take(&common) else { return Err(calls) };
     if let ([call], Some(sink)) = (calls.as_slice(), sink)
         && let Some(slot) = &call.slot
     {

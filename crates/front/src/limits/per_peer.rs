@@ -1,7 +1,7 @@
-//! Limits of one peer: connections and agent sessions are counted for each.
+//! Limits per peer: connections and agent sessions are counted for each client address.
 //!
-//! Peers on this machine are not counted apart, unless `FrontLimits::count_loopback` says so: they are one address
-//! however many they are. A peer of IPv6 is its /64, because one machine has all of it.
+//! Loopback addresses are exempt unless `FrontLimits::count_loopback` is set: every client on this machine shares them.
+//! An IPv6 peer is its /64, because one machine usually owns all of it.
 
 use std::{
     collections::HashMap,
@@ -9,53 +9,53 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Of what one peer may have so many.
-pub(crate) struct Peers {
+/// Counts permits per client address (IPv6: per /64) up to a limit.
+pub(crate) struct PerPeerLimit {
     limit: usize,
-    /// Whether addresses of this machine are counted like any other.
+    /// Whether loopback addresses are counted like any other.
     count_loopback: bool,
     held: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One of them; given back when it is dropped.
-pub(crate) struct PeerSeat {
-    peers: Arc<Peers>,
-    /// None for a peer that is not counted.
+/// One permit; released on drop.
+pub(crate) struct PeerPermit {
+    peers: Arc<PerPeerLimit>,
+    /// `None` for a peer that is not counted.
     peer: Option<IpAddr>,
 }
 
-impl Peers {
+impl PerPeerLimit {
     pub(crate) fn new(limit: usize, count_loopback: bool) -> Arc<Self> {
         Arc::new(Self { limit, count_loopback, held: Mutex::default() })
     }
 
-    /// A seat, unless this peer has as many as it may.
-    pub(crate) fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<PeerSeat> {
+    /// Takes a permit; `None` if this peer is at its limit.
+    pub(crate) fn acquire(self: &Arc<Self>, peer: IpAddr) -> Option<PeerPermit> {
         let peer = Some(counted(peer)).filter(|peer| self.count_loopback || !peer.is_loopback());
         if let Some(peer) = peer {
             let mut held = self.lock();
-            let seats = held.entry(peer).or_default();
-            if *seats >= self.limit {
+            let permits = held.entry(peer).or_default();
+            if *permits >= self.limit {
                 return None;
             }
-            *seats += 1;
+            *permits += 1;
         }
-        Some(PeerSeat { peers: Arc::clone(self), peer })
+        Some(PeerPermit { peers: Arc::clone(self), peer })
     }
 
-    // Nothing under this lock can panic halfway.
+    // Code under this lock does not panic halfway.
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for PeerSeat {
+impl Drop for PeerPermit {
     fn drop(&mut self) {
         let Some(peer) = self.peer else { return };
         let mut held = self.peers.lock();
-        if let Some(seats) = held.get_mut(&peer) {
-            *seats -= 1;
-            if *seats == 0 {
+        if let Some(permits) = held.get_mut(&peer) {
+            *permits -= 1;
+            if *permits == 0 {
                 held.remove(&peer);
             }
         }
@@ -100,22 +100,22 @@ mod tests {
     #[test]
     fn peers_of_this_machine_are_counted_only_where_that_is_asked_for() {
         for (count_loopback, second) in [(false, true), (true, false)] {
-            let peers = Peers::new(1, count_loopback);
-            let _first = peers.enter(ip("::ffff:127.0.0.1"));
-            assert_eq!(peers.enter(ip("127.0.0.1")).is_some(), second);
+            let peers = PerPeerLimit::new(1, count_loopback);
+            let _first = peers.acquire(ip("::ffff:127.0.0.1"));
+            assert_eq!(peers.acquire(ip("127.0.0.1")).is_some(), second);
         }
     }
 
     #[test]
     fn a_seat_comes_back_and_nothing_is_remembered_of_a_peer_that_left() {
-        let peers = Peers::new(2, false);
-        let seats = [peers.enter(ip("192.0.2.7")), peers.enter(ip("192.0.2.7"))];
-        assert!(seats.iter().all(Option::is_some));
-        assert!(peers.enter(ip("192.0.2.7")).is_none());
-        let other = peers.enter(ip("192.0.2.8"));
-        assert!(other.is_some() && peers.enter(ip("127.0.0.1")).is_some());
-        drop(seats);
-        assert!(peers.enter(ip("192.0.2.7")).is_some());
+        let peers = PerPeerLimit::new(2, false);
+        let permits = [peers.acquire(ip("192.0.2.7")), peers.acquire(ip("192.0.2.7"))];
+        assert!(permits.iter().all(Option::is_some));
+        assert!(peers.acquire(ip("192.0.2.7")).is_none());
+        let other = peers.acquire(ip("192.0.2.8"));
+        assert!(other.is_some() && peers.acquire(ip("127.0.0.1")).is_some());
+        drop(permits);
+        assert!(peers.acquire(ip("192.0.2.7")).is_some());
         drop(other);
         assert!(peers.lock().is_empty());
     }

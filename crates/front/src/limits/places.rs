@@ -1,31 +1,31 @@
-//! Places for agent sessions, and for calls that outlive their handlers: taken before anything is waited for, given back by drop, so that there are never more
-//! sessions, those on their way included, than there may be.
+//! Places for agent sessions and for detached calls. A place is taken before anything is awaited and released on drop, so
+//! sessions that are still being opened count, too.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-use crate::limits::{gauges::Gauges, per_peer::PeerSeat};
+use crate::limits::{gauges::Gauges, per_peer::PeerPermit};
 
-/// The places that are taken.
+/// Counts the agent sessions of the gateway.
 #[derive(Default)]
 pub(crate) struct Places(AtomicUsize);
 
-/// One of them.
+/// One agent session in the count; released on drop.
 pub(crate) struct Place(Arc<Places>);
 
-/// What an agent session holds for as long as it lives: a place in the gateway, and one of its peer's.
-pub(crate) struct Seat {
+/// The right of one agent session to exist: a place in the gateway and a permit of its peer. Held until the session ends.
+pub(crate) struct SessionPermit {
     pub(crate) _place: Place,
-    pub(crate) _peer: PeerSeat,
+    pub(crate) _peer: PeerPermit,
 }
 
-/// A place of a call that outlives its handler; given back when it is dropped.
-pub(crate) struct Occupied(Arc<Gauges>);
+/// The right of one entry of detached calls to exist; released on drop.
+pub(crate) struct DetachedPermit(Arc<Gauges>);
 
-impl Occupied {
-    /// Takes a place, if one is free now.
+impl DetachedPermit {
+    /// Takes a permit; `None` if all are taken.
     pub(crate) fn take(gauges: &Arc<Gauges>, limit: usize) -> Option<Self> {
         let more = |held: usize| (held < limit).then_some(held + 1);
         gauges.adopted.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).ok()?;
@@ -33,14 +33,14 @@ impl Occupied {
     }
 }
 
-impl Drop for Occupied {
+impl Drop for DetachedPermit {
     fn drop(&mut self) {
         Gauges::down(&self.0.adopted, 1);
     }
 }
 
 impl Places {
-    /// A place, unless as many are taken as there may be.
+    /// Takes a place; `None` if `limit` are taken.
     pub(crate) fn take(self: &Arc<Self>, limit: usize) -> Option<Place> {
         let one_more = |taken: usize| (taken < limit).then_some(taken + 1);
         self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;

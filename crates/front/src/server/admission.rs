@@ -1,5 +1,5 @@
-//! Admission of connections: at most so many, at most so many of one peer, and a connection that may not stay is
-//! answered before it is closed.
+//! Admission of connections: a limit on all of them and one per peer. A connection that is rejected gets an HTTP answer
+//! before it is closed.
 
 use std::{net::IpAddr, os::fd::AsRawFd as _, sync::Arc, time::Duration};
 
@@ -13,95 +13,105 @@ use tokio::{
 
 use crate::{
     config::FrontLimits,
-    limits::per_peer::{PeerSeat, Peers},
+    limits::per_peer::{PeerPermit, PerPeerLimit},
 };
 
-/// The connections there may be.
-pub(crate) struct Door {
-    places: Arc<Semaphore>,
-    /// Too few descriptors are the reason for so few places: who finds none does not wait, but is told.
-    scarce: bool,
-    /// A descriptor with this number or a higher one is from the reserve: the system gives out the lowest that is free.
+/// Limits the number of open connections, in all and per peer.
+pub(crate) struct ConnectionLimit {
+    permits: Arc<Semaphore>,
+    /// True if the file-descriptor limit caps connections, not `limits.connections`. Excess connections then get a 503
+    /// instead of waiting in the listen queue.
+    scarce_descriptors: bool,
+    /// The first descriptor number of the reserve. The system hands out the lowest free number, so a connection with this
+    /// number or a higher one uses the reserve.
     reserve: usize,
-    /// Since when there has been none.
+    /// The time since which no permit has been free.
     full_since: Option<Instant>,
-    peers: Arc<Peers>,
-    /// Connections that are being told to go away.
-    porch: Arc<Semaphore>,
+    peers: Arc<PerPeerLimit>,
+    /// Caps the connections that are being rejected at a time.
+    rejecting: Arc<Semaphore>,
 }
 
-/// A connection's right to be.
-pub(crate) struct Pass {
-    _place: OwnedSemaphorePermit,
-    _seat: PeerSeat,
+/// One open connection; released on drop.
+pub(crate) struct ConnectionPermit {
+    _permit: OwnedSemaphorePermit,
+    _peer: PeerPermit,
 }
 
-/// Why a connection is turned away.
+/// The reason a connection is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Away {
-    /// Its peer has too many.
+pub(crate) enum Rejection {
+    /// Its peer has too many connections.
     Peer,
-    /// There are too few descriptors.
+    /// The process has too few file descriptors.
     Descriptors,
 }
 
-impl Door {
+impl ConnectionLimit {
     pub(crate) fn new(limits: &FrontLimits) -> Self {
-        let places = limits.agent_connections();
+        let permits = limits.agent_connections();
         Self {
-            places: Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS))),
-            scarce: places < limits.connections,
+            permits: Arc::new(Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS))),
+            scarce_descriptors: permits < limits.connections,
             reserve: match limits.reserved_descriptors {
                 0 => usize::MAX,
                 reserved => limits.descriptors.saturating_sub(reserved),
             },
             full_since: None,
-            peers: Peers::new(limits.connections_per_peer, limits.count_loopback),
-            porch: Arc::new(Semaphore::new((limits.descriptors / 16).clamp(1, PORCH))),
+            peers: PerPeerLimit::new(limits.connections_per_peer, limits.count_loopback),
+            rejecting: Arc::new(Semaphore::new((limits.descriptors / 16).clamp(1, MAX_REJECTING))),
         }
     }
 
-    /// Waits until a connection may be accepted. Above the configured limit they wait in the listen queue instead of in
-    /// our memory. Where descriptors are scarce a short burst waits there, too; then whoever comes is told.
-    pub(crate) async fn place(&mut self) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.places).acquire_owned();
-        if !self.scarce {
-            return place.await.ok();
+    /// Waits for a permit to accept a connection. Meanwhile connections wait in the listen queue, not in our memory.
+    /// Where descriptors are scarce the wait is at most [`BURST`]; `None` then lets [`Self::admit`] reject the connection.
+    pub(crate) async fn acquire(&mut self) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        if !self.scarce_descriptors {
+            return permit.await.ok();
         }
         let until = *self.full_since.get_or_insert_with(Instant::now) + BURST;
-        let place = tokio::time::timeout_at(until, place).await.ok()?.ok();
+        let permit = tokio::time::timeout_at(until, permit).await.ok()?.ok();
         self.full_since = None;
-        place
+        permit
     }
 
-    /// Whether this connection may stay.
-    pub(crate) fn admit(&mut self, place: Option<OwnedSemaphorePermit>, peer: IpAddr) -> Result<Pass, Away> {
-        // One may have become free while nobody came.
-        let place = place.or_else(|| Arc::clone(&self.places).try_acquire_owned().ok());
-        let place = place.ok_or(Away::Descriptors)?;
+    /// Admits a connection, or says why it is rejected.
+    pub(crate) fn admit(
+        &mut self,
+        permit: Option<OwnedSemaphorePermit>,
+        peer: IpAddr,
+    ) -> Result<ConnectionPermit, Rejection> {
+        // A permit may have become free while no connection came.
+        let permit = permit.or_else(|| Arc::clone(&self.permits).try_acquire_owned().ok());
+        let permit = permit.ok_or(Rejection::Descriptors)?;
         self.full_since = None;
-        let seat = self.peers.enter(peer).ok_or(Away::Peer)?;
-        Ok(Pass { _place: place, _seat: seat })
+        let peer = self.peers.acquire(peer).ok_or(Rejection::Peer)?;
+        Ok(ConnectionPermit { _permit: permit, _peer: peer })
     }
 
-    /// Whether this connection has a descriptor of the reserve: backends took what agents leave them, and all of it.
+    /// Whether this connection uses a descriptor of the reserve: connections to backends have used up all others.
     pub(crate) fn is_reserved(&self, stream: &TcpStream) -> bool {
         usize::try_from(stream.as_raw_fd()).is_ok_and(|number| number >= self.reserve)
     }
 
-    /// What tells a connection to go away; none when there are too many to tell.
-    pub(crate) fn tell(&self, stream: TcpStream, away: Away) -> Option<impl Future<Output = ()> + use<>> {
-        let room = Arc::clone(&self.porch).try_acquire_owned().ok()?;
+    /// The task that answers a rejected connection. `None` when too many are being answered already.
+    pub(crate) fn reject(
+        &self,
+        stream: TcpStream,
+        rejection: Rejection,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let permit = Arc::clone(&self.rejecting).try_acquire_owned().ok()?;
         Some(async move {
-            let _room = room;
-            // A peer that does not listen is not waited for.
-            let _ = tokio::time::timeout(LINGER, turn_away(stream, away)).await;
+            let _permit = permit;
+            // A peer that does not read is cut off after a second.
+            let _ = tokio::time::timeout(LINGER, reject(stream, rejection)).await;
         })
     }
 }
 
-impl Away {
-    /// What it is counted as.
+impl Rejection {
+    /// The label in metrics.
     pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::Peer => "peer_connections",
@@ -109,7 +119,7 @@ impl Away {
         }
     }
 
-    /// The status it is told.
+    /// The HTTP status of the answer.
     pub(crate) fn code(self) -> u16 {
         match self {
             Self::Peer => 429,
@@ -136,26 +146,27 @@ impl Away {
     }
 }
 
-/// Answers whatever is asked, and reads on a little: a peer that is cut off while it writes may never see the answer.
-async fn turn_away(mut stream: TcpStream, away: Away) {
-    let told = async {
-        stream.write_all(away.answer().as_bytes()).await?;
+/// Answers without reading the request, then reads on for a moment: a peer that is cut off while it writes may never see
+/// the answer.
+async fn reject(mut stream: TcpStream, rejection: Rejection) {
+    let answered = async {
+        stream.write_all(rejection.answer().as_bytes()).await?;
         stream.shutdown().await?;
         let mut unread = [0; 1_024];
         while stream.read(&mut unread).await? > 0 {}
         std::io::Result::Ok(())
     };
-    // It is gone either way.
-    let _ = told.await;
+    // The connection is closed either way.
+    let _ = answered.await;
 }
 
-/// A burst may last this long.
+/// Longest wait for a permit where descriptors are scarce.
 const BURST: Duration = Duration::from_secs(1);
-/// Connections that are told to go away at a time.
-const PORCH: usize = 64;
-/// How long each of them takes at most.
+/// Most connections that are rejected at a time.
+const MAX_REJECTING: usize = 64;
+/// Longest time to reject one connection.
 const LINGER: Duration = Duration::from_secs(1);
-/// When to come again.
+/// The `retry-after` of a rejected connection.
 const RETRY: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -165,9 +176,9 @@ mod tests {
     #[test]
     fn few_descriptors_leave_a_quarter_to_the_backends() {
         let limits = FrontLimits { descriptors: 100, connections: 90, ..FrontLimits::default() };
-        let door = Door::new(&limits);
-        assert_eq!((door.places.available_permits(), door.scarce), (75, true));
-        let door = Door::new(&FrontLimits { descriptors: 200, ..limits });
-        assert_eq!((door.places.available_permits(), door.scarce), (90, false));
+        let limit = ConnectionLimit::new(&limits);
+        assert_eq!((limit.permits.available_permits(), limit.scarce_descriptors), (75, true));
+        let limit = ConnectionLimit::new(&FrontLimits { descriptors: 200, ..limits });
+        assert_eq!((limit.permits.available_permits(), limit.scarce_descriptors), (90, false));
     }
 }

@@ -36,11 +36,11 @@ use crate::{
     config::FrontConfig,
     endpoint::Endpoint,
     guard::Guard,
-    limits::{gauges::Gauges, per_peer::Peers},
+    limits::{gauges::Gauges, per_peer::PerPeerLimit},
     observe::{Cause, FrontEvent, FrontObserve, Health, Transport},
     panics::unharmed,
     server::{
-        admission::{Away, Door, Pass},
+        admission::{ConnectionLimit, ConnectionPermit, Rejection},
         chunked_io::Pieces,
         timed_io::TimedIo,
     },
@@ -68,7 +68,7 @@ const ADOPT: usize = 1_024;
 pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
     stateless: Arc<Stateless<B::Link>>,
-    door: Door,
+    limit: ConnectionLimit,
     adopted: mpsc::Receiver<Detached>,
     keeper: Option<Keeper>,
 }
@@ -107,8 +107,8 @@ impl<B: Backends> Server<B> {
         guard: Arc<dyn Guard>,
     ) -> Self {
         let (adopt, adopted) = mpsc::channel(ADOPT);
-        let door = Door::new(&config.limits);
-        let peers = Peers::new(config.limits.sessions_per_peer, config.limits.count_loopback);
+        let limit = ConnectionLimit::new(&config.limits);
+        let peers = PerPeerLimit::new(config.limits.sessions_per_peer, config.limits.count_loopback);
         let (common, keeper) = Common::new(config, observe, Arc::default(), adopt);
         let common = Arc::new(common);
         let agents = Agents::new(Arc::clone(&common));
@@ -116,7 +116,7 @@ impl<B: Backends> Server<B> {
         let stateless = Arc::<Stateless<B::Link>>::default();
         let sessionless: Arc<dyn Sessionless> = Arc::<Stateless<B::Link>>::clone(&stateless);
         let front = Front { backends, guard, agents, sessionless, common, health, peers, tasks };
-        Self { front: Arc::new(front), stateless, door, adopted, keeper }
+        Self { front: Arc::new(front), stateless, limit, adopted, keeper }
     }
 
     /// Numbers to read when somebody looks.
@@ -142,16 +142,16 @@ impl<B: Backends> Server<B> {
     /// # Cancel safety
     /// Dropping the future stops accepting and ends every connection and agent session at once.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Drained {
-        self.serve(|services, door, stop| accept(services, door, listener, stop), shutdown).await
+        self.serve(|services, limit, stop| accept(services, limit, listener, stop), shutdown).await
     }
 
     /// Serves whoever `accepting` lets in; what it listens on goes with it.
     pub(crate) async fn serve<A: Future<Output = ()>>(
         self,
-        accepting: impl FnOnce(Services<B>, Door, CancellationToken) -> A,
+        accepting: impl FnOnce(Services<B>, ConnectionLimit, CancellationToken) -> A,
         shutdown: impl Future<Output = ()>,
     ) -> Drained {
-        let Self { front, stateless, door, adopted, keeper } = self;
+        let Self { front, stateless, limit, adopted, keeper } = self;
         let _kill = front.common.kill.clone().drop_guard();
         let stop = CancellationToken::new();
         front.tasks.spawn(detached::run(Arc::clone(&front.common), adopted));
@@ -165,7 +165,7 @@ impl<B: Backends> Server<B> {
         let relieving = async {
             while unharmed(&front.common, "relief", load_shed::run(&front, &stateless)).await.is_none() {}
         };
-        let accepting = accepting((Arc::clone(&front), Arc::clone(&stateless)), door, stop.clone()).fuse();
+        let accepting = accepting((Arc::clone(&front), Arc::clone(&stateless)), limit, stop.clone()).fuse();
         let upkeep = futures::future::join(sweeping, relieving);
         let (mut accepting, mut upkeep) = (std::pin::pin!(accepting), std::pin::pin!(upkeep));
         tokio::select! {
@@ -189,26 +189,26 @@ async fn ended<F: Future<Output = ()>>(accepting: F) {
 
 async fn accept<B: Backends>(
     services: Services<B>,
-    mut door: Door,
+    mut limit: ConnectionLimit,
     listener: TcpListener,
     stop: CancellationToken,
 ) {
     let mut backoff = Duration::ZERO;
     loop {
-        let place = door.place().await;
+        let permit = limit.acquire().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
                 backoff = Duration::ZERO;
-                match door.admit(place, peer.ip()) {
-                    Ok(_) if door.is_reserved(&stream) => {
-                        turn_away(&services.0, &door, stream, Away::Descriptors);
+                match limit.admit(permit, peer.ip()) {
+                    Ok(_) if limit.is_reserved(&stream) => {
+                        reject(&services.0, &limit, stream, Rejection::Descriptors);
                     }
-                    Ok(pass) => {
+                    Ok(permit) => {
                         // Answers are small and waited for.
                         let _ = stream.set_nodelay(true);
-                        welcome(&services, stream, peer, pass, stop.clone());
+                        welcome(&services, stream, peer, permit, stop.clone());
                     }
-                    Err(away) => turn_away(&services.0, &door, stream, away),
+                    Err(rejection) => reject(&services.0, &limit, stream, rejection),
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -227,13 +227,13 @@ pub(crate) fn welcome<B: Backends, T>(
     services: &Services<B>,
     stream: T,
     peer: SocketAddr,
-    pass: Pass,
+    permit: ConnectionPermit,
     stop: CancellationToken,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let front = &services.0;
-    let serving = serve_connection(services.clone(), stream, peer, pass, stop);
+    let serving = serve_connection(services.clone(), stream, peer, permit, stop);
     let common = Arc::clone(&front.common);
     front.tasks.spawn(async move {
         unharmed(&common, "connection", serving).await;
@@ -241,12 +241,12 @@ pub(crate) fn welcome<B: Backends, T>(
 }
 
 /// A connection that may not stay is told so, as long as there are not too many of them.
-fn turn_away<B: Backends>(front: &Front<B>, door: &Door, stream: TcpStream, away: Away) {
+fn reject<B: Backends>(front: &Front<B>, limit: &ConnectionLimit, stream: TcpStream, rejection: Rejection) {
     let common = &front.common;
-    common.refused(away.kind());
-    if let Some(telling) = door.tell(stream, away) {
+    common.refused(rejection.kind());
+    if let Some(telling) = limit.reject(stream, rejection) {
         let (transport, cause) = (Transport::Other, Cause::Gateway);
-        common.emit(&FrontEvent::Responded { transport, code: away.code(), cause });
+        common.emit(&FrontEvent::Responded { transport, code: rejection.code(), cause });
         front.tasks.spawn(telling);
     }
 }
@@ -255,14 +255,14 @@ async fn serve_connection<B: Backends>(
     (front, stateless): Services<B>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
-    pass: Pass,
+    permit: ConnectionPermit,
     stop: CancellationToken,
 ) {
     let pulse = Arc::new(Pulse::new(Arc::clone(&front.common.budget)));
     // A connection accepted during the drain ends after its first answer. A graceful shutdown would close it before its
     // first byte, without any answer.
     let mut stopping = stop.is_cancelled();
-    let _counted = Connected::new(Arc::clone(&front.common), &pulse, pass, stopping);
+    let _counted = Connected::new(Arc::clone(&front.common), &pulse, permit, stopping);
     let common = Arc::clone(&front.common);
     let stalled = Arc::clone(&common);
     let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));
@@ -377,16 +377,16 @@ struct Connected {
     number: u64,
     /// Whether it came while the front drained.
     late: bool,
-    _pass: Pass,
+    _permit: ConnectionPermit,
 }
 
 impl Connected {
-    fn new(common: Arc<Common>, pulse: &Arc<Pulse>, pass: Pass, late: bool) -> Self {
+    fn new(common: Arc<Common>, pulse: &Arc<Pulse>, permit: ConnectionPermit, late: bool) -> Self {
         Gauges::up(&common.gauges.connections, 1);
         common.late.fetch_add(usize::from(late), Ordering::Relaxed);
         let number = common.connection_number();
         common.connections.insert(number, Arc::clone(pulse));
-        Self { common, number, late, _pass: pass }
+        Self { common, number, late, _permit: permit }
     }
 }
 

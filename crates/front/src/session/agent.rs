@@ -27,7 +27,7 @@ use crate::{
     limits::{
         gauges::Gauges,
         per_principal::{Share, TooMany},
-        places::Seat,
+        places::SessionPermit,
     },
     message::Parcel,
     observe::{FrontEvent, Transport},
@@ -75,7 +75,7 @@ pub(crate) struct AgentCore {
     pub(crate) last_seen: AtomicU64,
     ended: AtomicBool,
     /// There are only so many, in all and of its peer; given back when the session ends, whoever still holds it.
-    seat: Mutex<Option<Seat>>,
+    permit: Mutex<Option<SessionPermit>>,
 }
 
 /// One agent session.
@@ -165,7 +165,7 @@ impl AgentCore {
         caller: Arc<Caller>,
         target: Target,
         transport: Transport,
-        (peer, seat): (IpAddr, Option<Seat>),
+        (peer, permit): (IpAddr, Option<SessionPermit>),
         (carried, opened_with): (Carried, u32),
         common: Arc<Common>,
     ) -> Self {
@@ -190,7 +190,7 @@ impl AgentCore {
             revision: Mutex::default(),
             last_seen: AtomicU64::new(common.millis()),
             ended: AtomicBool::new(false),
-            seat: Mutex::new(seat),
+            permit: Mutex::new(permit),
             common,
         }
     }
@@ -308,7 +308,7 @@ impl AgentCore {
 
     /// Gives its place to others.
     pub(crate) fn leave(&self) {
-        drop(lock(&self.seat).take());
+        drop(lock(&self.permit).take());
     }
 
     /// Ends its stream and its calls, and forgets what it was sent.

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     forwarded_headers::Carried,
     guard::Guard,
-    limits::{per_peer::Peers, places::Seat, refused::NoPlace},
+    limits::{per_peer::PerPeerLimit, places::SessionPermit, refused::NoPlace},
     observe::{Health, Transport},
     session::{
         agent::{Agent, AgentCore},
@@ -65,7 +65,7 @@ pub(crate) struct Front<B: Backends> {
     pub(crate) common: Arc<Common>,
     pub(crate) health: Arc<dyn Health>,
     /// Who holds how many agent sessions.
-    pub(crate) peers: Arc<Peers>,
+    pub(crate) peers: Arc<PerPeerLimit>,
     /// Owns connections, agent streams and the adopter.
     pub(crate) tasks: TaskTracker,
 }
@@ -98,7 +98,7 @@ impl<B: Backends> Front<B> {
     }
 
     /// A place for one more agent session, taken before its backend is asked; it waits a little while memory is short.
-    pub(crate) async fn place(&self, peer: IpAddr) -> Result<Seat, NoPlace> {
+    pub(crate) async fn acquire_session(&self, peer: IpAddr) -> Result<SessionPermit, NoPlace> {
         let common = &self.common;
         if common.is_draining() {
             return Err(NoPlace::Draining);
@@ -110,11 +110,11 @@ impl<B: Backends> Front<B> {
                 return Err(NoPlace::Overloaded);
             }
         }
-        self.seat(peer)
+        self.try_acquire_session(peer)
     }
 
     /// The same at once, for who is restored too.
-    pub(crate) fn seat(&self, peer: IpAddr) -> Result<Seat, NoPlace> {
+    pub(crate) fn try_acquire_session(&self, peer: IpAddr) -> Result<SessionPermit, NoPlace> {
         let mut place = self.agents.take_place();
         // A link that callers without session share, and none needs now, gives way, too.
         if place.is_none() && self.sessionless.give_way() {
@@ -124,11 +124,11 @@ impl<B: Backends> Front<B> {
             self.common.refused("agent_sessions");
             NoPlace::Full
         })?;
-        let peer = self.peers.enter(peer).ok_or_else(|| {
+        let peer = self.peers.acquire(peer).ok_or_else(|| {
             self.common.refused("peer_sessions");
             NoPlace::Peer
         })?;
-        Ok(Seat { _place: place, _peer: peer })
+        Ok(SessionPermit { _place: place, _peer: peer })
     }
 
     /// An agent session that nobody knows yet; `opened_with` is what its id says came with it, where it has one.
@@ -137,13 +137,13 @@ impl<B: Backends> Front<B> {
         head: &RequestHead<'_>,
         target: Target,
         transport: Transport,
-        seat: Seat,
+        permit: SessionPermit,
         opened_with: Option<u32>,
     ) -> Arc<AgentCore> {
         let carried = self.carried(&target, head.headers);
         let caller = Arc::new(head.caller(self.common.agent_key(), &carried));
         let opened_with = opened_with.unwrap_or_else(|| carried.bits());
-        let from = (head.peer, Some(seat));
+        let from = (head.peer, Some(permit));
         let (opened, common) = ((carried, opened_with), Arc::clone(&self.common));
         Arc::new(AgentCore::new(caller, target, transport, from, opened, common))
     }

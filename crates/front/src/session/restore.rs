@@ -131,8 +131,8 @@ impl<B: Backends> Front<B> {
             if flights.len() >= MANY {
                 flights.retain(|_, flight| flight.upgrade().is_some());
             }
-            let (seat, opened_with) = (self.seat(head.peer)?, Some(facts.carried));
-            let core = self.new_agent(head, target.clone(), Transport::Http, seat, opened_with);
+            let (permit, opened_with) = (self.try_acquire_session(head.peer)?, Some(facts.carried));
+            let core = self.new_agent(head, target.clone(), Transport::Http, permit, opened_with);
             let restoring: Restoring<B::Link> = Box::pin(Arc::clone(self).restore(id, facts, core));
             let flight: Shared<_> = restoring.shared();
             flights.extend(flight.downgrade().map(|weak| (id, weak)));

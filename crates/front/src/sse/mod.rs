@@ -17,7 +17,7 @@ use crate::{
         response::{Served, refusal},
         response_body::endpoint_event,
     },
-    limits::places::Seat,
+    limits::places::SessionPermit,
     message::Parcel,
     observe::{AgentEnd, Cause, Restore, Transport},
     panics::unharmed,
@@ -60,11 +60,11 @@ pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<
         }
     }
     loop {
-        let seat = match front.place(head.peer).await {
-            Ok(seat) => seat,
+        let permit = match front.acquire_session(head.peer).await {
+            Ok(permit) => permit,
             Err(why) => return Served::no_place(None, &front.common.request_id().to_string(), why),
         };
-        match begin(front, head, target.clone(), back, seat) {
+        match begin(front, head, target.clone(), back, permit) {
             Ok(Some(served)) => return served,
             Err(refused) => return *refused,
             // Its session of before is just ending: it gets another.
@@ -88,7 +88,7 @@ fn begin<B: Backends>(
     head: &RequestHead<'_>,
     target: Target,
     back: Option<Back>,
-    seat: Seat,
+    permit: SessionPermit,
 ) -> Result<Option<Served>, Box<Served>> {
     let (restored, comes) = match back {
         Some(Back::Restored(id, facts)) => (Some((id, facts)), Comes::Restored),
@@ -96,7 +96,7 @@ fn begin<B: Backends>(
         None => (None, Comes::New),
     };
     let opened_with = restored.map(|(_, facts)| facts.carried);
-    let core = front.new_agent(head, target, Transport::Sse, seat, opened_with);
+    let core = front.new_agent(head, target, Transport::Sse, permit, opened_with);
     let Some(id) = restored.map(|(id, _)| id).or_else(|| front.mint(&core, false, false)) else {
         return Err(Box::new(Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway)));
     };

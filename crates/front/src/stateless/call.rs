@@ -28,7 +28,7 @@ use super::{
     validate::Unfit,
 };
 use crate::{
-    call::{Carry, Finished, Manner, Running, detached::Place, response_stream::stream},
+    call::{Carry, Finished, Manner, Running, detached::Reservation, response_stream::stream},
     http::{
         response::{Served, refused_here},
         response_body::AgentBody,
@@ -227,7 +227,7 @@ async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -
 
 /// Gives a call to the adopter, or back when it is full.
 fn adopt(core: &AgentCore, round: Round) -> Result<(), Box<Round>> {
-    match Place::take(&core.common) {
+    match Reservation::take(&core.common) {
         Some(place) => {
             let breaker = round.breaker();
             place.give(round, breaker);

@@ -373,13 +373,13 @@ impl<B: Backends> Front<B> {
         peer: IpAddr,
         client: ClientHello,
     ) -> Found<B::Link> {
-        let seat = self.place(peer).await.map_err(NoGuest::NoPlace)?;
+        let permit = self.acquire_session(peer).await.map_err(NoGuest::NoPlace)?;
         let unheard = Arc::<Unheard>::default();
         let outlet: Arc<dyn Outlet> = Arc::<Unheard>::clone(&unheard);
         let hello = Hello { caller: Arc::clone(&caller), target: target.clone(), client, outlet };
         let opened = open::bounded(self.backends.open(hello), &self.common).await;
         let link = opened.map_err(|error| NoGuest::Unopened(Arc::new(error)))?;
-        let (from, opened) = ((peer, Some(seat)), (Carried::default(), 0));
+        let (from, opened) = ((peer, Some(permit)), (Carried::default(), 0));
         let common = Arc::clone(&self.common);
         let core = AgentCore::new(caller, target, Transport::Other, from, opened, common);
         core.profile.tied(link.as_ref());

@@ -82,12 +82,12 @@ pub(super) async fn open<B: Backends>(
         Err(why) => return Served::refused(StatusCode::BAD_REQUEST, Some(&request.id), -32602, why),
     };
     let no_place = |why| Served::no_place(Some(&request.id), &front.common.request_id().to_string(), why);
-    let seat = match front.place(asking.head.peer).await {
-        Ok(seat) => seat,
+    let permit = match front.acquire_session(asking.head.peer).await {
+        Ok(permit) => permit,
         Err(why) => return no_place(why),
     };
     let Asking { head, ref target, .. } = asking;
-    let core = front.new_agent(head, target.clone(), Transport::Other, seat, None);
+    let core = front.new_agent(head, target.clone(), Transport::Other, permit, None);
     let ear = Ear::new(&core, String::from_utf8_lossy(request.id.raw()).into_owned());
     let Some(listed) = listeners.enter(&ear, &front.common) else { return no_place(NoPlace::Full) };
     let end = OpenEnd::new(&core);

@@ -226,15 +226,15 @@ async fn initialize<B: Backends>(
         Err(why) => return front.unknown_backend(head, Some(&request.id), &why),
     };
     let common = &front.common;
-    let seat = match front.place(head.peer).await {
-        Ok(seat) => seat,
+    let permit = match front.acquire_session(head.peer).await {
+        Ok(permit) => permit,
         Err(why) => return Served::no_place(Some(&request.id), &common.request_id().to_string(), why),
     };
     let client = match ClientHello::parse(message.bytes()) {
         Ok(client) => client,
         Err(why) => return Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
     };
-    let core = front.new_agent(head, target, Transport::Http, seat, None);
+    let core = front.new_agent(head, target, Transport::Http, permit, None);
     let (revision, interactive) = (client.revision, client.is_interactive());
     core.profile.introduced(&client.client_info);
     let end = OpenEnd::new(&core);
