@@ -24,7 +24,7 @@ use crate::{
         revoked_file::Keeper,
         seal::{Facts, Presented, print_of},
     },
-    stream::connection::Pulse,
+    stream::connection::ConnectionState,
 };
 
 pub(crate) struct Common {
@@ -33,7 +33,7 @@ pub(crate) struct Common {
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) budget: Arc<Budget>,
     /// The open connections, by their numbers: looked through when memory is short.
-    pub(crate) connections: DashMap<u64, Arc<Pulse>>,
+    pub(crate) connections: DashMap<u64, Arc<ConnectionState>>,
     pub(crate) principals: Arc<Principals>,
     /// Calls whose handler is gone or answers as a stream go here.
     pub(crate) adopt: mpsc::Sender<Detached>,

@@ -33,7 +33,7 @@ use crate::{
     observe::{Cause, FrontEvent, Outcome},
     panics::said,
     session::{
-        agent::{AgentCore, Busy, InFlight, Stop},
+        agent::{AgentCore, BeginError, InFlight, Stop},
         census::CallNote,
     },
     shared::{Common, Ending, outcome_of},
@@ -138,7 +138,7 @@ impl Running {
         };
         let slot = match slot {
             Ok(slot) => slot,
-            Err(busy) => return Err(refuse(core, &request, request_id, &trace, &busy)),
+            Err(error) => return Err(refuse(core, &request, request_id, &trace, &error)),
         };
         let call = Call {
             caller: request.caller.unwrap_or_else(|| Arc::<Caller>::clone(&core.caller)),
@@ -392,9 +392,9 @@ fn refuse(
     request: &Request,
     request_id: RequestId,
     trace: &CallTrace,
-    busy: &Busy,
+    error: &BeginError,
 ) -> Bytes {
-    reject(core, &request.id, &request.method, request_id, trace, &busy.error())
+    reject(core, &request.id, &request.method, request_id, trace, &error.error())
 }
 
 /// The error body of a request for which no call is begun.

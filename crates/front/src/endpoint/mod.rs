@@ -30,7 +30,7 @@ use crate::{
     session::{Front, RequestHead},
     sse,
     stateless::{self, Stateless},
-    stream::connection::Pulse,
+    stream::connection::ConnectionState,
     streamable::{self, batch},
 };
 
@@ -42,7 +42,7 @@ pub(crate) struct Endpoint<B: Backends> {
     pub(crate) front: Arc<Front<B>>,
     pub(crate) stateless: Arc<Stateless<B::Link>>,
     pub(crate) peer: SocketAddr,
-    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) connection: Arc<ConnectionState>,
 }
 
 impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
@@ -52,17 +52,17 @@ impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Payload>) -> Self::Future {
-        let busy = self.pulse.busy();
+        let in_flight = self.connection.request_in_flight();
         let (front, stateless) = (Arc::clone(&self.front), Arc::clone(&self.stateless));
-        let (peer, pulse) = (self.peer, Arc::clone(&self.pulse));
+        let (peer, connection) = (self.peer, Arc::clone(&self.connection));
         Box::pin(async move {
             let (parts, payload) = request.into_parts();
-            let served = serve(&front, &stateless, peer, &parts, payload, &pulse).await;
+            let served = serve(&front, &stateless, peer, &parts, payload, &connection).await;
             let Served { mut response, cause, transport } = served;
             let code = response.status().as_u16();
             front.common.emit(&FrontEvent::Responded { transport, code, cause });
             cors::share(&front.common.in_force().hosts, &parts.headers, response.headers_mut());
-            Ok(response.map(|body| body.holding(busy)))
+            Ok(response.map(|body| body.holding(in_flight)))
         })
     }
 }
@@ -73,7 +73,7 @@ async fn serve<B: Backends>(
     peer: SocketAddr,
     parts: &Parts,
     payload: Payload,
-    pulse: &Arc<Pulse>,
+    connection: &Arc<ConnectionState>,
 ) -> Served {
     let route = Route::of(parts.uri.path(), parts.uri.query());
     if let Err(refused) = admit(front, peer, &route, parts) {
@@ -95,7 +95,7 @@ async fn serve<B: Backends>(
     let head = RequestHead { peer: peer.ip(), headers: &parts.headers, backend, identity: &identity };
     match route {
         Route::Agent(_) => match parts.method {
-            Method::POST => post(front, stateless, &head, parts, payload, pulse).await,
+            Method::POST => post(front, stateless, &head, parts, payload, connection).await,
             Method::GET => get(front, &head).await,
             Method::DELETE => streamable::delete(front, &head).await,
             _ => Served::method_not_allowed("GET, POST, DELETE, OPTIONS"),
@@ -105,7 +105,7 @@ async fn serve<B: Backends>(
                 let held = front.agents.backend_of(session);
                 let held = held.filter(|held| name.is_none_or(|name| name == &**held));
                 let head = RequestHead { backend: held.as_deref().or(Some("")), ..head };
-                post(front, stateless, &head, parts, payload, pulse).await
+                post(front, stateless, &head, parts, payload, connection).await
             }
             _ => Served::method_not_allowed("POST, OPTIONS"),
         },
@@ -181,7 +181,7 @@ async fn post<B: Backends>(
     head: &RequestHead<'_>,
     parts: &Parts,
     payload: Payload,
-    pulse: &Arc<Pulse>,
+    connection: &Arc<ConnectionState>,
 ) -> Served {
     let session = session_of(parts.uri.query());
     let transport = if session.is_some() { Transport::Sse } else { Transport::Http };
@@ -209,10 +209,10 @@ async fn post<B: Backends>(
         (None, Err(error)) => Served::undecodable(&error),
         (Some(session), Ok(parcel)) => sse::parcel(front, head, session, parcel).await,
         (None, Ok(Parcel::One(incoming))) if stateless::is_modern(&parts.headers, &incoming) => {
-            stateless::message(front, stateless, head, incoming, pulse).await
+            stateless::message(front, stateless, head, incoming, connection).await
         }
-        (None, Ok(Parcel::One(incoming))) => streamable::message(front, head, incoming, pulse).await,
-        (None, Ok(Parcel::Many(messages))) => batch::answer(front, head, messages, pulse).await,
+        (None, Ok(Parcel::One(incoming))) => streamable::message(front, head, incoming, connection).await,
+        (None, Ok(Parcel::Many(messages))) => batch::answer(front, head, messages, connection).await,
     }
     .over(transport)
 }

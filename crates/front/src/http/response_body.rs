@@ -17,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::stream::{
-    connection::{Busy, Unwritten},
+    connection::{RequestInFlight, Unwritten},
     event::{Event, EventId},
     outbox::{Next, Reader},
 };
@@ -40,7 +40,7 @@ pub(crate) struct Piece {
 /// The body of any response, which also keeps its connection counted as busy.
 pub(crate) struct AgentBody {
     kind: Kind,
-    busy: Option<Busy>,
+    in_flight: Option<RequestInFlight>,
 }
 
 enum Kind {
@@ -69,11 +69,11 @@ const PING: &[u8] = b": ping\n\n";
 
 impl AgentBody {
     pub(crate) fn empty() -> Self {
-        Self { kind: Kind::Done, busy: None }
+        Self { kind: Kind::Done, in_flight: None }
     }
 
     pub(crate) fn full(bytes: Bytes) -> Self {
-        Self { kind: if bytes.is_empty() { Kind::Done } else { Kind::Full(bytes) }, busy: None }
+        Self { kind: if bytes.is_empty() { Kind::Done } else { Kind::Full(bytes) }, in_flight: None }
     }
 
     /// JSON texts as one array.
@@ -85,7 +85,7 @@ impl AgentBody {
         }
         pieces.push(Bytes::from_static(b"]"));
         let length = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self { kind: Kind::Many(pieces.into_iter(), length, unwritten), busy: None }
+        Self { kind: Kind::Many(pieces.into_iter(), length, unwritten), in_flight: None }
     }
 
     /// Events as they come, `first` (already in SSE form) before all of them, a comment after each `quiet` silence.
@@ -93,15 +93,15 @@ impl AgentBody {
         let last = Instant::now();
         let ping = Box::pin(tokio::time::sleep_until(last + quiet));
         let stream = EventStream { reader, first, quiet, pause: quiet, in_doubt: false, last, ping };
-        Self { kind: Kind::Stream(Box::new(stream)), busy: None }
+        Self { kind: Kind::Stream(Box::new(stream)), in_flight: None }
     }
 
-    pub(crate) fn holding(mut self, busy: Busy) -> Self {
+    pub(crate) fn holding(mut self, in_flight: RequestInFlight) -> Self {
         if let Kind::Stream(stream) = &self.kind {
-            stream.reader.over(busy.pulse());
-            busy.pulse().watch(None);
+            stream.reader.over(in_flight.connection());
+            in_flight.connection().watch(None);
         }
-        self.busy = Some(busy);
+        self.in_flight = Some(in_flight);
         self
     }
 }
@@ -145,7 +145,7 @@ impl EventStream {
 impl Drop for AgentBody {
     fn drop(&mut self) {
         if let Kind::Stream(stream) = &self.kind
-            && self.busy.as_ref().is_some_and(Busy::has_stalled)
+            && self.in_flight.as_ref().is_some_and(RequestInFlight::has_stalled)
         {
             stream.reader.give_up();
         }
@@ -161,7 +161,8 @@ impl Body for AgentBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
         let this = self.get_mut();
-        let has_half_closed = this.busy.as_ref().is_some_and(|busy| busy.pulse().has_half_closed());
+        let has_half_closed =
+            this.in_flight.as_ref().is_some_and(|in_flight| in_flight.connection().has_half_closed());
         let piece = match std::mem::replace(&mut this.kind, Kind::Done) {
             Kind::Done => None,
             Kind::Full(bytes) => Some(Piece::raw(bytes)),
@@ -187,9 +188,9 @@ impl Body for AgentBody {
                 }
             },
         };
-        let busy = this.busy.as_ref();
+        let in_flight = this.in_flight.as_ref();
         Poll::Ready(piece.map(|mut piece| {
-            piece.unwritten = busy.and_then(|busy| busy.writing(piece.body.len()));
+            piece.unwritten = in_flight.and_then(|in_flight| in_flight.writing(piece.body.len()));
             Ok(Frame::data(piece))
         }))
     }

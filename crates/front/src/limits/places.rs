@@ -1,5 +1,5 @@
-//! Places for agent sessions and for detached calls. A place is taken before anything is awaited and released on drop, so
-//! sessions that are still being opened count, too.
+//! Places for agent sessions and for detached calls. A place is taken before anything is awaited and released on drop,
+//! so sessions that are still being opened count, too.
 
 use std::sync::{
     Arc,
@@ -15,7 +15,7 @@ pub(crate) struct Places(AtomicUsize);
 /// One agent session in the count; released on drop.
 pub(crate) struct Place(Arc<Places>);
 
-/// The right of one agent session to exist: a place in the gateway and a permit of its peer. Held until the session ends.
+/// The right of one agent session to exist: a place in the gateway and a permit of its peer.
 pub(crate) struct SessionPermit {
     pub(crate) _place: Place,
     pub(crate) _peer: PeerPermit,

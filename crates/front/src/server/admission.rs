@@ -146,8 +146,8 @@ impl Rejection {
     }
 }
 
-/// Answers without reading the request, then reads on for a moment: a peer that is cut off while it writes may never see
-/// the answer.
+/// Answers without reading the request, then reads on for a moment: a peer that is cut off while it writes may never
+/// see the answer.
 async fn reject(mut stream: TcpStream, rejection: Rejection) {
     let answered = async {
         stream.write_all(rejection.answer().as_bytes()).await?;

@@ -12,18 +12,18 @@ use std::{
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 /// Most bytes that are written at once: about 15 us of copying.
-const PIECE: usize = 64 << 10;
+const CHUNK: usize = 64 << 10;
 /// Bytes after which others have a turn.
-const TURN: usize = 2 * PIECE;
+const TURN: usize = 2 * CHUNK;
 
 /// IO that writes in pieces.
-pub(crate) struct Pieces<T> {
+pub(crate) struct ChunkedIo<T> {
     io: T,
     /// Written since others had a turn, in pieces of full size.
     written: usize,
 }
 
-impl<T> Pieces<T> {
+impl<T> ChunkedIo<T> {
     pub(crate) fn new(io: T) -> Self {
         Self { io, written: 0 }
     }
@@ -41,25 +41,25 @@ impl<T> Pieces<T> {
     /// Small writes are answers of their own and begin anew.
     fn count(&mut self, done: &Poll<io::Result<usize>>) {
         match done {
-            Poll::Ready(Ok(PIECE)) => self.written += PIECE,
+            Poll::Ready(Ok(CHUNK)) => self.written += CHUNK,
             Poll::Ready(_) | Poll::Pending => self.written = 0,
         }
     }
 }
 
-impl<T: Read + Unpin> Read for Pieces<T> {
+impl<T: Read + Unpin> Read for ChunkedIo<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
     }
 }
 
-impl<T: Write + Unpin> Write for Pieces<T> {
+impl<T: Write + Unpin> Write for ChunkedIo<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.gives_way(cx) {
             return Poll::Pending;
         }
-        let done = Pin::new(&mut this.io).poll_write(cx, &buf[..buf.len().min(PIECE)]);
+        let done = Pin::new(&mut this.io).poll_write(cx, &buf[..buf.len().min(CHUNK)]);
         this.count(&done);
         done
     }
@@ -99,7 +99,7 @@ fn fitting(bufs: &[IoSlice<'_>]) -> usize {
     let mut total = 0;
     let fits = |buf: &&IoSlice<'_>| {
         total += buf.len();
-        total < PIECE
+        total < CHUNK
     };
     bufs.iter().take_while(fits).count()
 }
@@ -162,7 +162,7 @@ mod tests {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);
-        let mut io = Pieces::new(Socket::default());
+        let mut io = ChunkedIo::new(Socket::default());
         let (mut at, mut turns) = (0, 0);
         let all: usize = parts.iter().map(Vec::len).sum();
         while at < all {
@@ -194,13 +194,13 @@ mod tests {
         let parts = [part(113, 1), part(1 << 20, 2), part(2, 3)];
         let (socket, turns) = written(&parts);
         assert_eq!(socket.bytes, parts.concat());
-        assert!(socket.sizes.iter().all(|size| *size <= PIECE), "{:?}", socket.sizes);
+        assert!(socket.sizes.iter().all(|size| *size <= CHUNK), "{:?}", socket.sizes);
         assert_eq!(turns, (1 << 20) / TURN - 1);
     }
 
     #[test]
     fn small_answers_are_written_at_once_and_never_give_way() {
-        for lens in [vec![0, 100], vec![120, 0, 3000, 2], vec![PIECE / 2, PIECE / 2 - 1]] {
+        for lens in [vec![0, 100], vec![120, 0, 3000, 2], vec![CHUNK / 2, CHUNK / 2 - 1]] {
             let parts: Vec<_> = lens.iter().map(|len| part(*len, 5)).collect();
             let (socket, turns) = written(&parts);
             assert_eq!((socket.sizes.len(), turns), (1, 0), "{lens:?}");
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn whatever_the_sizes_all_bytes_come_in_order() {
-        for lens in [vec![PIECE, PIECE], vec![PIECE - 1, 1, PIECE + 1], vec![1, 0, PIECE * 5 + 3, 0, 7]] {
+        for lens in [vec![CHUNK, CHUNK], vec![CHUNK - 1, 1, CHUNK + 1], vec![1, 0, CHUNK * 5 + 3, 0, 7]] {
             let parts: Vec<_> = lens.iter().map(|len| part(*len, 9)).collect();
             assert_eq!(written(&parts).0.bytes, parts.concat(), "{lens:?}");
         }

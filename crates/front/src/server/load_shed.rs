@@ -14,7 +14,7 @@ use crate::{
     observe::FrontEvent,
     session::Front,
     stateless::{Stateless, Voice},
-    stream::{connection::Pulse, outbox::Outbox},
+    stream::{connection::ConnectionState, outbox::Outbox},
 };
 
 /// Between two looks at who could be let go.
@@ -27,7 +27,7 @@ enum Debtor {
     /// A stream with what is queued for it.
     Stream(Arc<Outbox>),
     /// A connection with what is being written to it.
-    Connection(Arc<Pulse>),
+    Connection(Arc<ConnectionState>),
     /// A call that has ended while it waited for its caller.
     Parked(Arc<Voice>),
 }
@@ -95,8 +95,10 @@ fn debtors<B: Backends>(
         .into_iter()
         .chain(unbound)
         .map(|outbox| (outbox.owes(), Debtor::Stream(outbox)));
-    let pulses: Vec<_> = front.common.connections.iter().map(|entry| Arc::clone(entry.value())).collect();
-    let connections = pulses.into_iter().map(|pulse| (pulse.owes(), Debtor::Connection(pulse)));
+    let connections: Vec<_> =
+        front.common.connections.iter().map(|entry| Arc::clone(entry.value())).collect();
+    let connections =
+        connections.into_iter().map(|connection| (connection.owes(), Debtor::Connection(connection)));
     let parked = stateless.parked.owing().into_iter().map(|(owes, voice)| (owes, Debtor::Parked(voice)));
     let mut all: Vec<_> = streams
         .chain(connections)
@@ -111,7 +113,7 @@ impl Debtor {
     fn is_stuck(&self, since: Duration) -> bool {
         match self {
             Self::Stream(outbox) => outbox.is_stuck(since),
-            Self::Connection(pulse) => pulse.is_stuck(since),
+            Self::Connection(connection) => connection.is_stuck(since),
             // Nobody reads it.
             Self::Parked(_) => true,
         }
@@ -124,7 +126,7 @@ impl Debtor {
                 outbox.let_go();
                 true
             }
-            Self::Connection(pulse) => pulse.cut(),
+            Self::Connection(connection) => connection.cut(),
             Self::Parked(voice) => {
                 voice.let_go();
                 true

@@ -41,14 +41,14 @@ use crate::{
     panics::unharmed,
     server::{
         admission::{ConnectionLimit, ConnectionPermit, Rejection},
-        chunked_io::Pieces,
-        timed_io::TimedIo,
+        chunked_io::ChunkedIo,
+        timed_io::TimeoutIo,
     },
     session::{Front, Sessionless, agent::Stop, census::Census, registry::Agents},
     session_id::revoked_file::Keeper,
     shared::{Common, Detached},
     stateless::Stateless,
-    stream::connection::Pulse,
+    stream::connection::ConnectionState,
 };
 
 /// Between two looks at what a drain still waits for.
@@ -258,16 +258,16 @@ async fn serve_connection<B: Backends>(
     permit: ConnectionPermit,
     stop: CancellationToken,
 ) {
-    let pulse = Arc::new(Pulse::new(Arc::clone(&front.common.budget)));
+    let connection = Arc::new(ConnectionState::new(Arc::clone(&front.common.budget)));
     // A connection accepted during the drain ends after its first answer. A graceful shutdown would close it before its
     // first byte, without any answer.
     let mut stopping = stop.is_cancelled();
-    let _counted = Connected::new(Arc::clone(&front.common), &pulse, permit, stopping);
+    let _counted = Connected::new(Arc::clone(&front.common), &connection, permit, stopping);
     let common = Arc::clone(&front.common);
     let stalled = Arc::clone(&common);
     let on_stall = Arc::new(move || stalled.emit(&FrontEvent::SlowAgentClosed));
-    let io = TimedIo::new(TokioIo::new(stream), Arc::clone(&pulse), common.times(), on_stall);
-    let begun = Arc::clone(&pulse);
+    let io = TimeoutIo::new(TokioIo::new(stream), Arc::clone(&connection), common.times(), on_stall);
+    let begun = Arc::clone(&connection);
     let stopped = async {
         stop.cancelled().await;
         // An agent that has just connected is about to send: a graceful shutdown would close it without an answer.
@@ -278,20 +278,20 @@ async fn serve_connection<B: Backends>(
     };
     let mut stopped = std::pin::pin!(stopped);
     // Outermost: giving way is no sign of a peer that does not read.
-    let io = Pieces::new(io);
-    let connection = http1::Builder::new()
+    let io = ChunkedIo::new(io);
+    let serving = http1::Builder::new()
         .header_read_timeout(None)
-        // What came whole is served whatever becomes of its connection: `pulse` looks for its end.
+        // What came whole is served whatever becomes of its connection: `connection` looks for its end.
         .half_close(true)
         .keep_alive(!stopping)
         .max_buf_size(common.limits().header_bytes.max(8 << 10))
-        .serve_connection(io, Endpoint { front, stateless, peer, pulse });
-    let mut connection = std::pin::pin!(connection);
+        .serve_connection(io, Endpoint { front, stateless, peer, connection });
+    let mut serving = std::pin::pin!(serving);
     loop {
         tokio::select! {
             biased;
             () = common.kill.cancelled() => return,
-            done = connection.as_mut() => {
+            done = serving.as_mut() => {
                 if let Err(error) = done {
                     tracing::debug!(%peer, %error, "agent connection ended");
                 }
@@ -299,7 +299,7 @@ async fn serve_connection<B: Backends>(
             }
             () = stopped.as_mut(), if !stopping => {
                 stopping = true;
-                connection.as_mut().graceful_shutdown();
+                serving.as_mut().graceful_shutdown();
             }
         }
     }
@@ -381,11 +381,16 @@ struct Connected {
 }
 
 impl Connected {
-    fn new(common: Arc<Common>, pulse: &Arc<Pulse>, permit: ConnectionPermit, late: bool) -> Self {
+    fn new(
+        common: Arc<Common>,
+        connection: &Arc<ConnectionState>,
+        permit: ConnectionPermit,
+        late: bool,
+    ) -> Self {
         Gauges::up(&common.gauges.connections, 1);
         common.late.fetch_add(usize::from(late), Ordering::Relaxed);
         let number = common.connection_number();
-        common.connections.insert(number, Arc::clone(pulse));
+        common.connections.insert(number, Arc::clone(connection));
         Self { common, number, late, _permit: permit }
     }
 }

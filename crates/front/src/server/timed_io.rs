@@ -19,13 +19,13 @@ use tokio::time::{Instant, Sleep};
 use crate::{
     config::FrontTimes,
     server::peer_watch::PeerWatch,
-    stream::connection::{BUSY, IDLE, Pulse},
+    stream::connection::{BUSY, ConnectionState, IDLE},
 };
 
 /// IO that gives up when the peer does.
-pub(crate) struct TimedIo<T> {
+pub(crate) struct TimeoutIo<T> {
     io: T,
-    pulse: Arc<Pulse>,
+    connection: Arc<ConnectionState>,
     times: FrontTimes,
     timer: Option<Pin<Box<Sleep>>>,
     header_since: Option<Instant>,
@@ -34,23 +34,23 @@ pub(crate) struct TimedIo<T> {
     on_stall: Arc<dyn Fn() + Send + Sync>,
 }
 
-impl<T> TimedIo<T> {
+impl<T> TimeoutIo<T> {
     pub(crate) fn new(
         io: T,
-        pulse: Arc<Pulse>,
+        connection: Arc<ConnectionState>,
         times: FrontTimes,
         on_stall: Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
         let peer_watch = PeerWatch::default();
-        Self { io, pulse, times, timer: None, header_since: None, stalled: None, peer_watch, on_stall }
+        Self { io, connection, times, timer: None, header_since: None, stalled: None, peer_watch, on_stall }
     }
 
     fn read_expired(&mut self, cx: &mut Context<'_>) -> bool {
         let times = self.times;
-        match self.pulse.phase() {
+        match self.connection.phase() {
             IDLE => {
                 self.header_since = None;
-                self.is_past(cx, self.pulse.idle_since() + times.keep_alive)
+                self.is_past(cx, self.connection.idle_since() + times.keep_alive)
             }
             BUSY => {
                 self.header_since = None;
@@ -65,19 +65,19 @@ impl<T> TimedIo<T> {
     }
 
     fn write_expired(&mut self, cx: &mut Context<'_>) -> bool {
-        let pulse = Arc::clone(&self.pulse);
+        let connection = Arc::clone(&self.connection);
         let since = *self.stalled.get_or_insert_with(|| {
-            pulse.set_stuck();
+            connection.set_stuck();
             Instant::now()
         });
         // Registered before it is looked at, so that a cut in between is not missed.
-        pulse.register_writer(cx.waker());
-        if pulse.is_cut() {
+        connection.register_writer(cx.waker());
+        if connection.is_cut() {
             return true;
         }
         let expired = self.is_past(cx, since + self.times.write_stall);
         if expired {
-            self.pulse.set_stalled();
+            self.connection.set_stalled();
             (self.on_stall)();
         }
         expired
@@ -100,7 +100,7 @@ impl<T> TimedIo<T> {
     fn written(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if done.is_ready() {
             if self.stalled.take().is_some() {
-                self.pulse.clear_stuck();
+                self.connection.clear_stuck();
             }
             return done;
         }
@@ -111,31 +111,31 @@ impl<T> TimedIo<T> {
     }
 }
 
-impl<T: Read + Unpin> TimedIo<T> {
+impl<T: Read + Unpin> TimeoutIo<T> {
     /// Looks at the peer of a request that is being served, in the task that serves it.
     fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if !self.pulse.is_watched() {
+        if !self.connection.is_watched() {
             return Ok(());
         }
-        self.pulse.register_writer(cx.waker());
-        if self.pulse.is_cut() {
+        self.connection.register_writer(cx.waker());
+        if self.connection.is_cut() {
             return Err(timed_out("memory is short, and much waits for this peer"));
         }
         if self.peer_watch.finds_end(&mut self.io, cx)? {
-            self.pulse.set_half_closed();
+            self.connection.set_half_closed();
             cx.waker().wake_by_ref();
         }
-        if let Some(due) = self.pulse.bytes_due_at()
+        if let Some(due) = self.connection.bytes_due_at()
             && self.is_past(cx, due)
         {
-            self.pulse.set_overdue();
+            self.connection.set_overdue();
             cx.waker().wake_by_ref();
         }
         Ok(())
     }
 }
 
-impl<T: Read + Unpin> Read for TimedIo<T> {
+impl<T: Read + Unpin> Read for TimeoutIo<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -150,7 +150,7 @@ impl<T: Read + Unpin> Read for TimedIo<T> {
             Poll::Ready(done) => {
                 // The first bytes of a request: from here on its header has a deadline. A request whose header is
                 // complete is busy before the next read; one that is busy already is reading its body.
-                this.pulse.start_header();
+                this.connection.start_header();
                 Poll::Ready(done)
             }
             Poll::Pending if this.read_expired(cx) => {
@@ -161,10 +161,10 @@ impl<T: Read + Unpin> Read for TimedIo<T> {
     }
 }
 
-impl<T: Read + Write + Unpin> Write for TimedIo<T> {
+impl<T: Read + Write + Unpin> Write for TimeoutIo<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.pulse.is_cut() {
+        if this.connection.is_cut() {
             return Poll::Ready(Err(timed_out("the peer does not read")));
         }
         let done = Pin::new(&mut this.io).poll_write(cx, buf);
@@ -192,7 +192,7 @@ impl<T: Read + Write + Unpin> Write for TimedIo<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.pulse.is_cut() {
+        if this.connection.is_cut() {
             return Poll::Ready(Err(timed_out("the peer does not read")));
         }
         let done = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);

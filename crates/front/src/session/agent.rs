@@ -143,7 +143,7 @@ pub(crate) struct InFlight {
 }
 
 /// Why a request id cannot be used.
-pub(crate) enum Busy {
+pub(crate) enum BeginError {
     /// Another request runs under it.
     Duplicate,
     /// The same request runs under it.
@@ -196,16 +196,20 @@ impl AgentCore {
     }
 
     /// Takes the id of this request for as long as its call runs.
-    pub(crate) fn begin(self: &Arc<Self>, id: &IdValue, message: &Bytes) -> Result<InFlight, Busy> {
+    pub(crate) fn begin(self: &Arc<Self>, id: &IdValue, message: &Bytes) -> Result<InFlight, BeginError> {
         let limit = self.common.limits().calls_per_agent;
         let mut inflight = lock(&self.inflight);
         if let Some(flag) = inflight.get(id).cloned() {
             // Nobody waits while they are compared.
             drop(inflight);
-            return Err(if is_same(&flag.message, message) { Busy::Repeated } else { Busy::Duplicate });
+            return Err(if is_same(&flag.message, message) {
+                BeginError::Repeated
+            } else {
+                BeginError::Duplicate
+            });
         }
         if inflight.len() >= limit {
-            return Err(Busy::TooMany(limit, self.common.principals.next_end(limit)));
+            return Err(BeginError::TooMany(limit, self.common.principals.next_end(limit)));
         }
         self.enter(&mut inflight, id.clone(), message.clone())
     }
@@ -217,7 +221,7 @@ impl AgentCore {
 
     /// Takes part for as long as one call of a caller without session runs. How many there may be is for its principal
     /// to say: each holds a connection.
-    pub(crate) fn join(self: &Arc<Self>) -> Result<InFlight, Busy> {
+    pub(crate) fn join(self: &Arc<Self>) -> Result<InFlight, BeginError> {
         let id = IdValue::Num(self.joined.fetch_add(1, Ordering::Relaxed));
         self.enter(&mut lock(&self.inflight), id, Bytes::new())
     }
@@ -227,9 +231,9 @@ impl AgentCore {
         inflight: &mut HashMap<IdValue, Arc<CancelFlag>>,
         id: IdValue,
         message: Bytes,
-    ) -> Result<InFlight, Busy> {
+    ) -> Result<InFlight, BeginError> {
         let share = self.common.principals.take(&self.caller).map_err(|TooMany(limit)| {
-            Busy::TooManyOfPrincipal(limit, self.common.principals.next_end(limit))
+            BeginError::TooManyOfPrincipal(limit, self.common.principals.next_end(limit))
         })?;
         let flag = Arc::new(CancelFlag { message, ..CancelFlag::default() });
         inflight.insert(id.clone(), Arc::clone(&flag));
@@ -477,7 +481,7 @@ impl Outlet for AgentCore {
     }
 }
 
-impl Busy {
+impl BeginError {
     /// What the agent is told.
     pub(crate) fn error(&self) -> CallError {
         match self {

@@ -270,7 +270,7 @@ impl<B: Backends> AgentStream<B> {
         let end = OpenEnd::new(&self.core);
         let slot = match self.core.begin(request.id.value(), message.bytes()) {
             Ok(slot) => slot,
-            Err(busy) => return self.core.answer(end.refused(&self.core, &request, &busy.error())),
+            Err(error) => return self.core.answer(end.refused(&self.core, &request, &error.error())),
         };
         let caller = self.caller_of(&request);
         let reply = self.open(client, &caller);

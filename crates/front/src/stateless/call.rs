@@ -37,7 +37,7 @@ use crate::{
     observe::Cause,
     session::agent::AgentCore,
     stream::{
-        connection::Pulse,
+        connection::ConnectionState,
         outbox::{Presence, Reader},
     },
 };
@@ -90,7 +90,7 @@ pub(super) async fn answer<L: Link>(
         }
     };
     match Running::begin(core, guest.link.as_ref(), asking.request, (message, charge), manner) {
-        Ok(running) => attend(core, &id, &voice, Some(running), asking.pulse).await,
+        Ok(running) => attend(core, &id, &voice, Some(running), asking.connection).await,
         Err(refusal) => Served::json(StatusCode::OK, Cause::Gateway, refusal),
     }
 }
@@ -110,7 +110,7 @@ async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Me
     let level = asking.modern.log_level.as_deref();
     match taken {
         Some(voice) if voice.resume(id, message.token(), level, given) => {
-            attend(core, id, &voice, None, asking.pulse).await
+            attend(core, id, &voice, None, asking.connection).await
         }
         _ => gone(id),
     }
@@ -152,16 +152,16 @@ async fn attend(
     id: &RpcId,
     voice: &Arc<Voice>,
     running: Option<Running>,
-    pulse: &Pulse,
+    connection: &ConnectionState,
 ) -> Served {
     let _attending = Attending(Arc::clone(voice));
     let is_first = running.is_some();
     let mut running = running;
     let mut look = None;
-    pulse.watch(Some(core.common.times().answer_as_stream));
+    connection.watch(Some(core.common.times().answer_as_stream));
     let heard = poll_fn(|cx| {
         let heard = first(&mut running, voice, &mut look, cx);
-        if heard.is_pending() && pulse.wants_bytes() && voice.begin() {
+        if heard.is_pending() && connection.wants_bytes() && voice.begin() {
             return voice.poll_heard(cx);
         }
         heard

@@ -28,7 +28,7 @@ use crate::{
     limits::memory::Charge,
     message::{Body, Incoming, Request},
     session::{Front, RequestHead, Sessionless, agent::AgentCore},
-    stream::connection::Pulse,
+    stream::connection::ConnectionState,
 };
 
 pub(crate) use call_output::Voice;
@@ -83,7 +83,7 @@ struct Asking<'a> {
     request: Request,
     modern: ModernRequest,
     /// The connection it came over.
-    pulse: &'a Pulse,
+    connection: &'a ConnectionState,
 }
 
 /// A POST of this era.
@@ -92,7 +92,7 @@ pub(crate) async fn message<B: Backends>(
     stateless: &Arc<Stateless<B::Link>>,
     head: &RequestHead<'_>,
     incoming: Incoming,
-    pulse: &Pulse,
+    connection: &ConnectionState,
 ) -> Served {
     let Incoming { body, message, charge, .. } = incoming;
     let request = match body {
@@ -111,7 +111,7 @@ pub(crate) async fn message<B: Backends>(
         Ok(target) => target,
         Err(why) => return front.unknown_backend(head, Some(&request.id), &why),
     };
-    let asking = Asking { head, target, request, modern, pulse };
+    let asking = Asking { head, target, request, modern, connection };
     match service {
         // Boxed, so that calls do not carry around what these need.
         Service::Listen => Box::pin(listen::open(front, &stateless.listeners, asking, message.bytes())).await,

@@ -27,7 +27,7 @@ const NEVER: u64 = u64::MAX;
 const COUNTED: usize = 4 << 10;
 
 /// What the connection is waiting for, shared by its IO and its service.
-pub(crate) struct Pulse {
+pub(crate) struct ConnectionState {
     phase: AtomicU8,
     begun: Instant,
     /// Milliseconds after `begun` at which the last request ended.
@@ -53,14 +53,14 @@ pub(crate) struct Pulse {
 
 /// Bytes on their way into the socket. Small ones are not worth the counting.
 pub(crate) struct Unwritten {
-    pulse: Arc<Pulse>,
+    connection: Arc<ConnectionState>,
     bytes: usize,
 }
 
 /// A request is being served. Dropped with the response body.
-pub(crate) struct Busy(Arc<Pulse>);
+pub(crate) struct RequestInFlight(Arc<ConnectionState>);
 
-impl Pulse {
+impl ConnectionState {
     pub(crate) fn new(budget: Arc<Budget>) -> Self {
         Self {
             phase: AtomicU8::new(FRESH),
@@ -104,7 +104,7 @@ impl Pulse {
 
     /// Counts what is to be written later: answers that wait for others.
     pub(crate) fn owing(self: &Arc<Self>) -> Unwritten {
-        Unwritten { pulse: Arc::clone(self), bytes: 0 }
+        Unwritten { connection: Arc::clone(self), bytes: 0 }
     }
 
     /// Whether its peer has taken in nothing for this long although there was something.
@@ -129,9 +129,9 @@ impl Pulse {
         millis(self.begun.elapsed())
     }
 
-    pub(crate) fn busy(self: &Arc<Self>) -> Busy {
+    pub(crate) fn request_in_flight(self: &Arc<Self>) -> RequestInFlight {
         self.phase.store(BUSY, Ordering::Release);
-        Busy(Arc::clone(self))
+        RequestInFlight(Arc::clone(self))
     }
 
     /// Whether the peer was cut off because it does not read.
@@ -196,14 +196,14 @@ impl Pulse {
     }
 }
 
-impl Busy {
+impl RequestInFlight {
     /// Whether the connection ends because its peer does not read.
     pub(crate) fn has_stalled(&self) -> bool {
         self.0.is_cut()
     }
 
     /// The connection it is served on.
-    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
+    pub(crate) fn connection(&self) -> &Arc<ConnectionState> {
         &self.0
     }
 
@@ -225,19 +225,19 @@ impl Unwritten {
 
     pub(crate) fn more(&mut self, bytes: usize) {
         self.bytes += bytes;
-        self.pulse.unwritten.fetch_add(bytes, Ordering::Relaxed);
-        self.pulse.budget.take(Kept::Outbound, bytes);
+        self.connection.unwritten.fetch_add(bytes, Ordering::Relaxed);
+        self.connection.budget.take(Kept::Outbound, bytes);
     }
 
     pub(crate) fn less(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        self.pulse.unwritten.fetch_sub(bytes, Ordering::Relaxed);
-        self.pulse.budget.give(Kept::Outbound, bytes);
+        self.connection.unwritten.fetch_sub(bytes, Ordering::Relaxed);
+        self.connection.budget.give(Kept::Outbound, bytes);
     }
 }
 
-impl Drop for Busy {
+impl Drop for RequestInFlight {
     fn drop(&mut self) {
         self.0.is_watched.store(false, Ordering::Relaxed);
         self.0.is_overdue.store(false, Ordering::Relaxed);

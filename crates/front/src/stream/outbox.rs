@@ -22,7 +22,7 @@ use crate::{
     config::FrontLimits,
     limits::memory::{Budget, Kept},
     stream::{
-        connection::Pulse,
+        connection::ConnectionState,
         drop_policy::Weight,
         event::{Event, EventId},
         replay::{LISTENING, Replay},
@@ -87,7 +87,7 @@ struct State {
     dismissed: Option<Duration>,
     waker: Option<Waker>,
     /// The connection of who reads.
-    connection: Option<Arc<Pulse>>,
+    connection: Option<Arc<ConnectionState>>,
     /// The last event that was sent to readers before this one.
     began_after: u64,
     /// Until then who reads is not displaced by another.

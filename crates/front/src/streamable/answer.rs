@@ -31,7 +31,7 @@ use crate::{
     message::Request,
     observe::Cause,
     session::agent::AgentCore,
-    stream::{connection::Pulse, outbox::Outbox},
+    stream::{connection::ConnectionState, outbox::Outbox},
     streamable::as_stream,
 };
 
@@ -49,7 +49,7 @@ struct Wait<'a> {
     stream: Option<Arc<CallStream>>,
     /// Whether bytes of an event stream may be written only to have some written.
     names_events: bool,
-    pulse: &'a Pulse,
+    connection: &'a ConnectionState,
     /// How long a peer that cannot be written to is waited for, once it ended its side.
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -61,7 +61,7 @@ pub(crate) async fn call<L: Link>(
     headers: &HeaderMap,
     request: Request,
     (message, charge): (Message, Charge),
-    pulse: &Pulse,
+    connection: &ConnectionState,
 ) -> Served {
     let takes_events = accepts(headers, "text/event-stream");
     let takes_json = accepts(headers, "application/json") || !takes_events;
@@ -79,8 +79,8 @@ pub(crate) async fn call<L: Link>(
     };
     let call = Handled::new(running, said.clone());
     let names_events = takes_events && names_events(headers);
-    let mut wait = Wait { core, call, stream: said.clone(), names_events, pulse, patience: None };
-    pulse.watch(names_events.then(|| core.common.times().answer_as_stream));
+    let mut wait = Wait { core, call, stream: said.clone(), names_events, connection, patience: None };
+    connection.watch(names_events.then(|| core.common.times().answer_as_stream));
     let finished = loop {
         match poll_fn(|cx| wait.poll(cx)).await {
             First::End(finished) => break finished,
@@ -107,14 +107,14 @@ impl Wait<'_> {
             return Poll::Ready(First::End(finished));
         }
         if let Some(stream) = &self.stream {
-            if self.names_events && self.pulse.wants_bytes() {
+            if self.names_events && self.connection.wants_bytes() {
                 stream.begin();
             }
             if let Poll::Ready(outbox) = stream.poll_opened(cx) {
                 return Poll::Ready(First::Part(Arc::clone(outbox)));
             }
         }
-        if !self.pulse.has_half_closed() {
+        if !self.connection.has_half_closed() {
             return Poll::Pending;
         }
         let orphan = self.core.common.times().orphan;

@@ -29,7 +29,7 @@ use crate::{
         restore::Missing,
     },
     stream::{
-        connection::{Pulse, Unwritten},
+        connection::{ConnectionState, Unwritten},
         outbox::Outbox,
     },
     streamable::{NoAgent, agent_of, as_stream, take},
@@ -49,8 +49,8 @@ struct Answers {
 }
 
 impl Answers {
-    fn new(pulse: &Arc<Pulse>) -> Self {
-        Self { texts: Vec::new(), unwritten: pulse.owing() }
+    fn new(connection: &Arc<ConnectionState>) -> Self {
+        Self { texts: Vec::new(), unwritten: connection.owing() }
     }
 
     fn fit(&self, bytes: usize, messages: usize) -> bool {
@@ -68,7 +68,7 @@ pub(crate) async fn answer<B: Backends>(
     front: &Arc<Front<B>>,
     head: &RequestHead<'_>,
     mut messages: Vec<Result<Incoming, DecodeError>>,
-    pulse: &Arc<Pulse>,
+    connection: &Arc<ConnectionState>,
 ) -> Served {
     let headers = head.headers;
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
@@ -89,16 +89,16 @@ pub(crate) async fn answer<B: Backends>(
     let takes_events = accepts(headers, "text/event-stream");
     let takes_json = accepts(headers, "application/json") || !takes_events;
     let stream = takes_events.then(|| CallStream::new(&agent.core, *interactive));
-    let mut batch = Batch { calls: Vec::new(), answers: Answers::new(pulse), stream };
+    let mut batch = Batch { calls: Vec::new(), answers: Answers::new(connection), stream };
     let wants_answer = batch.start(&agent, link.as_ref(), messages);
     let names_events = takes_events && names_events(headers);
-    pulse.watch(names_events.then(|| agent.core.common.times().answer_as_stream));
+    connection.watch(names_events.then(|| agent.core.common.times().answer_as_stream));
     // What is more than may wait on a stream waits for the array: it would close the stream.
     let limits = agent.core.common.limits();
     let said = poll_fn(|cx| {
         let said = batch.poll(cx);
         let fits = batch.answers.fit(2 * limits.outbound_bytes, 2 * limits.outbound_messages);
-        if said.is_pending() && names_events && fits && pulse.wants_bytes() {
+        if said.is_pending() && names_events && fits && connection.wants_bytes() {
             return batch.poll_stream(cx);
         }
         said
@@ -107,7 +107,7 @@ pub(crate) async fn answer<B: Backends>(
     if !wants_answer {
         return Served::accepted();
     }
-    batch.serve(&agent.core, said, takes_json, pulse).await
+    batch.serve(&agent.core, said, takes_json, connection).await
 }
 
 impl Batch {
@@ -211,7 +211,7 @@ impl Batch {
         core: &Arc<AgentCore>,
         said: Option<Arc<Outbox>>,
         takes_json: bool,
-        pulse: &Arc<Pulse>,
+        connection: &Arc<ConnectionState>,
     ) -> Served {
         if let Some(outbox) = said
             && let Some(reader) = outbox.attach()
@@ -227,7 +227,7 @@ impl Batch {
             }
             poll_fn(|cx| self.poll_calls(cx)).await;
         }
-        let Answers { texts, unwritten } = std::mem::replace(&mut self.answers, Answers::new(pulse));
+        let Answers { texts, unwritten } = std::mem::replace(&mut self.answers, Answers::new(connection));
         let opened = self.stream.as_ref().and_then(|stream| stream.opened()).cloned();
         match opened {
             None if takes_json && !texts.is_empty() => Served::array(texts, unwritten),

@@ -32,7 +32,7 @@ use crate::{
     },
     session_id::{AgentSessionId, seal::Presented},
     stream::{
-        connection::Pulse,
+        connection::ConnectionState,
         event::EventId,
         outbox::{Outbox, Taken, unless_taken},
     },
@@ -45,7 +45,7 @@ pub(crate) async fn message<B: Backends>(
     front: &Arc<Front<B>>,
     head: &RequestHead<'_>,
     incoming: Incoming,
-    pulse: &Arc<Pulse>,
+    connection: &Arc<ConnectionState>,
 ) -> Served {
     let headers = head.headers;
     if let Some(version) =
@@ -83,8 +83,16 @@ pub(crate) async fn message<B: Backends>(
                 }
                 Method::Initialize => again(&agent.core, link.as_ref(), headers, &request, &message.0),
                 _ => {
-                    answer::call(&agent.core, link.as_ref(), *interactive, headers, request, message, pulse)
-                        .await
+                    answer::call(
+                        &agent.core,
+                        link.as_ref(),
+                        *interactive,
+                        headers,
+                        request,
+                        message,
+                        connection,
+                    )
+                    .await
                 }
             }
         }

@@ -65,11 +65,11 @@ fn a_priming_event_says_where_and_when_to_come_back() {
 async fn an_array_is_written_piece_by_piece_with_its_length_known() {
     use http_body_util::BodyExt as _;
     let gauges = std::sync::Arc::default();
-    let pulse = std::sync::Arc::new(crate::stream::connection::Pulse::new(
+    let connection = std::sync::Arc::new(crate::stream::connection::ConnectionState::new(
         crate::limits::memory::tests::boundless(&gauges),
     ));
     for (texts, whole) in [(vec!["{}"], "[{}]"), (vec!["{}", "1", "2"], "[{},1,2]")] {
-        let body = AgentBody::array(texts.into_iter().map(Bytes::from).collect(), pulse.owing());
+        let body = AgentBody::array(texts.into_iter().map(Bytes::from).collect(), connection.owing());
         assert_eq!(body.size_hint().exact(), Some(whole.len() as u64));
         assert_eq!(body.collect().await.unwrap().to_bytes(), whole);
     }

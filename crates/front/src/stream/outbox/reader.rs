@@ -9,7 +9,7 @@ use std::{
 
 use super::{Outbox, Presence};
 use crate::stream::{
-    connection::Pulse,
+    connection::ConnectionState,
     event::{Event, EventId},
 };
 
@@ -42,7 +42,7 @@ impl Reader {
     }
 
     /// Says over which connection it reads.
-    pub(crate) fn over(&self, connection: &Arc<Pulse>) {
+    pub(crate) fn over(&self, connection: &Arc<ConnectionState>) {
         let mut state = self.outbox.lock();
         if state.readers == self.generation {
             state.connection = Some(Arc::clone(connection));
