@@ -1,4 +1,4 @@
-//! The boundary of a panic: it ends the task it happened in, is told with the task's name, and ends nothing else.
+//! Panic boundary: a panic ends the task it happened in and nothing else, and is reported with the name of that task.
 
 use std::{any::Any, future::Future, panic::AssertUnwindSafe};
 
@@ -6,8 +6,8 @@ use futures::FutureExt as _;
 
 use crate::{observe::FrontEvent, shared::Common};
 
-/// Runs a task to its end, or to its panic: then nothing is given back, and what the task held was dropped.
-pub(crate) async fn unharmed<T>(
+/// Runs a task to its end. `None` if it panicked; what the task held is dropped then.
+pub(crate) async fn catch_panic<T>(
     common: &Common,
     task: &'static str,
     run: impl Future<Output = T>,
@@ -15,14 +15,14 @@ pub(crate) async fn unharmed<T>(
     match AssertUnwindSafe(run).catch_unwind().await {
         Ok(end) => Some(end),
         Err(payload) => {
-            common.emit(&FrontEvent::Panicked { task, why: said(payload.as_ref()) });
+            common.emit(&FrontEvent::Panicked { task, why: panic_message(payload.as_ref()) });
             None
         }
     }
 }
 
-/// What a panic said.
-pub(crate) fn said(payload: &(dyn Any + Send)) -> &str {
+/// The text of a panic.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

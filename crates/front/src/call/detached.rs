@@ -18,7 +18,7 @@ use tokio::{sync::mpsc, time::Sleep};
 use crate::{
     call::Running,
     limits::places::DetachedPermit,
-    panics::unharmed,
+    panics::catch_panic,
     shared::{Common, Detached},
     stream::outbox::{Outbox, Presence},
 };
@@ -153,7 +153,7 @@ pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Detached>
 
 async fn to_its_end(common: &Common, call: Detached) {
     let Detached { run, on_panic, permit: _permit } = call;
-    if unharmed(common, "adopter", run).await.is_none() {
+    if catch_panic(common, "adopter", run).await.is_none() {
         on_panic();
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     },
     message::Request,
     observe::{Cause, FrontEvent, Outcome},
-    panics::said,
+    panics::panic_message,
     session::{
         agent::{AgentCore, BeginError, InFlight, Stop},
         census::CallNote,
@@ -382,7 +382,7 @@ pub(crate) fn hand_over(calls: Vec<Running>, sink: Option<&Arc<Outbox>>) -> Resu
 /// A panic ends its own call, with an answer, and nothing else that runs on the same task.
 fn failed(common: Option<&Common>, payload: &(dyn Any + Send)) -> CallError {
     if let Some(common) = common {
-        common.emit(&FrontEvent::Panicked { task: "call", why: said(payload) });
+        common.emit(&FrontEvent::Panicked { task: "call", why: panic_message(payload) });
     }
     CallError::not_sent(ErrorKind::Lost, "the gateway failed on this call")
 }

@@ -38,7 +38,7 @@ use crate::{
     guard::Guard,
     limits::{gauges::Gauges, per_peer::PerPeerLimit},
     observe::{Cause, FrontEvent, FrontObserve, Health, Transport},
-    panics::unharmed,
+    panics::catch_panic,
     server::{
         admission::{ConnectionLimit, ConnectionPermit, Rejection},
         chunked_io::ChunkedIo,
@@ -160,10 +160,10 @@ impl<B: Backends> Server<B> {
         }
         let sweeping = async {
             // Said, and then the next round.
-            while unharmed(&front.common, "sweep", sweep(&front, &stateless)).await.is_none() {}
+            while catch_panic(&front.common, "sweep", sweep(&front, &stateless)).await.is_none() {}
         };
         let relieving = async {
-            while unharmed(&front.common, "relief", load_shed::run(&front, &stateless)).await.is_none() {}
+            while catch_panic(&front.common, "relief", load_shed::run(&front, &stateless)).await.is_none() {}
         };
         let accepting = accepting((Arc::clone(&front), Arc::clone(&stateless)), limit, stop.clone()).fuse();
         let upkeep = futures::future::join(sweeping, relieving);
@@ -236,7 +236,7 @@ pub(crate) fn welcome<B: Backends, T>(
     let serving = serve_connection(services.clone(), stream, peer, permit, stop);
     let common = Arc::clone(&front.common);
     front.tasks.spawn(async move {
-        unharmed(&common, "connection", serving).await;
+        catch_panic(&common, "connection", serving).await;
     });
 }
 

@@ -20,7 +20,7 @@ use crate::{
     limits::places::SessionPermit,
     message::Parcel,
     observe::{AgentEnd, Cause, Restore, Transport},
-    panics::unharmed,
+    panics::catch_panic,
     session::{
         Front, RequestHead,
         agent::{Agent, Side},
@@ -117,7 +117,7 @@ fn begin<B: Backends>(
 /// The life of an agent's stream; the agent session ends with it, however it ends.
 async fn run<B: Backends>(stream: AgentStream<B>) {
     let (front, id, core) = stream.whose();
-    if unharmed(&front.common, "stream", stream.run()).await.is_none() {
+    if catch_panic(&front.common, "stream", stream.run()).await.is_none() {
         front.agents.remove(id, &core, AgentEnd::Fault);
     }
 }

@@ -30,7 +30,7 @@ use crate::{
     http::response::Served,
     limits::refused::NoPlace,
     observe::{Cause, Transport},
-    panics::unharmed,
+    panics::catch_panic,
     session::{
         Front,
         agent::AgentCore,
@@ -108,7 +108,7 @@ pub(super) async fn open<B: Backends>(
     let listening = Listening { ear, _link: link, _listed: listed };
     let common = Arc::clone(&front.common);
     front.tasks.spawn(async move {
-        unharmed(&common, "stream", listening.last()).await;
+        catch_panic(&common, "stream", listening.last()).await;
     });
     Served::stream(reader, None, front.common.times().stream_ping)
 }
