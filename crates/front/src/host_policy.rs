@@ -49,7 +49,7 @@ impl HostPolicy {
         Err(TurnedAway {
             status: StatusCode::FORBIDDEN,
             kind: "peer",
-            message: "without authentication only loopback addresses are served; \
+            message: "without authentication only loopback addresses are response; \
                       set unauthenticated = \"allow\" to serve others"
                 .to_owned(),
         })
@@ -70,7 +70,7 @@ impl HostPolicy {
         let shown: String = host.chars().filter(|c| c.is_ascii_graphic()).take(100).collect();
         let message = match name_of(&host) {
             Some(_) => format!(
-                "the host {shown:?} is not served here; add it to allowed_hosts, for instance \
+                "the host {shown:?} is not response here; add it to allowed_hosts, for instance \
                  allowed_hosts = [{shown:?}]"
             ),
             None => format!(
@@ -91,7 +91,7 @@ impl HostPolicy {
             // whether it is from elsewhere.
             return match headers.get("sec-fetch-site") {
                 Some(site) if site.as_bytes().eq_ignore_ascii_case(b"cross-site") => {
-                    Err(away("pages of other sites are not served here".to_owned()))
+                    Err(away("pages of other sites are not response here".to_owned()))
                 }
                 _ => Ok(()),
             };
@@ -104,10 +104,10 @@ impl HostPolicy {
         let shown: String = origin.chars().filter(|c| c.is_ascii_graphic()).take(100).collect();
         Err(away(match check_allowed_origin(&origin) {
             Ok(()) => format!(
-                "the origin {shown:?} is not served here; add it to allowed_origins, for instance \
+                "the origin {shown:?} is not response here; add it to allowed_origins, for instance \
                  allowed_origins = [{shown:?}]"
             ),
-            Err(why) => format!("the origin {shown:?} is not served here: {why}"),
+            Err(why) => format!("the origin {shown:?} is not response here: {why}"),
         }))
     }
 }

@@ -10,7 +10,7 @@ use mcpool_wire::{ErrorKind, Executed, IdValue};
 
 use crate::{
     call::reject_as,
-    http::response::Served,
+    http::response::Response,
     message::Request,
     observe::Cause,
     session::{
@@ -41,7 +41,7 @@ pub(crate) async fn come_again(
     request: &Request,
     message: &bytes::Bytes,
     takes_events: bool,
-) -> Option<Result<Reader, Served>> {
+) -> Option<Result<Reader, Response>> {
     let mut first = None;
     for look in 0..LOOKS {
         match earlier(core, request.id.value(), message, &mut first) {
@@ -85,9 +85,9 @@ fn earlier(
     core.unclaimed.claim(id, message, within).map_or(Earlier::Nothing, Earlier::Ended)
 }
 
-fn may_have_run(core: &AgentCore, request: &Request) -> Served {
+fn may_have_run(core: &AgentCore, request: &Request) -> Response {
     let message = "this request came before, under the same id, and may have run: its answer went to the connection \
                    that sent it first";
     let body = reject_as(core, request, ErrorKind::InvalidRequest, Executed::Maybe, message);
-    Served::json(http::StatusCode::OK, Cause::Gateway, body)
+    Response::json(http::StatusCode::OK, Cause::Gateway, body)
 }

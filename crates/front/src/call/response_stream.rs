@@ -10,7 +10,7 @@ use futures::task::AtomicWaker;
 use mcpool_wire::{LinkEvent, Outlet, OutletFull, Revision};
 
 use crate::{
-    http::{response::Served, response_body::priming_event},
+    http::{response::Response, response_body::priming_event},
     session::agent::AgentCore,
     stream::outbox::{Outbox, Reader},
 };
@@ -95,9 +95,9 @@ impl Outlet for CallStream {
 }
 
 /// A stream as its agent's revision knows it.
-pub(crate) fn stream(core: &AgentCore, reader: Reader) -> Served {
+pub(crate) fn stream(core: &AgentCore, reader: Reader) -> Response {
     let times = core.common.times();
     let knows_priming = core.revision() == Some(Revision::V2025_11_25);
     let priming = reader.begins_after().filter(|_| knows_priming).map(|id| priming_event(id, times.retry));
-    Served::stream(reader, priming, times.stream_ping)
+    Response::stream(reader, priming, times.stream_ping)
 }

@@ -5,7 +5,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::{config::FrontConfig, host_policy::HostPolicy, http::response::Served, observe::Cause};
+use crate::{config::FrontConfig, host_policy::HostPolicy, http::response::Response, observe::Cause};
 
 /// Headers any page may send, besides those that begin with `mcp-` and those that are forwarded.
 const SENT: &str = "content-type, accept, authorization, last-event-id, mcp-session-id, mcp-protocol-version, \
@@ -19,20 +19,20 @@ const ASKS_PRIVATE: &str = "access-control-request-private-network";
 const ALLOWS_PRIVATE: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
 /// The answer to an OPTIONS request for something that has these methods.
-pub(crate) fn preflight(config: &FrontConfig, headers: &HeaderMap, methods: &'static str) -> Served {
-    let served = Served::status(StatusCode::NO_CONTENT, Cause::Gateway)
+pub(crate) fn preflight(config: &FrontConfig, headers: &HeaderMap, methods: &'static str) -> Response {
+    let response = Response::status(StatusCode::NO_CONTENT, Cause::Gateway)
         .with(header::ALLOW, HeaderValue::from_static(methods));
     if !headers.contains_key(header::ORIGIN) {
-        return served;
+        return response;
     }
-    let mut served = served
+    let mut response = response
         .with(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods))
         .with(header::ACCESS_CONTROL_ALLOW_HEADERS, sent(config, headers))
         .with(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(REMEMBERED));
     if headers.get(ASKS_PRIVATE).is_some_and(|asks| asks == "true") {
-        served = served.with(ALLOWS_PRIVATE, HeaderValue::from_static("true"));
+        response = response.with(ALLOWS_PRIVATE, HeaderValue::from_static("true"));
     }
-    served
+    response
 }
 
 /// Lets pages of an origin that is served read an answer. `headers` are those of the request.

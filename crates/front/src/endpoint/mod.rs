@@ -9,7 +9,7 @@ pub(crate) mod route;
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use hyper::{body::Incoming as Payload, service::Service};
 use mcpool_wire::{Backends, Era, IdScanner};
 use serde_json::json;
@@ -21,7 +21,7 @@ use crate::{
     http::{
         headers::{accepts, coding_of, is_json, text},
         request_body::{self, Received},
-        response::{Served, refusal},
+        response::{Response, refusal},
         response_body::AgentBody,
     },
     limits::refused::{NoPlace, overloaded},
@@ -46,7 +46,7 @@ pub(crate) struct Endpoint<B: Backends> {
 }
 
 impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
-    type Response = Response<AgentBody>;
+    type Response = http::Response<AgentBody>;
     type Error = Infallible;
     // Boxed: hyper keeps room for it in every connection, also in an idle one.
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -57,8 +57,8 @@ impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
         let (peer, connection) = (self.peer, Arc::clone(&self.connection));
         Box::pin(async move {
             let (parts, payload) = request.into_parts();
-            let served = serve(&front, &stateless, peer, &parts, payload, &connection).await;
-            let Served { mut response, cause, transport } = served;
+            let response = serve(&front, &stateless, peer, &parts, payload, &connection).await;
+            let Response { http: mut response, cause, transport } = response;
             let code = response.status().as_u16();
             front.common.emit(&FrontEvent::Responded { transport, code, cause });
             cors::share(&front.common.in_force().hosts, &parts.headers, response.headers_mut());
@@ -74,7 +74,7 @@ async fn serve<B: Backends>(
     parts: &Parts,
     payload: Payload,
     connection: &Arc<ConnectionState>,
-) -> Served {
+) -> Response {
     let route = Route::of(parts.uri.path(), parts.uri.query());
     if let Err(refused) = admit(front, peer, &route, parts) {
         return *refused;
@@ -90,7 +90,7 @@ async fn serve<B: Backends>(
     let backend = route.backend();
     let identity = match front.guard.check(&GuardedRequest { peer, parts, backend }) {
         Verdict::Admitted(identity) => identity,
-        Verdict::Refused(refusal) => return Served::denied(&refusal),
+        Verdict::Refused(refusal) => return Response::denied(&refusal),
     };
     let head = RequestHead { peer: peer.ip(), headers: &parts.headers, backend, identity: &identity };
     match route {
@@ -98,7 +98,7 @@ async fn serve<B: Backends>(
             Method::POST => post(front, stateless, &head, parts, payload, connection).await,
             Method::GET => get(front, &head).await,
             Method::DELETE => streamable::delete(front, &head).await,
-            _ => Served::method_not_allowed("GET, POST, DELETE, OPTIONS"),
+            _ => Response::method_not_allowed("GET, POST, DELETE, OPTIONS"),
         },
         Route::Messages(name, session) => match parts.method {
             Method::POST => {
@@ -107,18 +107,18 @@ async fn serve<B: Backends>(
                 let head = RequestHead { backend: held.as_deref().or(Some("")), ..head };
                 post(front, stateless, &head, parts, payload, connection).await
             }
-            _ => Served::method_not_allowed("POST, OPTIONS"),
+            _ => Response::method_not_allowed("POST, OPTIONS"),
         },
         Route::Servers if is_read(parts) => pages::servers(front, &head, &parts.uri),
-        Route::Servers => Served::method_not_allowed("GET, HEAD"),
+        Route::Servers => Response::method_not_allowed("GET, HEAD"),
         Route::Unknown | Route::Health | Route::Livez | Route::Readyz => unknown_path(),
     }
 }
 
 /// A page for probes, which the guard is not asked about: a probe has no credentials.
-fn health<B: Backends>(front: &Front<B>, route: &Route<'_>, parts: &Parts) -> Served {
+fn health<B: Backends>(front: &Front<B>, route: &Route<'_>, parts: &Parts) -> Response {
     match route {
-        _ if !is_read(parts) => Served::method_not_allowed("GET, HEAD"),
+        _ if !is_read(parts) => Response::method_not_allowed("GET, HEAD"),
         Route::Livez => pages::livez(),
         Route::Readyz => pages::readyz(front, is_foreign(front, parts)),
         _ => pages::health(front, is_foreign(front, parts)),
@@ -140,13 +140,13 @@ fn admit<B: Backends>(
     peer: SocketAddr,
     route: &Route<'_>,
     parts: &Parts,
-) -> Result<(), Box<Served>> {
+) -> Result<(), Box<Response>> {
     let in_force = front.common.in_force();
     let limit = in_force.config.limits.header_bytes.max(8 << 10);
     if size_of(parts) > limit {
         let message = format!("the header is larger than {limit} bytes");
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Err(Box::new(Served::refused(status, None, -32600, &message)));
+        return Err(Box::new(Response::refused(status, None, -32600, &message)));
     }
     let hosts = &in_force.hosts;
     let checked = hosts
@@ -156,7 +156,7 @@ fn admit<B: Backends>(
     checked.map_err(|TurnedAway { status, kind, message }| {
         front.common.refused(kind);
         // A body that an MCP client shows and a person can read.
-        Box::new(Served::json(status, Cause::Agent, refusal(None, -31910, &message)))
+        Box::new(Response::json(status, Cause::Agent, refusal(None, -31910, &message)))
     })?;
     let is_single = |name: &str| SINGLE.contains(&name) || name.starts_with("mcp-");
     let is_doubled = |name: &&HeaderName| parts.headers.get_all(*name).iter().nth(1).is_some();
@@ -166,7 +166,7 @@ fn admit<B: Backends>(
         && let Some(name) = parts.headers.keys().filter(|name| is_single(name.as_str())).find(is_doubled)
     {
         let message = format!("the header {name} must not be sent twice");
-        return Err(Box::new(Served::refused(StatusCode::BAD_REQUEST, None, -32600, &message)));
+        return Err(Box::new(Response::refused(StatusCode::BAD_REQUEST, None, -32600, &message)));
     }
     let forwarded = &in_force.config.forward_headers;
     if parts.headers.contains_key(header::AUTHORIZATION) && !forwarded.contains(&header::AUTHORIZATION) {
@@ -182,17 +182,17 @@ async fn post<B: Backends>(
     parts: &Parts,
     payload: Payload,
     connection: &Arc<ConnectionState>,
-) -> Served {
+) -> Response {
     let session = session_of(parts.uri.query());
     let transport = if session.is_some() { Transport::Sse } else { Transport::Http };
     if !is_json(&parts.headers) {
         let message = "Content-Type must be application/json";
-        return Served::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, -32600, message).over(transport);
+        return Response::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, -32600, message).over(transport);
     }
     if let Some(coding) = coding_of(&parts.headers) {
         let message = format!("a body with Content-Encoding {coding} is not read: send it as it is");
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        return Served::refused(status, None, -32600, &message)
+        return Response::refused(status, None, -32600, &message)
             .with(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))
             .over(transport);
     }
@@ -206,7 +206,7 @@ async fn post<B: Backends>(
     };
     match (session, Parcel::parse(bytes, charge)) {
         (Some(session), Err(error)) => sse::undecodable(front, head, session, &error),
-        (None, Err(error)) => Served::undecodable(&error),
+        (None, Err(error)) => Response::undecodable(&error),
         (Some(session), Ok(parcel)) => sse::parcel(front, head, session, parcel).await,
         (None, Ok(Parcel::One(incoming))) if stateless::is_modern(&parts.headers, &incoming) => {
             stateless::message(front, stateless, head, incoming, connection).await
@@ -217,14 +217,14 @@ async fn post<B: Backends>(
     .over(transport)
 }
 
-async fn get<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Served {
+async fn get<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Response {
     let headers = head.headers;
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
-        return Served::method_not_allowed("POST").over(Transport::Http);
+        return Response::method_not_allowed("POST").over(Transport::Http);
     }
     if !accepts(headers, "text/event-stream") {
         let message = "a GET opens an event stream: Accept must allow text/event-stream";
-        return Served::refused(StatusCode::NOT_ACCEPTABLE, None, -32600, message);
+        return Response::refused(StatusCode::NOT_ACCEPTABLE, None, -32600, message);
     }
     match text(headers, "mcp-session-id") {
         Some(session) => streamable::listen(front, head, session).await.over(Transport::Http),
@@ -238,7 +238,7 @@ fn unkept<B: Backends>(
     head: &RequestHead<'_>,
     session: Option<&str>,
     seen: &IdScanner,
-) -> Served {
+) -> Response {
     let common = &front.common;
     common.budget.shed("body_refused");
     let id = seen.id().filter(|_| seen.has_method());
@@ -254,18 +254,20 @@ fn unkept<B: Backends>(
     }
     if let Some(session) = session {
         let Some(agent) = front.known(Transport::Sse, head, session) else {
-            return Served::unknown_session(id);
+            return Response::unknown_session(id);
         };
         if !is_silent {
             agent.core.answer(refusal());
         }
-        return Served::accepted();
+        return Response::accepted();
     }
     match text(head.headers, "mcp-session-id") {
-        Some(session) if front.known(Transport::Http, head, session).is_none() => Served::unknown_session(id),
-        Some(_) if is_silent => Served::accepted(),
-        Some(_) => Served::json(StatusCode::OK, Cause::Gateway, refusal()),
-        None => Served::no_place(id, &request_id, NoPlace::Overloaded),
+        Some(session) if front.known(Transport::Http, head, session).is_none() => {
+            Response::unknown_session(id)
+        }
+        Some(_) if is_silent => Response::accepted(),
+        Some(_) => Response::json(StatusCode::OK, Cause::Gateway, refusal()),
+        None => Response::no_place(id, &request_id, NoPlace::Overloaded),
     }
 }
 
@@ -275,7 +277,7 @@ fn size_of(parts: &Parts) -> usize {
     parts.uri.path_and_query().map_or(0, |uri| uri.as_str().len()) + fields.sum::<usize>()
 }
 
-fn unknown_path() -> Served {
+fn unknown_path() -> Response {
     let body = json!({ "error": "not found", "try": ["/mcp", "/sse", "/{backend}/mcp", "/{backend}/sse", "/api/mcp/servers"] });
-    Served::value(StatusCode::NOT_FOUND, Cause::Agent, &body)
+    Response::value(StatusCode::NOT_FOUND, Cause::Agent, &body)
 }

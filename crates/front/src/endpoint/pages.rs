@@ -7,23 +7,23 @@ use mcpool_wire::{Backends, Identity, ServerEntry};
 use serde_json::{Value, json};
 
 use crate::{
-    http::response::Served,
+    http::response::Response,
     observe::{Cause, Readiness},
     session::{Front, RequestHead},
 };
 
 /// `GET /api/mcp/servers`: what an agent may point at, with URLs as this caller reaches us.
-pub(crate) fn servers<B: Backends>(front: &Front<B>, head: &RequestHead<'_>, uri: &Uri) -> Served {
+pub(crate) fn servers<B: Backends>(front: &Front<B>, head: &RequestHead<'_>, uri: &Uri) -> Response {
     let host = uri.authority().map(|authority| authority.as_str());
     let host = host.or_else(|| head.headers.get(header::HOST).and_then(|value| value.to_str().ok()));
     let base = format!("http://{}", host.unwrap_or("localhost"));
     let servers: Vec<Value> =
         front.backends.servers(head.identity).into_iter().map(|entry| with_urls(entry, &base)).collect();
-    Served::value(StatusCode::OK, Cause::Gateway, &json!({ "servers": servers }))
+    Response::value(StatusCode::OK, Cause::Gateway, &json!({ "servers": servers }))
 }
 
 /// Who asks under a foreign name is told nothing about backends.
-pub(crate) fn health<B: Backends>(front: &Front<B>, is_foreign: bool) -> Served {
+pub(crate) fn health<B: Backends>(front: &Front<B>, is_foreign: bool) -> Response {
     // A probe has no identity.
     let probe = Identity::anonymous();
     let backends = if is_foreign { Vec::new() } else { front.backends.servers(&probe) };
@@ -34,14 +34,14 @@ pub(crate) fn health<B: Backends>(front: &Front<B>, is_foreign: bool) -> Served 
         "timestamp": rfc3339(SystemTime::now()),
         "backends": backends,
     });
-    Served::value(StatusCode::OK, Cause::Gateway, &body)
+    Response::value(StatusCode::OK, Cause::Gateway, &body)
 }
 
-pub(crate) fn livez() -> Served {
-    Served::value(StatusCode::OK, Cause::Gateway, &json!({ "status": "ok" }))
+pub(crate) fn livez() -> Response {
+    Response::value(StatusCode::OK, Cause::Gateway, &json!({ "status": "ok" }))
 }
 
-pub(crate) fn readyz<B: Backends>(front: &Front<B>, is_foreign: bool) -> Served {
+pub(crate) fn readyz<B: Backends>(front: &Front<B>, is_foreign: bool) -> Response {
     let readiness = readiness(front);
     let mut body = front.health.details();
     if let Some(overload) = front.common.gauges.overload() {
@@ -53,7 +53,7 @@ pub(crate) fn readyz<B: Backends>(front: &Front<B>, is_foreign: bool) -> Served 
     }
     body.insert("status".to_owned(), readiness.as_str().into());
     let status = if readiness.serves() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Served::value(status, Cause::Gateway, &Value::Object(body))
+    Response::value(status, Cause::Gateway, &Value::Object(body))
 }
 
 fn readiness<B: Backends>(front: &Front<B>) -> Readiness {

@@ -15,7 +15,7 @@ use mcpool_wire::IdScanner;
 use tokio::time::Instant;
 
 use crate::{
-    http::response::Served,
+    http::response::Response,
     limits::memory::{Budget, Charge},
     shared::Common,
 };
@@ -56,7 +56,7 @@ enum Next {
 ///
 /// # Errors
 /// The response, when it is too large or does not come.
-pub(crate) async fn receive(common: &Common, payload: Payload, expects: bool) -> Result<Received, Served> {
+pub(crate) async fn receive(common: &Common, payload: Payload, expects: bool) -> Result<Received, Response> {
     let mut reading = Reading {
         common,
         first: Bytes::new(),
@@ -113,7 +113,7 @@ impl Reading<'_> {
         self.begun += began.elapsed();
     }
 
-    async fn next(&mut self) -> Result<Next, Served> {
+    async fn next(&mut self) -> Result<Next, Response> {
         let limit = self.patience();
         let may_stand_back = self.scanner.is_none() && self.is_large();
         let budget = Arc::clone(self.budget());
@@ -127,11 +127,11 @@ impl Reading<'_> {
             Ok(None) => Ok(Next::End),
             Ok(Some(Err(_))) => {
                 let message = "the body ended before it was complete, or its chunks are malformed";
-                Err(Served::refused(StatusCode::BAD_REQUEST, None, -32700, message))
+                Err(Response::refused(StatusCode::BAD_REQUEST, None, -32700, message))
             }
             Err(_) => {
                 let message = "the body did not arrive";
-                Err(Served::refused(StatusCode::REQUEST_TIMEOUT, None, -32700, message))
+                Err(Response::refused(StatusCode::REQUEST_TIMEOUT, None, -32700, message))
             }
         }
     }
@@ -168,7 +168,7 @@ impl Reading<'_> {
     }
 
     /// 413, after reading a little more: a peer that is cut off while it writes may never see the answer.
-    async fn too_large(self) -> Served {
+    async fn too_large(self) -> Response {
         let limit = self.common.limits().body_bytes;
         let mut payload = self.payload;
         drop((self.first, self.rest, self.charge));
@@ -185,7 +185,7 @@ impl Reading<'_> {
     }
 }
 
-fn too_large(limit: usize) -> Served {
+fn too_large(limit: usize) -> Response {
     let message = format!("the body is larger than {limit} bytes");
-    Served::refused(StatusCode::PAYLOAD_TOO_LARGE, None, -32600, &message)
+    Response::refused(StatusCode::PAYLOAD_TOO_LARGE, None, -32600, &message)
 }

@@ -4,7 +4,7 @@
 //! are for its own mistakes and for sessions that do not exist (PROTOCOL.md 0.2, SEMANTICS.md 7).
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use mcpool_wire::{CallError, DecodeError, ErrorKind, RpcId, error_response};
 use serde_json::{Value, json};
 
@@ -26,18 +26,18 @@ pub(crate) fn refused_here() -> Value {
     json!({ "source": "gateway", "executed": "no", "retryable": false })
 }
 
-/// A response, and what the metrics say about it.
-pub(crate) struct Served {
-    pub(crate) response: Response<AgentBody>,
+/// A response with its cause and transport, which metrics count it under.
+pub(crate) struct Response {
+    pub(crate) http: http::Response<AgentBody>,
     pub(crate) cause: Cause,
     pub(crate) transport: Transport,
 }
 
-impl Served {
+impl Response {
     pub(crate) fn json(status: StatusCode, cause: Cause, body: Bytes) -> Self {
-        let mut served = Self::bare(status, cause, AgentBody::full(body));
-        served.set(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        served
+        let mut response = Self::bare(status, cause, AgentBody::full(body));
+        response.set(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
     }
 
     pub(crate) fn value(status: StatusCode, cause: Cause, body: &Value) -> Self {
@@ -55,11 +55,11 @@ impl Served {
 
     /// An event stream, never cached and never buffered on its way.
     pub(crate) fn events(body: AgentBody) -> Self {
-        let mut served = Self::bare(StatusCode::OK, Cause::Gateway, body);
-        served.set(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        served.set(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
-        served.set(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-        served
+        let mut response = Self::bare(StatusCode::OK, Cause::Gateway, body);
+        response.set(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        response.set(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+        response.set(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        response
     }
 
     /// The stream of an agent or of a call.
@@ -69,9 +69,9 @@ impl Served {
 
     /// The answers of a batch, charged until they are written.
     pub(crate) fn array(answers: Vec<Bytes>, unwritten: Unwritten) -> Self {
-        let mut served = Self::bare(StatusCode::OK, Cause::Backend, AgentBody::array(answers, unwritten));
-        served.set(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        served
+        let mut response = Self::bare(StatusCode::OK, Cause::Backend, AgentBody::array(answers, unwritten));
+        response.set(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
     }
 
     /// A stream that is over and cannot be resumed. Clients give up on a 405; on a stream that is empty they would
@@ -134,16 +134,16 @@ impl Served {
         let mut data = refused_here();
         data["reason"] = refusal.reason.into();
         let body = error_response(None, -31910, &refusal.detail, Some(&data));
-        let mut served = Self::json(status, Cause::Agent, body);
+        let mut response = Self::json(status, Cause::Agent, body);
         let challenge = refusal.challenge.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
-        let headers = served.response.headers_mut();
+        let headers = response.http.headers_mut();
         headers.extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
         // Rounded up, so that nobody comes back too early.
         let after = refusal
             .retry_after
             .map(|after| HeaderValue::from(after.as_secs() + u64::from(after.subsec_nanos() > 0)));
         headers.extend(after.map(|after| (header::RETRY_AFTER, after)));
-        served
+        response
     }
 
     pub(crate) fn unknown_session(id: Option<&RpcId>) -> Self {
@@ -168,12 +168,12 @@ impl Served {
     }
 
     fn set(&mut self, name: HeaderName, value: HeaderValue) {
-        self.response.headers_mut().insert(name, value);
+        self.http.headers_mut().insert(name, value);
     }
 
     fn bare(status: StatusCode, cause: Cause, body: AgentBody) -> Self {
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        Self { response, cause, transport: Transport::Other }
+        let mut http = http::Response::new(body);
+        *http.status_mut() = status;
+        Self { http, cause, transport: Transport::Other }
     }
 }

@@ -18,7 +18,7 @@ use mcpool_wire::{
 use tokio::time::Instant;
 
 use crate::{
-    http::response::{Served, refused_here},
+    http::response::{Response, refused_here},
     limits::refused::NoPlace,
     observe::{AgentEnd, Cause, FrontEvent, Restore, Transport},
     session::{
@@ -205,34 +205,40 @@ impl<B: Backends> Front<B> {
 
     /// The answer to a request that found no agent session; a call whose backend is not there is answered like any
     /// other that failed.
-    pub(crate) fn missing(&self, missing: &Missing, id: Option<&RpcId>) -> Served {
+    pub(crate) fn missing(&self, missing: &Missing, id: Option<&RpcId>) -> Response {
         match missing {
-            Missing::Unknown => Served::unknown_session(id),
-            Missing::NoPlace(why) => Served::no_place(id, &self.common.request_id().to_string(), *why),
+            Missing::Unknown => Response::unknown_session(id),
+            Missing::NoPlace(why) => Response::no_place(id, &self.common.request_id().to_string(), *why),
             Missing::Unopened(error) => {
                 let body = error.to_response(id, &self.common.request_id().to_string());
-                Served::json(StatusCode::SERVICE_UNAVAILABLE, Cause::Gateway, body)
+                Response::json(StatusCode::SERVICE_UNAVAILABLE, Cause::Gateway, body)
                     .with(header::RETRY_AFTER, http::HeaderValue::from_static("2"))
             }
         }
     }
 
     /// The answer to a URL that names no backend; `id` is echoed where there is a message.
-    pub(crate) fn unknown_backend(&self, head: &RequestHead<'_>, id: Option<&RpcId>, why: &str) -> Served {
+    pub(crate) fn unknown_backend(&self, head: &RequestHead<'_>, id: Option<&RpcId>, why: &str) -> Response {
         let known: Vec<String> =
             self.backends.servers(head.identity).into_iter().map(|entry| entry.name).collect();
         let mut data = refused_here();
         data["backends"] = known.into();
-        Served::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))
+        Response::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))
     }
 
     /// The answer to a call of a session that could not be restored because of its backend.
-    pub(crate) fn unopened(&self, error: &CallError, id: &RpcId, method: &Method, target: &Target) -> Served {
+    pub(crate) fn unopened(
+        &self,
+        error: &CallError,
+        id: &RpcId,
+        method: &Method,
+        target: &Target,
+    ) -> Response {
         let (request_id, trace) = (self.common.request_id(), CallTrace::new(Instant::now().into_std()));
         let agent = mcpool_wire::AgentKey(0);
         Ending { agent, request_id, method, backend: &target.name, trace: &trace }
             .refused(&self.common, error);
         let body = error.to_response(Some(id), &request_id.to_string());
-        Served::json(StatusCode::OK, Cause::Gateway, body)
+        Response::json(StatusCode::OK, Cause::Gateway, body)
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::{
     http::{
         headers::text,
-        response::{Served, refusal},
+        response::{Response, refusal},
         response_body::endpoint_event,
     },
     limits::places::SessionPermit,
@@ -37,7 +37,7 @@ use crate::{
 const WORK: usize = 16;
 
 /// A GET without session: a new agent, or one that lost its connection and comes back; after a restart under its old id.
-pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Served {
+pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Response {
     let target = match front.backends.target(head.backend, head.identity) {
         Ok(target) => target,
         Err(why) => return front.unknown_backend(head, None, &why),
@@ -50,9 +50,9 @@ pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<
         let held = front.agents.find(known, &presented);
         if let Some(agent) = held {
             match unless_taken(|| attach(front, &agent)).await {
-                Ok(Some(served)) => return served,
+                Ok(Some(response)) => return response,
                 Ok(None) => {}
-                Err(Taken) => return Served::taken(),
+                Err(Taken) => return Response::taken(),
             }
         }
         if let Ok(facts) = front.worth(known, &presented) {
@@ -62,10 +62,10 @@ pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<
     loop {
         let permit = match front.acquire_session(head.peer).await {
             Ok(permit) => permit,
-            Err(why) => return Served::no_place(None, &front.common.request_id().to_string(), why),
+            Err(why) => return Response::no_place(None, &front.common.request_id().to_string(), why),
         };
         match begin(front, head, target.clone(), back, permit) {
-            Ok(Some(served)) => return served,
+            Ok(Some(response)) => return response,
             Err(refused) => return *refused,
             // Its session of before is just ending: it gets another.
             Ok(None) => back = Some(Back::Lost),
@@ -89,7 +89,7 @@ fn begin<B: Backends>(
     target: Target,
     back: Option<Back>,
     permit: SessionPermit,
-) -> Result<Option<Served>, Box<Served>> {
+) -> Result<Option<Response>, Box<Response>> {
     let (restored, comes) = match back {
         Some(Back::Restored(id, facts)) => (Some((id, facts)), Comes::Restored),
         Some(Back::Lost) => (None, Comes::Lost),
@@ -98,20 +98,20 @@ fn begin<B: Backends>(
     let opened_with = restored.map(|(_, facts)| facts.carried);
     let core = front.new_agent(head, target, Transport::Sse, permit, opened_with);
     let Some(id) = restored.map(|(id, _)| id).or_else(|| front.mint(&core, false, false)) else {
-        return Err(Box::new(Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway)));
+        return Err(Box::new(Response::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway)));
     };
     let (work, inbox) = mpsc::channel(WORK);
     let (agent, is_new) =
         front.agents.insert(Agent { id, core: Arc::clone(&core), side: Side::Sse { work } });
     // Attached before its task runs, so that the task never sees it absent without reason.
-    let served = attach(front, &agent).unwrap_or_else(|Taken| Some(Served::taken()));
+    let response = attach(front, &agent).unwrap_or_else(|Taken| Some(Response::taken()));
     if is_new {
         if restored.is_some() {
             front.told(Restore::Restored);
         }
         front.tasks.spawn(run(AgentStream::new(Arc::clone(front), id, core, inbox, comes)));
     }
-    Ok(served)
+    Ok(response)
 }
 
 /// The life of an agent's stream; the agent session ends with it, however it ends.
@@ -128,17 +128,17 @@ pub(crate) async fn parcel<B: Backends>(
     head: &RequestHead<'_>,
     session: &str,
     mut parcel: Parcel,
-) -> Served {
+) -> Response {
     // One of an earlier life is 404 until its stream is back: not every client comes back as the one it was, and an answer
     // that nobody fetches would be waited for.
     let Some(agent) = front.known(Transport::Sse, head, session) else {
-        return Served::unknown_session(parcel.id());
+        return Response::unknown_session(parcel.id());
     };
-    let Side::Sse { work } = &agent.side else { return Served::unknown_session(parcel.id()) };
+    let Side::Sse { work } = &agent.side else { return Response::unknown_session(parcel.id()) };
     parcel.sent_by(&front.as_sent(&agent.core, head.headers));
     match work.send(Box::new(parcel)).await {
-        Ok(()) => Served::accepted(),
-        Err(mpsc::error::SendError(parcel)) => Served::unknown_session(parcel.id()),
+        Ok(()) => Response::accepted(),
+        Err(mpsc::error::SendError(parcel)) => Response::unknown_session(parcel.id()),
     }
 }
 
@@ -148,18 +148,18 @@ pub(crate) fn undecodable<B: Backends>(
     head: &RequestHead<'_>,
     session: &str,
     error: &DecodeError,
-) -> Served {
+) -> Response {
     match front.known(Transport::Sse, head, session) {
         Some(agent) if error.kind == DecodeKind::Batch => {
             agent.core.answer(refusal(None, error.kind.code(), &error.reason));
-            Served::accepted()
+            Response::accepted()
         }
-        _ => Served::undecodable(error),
+        _ => Response::undecodable(error),
     }
 }
 
-fn attach<B: Backends>(front: &Front<B>, agent: &Agent<B::Link>) -> Result<Option<Served>, Taken> {
+fn attach<B: Backends>(front: &Front<B>, agent: &Agent<B::Link>) -> Result<Option<Response>, Taken> {
     let Some(reader) = agent.core.outbox.request(None)? else { return Ok(None) };
     let first = endpoint_event(&agent.id.to_text());
-    Ok(Some(Served::stream(reader, Some(first), front.common.times().stream_ping)))
+    Ok(Some(Response::stream(reader, Some(first), front.common.times().stream_ping)))
 }

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     call::{Carry, Finished, Manner, Running, detached::Reservation, response_stream::stream},
     http::{
-        response::{Served, refused_here},
+        response::{Response, refused_here},
         response_body::AgentBody,
     },
     limits::memory::Charge,
@@ -56,7 +56,7 @@ pub(super) async fn answer<L: Link>(
     asking: Asking<'_>,
     is_kept: bool,
     (message, charge): (Message, Charge),
-) -> Served {
+) -> Response {
     let era = guest.link.era();
     if era == Era::Legacy && asking.modern.request_state.is_some() {
         return Box::pin(again(guest, &asking, &message)).await;
@@ -91,14 +91,14 @@ pub(super) async fn answer<L: Link>(
     };
     match Running::begin(core, guest.link.as_ref(), asking.request, (message, charge), manner) {
         Ok(running) => attend(core, &id, &voice, Some(running), asking.connection).await,
-        Err(refusal) => Served::json(StatusCode::OK, Cause::Gateway, refusal),
+        Err(refusal) => Response::json(StatusCode::OK, Cause::Gateway, refusal),
     }
 }
 
 /// Goes on with a call whose caller was asked something.
-async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Message) -> Served {
+async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Message) -> Response {
     let (core, id) = (&guest.core, &asking.request.id);
-    let bad = |why| Served::refused(StatusCode::BAD_REQUEST, Some(id), -32602, why);
+    let bad = |why| Response::refused(StatusCode::BAD_REQUEST, Some(id), -32602, why);
     let Some(given) = answers(asking.modern.input_responses.as_deref().unwrap_or("{}")) else {
         return bad("inputResponses must be an object");
     };
@@ -118,13 +118,13 @@ async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Me
 
 /// A state of a call that does not wait: it went on with the same answers before, was not waited for any longer, or is
 /// of an earlier life. Its server had begun with it in any case.
-fn gone(id: &RpcId) -> Served {
+fn gone(id: &RpcId) -> Response {
     let message = "this requestState stands for no call that waits: the call it was given for went on, ended or was \
                    cancelled, and may have run";
     let mut data = refused_here();
     data["executed"] = Executed::Maybe.as_str().into();
     let body = error_response(Some(id), -32602, message, Some(&data));
-    Served::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
+    Response::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
 }
 
 /// Whether the answer to such a request may ask for input.
@@ -153,7 +153,7 @@ async fn attend(
     voice: &Arc<Voice>,
     running: Option<Running>,
     connection: &ConnectionState,
-) -> Served {
+) -> Response {
     let _attending = Attending(Arc::clone(voice));
     let is_first = running.is_some();
     let mut running = running;
@@ -172,7 +172,7 @@ async fn attend(
         Heard::End(finished) => whole(finished),
         Heard::Stream(reader) => streamed(core, reader, round).await,
         Heard::Asked(body) => match round.map_or(Ok(()), |round| adopt(core, round)) {
-            Ok(()) => Served::json(StatusCode::OK, Cause::Gateway, body),
+            Ok(()) => Response::json(StatusCode::OK, Cause::Gateway, body),
             Err(_) => {
                 voice.abandon();
                 let message = "the gateway owns as many calls as it may for callers that are not there";
@@ -181,7 +181,7 @@ async fn attend(
             }
         },
         Heard::NoRoom(error) => failed(core, id, &error),
-        Heard::Nothing => Served::events(AgentBody::empty()),
+        Heard::Nothing => Response::events(AgentBody::empty()),
     }
 }
 
@@ -208,7 +208,7 @@ fn first(
     }
 }
 
-async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -> Served {
+async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -> Response {
     if let Some(mut round) = round.and_then(|round| adopt(core, round).err()) {
         // The adopter is full: the parts wait for the answer.
         let outbox = reader.outbox();
@@ -237,16 +237,16 @@ fn adopt(core: &AgentCore, round: Round) -> Result<(), Box<Round>> {
     }
 }
 
-fn failed(core: &AgentCore, id: &RpcId, error: &CallError) -> Served {
+fn failed(core: &AgentCore, id: &RpcId, error: &CallError) -> Response {
     let body = error.to_response(Some(id), &core.common.request_id().to_string());
-    Served::json(StatusCode::OK, Cause::Gateway, body)
+    Response::json(StatusCode::OK, Cause::Gateway, body)
 }
 
 /// The answer as one JSON body, with the status this era gives its errors.
-fn whole(finished: Finished) -> Served {
-    let Some(body) = finished.body else { return Served::status(StatusCode::OK, finished.cause) };
+fn whole(finished: Finished) -> Response {
+    let Some(body) = finished.body else { return Response::status(StatusCode::OK, finished.cause) };
     let status = if finished.is_error { status_of(&body) } else { StatusCode::OK };
-    Served::json(status, finished.cause, body)
+    Response::json(status, finished.cause, body)
 }
 
 /// The status of an error that came from behind: by its code, the same for backends of both eras.

@@ -8,13 +8,13 @@ use mcpool_wire::{Link, Revision, modern::key, raw_members, result_response};
 use serde_json::value::RawValue;
 
 use super::links::Guest;
-use crate::{http::response::Served, message::Request, observe::Cause, session::open::OpenEnd};
+use crate::{http::response::Response, message::Request, observe::Cause, session::open::OpenEnd};
 
-pub(super) fn answer<L: Link>(guest: &Guest<L>, request: &Request) -> Served {
+pub(super) fn answer<L: Link>(guest: &Guest<L>, request: &Request) -> Response {
     let end = OpenEnd::new(&guest.core);
     let result = result_of(&greeting(guest.link.as_ref()));
     end.ok(&guest.core, request);
-    Served::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, &result))
+    Response::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, &result))
 }
 
 /// The members of what the link says of its server, as they came.

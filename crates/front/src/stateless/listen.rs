@@ -27,7 +27,7 @@ use super::{
     own::own,
 };
 use crate::{
-    http::response::Served,
+    http::response::Response,
     limits::refused::NoPlace,
     observe::{Cause, Transport},
     panics::catch_panic,
@@ -71,17 +71,17 @@ pub(super) async fn open<B: Backends>(
     listeners: &Arc<Listens>,
     asking: Asking<'_>,
     message: &[u8],
-) -> Served {
+) -> Response {
     let request = &asking.request;
     let wanted = match Filter::parse(message) {
         Ok(wanted) if wanted.updates.len() <= MOST_RESOURCES => wanted,
         Ok(_) => {
             let why = format!("one stream is about {MOST_RESOURCES} resources at most");
-            return Served::refused(StatusCode::BAD_REQUEST, Some(&request.id), -32602, &why);
+            return Response::refused(StatusCode::BAD_REQUEST, Some(&request.id), -32602, &why);
         }
-        Err(why) => return Served::refused(StatusCode::BAD_REQUEST, Some(&request.id), -32602, why),
+        Err(why) => return Response::refused(StatusCode::BAD_REQUEST, Some(&request.id), -32602, why),
     };
-    let no_place = |why| Served::no_place(Some(&request.id), &front.common.request_id().to_string(), why);
+    let no_place = |why| Response::no_place(Some(&request.id), &front.common.request_id().to_string(), why);
     let permit = match front.acquire_session(asking.head.peer).await {
         Ok(permit) => permit,
         Err(why) => return no_place(why),
@@ -95,7 +95,7 @@ pub(super) async fn open<B: Backends>(
         Ok(link) => link,
         Err(error) => {
             let body = end.refused(&core, request, &error);
-            return Served::json(StatusCode::OK, Cause::Gateway, body);
+            return Response::json(StatusCode::OK, Cause::Gateway, body);
         }
     };
     core.profile.tied(link.as_ref());
@@ -110,7 +110,7 @@ pub(super) async fn open<B: Backends>(
     front.tasks.spawn(async move {
         catch_panic(&common, "stream", listening.last()).await;
     });
-    Served::stream(reader, None, front.common.times().stream_ping)
+    Response::stream(reader, None, front.common.times().stream_ping)
 }
 
 async fn link_of<B: Backends>(

@@ -24,7 +24,7 @@ use http::StatusCode;
 use mcpool_wire::{AgentKey, Backends, Link, Method, RpcId, Target, modern::ModernRequest};
 
 use crate::{
-    http::response::Served,
+    http::response::Response,
     limits::memory::Charge,
     message::{Body, Incoming, Request},
     session::{Front, RequestHead, Sessionless, agent::AgentCore},
@@ -93,11 +93,11 @@ pub(crate) async fn message<B: Backends>(
     head: &RequestHead<'_>,
     incoming: Incoming,
     connection: &ConnectionState,
-) -> Served {
+) -> Response {
     let Incoming { body, message, charge, .. } = incoming;
     let request = match body {
         Body::Request(request) => request,
-        Body::BadId(why) => return Served::refused(StatusCode::BAD_REQUEST, None, -32600, why),
+        Body::BadId(why) => return Response::refused(StatusCode::BAD_REQUEST, None, -32600, why),
         // Nothing of it has a meaning here: calls are cancelled by their connections, and nobody is asked anything.
         Body::Notification(..) => return ignored(front, "notification"),
         Body::Response(_) => return ignored(front, "agent_response"),
@@ -124,7 +124,7 @@ async fn discovered<B: Backends>(
     front: &Arc<Front<B>>,
     stateless: &Arc<Stateless<B::Link>>,
     asking: Asking<'_>,
-) -> Served {
+) -> Response {
     if prefers_handshake(front, &asking) {
         return sent_back(&asking.request.id);
     }
@@ -144,10 +144,10 @@ fn prefers_handshake<B: Backends>(front: &Front<B>, asking: &Asking<'_>) -> bool
 
 /// Told as a server tells it that does not know this era, on which all SDKs begin with a handshake. Its calls would be
 /// served, each in a session of its own.
-fn sent_back(id: &RpcId) -> Served {
+fn sent_back(id: &RpcId) -> Response {
     let message = "this server keeps things in the session of each agent: begin with initialize, or say which agent it is \
                    by Mcpool-Affinity";
-    Served::refused(StatusCode::NOT_FOUND, Some(id), -32601, message)
+    Response::refused(StatusCode::NOT_FOUND, Some(id), -32601, message)
 }
 
 async fn called<B: Backends>(
@@ -156,31 +156,31 @@ async fn called<B: Backends>(
     asking: Asking<'_>,
     is_kept: bool,
     message: (mcpool_wire::Message, Charge),
-) -> Served {
+) -> Response {
     match front.guest(stateless, asking.head, &asking.target, &asking.modern.client).await {
         Ok(guest) => call::answer(&guest, asking, is_kept, message).await,
         Err(none) => turned_away(front, &none, &asking),
     }
 }
 
-fn turned_away<B: Backends>(front: &Front<B>, none: &NoGuest, asking: &Asking<'_>) -> Served {
+fn turned_away<B: Backends>(front: &Front<B>, none: &NoGuest, asking: &Asking<'_>) -> Response {
     let (id, method) = (&asking.request.id, &asking.request.method);
     match none {
-        NoGuest::NoPlace(why) => Served::no_place(Some(id), &front.common.request_id().to_string(), *why),
+        NoGuest::NoPlace(why) => Response::no_place(Some(id), &front.common.request_id().to_string(), *why),
         NoGuest::Unopened(error) => front.unopened(error, id, method, &asking.target),
     }
 }
 
-fn ignored<B: Backends>(front: &Front<B>, kind: &'static str) -> Served {
+fn ignored<B: Backends>(front: &Front<B>, kind: &'static str) -> Response {
     front.common.dropped(kind);
-    Served::accepted()
+    Response::accepted()
 }
 
 /// A method this era does not have, or that nobody knows.
-fn no_method(id: &RpcId, method: &Method) -> Served {
+fn no_method(id: &RpcId, method: &Method) -> Response {
     let shown: String = method.as_str().chars().filter(|c| !c.is_control()).take(80).collect();
     let message = format!("there is no method {shown:?} in revision 2026-07-28");
-    Served::refused(StatusCode::NOT_FOUND, Some(id), -32601, &message)
+    Response::refused(StatusCode::NOT_FOUND, Some(id), -32601, &message)
 }
 
 impl Service {

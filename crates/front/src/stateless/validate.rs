@@ -13,7 +13,7 @@ use super::call_output::Level;
 use crate::{
     http::{
         headers::{accepts, text},
-        response::Served,
+        response::Response,
     },
     message::{Incoming, Request},
     observe::Cause,
@@ -85,12 +85,12 @@ fn check_name(headers: &HeaderMap, request: &Request) -> Result<(), Unfit> {
 }
 
 impl Unfit {
-    pub(super) fn answer(&self, id: &RpcId) -> Served {
-        let bad = |code, why: &str| Served::refused(StatusCode::BAD_REQUEST, Some(id), code, why);
+    pub(super) fn answer(&self, id: &RpcId) -> Response {
+        let bad = |code, why: &str| Response::refused(StatusCode::BAD_REQUEST, Some(id), code, why);
         match self {
             Self::Accept => {
                 let message = "Accept must allow application/json and text/event-stream";
-                Served::refused(StatusCode::NOT_ACCEPTABLE, Some(id), -32600, message)
+                Response::refused(StatusCode::NOT_ACCEPTABLE, Some(id), -32600, message)
             }
             Self::Envelope(why) => bad(-32602, why),
             Self::Mismatch(why) => bad(code::HEADER_MISMATCH, why),
@@ -100,7 +100,7 @@ impl Unfit {
                     format!("unsupported protocol version (supported without handshake: {supported})");
                 let data = json!({ "supported": [supported], "requested": requested });
                 let body = error_response(Some(id), code::UNSUPPORTED_VERSION, &message, Some(&data));
-                Served::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
+                Response::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::{
     },
     http::{
         headers::{accepts, names_events, prefers_events},
-        response::Served,
+        response::Response,
         response_body::AgentBody,
     },
     limits::memory::Charge,
@@ -62,11 +62,11 @@ pub(crate) async fn call<L: Link>(
     request: Request,
     (message, charge): (Message, Charge),
     connection: &ConnectionState,
-) -> Served {
+) -> Response {
     let takes_events = accepts(headers, "text/event-stream");
     let takes_json = accepts(headers, "application/json") || !takes_events;
     if let Some(earlier) = come_again(core, &request, message.bytes(), takes_events).await {
-        return earlier.map_or_else(|served| served, |reader| stream(core, reader));
+        return earlier.map_or_else(|response| response, |reader| stream(core, reader));
     }
     let said = takes_events.then(|| match prefers_events(headers) {
         true => CallStream::open(core, interactive),
@@ -75,7 +75,7 @@ pub(crate) async fn call<L: Link>(
     let outlet = said.clone().map(|said| said as Arc<dyn Outlet>);
     let running = match Running::start(core, link, request, (message, charge), outlet) {
         Ok(running) => running,
-        Err(refusal) => return Served::json(StatusCode::OK, Cause::Gateway, refusal),
+        Err(refusal) => return Response::json(StatusCode::OK, Cause::Gateway, refusal),
     };
     let call = Handled::new(running, said.clone());
     let names_events = takes_events && names_events(headers);
@@ -129,12 +129,12 @@ impl Wait<'_> {
 }
 
 /// The answer as one JSON body. A cancelled call has none: its stream ends without a message.
-fn whole(core: &AgentCore, finished: Finished) -> Served {
+fn whole(core: &AgentCore, finished: Finished) -> Response {
     match finished.body {
-        Some(body) => Served::json(StatusCode::OK, finished.cause, body),
+        Some(body) => Response::json(StatusCode::OK, finished.cause, body),
         None => {
             core.seen();
-            Served::events(AgentBody::empty())
+            Response::events(AgentBody::empty())
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     },
     http::{
         headers::{accepts, names_events, text},
-        response::{Served, refusal},
+        response::{Response, refusal},
         response_body::AgentBody,
     },
     limits::memory::Charge,
@@ -69,11 +69,11 @@ pub(crate) async fn answer<B: Backends>(
     head: &RequestHead<'_>,
     mut messages: Vec<Result<Incoming, DecodeError>>,
     connection: &Arc<ConnectionState>,
-) -> Served {
+) -> Response {
     let headers = head.headers;
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
         let why = "revision 2026-07-28 has no batches: send one message per request";
-        return Served::refused(StatusCode::BAD_REQUEST, None, -32600, why);
+        return Response::refused(StatusCode::BAD_REQUEST, None, -32600, why);
     }
     let agent = match agent_of(front, head, None).await {
         Ok(agent) => agent,
@@ -81,9 +81,9 @@ pub(crate) async fn answer<B: Backends>(
         Err(NoAgent::Refused(refused)) => return *refused,
     };
     if let Err(why) = agent.core.may_batch() {
-        return Served::refused(StatusCode::BAD_REQUEST, None, -32600, &why);
+        return Response::refused(StatusCode::BAD_REQUEST, None, -32600, &why);
     }
-    let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(None) };
+    let Side::Http { link, interactive } = &agent.side else { return Response::unknown_session(None) };
     let caller = front.as_sent(&agent.core, headers);
     messages.iter_mut().flatten().for_each(|message| message.body.sent_by(&caller));
     let takes_events = accepts(headers, "text/event-stream");
@@ -105,7 +105,7 @@ pub(crate) async fn answer<B: Backends>(
     })
     .await;
     if !wants_answer {
-        return Served::accepted();
+        return Response::accepted();
     }
     batch.serve(&agent.core, said, takes_json, connection).await
 }
@@ -212,7 +212,7 @@ impl Batch {
         said: Option<Arc<Outbox>>,
         takes_json: bool,
         connection: &Arc<ConnectionState>,
-    ) -> Served {
+    ) -> Response {
         if let Some(outbox) = said
             && let Some(reader) = outbox.attach()
         {
@@ -230,9 +230,9 @@ impl Batch {
         let Answers { texts, unwritten } = std::mem::replace(&mut self.answers, Answers::new(connection));
         let opened = self.stream.as_ref().and_then(|stream| stream.opened()).cloned();
         match opened {
-            None if takes_json && !texts.is_empty() => Served::array(texts, unwritten),
+            None if takes_json && !texts.is_empty() => Response::array(texts, unwritten),
             // Every request was cancelled: the stream ends without a message.
-            None if takes_json => Served::events(AgentBody::empty()),
+            None if takes_json => Response::events(AgentBody::empty()),
             opened => as_stream(core, texts, opened),
         }
     }

@@ -20,7 +20,7 @@ use mcpool_wire::{
 
 use crate::{
     call::response_stream::stream,
-    http::{headers::text, response::Served, response_body::AgentBody},
+    http::{headers::text, response::Response, response_body::AgentBody},
     limits::refused::NoPlace,
     message::{Body, Incoming, Request},
     observe::{AgentEnd, Cause, Transport},
@@ -46,7 +46,7 @@ pub(crate) async fn message<B: Backends>(
     head: &RequestHead<'_>,
     incoming: Incoming,
     connection: &Arc<ConnectionState>,
-) -> Served {
+) -> Response {
     let headers = head.headers;
     if let Some(version) =
         text(headers, "mcp-protocol-version").filter(|version| Revision::parse(version).is_none())
@@ -54,7 +54,7 @@ pub(crate) async fn message<B: Backends>(
         return unsupported(version, &incoming);
     }
     if let Body::BadId(why) = incoming.body {
-        return Served::refused(StatusCode::BAD_REQUEST, None, -32600, why);
+        return Response::refused(StatusCode::BAD_REQUEST, None, -32600, why);
     }
     if text(headers, "mcp-session-id").is_none()
         && let Body::Request(request) = &incoming.body
@@ -67,7 +67,9 @@ pub(crate) async fn message<B: Backends>(
         Err(NoAgent::Unopened(error, target)) => return not_opened(front, &error, &target, incoming.body),
         Err(NoAgent::Refused(refused)) => return *refused,
     };
-    let Side::Http { link, interactive } = &agent.side else { return Served::unknown_session(incoming.id()) };
+    let Side::Http { link, interactive } = &agent.side else {
+        return Response::unknown_session(incoming.id());
+    };
     let caller = front.as_sent(&agent.core, headers);
     match incoming.body {
         // What the server said of itself to another credential is not for this one.
@@ -79,7 +81,7 @@ pub(crate) async fn message<B: Backends>(
             let message = (incoming.message, incoming.charge);
             match request.method {
                 Method::Ping => {
-                    Served::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, b"{}"))
+                    Response::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, b"{}"))
                 }
                 Method::Initialize => again(&agent.core, link.as_ref(), headers, &request, &message.0),
                 _ => {
@@ -98,7 +100,7 @@ pub(crate) async fn message<B: Backends>(
         }
         body => {
             take(&agent, link.as_ref(), body, incoming.message);
-            Served::accepted()
+            Response::accepted()
         }
     }
 }
@@ -106,7 +108,7 @@ pub(crate) async fn message<B: Backends>(
 /// Why a request has no agent session.
 pub(crate) enum NoAgent {
     /// It is answered with this.
-    Refused(Box<Served>),
+    Refused(Box<Response>),
     /// Its session could be restored, but for the backend.
     Unopened(Arc<CallError>, Target),
 }
@@ -118,7 +120,7 @@ pub(crate) async fn agent_of<B: Backends>(
     head: &RequestHead<'_>,
     id: Option<&RpcId>,
 ) -> Result<Arc<Agent<B::Link>>, NoAgent> {
-    let refused = |served| NoAgent::Refused(Box::new(served));
+    let refused = |response| NoAgent::Refused(Box::new(response));
     let session = text(head.headers, "mcp-session-id");
     let target = match front.backends.target(head.backend, head.identity) {
         Ok(target) => target,
@@ -136,16 +138,16 @@ pub(crate) async fn agent_of<B: Backends>(
 }
 
 /// What came for a session whose backend is not there: a call fails like any other, the rest has nobody to go to.
-fn not_opened<B: Backends>(front: &Front<B>, error: &CallError, target: &Target, body: Body) -> Served {
+fn not_opened<B: Backends>(front: &Front<B>, error: &CallError, target: &Target, body: Body) -> Response {
     match body {
         Body::Request(request) => front.unopened(error, &request.id, &request.method, target),
         Body::Notification(..) | Body::BadId(_) => {
             front.common.dropped("notification");
-            Served::accepted()
+            Response::accepted()
         }
         Body::Response(_) => {
             front.common.dropped("agent_response");
-            Served::accepted()
+            Response::accepted()
         }
     }
 }
@@ -156,9 +158,9 @@ pub(crate) async fn listen<B: Backends>(
     front: &Arc<Front<B>>,
     head: &RequestHead<'_>,
     session: &str,
-) -> Served {
+) -> Response {
     let Ok(target) = front.backends.target(head.backend, head.identity) else {
-        return Served::unknown_session(None);
+        return Response::unknown_session(None);
     };
     let agent = match front.agent(head, session, &target).await {
         Ok(agent) => agent,
@@ -169,34 +171,34 @@ pub(crate) async fn listen<B: Backends>(
     let resumed = unless_taken(|| last_event.map_or(Ok(Resume::Unknown), |id| core.resume(id))).await;
     let reader = match resumed {
         Ok(Resume::Stream(reader)) => return stream(core, reader),
-        Ok(Resume::Over) => return Served::nothing_left(),
+        Ok(Resume::Over) => return Response::nothing_left(),
         // Who waits for nothing would keep the gateway from ending.
         Ok(Resume::Unknown) if front.common.is_draining() && core.is_idle() => {
-            return Served::no_place(None, &front.common.request_id().to_string(), NoPlace::Draining);
+            return Response::no_place(None, &front.common.request_id().to_string(), NoPlace::Draining);
         }
         Ok(Resume::Unknown) => unless_taken(|| core.outbox.request(None)).await,
         Err(taken) => Err(taken),
     };
     match reader {
         Ok(Some(reader)) => stream(core, reader),
-        Ok(None) => Served::unknown_session(None),
-        Err(Taken) => Served::taken(),
+        Ok(None) => Response::unknown_session(None),
+        Err(Taken) => Response::taken(),
     }
 }
 
 /// A DELETE ends this agent's session for good, held or not; what it shared lives on.
-pub(crate) async fn delete<B: Backends>(front: &Front<B>, head: &RequestHead<'_>) -> Served {
+pub(crate) async fn delete<B: Backends>(front: &Front<B>, head: &RequestHead<'_>) -> Response {
     let headers = head.headers;
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
-        return Served::method_not_allowed("POST").over(Transport::Http);
+        return Response::method_not_allowed("POST").over(Transport::Http);
     }
     let Some(session) = text(headers, "mcp-session-id") else {
         let message = "DELETE needs an Mcp-Session-Id header";
-        return Served::refused(StatusCode::BAD_REQUEST, None, -32600, message).over(Transport::Http);
+        return Response::refused(StatusCode::BAD_REQUEST, None, -32600, message).over(Transport::Http);
     };
     match AgentSessionId::parse(session).zip(front.backends.target(head.backend, head.identity).ok()) {
         Some((id, target)) => end(front, head, id, &target).await,
-        None => Served::unknown_session(None),
+        None => Response::unknown_session(None),
     }
     .over(Transport::Http)
 }
@@ -206,11 +208,11 @@ async fn end<B: Backends>(
     head: &RequestHead<'_>,
     id: AgentSessionId,
     target: &Target,
-) -> Served {
+) -> Response {
     let (transport, carried) = (Transport::Http, front.carried(target, head.headers));
     let presented = Presented { transport, identity: head.identity, target, carried: &carried };
     if front.agents.find(id, &presented).is_none() && front.worth(id, &presented).is_err() {
-        return Served::unknown_session(None);
+        return Response::unknown_session(None);
     }
     // Buried before it is looked for: one that is being restored meanwhile sees either the one or the other.
     let buried = front.common.bury(id, &presented);
@@ -220,7 +222,7 @@ async fn end<B: Backends>(
     if let Some(one) = buried {
         front.common.tombstones.written(one).await;
     }
-    Served::status(StatusCode::OK, Cause::Gateway)
+    Response::status(StatusCode::OK, Cause::Gateway)
 }
 
 async fn initialize<B: Backends>(
@@ -228,7 +230,7 @@ async fn initialize<B: Backends>(
     head: &RequestHead<'_>,
     request: Request,
     message: &Message,
-) -> Served {
+) -> Response {
     let target = match front.backends.target(head.backend, head.identity) {
         Ok(target) => target,
         Err(why) => return front.unknown_backend(head, Some(&request.id), &why),
@@ -236,11 +238,11 @@ async fn initialize<B: Backends>(
     let common = &front.common;
     let permit = match front.acquire_session(head.peer).await {
         Ok(permit) => permit,
-        Err(why) => return Served::no_place(Some(&request.id), &common.request_id().to_string(), why),
+        Err(why) => return Response::no_place(Some(&request.id), &common.request_id().to_string(), why),
     };
     let client = match ClientHello::parse(message.bytes()) {
         Ok(client) => client,
-        Err(why) => return Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
+        Err(why) => return Response::refused(StatusCode::OK, Some(&request.id), -32602, why),
     };
     let core = front.new_agent(head, target, Transport::Http, permit, None);
     let (revision, interactive) = (client.revision, client.is_interactive());
@@ -254,22 +256,22 @@ async fn initialize<B: Backends>(
             core.profile.tied(link.as_ref());
             end.ok(&core, &request);
             let Some(id) = front.mint(&core, link.is_own(), interactive) else {
-                return Served::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);
+                return Response::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);
             };
             if link.is_own() {
                 core.becomes_own(Arc::clone(&core.caller.forwarded));
             }
             let body = result_response(&request.id, &link.initialize_result(revision));
             front.agents.insert(Agent { id, core, side: Side::Http { link, interactive } });
-            with_session(Served::json(StatusCode::OK, Cause::Backend, body), &id.to_text())
+            with_session(Response::json(StatusCode::OK, Cause::Backend, body), &id.to_text())
         }
         Err(error) => failed(&end, &core, &request, &error),
     }
 }
 
 /// No session, but a body the agent's SDK shows to its user.
-fn failed(end: &OpenEnd, core: &AgentCore, request: &Request, error: &CallError) -> Served {
-    Served::json(StatusCode::OK, Cause::Gateway, end.refused(core, request, error))
+fn failed(end: &OpenEnd, core: &AgentCore, request: &Request, error: &CallError) -> Response {
+    Response::json(StatusCode::OK, Cause::Gateway, end.refused(core, request, error))
 }
 
 /// Answers as the last events of a stream that is complete already.
@@ -277,10 +279,10 @@ pub(crate) fn as_stream(
     core: &AgentCore,
     answers: impl IntoIterator<Item = Bytes>,
     opened: Option<Arc<Outbox>>,
-) -> Served {
+) -> Response {
     let outbox = opened.unwrap_or_else(|| core.call_outbox());
     // Closed already when more was said than an agent may leave unread.
-    let Some(reader) = outbox.attach() else { return Served::events(AgentBody::empty()) };
+    let Some(reader) = outbox.attach() else { return Response::events(AgentBody::empty()) };
     for answer in answers {
         core.answer_on(&outbox, answer);
     }
@@ -295,15 +297,15 @@ fn again<L: Link>(
     headers: &HeaderMap,
     request: &Request,
     message: &Message,
-) -> Served {
+) -> Response {
     match ClientHello::parse(message.bytes()) {
         Ok(client) => {
             core.agreed_on(client.revision);
             let body = result_response(&request.id, &link.initialize_result(client.revision));
             let session = text(headers, "mcp-session-id").unwrap_or_default();
-            with_session(Served::json(StatusCode::OK, Cause::Gateway, body), session)
+            with_session(Response::json(StatusCode::OK, Cause::Gateway, body), session)
         }
-        Err(why) => Served::refused(StatusCode::OK, Some(&request.id), -32602, why),
+        Err(why) => Response::refused(StatusCode::OK, Some(&request.id), -32602, why),
     }
 }
 
@@ -324,23 +326,23 @@ pub(crate) fn take<L: Link>(agent: &Agent<L>, link: &L, body: Body, message: Mes
     }
 }
 
-fn no_session(id: Option<&RpcId>) -> Served {
+fn no_session(id: Option<&RpcId>) -> Response {
     let message =
         "the Mcp-Session-Id header is missing: send initialize first, then its session id with every request";
-    Served::refused(StatusCode::BAD_REQUEST, id, -32600, message)
+    Response::refused(StatusCode::BAD_REQUEST, id, -32600, message)
 }
 
-fn unsupported(version: &str, incoming: &Incoming) -> Served {
+fn unsupported(version: &str, incoming: &Incoming) -> Response {
     let shown: String = version.chars().filter(|c| c.is_ascii_graphic()).take(40).collect();
     let message = format!(
         "unsupported protocol version {shown:?} (supported: 2024-11-05, 2025-03-26, 2025-06-18, 2025-11-25)"
     );
-    Served::refused(StatusCode::BAD_REQUEST, incoming.id(), -32600, &message)
+    Response::refused(StatusCode::BAD_REQUEST, incoming.id(), -32600, &message)
 }
 
-fn with_session(served: Served, session: &str) -> Served {
+fn with_session(response: Response, session: &str) -> Response {
     match HeaderValue::from_str(session) {
-        Ok(value) => served.with(SESSION, value),
-        Err(_) => served,
+        Ok(value) => response.with(SESSION, value),
+        Err(_) => response,
     }
 }
