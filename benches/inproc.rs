@@ -45,6 +45,7 @@ pub fn backend(shape: Shape, limits: Limits) -> anyhow::Result<Arc<Backend>> {
     let spec = BackendSpec {
         id: BackendId(0),
         name: "inproc".into(),
+        durable_id: None,
         origin: Origin::File,
         generation: 0,
         endpoint: Endpoint::Http(HttpEndpoint::new("http://localhost/".parse()?)),
@@ -66,7 +67,7 @@ pub fn backend(shape: Shape, limits: Limits) -> anyhow::Result<Arc<Backend>> {
 pub async fn seat(backend: &Arc<Backend>, agent: u64) -> anyhow::Result<Seat> {
     let hello = Hello {
         caller: caller(agent),
-        target: Target { name: "inproc".into() },
+        target: Target::named("inproc"),
         client: ClientHello::neutral(),
         outlet: Arc::new(Nobody),
     };

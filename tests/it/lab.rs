@@ -102,6 +102,7 @@ impl Lab {
         let spec = BackendSpec {
             id: BackendId(0),
             name: "lab".into(),
+            durable_id: None,
             origin: Origin::Demo,
             generation: 1,
             endpoint: Endpoint::Http(HttpEndpoint::new("http://lab/".parse().expect("a URL"))),
@@ -162,7 +163,7 @@ impl Lab {
             forwarded: Arc::default(),
         });
         let inbox = Arc::new(Inbox::default());
-        let target = Target { name: "lab".into() };
+        let target = Target::named("lab");
         let hello = Hello { caller: caller.clone(), target, client, outlet: inbox.clone() };
         let link = self.registered.open(&hello).await?;
         Ok(Agent { link, caller, inbox })

@@ -45,6 +45,7 @@ mod slow_readers;
 mod stateless;
 mod stdio;
 mod subscriptions;
+mod targets;
 mod tidy;
 mod tls;
 mod verbs;

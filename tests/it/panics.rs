@@ -145,6 +145,7 @@ async fn an_opener_that_panics_goes_on_with_who_waits() {
     let spec = BackendSpec {
         id: BackendId(0),
         name: "shaky".into(),
+        durable_id: None,
         origin: Origin::Cli,
         generation: 1,
         endpoint: Endpoint::Http(HttpEndpoint::new("http://unused/".parse().expect("a URL"))),
@@ -173,7 +174,7 @@ async fn an_opener_that_panics_goes_on_with_who_waits() {
     };
     let hello = Hello {
         caller: Arc::new(caller),
-        target: Target { name: "shaky".into() },
+        target: Target::named("shaky"),
         client: ClientHello::neutral(),
         outlet: Arc::new(Deaf),
     };

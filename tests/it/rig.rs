@@ -99,7 +99,7 @@ impl Wanted {
         }
     }
 
-    fn settings(self, id: u32, name: &str) -> BackendSettings {
+    pub(crate) fn settings(self, id: u32, name: &str) -> BackendSettings {
         let header =
             |(name, value): (&str, &str)| (name.parse().expect("a name"), value.parse().expect("a value"));
         let endpoint = match self.endpoint {
@@ -112,6 +112,7 @@ impl Wanted {
         let spec = BackendSpec {
             id: BackendId(id),
             name: name.into(),
+            durable_id: None,
             origin: Origin::Cli,
             generation: 1,
             endpoint,
@@ -215,7 +216,8 @@ impl Seen {
     }
 }
 
-struct Eyes(Arc<Seen>);
+#[derive(Default)]
+pub(crate) struct Eyes(Arc<Seen>);
 
 struct Fine;
 

@@ -30,7 +30,7 @@ pub fn opens(keys: &SessionKeys, id: AgentSessionId, backend: &str) -> bool {
 }
 
 fn with<T>(backend: &str, then: impl FnOnce(&Presented<'_>) -> T) -> T {
-    let target = Target { name: backend.into() };
+    let target = Target::named(backend);
     let carried = Carried::default();
     let (transport, identity) = (Transport::Http, Identity::anonymous());
     then(&Presented { transport, identity: &identity, target: &target, carried: &carried })

@@ -128,7 +128,7 @@ impl Gateway {
     /// The backend behind `/mcp` and `/sse`.
     #[must_use]
     pub fn default_backend(&self) -> Option<Arc<str>> {
-        self.registry.load().default.clone()
+        self.registry.load().default.as_ref().map(|target| Arc::clone(&target.name))
     }
 
     /// Ends every session. Returns what still runs at the deadline.

@@ -15,7 +15,7 @@ use mcpool_upstream::{
     Backend, BackendSpec, Credential, Leaving, Seat, Source, StaticHeaders, Traffic,
     transport::{Transport, transport},
 };
-use mcpool_wire::{CallError, Hello};
+use mcpool_wire::{CallError, Hello, Target};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -48,10 +48,15 @@ pub struct Registered {
 pub struct Registry {
     pub(crate) backends: BTreeMap<Arc<str>, Arc<Registered>>,
     /// The backend behind `/mcp` and `/sse`.
-    pub(crate) default: Option<Arc<str>>,
+    pub(crate) default: Option<Target>,
 }
 
 impl Registered {
+    /// The target of its agents.
+    pub(crate) fn target(&self) -> Target {
+        Target { name: self.name.clone(), durable_id: self.backend.spec().durable_id.clone() }
+    }
+
     /// Ends the registration; waiting calls then look for its successor.
     pub(crate) fn leave(&self, why: Leaving) {
         self.backend.leave(why);
@@ -93,12 +98,12 @@ pub(crate) async fn seat_unless_retired(
 pub(crate) fn default_of(
     backends: &BTreeMap<Arc<str>, Arc<Registered>>,
     named: Option<&str>,
-) -> Option<Arc<str>> {
-    match named {
-        Some(name) => backends.get_key_value(name).map(|(name, _)| name.clone()),
-        None if backends.len() == 1 => backends.keys().next().cloned(),
-        None => None,
-    }
+) -> Option<Target> {
+    let default = match named {
+        Some(name) => backends.get(name),
+        None => backends.values().next().filter(|_| backends.len() == 1),
+    };
+    default.map(|registered| registered.target())
 }
 
 pub(crate) fn register(

@@ -102,19 +102,20 @@ impl Backends for Router {
     fn target(&self, name: Option<&str>, _: &Identity) -> Result<Target, String> {
         let registry = self.registry.load();
         let names = || registry.backends.keys().map(|n| n.as_ref()).collect::<Vec<_>>().join(", ");
-        let name = match name {
-            Some(name) => registry.backends.get_key_value(name).map(|(name, _)| name.clone()).ok_or_else(|| {
-                format!("no backend is named {name:?}; there are: {}", names())
-            })?,
+        match name {
+            Some(name) => registry
+                .backends
+                .get(name)
+                .map(|registered| registered.target())
+                .ok_or_else(|| format!("no backend is named {name:?}; there are: {}", names())),
             None => registry.default.clone().ok_or_else(|| {
                 format!(
                     "several backends are configured and none is the default_backend; use /NAME/mcp or /NAME/sse with \
                      one of: {}",
                     names()
                 )
-            })?,
-        };
-        Ok(Target { name })
+            }),
+        }
     }
 
     fn open(&self, hello: Hello) -> Reply<Arc<GatewayLink>> {

@@ -21,6 +21,8 @@ pub struct BackendSpec {
     pub id: BackendId,
     /// The configured name.
     pub name: Arc<str>,
+    /// The id of its record, if it comes from one ([`Target`](mcpool_wire::Target)).
+    pub durable_id: Option<Arc<str>>,
     /// Where this registration comes from.
     pub origin: Origin,
     /// Grows with every change of this backend's configuration.

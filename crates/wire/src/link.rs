@@ -107,10 +107,21 @@ pub struct Hello {
 }
 
 /// A backend resolved from a URL, once per agent session.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The configured name.
     pub name: Arc<str>,
+    /// The id of the backend's record, which outlives restarts and is never used again: another backend that gets the
+    /// name later has another one. `None` if the name is all there is, as in the configuration file.
+    pub durable_id: Option<Arc<str>>,
+}
+
+impl Target {
+    /// A backend without a record.
+    #[must_use]
+    pub fn named(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), durable_id: None }
+    }
 }
 
 /// Events for an agent outside the responses to its calls.

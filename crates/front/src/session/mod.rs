@@ -80,7 +80,7 @@ impl<B: Backends> Front<B> {
     ) -> Option<Arc<Agent<B::Link>>> {
         let id = AgentSessionId::parse(session)?;
         // A backend that is no longer configured still has agents: their calls are told so.
-        let gone = || head.backend.map(|name| Target { name: name.into() });
+        let gone = || self.agents.target_of(id).filter(|held| head.backend == Some(&*held.name));
         let target = self.backends.target(head.backend, head.identity).ok().or_else(gone)?;
         let carried = self.carried(&target, head.headers);
         let presented = Presented { transport, identity: head.identity, target: &target, carried: &carried };

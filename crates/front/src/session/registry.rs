@@ -8,7 +8,7 @@ use std::{
 };
 
 use dashmap::DashMap;
-use mcpool_wire::Link;
+use mcpool_wire::{Link, Target};
 
 use crate::{
     limits::{
@@ -114,6 +114,11 @@ impl<L: Link> Agents<L> {
         let agent = self.table.get(&AgentSessionId::parse(session)?)?;
         let core = &agent.value().core;
         (core.transport == Transport::Sse).then(|| Arc::clone(&core.target.name))
+    }
+
+    /// The backend for which the session with this id was opened, if it is held. Says nothing about whose it is.
+    pub(crate) fn target_of(&self, id: AgentSessionId) -> Option<Target> {
+        self.table.get(&id).map(|agent| agent.value().core.target.clone())
     }
 
     /// The agent session of this id, if it lives and is presented as what it is.

@@ -121,8 +121,16 @@ impl SessionKeys {
         AgentSessionId::of_parts(head, nonce.as_ref(), &sealed)
     }
 
-    /// What an id says; `None` unless one of these keys sealed it for exactly this.
+    /// What an id says; `None` unless one of these keys sealed it for exactly this. An id of before its backend had a
+    /// record is bound to the name alone, and stays good.
     pub(crate) fn open(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Facts> {
+        let by_name = Target::named(Arc::clone(&presented.target.name));
+        let has_record = presented.target.durable_id.is_some();
+        let before = has_record.then_some(Presented { target: &by_name, ..*presented });
+        self.open_as(id, presented).or_else(|| self.open_as(id, &before?))
+    }
+
+    fn open_as(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Facts> {
         let (head, nonce, sealed) = id.parts();
         self.0.iter().filter(|key| key.id == id.key()).find_map(|key| {
             let mut sealed = sealed;
@@ -238,11 +246,23 @@ fn number_of(revision: Revision) -> u8 {
     }
 }
 
+/// Beside the transport: the backend is bound by its record, too.
+const HAS_RECORD: u8 = 0x80;
+
 impl Presented<'_> {
-    /// What is authenticated with the body. Unambiguous: the bytes of an identity say where they end.
+    /// What is authenticated with the body. Unambiguous: the bytes of an identity say where they end, and a durable id
+    /// is announced and has its length in front.
     fn bound_to(&self, head: [u8; HEAD]) -> Vec<u8> {
-        let identity = self.identity.to_binding();
-        [&head, [self.transport as u8].as_slice(), &identity, self.target.name.as_bytes()].concat()
+        let Target { name, durable_id } = self.target;
+        let announced = u8::from(durable_id.is_some()) * HAS_RECORD;
+        let mut bound = [&head, [self.transport as u8 | announced].as_slice()].concat();
+        bound.extend_from_slice(&self.identity.to_binding());
+        if let Some(id) = durable_id {
+            bound.extend_from_slice(&(id.len() as u64).to_be_bytes());
+            bound.extend_from_slice(id.as_bytes());
+        }
+        bound.extend_from_slice(name.as_bytes());
+        bound
     }
 }
 

@@ -70,7 +70,7 @@ pub(crate) struct Guest<L> {
 /// What callers must agree in to share a link.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Kind {
-    backend: Arc<str>,
+    backend: Target,
     identity: Arc<Identity>,
     is_local: bool,
     affinity: Option<Arc<str>>,
@@ -299,7 +299,7 @@ impl<B: Backends> Front<B> {
     ) -> Kind {
         let carried = self.carried(target, head.headers);
         let Caller { identity, is_local, affinity, forwarded, .. } = head.caller(AgentKey(0), &carried);
-        let backend = Arc::clone(&target.name);
+        let backend = target.clone();
         let mut kind =
             Kind { backend, identity, is_local, affinity, forwarded, class: CapabilityClass::neutral() };
         if client.is_interactive() && !links.is_modern(&kind) {

@@ -88,7 +88,7 @@ impl Backends for Scripted {
     fn target(&self, name: Option<&str>, caller: &Identity) -> Result<Target, String> {
         self.0.asked.lock().unwrap().push(caller.to_string());
         match name.unwrap_or("a") {
-            known @ ("a" | "b") => Ok(Target { name: known.into() }),
+            known @ ("a" | "b") => Ok(Target::named(known)),
             other => Err(format!("no backend {other:?}; known are a, b")),
         }
     }

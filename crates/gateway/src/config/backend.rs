@@ -43,6 +43,7 @@ pub(super) fn plain(
         spec: BackendSpec {
             id,
             name: name.into(),
+            durable_id: None,
             origin,
             generation: 1,
             endpoint: Endpoint::Http(HttpEndpoint::new(url)),
@@ -88,6 +89,7 @@ pub(super) fn read(
     let spec = BackendSpec {
         id,
         name: name.get_ref().as_str().into(),
+        durable_id: None,
         origin: Origin::File,
         generation: 1,
         endpoint: endpoint?,

@@ -69,7 +69,7 @@ fn hello() -> Hello {
     let identity = Identity::anonymous();
     let caller =
         Caller { identity, is_local: true, agent: AgentKey(1), affinity: None, forwarded: Arc::default() };
-    let (target, client) = (Target { name: "b".into() }, ClientHello::neutral());
+    let (target, client) = (Target::named("b"), ClientHello::neutral());
     Hello { caller: Arc::new(caller), target, client, outlet: Arc::new(Open) }
 }
 
@@ -78,6 +78,7 @@ async fn callers_share_a_session_under_one_credential_and_none_under_two() {
     let spec = BackendSpec {
         id: BackendId(0),
         name: "b".into(),
+        durable_id: None,
         origin: Origin::Cli,
         generation: 1,
         endpoint: Endpoint::Http(HttpEndpoint::new("http://unused/".parse().unwrap())),

@@ -85,7 +85,7 @@ impl Backends for Scripted {
 
     fn target(&self, name: Option<&str>, _: &Identity) -> Result<Target, String> {
         match name.unwrap_or("a") {
-            known @ ("a" | "b") => Ok(Target { name: known.into() }),
+            known @ ("a" | "b") => Ok(Target::named(known)),
             other => Err(format!("no backend {other:?}; known are a, b")),
         }
     }

@@ -9,7 +9,7 @@ use super::*;
 const TAG_AND_REST: usize = 64;
 
 fn target(name: &str) -> Target {
-    Target { name: name.into() }
+    Target::named(name)
 }
 
 fn keys() -> (SessionKey, SessionKeys) {
@@ -83,6 +83,41 @@ fn an_id_of_before_headers_were_noted_says_none_whatever_its_random_bytes_are() 
         let body = FACTS.to_body().unwrap();
         assert_eq!(Facts::of_body(&body), Some(FACTS));
         assert_eq!(body[6], Facts::INTERACTIVE, "nothing that an id of before does not have");
+    }
+}
+
+fn of_record(name: &str, id: &str) -> Target {
+    Target { durable_id: Some(id.into()), ..target(name) }
+}
+
+/// Sealed before backends had records, identities kinds and replicas slots: by this key, for `a` over Streamable HTTP.
+const OLD: (&str, &str) = (
+    "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=",
+    "AksAAPacyElH-7q9KB6NWOGp6ZwRcEg-LT3NgODjAO19FwAVkkEeAWUykb5EfsGW",
+);
+
+#[test]
+fn an_id_of_before_stays_good() {
+    let keys = SessionKeys::new(&[SessionKey::parse(OLD.0).unwrap()]);
+    let id = AgentSessionId::parse(OLD.1).unwrap();
+    let said = Facts { interactive: false, carried: 1 << 31 | 2, ..FACTS };
+    assert_eq!(keys.open(id, &here(&target("a"))), Some(said));
+    assert_eq!(keys.open(id, &here(&of_record("a", "r1"))), Some(said), "also once it has a record");
+    assert_eq!(keys.open(id, &here(&target("b"))), None);
+    assert_eq!(keys.open(id, &here(&of_record("b", "a"))), None);
+}
+
+#[test]
+fn an_id_is_worth_nothing_at_another_backend_that_got_the_name() {
+    let (_, keys) = keys();
+    let of = of_record("a", "r1");
+    let id = keys.seal(0, &FACTS, &here(&of)).unwrap();
+    assert_eq!(keys.open(id, &here(&of)), Some(FACTS));
+    // The last ones have the same bytes behind each other.
+    for other in
+        [of_record("a", "r2"), target("a"), of_record("1a", "r"), of_record("", "r1a"), target("r1a")]
+    {
+        assert_eq!(keys.open(id, &here(&other)), None, "{other:?}");
     }
 }
 

@@ -31,6 +31,7 @@ fn spec(mode: ModeChoice, sharing: Sharing) -> Arc<BackendSpec> {
     Arc::new(BackendSpec {
         id: BackendId(0),
         name: "b".into(),
+        durable_id: None,
         origin: Origin::File,
         generation: 1,
         endpoint: Endpoint::Http(HttpEndpoint::new("http://b/".parse().unwrap())),

@@ -104,7 +104,7 @@ impl Rig {
         let outlet = Arc::new(Inbox);
         let hello = Hello {
             caller: caller(agent),
-            target: Target { name: "rig".into() },
+            target: Target::named("rig"),
             client: ClientHello::neutral(),
             outlet: outlet.clone(),
         };
@@ -211,6 +211,7 @@ fn spec() -> BackendSpec {
     BackendSpec {
         id: BackendId(0),
         name: "rig".into(),
+        durable_id: None,
         origin: Origin::Demo,
         generation: 1,
         endpoint: Endpoint::Http(HttpEndpoint::new(url)),
