@@ -1,4 +1,5 @@
-//! House rules for the pages that people read: plain words, a short README, and links that lead somewhere.
+//! House rules for what people read, pages and the texts of the program: plain words, a short README, and links that
+//! lead somewhere.
 //!
 //! A word stands here because a reader stumbled over it. Code and quoted output are left out.
 
@@ -7,7 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Words that no page for users says, and what it says instead.
+use crate::tidy::{code, product_crates, product_sources};
+
+/// Words that no page for users, log line, error or help text says, and what it says instead.
 const FORBIDDEN: &[(&str, &str)] = &[
     ("who", "name the agent, the operator or the caller"),
     ("whoever", "name the agent, the operator or the caller"),
@@ -92,6 +95,46 @@ fn a_forbidden_word_is_found_wherever_a_line_breaks() {
     for fine in ["```\nwho goes on\n```", "the metric `who`", "whole, lenten, a mushroom"] {
         assert_eq!(faults(fine), Vec::<String>::new(), "{fine}");
     }
+}
+
+/// The string literals of more than one word in a source file, without comments, attributes and inline tests; values
+/// that are put in are left out. Of the command line also its comments, which are the help.
+fn texts(file: &str, source: &str) -> Vec<String> {
+    let product = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let mut texts = Vec::new();
+    if file.contains("/cli") {
+        let help = product.lines().filter_map(|line| line.trim_start().strip_prefix("///"));
+        texts.extend(help.map(str::to_owned));
+    }
+    let product = code(product);
+    let lines: Vec<_> = product.lines().filter(|line| !line.contains("reason = \"")).collect();
+    // Without what is a quote and ends no literal.
+    let lines = lines.join("\n").replace("\\\\", "").replace("\\\"", "").replace("'\"'", "");
+    let literals = lines.split('"').skip(1).step_by(2).filter(|text| text.contains(' '));
+    texts.extend(literals.map(|text| text.split(['{', '}']).step_by(2).collect::<Vec<_>>().join(" x ")));
+    texts
+}
+
+#[test]
+fn logs_errors_and_help_use_plain_words() {
+    let mut all = Vec::new();
+    for part in product_crates() {
+        // What the test of all orders says to itself.
+        for (file, source) in
+            product_sources(&part).into_iter().filter(|(file, _)| !file.contains("/interleave/"))
+        {
+            let found = texts(&file, &source).into_iter().flat_map(|text| faults(&text));
+            all.extend(found.map(|fault| format!("{file}: {fault}")));
+        }
+    }
+    assert!(all.is_empty(), "{all:#?}");
+}
+
+#[test]
+fn a_forbidden_word_in_a_text_is_noticed() {
+    let source = "// \"who waits\"\nlet a = \"a {b}\\\" \\\n  is told\"; let c = \"who\"; d(\"who {e}\");";
+    assert_eq!(texts("a.rs", source).iter().flat_map(|text| faults(text)).count(), 2);
+    assert_eq!(texts("gateway/src/cli.rs", "/// Who calls").len(), 1);
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Drop for Action<'_> {
     fn drop(&mut self) {
         if !self.is_told {
             let took = self.began.elapsed();
-            self.tell("the operator did not wait for it; it goes on", took);
+            self.tell("the operator did not wait; the action continues", took);
         }
     }
 }

@@ -141,7 +141,7 @@ fn keep_to_ourselves(path: &Path, others: u32) -> io::Result<()> {
         )
     })?;
     let (was, now) = (format!("{:o}", mode & 0o7777), format!("{mended:o}"));
-    tracing::warn!(path = %path.display(), was, now, "it was open to others, and is not any more; who had access may know the key of agent sessions: remove session.key to have another one");
+    tracing::warn!(path = %path.display(), was, now, "permissions narrowed: others could read it and may know the key of agent sessions; remove session.key to get a new one");
     Ok(())
 }
 

@@ -121,7 +121,7 @@ impl Log {
     fn refused(&self, kind: &'static str) {
         match self.refusals.admit(kind, kind, now()) {
             Some(unsaid) => {
-                warn!(target: AGENT, kind, left_out = left_out(unsaid), "agent turned away: {}", turned_away(kind));
+                warn!(target: AGENT, kind, left_out = left_out(unsaid), "agent rejected: {}", turned_away(kind));
             }
             None => debug!(target: AGENT, kind, "connection or request of an agent refused"),
         }
