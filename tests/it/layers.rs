@@ -45,6 +45,29 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["settings", "events", "text"],
         ],
     ),
+    (
+        "upstream",
+        &[
+            // Tests that need the whole crate.
+            &["fuzzing", "session/interleave"],
+            &["connector"],
+            &["backend"],
+            &["pool"],
+            &["session"],
+            &["shared"],
+            // What sessions hold of their pool and a lease of its backend; none of them needs a session.
+            &["catalog", "pool/budget", "pool/sharing", "backend/traffic"],
+            &["queue"],
+            &["transport"],
+            &["tasks"],
+            &["observe"],
+            &["credential"],
+            &["config"],
+            &["error"],
+            &["kinds"],
+            &["clock", "descriptors", "early_ends", "mutants", "offload", "quirks", "sync"],
+        ],
+    ),
 ];
 
 /// Imports that point up today: file and module. One that is gone must be taken out here.

@@ -15,7 +15,7 @@ pub(crate) use self::crates::product_crates;
 
 /// Words that may stand in these folders only: a fixed package is fenced in.
 const FENCES: &[(&str, &str)] = &[
-    ("deadpool::", "crates/upstream/src/pool.rs"),
+    ("deadpool::", "crates/upstream/src/pool/budget.rs"),
     ("failsafe::", "crates/breaker/src/policy.rs"),
     ("eventsource_stream::", "crates/upstream/src/transport/sse_reader.rs"),
     ("rustls::", "crates/upstream/src/transport/connect.rs"),

@@ -16,14 +16,21 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use crate::shared::Page;
-
 /// Longest time a list is served from here although no change was announced: the announcement may be lost with a
 /// stream.
 const MAX_LIST_AGE: Duration = Duration::from_secs(30);
 
 /// Tools whose annotations are remembered; beyond it a tool counts as not read-only.
 const MAX_TOOLS: usize = 10_000;
+
+/// One page of a list as agents get it.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The answer, its cursor sealed.
+    pub answer: Answer,
+    /// The session that has the next page, where there is one.
+    pub epoch: Option<u64>,
+}
 
 /// The knowledge about one pool.
 pub(crate) struct Catalog {

@@ -33,9 +33,9 @@ pub mod transport;
 
 pub use backend::traffic::Traffic;
 pub use backend::{
-    Activity, Applicant, Backend, BackendStatus, Gate, Leaving, ListCall, Opening, Rebuild, SessionStatus,
-    Trouble, unknown_cursor,
+    Activity, Applicant, Backend, BackendStatus, Gate, Leaving, ListCall, Opening, Rebuild, unknown_cursor,
 };
+pub use catalog::Page;
 pub use config::{
     BackendSpec, Endpoint, EraChoice, HttpEndpoint, Limits, ModeChoice, Origin, Profile, Resolve, Resolver,
     SerialWrites, Sharing, StateChoice, StdioEndpoint, Times, TransportChoice,
@@ -47,13 +47,15 @@ pub use kinds::{CloseReason, Evidence, Mode, ModeReason, OpenReason, TransportKi
 #[doc(hidden)]
 pub use mutants::{Bug, Planted};
 pub use observe::{DROPPED_KINDS, Event, Observe, Reporter, Source};
+pub use pool::plight::Trouble;
 pub use pool::sharing::{Decision, Demotion};
 pub use pool::{Lease, NoLease, Seat};
 pub use queue::{Displaced, Guest, Lane, Need, Room, RoomFull, RoomLimit, RoomLimits, Waiter, Waiting};
+pub use session::SessionStatus;
 #[cfg(feature = "interleave")]
 #[doc(hidden)]
 pub use session::interleave;
 pub use session::permit::CallKind;
-pub use shared::{ListFlight, Page};
+pub use shared::ListFlight;
 pub use tasks::Tasks;
 pub use transport::dns::UNRESOLVED;

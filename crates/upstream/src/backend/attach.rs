@@ -8,10 +8,9 @@ use tokio::sync::{mpsc::error::TrySendError, oneshot};
 use super::{Backend, keyed};
 use crate::{
     backend::traffic::{Traffic, Waited},
-    connector::OpenRequest,
     error::{Cause, SendError},
     kinds::Mode,
-    pool::{Counted, Pool, Seat, sharing::Tenure},
+    pool::{Counted, OpenRequest, Pool, Seat, sharing::Tenure},
 };
 
 impl Backend {

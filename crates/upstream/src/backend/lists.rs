@@ -5,10 +5,11 @@ use mcpool_wire::{Answer, Call, CallError, Era, ErrorKind, Message, Method, Repl
 
 use crate::{
     backend::lock,
+    catalog::Page,
     clock,
     kinds::Mode,
     pool::{ANY_SESSION, PoolKey, Seat},
-    shared::{ListFlight, Page, cursor, ran_out_of_time},
+    shared::{ListFlight, cursor, ran_out_of_time},
 };
 
 /// What a list request becomes.

@@ -10,14 +10,14 @@ use std::sync::{
 use mcpool_wire::{Outlet, ServerHello};
 use tokio::sync::mpsc;
 
-use super::{OpenRequest, Wanted, divergence::compare_later};
+use super::{Wanted, divergence::compare_later};
 use crate::{
     backend::Backend,
     clock, descriptors,
     error::{Cause, SendError},
     kinds::{CloseReason, Mode, OpenReason},
     observe::Event,
-    pool::{Counted, Place, Pool, plight::is_refusal, sharing::Known},
+    pool::{Counted, OpenRequest, Pool, budget::Place, plight::is_refusal, sharing::Known},
     quirks::Quirk,
     session::{
         Session, SessionParts,

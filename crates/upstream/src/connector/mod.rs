@@ -12,6 +12,7 @@ mod divergence;
 mod handshake;
 mod resume;
 mod rotate;
+mod syncer;
 mod turns;
 
 use std::{
@@ -26,27 +27,29 @@ use futures::{
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
-use mcpool_wire::Outlet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use self::{
     handshake::{Attempt, attempt},
     resume::Revival,
     rotate::Rebuild,
+    syncer::Clerk,
 };
 use crate::{
-    backend::{Backend, Leaving, Opening, REFUSALS, Trouble, lock, traffic::Traffic},
+    backend::{Backend, Gate, Leaving, Opening, lock, traffic::Traffic},
     clock,
+    config::BackendSpec,
+    credential::Credential,
     error::{Cause, SendError},
     kinds::{CloseReason, Evidence, Mode, OpenReason},
-    observe::Event,
+    observe::{Event, Observe},
     pool::{
-        Counted, Pool,
-        plight::{self, Pause, for_everybody, is_final},
+        Counted, OpenRequest, Own, Pool,
+        plight::{self, Pause, REFUSALS, Trouble, for_everybody, is_final},
     },
     session::{Session, state::Standing},
-    shared::syncer::Clerk,
     tasks::caught,
+    transport::Transport,
 };
 
 /// Longest pause between handshakes while somebody waits, and while nobody does.
@@ -65,30 +68,6 @@ const MAX_PRESSURE: Duration = Duration::from_secs(60);
 const FIRST_REST: Duration = Duration::from_millis(50);
 /// How often idle and old sessions are looked for.
 const UPKEEP: Duration = Duration::from_secs(1);
-
-/// An agent that wants a session of its own.
-pub(crate) struct OpenRequest {
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) owner: Weak<dyn Outlet>,
-    pub(crate) reply: oneshot::Sender<Result<Own, SendError>>,
-}
-
-/// A session on its way to its agent: closed if the agent is no longer there to take it.
-pub(crate) struct Own(Option<Arc<Session>>);
-
-impl Own {
-    pub(crate) fn into_session(mut self) -> Arc<Session> {
-        self.0.take().expect("taken once, by value")
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        if let Some(session) = self.0.take() {
-            session.drain(CloseReason::AgentGone);
-        }
-    }
-}
 
 pub(crate) struct Opener {
     backend: Arc<Backend>,
@@ -113,6 +92,25 @@ struct Wanted {
     pool: Arc<Pool>,
     reason: OpenReason,
     request: Option<OpenRequest>,
+}
+
+impl Backend {
+    /// Registers a backend and starts its opener.
+    ///
+    /// # Errors
+    /// A sentence for the operator when the session budget cannot be built.
+    pub fn start(
+        spec: BackendSpec,
+        transport: Arc<dyn Transport>,
+        credential: Arc<dyn Credential>,
+        gate: Arc<dyn Gate>,
+        observe: Arc<dyn Observe>,
+    ) -> Result<Arc<Self>, String> {
+        let (backend, inbox) = Self::new(spec, transport, credential, gate, observe)?;
+        let opener = Opener::new(backend.clone(), inbox);
+        backend.tasks.spawn("opener", opener.run());
+        Ok(backend)
+    }
 }
 
 impl Opener {
@@ -297,7 +295,7 @@ impl Opener {
                 }
                 match attempt.request {
                     // An agent that left meanwhile does not take it, and it closes.
-                    Some(request) => drop(request.reply.send(Ok(Own(Some(session))))),
+                    Some(request) => drop(request.reply.send(Ok(Own::new(session)))),
                     None if attempt.reason == OpenReason::Reconnect => {}
                     None if self.wants_spare(&attempt.pool) => session.set_aside(),
                     None if is_surplus(&self.backend, &attempt.pool) => session.drain(CloseReason::Idle),

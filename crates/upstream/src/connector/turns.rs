@@ -12,12 +12,12 @@ use std::{
 
 use mcpool_wire::CapabilityClass;
 
-use super::{Opener, Own, Wanted};
+use super::{Opener, Wanted};
 use crate::{
     backend::Backend,
     clock,
     kinds::{CloseReason, Mode, OpenReason},
-    pool::{Place, Pool},
+    pool::{Own, Pool, budget::Place},
     session::{Session, state::Standing},
 };
 
@@ -161,7 +161,7 @@ impl Opener {
                 let spare = spare_of(&request.pool).filter(|spare| spare.give_to(request.owner.clone()));
                 let Some(spare) = spare else { return Some(request) };
                 // An agent that left meanwhile does not take it, and it closes.
-                drop(request.reply.send(Ok(Own(Some(spare)))));
+                drop(request.reply.send(Ok(Own::new(spare))));
                 None
             })
             .collect();

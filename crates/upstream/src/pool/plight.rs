@@ -11,10 +11,25 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    backend::Trouble,
     error::{Cause, SendError},
     kinds::OpenReason,
 };
+
+/// Why the last handshake failed.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// For a human.
+    pub why: String,
+    /// When.
+    pub since: Instant,
+    /// How many in a row.
+    pub times: u32,
+    /// It will be repeated until somebody changes something.
+    pub is_refusal: bool,
+}
+
+/// Handshakes refused in a row after which nobody waits long for the next.
+pub(crate) const REFUSALS: u32 = 3;
 
 /// The plight of a pool.
 pub(crate) struct Plight {

@@ -42,13 +42,12 @@ use self::{
     state::Standing,
 };
 use crate::{
-    backend::SessionStatus,
     catalog::Catalog,
     clock,
     error::{Cause, SendError},
     kinds::{CloseReason, Mode, TransportKind},
     observe::{Event, Reporter},
-    pool::{Place, sharing::ModeBook},
+    pool::{budget::Place, sharing::ModeBook},
     queue::{Lane, Room},
     quirks::{Quirk, Quirks},
     session::permit::Slot,
@@ -155,6 +154,23 @@ pub(crate) struct SessionParts {
     pub(crate) modes: Arc<ModeBook>,
     pub(crate) quirks: Arc<Quirks>,
     pub(crate) place: Place,
+}
+
+/// One session from outside.
+#[derive(Clone, Debug)]
+pub struct SessionStatus {
+    /// Its epoch: its name in the log.
+    pub epoch: u64,
+    /// Who may use it.
+    pub mode: Mode,
+    /// `initializing`, `ready`, `suspect`, `draining`, `closed`.
+    pub standing: &'static str,
+    /// Calls in flight.
+    pub in_flight: usize,
+    /// Entries in its book, zombies and the gateway's own requests included.
+    pub pending: usize,
+    /// Its age.
+    pub age: Duration,
 }
 
 impl Session {

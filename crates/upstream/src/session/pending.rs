@@ -17,11 +17,8 @@ use crate::{
     error::{Cause, SendError, SendPhase},
     session::permit::Slot,
     sync::{HashMap, Mutex, MutexGuard},
+    transport::IDS,
 };
-
-/// Exclusive upper bound of call ids: some servers store them in 32 bits, signed or with flag bits. Ids above, up to
-/// 2^30, belong to the modern transport's own requests.
-pub(crate) const IDS: u64 = 1 << 29;
 
 /// The next id. 0 is reserved for `initialize`.
 fn following(id: u64) -> u64 {

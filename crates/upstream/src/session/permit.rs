@@ -5,8 +5,6 @@ use std::sync::{Arc, atomic::Ordering};
 use mcpool_wire::Caller;
 
 use crate::{
-    pool::NoLease,
-    queue::Need,
     session::{Session, exclusive::Loan},
     sync::AtomicUsize,
 };
@@ -29,17 +27,6 @@ pub(crate) enum NoSlot {
     Kept,
     /// Another call has the write turn.
     OthersWrite,
-}
-
-impl NoSlot {
-    /// The lane in which to wait for it.
-    pub(crate) fn at(self, session: &Session) -> NoLease {
-        NoLease::Wait(session.lane.needing(match self {
-            Self::Full => Need::Slot,
-            Self::Kept => Need::OpenSlot,
-            Self::OthersWrite => Need::WriteTurn,
-        }))
-    }
 }
 
 /// The permits of one agent on one session, including cancelled calls that still run.

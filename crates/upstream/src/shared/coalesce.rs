@@ -12,18 +12,9 @@ use futures::{
     FutureExt as _,
     future::{Shared, WeakShared},
 };
-use mcpool_wire::{Answer, CallError, Method, Reply};
+use mcpool_wire::{CallError, Method, Reply};
 
-use crate::catalog::lists_of;
-
-/// One page of a list as agents get it.
-#[derive(Clone, Debug)]
-pub struct Page {
-    /// The answer, its cursor sealed.
-    pub answer: Answer,
-    /// The session that has the next page, where there is one.
-    pub epoch: Option<u64>,
-}
+use crate::catalog::{Page, lists_of};
 
 /// A list request under way.
 pub type ListFlight = Shared<Reply<Page>>;

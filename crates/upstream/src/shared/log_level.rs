@@ -43,7 +43,7 @@ impl Level {
         NAMES.iter().find(|(known, _)| *known == name).map(|(_, level)| *level)
     }
 
-    pub(super) fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         NAMES.iter().find(|(_, level)| *level == self).map_or("", |(name, _)| name)
     }
 }
@@ -96,7 +96,7 @@ struct Told {
 
 impl LevelTold {
     /// What to tell it now, if it was told something else. One at a time: two could overtake each other.
-    pub(super) fn begin(&self, wanted: Option<Level>) -> Option<Level> {
+    pub(crate) fn begin(&self, wanted: Option<Level>) -> Option<Level> {
         let mut told = self.lock();
         let wanted = wanted.or(told.level.map(|_| UNASKED));
         if told.under_way || told.level == wanted {
@@ -107,7 +107,7 @@ impl LevelTold {
         wanted
     }
 
-    pub(super) fn done(&self) {
+    pub(crate) fn done(&self) {
         self.lock().under_way = false;
     }
 

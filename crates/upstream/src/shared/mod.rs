@@ -2,14 +2,13 @@
 //! list requests in flight, and page cursors. DESIGN.md 3.9, SEMANTICS.md 5 and 6.
 //!
 //! The parts are pure state machines. [`Merged`] holds them under one short lock, which is released before any agent is
-//! notified. The [`syncer`] sends the requests that their state calls for.
+//! notified. The syncer of the connector sends the requests that their state calls for.
 
 mod coalesce;
 pub(crate) mod cursor;
 mod list_changed;
 pub(crate) mod log_level;
-mod subscriptions;
-pub(crate) mod syncer;
+pub(crate) mod subscriptions;
 
 use std::{
     collections::HashMap,
@@ -21,8 +20,8 @@ use bytes::Bytes;
 use mcpool_wire::{AgentKey, Answer, LinkEvent, Method, Outlet};
 use tokio::sync::oneshot;
 
+pub use self::coalesce::ListFlight;
 pub(crate) use self::coalesce::ran_out_of_time;
-pub use self::coalesce::{ListFlight, Page};
 use self::{
     coalesce::Flights,
     list_changed::News,
@@ -250,7 +249,28 @@ impl Merged {
         &self.flights
     }
 
-    fn settle(&self, job: &Job, answer: Option<Answer>) {
+    /// The log level the sessions are to have, and whether anything is subscribed to.
+    pub(crate) fn wanted(&self) -> (Option<Level>, bool) {
+        let state = self.lock();
+        (state.levels.wanted(), state.subscriptions.len() > 0)
+    }
+
+    /// When there is more to send or to announce.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let state = self.lock();
+        [state.news.next_due(), state.subscriptions.next_due()].into_iter().flatten().min()
+    }
+
+    /// The requests to send on the session that carries the subscriptions: `choose` gets its epoch and answers that of
+    /// the next one.
+    pub(crate) fn jobs(&self, now: Instant, choose: impl FnOnce(Option<u64>) -> Option<u64>) -> Vec<Job> {
+        let mut state = self.lock();
+        let epoch = choose(state.subscriptions.lane());
+        state.subscriptions.ride(epoch);
+        state.subscriptions.jobs(now)
+    }
+
+    pub(crate) fn settle(&self, job: &Job, answer: Option<Answer>) {
         let verdict = match &answer {
             None => Verdict::Lost,
             Some(answer) if answer.is_rpc_error => Verdict::Refused,
@@ -272,7 +292,7 @@ impl Merged {
     }
 
     /// Tells what is due of changed lists.
-    fn tell_news(&self, now: Instant) {
+    pub(crate) fn tell_news(&self, now: Instant) {
         let due: Vec<_> = {
             let mut state = self.lock();
             if state.news.next_due().is_none_or(|due| due > now) {

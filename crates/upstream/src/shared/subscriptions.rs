@@ -77,10 +77,10 @@ pub(super) enum Joined {
 
 /// Something to be sent on the lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Job {
+pub(crate) struct Job {
     pub(super) epoch: u64,
-    pub(super) uri: Arc<str>,
-    pub(super) subscribe: bool,
+    pub(crate) uri: Arc<str>,
+    pub(crate) subscribe: bool,
 }
 
 /// What the backend said to a job.

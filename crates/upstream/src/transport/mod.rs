@@ -55,6 +55,10 @@ use crate::{
     error::SendError,
 };
 
+/// Exclusive upper bound of call ids: some servers store them in 32 bits, signed or with flag bits. Ids above, up to
+/// 2^30, belong to the modern transport's own requests.
+pub(crate) const IDS: u64 = 1 << 29;
+
 /// The items caused by one sent message: on Streamable HTTP the body of its POST, elsewhere none. Begins with
 /// [`Received::Accepted`] unless sending failed; ends when the backend sends no more here.
 pub type Exchange = Pin<Box<dyn Stream<Item = Result<Received, SendError>> + Send>>;

@@ -20,7 +20,7 @@ use crate::{
     error::SendError,
     kinds::{Mode, TransportKind},
     observe::{Event, Observe, Reporter, Source},
-    pool::{Budget, Lease, NoLease, Pool, PoolKey, Seat, sharing::ModeBook},
+    pool::{Lease, NoLease, Pool, PoolKey, Seat, budget::Budget, sharing::ModeBook},
     queue::{Guest, Lane, Need, Room, RoomLimits, Waiter},
     session::{Session, SessionParts, permit::CallKind},
     shared::Merged,

@@ -36,12 +36,12 @@ use tokio::sync::watch;
 
 use self::{input_requests::Inputs, subscription_filter::Filter, tools::Tools};
 use super::{
-    Exchange, Hail, Inbound, Opened, Outbound, Transport,
+    Exchange, Hail, IDS, Inbound, Opened, Outbound, Transport,
     headers::Headers,
     http::{Http, HttpClient, Reply, Target},
     leaving::{Left, leaving},
 };
-use crate::{error::SendError, session::pending::IDS};
+use crate::error::SendError;
 
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");

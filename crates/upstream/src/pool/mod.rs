@@ -1,29 +1,25 @@
 //! Who may use which sessions: keys, the session budget, and an agent's seat (`seat`).
-//!
-//! A deadpool object is one *place* in the backend's session budget, not a session: deadpool lends an object to one
-//! holder, while a session is shared. A session holds its place for as long as it lives. Nothing else names
-//! deadpool.
 
 mod binding;
+pub(crate) mod budget;
 pub(crate) mod plight;
+mod request;
 pub(crate) mod sharing;
 
 use std::{
-    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use deadpool::managed::{self, Metrics, RecycleResult, Timeouts};
 use mcpool_wire::{BackendId, Caller, CapabilityClass, Forwarded, Identity};
 
 pub(crate) use self::binding::ANY_SESSION;
 pub use self::binding::Seat;
 use self::plight::Plight;
-
+pub(crate) use self::request::{OpenRequest, Own};
 use crate::{
     backend::traffic::Passage,
     catalog::Catalog,
@@ -232,49 +228,14 @@ pub enum NoLease {
     Drained,
 }
 
-/// The session budget of one backend.
-pub(crate) struct Budget {
-    places: managed::Pool<Places>,
-    limit: usize,
-}
-
-/// A place in the budget; a session holds one for as long as it lives.
-pub(crate) struct Place(#[allow(dead_code, reason = "held, given back by drop")] managed::Object<Places>);
-
-struct Places;
-
-impl managed::Manager for Places {
-    type Type = ();
-    type Error = Infallible;
-
-    async fn create(&self) -> Result<(), Infallible> {
-        Ok(())
-    }
-
-    async fn recycle(&self, (): &mut (), _: &Metrics) -> RecycleResult<Infallible> {
-        Ok(())
-    }
-}
-
-impl Budget {
-    pub(crate) fn new(limit: usize) -> Result<Self, String> {
-        let places = managed::Pool::builder(Places)
-            .max_size(limit)
-            .build()
-            .map_err(|e| format!("the session budget cannot be built: {e}"))?;
-        Ok(Self { places, limit })
-    }
-
-    /// A place if one is free: waiting is the room's business.
-    pub(crate) async fn take(&self) -> Option<Place> {
-        let now = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
-        self.places.timeout_get(&now).await.ok().map(Place)
-    }
-
-    /// Places taken and places there are.
-    pub(crate) fn usage(&self) -> (usize, usize) {
-        let status = self.places.status();
-        (status.size.saturating_sub(status.available), self.limit)
+impl NoSlot {
+    /// The lane in which to wait for it.
+    fn at(self, session: &Session) -> NoLease {
+        NoLease::Wait(session.lane.needing(match self {
+            Self::Full => Need::Slot,
+            Self::Kept => Need::OpenSlot,
+            Self::OthersWrite => Need::WriteTurn,
+        }))
     }
 }
 

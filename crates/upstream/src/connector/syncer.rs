@@ -9,12 +9,12 @@ use std::{
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 
-use super::{Merged, subscriptions::Job};
 use crate::{
     clock,
     kinds::Mode,
     pool::Pool,
     session::{Session, state::Standing},
+    shared::{Merged, subscriptions::Job},
 };
 
 /// How long a backend may take for a request of the clerk's before it counts as lost.
@@ -45,10 +45,7 @@ impl Clerk {
     fn serve(&mut self, pool: &Arc<Pool>, now: Instant) -> Option<Instant> {
         let merged = &pool.merged;
         merged.tell_news(now);
-        let (wanted, has_topics) = {
-            let state = merged.lock();
-            (state.levels.wanted(), state.subscriptions.len() > 0)
-        };
+        let (wanted, has_topics) = merged.wanted();
         let sessions = pool.sessions();
         let logs = pool.catalog.hello().is_some_and(|hello| hello.has("logging"));
         for session in sessions.iter().filter(|s| logs && s.standing() == Standing::Ready) {
@@ -59,23 +56,20 @@ impl Clerk {
         if has_topics {
             self.ride(merged, &sessions, now);
         }
-        let state = merged.lock();
-        [state.news.next_due(), state.subscriptions.next_due()].into_iter().flatten().min()
+        merged.next_due()
     }
 
     /// Keeps the event lane on a session that lives, and sends what it is to carry.
     fn ride(&mut self, merged: &Arc<Merged>, sessions: &[Arc<Session>], now: Instant) {
-        let (lane, jobs) = {
-            let mut state = merged.lock();
-            let at = state.subscriptions.lane();
-            let lane = sessions
+        let mut lane = None;
+        let jobs = merged.jobs(now, |at| {
+            lane = sessions
                 .iter()
                 // One whose probe is late may live all the same; to move is to ask for everything again.
                 .find(|s| Some(s.epoch) == at && s.is_live())
                 .or_else(|| sessions.iter().find(|s| s.standing() == Standing::Ready));
-            state.subscriptions.ride(lane.map(|session| session.epoch));
-            (lane.cloned(), state.subscriptions.jobs(now))
-        };
+            lane.map(|session| session.epoch)
+        });
         let Some(lane) = lane else { return };
         for job in jobs {
             self.under_way.push(run(lane.clone(), merged.clone(), job).boxed());

@@ -36,17 +36,18 @@ use crate::{
     backend::traffic::{Traffic, Valve},
     clock,
     config::BackendSpec,
-    connector::{OpenRequest, Opener},
     credential::Credential,
     kinds::Mode,
     observe::{Observe, Reporter, Source},
     pool::{
-        Budget, Pool, PoolKey, Seat,
+        OpenRequest, Pool, PoolKey, Seat,
+        budget::Budget,
+        plight::{self, Trouble},
         sharing::{Decision, Demotion, ModeBook},
     },
     queue::{Room, RoomLimits, Waiting},
     quirks::Quirks,
-    session::Session,
+    session::{Session, SessionStatus},
     shared::Merged,
     tasks::Tasks,
     transport::Transport,
@@ -103,22 +104,6 @@ pub struct Backend {
     followers: Arc<Applicants>,
 }
 
-/// Why the last handshake failed.
-#[derive(Clone, Debug)]
-pub struct Trouble {
-    /// For a human.
-    pub why: String,
-    /// When.
-    pub since: Instant,
-    /// How many in a row.
-    pub times: u32,
-    /// It will be repeated until somebody changes something.
-    pub is_refusal: bool,
-}
-
-/// Handshakes refused in a row after which nobody waits long for the next.
-pub(crate) const REFUSALS: u32 = 3;
-
 /// What one backend looks like from outside.
 #[derive(Clone, Debug)]
 pub struct BackendStatus {
@@ -162,35 +147,18 @@ pub struct BackendStatus {
     pub tasks: std::collections::BTreeMap<&'static str, usize>,
 }
 
-/// One session from outside.
-#[derive(Clone, Debug)]
-pub struct SessionStatus {
-    /// Its epoch: its name in the log.
-    pub epoch: u64,
-    /// Who may use it.
-    pub mode: Mode,
-    /// `initializing`, `ready`, `suspect`, `draining`, `closed`.
-    pub standing: &'static str,
-    /// Calls in flight.
-    pub in_flight: usize,
-    /// Entries in its book, zombies and the gateway's own requests included.
-    pub pending: usize,
-    /// Its age.
-    pub age: Duration,
-}
-
 impl Backend {
-    /// Registers a backend and starts its opener.
+    /// A backend without its opener, which takes the requests of the receiver.
     ///
     /// # Errors
     /// A sentence for the operator when the session budget cannot be built.
-    pub fn start(
+    pub(crate) fn new(
         spec: BackendSpec,
         transport: Arc<dyn Transport>,
         credential: Arc<dyn Credential>,
         gate: Arc<dyn Gate>,
         observe: Arc<dyn Observe>,
-    ) -> Result<Arc<Self>, String> {
+    ) -> Result<(Arc<Self>, mpsc::Receiver<OpenRequest>), String> {
         let source = Source { id: spec.id, name: spec.name.clone() };
         let (requests, inbox) = mpsc::channel(spec.limits.queue.max(1));
         let spec = Arc::new(spec);
@@ -218,9 +186,7 @@ impl Backend {
             followers: Arc::default(),
             spec,
         });
-        let opener = Opener::new(backend.clone(), inbox);
-        backend.tasks.spawn("opener", opener.run());
-        Ok(backend)
+        Ok((backend, inbox))
     }
 
     /// What it is configured to be.
@@ -286,7 +252,7 @@ impl Backend {
     /// Whether the handshakes this agent waits for are refused, again and again, and there is no session for it.
     #[must_use]
     pub fn is_refused(&self, seat: &Seat) -> bool {
-        let is_stuck = |trouble: Trouble| trouble.is_refusal && trouble.times >= REFUSALS;
+        let is_stuck = |trouble: Trouble| trouble.is_refusal && trouble.times >= plight::REFUSALS;
         self.trouble_of(seat).is_some_and(is_stuck) && seat.pool.live() == 0
     }
 
