@@ -80,6 +80,9 @@ pub struct Params<'a> {
     pub has_task: bool,
     /// True if `params._meta` has the protocol version key of 2026-07-28.
     pub is_modern: bool,
+    /// `name` and `uri` as they came.
+    name_text: Option<&'a str>,
+    uri_text: Option<&'a str>,
     /// Ambiguity found: another parser could read the params differently.
     ambiguity: Option<String>,
     /// True if a string that the gateway reads is not valid Unicode.
@@ -135,6 +138,9 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// [`DecodeError`] for anything but exactly one well-formed JSON-RPC 2.0 message in strict UTF-8.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        if u32::try_from(bytes.len()).is_err() {
+            return Err(DecodeError::new(DecodeKind::Invalid, 0, "the message is larger than 4 GiB"));
+        }
         let text = std::str::from_utf8(bytes).map_err(|e| {
             DecodeError::new(DecodeKind::Parse, e.valid_up_to(), "the body is not valid UTF-8")
         })?;
@@ -194,6 +200,18 @@ impl<'a> Envelope<'a> {
     #[must_use]
     pub fn cursor_span(&self) -> Option<Span> {
         self.params.cursor.map(|raw| span_of(self.text, raw.get()))
+    }
+
+    /// The byte span of a tool's or prompt's name, quotes included.
+    #[must_use]
+    pub fn name_span(&self) -> Option<Span> {
+        self.params.name_text.map(|text| span_of(self.text, text))
+    }
+
+    /// The byte span of a resource's URI, quotes included.
+    #[must_use]
+    pub fn uri_span(&self) -> Option<Span> {
+        self.params.uri_text.map(|text| span_of(self.text, text))
     }
 
     /// The byte span of the id in `notifications/cancelled`.

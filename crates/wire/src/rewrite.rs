@@ -1,4 +1,4 @@
-//! Message rewriting by splicing: replaces ids and cuts members out of lists.
+//! Message rewriting by splicing: replaces ids, names and URIs, and cuts members out of lists.
 //!
 //! All other bytes are forwarded unchanged.
 
@@ -11,17 +11,37 @@ use crate::{
     method::Method,
 };
 
-/// One message and the spans of the ids that the gateway rewrites.
+/// One message and the spans of what the gateway rewrites.
 #[derive(Clone, Debug)]
 pub struct Message {
     bytes: Bytes,
-    id: Option<Span>,
-    token: Option<Span>,
+    id: Option<Place>,
+    token: Option<Place>,
+    /// What a request is about: its `params.name` or `params.uri`.
+    name: Option<Place>,
+}
+
+/// A span in half the room: a message moves through many futures, and an envelope has at most 4 GiB.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    start: u32,
+    end: u32,
+}
+
+impl Place {
+    fn of(span: &Span) -> Self {
+        let [start, end] = [span.start, span.end].map(|at| u32::try_from(at).unwrap_or(u32::MAX));
+        Self { start, end }
+    }
+
+    fn span(self) -> Span {
+        self.start as usize..self.end as usize
+    }
 }
 
 impl Message {
-    /// A parsed message with the spans of its id and progress token: a request has it in `_meta`, a progress
-    /// notification in `params`.
+    /// A parsed message with the spans of its id, progress token and name. A request has the token in `_meta`, a
+    /// progress notification in `params`.
     #[must_use]
     pub fn new(bytes: Bytes, envelope: &Envelope<'_>) -> Self {
         // Any other `progressToken` belongs to the backend.
@@ -30,7 +50,13 @@ impl Message {
             (Kind::Notification, Some(Method::Progress)) => envelope.token_span(),
             (Kind::Notification | Kind::Success | Kind::Failure, _) => None,
         };
-        Self { id: envelope.id_span(), token, bytes }
+        let name = match (envelope.kind, &envelope.method) {
+            (Kind::Request, Some(Method::ToolsCall | Method::PromptsGet)) => envelope.name_span(),
+            (Kind::Request, _) => envelope.uri_span(),
+            (Kind::Notification | Kind::Success | Kind::Failure, _) => None,
+        };
+        let [id, token, name] = [envelope.id_span(), token, name].map(|span| span.as_ref().map(Place::of));
+        Self { id, token, name, bytes }
     }
 
     /// The bytes as received.
@@ -48,26 +74,50 @@ impl Message {
     /// The progress token as received.
     #[must_use]
     pub fn token(&self) -> Option<Bytes> {
-        self.token.clone().map(|span| self.bytes.slice(span))
+        self.token.map(|place| self.bytes.slice(place.span()))
     }
 
     /// The upstream form: this number replaces both id and progress token.
     #[must_use]
     pub fn with_id_and_token(&self, id: u64) -> Bytes {
         let id = id.to_string();
-        self.splice(Some(id.as_bytes()), Some(id.as_bytes()))
+        self.splice([(self.id, id.as_bytes()), (self.token, id.as_bytes())])
+    }
+
+    /// The upstream form of a request to a backend that calls its name or URI otherwise. The message is copied once.
+    #[must_use]
+    pub fn with_id_token_and_name(&self, id: u64, name: &str) -> Bytes {
+        let (id, name) = (id.to_string(), serde_json::Value::from(name).to_string());
+        self.splice([(self.id, id.as_bytes()), (self.token, id.as_bytes()), (self.name, name.as_bytes())])
+    }
+
+    /// The same request about another name or URI; unchanged if it has none.
+    #[must_use]
+    pub fn with_name(&self, name: &str) -> Self {
+        let Some(old) = self.name.map(Place::span) else { return self.clone() };
+        let name = serde_json::Value::from(name).to_string();
+        let bytes = self.splice([(self.name, name.as_bytes())]);
+        let moved = |place: Place| match place.span() {
+            before if before.start < old.start => place,
+            after => {
+                let start = after.start - old.len() + name.len();
+                Place::of(&(start..start + after.len()))
+            }
+        };
+        let name = Some(Place::of(&(old.start..old.start + name.len())));
+        Self { id: self.id.map(moved), token: self.token.map(moved), name, bytes }
     }
 
     /// The agent's form: `id` replaces the id.
     #[must_use]
     pub fn with_id(&self, id: &[u8]) -> Bytes {
-        self.splice(Some(id), None)
+        self.splice([(self.id, id)])
     }
 
     /// A progress notification under another token.
     #[must_use]
     pub fn with_token(&self, token: &[u8]) -> Bytes {
-        self.splice(None, Some(token))
+        self.splice([(self.token, token)])
     }
 
     /// The bytes as text; always valid UTF-8, because they were parsed as an envelope.
@@ -85,22 +135,24 @@ impl Message {
             at = cut.end;
         }
         out.put_slice(&self.bytes[at..]);
-        let moved = |span: &Span| {
+        let moved = |place: Place| {
+            let span = place.span();
             let before = cuts.iter().take_while(|cut| cut.end <= span.start);
             let by: usize = before.map(Span::len).sum();
-            span.start - by..span.end - by
+            Place::of(&(span.start - by..span.end - by))
         };
-        Self { id: self.id.as_ref().map(moved), token: self.token.as_ref().map(moved), bytes: out.freeze() }
+        let [id, token, name] = [self.id, self.token, self.name].map(|place| place.map(moved));
+        Self { id, token, name, bytes: out.freeze() }
     }
 
-    fn splice(&self, id: Option<&[u8]>, token: Option<&[u8]>) -> Bytes {
-        let mut cuts: [Option<(&Span, &[u8])>; 2] =
-            [self.id.as_ref().zip(id), self.token.as_ref().zip(token)];
-        cuts.sort_by_key(|cut| cut.map_or(usize::MAX, |(span, _)| span.start));
-        let grown = id.map_or(0, <[u8]>::len) + token.map_or(0, <[u8]>::len);
+    /// A copy in which these places, as far as they are there, hold other bytes.
+    fn splice<const N: usize>(&self, mut cuts: [(Option<Place>, &[u8]); N]) -> Bytes {
+        cuts.sort_by_key(|(place, _)| place.map_or(u32::MAX, |place| place.start));
+        let grown: usize = cuts.iter().map(|(_, with)| with.len()).sum();
         let mut out = BytesMut::with_capacity(self.bytes.len() + grown);
         let mut at = 0;
-        for (span, with) in cuts.into_iter().flatten() {
+        for (place, with) in cuts {
+            let Some(span) = place.map(Place::span) else { continue };
             out.put_slice(&self.bytes[at..span.start]);
             out.put_slice(with);
             at = span.end;

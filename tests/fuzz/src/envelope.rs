@@ -30,6 +30,7 @@ pub fn envelope(data: &[u8]) {
             assert_eq!(expected(text), Some(envelope.kind), "{text}");
             agrees(text, &envelope);
             splices(data, &envelope);
+            renames(data, &envelope);
         }
         Err(error) => {
             assert!(error.offset <= data.len(), "{error}");
@@ -115,6 +116,9 @@ fn agrees(text: &str, envelope: &Envelope<'_>) {
     assert_eq!(envelope.params.uri.as_deref(), of("uri").as_deref());
     assert_eq!(envelope.params.level.as_deref(), of("level").as_deref());
     assert_eq!(envelope.params.protocol_version.as_deref(), of("protocolVersion").as_deref());
+    let text_of = |name: &str| all(&params, name).first().copied().filter(|value| string(value).is_some());
+    assert_eq!(envelope.name_span().map(|span| &text[span]), text_of("name"));
+    assert_eq!(envelope.uri_span().map(|span| &text[span]), text_of("uri"));
     let raw = |name: &str| all(&params, name).first().copied().filter(|raw| *raw != "null");
     assert_eq!(envelope.cursor_span().map(|span| &text[span]), raw("cursor"));
     assert_eq!(envelope.token_span().map(|span| &text[span]), raw("progressToken"));
@@ -157,6 +161,30 @@ fn splices(data: &[u8], envelope: &Envelope<'_>) {
     let own = message.with_id(b"\"k\"");
     let read = Envelope::parse(&own).expect("a message");
     assert_eq!(read.id_value(), id.map(|_| IdValue::Str("k".into())));
+}
+
+/// A request goes out under another name, in one step as in two, and nothing else changes.
+fn renames(data: &[u8], envelope: &Envelope<'_>) {
+    const NAME: &str = "another \"name\"";
+    let message = Message::new(Bytes::copy_from_slice(data), envelope);
+    let renamed = message.with_name(NAME);
+    assert_eq!(message.with_id_token_and_name(u64::MAX, NAME), renamed.with_id_and_token(u64::MAX));
+    let read = Envelope::parse(renamed.bytes()).expect("a message under another name");
+    let is_called = matches!(envelope.method, Some(Method::ToolsCall | Method::PromptsGet));
+    let (before, after) = match is_called {
+        true => (envelope.name_span(), &read.params.name),
+        false => (envelope.uri_span(), &read.params.uri),
+    };
+    match before.filter(|_| envelope.kind == Kind::Request) {
+        None => assert_eq!(renamed.bytes(), data),
+        Some(span) => {
+            assert_eq!(after.as_deref(), Some(NAME));
+            let new = serde_json::Value::from(NAME).to_string();
+            let parts = [&data[..span.start], new.as_bytes(), &data[span.end..]];
+            assert_eq!(renamed.bytes(), &parts.concat());
+            assert_eq!(renamed.token(), message.token());
+        }
+    }
 }
 
 /// What passes the strict reading means the same to every other parser, and is not built to be expensive.

@@ -132,6 +132,7 @@ impl<'de> Deserialize<'de> for Params<'de> {
                     }
                 }
                 out.unreadable = [&name, &uri, &version].into_iter().any(|text| *text == Text::Unreadable);
+                (out.name_text, out.uri_text) = (name.raw(), uri.raw());
                 (out.name, out.uri, out.protocol_version) = (name.read(), uri.read(), version.read());
                 out.level = level.read();
                 out.ambiguity = unread.ambiguity;
@@ -155,7 +156,8 @@ impl<'de> Deserialize<'de> for Params<'de> {
 #[derive(PartialEq)]
 enum Text<'a> {
     Absent,
-    Read(Cow<'a, str>),
+    /// The value, and its text.
+    Read(Cow<'a, str>, &'a str),
     Other,
     /// A string with a lone surrogate.
     Unreadable,
@@ -164,7 +166,14 @@ enum Text<'a> {
 impl<'a> Text<'a> {
     fn read(self) -> Option<Cow<'a, str>> {
         match self {
-            Self::Read(text) => Some(text),
+            Self::Read(value, _) => Some(value),
+            Self::Absent | Self::Other | Self::Unreadable => None,
+        }
+    }
+
+    fn raw(&self) -> Option<&'a str> {
+        match self {
+            Self::Read(_, text) => Some(text),
             Self::Absent | Self::Other | Self::Unreadable => None,
         }
     }
@@ -179,7 +188,7 @@ where
     }
     let raw: &'de RawValue = map.next_value()?;
     *slot = match serde_json::from_str(raw.get()) {
-        Ok(Key(text)) => Text::Read(text),
+        Ok(Key(value)) => Text::Read(value, raw.get()),
         Err(_) if raw.get().starts_with('"') => Text::Unreadable,
         Err(_) => Text::Other,
     };

@@ -39,6 +39,47 @@ fn id_and_token_are_replaced_in_either_order() {
 }
 
 #[test]
+fn a_request_is_sent_under_another_name_in_one_copy() {
+    let call = |before: &str, id: &str, token: &str, name: &str| {
+        format!(
+            r#"{{{before}"jsonrpc":"2.0","method":"tools/call","params":{{"name" : {name},"arguments":{{"name":"n"}},"_meta":{{"progressToken":{token}}}}},"id":{id}}}"#
+        )
+    };
+    let message = message(&call("", "\"a\"", "\"t\"", r#""gh__\u0061dd""#));
+    assert_eq!(message.with_id_token_and_name(42, "a\"dd"), call("", "42", "42", r#""a\"dd""#));
+    // Two steps make the same, so the spans behind the name moved with it.
+    for name in ["a\"dd", "", "a name that is longer than the one before it"] {
+        assert_eq!(message.with_name(name).with_id_and_token(42), message.with_id_token_and_name(42, name));
+        assert_eq!(message.with_name("x").with_name(name).bytes(), message.with_name(name).bytes());
+    }
+    assert_eq!(message.with_name("x").token().as_deref(), Some(&b"\"t\""[..]));
+}
+
+#[test]
+fn what_a_request_is_about_depends_on_its_method() {
+    let with = |method: &str, rest: &str| {
+        message(&format!(r#"{{"id":1,"jsonrpc":"2.0","method":"{method}"{rest}}}"#))
+    };
+    let both = r#","params":{"uri":"u","name":"n"}"#;
+    for (method, rest, becomes) in [
+        ("prompts/get", both, r#","params":{"uri":"u","name":"x"}"#),
+        ("resources/read", both, r#","params":{"uri":"x","name":"n"}"#),
+        ("resources/subscribe", r#","params":{"uri":"u"}"#, r#","params":{"uri":"x"}"#),
+        ("tools/call", r#","params":{"name":7}"#, r#","params":{"name":7}"#),
+        ("tools/call", r#","params":{"uri":"u"}"#, r#","params":{"uri":"u"}"#),
+        ("tools/list", "", ""),
+    ] {
+        assert_eq!(
+            with(method, rest).with_name("x").bytes(),
+            with(method, becomes).bytes(),
+            "{method} {rest}"
+        );
+    }
+    let note = r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"u"}}"#;
+    assert_eq!(message(note).with_name("x").bytes(), note, "only requests are about something");
+}
+
+#[test]
 fn an_answer_gets_its_agents_own_id_back() {
     let answer = message(r#"{"id":42,"result":{"id":42},"jsonrpc":"2.0"}"#);
     assert_eq!(
@@ -143,6 +184,28 @@ proptest! {
         prop_assert_eq!(back.with_id(old_id.as_bytes()), build(&old_id, &new.to_string()));
         prop_assert_eq!(back.with_token(old_token.as_bytes()), build(&new.to_string(), &old_token));
         prop_assert_eq!(message.token().unwrap(), old_token);
+    }
+
+    #[test]
+    fn a_name_is_spliced_wherever_it_is_and_comes_back(
+        (old, new, id) in (string(), any::<String>(), any::<u32>().prop_map(u64::from)),
+        (other, a, name_first) in (value(), space(), any::<bool>()),
+    ) {
+        let build = |id: &str, name: &str| {
+            let (name, meta) = (format!("\"name\":{a}{name}{a}"), format!("\"_meta\":{{\"progressToken\":{id}}},\"o\":{other}"));
+            let (first, last) = if name_first { (name, meta) } else { (meta, name) };
+            format!("{{\"method\":\"prompts/get\",\"params\":{{{first},{last}}},\"jsonrpc\":\"2.0\",\"id\":{id}}}")
+        };
+        let text = build("\"i\"", &old);
+        let envelope = Envelope::parse(text.as_bytes()).unwrap();
+        // A name that means nothing is nobody's, and stays.
+        prop_assume!(envelope.params.name.is_some());
+        let quoted = Value::from(new.as_str()).to_string();
+        let message = message(&text);
+        prop_assert_eq!(message.with_id_token_and_name(id, &new), build(&id.to_string(), &quoted));
+        let renamed = message.with_name(&new);
+        prop_assert_eq!(renamed.bytes(), &build("\"i\"", &quoted));
+        prop_assert_eq!(renamed.with_id_and_token(id), build(&id.to_string(), &quoted));
     }
 
     #[test]
