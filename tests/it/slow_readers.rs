@@ -13,7 +13,7 @@ use std::{
 
 use futures::future::join_all;
 use http::Method;
-use mcpool_front::{FrontLimits, Gauges, Rung};
+use mcpool_front::{FrontLimits, Gauges, PressureLevel};
 use mcpool_testkit::{
     Script, Server,
     agent::{Agent, Transport},
@@ -232,7 +232,7 @@ async fn giant_bodies_that_never_end_cost_an_agent_that_behaves_no_call() {
     println!("{giants} giants: {served} calls served, {refused} refused, {} KiB kept at most", most / 1024);
     assert!(most < 34 << 20, "{most} bytes were kept");
     assert!(served > 0 && refused * 20 <= served, "{served} served, {refused} refused");
-    until("it is calm again", || rig.gauges.rung() == Rung::Calm).await;
+    until("it is calm again", || rig.gauges.pressure() == PressureLevel::Calm).await;
     until("nothing is kept", || rig.gauges.request_bytes.load(Ordering::Relaxed) == 0).await;
     echoes(&behaved, "as before").await;
     behaved.close().await;
@@ -254,15 +254,15 @@ async fn a_low_ceiling_refuses_new_work_keeps_what_runs_and_recovers_alone() {
         agent.start_tool("sleep", arguments).expect("started")
     };
     let kept = || rig.gauges.request_bytes.load(Ordering::Relaxed);
-    // A large one, which may not reach the first rung, and as many small ones as it takes.
+    // A large one, which may not reach the first level, and as many small ones as it takes.
     let mut running = vec![start(45 << 16)];
     until("it is kept", || kept() > 45 << 16).await;
-    while rig.gauges.rung() < Rung::Refusing {
+    while rig.gauges.pressure() < PressureLevel::Refusing {
         let before = kept();
         running.push(start(15 << 10));
-        until("it is kept", || kept() > before || rig.gauges.rung() >= Rung::Refusing).await;
+        until("it is kept", || kept() > before || rig.gauges.pressure() >= PressureLevel::Refusing).await;
     }
-    // The one that reaches the rung of refusal is the first to be refused.
+    // The one that reaches the level of refusal is the first to be refused.
     let mut last = running.pop().expect("one");
     assert!(last.finish().await.is_err_and(|error| error.to_string().contains("-31903")));
     let refused = agent.call_tool("echo", json!({ "nonce": "n" })).await.expect_err("too much is kept");
@@ -273,7 +273,7 @@ async fn a_low_ceiling_refuses_new_work_keeps_what_runs_and_recovers_alone() {
     for mut one in running {
         assert!(one.finish().await.is_ok(), "what ran was not touched");
     }
-    until("it is calm again", || rig.gauges.rung() == Rung::Calm).await;
+    until("it is calm again", || rig.gauges.pressure() == PressureLevel::Calm).await;
     echoes(&agent, "as before").await;
     agent.close().await;
     rig.stop().await;

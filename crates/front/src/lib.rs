@@ -40,7 +40,7 @@ pub use endpoint::route::RESERVED;
 pub use guard::{AllowAll, Guard, GuardedRequest, Refusal, Verdict};
 pub use host_policy::{HostPolicy, TurnedAway, check_allowed_host, check_allowed_origin, host_of};
 pub use limits::gauges::{Gauges, LimitUse, Strain};
-pub use limits::pressure::Rung;
+pub use limits::pressure::PressureLevel;
 pub use observe::{
     AgentEnd, CallEnd, Cause, ClientName, FrontEvent, FrontObserve, Health, Outcome, Parking, REFUSALS,
     Readiness, Restore, SHED, Transport,

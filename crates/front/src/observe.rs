@@ -6,7 +6,7 @@ use std::{net::IpAddr, time::Duration};
 
 use mcpool_wire::{AgentKey, CallError, CallTrace, Executed, Method, RequestId};
 
-use crate::limits::pressure::Rung;
+use crate::limits::pressure::PressureLevel;
 
 /// Name and version of an agent, as it says, short and on one line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -104,10 +104,10 @@ pub enum FrontEvent<'a> {
     },
     /// What is kept for agents came near the ceiling, or away from it.
     Overload {
-        /// The rung before.
-        from: Rung,
-        /// The rung from now on.
-        to: Rung,
+        /// The level before.
+        from: PressureLevel,
+        /// The level from now on.
+        to: PressureLevel,
         /// Bytes that are kept.
         held: usize,
         /// The ceiling.

@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::{config::FrontLimits, limits::pressure::Rung, observe::Transport};
+use crate::{config::FrontLimits, limits::pressure::PressureLevel, observe::Transport};
 
 /// Those of [`REFUSALS`](crate::observe::REFUSALS) that a limit is the reason for, and the key that says how high it is.
 const BY_LIMIT: [(&str, &str); 5] = [
@@ -52,7 +52,7 @@ pub struct Gauges {
     /// Bytes sent and kept for agents that resume a stream.
     pub replay_bytes: AtomicUsize,
     /// How near the ceiling that is.
-    rung: AtomicU8,
+    level: AtomicU8,
     /// Most agent sessions.
     agents_limit: AtomicUsize,
     /// Most connections.
@@ -114,22 +114,22 @@ impl LimitUse {
 impl Gauges {
     /// How near the ceiling what is kept for agents has come.
     #[must_use]
-    pub fn rung(&self) -> Rung {
-        let rung = self.rung.load(Ordering::Acquire);
-        Rung::ALL.into_iter().find(|known| *known as u8 == rung).unwrap_or_default()
+    pub fn pressure(&self) -> PressureLevel {
+        let level = self.level.load(Ordering::Acquire);
+        PressureLevel::ALL.into_iter().find(|known| *known as u8 == level).unwrap_or_default()
     }
 
-    pub(crate) fn set_rung(&self, rung: Rung) {
-        self.rung.store(rung as u8, Ordering::Release);
+    pub(crate) fn set_pressure(&self, level: PressureLevel) {
+        self.level.store(level as u8, Ordering::Release);
     }
 
     /// What `/readyz` says while not everything is taken as usual.
     #[must_use]
     pub fn overload(&self) -> Option<serde_json::Value> {
-        let rung = self.rung();
-        (rung != Rung::Calm).then(|| {
+        let level = self.pressure();
+        (level != PressureLevel::Calm).then(|| {
             serde_json::json!({
-                "state": rung.as_str(),
+                "state": level.as_str(),
                 "reason": "what is kept for agents is near the limit `limits.buffered`",
                 "buffered_bytes": self.buffered_bytes.load(Ordering::Relaxed),
                 "limit_bytes": self.buffered_limit.load(Ordering::Relaxed),

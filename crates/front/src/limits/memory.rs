@@ -1,16 +1,16 @@
-//! What this process keeps in memory for agents, under one ceiling, and the ladder of what is given up near it.
+//! The memory account: the bytes this process holds for agents, under one limit, and the pressure levels near it.
 //!
-//! Everything of a size an agent decides is charged here for as long as it is kept: bodies being read, the messages of
-//! calls that run or wait, what waits for agents to read, what is kept for a resume. Charging is one addition; only
-//! crossing a threshold takes the lock of the ladder. A rung is left an eighth below where it is entered, so that the
-//! gateway does not tremble at a threshold.
+//! Everything whose size an agent decides is charged here while it is held: bodies being read, the messages of calls
+//! that run or wait, messages that wait for agents to read them, and messages stored for a resume. Charging is one
+//! addition; only crossing a threshold takes a lock. A level is left an eighth of the limit below where it is entered, so
+//! that the gateway does not switch back and forth at a threshold.
 //!
-//! | rung | from | what is done, besides what the rungs below do |
+//! | level | from | what is done, besides what the levels above in this table do |
 //! | --- | --- | --- |
 //! | `calm` | | nothing |
-//! | `holding` | 6/8 | bodies above 16 KiB are not read on, new agent sessions wait, nothing new is kept for a resume |
-//! | `refusing` | 7/8 | no new calls, no new agent sessions; what was kept for a resume goes, then agents that do not read |
-//! | `shedding` | 8/8 | the same, with less patience |
+//! | `holding` | 6/8 | bodies above 16 KiB are not read on, new agent sessions wait, nothing new is stored for a resume |
+//! | `refusing` | 7/8 | no new calls, no new agent sessions; what was stored for a resume is dropped, then agents that do not read are closed |
+//! | `shedding` | 8/8 | the same, after shorter times |
 
 use std::{
     sync::{
@@ -23,41 +23,41 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    limits::{gauges::Gauges, pressure::Rung},
+    limits::{gauges::Gauges, pressure::PressureLevel},
     observe::{FrontEvent, FrontObserve},
 };
 
-/// The account of the whole process.
+/// The memory account of the whole process.
 pub(crate) struct Budget {
     limit: usize,
     gauges: Arc<Gauges>,
     observe: Arc<dyn FrontObserve>,
-    ladder: Mutex<Rung>,
-    /// At so many bytes the next rung is entered.
+    level: Mutex<PressureLevel>,
+    /// The bytes from which on the next level is entered.
     up: AtomicUsize,
-    /// Below so many this rung is left.
+    /// The bytes below which this level is left.
     down: AtomicUsize,
     changed: Notify,
 }
 
-/// What bytes are kept for.
+/// The purpose bytes are held for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kept {
-    /// A body that is read, a message whose call has not ended.
+    /// A body being read, or a message whose call has not ended.
     Request,
-    /// Waits for an agent to read it.
+    /// A message that waits for an agent to read it.
     Outbound,
-    /// Was sent, for an agent that resumes.
+    /// An event that was sent and is stored for an agent that resumes.
     Replay,
 }
 
-/// Bytes of requests; given back when it is dropped.
+/// Charged bytes of a request; released on drop.
 pub(crate) struct Charge {
     budget: Arc<Budget>,
     bytes: usize,
 }
 
-/// Bytes of an answer that is on no stream yet; given back when it is dropped.
+/// Charged bytes of an answer that is on no stream yet; released on drop.
 pub(crate) struct Awaited {
     budget: Arc<Budget>,
     bytes: usize,
@@ -67,12 +67,12 @@ impl Budget {
     pub(crate) fn new(limit: usize, gauges: Arc<Gauges>, observe: Arc<dyn FrontObserve>) -> Arc<Self> {
         gauges.buffered_limit.store(limit, Ordering::Relaxed);
         Arc::new(Self {
-            up: AtomicUsize::new(Rung::Holding.entered_at(limit)),
+            up: AtomicUsize::new(PressureLevel::Holding.entered_at(limit)),
             down: AtomicUsize::new(0),
             limit,
             gauges,
             observe,
-            ladder: Mutex::new(Rung::Calm),
+            level: Mutex::new(PressureLevel::Calm),
             changed: Notify::new(),
         })
     }
@@ -85,7 +85,7 @@ impl Budget {
         self.gauges.buffered_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes of what was sent and is kept.
+    /// Bytes stored for agents that resume.
     pub(crate) fn kept_for_resume(&self) -> usize {
         self.gauges.replay_bytes.load(Ordering::Relaxed)
     }
@@ -112,38 +112,38 @@ impl Budget {
         }
     }
 
-    /// Steps to the rung the bytes ask for.
+    /// Sets the level that the bytes require, and reports a change.
     pub(crate) fn settle(&self) {
-        // Nothing under this lock can panic halfway.
-        let mut ladder = self.ladder.lock().unwrap_or_else(PoisonError::into_inner);
-        let (from, held) = (*ladder, self.held());
+        // Code under this lock does not panic halfway.
+        let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        let (from, held) = (*level, self.held());
         let to = from.asked_by(held, self.limit);
         if from == to {
             return;
         }
-        *ladder = to;
+        *level = to;
         self.up.store(to.above().map_or(usize::MAX, |above| above.entered_at(self.limit)), Ordering::Relaxed);
         self.down.store(to.left_at(self.limit), Ordering::Relaxed);
-        self.gauges.set_rung(to);
+        self.gauges.set_pressure(to);
         self.observe.on(&FrontEvent::Overload { from, to, held, limit: self.limit });
-        drop(ladder);
+        drop(level);
         self.changed.notify_waiters();
     }
 
-    pub(crate) fn rung(&self) -> Rung {
-        self.gauges.rung()
+    pub(crate) fn pressure(&self) -> PressureLevel {
+        self.gauges.pressure()
     }
 
     pub(crate) fn is_calm(&self) -> bool {
-        self.rung() == Rung::Calm
+        self.pressure() == PressureLevel::Calm
     }
 
-    /// Whether no new work is taken.
+    /// Whether new work is refused.
     pub(crate) fn refuses(&self) -> bool {
-        self.rung() >= Rung::Refusing
+        self.pressure() >= PressureLevel::Refusing
     }
 
-    /// Waits until nothing has to be held back; false when that takes longer, or when work is refused meanwhile.
+    /// Waits for the calm level. `false` after `patience`, or as soon as work is refused.
     ///
     /// # Cancel safety
     /// It holds nothing.
@@ -151,10 +151,10 @@ impl Budget {
         let end = Instant::now() + patience;
         loop {
             let changed = self.changed.notified();
-            match self.rung() {
-                Rung::Calm => return true,
-                Rung::Refusing | Rung::Shedding => return false,
-                Rung::Holding => {}
+            match self.pressure() {
+                PressureLevel::Calm => return true,
+                PressureLevel::Refusing | PressureLevel::Shedding => return false,
+                PressureLevel::Holding => {}
             }
             if tokio::time::timeout_at(end, changed).await.is_err() {
                 return self.is_calm();
@@ -162,7 +162,7 @@ impl Budget {
         }
     }
 
-    /// Waits until something has to be held back.
+    /// Waits until the level is no longer calm.
     ///
     /// # Cancel safety
     /// It holds nothing.
@@ -176,7 +176,7 @@ impl Budget {
         }
     }
 
-    /// Something was held back, refused or closed for the ceiling's sake.
+    /// Reports that something was held back, refused or closed to save memory.
     pub(crate) fn shed(&self, action: &'static str) {
         self.observe.on(&FrontEvent::Shed { action });
     }
@@ -200,7 +200,7 @@ impl Charge {
         self.bytes += bytes;
     }
 
-    /// A part of it, which is given back apart from the rest.
+    /// Splits off a part, which is released on its own.
     pub(crate) fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;

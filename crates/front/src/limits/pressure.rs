@@ -1,22 +1,22 @@
-//! The ladder as a value: where its rungs are. [`crate::limits::memory`] says what is done on them.
+//! Pressure levels of the memory account and their thresholds. [`crate::limits::memory`] says what each level does.
 
-/// How near the ceiling what is kept for agents has come.
+/// The memory pressure: how near the limit the bytes held for agents are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Rung {
-    /// Far from it.
+pub enum PressureLevel {
+    /// Far from the limit.
     #[default]
     Calm = 0,
     /// Large bodies and new agent sessions wait.
     Holding = 1,
     /// No new work; agents that do not read are closed.
     Refusing = 2,
-    /// At the ceiling.
+    /// At the limit.
     Shedding = 3,
 }
 
-impl Rung {
-    /// All of them, upwards.
+impl PressureLevel {
+    /// All levels, from low to high.
     pub const ALL: [Self; 4] = [Self::Calm, Self::Holding, Self::Refusing, Self::Shedding];
 
     /// The word in metrics, logs and bodies.
@@ -30,10 +30,11 @@ impl Rung {
         }
     }
 
-    /// The rung this many bytes ask for, from this one.
+    /// The level that this many bytes require, coming from this one.
     pub(crate) fn asked_by(self, held: usize, limit: usize) -> Self {
-        let entered = Self::ALL.into_iter().rfind(|rung| held >= rung.entered_at(limit)).unwrap_or_default();
-        let kept = Self::ALL.into_iter().rfind(|rung| held >= rung.left_at(limit)).unwrap_or_default();
+        let entered =
+            Self::ALL.into_iter().rfind(|level| held >= level.entered_at(limit)).unwrap_or_default();
+        let kept = Self::ALL.into_iter().rfind(|level| held >= level.left_at(limit)).unwrap_or_default();
         entered.max(kept.min(self))
     }
 
@@ -46,7 +47,7 @@ impl Rung {
         }
     }
 
-    /// Below this many bytes it is left.
+    /// The bytes below which this level is left.
     pub(crate) fn left_at(self, limit: usize) -> usize {
         match self {
             Self::Calm => 0,
@@ -55,6 +56,6 @@ impl Rung {
     }
 
     pub(crate) fn above(self) -> Option<Self> {
-        Self::ALL.into_iter().find(|rung| *rung > self)
+        Self::ALL.into_iter().find(|level| *level > self)
     }
 }

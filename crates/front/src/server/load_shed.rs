@@ -1,8 +1,8 @@
-//! What is let go when memory is short, so that the gateway comes back by itself: first what is kept for a resume, then
-//! the most expensive of those who do not read.
+//! Load shedding: closes agents when memory is short, so that the gateway recovers by itself. First goes what is stored
+//! for a resume, then the slow readers that hold the most bytes.
 //!
-//! Somebody who reads by drops is never stuck, only slow; so the patience with everybody ends after a while, and then
-//! the most expensive go first.
+//! An agent that reads a few bytes at a time is never stuck, only slow. After a while on one level the readers that hold
+//! the most bytes are therefore closed whether they are stuck or not.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,69 +10,73 @@ use mcpool_wire::Backends;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::{
-    limits::pressure::Rung,
+    limits::pressure::PressureLevel,
     observe::FrontEvent,
     session::Front,
     stateless::{Stateless, Voice},
     stream::{connection::ConnectionState, outbox::Outbox},
 };
 
-/// Between two looks at who could be let go.
+/// Time between two checks.
 const PERIOD: Duration = Duration::from_millis(100);
-/// Less than this is nobody's fault.
-const WORTH: usize = 4 << 10;
+/// A reader with fewer unread bytes is never closed.
+const MIN_BYTES: usize = 4 << 10;
 
-/// Who keeps bytes waiting.
-enum Debtor {
-    /// A stream with what is queued for it.
+/// An agent that leaves bytes unread.
+enum SlowReader {
+    /// A stream and its queue.
     Stream(Arc<Outbox>),
-    /// A connection with what is being written to it.
+    /// A connection and the bytes being written to it.
     Connection(Arc<ConnectionState>),
-    /// A call that has ended while it waited for its caller.
+    /// A call that ended while it waited for its caller.
     Parked(Arc<Voice>),
 }
 
-/// How long a connection may take in nothing on this rung, and after how long on it the most expensive go, stuck or
-/// not.
-struct Patience {
+/// Times on one pressure level: how long a reader may be stuck, and after how long on the level any reader may be closed.
+struct Thresholds {
     stuck: Option<Duration>,
     all: Duration,
 }
 
-/// Runs beside the accept loop.
+/// Sheds load whenever memory is short; runs beside the accept loop.
 pub(crate) async fn run<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>) {
     let budget = &front.common.budget;
     loop {
         budget.left_calm().await;
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut rung, mut since) = (Rung::Calm, Instant::now());
+        let (mut level, mut since) = (PressureLevel::Calm, Instant::now());
         while !budget.is_calm() {
             ticks.tick().await;
             budget.settle();
-            if budget.rung() != rung {
-                (rung, since) = (budget.rung(), Instant::now());
+            if budget.pressure() != level {
+                (level, since) = (budget.pressure(), Instant::now());
             }
-            relieve(front, stateless, rung, since.elapsed());
+            shed(front, stateless, level, since.elapsed());
         }
     }
 }
 
-fn relieve<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>, rung: Rung, on_it: Duration) {
-    let Some(patience) = Patience::on(rung) else { return };
+fn shed<B: Backends>(
+    front: &Front<B>,
+    stateless: &Stateless<B::Link>,
+    level: PressureLevel,
+    on_it: Duration,
+) {
+    let Some(thresholds) = Thresholds::on(level) else { return };
     let common = &front.common;
-    if rung >= Rung::Refusing && front.agents.forget_replays() {
+    if level >= PressureLevel::Refusing && front.agents.forget_replays() {
         common.budget.shed("replay_forgotten");
     }
-    let stuck = if on_it >= patience.all { Some(Duration::ZERO) } else { patience.stuck };
+    let stuck = if on_it >= thresholds.all { Some(Duration::ZERO) } else { thresholds.stuck };
     let Some(stuck) = stuck else { return };
-    let anybody = on_it >= patience.all;
+    let anybody = on_it >= thresholds.all;
     let mut held = common.budget.held();
-    for (owes, debtor) in debtors(front, stateless, stuck, anybody) {
-        if held < rung.left_at(common.budget.limit()) {
+    for (owes, reader) in slow_readers(front, stateless, stuck, anybody) {
+        if held < level.left_at(common.budget.limit()) {
             return;
         }
-        if !debtor.let_go() {
+        if !reader.let_go() {
             continue;
         }
         held = held.saturating_sub(owes);
@@ -81,45 +85,45 @@ fn relieve<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>, rung: 
     }
 }
 
-/// Who could be let go, the most expensive first.
-fn debtors<B: Backends>(
+/// The readers that may be closed, those with the most unread bytes first.
+fn slow_readers<B: Backends>(
     front: &Front<B>,
     stateless: &Stateless<B::Link>,
     stuck: Duration,
     anybody: bool,
-) -> Vec<(usize, Debtor)> {
+) -> Vec<(usize, SlowReader)> {
     let unbound = stateless.links.outboxes().into_iter().chain(stateless.listeners.outboxes());
     let streams = front
         .agents
         .outboxes()
         .into_iter()
         .chain(unbound)
-        .map(|outbox| (outbox.owes(), Debtor::Stream(outbox)));
+        .map(|outbox| (outbox.owes(), SlowReader::Stream(outbox)));
     let connections: Vec<_> =
         front.common.connections.iter().map(|entry| Arc::clone(entry.value())).collect();
     let connections =
-        connections.into_iter().map(|connection| (connection.owes(), Debtor::Connection(connection)));
-    let parked = stateless.parked.owing().into_iter().map(|(owes, voice)| (owes, Debtor::Parked(voice)));
+        connections.into_iter().map(|connection| (connection.owes(), SlowReader::Connection(connection)));
+    let parked = stateless.parked.owing().into_iter().map(|(owes, voice)| (owes, SlowReader::Parked(voice)));
     let mut all: Vec<_> = streams
         .chain(connections)
         .chain(parked)
-        .filter(|(owes, debtor)| *owes >= WORTH && (anybody || debtor.is_stuck(stuck)))
+        .filter(|(owes, reader)| *owes >= MIN_BYTES && (anybody || reader.is_stuck(stuck)))
         .collect();
     all.sort_unstable_by_key(|(owes, _)| std::cmp::Reverse(*owes));
     all
 }
 
-impl Debtor {
+impl SlowReader {
     fn is_stuck(&self, since: Duration) -> bool {
         match self {
             Self::Stream(outbox) => outbox.is_stuck(since),
             Self::Connection(connection) => connection.is_stuck(since),
-            // Nobody reads it.
+            // It has no reader.
             Self::Parked(_) => true,
         }
     }
 
-    /// False for a connection that ends already, with a stream that was let go before it.
+    /// Closes the reader. `false` for a connection that is ending already, with a stream that was closed before it.
     fn let_go(self) -> bool {
         match self {
             Self::Stream(outbox) => {
@@ -135,13 +139,13 @@ impl Debtor {
     }
 }
 
-impl Patience {
-    fn on(rung: Rung) -> Option<Self> {
-        let (stuck, all) = match rung {
-            Rung::Calm => return None,
-            Rung::Holding => (None, 30_000),
-            Rung::Refusing => (Some(Duration::from_secs(1)), 10_000),
-            Rung::Shedding => (Some(Duration::from_millis(250)), 2_000),
+impl Thresholds {
+    fn on(level: PressureLevel) -> Option<Self> {
+        let (stuck, all) = match level {
+            PressureLevel::Calm => return None,
+            PressureLevel::Holding => (None, 30_000),
+            PressureLevel::Refusing => (Some(Duration::from_secs(1)), 10_000),
+            PressureLevel::Shedding => (Some(Duration::from_millis(250)), 2_000),
         };
         Some(Self { stuck, all: Duration::from_millis(all) })
     }

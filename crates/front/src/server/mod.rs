@@ -162,11 +162,11 @@ impl<B: Backends> Server<B> {
             // Said, and then the next round.
             while catch_panic(&front.common, "sweep", sweep(&front, &stateless)).await.is_none() {}
         };
-        let relieving = async {
+        let shedding = async {
             while catch_panic(&front.common, "relief", load_shed::run(&front, &stateless)).await.is_none() {}
         };
         let accepting = accepting((Arc::clone(&front), Arc::clone(&stateless)), limit, stop.clone()).fuse();
-        let upkeep = futures::future::join(sweeping, relieving);
+        let upkeep = futures::future::join(sweeping, shedding);
         let (mut accepting, mut upkeep) = (std::pin::pin!(accepting), std::pin::pin!(upkeep));
         tokio::select! {
             () = accepting.as_mut() => {}

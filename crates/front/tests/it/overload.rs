@@ -4,7 +4,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use mcpool_front::{FrontConfig, FrontLimits, FrontTimes, Rung};
+use mcpool_front::{FrontConfig, FrontLimits, FrontTimes, PressureLevel};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -32,17 +32,17 @@ fn padded(id: impl Into<Value>, name: &str, bytes: usize) -> Value {
 }
 
 /// Calls that do not end until the gate opens, until so many bytes are kept: a large one, which may not reach the first
-/// rung, and then as many small ones as it takes.
+/// level, and then as many small ones as it takes.
 async fn fill<'f>(front: &'f Running, session: &str, bytes: usize) -> impl Future<Output = Vec<Got>> + 'f {
     let held = || front.gauges.buffered_bytes.load(Ordering::SeqCst);
     let mut running = FuturesUnordered::new();
     let mut size = bytes.min(LIMIT / 8 * 6).saturating_sub(held() + (64 << 10));
-    while held() < bytes && front.gauges.rung() < Rung::Refusing {
+    while held() < bytes && front.gauges.pressure() < PressureLevel::Refusing {
         let before = front.gauges.calls.load(Ordering::SeqCst);
         let (session, call) = (session.to_owned(), padded(format!("fill-{before}"), "gated", size));
         running.push(Box::pin(async move { front.call(&session, &call).await }));
         tokio::select! {
-            // The one that reaches the rung of refusal is the first to be refused.
+            // The one that reaches the level of refusal is the first to be refused.
             answer = running.next() => {
                 assert_eq!((answer.unwrap().code(), bytes), (-31903, REFUSING));
                 break;
@@ -72,7 +72,7 @@ async fn near_the_ceiling_large_bodies_wait_small_ones_do_not_and_sessions_wait(
     let front = low(PATIENCE).await;
     let session = front.session("/mcp").await;
     let filling = fill(&front, &session, 25 * MIB / 8).await;
-    assert_eq!(front.gauges.rung(), Rung::Holding);
+    assert_eq!(front.gauges.pressure(), PressureLevel::Holding);
     // Small ones pass.
     assert_eq!(front.call(&session, &tool(1, "echo")).await.json()["id"], 1);
     // Large ones and new agents wait, and are served.
@@ -95,7 +95,7 @@ async fn near_the_ceiling_large_bodies_wait_small_ones_do_not_and_sessions_wait(
     let ((called, greeted, stream), ()) = tokio::join!(waiting, release);
     assert_eq!((called.json()["id"].clone(), greeted.status.as_u16()), (json!(2), 200));
     drop(stream);
-    until("calm again", || front.gauges.rung() == Rung::Calm).await;
+    until("calm again", || front.gauges.pressure() == PressureLevel::Calm).await;
     assert_eq!(front.get("/readyz", &[]).await.json()["status"], "ok");
     assert_eq!((front.script.saw("refused"), front.script.saw("agent_closed")), (0, 0));
 }
@@ -106,7 +106,7 @@ async fn beyond_that_known_agents_get_an_error_they_survive_and_new_ones_503() {
     let session = front.session("/mcp").await;
     let mut stream = front.sse("/sse", &[]).await;
     let filling = fill(&front, &session, REFUSING).await;
-    assert_eq!(front.gauges.rung(), Rung::Refusing);
+    assert_eq!(front.gauges.pressure(), PressureLevel::Refusing);
     // Small and large, over both transports, with the ids they have; a client that sends the id last is no worse off.
     for (id, bytes) in [(json!("small"), 0), (json!("large"), 256 << 10), (json!(7), 256 << 10)] {
         let call = padded(id.clone(), "echo", bytes);
@@ -125,7 +125,7 @@ async fn beyond_that_known_agents_get_an_error_they_survive_and_new_ones_503() {
     let cancel = json!({"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"fill-0"}});
     assert_eq!(front.call(&session, &cancel).await.status, 202);
     until("the first call is gone", || front.script.dropped_calls.load(Ordering::SeqCst) == 1).await;
-    until("calm again", || front.gauges.rung() == Rung::Calm).await;
+    until("calm again", || front.gauges.pressure() == PressureLevel::Calm).await;
     assert_eq!(front.call(&session, &tool(8, "echo")).await.json()["id"], 8);
     assert_eq!(front.post("/mcp", &[], &initialize(9)).await.status, 200);
     front.script.gate.open();
@@ -151,7 +151,10 @@ async fn an_unfinished_giant_gives_way_and_its_call_is_refused_by_its_id() {
     giant.write_all(head.as_bytes()).await.unwrap();
     let (begin, end) = body.split_at(body.len() - 100);
     giant.write_all(begin.as_bytes()).await.unwrap();
-    until("it gave way", || front.gauges.rung() == Rung::Calm && front.script.saw("body_held") == 1).await;
+    until("it gave way", || {
+        front.gauges.pressure() == PressureLevel::Calm && front.script.saw("body_held") == 1
+    })
+    .await;
     assert_eq!(front.call(&session, &tool(1, "echo")).await.json()["id"], 1);
     giant.write_all(end.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -184,7 +187,7 @@ async fn whoever_does_not_read_is_closed_the_most_expensive_first_and_others_go_
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert!(number < 20_000, "nobody was closed");
     }
-    until("it is calm", || front.gauges.rung() == Rung::Calm).await;
+    until("it is calm", || front.gauges.pressure() == PressureLevel::Calm).await;
     until("the dear one is over", || front.script.saw("closed slow") >= 1).await;
     assert_eq!(front.say(&dear.session, &tool(1, "echo")).await.status, 404);
     assert_eq!(front.say(&cheap.session, &tool("c", "echo")).await.status, 202);

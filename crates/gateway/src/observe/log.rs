@@ -13,7 +13,7 @@ use std::{
 };
 
 use mcpool_breaker::{State, Transition};
-use mcpool_front::{AgentEnd, CallEnd, ClientName, FrontEvent, Outcome, Rung};
+use mcpool_front::{AgentEnd, CallEnd, ClientName, FrontEvent, Outcome, PressureLevel};
 use mcpool_upstream::{CloseReason, Event, Mode, ModeReason, Source};
 use mcpool_wire::{AgentKey, ErrorKind};
 use tracing::{debug, error, info, warn};
@@ -289,12 +289,14 @@ impl Log {
 }
 
 /// The meaning of a memory pressure level, for the log.
-fn advice(rung: Rung) -> &'static str {
-    match rung {
-        Rung::Calm => "everything is taken again",
-        Rung::Holding => "large bodies and new agent sessions wait; limits.buffered says how much there is",
-        Rung::Refusing => "new work is refused, and agents that do not read are closed",
-        Rung::Shedding => "the limit is reached: the most expensive agents are closed",
+fn advice(level: PressureLevel) -> &'static str {
+    match level {
+        PressureLevel::Calm => "everything is taken again",
+        PressureLevel::Holding => {
+            "large bodies and new agent sessions wait; limits.buffered says how much there is"
+        }
+        PressureLevel::Refusing => "new work is refused, and agents that do not read are closed",
+        PressureLevel::Shedding => "the limit is reached: the most expensive agents are closed",
     }
 }
 

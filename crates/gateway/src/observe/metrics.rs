@@ -10,8 +10,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use mcpool_front::{
-    AgentEnd, Cause, FrontEvent, Gauges, LimitUse, Parking, REFUSALS, Readiness, Restore, Rung, SHED,
-    Transport,
+    AgentEnd, Cause, FrontEvent, Gauges, LimitUse, Parking, PressureLevel, REFUSALS, Readiness, Restore,
+    SHED, Transport,
 };
 use mcpool_upstream::DROPPED_KINDS;
 use mcpool_wire::Era;
@@ -44,7 +44,7 @@ pub struct Metrics {
     limits: PerValue<[Gauge; 2]>,
     buffered_bytes: Gauge,
     buffered_limit: Gauge,
-    rungs: [Gauge; 4],
+    levels: [Gauge; 4],
     climbs: [Counter; 4],
     shed: PerValue<Counter>,
     replay_bytes: Gauge,
@@ -103,10 +103,10 @@ impl Metrics {
             }),
             buffered_bytes: gauge(&recorder, "mcpool_buffered_bytes", &[]),
             buffered_limit: gauge(&recorder, "mcpool_buffered_limit_bytes", &[]),
-            rungs: Rung::ALL
-                .map(|rung| gauge(&recorder, "mcpool_overload_state", &[("state", rung.as_str())])),
-            climbs: Rung::ALL.map(|rung| {
-                counter(&recorder, "mcpool_overload_transitions_total", &[("to", rung.as_str())])
+            levels: PressureLevel::ALL
+                .map(|level| gauge(&recorder, "mcpool_overload_state", &[("state", level.as_str())])),
+            climbs: PressureLevel::ALL.map(|level| {
+                counter(&recorder, "mcpool_overload_transitions_total", &[("to", level.as_str())])
             }),
             shed: PerValue::new(&SHED, |action| {
                 counter(&recorder, "mcpool_shed_total", &[("action", action)])
@@ -248,8 +248,8 @@ impl Metrics {
         self.parked_calls.set(number(gauges.parked.load(Ordering::Relaxed)));
         self.buffered_bytes.set(number(gauges.buffered_bytes.load(Ordering::Relaxed)));
         self.buffered_limit.set(number(gauges.buffered_limit.load(Ordering::Relaxed)));
-        for (gauge, rung) in self.rungs.iter().zip(Rung::ALL) {
-            gauge.set(f64::from(rung == gauges.rung()));
+        for (gauge, level) in self.levels.iter().zip(PressureLevel::ALL) {
+            gauge.set(f64::from(level == gauges.pressure()));
         }
         self.replay_bytes.set(number(gauges.replay_bytes.load(Ordering::Relaxed)));
         self.draining.set(f64::from(readiness == Readiness::Draining));

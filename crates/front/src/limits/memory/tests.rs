@@ -1,4 +1,4 @@
-//! The ladder: where rungs are entered and left, who is told, and who waits.
+//! Pressure levels: where they are entered and left, who is told, and who waits.
 
 use super::*;
 
@@ -25,24 +25,24 @@ fn budget(limit: usize) -> (Arc<Budget>, Arc<Ears>) {
 }
 
 #[test]
-fn each_rung_is_entered_at_its_threshold_left_an_eighth_below_and_told_once() {
+fn each_level_is_entered_at_its_threshold_left_an_eighth_below_and_told_once() {
     let (budget, ears) = budget(800);
     let mut heard = Vec::new();
-    for (step, rung) in [
-        (599_i64, Rung::Calm),
-        (1, Rung::Holding),
-        (99, Rung::Holding),
-        (1, Rung::Refusing),
-        (100, Rung::Shedding),
-        (1, Rung::Shedding),
-        (-101, Rung::Shedding),
-        (-1, Rung::Refusing),
-        (-99, Rung::Refusing),
-        (-1, Rung::Holding),
-        (-99, Rung::Holding),
-        (-1, Rung::Calm),
-        (400, Rung::Shedding),
-        (-899, Rung::Calm),
+    for (step, level) in [
+        (599_i64, PressureLevel::Calm),
+        (1, PressureLevel::Holding),
+        (99, PressureLevel::Holding),
+        (1, PressureLevel::Refusing),
+        (100, PressureLevel::Shedding),
+        (1, PressureLevel::Shedding),
+        (-101, PressureLevel::Shedding),
+        (-1, PressureLevel::Refusing),
+        (-99, PressureLevel::Refusing),
+        (-1, PressureLevel::Holding),
+        (-99, PressureLevel::Holding),
+        (-1, PressureLevel::Calm),
+        (400, PressureLevel::Shedding),
+        (-899, PressureLevel::Calm),
     ] {
         let bytes = usize::try_from(step.unsigned_abs()).unwrap();
         if step > 0 {
@@ -50,12 +50,12 @@ fn each_rung_is_entered_at_its_threshold_left_an_eighth_below_and_told_once() {
         } else {
             budget.give(Kept::Outbound, bytes)
         }
-        if heard.last() != Some(&rung) {
-            heard.push(rung);
+        if heard.last() != Some(&level) {
+            heard.push(level);
         }
-        assert_eq!(budget.rung(), rung, "{step} to {}", budget.held());
+        assert_eq!(budget.pressure(), level, "{step} to {}", budget.held());
     }
-    // One line for each change, however many rungs it took.
+    // One line for each change, however many levels it took.
     assert_eq!(ears.0.lock().unwrap().len(), heard.len() - 1);
     assert_eq!(ears.0.lock().unwrap().last().unwrap(), "shedding calm 0");
 }
@@ -109,7 +109,7 @@ fn many_threads_leave_the_account_where_it_was() {
             });
         }
     });
-    assert_eq!((budget.held(), budget.rung()), (0, Rung::Calm));
+    assert_eq!((budget.held(), budget.pressure()), (0, PressureLevel::Calm));
     // Every change began where the one before it ended.
     let ears = ears.0.lock().unwrap();
     let word = |line: &String, at: usize| line.split(' ').nth(at).unwrap().to_owned();
