@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{FrontConfig, FrontLimits, FrontTimes},
     host_policy::HostPolicy,
-    limits::{gauges::Gauges, memory::Budget, per_principal::Principals, places::DetachedPermit},
+    limits::{gauges::Gauges, memory::MemoryAccount, per_principal::Principals, places::DetachedPermit},
     observe::{CallEnd, FrontEvent, FrontObserve, Outcome},
     session_id::{
         AgentSessionId,
@@ -31,7 +31,7 @@ pub(crate) struct Common {
     in_force: ArcSwap<InForce>,
     pub(crate) observe: Arc<dyn FrontObserve>,
     pub(crate) gauges: Arc<Gauges>,
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) memory: Arc<MemoryAccount>,
     /// The open connections, by their numbers: looked through when memory is short.
     pub(crate) connections: DashMap<u64, Arc<ConnectionState>>,
     pub(crate) principals: Arc<Principals>,
@@ -85,7 +85,8 @@ impl Common {
         gauges.set_limits(&config.limits);
         let (deleted, limit) = (config.sessions.deleted.as_deref(), config.limits.deleted_sessions);
         let (tombstones, keeper) = Tombstones::open(deleted, limit, age.now());
-        let budget = Budget::new(config.limits.buffered_bytes, Arc::clone(&gauges), Arc::clone(&observe));
+        let memory =
+            MemoryAccount::new(config.limits.buffered_bytes, Arc::clone(&gauges), Arc::clone(&observe));
         let common = Self {
             age,
             tombstones,
@@ -93,7 +94,7 @@ impl Common {
             in_force: ArcSwap::from_pointee(InForce::new(config)),
             observe,
             gauges,
-            budget,
+            memory,
             connections: DashMap::new(),
             adopt,
             kill: CancellationToken::new(),

@@ -126,10 +126,10 @@ impl Running {
         if core.common.is_draining() {
             return Err(reject(core, &request.id, &request.method, request_id, &trace, &draining()));
         }
-        let budget = &core.common.budget;
-        if budget.refuses() {
-            budget.shed("call_refused");
-            let error = overloaded(budget);
+        let memory = &core.common.memory;
+        if memory.refuses() {
+            memory.shed("call_refused");
+            let error = overloaded(memory);
             return Err(reject(core, &request.id, &request.method, request_id, &trace, &error));
         }
         let slot = match manner.whose {

@@ -240,10 +240,10 @@ fn unkept<B: Backends>(
     seen: &IdScanner,
 ) -> Response {
     let common = &front.common;
-    common.budget.shed("body_refused");
+    common.memory.shed("body_refused");
     let id = seen.id().filter(|_| seen.has_method());
     let request_id = common.request_id().to_string();
-    let refusal = || overloaded(&common.budget).to_response(id, &request_id);
+    let refusal = || overloaded(&common.memory).to_response(id, &request_id);
     // A notification, or the answer to a request: nobody waits for a word about it.
     let is_silent = id.is_none() && (seen.has_method() || seen.id().is_some());
     if is_silent {

@@ -59,7 +59,7 @@ pub(crate) fn readyz<B: Backends>(front: &Front<B>, is_foreign: bool) -> Respons
 fn readiness<B: Backends>(front: &Front<B>) -> Readiness {
     match front.health.readiness() {
         _ if front.common.is_draining() => Readiness::Draining,
-        Readiness::Ok if !front.common.budget.is_calm() => Readiness::Degraded,
+        Readiness::Ok if !front.common.memory.is_calm() => Readiness::Degraded,
         Readiness::Ok if front.common.gauges.strain().refuses() => Readiness::Degraded,
         readiness => readiness,
     }

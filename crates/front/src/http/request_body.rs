@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     http::response::Response,
-    limits::memory::{Budget, Charge},
+    limits::memory::{Charge, MemoryAccount},
     shared::Common,
 };
 
@@ -61,7 +61,7 @@ pub(crate) async fn receive(common: &Common, payload: Payload, expects: bool) ->
         common,
         first: Bytes::new(),
         rest: BytesMut::new(),
-        charge: Charge::nothing(&common.budget),
+        charge: Charge::nothing(&common.memory),
         read: 0,
         begun: Instant::now(),
         scanner: None,
@@ -85,8 +85,8 @@ pub(crate) async fn receive(common: &Common, payload: Payload, expects: bool) ->
 }
 
 impl Reading<'_> {
-    fn budget(&self) -> &Arc<Budget> {
-        &self.common.budget
+    fn memory(&self) -> &Arc<MemoryAccount> {
+        &self.common.memory
     }
 
     /// Whether it has to stand back when memory is short.
@@ -97,17 +97,17 @@ impl Reading<'_> {
     /// Waits while memory is short; if that does not help, no more of it is kept.
     async fn hold_back(&mut self) {
         let is_complete = self.payload.is_end_stream();
-        if is_complete || self.scanner.is_some() || self.budget().is_calm() || !self.is_large() {
+        if is_complete || self.scanner.is_some() || self.memory().is_calm() || !self.is_large() {
             return;
         }
         let began = Instant::now();
-        self.budget().shed("body_held");
-        if !self.budget().calm_within(self.common.times().overload_wait).await {
+        self.memory().shed("body_held");
+        if !self.memory().calm_within(self.common.times().overload_wait).await {
             let mut scanner = IdScanner::default();
             scanner.feed(&std::mem::take(&mut self.first));
             scanner.feed(&std::mem::take(&mut self.rest));
             self.scanner = Some(scanner);
-            self.charge = Charge::nothing(self.budget());
+            self.charge = Charge::nothing(self.memory());
         }
         // It was us who did not read.
         self.begun += began.elapsed();
@@ -116,11 +116,11 @@ impl Reading<'_> {
     async fn next(&mut self) -> Result<Next, Response> {
         let limit = self.patience();
         let may_stand_back = self.scanner.is_none() && self.is_large();
-        let budget = Arc::clone(self.budget());
+        let memory = Arc::clone(self.memory());
         let frame = tokio::select! {
             biased;
             frame = tokio::time::timeout(limit, self.payload.frame()) => frame,
-            () = budget.left_calm(), if may_stand_back => return Ok(Next::Short),
+            () = memory.left_calm(), if may_stand_back => return Ok(Next::Short),
         };
         match frame {
             Ok(Some(Ok(frame))) => Ok(Next::Data(frame.into_data().unwrap_or_default())),

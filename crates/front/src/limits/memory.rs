@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The memory account of the whole process.
-pub(crate) struct Budget {
+pub(crate) struct MemoryAccount {
     limit: usize,
     gauges: Arc<Gauges>,
     observe: Arc<dyn FrontObserve>,
@@ -42,7 +42,7 @@ pub(crate) struct Budget {
 
 /// The purpose bytes are held for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
+pub(crate) enum Purpose {
     /// A body being read, or a message whose call has not ended.
     Request,
     /// A message that waits for an agent to read it.
@@ -53,17 +53,17 @@ pub(crate) enum Kept {
 
 /// Charged bytes of a request; released on drop.
 pub(crate) struct Charge {
-    budget: Arc<Budget>,
+    memory: Arc<MemoryAccount>,
     bytes: usize,
 }
 
 /// Charged bytes of an answer that is on no stream yet; released on drop.
-pub(crate) struct Awaited {
-    budget: Arc<Budget>,
+pub(crate) struct AnswerCharge {
+    memory: Arc<MemoryAccount>,
     bytes: usize,
 }
 
-impl Budget {
+impl MemoryAccount {
     pub(crate) fn new(limit: usize, gauges: Arc<Gauges>, observe: Arc<dyn FrontObserve>) -> Arc<Self> {
         gauges.buffered_limit.store(limit, Ordering::Relaxed);
         Arc::new(Self {
@@ -90,22 +90,22 @@ impl Budget {
         self.gauges.replay_bytes.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn take(&self, kept: Kept, bytes: usize) {
+    pub(crate) fn charge(&self, purpose: Purpose, bytes: usize) {
         if bytes == 0 {
             return;
         }
-        Gauges::up(self.gauge(kept), bytes);
+        Gauges::up(self.gauge(purpose), bytes);
         let held = self.gauges.buffered_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
         if held >= self.up.load(Ordering::Relaxed) {
             self.settle();
         }
     }
 
-    pub(crate) fn give(&self, kept: Kept, bytes: usize) {
+    pub(crate) fn release(&self, purpose: Purpose, bytes: usize) {
         if bytes == 0 {
             return;
         }
-        Gauges::down(self.gauge(kept), bytes);
+        Gauges::down(self.gauge(purpose), bytes);
         let held = self.gauges.buffered_bytes.fetch_sub(bytes, Ordering::AcqRel) - bytes;
         if held < self.down.load(Ordering::Relaxed) {
             self.settle();
@@ -181,22 +181,22 @@ impl Budget {
         self.observe.on(&FrontEvent::Shed { action });
     }
 
-    fn gauge(&self, kept: Kept) -> &AtomicUsize {
-        match kept {
-            Kept::Request => &self.gauges.request_bytes,
-            Kept::Outbound => &self.gauges.outbound_bytes,
-            Kept::Replay => &self.gauges.replay_bytes,
+    fn gauge(&self, purpose: Purpose) -> &AtomicUsize {
+        match purpose {
+            Purpose::Request => &self.gauges.request_bytes,
+            Purpose::Outbound => &self.gauges.outbound_bytes,
+            Purpose::Replay => &self.gauges.replay_bytes,
         }
     }
 }
 
 impl Charge {
-    pub(crate) fn nothing(budget: &Arc<Budget>) -> Self {
-        Self { budget: Arc::clone(budget), bytes: 0 }
+    pub(crate) fn nothing(memory: &Arc<MemoryAccount>) -> Self {
+        Self { memory: Arc::clone(memory), bytes: 0 }
     }
 
     pub(crate) fn add(&mut self, bytes: usize) {
-        self.budget.take(Kept::Request, bytes);
+        self.memory.charge(Purpose::Request, bytes);
         self.bytes += bytes;
     }
 
@@ -204,14 +204,14 @@ impl Charge {
     pub(crate) fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        Self { budget: Arc::clone(&self.budget), bytes }
+        Self { memory: Arc::clone(&self.memory), bytes }
     }
 }
 
-impl Awaited {
-    pub(crate) fn new(budget: &Arc<Budget>, bytes: usize) -> Self {
-        budget.take(Kept::Outbound, bytes);
-        Self { budget: Arc::clone(budget), bytes }
+impl AnswerCharge {
+    pub(crate) fn new(memory: &Arc<MemoryAccount>, bytes: usize) -> Self {
+        memory.charge(Purpose::Outbound, bytes);
+        Self { memory: Arc::clone(memory), bytes }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -219,15 +219,15 @@ impl Awaited {
     }
 }
 
-impl Drop for Awaited {
+impl Drop for AnswerCharge {
     fn drop(&mut self) {
-        self.budget.give(Kept::Outbound, self.bytes);
+        self.memory.release(Purpose::Outbound, self.bytes);
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.give(Kept::Request, self.bytes);
+        self.memory.release(Purpose::Request, self.bytes);
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mcpool_wire::{CallError, ErrorKind};
 
-use crate::limits::memory::Budget;
+use crate::limits::memory::MemoryAccount;
 
 /// Why there is no place for another agent session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +26,11 @@ pub(crate) fn draining() -> CallError {
 }
 
 /// Why no work is taken now.
-pub(crate) fn overloaded(budget: &Budget) -> CallError {
+pub(crate) fn overloaded(memory: &MemoryAccount) -> CallError {
     let message = format!(
         "the gateway keeps {} of at most {} bytes in memory and takes no new calls until that is less",
-        budget.held(),
-        budget.limit()
+        memory.held(),
+        memory.limit()
     );
     CallError::not_sent(ErrorKind::Overloaded, message).retry_after(Duration::from_secs(1))
 }

@@ -40,17 +40,17 @@ struct Thresholds {
 
 /// Sheds load whenever memory is short; runs beside the accept loop.
 pub(crate) async fn run<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>) {
-    let budget = &front.common.budget;
+    let memory = &front.common.memory;
     loop {
-        budget.left_calm().await;
+        memory.left_calm().await;
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut level, mut since) = (PressureLevel::Calm, Instant::now());
-        while !budget.is_calm() {
+        while !memory.is_calm() {
             ticks.tick().await;
-            budget.settle();
-            if budget.pressure() != level {
-                (level, since) = (budget.pressure(), Instant::now());
+            memory.settle();
+            if memory.pressure() != level {
+                (level, since) = (memory.pressure(), Instant::now());
             }
             shed(front, stateless, level, since.elapsed());
         }
@@ -66,14 +66,14 @@ fn shed<B: Backends>(
     let Some(thresholds) = Thresholds::on(level) else { return };
     let common = &front.common;
     if level >= PressureLevel::Refusing && front.agents.forget_replays() {
-        common.budget.shed("replay_forgotten");
+        common.memory.shed("replay_forgotten");
     }
     let stuck = if on_it >= thresholds.all { Some(Duration::ZERO) } else { thresholds.stuck };
     let Some(stuck) = stuck else { return };
     let anybody = on_it >= thresholds.all;
-    let mut held = common.budget.held();
+    let mut held = common.memory.held();
     for (owes, reader) in slow_readers(front, stateless, stuck, anybody) {
-        if held < level.left_at(common.budget.limit()) {
+        if held < level.left_at(common.memory.limit()) {
             return;
         }
         if !reader.let_go() {
@@ -81,7 +81,7 @@ fn shed<B: Backends>(
         }
         held = held.saturating_sub(owes);
         common.emit(&FrontEvent::SlowAgentClosed);
-        common.budget.shed("agent_closed");
+        common.memory.shed("agent_closed");
     }
 }
 

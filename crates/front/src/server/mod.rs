@@ -258,7 +258,7 @@ async fn serve_connection<B: Backends>(
     permit: ConnectionPermit,
     stop: CancellationToken,
 ) {
-    let connection = Arc::new(ConnectionState::new(Arc::clone(&front.common.budget)));
+    let connection = Arc::new(ConnectionState::new(Arc::clone(&front.common.memory)));
     // A connection accepted during the drain ends after its first answer. A graceful shutdown would close it before its
     // first byte, without any answer.
     let mut stopping = stop.is_cancelled();

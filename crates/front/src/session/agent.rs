@@ -170,10 +170,10 @@ impl AgentCore {
         common: Arc<Common>,
     ) -> Self {
         let replay = (transport == Transport::Http)
-            .then(|| Arc::new(Replay::new(&common.in_force().config, Arc::clone(&common.budget))));
+            .then(|| Arc::new(Replay::new(&common.in_force().config, Arc::clone(&common.memory))));
         let listening =
             replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number: LISTENING });
-        let outbox = Outbox::new(&common.limits(), Arc::clone(&common.budget), listening);
+        let outbox = Outbox::new(&common.limits(), Arc::clone(&common.memory), listening);
         Self {
             whose: Whose::new(&caller, carried, opened_with),
             caller,
@@ -281,7 +281,7 @@ impl AgentCore {
     pub(crate) fn call_outbox(&self) -> Arc<Outbox> {
         self.streams.open(|number| {
             let stream = self.replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number });
-            Arc::new(Outbox::new(&self.common.limits(), Arc::clone(&self.common.budget), stream))
+            Arc::new(Outbox::new(&self.common.limits(), Arc::clone(&self.common.memory), stream))
         })
     }
 
@@ -305,8 +305,8 @@ impl AgentCore {
             return Ok(Resume::Over);
         }
         let stream = Stream { replay: Arc::clone(replay), number: id.stream };
-        let budget = Arc::clone(&self.common.budget);
-        let over = Arc::new(Outbox::new(&self.common.limits(), budget, Some(stream)));
+        let memory = Arc::clone(&self.common.memory);
+        let over = Arc::new(Outbox::new(&self.common.limits(), memory, Some(stream)));
         Ok(Resume::Stream(over.past(left, id.seq)))
     }
 

@@ -103,10 +103,10 @@ impl<B: Backends> Front<B> {
         if common.is_draining() {
             return Err(NoPlace::Draining);
         }
-        if !common.budget.is_calm() {
-            common.budget.shed("session_held");
-            if !common.budget.calm_within(common.times().overload_wait).await {
-                common.budget.shed("session_refused");
+        if !common.memory.is_calm() {
+            common.memory.shed("session_held");
+            if !common.memory.calm_within(common.times().overload_wait).await {
+                common.memory.shed("session_refused");
                 return Err(NoPlace::Overloaded);
             }
         }

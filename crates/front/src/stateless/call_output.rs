@@ -29,7 +29,7 @@ use self::asks::Question;
 use super::parked::{Bound, Parked};
 use crate::{
     call::Finished,
-    limits::memory::Awaited,
+    limits::memory::AnswerCharge,
     observe::{FrontEvent, Parking},
     session::agent::AgentCore,
     stream::outbox::{Outbox, Presence, Reader},
@@ -63,7 +63,7 @@ struct State {
     /// Until when more questions are waited for.
     together: Option<Instant>,
     /// The end of the call, charged while nobody has come for it.
-    end: Option<(Finished, Awaited)>,
+    end: Option<(Finished, AnswerCharge)>,
     /// Its number among the parked.
     number: Option<u64>,
     /// Whether it is answered under another id than it was begun with.
@@ -284,7 +284,7 @@ impl Voice {
     /// The answer of the backend, or why there is none.
     pub(super) fn finish(&self, finished: Finished) {
         let bytes = finished.body.as_ref().map_or(0, Bytes::len);
-        let awaited = Awaited::new(&self.core.common.budget, bytes);
+        let awaited = AnswerCharge::new(&self.core.common.memory, bytes);
         self.lock().end = Some((finished, awaited));
         self.poster.wake();
     }

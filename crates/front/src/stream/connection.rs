@@ -13,7 +13,7 @@ use std::{
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
-use crate::limits::memory::{Budget, Kept};
+use crate::limits::memory::{MemoryAccount, Purpose};
 
 const FRESH: u8 = 0;
 const HEADER: u8 = 1;
@@ -38,7 +38,7 @@ pub(crate) struct ConnectionState {
     stuck_since: AtomicU64,
     /// Bytes handed over to be written and not taken in yet.
     unwritten: AtomicUsize,
-    budget: Arc<Budget>,
+    memory: Arc<MemoryAccount>,
     /// Waits for the peer to read.
     writer: AtomicWaker,
     /// The request that is served waits for something that takes its time: the peer is watched meanwhile.
@@ -61,7 +61,7 @@ pub(crate) struct Unwritten {
 pub(crate) struct RequestInFlight(Arc<ConnectionState>);
 
 impl ConnectionState {
-    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+    pub(crate) fn new(memory: Arc<MemoryAccount>) -> Self {
         Self {
             phase: AtomicU8::new(FRESH),
             begun: Instant::now(),
@@ -69,7 +69,7 @@ impl ConnectionState {
             stalled: AtomicBool::new(false),
             stuck_since: AtomicU64::new(0),
             unwritten: AtomicUsize::new(0),
-            budget,
+            memory,
             writer: AtomicWaker::new(),
             is_watched: AtomicBool::new(false),
             bytes_due_at: AtomicU64::new(NEVER),
@@ -226,14 +226,14 @@ impl Unwritten {
     pub(crate) fn more(&mut self, bytes: usize) {
         self.bytes += bytes;
         self.connection.unwritten.fetch_add(bytes, Ordering::Relaxed);
-        self.connection.budget.take(Kept::Outbound, bytes);
+        self.connection.memory.charge(Purpose::Outbound, bytes);
     }
 
     pub(crate) fn less(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         self.connection.unwritten.fetch_sub(bytes, Ordering::Relaxed);
-        self.connection.budget.give(Kept::Outbound, bytes);
+        self.connection.memory.release(Purpose::Outbound, bytes);
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::FrontLimits,
-    limits::memory::{Budget, Kept},
+    limits::memory::{MemoryAccount, Purpose},
     stream::{
         connection::ConnectionState,
         drop_policy::Weight,
@@ -35,7 +35,7 @@ pub(crate) use reader::{Next, Reader};
 pub(crate) struct Outbox {
     state: Mutex<State>,
     owner: AtomicWaker,
-    budget: Arc<Budget>,
+    memory: Arc<MemoryAccount>,
     messages: usize,
     bytes: usize,
     stream: Option<Stream>,
@@ -91,7 +91,7 @@ struct State {
     /// The last event that was sent to readers before this one.
     began_after: u64,
     /// Until then who reads is not displaced by another.
-    kept_until: Option<Instant>,
+    protected_until: Option<Instant>,
     /// How often one that seemed alive was displaced.
     displaced: u32,
 }
@@ -102,7 +102,7 @@ struct Entry {
 }
 
 impl Outbox {
-    pub(crate) fn new(limits: &FrontLimits, budget: Arc<Budget>, stream: Option<Stream>) -> Self {
+    pub(crate) fn new(limits: &FrontLimits, memory: Arc<MemoryAccount>, stream: Option<Stream>) -> Self {
         let state = State {
             queue: VecDeque::new(),
             bytes: 0,
@@ -115,11 +115,11 @@ impl Outbox {
             waker: None,
             connection: None,
             began_after: 0,
-            kept_until: None,
+            protected_until: None,
             displaced: 0,
         };
         let (messages, bytes) = (limits.outbound_messages, limits.outbound_bytes);
-        Self { state: Mutex::new(state), owner: AtomicWaker::new(), budget, messages, bytes, stream }
+        Self { state: Mutex::new(state), owner: AtomicWaker::new(), memory, messages, bytes, stream }
     }
 
     /// The newest reader reads; an older one is at its end. `None` when the stream is closed.
@@ -392,8 +392,8 @@ impl Outbox {
 
     fn count(&self, state: &mut State, more: usize, less: usize) {
         state.bytes = state.bytes + more - less;
-        self.budget.take(Kept::Outbound, more);
-        self.budget.give(Kept::Outbound, less);
+        self.memory.charge(Purpose::Outbound, more);
+        self.memory.release(Purpose::Outbound, less);
     }
 
     fn wake(&self, reader: Option<Waker>) {
@@ -421,7 +421,7 @@ impl State {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        self.budget.give(Kept::Outbound, self.lock().bytes);
+        self.memory.release(Purpose::Outbound, self.lock().bytes);
     }
 }
 

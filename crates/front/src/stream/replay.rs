@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::FrontConfig,
-    limits::memory::{Budget, Kept as Held},
+    limits::memory::{MemoryAccount, Purpose as Held},
     stream::event::{Event, EventId},
 };
 
@@ -27,7 +27,7 @@ pub(crate) const LISTENING: u32 = 0;
 pub(crate) struct Replay {
     inner: Mutex<Inner>,
     limits: Limits,
-    budget: Arc<Budget>,
+    memory: Arc<MemoryAccount>,
 }
 
 struct Limits {
@@ -39,20 +39,20 @@ struct Limits {
 
 #[derive(Default)]
 struct Inner {
-    ring: VecDeque<Kept>,
+    ring: VecDeque<StoredEvent>,
     bytes: usize,
     /// The session is over.
     ended: bool,
 }
 
-struct Kept {
+struct StoredEvent {
     at: Instant,
     id: EventId,
     bytes: Bytes,
 }
 
 impl Replay {
-    pub(crate) fn new(config: &FrontConfig, budget: Arc<Budget>) -> Self {
+    pub(crate) fn new(config: &FrontConfig, memory: Arc<MemoryAccount>) -> Self {
         let limits = Limits {
             events: config.limits.replay_events,
             bytes: config.limits.replay_bytes,
@@ -60,7 +60,7 @@ impl Replay {
             total: config.limits.replay_total_bytes.min(config.limits.buffered_bytes / 4),
             window: config.times.orphan,
         };
-        Self { inner: Mutex::default(), limits, budget }
+        Self { inner: Mutex::default(), limits, memory }
     }
 
     /// How long after its connection died a stream can be taken up again.
@@ -72,10 +72,10 @@ impl Replay {
     pub(crate) fn keep(&self, id: EventId, bytes: Bytes) {
         let size = bytes.len();
         let mut inner = self.lock();
-        inner.expire(&self.limits, &self.budget);
-        let total = self.budget.kept_for_resume();
+        inner.expire(&self.limits, &self.memory);
+        let total = self.memory.kept_for_resume();
         if inner.ended
-            || !self.budget.is_calm()
+            || !self.memory.is_calm()
             || size > self.limits.bytes
             || self.limits.events == 0
             || total + size > self.limits.total
@@ -83,17 +83,17 @@ impl Replay {
             return;
         }
         while inner.ring.len() >= self.limits.events || inner.bytes + size > self.limits.bytes {
-            inner.drop_oldest(&self.budget);
+            inner.drop_oldest(&self.memory);
         }
         inner.bytes += size;
-        self.budget.take(Held::Replay, size);
-        inner.ring.push_back(Kept { at: Instant::now(), id, bytes });
+        self.memory.charge(Held::Replay, size);
+        inner.ring.push_back(StoredEvent { at: Instant::now(), id, bytes });
     }
 
     /// What came after this event on its stream and is still there, oldest first.
     pub(crate) fn after(&self, id: EventId) -> VecDeque<Event> {
         let mut inner = self.lock();
-        inner.expire(&self.limits, &self.budget);
+        inner.expire(&self.limits, &self.memory);
         let later = inner.ring.iter().filter(|kept| kept.id.stream == id.stream && kept.id.seq > id.seq);
         later.map(|kept| Event { id: Some(kept.id), bytes: kept.bytes.clone() }).collect()
     }
@@ -109,7 +109,7 @@ impl Replay {
         let mut inner = self.lock();
         let had_any = !inner.ring.is_empty();
         while !inner.ring.is_empty() {
-            inner.drop_oldest(&self.budget);
+            inner.drop_oldest(&self.memory);
         }
         inner.ring = VecDeque::new();
         had_any
@@ -117,7 +117,7 @@ impl Replay {
 
     /// Lets go of what is too old.
     pub(crate) fn sweep(&self) {
-        self.lock().expire(&self.limits, &self.budget);
+        self.lock().expire(&self.limits, &self.memory);
     }
 
     // Consistent between any two statements, so a panic elsewhere does not spoil it.
@@ -127,9 +127,9 @@ impl Replay {
 }
 
 impl Inner {
-    fn expire(&mut self, limits: &Limits, budget: &Budget) {
+    fn expire(&mut self, limits: &Limits, memory: &MemoryAccount) {
         while self.ring.front().is_some_and(|kept| kept.at.elapsed() >= limits.window) {
-            self.drop_oldest(budget);
+            self.drop_oldest(memory);
         }
         if self.ring.is_empty() {
             // An idle agent must not keep the memory of its busiest moment.
@@ -137,16 +137,16 @@ impl Inner {
         }
     }
 
-    fn drop_oldest(&mut self, budget: &Budget) {
+    fn drop_oldest(&mut self, memory: &MemoryAccount) {
         let Some(kept) = self.ring.pop_front() else { return };
         self.bytes -= kept.bytes.len();
-        budget.give(Held::Replay, kept.bytes.len());
+        memory.release(Held::Replay, kept.bytes.len());
     }
 }
 
 impl Drop for Replay {
     fn drop(&mut self) {
-        self.budget.give(Held::Replay, self.lock().bytes);
+        self.memory.release(Held::Replay, self.lock().bytes);
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Outbox, Presence, Reader, State};
 
 /// For how long a reader that displaced another stays, at least; twice as long each time.
-const KEPT: Duration = Duration::from_secs(60);
+const PROTECTED: Duration = Duration::from_secs(60);
 
 /// Somebody reads already, and stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +52,10 @@ impl Outbox {
             return true;
         }
         let now = Instant::now();
-        if state.kept_until.is_some_and(|until| until > now) {
+        if state.protected_until.is_some_and(|until| until > now) {
             return false;
         }
-        state.kept_until = Some(now + KEPT * (1 << state.displaced.min(6)));
+        state.protected_until = Some(now + PROTECTED * (1 << state.displaced.min(6)));
         state.displaced += 1;
         true
     }

@@ -19,10 +19,10 @@ fn outbox(messages: usize, bytes: usize) -> (Arc<Outbox>, Arc<Gauges>) {
 fn stream_of(messages: usize, bytes: usize, number: Option<u32>) -> (Arc<Outbox>, Arc<Gauges>) {
     let gauges = Arc::new(Gauges::default());
     let limits = FrontLimits { outbound_messages: messages, outbound_bytes: bytes, ..FrontLimits::default() };
-    let budget = boundless(&gauges);
-    let replay = Arc::new(Replay::new(&FrontConfig::default(), Arc::clone(&budget)));
+    let memory = boundless(&gauges);
+    let replay = Arc::new(Replay::new(&FrontConfig::default(), Arc::clone(&memory)));
     let stream = number.map(|number| Stream { replay, number });
-    (Arc::new(Outbox::new(&limits, budget, stream)), gauges)
+    (Arc::new(Outbox::new(&limits, memory, stream)), gauges)
 }
 
 fn read(reader: &mut Reader) -> Option<String> {
