@@ -39,7 +39,7 @@ use crate::{
     session_id::AgentSessionId,
     shared::Common,
     stream::{
-        drop_policy::Weight,
+        drop_policy::DropPolicy,
         event::{EventId, one_line},
         open_streams::{Found, OpenStreams},
         outbox::{Outbox, Reader, Refused, Stream, Taken},
@@ -376,8 +376,8 @@ impl AgentCore {
     /// Delivers one event of the link to `outbox`: the agent's own, or that of the call it belongs to.
     pub(crate) fn deliver(&self, outbox: &Outbox, event: LinkEvent) -> Result<(), OutletFull> {
         match event {
-            LinkEvent::Progress(bytes) => self.push(outbox, Weight::of_progress(&bytes), bytes),
-            LinkEvent::Notification(bytes) => self.push(outbox, Weight::of_notification(&bytes), bytes),
+            LinkEvent::Progress(bytes) => self.push(outbox, DropPolicy::of_progress(&bytes), bytes),
+            LinkEvent::Notification(bytes) => self.push(outbox, DropPolicy::of_notification(&bytes), bytes),
             LinkEvent::Request { id, message } => self.ask(outbox, id, &message),
             LinkEvent::Withdrawn { id, reason } => self.withdraw(outbox, id, reason),
             LinkEvent::Paused(wait) => {
@@ -410,7 +410,7 @@ impl AgentCore {
 
     /// Queues an answer on the stream of its call.
     pub(crate) fn answer_on(&self, outbox: &Outbox, bytes: Bytes) {
-        match outbox.push(Weight::Must, one_line(bytes)) {
+        match outbox.push(DropPolicy::Required, one_line(bytes)) {
             Ok(gone) => self.logs_dropped(gone),
             Err(Refused::Overflowed) => self.common.emit(&FrontEvent::SlowAgentClosed),
             Err(Refused::Dropped | Refused::Closed) => {}
@@ -433,7 +433,7 @@ impl AgentCore {
             self.common.dropped("server_request");
             return Err(OutletFull);
         };
-        let sent = self.push(outbox, Weight::Must, message.with_id(id.to_string().as_bytes()));
+        let sent = self.push(outbox, DropPolicy::Required, message.with_id(id.to_string().as_bytes()));
         if sent.is_err() {
             lock(&self.asked).open.retain(|(ours, _)| *ours != id);
         }
@@ -452,11 +452,11 @@ impl AgentCore {
             "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{id},\
              \"reason\":\"{reason}\"}}}}"
         ));
-        self.push(outbox, Weight::of_notification(&message), message)
+        self.push(outbox, DropPolicy::of_notification(&message), message)
     }
 
-    fn push(&self, outbox: &Outbox, weight: Weight, bytes: Bytes) -> Result<(), OutletFull> {
-        match outbox.push(weight, one_line(bytes)) {
+    fn push(&self, outbox: &Outbox, policy: DropPolicy, bytes: Bytes) -> Result<(), OutletFull> {
+        match outbox.push(policy, one_line(bytes)) {
             Ok(gone) => {
                 self.logs_dropped(gone);
                 return Ok(());
@@ -464,13 +464,13 @@ impl AgentCore {
             Err(Refused::Overflowed) => self.common.emit(&FrontEvent::SlowAgentClosed),
             Err(Refused::Dropped | Refused::Closed) => {}
         }
-        self.common.dropped(weight.kind());
+        self.common.dropped(policy.kind());
         Err(OutletFull)
     }
 
     fn logs_dropped(&self, gone: usize) {
         for _ in 0..gone {
-            self.common.dropped(Weight::Log.kind());
+            self.common.dropped(DropPolicy::Log.kind());
         }
     }
 }

@@ -6,7 +6,7 @@ use mcpool_wire::{Envelope, Method};
 
 /// How a message may be treated when the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Weight {
+pub(crate) enum DropPolicy {
     /// A log line: the first to go.
     Log,
     /// Only the latest of this token matters, and none of them for long.
@@ -16,10 +16,10 @@ pub(crate) enum Weight {
     /// Any other notification: kept up to the hard limit.
     Note,
     /// Must arrive.
-    Must,
+    Required,
 }
 
-impl Weight {
+impl DropPolicy {
     /// The weight of a notification: its method decides, and for an update the resource it names.
     pub(crate) fn of_notification(bytes: &[u8]) -> Self {
         let Ok(envelope) = Envelope::parse(bytes) else { return Self::Note };
@@ -53,7 +53,7 @@ impl Weight {
             Self::Log => "log",
             Self::Progress(_) => "progress",
             Self::Change(_) | Self::Note => "notification",
-            Self::Must => "server_request",
+            Self::Required => "server_request",
         }
     }
 }
@@ -68,21 +68,21 @@ fn hash(key: &impl Hash) -> u64 {
 mod tests {
     use super::*;
 
-    fn note(method: &str, params: &str) -> Weight {
+    fn note(method: &str, params: &str) -> DropPolicy {
         let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/{method}","params":{params}}}"#);
-        Weight::of_notification(text.as_bytes())
+        DropPolicy::of_notification(text.as_bytes())
     }
 
     #[test]
     fn the_method_decides_and_an_update_is_of_its_resource() {
-        assert_eq!(note("message", r#"{"level":"info","data":1}"#), Weight::Log);
-        assert_eq!(note("elicitation/complete", "{}"), Weight::Note);
+        assert_eq!(note("message", r#"{"level":"info","data":1}"#), DropPolicy::Log);
+        assert_eq!(note("elicitation/complete", "{}"), DropPolicy::Note);
         assert_eq!(note("tools/list_changed", "{}"), note("tools/list_changed", r#"{"_meta":{}}"#));
         assert_ne!(note("tools/list_changed", "{}"), note("prompts/list_changed", "{}"));
         let updated = |uri: &str| note("resources/updated", &format!(r#"{{"uri":"{uri}"}}"#));
         assert_eq!(updated("a:1"), updated("a:1"));
         assert_ne!(updated("a:1"), updated("a:2"));
-        assert_eq!(Weight::of_notification(b"no message"), Weight::Note);
+        assert_eq!(DropPolicy::of_notification(b"no message"), DropPolicy::Note);
     }
 
     #[test]
@@ -91,7 +91,7 @@ mod tests {
             let text = format!(
                 r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":1}}}}"#
             );
-            Weight::of_progress(text.as_bytes())
+            DropPolicy::of_progress(text.as_bytes())
         };
         assert_eq!(progress("1"), progress("1"));
         assert_ne!(progress("1"), progress("\"1\""));

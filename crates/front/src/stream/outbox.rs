@@ -23,7 +23,7 @@ use crate::{
     limits::memory::{MemoryAccount, Purpose},
     stream::{
         connection::ConnectionState,
-        drop_policy::Weight,
+        drop_policy::DropPolicy,
         event::{Event, EventId},
         replay::{LISTENING, Replay},
     },
@@ -97,7 +97,7 @@ struct State {
 }
 
 struct Entry {
-    weight: Weight,
+    policy: DropPolicy,
     bytes: Bytes,
 }
 
@@ -176,38 +176,40 @@ impl Outbox {
     }
 
     /// Queues one message. Says how many log lines had to go for it.
-    pub(crate) fn push(&self, weight: Weight, bytes: Bytes) -> Result<usize, Refused> {
+    pub(crate) fn push(&self, policy: DropPolicy, bytes: Bytes) -> Result<usize, Refused> {
         let mut state = self.lock();
         let presence = state.presence;
         match presence {
             Presence::Closed => return Err(Refused::Closed),
-            Presence::Absent if !self.waits_for_reader(&mut state, weight) => return Err(Refused::Dropped),
+            Presence::Absent if !self.waits_for_reader(&mut state, policy) => return Err(Refused::Dropped),
             Presence::Absent | Presence::Attached(_) => {}
         }
         let mut gone = 0;
         if self.is_full(&state, 1) {
-            if weight.is_merged() && self.merge(&mut state, weight, &bytes) {
+            if policy.is_merged() && self.merge(&mut state, policy, &bytes) {
                 return Ok(0);
             }
-            if weight != Weight::Log {
+            if policy != DropPolicy::Log {
                 gone = self.make_room(&mut state);
             }
         }
         if self.is_full(&state, 1) {
-            match weight {
-                Weight::Log | Weight::Progress(_) => return Err(Refused::Dropped),
-                Weight::Change(_) | Weight::Note if self.is_full(&state, 2) => return Err(Refused::Dropped),
-                Weight::Must if self.is_full(&state, 2) => {
+            match policy {
+                DropPolicy::Log | DropPolicy::Progress(_) => return Err(Refused::Dropped),
+                DropPolicy::Change(_) | DropPolicy::Note if self.is_full(&state, 2) => {
+                    return Err(Refused::Dropped);
+                }
+                DropPolicy::Required if self.is_full(&state, 2) => {
                     let waker = self.shed(&mut state);
                     drop(state);
                     self.wake(waker);
                     return Err(Refused::Overflowed);
                 }
-                Weight::Change(_) | Weight::Note | Weight::Must => {}
+                DropPolicy::Change(_) | DropPolicy::Note | DropPolicy::Required => {}
             }
         }
         self.count(&mut state, bytes.len(), 0);
-        state.queue.push_back(Entry { weight, bytes });
+        state.queue.push_back(Entry { policy, bytes });
         let waker = state.waker.take();
         drop(state);
         if let Some(waker) = waker {
@@ -254,7 +256,7 @@ impl Outbox {
     pub(crate) fn sweep(&self) {
         let mut state = self.lock();
         if state.presence == Presence::Absent && state.left.is_some() {
-            self.waits_for_reader(&mut state, Weight::Note);
+            self.waits_for_reader(&mut state, DropPolicy::Note);
         }
     }
 
@@ -311,12 +313,12 @@ impl Outbox {
 
     /// Whether a message is kept although nobody reads. The stream of a call is read later or never; the one for what
     /// belongs to no call is waited for as long as it may be resumed. A server request must be asked elsewhere.
-    fn waits_for_reader(&self, state: &mut State, weight: Weight) -> bool {
+    fn waits_for_reader(&self, state: &mut State, policy: DropPolicy) -> bool {
         let Some(stream) = self.stream.as_ref().filter(|stream| stream.number == LISTENING) else {
             return true;
         };
         if state.left.is_some_and(|left| left.elapsed() < stream.replay.window()) {
-            return weight != Weight::Must;
+            return policy != DropPolicy::Required;
         }
         state.left = None;
         self.clear(state);
@@ -327,8 +329,8 @@ impl Outbox {
         state.queue.len() >= times * self.messages || state.bytes >= times * self.bytes
     }
 
-    fn merge(&self, state: &mut State, weight: Weight, bytes: &Bytes) -> bool {
-        let Some(twin) = state.queue.iter_mut().rev().find(|entry| entry.weight == weight) else {
+    fn merge(&self, state: &mut State, policy: DropPolicy, bytes: &Bytes) -> bool {
+        let Some(twin) = state.queue.iter_mut().rev().find(|entry| entry.policy == policy) else {
             return false;
         };
         let old = std::mem::replace(&mut twin.bytes, bytes.clone());
@@ -340,7 +342,9 @@ impl Outbox {
     fn make_room(&self, state: &mut State) -> usize {
         let mut gone = 0;
         while self.is_full(state, 1) {
-            let Some(at) = state.queue.iter().position(|entry| entry.weight == Weight::Log) else { break };
+            let Some(at) = state.queue.iter().position(|entry| entry.policy == DropPolicy::Log) else {
+                break;
+            };
             let size = state.queue.remove(at).map_or(0, |entry| entry.bytes.len());
             self.count(state, 0, size);
             gone += 1;

@@ -50,14 +50,14 @@ fn who_is_dismissed_reads_what_waits_and_leaves_the_rest_to_the_next() {
     outbox.dismiss(Duration::from_secs(1));
     let mut reader = outbox.attach().unwrap();
     assert_eq!(read(&mut reader).as_deref(), Some("pending"));
-    outbox.push(Weight::Note, text("n1")).unwrap();
+    outbox.push(DropPolicy::Note, text("n1")).unwrap();
     outbox.dismiss(Duration::from_secs(2));
-    outbox.push(Weight::Note, text("n2")).unwrap();
+    outbox.push(DropPolicy::Note, text("n2")).unwrap();
     for expected in [Some("n1"), Some("n2"), Some("back in 2s"), None, None] {
         assert_eq!(read(&mut reader).as_deref(), expected);
     }
     assert_eq!(outbox.presence(), Presence::Absent);
-    outbox.push(Weight::Must, text("a1")).unwrap();
+    outbox.push(DropPolicy::Required, text("a1")).unwrap();
     let mut next = outbox.attach().unwrap();
     drop(reader);
     assert_eq!(read(&mut next).as_deref(), Some("a1"));
@@ -72,22 +72,22 @@ fn who_is_dismissed_reads_what_waits_and_leaves_the_rest_to_the_next() {
 fn a_full_outbox_drops_logs_first_merges_and_keeps_answers() {
     let (outbox, gauges) = outbox(3, 1_000);
     let mut reader = outbox.attach().unwrap();
-    let (progress, change) = (Weight::Progress(1), Weight::Change(1));
+    let (progress, change) = (DropPolicy::Progress(1), DropPolicy::Change(1));
     outbox.push(progress, text("p1")).unwrap();
-    outbox.push(Weight::Log, text("l1")).unwrap();
+    outbox.push(DropPolicy::Log, text("l1")).unwrap();
     outbox.push(change, text("c1")).unwrap();
-    assert_eq!(outbox.push(Weight::Log, text("l2")), Err(Refused::Dropped));
+    assert_eq!(outbox.push(DropPolicy::Log, text("l2")), Err(Refused::Dropped));
     assert_eq!(outbox.push(progress, text("p1 later")), Ok(0));
     assert_eq!(outbox.push(change, text("c1")), Ok(0));
     // The log makes room for what matters more, and then there is none left.
-    assert_eq!(outbox.push(Weight::Progress(2), text("p2")), Ok(1));
-    assert_eq!(outbox.push(Weight::Progress(3), text("p3")), Err(Refused::Dropped));
-    assert_eq!(outbox.push(Weight::Change(2), text("c2")), Ok(0));
-    assert_eq!(outbox.push(Weight::Note, text("n1")), Ok(0));
-    assert_eq!(outbox.push(Weight::Must, text("a1")), Ok(0));
+    assert_eq!(outbox.push(DropPolicy::Progress(2), text("p2")), Ok(1));
+    assert_eq!(outbox.push(DropPolicy::Progress(3), text("p3")), Err(Refused::Dropped));
+    assert_eq!(outbox.push(DropPolicy::Change(2), text("c2")), Ok(0));
+    assert_eq!(outbox.push(DropPolicy::Note, text("n1")), Ok(0));
+    assert_eq!(outbox.push(DropPolicy::Required, text("a1")), Ok(0));
     // At twice the size only what must arrive could still matter, and it closes the stream.
-    assert_eq!(outbox.push(Weight::Note, text("n2")), Err(Refused::Dropped));
-    assert_eq!(outbox.push(Weight::Change(3), text("c3")), Err(Refused::Dropped));
+    assert_eq!(outbox.push(DropPolicy::Note, text("n2")), Err(Refused::Dropped));
+    assert_eq!(outbox.push(DropPolicy::Change(3), text("c3")), Err(Refused::Dropped));
     assert_eq!(gauges.outbound_bytes.load(Ordering::Relaxed), 18);
     for expected in ["p1 later", "c1", "p2", "c2", "n1", "a1", "pending"] {
         assert_eq!(read(&mut reader).as_deref(), Some(expected));
@@ -99,9 +99,9 @@ fn a_full_outbox_drops_logs_first_merges_and_keeps_answers() {
 fn logs_make_room_in_bytes_too() {
     let (outbox, _) = outbox(100, 10);
     for log in ["aaaa", "bbbb", "cccc"] {
-        outbox.push(Weight::Log, text(log)).unwrap();
+        outbox.push(DropPolicy::Log, text(log)).unwrap();
     }
-    assert_eq!(outbox.push(Weight::Must, text("answer")), Ok(1));
+    assert_eq!(outbox.push(DropPolicy::Required, text("answer")), Ok(1));
     let mut reader = outbox.attach().unwrap();
     for expected in ["bbbb", "cccc", "answer", "pending"] {
         assert_eq!(read(&mut reader).as_deref(), Some(expected));
@@ -114,10 +114,10 @@ fn answers_beyond_twice_the_size_close_the_stream() {
         let (outbox, gauges) = outbox(messages, bytes);
         let mut reader = outbox.attach().unwrap();
         for _ in 0..4 {
-            outbox.push(Weight::Must, text("aa")).unwrap();
+            outbox.push(DropPolicy::Required, text("aa")).unwrap();
         }
-        assert_eq!(outbox.push(Weight::Must, text("aa")), Err(Refused::Overflowed));
-        assert_eq!(outbox.push(Weight::Must, text("aa")), Err(Refused::Closed));
+        assert_eq!(outbox.push(DropPolicy::Required, text("aa")), Err(Refused::Overflowed));
+        assert_eq!(outbox.push(DropPolicy::Required, text("aa")), Err(Refused::Closed));
         assert_eq!(outbox.presence(), Presence::Closed);
         assert_eq!(read(&mut reader), None);
         assert_eq!(gauges.outbound_bytes.load(Ordering::Relaxed), 0);
@@ -127,7 +127,7 @@ fn answers_beyond_twice_the_size_close_the_stream() {
 #[test]
 fn one_message_of_any_size_fits_an_empty_outbox() {
     let (outbox, _) = outbox(2, 4);
-    outbox.push(Weight::Must, text("much longer than that")).unwrap();
+    outbox.push(DropPolicy::Required, text("much longer than that")).unwrap();
     assert_eq!(read(&mut outbox.attach().unwrap()).as_deref(), Some("much longer than that"));
 }
 
@@ -139,7 +139,7 @@ fn the_newest_reader_reads_and_an_older_one_leaving_changes_nothing() {
     assert_eq!(read(&mut old), None);
     drop(old);
     assert!(matches!(outbox.presence(), Presence::Attached(_)));
-    outbox.push(Weight::Must, text("a")).unwrap();
+    outbox.push(DropPolicy::Required, text("a")).unwrap();
     drop(new);
     assert_eq!(outbox.presence(), Presence::Absent);
     // What nobody read waits for the next.
@@ -150,7 +150,7 @@ fn the_newest_reader_reads_and_an_older_one_leaving_changes_nothing() {
 fn closing_lets_the_reader_finish() {
     let (outbox, gauges) = outbox(10, 1_000);
     let mut reader = outbox.attach().unwrap();
-    outbox.push(Weight::Must, text("last")).unwrap();
+    outbox.push(DropPolicy::Required, text("last")).unwrap();
     outbox.close();
     assert!(outbox.attach().is_none());
     assert_eq!((read(&mut reader).as_deref(), read(&mut reader)), (Some("last"), None));
@@ -163,7 +163,7 @@ fn closing_lets_the_reader_finish() {
 #[test]
 fn what_is_queued_when_an_outbox_goes_is_no_longer_counted() {
     let (outbox, gauges) = outbox(10, 1_000);
-    outbox.push(Weight::Must, text("never read")).unwrap();
+    outbox.push(DropPolicy::Required, text("never read")).unwrap();
     drop(outbox);
     assert_eq!(gauges.outbound_bytes.load(Ordering::Relaxed), 0);
 }
@@ -173,11 +173,11 @@ async fn a_call_stream_is_taken_up_behind_any_event_and_after_its_end() {
     let (outbox, gauges) = stream_of(10, 1_000, Some(1));
     let mut reader = outbox.attach().unwrap();
     for event in ["1", "2", "3"] {
-        outbox.push(Weight::Note, text(event)).unwrap();
+        outbox.push(DropPolicy::Note, text(event)).unwrap();
     }
     assert_eq!((read(&mut reader).as_deref(), read(&mut reader).as_deref()), (Some("1"), Some("2")));
     drop(reader);
-    outbox.push(Weight::Must, text("4")).unwrap();
+    outbox.push(DropPolicy::Required, text("4")).unwrap();
     outbox.close();
     assert_eq!(
         (gauges.outbound_bytes.load(Ordering::Relaxed), gauges.replay_bytes.load(Ordering::Relaxed)),
@@ -199,30 +199,30 @@ async fn a_call_stream_is_taken_up_behind_any_event_and_after_its_end() {
 #[tokio::test(start_paused = true)]
 async fn what_belongs_to_no_call_waits_for_its_reader_as_long_as_it_may_resume() {
     let (outbox, gauges) = stream_of(10, 1_000, Some(LISTENING));
-    assert_eq!(outbox.push(Weight::Note, text("nobody")), Err(Refused::Dropped));
+    assert_eq!(outbox.push(DropPolicy::Note, text("nobody")), Err(Refused::Dropped));
     drop(outbox.attach().unwrap());
-    outbox.push(Weight::Note, text("1")).unwrap();
+    outbox.push(DropPolicy::Note, text("1")).unwrap();
     // A question is asked where somebody hears it.
-    assert_eq!(outbox.push(Weight::Must, text("request")), Err(Refused::Dropped));
+    assert_eq!(outbox.push(DropPolicy::Required, text("request")), Err(Refused::Dropped));
     let mut reader = outbox.attach().unwrap();
     assert_eq!(read(&mut reader).as_deref(), Some("1"));
     drop(reader);
-    outbox.push(Weight::Note, text("2")).unwrap();
+    outbox.push(DropPolicy::Note, text("2")).unwrap();
     tokio::time::advance(std::time::Duration::from_secs(60)).await;
     outbox.sweep();
     assert_eq!(gauges.outbound_bytes.load(Ordering::Relaxed), 0);
-    assert_eq!(outbox.push(Weight::Note, text("3")), Err(Refused::Dropped));
+    assert_eq!(outbox.push(DropPolicy::Note, text("3")), Err(Refused::Dropped));
 }
 
 #[test]
 fn an_agent_that_does_not_read_loses_its_stream_but_may_listen_again() {
     let (outbox, gauges) = stream_of(10, 1_000, Some(LISTENING));
     let mut reader = outbox.attach().unwrap();
-    outbox.push(Weight::Note, text("1")).unwrap();
+    outbox.push(DropPolicy::Note, text("1")).unwrap();
     reader.give_up();
     assert_eq!((read(&mut reader), outbox.presence()), (None, Presence::Absent));
     drop(reader);
-    assert_eq!(outbox.push(Weight::Note, text("2")), Err(Refused::Dropped));
+    assert_eq!(outbox.push(DropPolicy::Note, text("2")), Err(Refused::Dropped));
     assert_eq!(read(&mut outbox.attach().unwrap()).as_deref(), Some("pending"));
     // The stream of a call is over for good.
     let (outbox, _) = stream_of(10, 1_000, Some(1));
