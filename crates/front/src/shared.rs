@@ -19,10 +19,10 @@ use crate::{
     observe::{CallEnd, FrontEvent, FrontObserve, Outcome},
     session_id::{
         AgentSessionId,
-        age::Age,
-        revoked::{Tombstone, Tombstones},
-        revoked_file::Keeper,
-        seal::{Facts, Presented, print_of},
+        age::Expiry,
+        revoked::{Revocation, RevocationList},
+        revoked_file::RevocationWriter,
+        seal::{Facts, Presented, fingerprint_of},
     },
     stream::connection::ConnectionState,
 };
@@ -40,8 +40,8 @@ pub(crate) struct Common {
     /// Everything ends now.
     pub(crate) kill: CancellationToken,
     /// Which ids are too old.
-    pub(crate) age: Age,
-    pub(crate) tombstones: Tombstones,
+    pub(crate) expiry: Expiry,
+    pub(crate) revocations: RevocationList,
     /// The front takes nothing new: what runs may end.
     pub(crate) draining: CancellationToken,
     /// Connections accepted since.
@@ -80,16 +80,16 @@ impl Common {
         observe: Arc<dyn FrontObserve>,
         gauges: Arc<Gauges>,
         adopt: mpsc::Sender<Detached>,
-    ) -> (Self, Option<Keeper>) {
-        let age = Age::new(config.sessions.clock.clone(), config.times.session_lifetime);
+    ) -> (Self, Option<RevocationWriter>) {
+        let expiry = Expiry::new(config.sessions.clock.clone(), config.times.session_lifetime);
         gauges.set_limits(&config.limits);
         let (deleted, limit) = (config.sessions.deleted.as_deref(), config.limits.deleted_sessions);
-        let (tombstones, keeper) = Tombstones::open(deleted, limit, age.now());
+        let (revocations, writer) = RevocationList::open(deleted, limit, expiry.now());
         let memory =
             MemoryAccount::new(config.limits.buffered_bytes, Arc::clone(&gauges), Arc::clone(&observe));
         let common = Self {
-            age,
-            tombstones,
+            expiry,
+            revocations,
             principals: Principals::new(config.limits.calls_per_principal),
             in_force: ArcSwap::from_pointee(InForce::new(config)),
             observe,
@@ -107,7 +107,7 @@ impl Common {
             accepted: AtomicU64::new(0),
             epoch: Instant::now(),
         };
-        (common, keeper)
+        (common, writer)
     }
 
     /// What is allowed now. Not to be kept: a guard holds up the next change.
@@ -171,10 +171,10 @@ impl Common {
     }
 
     /// Sees to it that this id is never restored, where it could be; what is needed to wait until that is written down.
-    pub(crate) fn bury(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Tombstone> {
+    pub(crate) fn revoke(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Revocation> {
         let facts = self.in_force().config.sessions.keys.open(id, presented).filter(Facts::is_restorable)?;
-        let one = Tombstone { issued: facts.issued, print: print_of(id) };
-        self.tombstones.bury(one, self.age.expired());
+        let one = Revocation { issued: facts.issued, fingerprint: fingerprint_of(id) };
+        self.revocations.revoke(one, self.expiry.expired());
         Some(one)
     }
 

@@ -45,7 +45,7 @@ use crate::{
         timed_io::TimeoutIo,
     },
     session::{Front, Sessionless, agent::Stop, census::Census, registry::Agents},
-    session_id::revoked_file::Keeper,
+    session_id::revoked_file::RevocationWriter,
     shared::{Common, Detached},
     stateless::Stateless,
     stream::connection::ConnectionState,
@@ -70,7 +70,7 @@ pub struct Server<B: Backends> {
     stateless: Arc<Stateless<B::Link>>,
     limit: ConnectionLimit,
     adopted: mpsc::Receiver<Detached>,
-    keeper: Option<Keeper>,
+    writer: Option<RevocationWriter>,
 }
 
 /// What serves the connections: the front, and what it has of agents without session.
@@ -109,14 +109,14 @@ impl<B: Backends> Server<B> {
         let (adopt, adopted) = mpsc::channel(ADOPT);
         let limit = ConnectionLimit::new(&config.limits);
         let peers = PerPeerLimit::new(config.limits.sessions_per_peer, config.limits.count_loopback);
-        let (common, keeper) = Common::new(config, observe, Arc::default(), adopt);
+        let (common, writer) = Common::new(config, observe, Arc::default(), adopt);
         let common = Arc::new(common);
         let agents = Agents::new(Arc::clone(&common));
         let tasks = TaskTracker::new();
         let stateless = Arc::<Stateless<B::Link>>::default();
         let sessionless: Arc<dyn Sessionless> = Arc::<Stateless<B::Link>>::clone(&stateless);
         let front = Front { backends, guard, agents, sessionless, common, health, peers, tasks };
-        Self { front: Arc::new(front), stateless, limit, adopted, keeper }
+        Self { front: Arc::new(front), stateless, limit, adopted, writer }
     }
 
     /// Numbers to read when somebody looks.
@@ -151,12 +151,12 @@ impl<B: Backends> Server<B> {
         accepting: impl FnOnce(Services<B>, ConnectionLimit, CancellationToken) -> A,
         shutdown: impl Future<Output = ()>,
     ) -> Drained {
-        let Self { front, stateless, limit, adopted, keeper } = self;
+        let Self { front, stateless, limit, adopted, writer } = self;
         let _kill = front.common.kill.clone().drop_guard();
         let stop = CancellationToken::new();
         front.tasks.spawn(detached::run(Arc::clone(&front.common), adopted));
-        if let Some(keeper) = keeper {
-            front.tasks.spawn(keeper.run(front.common.kill.clone()));
+        if let Some(writer) = writer {
+            front.tasks.spawn(writer.run(front.common.kill.clone()));
         }
         let sweeping = async {
             // Said, and then the next round.

@@ -151,7 +151,7 @@ impl<B: Backends> Front<B> {
     /// An id for this agent session; `None` when the system has no randomness for it. `own`: a session of the backend is
     /// its alone; `interactive`: it can be asked things.
     pub(crate) fn mint(&self, core: &AgentCore, own: bool, interactive: bool) -> Option<AgentSessionId> {
-        let (issued, revision, carried) = (self.common.age.now(), core.revision(), core.opened_with());
+        let (issued, revision, carried) = (self.common.expiry.now(), core.revision(), core.opened_with());
         let facts = Facts { issued, revision, own, interactive, carried };
         self.common.in_force().config.sessions.keys.seal(OWNER, &facts, &core.presented())
     }

@@ -191,7 +191,7 @@ impl<L: Link> Agents<L> {
         }
         if reason == AgentEnd::LinkEnded {
             // It is told to begin again, so it must not come back. Nothing of it outlives this life.
-            self.common.bury(id, &core.presented());
+            self.common.revoke(id, &core.presented());
         }
         self.ended(core, reason);
         true

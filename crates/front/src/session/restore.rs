@@ -28,8 +28,8 @@ use crate::{
     },
     session_id::{
         AgentSessionId,
-        revoked::{Fate, Tombstone},
-        seal::{Facts, Presented, print_of},
+        revoked::{Revocation, RevocationStatus},
+        seal::{Facts, Presented, fingerprint_of},
     },
     shared::Ending,
 };
@@ -104,13 +104,17 @@ impl<B: Backends> Front<B> {
         if !facts.is_restorable() {
             return Some(Restore::Own);
         }
-        if !self.common.age.is_good(facts.issued) {
+        if !self.common.expiry.is_good(facts.issued) {
             return Some(Restore::Expired);
         }
-        match self.common.tombstones.fate(Tombstone { issued: facts.issued, print: print_of(id) }) {
-            Fate::Alive => None,
-            Fate::Deleted => Some(Restore::Deleted),
-            Fate::Forgotten => Some(Restore::Forgotten),
+        match self
+            .common
+            .revocations
+            .status(Revocation { issued: facts.issued, fingerprint: fingerprint_of(id) })
+        {
+            RevocationStatus::Valid => None,
+            RevocationStatus::Deleted => Some(Restore::Deleted),
+            RevocationStatus::Forgotten => Some(Restore::Forgotten),
         }
     }
 

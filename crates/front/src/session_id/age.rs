@@ -14,7 +14,7 @@ const LEEWAY: u64 = 24 * 60 * 60 * 1_000;
 pub struct WallClock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
 
 /// Tells which ids are still worth something.
-pub(crate) struct Age {
+pub(crate) struct Expiry {
     clock: WallClock,
     /// Milliseconds.
     lifetime: u64,
@@ -46,7 +46,7 @@ impl fmt::Debug for WallClock {
     }
 }
 
-impl Age {
+impl Expiry {
     pub(crate) fn new(clock: WallClock, lifetime: Duration) -> Self {
         Self { clock, lifetime: u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX) }
     }
@@ -79,8 +79,8 @@ mod tests {
         let now = Arc::new(AtomicU64::new(1_000 * HOUR));
         let shown = Arc::clone(&now);
         let clock = WallClock::new(move || UNIX_EPOCH + Duration::from_millis(shown.load(Ordering::Relaxed)));
-        let age = Age::new(clock, Duration::from_millis(10 * HOUR));
-        let issued = age.now();
+        let expiry = Expiry::new(clock, Duration::from_millis(10 * HOUR));
+        let issued = expiry.now();
         for (shown, good) in [
             (1_000 * HOUR, true),
             (1_000 * HOUR - 24 * HOUR, true),
@@ -91,7 +91,7 @@ mod tests {
             (u64::MAX / 1_000_000, false),
         ] {
             now.store(shown, Ordering::Relaxed);
-            assert_eq!(age.is_good(issued), good, "{shown}");
+            assert_eq!(expiry.is_good(issued), good, "{shown}");
         }
     }
 

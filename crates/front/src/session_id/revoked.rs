@@ -16,31 +16,31 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::session_id::revoked_file::{Burial, Keeper, Kept};
+use crate::session_id::revoked_file::{PendingRevocation, RevocationSnapshot, RevocationWriter};
 
 /// Burials on their way to the file; who deletes waits for room.
-const BURIALS: usize = 256;
+const MAX_PENDING: usize = 256;
 /// Longest wait of a deletion for the disk: it counts in this life anyhow.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One deleted session: when its id was given out, and a number that stands for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Tombstone {
+pub(crate) struct Revocation {
     pub(crate) issued: u64,
-    pub(crate) print: u64,
+    pub(crate) fingerprint: u64,
 }
 
 /// All of them.
-pub(crate) struct Tombstones {
-    dead: Arc<Dead>,
-    burials: Option<mpsc::Sender<Burial>>,
+pub(crate) struct RevocationList {
+    revoked: Arc<RevokedIds>,
+    pending: Option<mpsc::Sender<PendingRevocation>>,
 }
 
 /// What is remembered of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum RevocationStatus {
     /// Nothing speaks against it.
-    Alive,
+    Valid,
     /// It was deleted.
     Deleted,
     /// So old that it may have been deleted.
@@ -48,78 +48,88 @@ pub(crate) enum Fate {
 }
 
 /// The deleted, shared with the task that writes them down.
-pub(crate) struct Dead {
-    book: Mutex<Book>,
+pub(crate) struct RevokedIds {
+    inner: Mutex<Inner>,
     limit: usize,
     /// Whether some found no room on their way to the file.
     unwritten: AtomicBool,
 }
 
 #[derive(Default)]
-struct Book {
+struct Inner {
     /// Oldest first, each once. A queue, because a tree that grows at its end has its nodes half empty.
-    known: VecDeque<Tombstone>,
+    ids: VecDeque<Revocation>,
     /// Ids given out up to this moment are not remembered one by one.
     forgotten: u64,
 }
 
-impl Tombstones {
+impl RevocationList {
     /// Those of this file, and the task that keeps it; only of this life without a file.
     ///
     /// A file that cannot be used is said in the log. Where it cannot be read, no id from before `now` is restored.
-    pub(crate) fn open(file: Option<&Path>, limit: usize, now: u64) -> (Self, Option<Keeper>) {
+    pub(crate) fn open(file: Option<&Path>, limit: usize, now: u64) -> (Self, Option<RevocationWriter>) {
         let Some(path) = file else {
-            return (Self { dead: Arc::new(Dead::new(Kept::default(), limit)), burials: None }, None);
+            return (
+                Self {
+                    revoked: Arc::new(RevokedIds::new(RevocationSnapshot::default(), limit)),
+                    pending: None,
+                },
+                None,
+            );
         };
-        let kept = Kept::read(path).unwrap_or_else(|why| {
+        let snapshot = RevocationSnapshot::read(path).unwrap_or_else(|why| {
             tracing::warn!(
                 file = %path.display(), %why,
                 "cannot read which agent sessions were deleted, so none from before is restored"
             );
-            Kept { forgotten: now, known: Vec::new() }
+            RevocationSnapshot { forgotten: now, ids: Vec::new() }
         });
-        let dead = Arc::new(Dead::new(kept, limit));
-        let (burials, waiting) = mpsc::channel(BURIALS);
-        let keeper = Keeper::open(path, Arc::clone(&dead), waiting);
-        (Self { dead, burials: keeper.is_some().then_some(burials) }, keeper)
+        let revoked = Arc::new(RevokedIds::new(snapshot, limit));
+        let (pending, waiting) = mpsc::channel(MAX_PENDING);
+        let writer = RevocationWriter::open(path, Arc::clone(&revoked), waiting);
+        (Self { revoked, pending: writer.is_some().then_some(pending) }, writer)
     }
 
-    pub(crate) fn fate(&self, one: Tombstone) -> Fate {
-        self.dead.with(|book| match (book.known.binary_search(&one).is_ok(), one.issued <= book.forgotten) {
-            (true, _) => Fate::Deleted,
-            (false, true) => Fate::Forgotten,
-            (false, false) => Fate::Alive,
+    pub(crate) fn status(&self, one: Revocation) -> RevocationStatus {
+        self.revoked.with(|inner| {
+            match (inner.ids.binary_search(&one).is_ok(), one.issued <= inner.forgotten) {
+                (true, _) => RevocationStatus::Deleted,
+                (false, true) => RevocationStatus::Forgotten,
+                (false, false) => RevocationStatus::Valid,
+            }
         })
     }
 
     /// Notes a deletion; ids from before `expired` are worth nothing any more.
-    pub(crate) fn bury(&self, one: Tombstone, expired: u64) {
-        self.dead.with(|book| {
-            if let Err(at) = book.known.binary_search(&one) {
-                book.known.insert(at, one);
+    pub(crate) fn revoke(&self, one: Revocation, expired: u64) {
+        self.revoked.with(|inner| {
+            if let Err(at) = inner.ids.binary_search(&one) {
+                inner.ids.insert(at, one);
             }
-            book.forget_beyond(self.dead.limit);
-            while book.known.front().is_some_and(|oldest| oldest.issued < expired) {
-                book.forget_one();
+            inner.forget_beyond(self.revoked.limit);
+            while inner.ids.front().is_some_and(|oldest| oldest.issued < expired) {
+                inner.forget_one();
             }
         });
     }
 
     /// Has a deletion written down without waiting for it.
-    pub(crate) fn write(&self, one: Tombstone) {
-        let Some(burials) = &self.burials else { return };
-        if let Err(mpsc::error::TrySendError::Full(_)) = burials.try_send(Burial { one, done: None }) {
+    pub(crate) fn write(&self, one: Revocation) {
+        let Some(pending) = &self.pending else { return };
+        if let Err(mpsc::error::TrySendError::Full(_)) =
+            pending.try_send(PendingRevocation { one, done: None })
+        {
             // Those that are waiting are written soon, and then everything is.
-            self.dead.unwritten.store(true, Ordering::Release);
+            self.revoked.unwritten.store(true, Ordering::Release);
         }
     }
 
     /// Waits until a deletion is written down, or that takes too long.
-    pub(crate) async fn written(&self, one: Tombstone) {
-        let Some(burials) = &self.burials else { return };
+    pub(crate) async fn written(&self, one: Revocation) {
+        let Some(pending) = &self.pending else { return };
         let (done, written) = oneshot::channel();
         let written = async {
-            if burials.send(Burial { one, done: Some(done) }).await.is_ok() {
+            if pending.send(PendingRevocation { one, done: Some(done) }).await.is_ok() {
                 // The keeper says itself what went wrong.
                 let _ = written.await;
             }
@@ -128,14 +138,14 @@ impl Tombstones {
     }
 }
 
-impl Dead {
-    fn new(kept: Kept, limit: usize) -> Self {
-        let mut known = kept.known;
-        known.sort_unstable();
-        known.dedup();
-        let mut book = Book { known: known.into(), forgotten: kept.forgotten };
-        book.forget_beyond(limit);
-        Self { book: Mutex::new(book), limit, unwritten: AtomicBool::new(false) }
+impl RevokedIds {
+    fn new(snapshot: RevocationSnapshot, limit: usize) -> Self {
+        let mut ids = snapshot.ids;
+        ids.sort_unstable();
+        ids.dedup();
+        let mut inner = Inner { ids: ids.into(), forgotten: snapshot.forgotten };
+        inner.forget_beyond(limit);
+        Self { inner: Mutex::new(inner), limit, unwritten: AtomicBool::new(false) }
     }
 
     /// Whether the file has to be written as a whole; asked for once.
@@ -148,25 +158,28 @@ impl Dead {
     }
 
     /// What a file written anew holds.
-    pub(crate) fn kept(&self) -> Kept {
-        self.with(|book| Kept { forgotten: book.forgotten, known: book.known.iter().copied().collect() })
+    pub(crate) fn snapshot(&self) -> RevocationSnapshot {
+        self.with(|inner| RevocationSnapshot {
+            forgotten: inner.forgotten,
+            ids: inner.ids.iter().copied().collect(),
+        })
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Book) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
         // Consistent between any two statements, so a panic elsewhere does not spoil it.
-        act(&mut self.book.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Book {
+impl Inner {
     fn forget_beyond(&mut self, limit: usize) {
-        while self.known.len() > limit {
+        while self.ids.len() > limit {
             self.forget_one();
         }
     }
 
     fn forget_one(&mut self) {
-        if let Some(oldest) = self.known.pop_front() {
+        if let Some(oldest) = self.ids.pop_front() {
             self.forgotten = self.forgotten.max(oldest.issued);
         }
     }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::session_id::revoked::{Dead, Tombstone};
+use crate::session_id::revoked::{Revocation, RevokedIds};
 
 const MAGIC: &[u8; 8] = b"mcpool-1";
 /// The magic number and the moment up to which nothing is remembered one by one; then the tombstones.
@@ -33,52 +33,52 @@ const MOST_BYTES: u64 = 1 << 30;
 
 /// What the file holds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct RevocationSnapshot {
     pub(crate) forgotten: u64,
-    pub(crate) known: Vec<Tombstone>,
+    pub(crate) ids: Vec<Revocation>,
 }
 
 /// A deletion to be written, and who waits for it, if anybody.
-pub(crate) struct Burial {
-    pub(crate) one: Tombstone,
+pub(crate) struct PendingRevocation {
+    pub(crate) one: Revocation,
     pub(crate) done: Option<oneshot::Sender<()>>,
 }
 
 /// Owns the file.
-pub(crate) struct Keeper {
+pub(crate) struct RevocationWriter {
     path: PathBuf,
     file: Option<File>,
-    waiting: mpsc::Receiver<Burial>,
+    waiting: mpsc::Receiver<PendingRevocation>,
     /// What a file written anew holds.
-    dead: Arc<Dead>,
+    revoked: Arc<RevokedIds>,
     records: usize,
 }
 
-impl Kept {
+impl RevocationSnapshot {
     /// A file that is not there is an empty one; half a record at its end, of a crash, is left out.
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
         match fs::metadata(path) {
             Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(why) => return Err(why),
-            Ok(known) if known.len() > MOST_BYTES => return Err(io::Error::other("it is too large")),
+            Ok(ids) if ids.len() > MOST_BYTES => return Err(io::Error::other("it is too large")),
             Ok(_) => {}
         }
         let bytes = fs::read(path)?;
         let mut records = bytes.as_chunks::<RECORD>().0.iter().map(halves);
         match records.next() {
             Some((magic, forgotten)) if magic == u64::from_be_bytes(*MAGIC) => {
-                let known = records.map(|(issued, print)| Tombstone { issued, print }).collect();
-                Ok(Self { forgotten, known })
+                let ids = records.map(|(issued, fingerprint)| Revocation { issued, fingerprint }).collect();
+                Ok(Self { forgotten, ids })
             }
             None | Some(_) => Err(io::Error::other("it is damaged")),
         }
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity((1 + self.known.len()) * RECORD);
+        let mut bytes = Vec::with_capacity((1 + self.ids.len()) * RECORD);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&self.forgotten.to_be_bytes());
-        self.known.iter().for_each(|one| bytes.extend_from_slice(&one.to_bytes()));
+        self.ids.iter().for_each(|one| bytes.extend_from_slice(&one.to_bytes()));
         bytes
     }
 
@@ -90,32 +90,36 @@ impl Kept {
     }
 }
 
-impl Tombstone {
+impl Revocation {
     fn to_bytes(self) -> [u8; RECORD] {
-        (u128::from(self.issued) << 64 | u128::from(self.print)).to_be_bytes()
+        (u128::from(self.issued) << 64 | u128::from(self.fingerprint)).to_be_bytes()
     }
 }
 
-impl Keeper {
+impl RevocationWriter {
     /// Writes the file anew and goes on from there; says in the log why it cannot.
-    pub(crate) fn open(path: &Path, dead: Arc<Dead>, waiting: mpsc::Receiver<Burial>) -> Option<Self> {
-        let kept = dead.kept();
-        let opened = kept
+    pub(crate) fn open(
+        path: &Path,
+        revoked: Arc<RevokedIds>,
+        waiting: mpsc::Receiver<PendingRevocation>,
+    ) -> Option<Self> {
+        let snapshot = revoked.snapshot();
+        let opened = snapshot
             .write(path)
             .and_then(|()| fs::OpenOptions::new().append(true).open(path).map(File::from_std));
         let file = opened.inspect_err(|why| cannot_write(path, why)).ok()?;
-        Some(Self { path: path.to_owned(), file: Some(file), waiting, records: kept.known.len(), dead })
+        Some(Self { path: path.to_owned(), file: Some(file), waiting, records: snapshot.ids.len(), revoked })
     }
 
     /// Writes what is buried, until the front ends; what is being written then still is.
     pub(crate) async fn run(mut self, kill: CancellationToken) {
-        let mut burials = Vec::with_capacity(BATCH);
+        let mut pending = Vec::with_capacity(BATCH);
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                count = self.waiting.recv_many(&mut burials, BATCH) => {
+                count = self.waiting.recv_many(&mut pending, BATCH) => {
                     if count == 0 {
                         return;
                     }
@@ -131,26 +135,26 @@ impl Keeper {
                     continue;
                 }
             }
-            if let Err(why) = self.write(&burials).await {
+            if let Err(why) = self.write(&pending).await {
                 cannot_write(&self.path, &why);
                 // Tried again, whole, with the next.
                 self.file = None;
             }
             // Whoever waits has done what it could; it may also have left.
-            for done in burials.drain(..).filter_map(|burial| burial.done) {
+            for done in pending.drain(..).filter_map(|pending| pending.done) {
                 let _ = done.send(());
             }
         }
     }
 
-    async fn write(&mut self, burials: &[Burial]) -> io::Result<()> {
-        self.records += burials.len();
-        let room = 2 * self.dead.limit().max(BATCH);
-        let Some(file) = self.file.as_mut().filter(|_| self.records < room && !self.dead.is_unwritten())
+    async fn write(&mut self, pending: &[PendingRevocation]) -> io::Result<()> {
+        self.records += pending.len();
+        let room = 2 * self.revoked.limit().max(BATCH);
+        let Some(file) = self.file.as_mut().filter(|_| self.records < room && !self.revoked.is_unwritten())
         else {
             return self.anew().await;
         };
-        let bytes: Vec<u8> = burials.iter().flat_map(|burial| burial.one.to_bytes()).collect();
+        let bytes: Vec<u8> = pending.iter().flat_map(|pending| pending.one.to_bytes()).collect();
         file.write_all(&bytes).await?;
         file.flush().await
     }
@@ -165,10 +169,10 @@ impl Keeper {
     }
 
     async fn anew(&mut self) -> io::Result<()> {
-        let kept = self.dead.kept();
-        self.records = kept.known.len();
+        let snapshot = self.revoked.snapshot();
+        self.records = snapshot.ids.len();
         let new = self.path.with_extension("new");
-        tokio::fs::write(&new, kept.to_bytes()).await?;
+        tokio::fs::write(&new, snapshot.to_bytes()).await?;
         tokio::fs::rename(&new, &self.path).await?;
         self.file = Some(File::options().append(true).open(&self.path).await?);
         Ok(())

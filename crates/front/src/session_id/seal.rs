@@ -267,7 +267,7 @@ impl Presented<'_> {
 }
 
 /// A number that stands for an id among those that were deleted: part of its nonce.
-pub(crate) fn print_of(id: AgentSessionId) -> u64 {
+pub(crate) fn fingerprint_of(id: AgentSessionId) -> u64 {
     let (_, nonce, _): (_, [u8; NONCE], _) = id.parts();
     nonce.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }

@@ -215,12 +215,12 @@ async fn end<B: Backends>(
         return Response::unknown_session(None);
     }
     // Buried before it is looked for: one that is being restored meanwhile sees either the one or the other.
-    let buried = front.common.bury(id, &presented);
+    let buried = front.common.revoke(id, &presented);
     if let Some(agent) = front.agents.find(id, &presented) {
         front.agents.remove(id, &agent.core, AgentEnd::Deleted);
     }
     if let Some(one) = buried {
-        front.common.tombstones.written(one).await;
+        front.common.revocations.written(one).await;
     }
     Response::status(StatusCode::OK, Cause::Gateway)
 }

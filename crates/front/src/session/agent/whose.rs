@@ -102,8 +102,8 @@ impl AgentCore {
     /// From now on its id restores nothing.
     pub(crate) fn revoke(&self) {
         if let Some(id) = self.whose.id.get() {
-            let buried = self.common.bury(*id, &self.presented());
-            buried.into_iter().for_each(|one| self.common.tombstones.write(one));
+            let buried = self.common.revoke(*id, &self.presented());
+            buried.into_iter().for_each(|one| self.common.revocations.write(one));
         }
     }
 }
