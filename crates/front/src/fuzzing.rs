@@ -12,28 +12,28 @@ use crate::{
     server::{Drained, Server, welcome},
     session_id::{
         AgentSessionId,
-        seal::{Facts, Presented, SessionKeys},
+        seal::{Binding, Claims, SessionKeys},
     },
 };
 
 /// An id for a session of this backend.
 #[must_use]
 pub fn seal(keys: &SessionKeys, owner: u16, issued: u64, backend: &str) -> Option<AgentSessionId> {
-    let facts = Facts { issued, revision: None, own: false, interactive: false, carried: 0 };
-    with(backend, |presented| keys.seal(owner, &facts, presented))
+    let claims = Claims { issued, revision: None, own: false, interactive: false, carried: 0 };
+    with(backend, |binding| keys.seal(owner, &claims, binding))
 }
 
 /// Whether an id is one of this backend.
 #[must_use]
 pub fn opens(keys: &SessionKeys, id: AgentSessionId, backend: &str) -> bool {
-    with(backend, |presented| keys.open(id, presented).is_some())
+    with(backend, |binding| keys.open(id, binding).is_some())
 }
 
-fn with<T>(backend: &str, then: impl FnOnce(&Presented<'_>) -> T) -> T {
+fn with<T>(backend: &str, then: impl FnOnce(&Binding<'_>) -> T) -> T {
     let target = Target::named(backend);
     let carried = Carried::default();
     let (transport, identity) = (Transport::Http, Identity::anonymous());
-    then(&Presented { transport, identity: &identity, target: &target, carried: &carried })
+    then(&Binding { transport, identity: &identity, target: &target, carried: &carried })
 }
 
 /// As [`Server::run`], with connections that come through a channel, as if from this machine.

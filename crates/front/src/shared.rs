@@ -22,7 +22,7 @@ use crate::{
         age::Expiry,
         revoked::{Revocation, RevocationList},
         revoked_file::RevocationWriter,
-        seal::{Facts, Presented, fingerprint_of},
+        seal::{Binding, Claims, fingerprint_of},
     },
     stream::connection::ConnectionState,
 };
@@ -171,9 +171,9 @@ impl Common {
     }
 
     /// Sees to it that this id is never restored, where it could be; what is needed to wait until that is written down.
-    pub(crate) fn revoke(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Revocation> {
-        let facts = self.in_force().config.sessions.keys.open(id, presented).filter(Facts::is_restorable)?;
-        let one = Revocation { issued: facts.issued, fingerprint: fingerprint_of(id) };
+    pub(crate) fn revoke(&self, id: AgentSessionId, binding: &Binding<'_>) -> Option<Revocation> {
+        let claims = self.in_force().config.sessions.keys.open(id, binding).filter(Claims::is_restorable)?;
+        let one = Revocation { issued: claims.issued, fingerprint: fingerprint_of(id) };
         self.revocations.revoke(one, self.expiry.expired());
         Some(one)
     }

@@ -26,7 +26,7 @@ use crate::{
     },
     session_id::{
         AgentSessionId,
-        seal::{Facts, Presented},
+        seal::{Binding, Claims},
     },
     shared::Common,
 };
@@ -83,8 +83,8 @@ impl<B: Backends> Front<B> {
         let gone = || self.agents.target_of(id).filter(|held| head.backend == Some(&*held.name));
         let target = self.backends.target(head.backend, head.identity).ok().or_else(gone)?;
         let carried = self.carried(&target, head.headers);
-        let presented = Presented { transport, identity: head.identity, target: &target, carried: &carried };
-        self.agents.find(id, &presented)
+        let binding = Binding { transport, identity: head.identity, target: &target, carried: &carried };
+        self.agents.find(id, &binding)
     }
 
     /// What a request carries in the headers this backend is given.
@@ -152,8 +152,8 @@ impl<B: Backends> Front<B> {
     /// its alone; `interactive`: it can be asked things.
     pub(crate) fn mint(&self, core: &AgentCore, own: bool, interactive: bool) -> Option<AgentSessionId> {
         let (issued, revision, carried) = (self.common.expiry.now(), core.revision(), core.opened_with());
-        let facts = Facts { issued, revision, own, interactive, carried };
-        self.common.in_force().config.sessions.keys.seal(OWNER, &facts, &core.presented())
+        let claims = Claims { issued, revision, own, interactive, carried };
+        self.common.in_force().config.sessions.keys.seal(OWNER, &claims, &core.binding())
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
         idle::{IdleSessions, Use},
         restore::Flights,
     },
-    session_id::{AgentSessionId, seal::Presented},
+    session_id::{AgentSessionId, seal::Binding},
     shared::Common,
     stream::outbox::{Outbox, Presence},
 };
@@ -122,17 +122,17 @@ impl<L: Link> Agents<L> {
     }
 
     /// The agent session of this id, if it lives and is presented as what it is.
-    pub(crate) fn find(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Arc<Agent<L>>> {
+    pub(crate) fn find(&self, id: AgentSessionId, binding: &Binding<'_>) -> Option<Arc<Agent<L>>> {
         // Seen before it is let go of: nobody takes it for idle in between.
         let entry = self.table.get(&id)?;
         entry.value().core.seen();
         let agent = Arc::clone(entry.value());
         drop(entry);
         let core = &agent.core;
-        let is_this = core.transport == presented.transport
-            && core.target == *presented.target
-            && core.caller.identity == *presented.identity
-            && core.may_carry(presented.carried);
+        let is_this = core.transport == binding.transport
+            && core.target == *binding.target
+            && core.caller.identity == *binding.identity
+            && core.may_carry(binding.carried);
         if !is_this {
             return None;
         }
@@ -191,7 +191,7 @@ impl<L: Link> Agents<L> {
         }
         if reason == AgentEnd::LinkEnded {
             // It is told to begin again, so it must not come back. Nothing of it outlives this life.
-            self.common.revoke(id, &core.presented());
+            self.common.revoke(id, &core.binding());
         }
         self.ended(core, reason);
         true

@@ -29,7 +29,7 @@ use crate::{
     session_id::{
         AgentSessionId,
         revoked::{Revocation, RevocationStatus},
-        seal::{Facts, Presented, fingerprint_of},
+        seal::{Binding, Claims, fingerprint_of},
     },
     shared::Ending,
 };
@@ -76,23 +76,23 @@ impl<B: Backends> Front<B> {
     ) -> Found<B::Link> {
         let Some(id) = AgentSessionId::parse(session) else { return Err(Missing::Unknown) };
         let (transport, carried) = (Transport::Http, self.carried(target, head.headers));
-        let presented = Presented { transport, identity: head.identity, target, carried: &carried };
-        if let Some(agent) = self.agents.find(id, &presented) {
+        let binding = Binding { transport, identity: head.identity, target, carried: &carried };
+        if let Some(agent) = self.agents.find(id, &binding) {
             return Ok(agent);
         }
-        let facts = self.worth(id, &presented).map_err(|()| Missing::Unknown)?;
+        let claims = self.worth(id, &binding).map_err(|()| Missing::Unknown)?;
         // Boxed: hardly any request comes this way.
-        Box::pin(self.restored(head, id, facts, target)).await
+        Box::pin(self.restored(head, id, claims, target)).await
     }
 
     /// What a valid id that is not held says; told where it is worth nothing any more.
-    pub(crate) fn worth(&self, id: AgentSessionId, presented: &Presented<'_>) -> Result<Facts, ()> {
-        let facts = self.common.in_force().config.sessions.keys.open(id, presented).ok_or(())?;
-        if presented.carried.lacks(facts.carried) {
+    pub(crate) fn worth(&self, id: AgentSessionId, binding: &Binding<'_>) -> Result<Claims, ()> {
+        let claims = self.common.in_force().config.sessions.keys.open(id, binding).ok_or(())?;
+        if binding.carried.lacks(claims.carried) {
             return Err(());
         }
-        match self.fate_of(id, &facts) {
-            None => Ok(facts),
+        match self.fate_of(id, &claims) {
+            None => Ok(claims),
             Some(fate) => {
                 self.told(fate);
                 Err(())
@@ -100,17 +100,17 @@ impl<B: Backends> Front<B> {
         }
     }
 
-    fn fate_of(&self, id: AgentSessionId, facts: &Facts) -> Option<Restore> {
-        if !facts.is_restorable() {
+    fn fate_of(&self, id: AgentSessionId, claims: &Claims) -> Option<Restore> {
+        if !claims.is_restorable() {
             return Some(Restore::Own);
         }
-        if !self.common.expiry.is_good(facts.issued) {
+        if !self.common.expiry.is_good(claims.issued) {
             return Some(Restore::Expired);
         }
         match self
             .common
             .revocations
-            .status(Revocation { issued: facts.issued, fingerprint: fingerprint_of(id) })
+            .status(Revocation { issued: claims.issued, fingerprint: fingerprint_of(id) })
         {
             RevocationStatus::Valid => None,
             RevocationStatus::Deleted => Some(Restore::Deleted),
@@ -122,7 +122,7 @@ impl<B: Backends> Front<B> {
         self: &Arc<Self>,
         head: &RequestHead<'_>,
         id: AgentSessionId,
-        facts: Facts,
+        claims: Claims,
         target: &Target,
     ) -> Found<B::Link> {
         if self.common.is_draining() {
@@ -135,9 +135,9 @@ impl<B: Backends> Front<B> {
             if flights.len() >= MANY {
                 flights.retain(|_, flight| flight.upgrade().is_some());
             }
-            let (permit, opened_with) = (self.try_acquire_session(head.peer)?, Some(facts.carried));
+            let (permit, opened_with) = (self.try_acquire_session(head.peer)?, Some(claims.carried));
             let core = self.new_agent(head, target.clone(), Transport::Http, permit, opened_with);
-            let restoring: Restoring<B::Link> = Box::pin(Arc::clone(self).restore(id, facts, core));
+            let restoring: Restoring<B::Link> = Box::pin(Arc::clone(self).restore(id, claims, core));
             let flight: Shared<_> = restoring.shared();
             flights.extend(flight.downgrade().map(|weak| (id, weak)));
             Ok(flight)
@@ -154,14 +154,14 @@ impl<B: Backends> Front<B> {
     async fn restore(
         self: Arc<Self>,
         id: AgentSessionId,
-        facts: Facts,
+        claims: Claims,
         core: Arc<AgentCore>,
     ) -> Found<B::Link> {
         // Another flight may have landed since this one was wanted.
-        if let Some(agent) = self.agents.find(id, &core.presented()) {
+        if let Some(agent) = self.agents.find(id, &core.binding()) {
             return Ok(agent);
         }
-        let found = self.landed(id, facts, Arc::clone(&core)).await;
+        let found = self.landed(id, claims, Arc::clone(&core)).await;
         self.told(match &found {
             Ok(_) => Restore::Restored,
             Err(Missing::Unknown) => Restore::Own,
@@ -176,11 +176,11 @@ impl<B: Backends> Front<B> {
     async fn landed(
         self: &Arc<Self>,
         id: AgentSessionId,
-        facts: Facts,
+        claims: Claims,
         core: Arc<AgentCore>,
     ) -> Found<B::Link> {
         let mut client = ClientHello::neutral();
-        if let Some(revision) = facts.revision {
+        if let Some(revision) = claims.revision {
             client.revision = revision;
             core.agreed_on(revision);
         }
@@ -196,7 +196,7 @@ impl<B: Backends> Front<B> {
         let (agent, _) =
             self.agents.insert(Agent { id, core, side: Side::Http { link, interactive: false } });
         // It may have been deleted meanwhile; who deletes buries first and looks in the table then.
-        if self.fate_of(id, &facts).is_some() {
+        if self.fate_of(id, &claims).is_some() {
             self.agents.remove(id, &agent.core, AgentEnd::Deleted);
             return Err(Missing::Unknown);
         }

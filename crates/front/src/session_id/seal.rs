@@ -43,7 +43,7 @@ struct Ready {
 
 /// What an id says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct Claims {
     /// When it was given out, in milliseconds since 1970 of the wall clock.
     pub(crate) issued: u64,
     /// What was agreed on; HTTP+SSE agents get their id before they agree on anything.
@@ -58,7 +58,7 @@ pub(crate) struct Facts {
 
 /// By whom and for what an id is presented.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Presented<'a> {
+pub(crate) struct Binding<'a> {
     pub(crate) transport: Transport,
     pub(crate) identity: &'a Arc<Identity>,
     pub(crate) target: &'a Target,
@@ -107,37 +107,32 @@ impl SessionKeys {
     }
 
     /// An id for what is said; `None` when the system has no randomness for it.
-    pub(crate) fn seal(
-        &self,
-        owner: u16,
-        facts: &Facts,
-        presented: &Presented<'_>,
-    ) -> Option<AgentSessionId> {
+    pub(crate) fn seal(&self, owner: u16, claims: &Claims, binding: &Binding<'_>) -> Option<AgentSessionId> {
         let key = self.0.first()?;
         let head = AgentSessionId::head(key.id, owner);
-        let mut sealed = facts.to_body()?.to_vec();
-        let aad = Aad::from(presented.bound_to(head));
+        let mut sealed = claims.to_body()?.to_vec();
+        let aad = Aad::from(binding.bound_to(head));
         let nonce = key.cipher.seal_in_place_append_tag(aad, &mut sealed).ok()?;
         AgentSessionId::of_parts(head, nonce.as_ref(), &sealed)
     }
 
     /// What an id says; `None` unless one of these keys sealed it for exactly this. An id of before its backend had a
     /// record is bound to the name alone, and stays good.
-    pub(crate) fn open(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Facts> {
-        let by_name = Target::named(Arc::clone(&presented.target.name));
-        let has_record = presented.target.durable_id.is_some();
-        let before = has_record.then_some(Presented { target: &by_name, ..*presented });
-        self.open_as(id, presented).or_else(|| self.open_as(id, &before?))
+    pub(crate) fn open(&self, id: AgentSessionId, binding: &Binding<'_>) -> Option<Claims> {
+        let by_name = Target::named(Arc::clone(&binding.target.name));
+        let has_record = binding.target.durable_id.is_some();
+        let before = has_record.then_some(Binding { target: &by_name, ..*binding });
+        self.open_as(id, binding).or_else(|| self.open_as(id, &before?))
     }
 
-    fn open_as(&self, id: AgentSessionId, presented: &Presented<'_>) -> Option<Facts> {
+    fn open_as(&self, id: AgentSessionId, binding: &Binding<'_>) -> Option<Claims> {
         let (head, nonce, sealed) = id.parts();
         self.0.iter().filter(|key| key.id == id.key()).find_map(|key| {
             let mut sealed = sealed;
-            let aad = Aad::from(presented.bound_to(head));
+            let aad = Aad::from(binding.bound_to(head));
             let nonce = Nonce::assume_unique_for_key(nonce);
             let body = key.cipher.open_in_place(nonce, aad, &mut sealed).ok()?;
-            Facts::of_body(body.first_chunk()?)
+            Claims::of_body(body.first_chunk()?)
         })
     }
 }
@@ -188,7 +183,7 @@ impl Ready {
     }
 }
 
-impl Facts {
+impl Claims {
     const OWN: u8 = 1;
     const INTERACTIVE: u8 = 2;
     /// The four bytes behind the revision say what was carried; without it they are random, as the rest.
@@ -249,7 +244,7 @@ fn number_of(revision: Revision) -> u8 {
 /// Beside the transport: the backend is bound by its record, too.
 const HAS_RECORD: u8 = 0x80;
 
-impl Presented<'_> {
+impl Binding<'_> {
     /// What is authenticated with the body. Unambiguous: the bytes of an identity say where they end, and a durable id
     /// is announced and has its length in front.
     fn bound_to(&self, head: [u8; HEAD]) -> Vec<u8> {

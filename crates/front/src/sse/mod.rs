@@ -27,7 +27,7 @@ use crate::{
     },
     session_id::{
         AgentSessionId,
-        seal::{Facts, Presented},
+        seal::{Binding, Claims},
     },
     sse::task::{AgentStream, Comes},
     stream::outbox::{Taken, unless_taken},
@@ -46,8 +46,8 @@ pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<
     let mut back = before.map(|_| Back::Lost);
     if let Some(known) = before {
         let (transport, carried) = (Transport::Sse, front.carried(&target, head.headers));
-        let presented = Presented { transport, identity: head.identity, target: &target, carried: &carried };
-        let held = front.agents.find(known, &presented);
+        let binding = Binding { transport, identity: head.identity, target: &target, carried: &carried };
+        let held = front.agents.find(known, &binding);
         if let Some(agent) = held {
             match unless_taken(|| attach(front, &agent)).await {
                 Ok(Some(response)) => return response,
@@ -55,8 +55,8 @@ pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<
                 Err(Taken) => return Response::taken(),
             }
         }
-        if let Ok(facts) = front.worth(known, &presented) {
-            back = Some(Back::Restored(known, facts));
+        if let Ok(claims) = front.worth(known, &binding) {
+            back = Some(Back::Restored(known, claims));
         }
     }
     loop {
@@ -77,7 +77,7 @@ pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<
 #[derive(Clone, Copy)]
 enum Back {
     /// The session of that one goes on.
-    Restored(AgentSessionId, Facts),
+    Restored(AgentSessionId, Claims),
     /// It cannot: what the agent had there is gone.
     Lost,
 }
@@ -91,11 +91,11 @@ fn begin<B: Backends>(
     permit: SessionPermit,
 ) -> Result<Option<Response>, Box<Response>> {
     let (restored, comes) = match back {
-        Some(Back::Restored(id, facts)) => (Some((id, facts)), Comes::Restored),
+        Some(Back::Restored(id, claims)) => (Some((id, claims)), Comes::Restored),
         Some(Back::Lost) => (None, Comes::Lost),
         None => (None, Comes::New),
     };
-    let opened_with = restored.map(|(_, facts)| facts.carried);
+    let opened_with = restored.map(|(_, claims)| claims.carried);
     let core = front.new_agent(head, target, Transport::Sse, permit, opened_with);
     let Some(id) = restored.map(|(id, _)| id).or_else(|| front.mint(&core, false, false)) else {
         return Err(Box::new(Response::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway)));

@@ -30,7 +30,7 @@ use crate::{
         open::{self, OpenEnd},
         restore::Missing,
     },
-    session_id::{AgentSessionId, seal::Presented},
+    session_id::{AgentSessionId, seal::Binding},
     stream::{
         connection::ConnectionState,
         event::EventId,
@@ -210,16 +210,16 @@ async fn end<B: Backends>(
     target: &Target,
 ) -> Response {
     let (transport, carried) = (Transport::Http, front.carried(target, head.headers));
-    let presented = Presented { transport, identity: head.identity, target, carried: &carried };
-    if front.agents.find(id, &presented).is_none() && front.worth(id, &presented).is_err() {
+    let binding = Binding { transport, identity: head.identity, target, carried: &carried };
+    if front.agents.find(id, &binding).is_none() && front.worth(id, &binding).is_err() {
         return Response::unknown_session(None);
     }
     // Buried before it is looked for: one that is being restored meanwhile sees either the one or the other.
-    let buried = front.common.revoke(id, &presented);
-    if let Some(agent) = front.agents.find(id, &presented) {
+    let revoked = front.common.revoke(id, &binding);
+    if let Some(agent) = front.agents.find(id, &binding) {
         front.agents.remove(id, &agent.core, AgentEnd::Deleted);
     }
-    if let Some(one) = buried {
+    if let Some(one) = revoked {
         front.common.revocations.written(one).await;
     }
     Response::status(StatusCode::OK, Cause::Gateway)

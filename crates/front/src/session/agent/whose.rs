@@ -12,7 +12,7 @@ use mcpool_wire::{Caller, Forwarded};
 use super::{AgentCore, lock};
 use crate::{
     forwarded_headers::Carried,
-    session_id::{AgentSessionId, seal::Presented},
+    session_id::{AgentSessionId, seal::Binding},
 };
 
 pub(super) struct Whose {
@@ -45,8 +45,8 @@ impl Whose {
 
 impl AgentCore {
     /// What its id is bound to.
-    pub(crate) fn presented(&self) -> Presented<'_> {
-        Presented {
+    pub(crate) fn binding(&self) -> Binding<'_> {
+        Binding {
             transport: self.transport,
             identity: &self.caller.identity,
             target: &self.target,
@@ -102,8 +102,8 @@ impl AgentCore {
     /// From now on its id restores nothing.
     pub(crate) fn revoke(&self) {
         if let Some(id) = self.whose.id.get() {
-            let buried = self.common.revoke(*id, &self.presented());
-            buried.into_iter().for_each(|one| self.common.revocations.write(one));
+            let revoked = self.common.revoke(*id, &self.binding());
+            revoked.into_iter().for_each(|one| self.common.revocations.write(one));
         }
     }
 }

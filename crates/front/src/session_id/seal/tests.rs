@@ -20,11 +20,11 @@ fn keys() -> (SessionKey, SessionKeys) {
 static NOTHING: LazyLock<Carried> = LazyLock::new(Carried::default);
 static NOBODY: LazyLock<Arc<Identity>> = LazyLock::new(Identity::anonymous);
 
-fn here(target: &Target) -> Presented<'_> {
-    Presented { transport: Transport::Http, identity: &NOBODY, target, carried: &NOTHING }
+fn here(target: &Target) -> Binding<'_> {
+    Binding { transport: Transport::Http, identity: &NOBODY, target, carried: &NOTHING }
 }
 
-const FACTS: Facts = Facts {
+const CLAIMS: Claims = Claims {
     issued: 1_795_000_000_123,
     revision: Some(Revision::V2025_06_18),
     own: false,
@@ -40,15 +40,15 @@ fn an_id_says_what_was_sealed_and_only_for_whom_and_where() {
     for revision in REVISIONS.map(Some).into_iter().chain([None]) {
         for (own, interactive) in [(false, false), (true, false), (false, true), (true, true)] {
             let carried = if own { 0 } else { 1 << 31 | 2 };
-            let facts = Facts { revision, own, interactive, carried, ..FACTS };
-            let id = keys.seal(7, &facts, &here).unwrap();
-            assert_eq!(keys.open(id, &here), Some(facts));
-            assert_eq!(facts.is_restorable(), !own && !interactive);
+            let claims = Claims { revision, own, interactive, carried, ..CLAIMS };
+            let id = keys.seal(7, &claims, &here).unwrap();
+            assert_eq!(keys.open(id, &here), Some(claims));
+            assert_eq!(claims.is_restorable(), !own && !interactive);
         }
     }
-    let id = keys.seal(0, &FACTS, &here).unwrap();
-    assert_eq!(keys.open(id, &Presented { target: &b, ..here }), None);
-    assert_eq!(keys.open(id, &Presented { transport: Transport::Sse, ..here }), None);
+    let id = keys.seal(0, &CLAIMS, &here).unwrap();
+    assert_eq!(keys.open(id, &Binding { target: &b, ..here }), None);
+    assert_eq!(keys.open(id, &Binding { transport: Transport::Sse, ..here }), None);
     assert_eq!(self::keys().1.open(id, &here), None);
 }
 
@@ -61,7 +61,7 @@ fn what_an_id_is_bound_to_is_unambiguous() {
     assert_eq!(&bound[..5], &[2, 0, 0, 0, Transport::Http as u8]);
     assert_eq!(&bound[5..13], &(name.len() as u64).to_be_bytes());
     assert_eq!(&bound[13..], format!("{name}a").as_bytes());
-    assert_ne!(bound, Presented { target: &b, ..here }.bound_to([2, 0, 0, 0]));
+    assert_ne!(bound, Binding { target: &b, ..here }.bound_to([2, 0, 0, 0]));
     assert_ne!(bound, here.bound_to([2, 0, 0, 1]));
 }
 
@@ -70,19 +70,19 @@ fn somebody_who_is_called_like_nobody_is_somebody() {
     let (_, keys) = keys();
     let a = target("a");
     let somebody = Arc::new(Identity::new(IdentityKind::Key, "anonymous"));
-    let (nobodys, somebodys) = (here(&a), Presented { identity: &somebody, ..here(&a) });
+    let (nobodys, somebodys) = (here(&a), Binding { identity: &somebody, ..here(&a) });
     for (own, other) in [(nobodys, somebodys), (somebodys, nobodys)] {
-        let id = keys.seal(0, &FACTS, &own).unwrap();
-        assert_eq!((keys.open(id, &own), keys.open(id, &other)), (Some(FACTS), None));
+        let id = keys.seal(0, &CLAIMS, &own).unwrap();
+        assert_eq!((keys.open(id, &own), keys.open(id, &other)), (Some(CLAIMS), None));
     }
 }
 
 #[test]
 fn an_id_of_before_headers_were_noted_says_none_whatever_its_random_bytes_are() {
     for _ in 0..64 {
-        let body = FACTS.to_body().unwrap();
-        assert_eq!(Facts::of_body(&body), Some(FACTS));
-        assert_eq!(body[6], Facts::INTERACTIVE, "nothing that an id of before does not have");
+        let body = CLAIMS.to_body().unwrap();
+        assert_eq!(Claims::of_body(&body), Some(CLAIMS));
+        assert_eq!(body[6], Claims::INTERACTIVE, "nothing that an id of before does not have");
     }
 }
 
@@ -100,7 +100,7 @@ const OLD: (&str, &str) = (
 fn an_id_of_before_stays_good() {
     let keys = SessionKeys::new(&[SessionKey::parse(OLD.0).unwrap()]);
     let id = AgentSessionId::parse(OLD.1).unwrap();
-    let said = Facts { interactive: false, carried: 1 << 31 | 2, ..FACTS };
+    let said = Claims { interactive: false, carried: 1 << 31 | 2, ..CLAIMS };
     assert_eq!(keys.open(id, &here(&target("a"))), Some(said));
     assert_eq!(keys.open(id, &here(&of_record("a", "r1"))), Some(said), "also once it has a record");
     assert_eq!(keys.open(id, &here(&target("b"))), None);
@@ -111,8 +111,8 @@ fn an_id_of_before_stays_good() {
 fn an_id_is_worth_nothing_at_another_backend_that_got_the_name() {
     let (_, keys) = keys();
     let of = of_record("a", "r1");
-    let id = keys.seal(0, &FACTS, &here(&of)).unwrap();
-    assert_eq!(keys.open(id, &here(&of)), Some(FACTS));
+    let id = keys.seal(0, &CLAIMS, &here(&of)).unwrap();
+    assert_eq!(keys.open(id, &here(&of)), Some(CLAIMS));
     // The last ones have the same bytes behind each other.
     for other in
         [of_record("a", "r2"), target("a"), of_record("1a", "r"), of_record("", "r1a"), target("r1a")]
@@ -126,7 +126,7 @@ fn a_flipped_bit_opens_nothing_wherever_it_is() {
     let (_, keys) = keys();
     let a = target("a");
     let here = here(&a);
-    let text = keys.seal(0, &FACTS, &here).unwrap().to_text();
+    let text = keys.seal(0, &CLAIMS, &here).unwrap().to_text();
     assert_eq!(text.len(), TAG_AND_REST);
     let opens = |text: &str| AgentSessionId::parse(text).and_then(|id| keys.open(id, &here)).is_some();
     assert!(opens(&text));
@@ -158,7 +158,7 @@ fn a_million_ids_are_all_different_and_in_no_order() {
     let (mut prints, mut rising, mut last) = (HashSet::with_capacity(1_000_000), 0, 0);
     for _ in 0..1_000_000 {
         // All of one moment: nothing but chance tells them apart.
-        let id = keys.seal(0, &FACTS, &here).unwrap();
+        let id = keys.seal(0, &CLAIMS, &here).unwrap();
         assert!(seen.insert(id));
         assert!(prints.insert(fingerprint_of(id)), "two ids that would be deleted as one");
         rising += usize::from(fingerprint_of(id) > last);
@@ -173,10 +173,10 @@ fn a_key_that_was_replaced_still_opens_and_no_longer_seals() {
     let both = SessionKeys::new(&[new, old]);
     let a = target("a");
     let here = here(&a);
-    let before = only_old.seal(0, &FACTS, &here).unwrap();
-    assert_eq!(both.open(before, &here), Some(FACTS));
-    let after = both.seal(0, &FACTS, &here).unwrap();
-    assert_eq!((only_new.open(after, &here), only_old.open(after, &here)), (Some(FACTS), None));
+    let before = only_old.seal(0, &CLAIMS, &here).unwrap();
+    assert_eq!(both.open(before, &here), Some(CLAIMS));
+    let after = both.seal(0, &CLAIMS, &here).unwrap();
+    assert_eq!((only_new.open(after, &here), only_old.open(after, &here)), (Some(CLAIMS), None));
 }
 
 #[test]
