@@ -33,7 +33,7 @@ use crate::{
     observe::{Cause, FrontEvent, Outcome},
     panics::panic_message,
     session::{
-        agent::{AgentCore, BeginError, InFlight, Stop},
+        agent::{AgentCore, BeginError, InFlight, StopReason},
         census::CallNote,
     },
     shared::{Common, Ending, outcome_of},
@@ -179,8 +179,8 @@ impl Running {
     }
 
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
-        let word = self.slot.as_ref().and_then(|slot| slot.flag.word(cx.waker()));
-        if word == Some(Stop::Cancelled) {
+        let reason = self.slot.as_ref().and_then(|slot| slot.flag.reason(cx.waker()));
+        if reason == Some(StopReason::Cancelled) {
             let error = CallError::not_sent(ErrorKind::Cancelled, "cancelled by the agent")
                 .executed(self.trace.executed());
             self.report(Outcome::Cancelled, Some(&error));
@@ -191,7 +191,7 @@ impl Running {
         }
         let polled = catch_unwind(AssertUnwindSafe(|| self.reply.as_mut().poll(cx)));
         let result = match polled {
-            Ok(Poll::Pending) => match word.and_then(|word| self.stopped(word)) {
+            Ok(Poll::Pending) => match reason.and_then(|reason| self.stopped(reason)) {
                 None => return Poll::Pending,
                 Some(error) => {
                     // This is what tells the backend.
@@ -212,14 +212,14 @@ impl Running {
     }
 
     /// Why a call that has no answer yet ends with the gateway, if it does.
-    fn stopped(&self, word: Stop) -> Option<CallError> {
-        match (word, self.trace.executed()) {
-            (Stop::UnlessSent | Stop::Now, Executed::No) => Some(draining()),
-            (Stop::Now, executed) => {
+    fn stopped(&self, reason: StopReason) -> Option<CallError> {
+        match (reason, self.trace.executed()) {
+            (StopReason::UnlessSent | StopReason::Now, Executed::No) => Some(draining()),
+            (StopReason::Now, executed) => {
                 let message = "the gateway was shut down while the call was in flight";
                 Some(CallError::not_sent(ErrorKind::Lost, message).executed(executed))
             }
-            (Stop::UnlessSent | Stop::Cancelled, _) => None,
+            (StopReason::UnlessSent | StopReason::Cancelled, _) => None,
         }
     }
 

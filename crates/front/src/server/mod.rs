@@ -44,7 +44,7 @@ use crate::{
         chunked_io::ChunkedIo,
         timed_io::TimeoutIo,
     },
-    session::{Front, Sessionless, agent::Stop, census::Census, registry::Agents},
+    session::{Front, Sessionless, agent::StopReason, census::Census, registry::Agents},
     session_id::revoked_file::RevocationWriter,
     shared::{Common, Detached},
     stateless::Stateless,
@@ -325,16 +325,16 @@ async fn drain<B: Backends>(
     let common = &front.common;
     common.start_draining();
     stop.cancel();
-    front.agents.stop_calls(Stop::UnlessSent);
-    stateless.links.stop_calls(Stop::UnlessSent);
+    front.agents.stop_calls(StopReason::UnlessSent);
+    stateless.links.stop_calls(StopReason::UnlessSent);
     let time = common.times().drain;
     let last_words = LAST_WORDS.min(time / 10);
     let deadline = Instant::now() + time;
     until_empty(front, stateless, deadline - last_words).await;
     let cut = open(common).calls;
     if cut > 0 {
-        front.agents.stop_calls(Stop::Now);
-        stateless.links.stop_calls(Stop::Now);
+        front.agents.stop_calls(StopReason::Now);
+        stateless.links.stop_calls(StopReason::Now);
         stateless.parked.end_all(common);
         until_empty(front, stateless, deadline.max(Instant::now() + LATE)).await;
     }

@@ -2,7 +2,7 @@
 //!
 //! [`AgentCore`] is the part that calls and links hold; it never holds a link, so dropping the agent drops its link.
 
-mod whose;
+mod owner;
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use mcpool_wire::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use self::whose::Whose;
+use self::owner::Owner;
 use crate::{
     forwarded_headers::Carried,
     limits::{
@@ -48,14 +48,14 @@ use crate::{
 };
 
 /// Server requests one agent may owe an answer at a time.
-const MAX_ASKED: usize = 64;
+const MAX_SERVER_REQUESTS: usize = 64;
 
 /// The part of an agent session that does not know what lies behind.
 pub(crate) struct AgentCore {
     /// Who it is, with what it was opened with.
     pub(crate) caller: Arc<Caller>,
     /// With what it was opened, and with what it comes now.
-    whose: Whose,
+    owner: Owner,
     pub(crate) target: Target,
     pub(crate) transport: Transport,
     pub(crate) profile: Profile,
@@ -70,7 +70,7 @@ pub(crate) struct AgentCore {
     joined: AtomicI64,
     /// The streams of its calls.
     streams: OpenStreams,
-    asked: Mutex<Asked>,
+    server_requests: Mutex<ServerRequests>,
     pub(crate) unclaimed: Unclaimed,
     pub(crate) last_seen: AtomicU64,
     ended: AtomicBool,
@@ -101,7 +101,7 @@ pub(crate) enum Side<L> {
 /// Tells one call that it is to end, and why; and others what was asked.
 #[derive(Default)]
 pub(crate) struct CancelFlag {
-    word: AtomicU8,
+    reason: AtomicU8,
     waker: AtomicWaker,
     /// Where there is a call to tell of.
     pub(crate) note: OnceLock<CallNote>,
@@ -114,7 +114,7 @@ pub(crate) struct CancelFlag {
 /// Why a call is to end. The greater word stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Stop {
+pub(crate) enum StopReason {
     /// The gateway ends, and waits for what runs only.
     UnlessSent = 1,
     /// The gateway waits no longer.
@@ -155,7 +155,7 @@ pub(crate) enum BeginError {
 }
 
 #[derive(Default)]
-struct Asked {
+struct ServerRequests {
     last: i64,
     open: Vec<(i64, u64)>,
 }
@@ -175,7 +175,7 @@ impl AgentCore {
             replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number: LISTENING });
         let outbox = Outbox::new(&common.limits(), Arc::clone(&common.memory), listening);
         Self {
-            whose: Whose::new(&caller, carried, opened_with),
+            owner: Owner::new(&caller, carried, opened_with),
             caller,
             target,
             transport,
@@ -184,7 +184,7 @@ impl AgentCore {
             inflight: Mutex::default(),
             joined: AtomicI64::new(0),
             streams: OpenStreams::default(),
-            asked: Mutex::default(),
+            server_requests: Mutex::default(),
             unclaimed: Unclaimed::default(),
             replay,
             revision: Mutex::default(),
@@ -245,12 +245,12 @@ impl AgentCore {
     pub(crate) fn cancel(&self, id: &IdValue) {
         let flag = lock(&self.inflight).get(id).cloned();
         if let Some(flag) = flag {
-            flag.set(Stop::Cancelled);
+            flag.set(StopReason::Cancelled);
         }
     }
 
     /// Tells all its calls that they are to end.
-    pub(crate) fn stop_calls(&self, why: Stop) {
+    pub(crate) fn stop_calls(&self, why: StopReason) {
         for flag in self.flags() {
             flag.set(why);
         }
@@ -319,7 +319,7 @@ impl AgentCore {
     pub(crate) fn end(&self) {
         self.leave();
         self.outbox.close();
-        self.stop_calls(Stop::Cancelled);
+        self.stop_calls(StopReason::Cancelled);
         if let Some(replay) = &self.replay {
             replay.end();
         }
@@ -368,9 +368,9 @@ impl AgentCore {
     /// The link's number for the server request the agent answers with this id.
     pub(crate) fn answered(&self, id: &IdValue) -> Option<u64> {
         let (id, _) = id.as_number_lenient()?;
-        let mut asked = lock(&self.asked);
-        let at = asked.open.iter().position(|(ours, _)| *ours == id)?;
-        Some(asked.open.swap_remove(at).1)
+        let mut server_requests = lock(&self.server_requests);
+        let at = server_requests.open.iter().position(|(ours, _)| *ours == id)?;
+        Some(server_requests.open.swap_remove(at).1)
     }
 
     /// Delivers one event of the link to `outbox`: the agent's own, or that of the call it belongs to.
@@ -419,13 +419,13 @@ impl AgentCore {
 
     fn ask(&self, outbox: &Outbox, link_id: u64, message: &Message) -> Result<(), OutletFull> {
         let id = {
-            let mut asked = lock(&self.asked);
-            if asked.open.len() >= MAX_ASKED {
+            let mut server_requests = lock(&self.server_requests);
+            if server_requests.open.len() >= MAX_SERVER_REQUESTS {
                 None
             } else {
-                asked.last += 1;
-                let id = asked.last;
-                asked.open.push((id, link_id));
+                server_requests.last += 1;
+                let id = server_requests.last;
+                server_requests.open.push((id, link_id));
                 Some(id)
             }
         };
@@ -435,7 +435,7 @@ impl AgentCore {
         };
         let sent = self.push(outbox, DropPolicy::Required, message.with_id(id.to_string().as_bytes()));
         if sent.is_err() {
-            lock(&self.asked).open.retain(|(ours, _)| *ours != id);
+            lock(&self.server_requests).open.retain(|(ours, _)| *ours != id);
         }
         sent
     }
@@ -443,9 +443,9 @@ impl AgentCore {
     /// Tells the agent that nobody waits for its answer any more; an answer that comes all the same is dropped.
     fn withdraw(&self, outbox: &Outbox, link_id: u64, reason: &str) -> Result<(), OutletFull> {
         let id = {
-            let mut asked = lock(&self.asked);
-            let at = asked.open.iter().position(|(_, theirs)| *theirs == link_id);
-            at.map(|at| asked.open.swap_remove(at).0)
+            let mut server_requests = lock(&self.server_requests);
+            let at = server_requests.open.iter().position(|(_, theirs)| *theirs == link_id);
+            at.map(|at| server_requests.open.swap_remove(at).0)
         };
         let Some(id) = id else { return Ok(()) };
         let message = Bytes::from(format!(
@@ -510,18 +510,18 @@ impl BeginError {
 
 impl CancelFlag {
     /// What was said so far; whoever waits is woken by the next word.
-    pub(crate) fn word(&self, waker: &std::task::Waker) -> Option<Stop> {
+    pub(crate) fn reason(&self, waker: &std::task::Waker) -> Option<StopReason> {
         self.waker.register(waker);
-        match self.word.load(Ordering::Acquire) {
+        match self.reason.load(Ordering::Acquire) {
             0 => None,
-            1 => Some(Stop::UnlessSent),
-            2 => Some(Stop::Now),
-            _ => Some(Stop::Cancelled),
+            1 => Some(StopReason::UnlessSent),
+            2 => Some(StopReason::Now),
+            _ => Some(StopReason::Cancelled),
         }
     }
 
-    fn set(&self, word: Stop) {
-        self.word.fetch_max(word as u8, Ordering::AcqRel);
+    fn set(&self, reason: StopReason) {
+        self.reason.fetch_max(reason as u8, Ordering::AcqRel);
         self.waker.wake();
     }
 }

@@ -17,9 +17,9 @@ use crate::{
     },
     observe::{AgentEnd, FrontEvent, Transport},
     session::{
-        agent::{Agent, AgentCore, Side, Stop},
+        agent::{Agent, AgentCore, Side, StopReason},
         idle::{IdleSessions, Use},
-        restore::Flights,
+        restore::SingleFlight,
     },
     session_id::{AgentSessionId, seal::Binding},
     shared::Common,
@@ -34,7 +34,7 @@ pub(crate) struct Agents<L> {
     /// Those that may give way to others.
     idle: IdleSessions<AgentSessionId>,
     /// Sessions that are on their way back into the table.
-    pub(crate) flights: Flights<L>,
+    pub(crate) restores: SingleFlight<L>,
     /// Of all that are served, those without session and those on their way included.
     pub(crate) places: Arc<Places>,
     common: Arc<Common>,
@@ -42,8 +42,8 @@ pub(crate) struct Agents<L> {
 
 impl<L: Link> Agents<L> {
     pub(crate) fn new(common: Arc<Common>) -> Self {
-        let (away, idle, flights) = (Mutex::default(), IdleSessions::default(), Flights::default());
-        Self { table: DashMap::new(), away, idle, flights, places: Arc::default(), common }
+        let (away, idle, restores) = (Mutex::default(), IdleSessions::default(), SingleFlight::default());
+        Self { table: DashMap::new(), away, idle, restores, places: Arc::default(), common }
     }
 
     /// A place for one more, those on their way counted too; none where nobody can give way.
@@ -251,7 +251,7 @@ impl<L: Link> Agents<L> {
     }
 
     /// Tells the calls of everybody that they are to end.
-    pub(crate) fn stop_calls(&self, why: Stop) {
+    pub(crate) fn stop_calls(&self, why: StopReason) {
         for (_, core) in self.snapshot() {
             core.stop_calls(why);
         }

@@ -48,19 +48,19 @@ pub(crate) enum Missing {
     Unopened(Arc<CallError>),
 }
 
-type Found<L> = Result<Arc<Agent<L>>, Missing>;
-type Restoring<L> = Pin<Box<dyn Future<Output = Found<L>> + Send>>;
+type Restored<L> = Result<Arc<Agent<L>>, Missing>;
+type Restoring<L> = Pin<Box<dyn Future<Output = Restored<L>> + Send>>;
 
 /// The sessions that are being restored. Held by their requests only, so what nobody waits for ends.
-pub(crate) struct Flights<L>(Mutex<HashMap<AgentSessionId, WeakShared<Restoring<L>>>>);
+pub(crate) struct SingleFlight<L>(Mutex<HashMap<AgentSessionId, WeakShared<Restoring<L>>>>);
 
-impl<L> Default for Flights<L> {
+impl<L> Default for SingleFlight<L> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<L: Link> Flights<L> {
+impl<L: Link> SingleFlight<L> {
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<AgentSessionId, WeakShared<Restoring<L>>>) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -73,34 +73,34 @@ impl<B: Backends> Front<B> {
         head: &RequestHead<'_>,
         session: &str,
         target: &Target,
-    ) -> Found<B::Link> {
+    ) -> Restored<B::Link> {
         let Some(id) = AgentSessionId::parse(session) else { return Err(Missing::Unknown) };
         let (transport, carried) = (Transport::Http, self.carried(target, head.headers));
         let binding = Binding { transport, identity: head.identity, target, carried: &carried };
         if let Some(agent) = self.agents.find(id, &binding) {
             return Ok(agent);
         }
-        let claims = self.worth(id, &binding).map_err(|()| Missing::Unknown)?;
+        let claims = self.verify_restorable(id, &binding).map_err(|()| Missing::Unknown)?;
         // Boxed: hardly any request comes this way.
         Box::pin(self.restored(head, id, claims, target)).await
     }
 
     /// What a valid id that is not held says; told where it is worth nothing any more.
-    pub(crate) fn worth(&self, id: AgentSessionId, binding: &Binding<'_>) -> Result<Claims, ()> {
+    pub(crate) fn verify_restorable(&self, id: AgentSessionId, binding: &Binding<'_>) -> Result<Claims, ()> {
         let claims = self.common.in_force().config.sessions.keys.open(id, binding).ok_or(())?;
         if binding.carried.lacks(claims.carried) {
             return Err(());
         }
-        match self.fate_of(id, &claims) {
+        match self.obstacle(id, &claims) {
             None => Ok(claims),
-            Some(fate) => {
-                self.told(fate);
+            Some(outcome) => {
+                self.count_restore(outcome);
                 Err(())
             }
         }
     }
 
-    fn fate_of(&self, id: AgentSessionId, claims: &Claims) -> Option<Restore> {
+    fn obstacle(&self, id: AgentSessionId, claims: &Claims) -> Option<Restore> {
         if !claims.is_restorable() {
             return Some(Restore::Own);
         }
@@ -124,28 +124,28 @@ impl<B: Backends> Front<B> {
         id: AgentSessionId,
         claims: Claims,
         target: &Target,
-    ) -> Found<B::Link> {
+    ) -> Restored<B::Link> {
         if self.common.is_draining() {
             return Err(Missing::NoPlace(NoPlace::Draining));
         }
-        let flight = self.agents.flights.with(|flights| {
-            if let Some(flight) = flights.get(&id).and_then(WeakShared::upgrade) {
+        let flight = self.agents.restores.with(|restores| {
+            if let Some(flight) = restores.get(&id).and_then(WeakShared::upgrade) {
                 return Ok(flight);
             }
-            if flights.len() >= MANY {
-                flights.retain(|_, flight| flight.upgrade().is_some());
+            if restores.len() >= MANY {
+                restores.retain(|_, flight| flight.upgrade().is_some());
             }
             let (permit, opened_with) = (self.try_acquire_session(head.peer)?, Some(claims.carried));
             let core = self.new_agent(head, target.clone(), Transport::Http, permit, opened_with);
             let restoring: Restoring<B::Link> = Box::pin(Arc::clone(self).restore(id, claims, core));
             let flight: Shared<_> = restoring.shared();
-            flights.extend(flight.downgrade().map(|weak| (id, weak)));
+            restores.extend(flight.downgrade().map(|weak| (id, weak)));
             Ok(flight)
         });
         match flight {
             Ok(flight) => flight.await,
             Err(why) => {
-                self.told(Restore::Full);
+                self.count_restore(Restore::Full);
                 Err(Missing::NoPlace(why))
             }
         }
@@ -156,29 +156,29 @@ impl<B: Backends> Front<B> {
         id: AgentSessionId,
         claims: Claims,
         core: Arc<AgentCore>,
-    ) -> Found<B::Link> {
+    ) -> Restored<B::Link> {
         // Another flight may have landed since this one was wanted.
         if let Some(agent) = self.agents.find(id, &core.binding()) {
             return Ok(agent);
         }
-        let found = self.landed(id, claims, Arc::clone(&core)).await;
-        self.told(match &found {
+        let result = self.open_and_insert(id, claims, Arc::clone(&core)).await;
+        self.count_restore(match &result {
             Ok(_) => Restore::Restored,
             Err(Missing::Unknown) => Restore::Own,
             Err(Missing::NoPlace(_)) => Restore::Full,
             Err(Missing::Unopened(_)) => Restore::Failed,
         });
         // Behind the table, so that who finds no flight finds the session.
-        self.agents.flights.with(|flights| flights.remove(&id));
-        found
+        self.agents.restores.with(|restores| restores.remove(&id));
+        result
     }
 
-    async fn landed(
+    async fn open_and_insert(
         self: &Arc<Self>,
         id: AgentSessionId,
         claims: Claims,
         core: Arc<AgentCore>,
-    ) -> Found<B::Link> {
+    ) -> Restored<B::Link> {
         let mut client = ClientHello::neutral();
         if let Some(revision) = claims.revision {
             client.revision = revision;
@@ -196,14 +196,14 @@ impl<B: Backends> Front<B> {
         let (agent, _) =
             self.agents.insert(Agent { id, core, side: Side::Http { link, interactive: false } });
         // It may have been deleted meanwhile; who deletes buries first and looks in the table then.
-        if self.fate_of(id, &claims).is_some() {
+        if self.obstacle(id, &claims).is_some() {
             self.agents.remove(id, &agent.core, AgentEnd::Deleted);
             return Err(Missing::Unknown);
         }
         Ok(agent)
     }
 
-    pub(crate) fn told(&self, outcome: Restore) {
+    pub(crate) fn count_restore(&self, outcome: Restore) {
         self.common.emit(&FrontEvent::Restore { outcome });
     }
 

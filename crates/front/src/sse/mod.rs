@@ -55,7 +55,7 @@ pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<
                 Err(Taken) => return Response::taken(),
             }
         }
-        if let Ok(claims) = front.worth(known, &binding) {
+        if let Ok(claims) = front.verify_restorable(known, &binding) {
             back = Some(Back::Restored(known, claims));
         }
     }
@@ -107,7 +107,7 @@ fn begin<B: Backends>(
     let response = attach(front, &agent).unwrap_or_else(|Taken| Some(Response::taken()));
     if is_new {
         if restored.is_some() {
-            front.told(Restore::Restored);
+            front.count_restore(Restore::Restored);
         }
         front.tasks.spawn(run(AgentStream::new(Arc::clone(front), id, core, inbox, comes)));
     }

@@ -37,7 +37,7 @@ use crate::{
     observe::{AgentEnd, FrontEvent, Transport},
     session::{
         Front, RequestHead,
-        agent::{AgentCore, Stop},
+        agent::{AgentCore, StopReason},
         open,
     },
     shared::Common,
@@ -229,7 +229,7 @@ impl<L: Link> Guests<L> {
     }
 
     /// Tells the calls of all of them that they are to end.
-    pub(crate) fn stop_calls(&self, why: Stop) {
+    pub(crate) fn stop_calls(&self, why: StopReason) {
         let all: Vec<_> = self.lock().kinds.values().flatten().map(|guest| Arc::clone(&guest.core)).collect();
         for core in all {
             core.stop_calls(why);

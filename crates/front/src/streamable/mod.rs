@@ -211,7 +211,7 @@ async fn end<B: Backends>(
 ) -> Response {
     let (transport, carried) = (Transport::Http, front.carried(target, head.headers));
     let binding = Binding { transport, identity: head.identity, target, carried: &carried };
-    if front.agents.find(id, &binding).is_none() && front.worth(id, &binding).is_err() {
+    if front.agents.find(id, &binding).is_none() && front.verify_restorable(id, &binding).is_err() {
         return Response::unknown_session(None);
     }
     // Buried before it is looked for: one that is being restored meanwhile sees either the one or the other.

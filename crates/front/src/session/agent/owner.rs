@@ -15,7 +15,7 @@ use crate::{
     session_id::{AgentSessionId, seal::Binding},
 };
 
-pub(super) struct Whose {
+pub(super) struct Owner {
     /// Its agent with what its latest request came with.
     latest: ArcSwap<Caller>,
     /// Whether a request came with something else than it was opened with.
@@ -30,7 +30,7 @@ pub(super) struct Whose {
     id: OnceLock<AgentSessionId>,
 }
 
-impl Whose {
+impl Owner {
     pub(super) fn new(caller: &Arc<Caller>, carried: Carried, opened_with: u32) -> Self {
         Self {
             latest: ArcSwap::new(Arc::clone(caller)),
@@ -50,58 +50,58 @@ impl AgentCore {
             transport: self.transport,
             identity: &self.caller.identity,
             target: &self.target,
-            carried: &self.whose.carried,
+            carried: &self.owner.carried,
         }
     }
 
     /// The headers that came with it when its id was given out.
     pub(crate) fn opened_with(&self) -> u32 {
-        self.whose.opened_with
+        self.owner.opened_with
     }
 
     /// Whether a request that carries this may be one of this session. One that is served on a session of its own stays
     /// with the values that was opened with: with others it begins again.
     pub(crate) fn may_carry(&self, carried: &Carried) -> bool {
         carried.is_of_nothing()
-            || (!carried.lacks(self.whose.opened_with)
-                && lock(&self.whose.owned).as_ref().is_none_or(|values| carried.agrees_with(values)))
+            || (!carried.lacks(self.owner.opened_with)
+                && lock(&self.owner.owned).as_ref().is_none_or(|values| carried.agrees_with(values)))
     }
 
     /// Its agent, as the one a request comes from that carries this.
     pub(crate) fn as_sent(&self, carried: &Carried) -> Arc<Caller> {
-        let latest = self.whose.latest.load_full();
+        let latest = self.owner.latest.load_full();
         if latest.forwarded == carried.values {
             return latest;
         }
         let caller = Arc::new(Caller { forwarded: Arc::clone(&carried.values), ..Caller::clone(&latest) });
-        self.whose.moved.store(true, Ordering::Relaxed);
-        self.whose.latest.store(Arc::clone(&caller));
+        self.owner.moved.store(true, Ordering::Relaxed);
+        self.owner.latest.store(Arc::clone(&caller));
         caller
     }
 
     /// Whether a request came with other values than it was opened with: then nothing that was said with those is
     /// said again.
     pub(crate) fn has_moved(&self) -> bool {
-        self.whose.moved.load(Ordering::Relaxed)
+        self.owner.moved.load(Ordering::Relaxed)
     }
 
     /// It is in the table, under this id.
     pub(crate) fn known_as(&self, id: AgentSessionId) {
-        let _ = self.whose.id.set(id);
-        if lock(&self.whose.owned).is_some() {
+        let _ = self.owner.id.set(id);
+        if lock(&self.owner.owned).is_some() {
             self.revoke();
         }
     }
 
     /// A session of its backend is its alone, opened with these values: what it leaves there is lost with the session.
     pub(crate) fn becomes_own(&self, values: Forwarded) {
-        *lock(&self.whose.owned) = Some(values);
+        *lock(&self.owner.owned) = Some(values);
         self.revoke();
     }
 
     /// From now on its id restores nothing.
     pub(crate) fn revoke(&self) {
-        if let Some(id) = self.whose.id.get() {
+        if let Some(id) = self.owner.id.get() {
             let revoked = self.common.revoke(*id, &self.binding());
             revoked.into_iter().for_each(|one| self.common.revocations.write(one));
         }
