@@ -36,7 +36,7 @@ pub(crate) struct Common {
     pub(crate) connections: DashMap<u64, Arc<ConnectionState>>,
     pub(crate) principals: Arc<Principals>,
     /// Calls whose handler is gone or answers as a stream go here.
-    pub(crate) adopt: mpsc::Sender<Detached>,
+    pub(crate) detached: mpsc::Sender<DetachedCall>,
     /// Everything ends now.
     pub(crate) kill: CancellationToken,
     /// Which ids are too old.
@@ -54,7 +54,7 @@ pub(crate) struct Common {
 }
 
 /// Calls that outlive their handler, on their way to the task that owns them, with their place there.
-pub(crate) struct Detached {
+pub(crate) struct DetachedCall {
     pub(crate) run: BoxFuture<'static, ()>,
     /// Ends what they cannot end themselves any more.
     pub(crate) on_panic: Box<dyn FnOnce() + Send>,
@@ -79,7 +79,7 @@ impl Common {
         config: FrontConfig,
         observe: Arc<dyn FrontObserve>,
         gauges: Arc<Gauges>,
-        adopt: mpsc::Sender<Detached>,
+        detached: mpsc::Sender<DetachedCall>,
     ) -> (Self, Option<RevocationWriter>) {
         let expiry = Expiry::new(config.sessions.clock.clone(), config.times.session_lifetime);
         gauges.set_limits(&config.limits);
@@ -96,7 +96,7 @@ impl Common {
             gauges,
             memory,
             connections: DashMap::new(),
-            adopt,
+            detached,
             kill: CancellationToken::new(),
             draining: CancellationToken::new(),
             late: AtomicUsize::new(0),

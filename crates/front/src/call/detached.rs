@@ -16,26 +16,26 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::Sleep};
 
 use crate::{
-    call::Running,
+    call::InFlightCall,
     limits::places::DetachedPermit,
     panics::catch_panic,
-    shared::{Common, Detached},
+    shared::{Common, DetachedCall},
     stream::outbox::{Outbox, Presence},
 };
 
 /// The calls of one POST without handler.
-pub(crate) struct Adopted {
-    running: Vec<Running>,
+pub(crate) struct DetachedCalls {
+    calls: Vec<InFlightCall>,
     sink: Option<Arc<Outbox>>,
     /// Whether it is one call, whose stream is its own.
     is_one: bool,
-    orphaned: Option<Pin<Box<Sleep>>>,
+    without_reader: Option<Pin<Box<Sleep>>>,
     patience: Duration,
 }
 
 /// A place at the adopter that nobody has yet.
 pub(crate) struct Reservation<'c> {
-    mailbox: mpsc::Permit<'c, Detached>,
+    mailbox: mpsc::Permit<'c, DetachedCall>,
     permit: DetachedPermit,
 }
 
@@ -43,7 +43,7 @@ impl<'c> Reservation<'c> {
     /// Takes a place, if one is free now.
     pub(crate) fn take(common: &'c Common) -> Option<Self> {
         let permit = DetachedPermit::take(&common.gauges, common.limits().adopted_calls)?;
-        Some(Self { mailbox: common.adopt.try_reserve().ok()?, permit })
+        Some(Self { mailbox: common.detached.try_reserve().ok()?, permit })
     }
 
     /// Hands calls over; `on_panic` ends what they cannot end themselves any more.
@@ -53,19 +53,19 @@ impl<'c> Reservation<'c> {
         on_panic: impl FnOnce() + Send + 'static,
     ) {
         let (run, on_panic) = (Box::pin(run), Box::new(on_panic));
-        self.mailbox.send(Detached { run, on_panic, permit: self.permit });
+        self.mailbox.send(DetachedCall { run, on_panic, permit: self.permit });
     }
 }
 
 enum Woken {
-    New(Option<Detached>),
+    New(Option<DetachedCall>),
     Ended,
     Kill,
 }
 
-impl Adopted {
-    pub(crate) fn new(running: Vec<Running>, sink: Option<Arc<Outbox>>, patience: Duration) -> Self {
-        Self { is_one: running.len() == 1, running, sink, orphaned: None, patience }
+impl DetachedCalls {
+    pub(crate) fn new(calls: Vec<InFlightCall>, sink: Option<Arc<Outbox>>, patience: Duration) -> Self {
+        Self { is_one: calls.len() == 1, calls, sink, without_reader: None, patience }
     }
 
     /// What ends the stream of these calls where they cannot end it themselves any more.
@@ -78,25 +78,25 @@ impl Adopted {
     fn poll_calls(&mut self, cx: &mut Context<'_>) -> bool {
         let sink = &self.sink;
         let is_heard = sink.as_ref().is_some_and(|sink| matches!(sink.presence(), Presence::Attached(_)));
-        self.running.retain_mut(|call| match call.poll_end(cx) {
-            Poll::Ready(finished) => {
-                if let (Some(slot), Some(body)) = (&finished.slot, finished.body) {
+        self.calls.retain_mut(|call| match call.poll_end(cx) {
+            Poll::Ready(result) => {
+                if let (Some(registration), Some(body)) = (&result.registration, result.body) {
                     if let Some(sink) = sink {
-                        slot.core.answer_on(sink, body);
+                        registration.core.answer_on(sink, body);
                     }
                     if !is_heard {
-                        slot.core.unclaimed.add(slot, sink.as_ref().filter(|_| self.is_one));
+                        registration.core.unclaimed.add(registration, sink.as_ref().filter(|_| self.is_one));
                     }
                 }
                 false
             }
             Poll::Pending => true,
         });
-        self.running.is_empty()
+        self.calls.is_empty()
     }
 }
 
-impl Future for Adopted {
+impl Future for DetachedCalls {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -109,17 +109,17 @@ impl Future for Adopted {
         }
         match this.sink.as_ref().map_or(Presence::Absent, |sink| sink.poll_presence(cx)) {
             Presence::Attached(_) => {
-                this.orphaned = None;
+                this.without_reader = None;
                 Poll::Pending
             }
             Presence::Absent => {
                 let patience = this.patience;
-                let timer = this.orphaned.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+                let timer = this.without_reader.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
                 if timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                for slot in this.running.iter().filter_map(Running::slot) {
-                    slot.core.unclaimed.add(slot, None);
+                for registration in this.calls.iter().filter_map(InFlightCall::registration) {
+                    registration.core.unclaimed.add(registration, None);
                 }
                 if let Some(sink) = &this.sink {
                     sink.abandon();
@@ -134,7 +134,7 @@ impl Future for Adopted {
 
 /// Runs adopted calls until the front ends. A panic ends the calls of one POST: their stream is closed, and the others
 /// go on.
-pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Detached>) {
+pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<DetachedCall>) {
     let mut running = FuturesUnordered::new();
     loop {
         let woken = tokio::select! {
@@ -151,8 +151,8 @@ pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<Detached>
     }
 }
 
-async fn to_its_end(common: &Common, call: Detached) {
-    let Detached { run, on_panic, permit: _permit } = call;
+async fn to_its_end(common: &Common, call: DetachedCall) {
+    let DetachedCall { run, on_panic, permit: _permit } = call;
     if catch_panic(common, "adopter", run).await.is_none() {
         on_panic();
     }

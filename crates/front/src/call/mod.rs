@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::{
     call::{
-        detached::{Adopted, Reservation},
+        detached::{DetachedCalls, Reservation},
         response_stream::CallStream,
     },
     limits::{
@@ -33,7 +33,7 @@ use crate::{
     observe::{Cause, FrontEvent, Outcome},
     panics::panic_message,
     session::{
-        agent::{AgentCore, BeginError, InFlight, StopReason},
+        agent::{AgentCore, BeginError, CallRegistration, StopReason},
         census::CallNote,
     },
     shared::{Common, Ending, outcome_of},
@@ -41,16 +41,16 @@ use crate::{
 };
 
 /// How a call is made, and what its answer is turned into.
-pub(crate) struct Manner {
-    whose: Whose,
+pub(crate) struct CallOptions {
+    scope: IdScope,
     outlet: Option<Arc<dyn Outlet>>,
     era: Era,
     headers: Forwarded,
-    carry: Option<Carry>,
+    adapter: Option<ResultAdapter>,
 }
 
 /// Whose the id of a call is.
-enum Whose {
+enum IdScope {
     /// An agent session's: it is unique there, and cancels the call.
     Session,
     /// One of many callers that share a link.
@@ -58,7 +58,7 @@ enum Whose {
 }
 
 /// An answer of a backend with handshake is carried over to the era without.
-pub(crate) struct Carry {
+pub(crate) struct ResultAdapter {
     /// The server's name and version as JSON text.
     pub(crate) server_info: Arc<str>,
     /// For how long the result is good, where it is one that may be kept.
@@ -68,35 +68,35 @@ pub(crate) struct Carry {
 }
 
 /// A call whose answer somebody waits for. Dropping it cancels it.
-pub(crate) struct Running {
+pub(crate) struct InFlightCall {
     reply: Reply<Answer>,
-    slot: Option<InFlight>,
+    registration: Option<CallRegistration>,
     id: RpcId,
     method: Method,
     request_id: RequestId,
     trace: Arc<CallTrace>,
-    carry: Option<Carry>,
+    adapter: Option<ResultAdapter>,
     /// The message lives as long as its call.
     _charge: Charge,
 }
 
 /// The end of a call. Holds the request id until the answer is on its way.
-pub(crate) struct Finished {
+pub(crate) struct CallResult {
     /// The response under the agent's id; nothing when the agent cancelled the call.
     pub(crate) body: Option<Bytes>,
     pub(crate) cause: Cause,
     /// Whether the answer is an error.
     pub(crate) is_error: bool,
-    pub(crate) slot: Option<InFlight>,
+    pub(crate) registration: Option<CallRegistration>,
 }
 
 /// A running call in a handler. When the handler is dropped because its connection died, the call runs on.
-pub(crate) struct Handled {
-    running: Option<Running>,
+pub(crate) struct HandlerCall {
+    running: Option<InFlightCall>,
     stream: Option<Arc<CallStream>>,
 }
 
-impl Running {
+impl InFlightCall {
     /// Starts a call of an agent session on `link`, or says why not.
     pub(crate) fn start<L: Link>(
         core: &Arc<AgentCore>,
@@ -105,7 +105,7 @@ impl Running {
         message: (Message, Charge),
         outlet: Option<Arc<dyn Outlet>>,
     ) -> Result<Self, Bytes> {
-        Self::begin(core, link, request, message, Manner::of_session(outlet))
+        Self::begin(core, link, request, message, CallOptions::of_session(outlet))
     }
 
     /// Starts a call on `link` in this manner, or says why not.
@@ -114,7 +114,7 @@ impl Running {
         link: &L,
         request: Request,
         (message, charge): (Message, Charge),
-        manner: Manner,
+        options: CallOptions,
     ) -> Result<Self, Bytes> {
         let request_id = core.common.request_id();
         let started = Instant::now().into_std();
@@ -132,12 +132,12 @@ impl Running {
             let error = overloaded(memory);
             return Err(reject(core, &request.id, &request.method, request_id, &trace, &error));
         }
-        let slot = match manner.whose {
-            Whose::Session => core.begin(request.id.value(), message.bytes()),
-            Whose::Guest => core.join(),
+        let registration = match options.scope {
+            IdScope::Session => core.begin(request.id.value(), message.bytes()),
+            IdScope::Guest => core.join(),
         };
-        let slot = match slot {
-            Ok(slot) => slot,
+        let registration = match registration {
+            Ok(registration) => registration,
             Err(error) => return Err(refuse(core, &request, request_id, &trace, &error)),
         };
         let call = Call {
@@ -145,49 +145,63 @@ impl Running {
             request_id,
             method: request.method.clone(),
             message,
-            era: manner.era,
-            headers: manner.headers,
+            era: options.era,
+            headers: options.headers,
             name: request.name,
             is_plain_list: request.is_plain_list,
             wants_task: request.wants_task,
-            outlet: manner.outlet,
+            outlet: options.outlet,
             hard_deadline: started + core.common.times().call,
             trace: Arc::clone(&trace),
         };
         let name = call.name.clone();
         let note = CallNote { request_id, method: request.method.clone(), name, trace: Arc::clone(&trace) };
-        let _ = slot.flag.note.set(note);
+        let _ = registration.flag.note.set(note);
         core.profile.calls(call.message.bytes().len());
         let reply = catch_unwind(AssertUnwindSafe(|| link.call(call))).unwrap_or_else(|payload| {
             let error = failed(Some(&core.common), payload.as_ref());
             Box::pin(std::future::ready(Err(error)))
         });
-        let (id, method, carry) = (request.id, request.method, manner.carry);
-        Ok(Self { reply, slot: Some(slot), id, method, request_id, trace, carry, _charge: charge })
+        let (id, method, adapter) = (request.id, request.method, options.adapter);
+        Ok(Self {
+            reply,
+            registration: Some(registration),
+            id,
+            method,
+            request_id,
+            trace,
+            adapter,
+            _charge: charge,
+        })
     }
 
     /// Ends it here with this answer.
-    pub(crate) fn give_up(&mut self, kind: ErrorKind, message: &'static str) -> Finished {
+    pub(crate) fn give_up(&mut self, kind: ErrorKind, message: &'static str) -> CallResult {
         let error = CallError::not_sent(kind, message).executed(self.trace.executed());
         self.reply = Box::pin(std::future::pending());
         self.finish(Err(error))
     }
 
     /// What the agent session knows of it, as long as it has not ended.
-    pub(crate) fn slot(&self) -> Option<&InFlight> {
-        self.slot.as_ref()
+    pub(crate) fn registration(&self) -> Option<&CallRegistration> {
+        self.registration.as_ref()
     }
 
-    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
-        let reason = self.slot.as_ref().and_then(|slot| slot.flag.reason(cx.waker()));
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<CallResult> {
+        let reason = self.registration.as_ref().and_then(|registration| registration.flag.reason(cx.waker()));
         if reason == Some(StopReason::Cancelled) {
             let error = CallError::not_sent(ErrorKind::Cancelled, "cancelled by the agent")
                 .executed(self.trace.executed());
             self.report(Outcome::Cancelled, Some(&error));
             // Dropped now, not when the answer would have come: this is what tells the backend.
             self.reply = Box::pin(std::future::pending());
-            let slot = self.slot.take();
-            return Poll::Ready(Finished { body: None, cause: Cause::Agent, is_error: false, slot });
+            let registration = self.registration.take();
+            return Poll::Ready(CallResult {
+                body: None,
+                cause: Cause::Agent,
+                is_error: false,
+                registration,
+            });
         }
         let polled = catch_unwind(AssertUnwindSafe(|| self.reply.as_mut().poll(cx)));
         let result = match polled {
@@ -202,7 +216,8 @@ impl Running {
             Ok(Poll::Ready(result)) => result,
             Err(payload) => {
                 let executed = self.trace.executed();
-                let common = self.slot.as_ref().map(|slot| Arc::clone(&slot.core.common));
+                let common =
+                    self.registration.as_ref().map(|registration| Arc::clone(&registration.core.common));
                 // What is left of it is dropped now: it must not be polled again.
                 self.reply = Box::pin(std::future::pending());
                 Err(failed(common.as_deref(), payload.as_ref()).executed(executed))
@@ -223,7 +238,7 @@ impl Running {
         }
     }
 
-    fn finish(&mut self, result: Result<Answer, CallError>) -> Finished {
+    fn finish(&mut self, result: Result<Answer, CallError>) -> CallResult {
         let (body, cause, is_error) = match result {
             Ok(answer) => {
                 let outcome = match (answer.is_rpc_error, answer.is_tool_error) {
@@ -233,8 +248,8 @@ impl Running {
                 };
                 self.report(outcome, None);
                 let mut body = answer.with_id(self.id.raw());
-                if let Some(carry) = &self.carry {
-                    body = carry.over(&body);
+                if let Some(adapter) = &self.adapter {
+                    body = adapter.over(&body);
                 }
                 (body, Cause::Backend, answer.is_rpc_error)
             }
@@ -243,27 +258,27 @@ impl Running {
                 (error.to_response(Some(&self.id), &self.request_id.to_string()), Cause::Gateway, true)
             }
         };
-        if let Some(slot) = &self.slot {
-            slot.core.profile.answered(body.len());
+        if let Some(registration) = &self.registration {
+            registration.core.profile.answered(body.len());
         }
-        Finished { body: Some(body), cause, is_error, slot: self.slot.take() }
+        CallResult { body: Some(body), cause, is_error, registration: self.registration.take() }
     }
 
     fn report(&self, outcome: Outcome, error: Option<&CallError>) {
-        let Some(slot) = &self.slot else { return };
+        let Some(registration) = &self.registration else { return };
         let ending = Ending {
-            agent: slot.core.caller.agent,
+            agent: registration.core.caller.agent,
             request_id: self.request_id,
             method: &self.method,
-            backend: &slot.core.target.name,
+            backend: &registration.core.target.name,
             trace: &self.trace,
         };
-        slot.core.profile.ended(outcome, &self.trace);
-        ending.report(&slot.core.common, outcome, error);
+        registration.core.profile.ended(outcome, &self.trace);
+        ending.report(&registration.core.common, outcome, error);
     }
 }
 
-impl Finished {
+impl CallResult {
     /// The same under another id.
     pub(crate) fn under(mut self, id: &RpcId) -> Self {
         self.body = self.body.map(|body| match Envelope::parse(&body) {
@@ -274,25 +289,31 @@ impl Finished {
     }
 }
 
-impl Manner {
+impl CallOptions {
     fn of_session(outlet: Option<Arc<dyn Outlet>>) -> Self {
         let headers = Forwarded::default();
-        Self { whose: Whose::Session, outlet, era: Era::Legacy, headers, carry: None }
+        Self { scope: IdScope::Session, outlet, era: Era::Legacy, headers, adapter: None }
     }
 
     /// Of a guest, to a backend of its own era: nothing is changed on either way.
     pub(crate) fn modern(outlet: Arc<dyn Outlet>, headers: Forwarded) -> Self {
-        Self { whose: Whose::Guest, outlet: Some(outlet), era: Era::Modern, headers, carry: None }
+        Self { scope: IdScope::Guest, outlet: Some(outlet), era: Era::Modern, headers, adapter: None }
     }
 
     /// Of a guest, to a backend of the other era.
-    pub(crate) fn carried(outlet: Arc<dyn Outlet>, carry: Carry) -> Self {
+    pub(crate) fn carried(outlet: Arc<dyn Outlet>, adapter: ResultAdapter) -> Self {
         let headers = Forwarded::default();
-        Self { whose: Whose::Guest, outlet: Some(outlet), era: Era::Legacy, headers, carry: Some(carry) }
+        Self {
+            scope: IdScope::Guest,
+            outlet: Some(outlet),
+            era: Era::Legacy,
+            headers,
+            adapter: Some(adapter),
+        }
     }
 }
 
-impl Carry {
+impl ResultAdapter {
     fn over(&self, body: &Bytes) -> Bytes {
         let Self { server_info, ttl_ms, opens_urls } = self;
         let finish = Finish { server_info, ttl_ms: *ttl_ms, opens_urls: *opens_urls };
@@ -300,18 +321,18 @@ impl Carry {
     }
 }
 
-impl Future for Running {
-    type Output = Finished;
+impl Future for InFlightCall {
+    type Output = CallResult;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CallResult> {
         self.get_mut().poll_end(cx)
     }
 }
 
-impl Drop for Running {
+impl Drop for InFlightCall {
     fn drop(&mut self) {
         // Still in flight: nobody will wait for the answer any more.
-        if self.slot.is_some() {
+        if self.registration.is_some() {
             let error = CallError::not_sent(ErrorKind::Cancelled, "nobody waits for the answer any more")
                 .executed(self.trace.executed());
             self.report(Outcome::Cancelled, Some(&error));
@@ -319,12 +340,12 @@ impl Drop for Running {
     }
 }
 
-impl Handled {
-    pub(crate) fn new(running: Running, stream: Option<Arc<CallStream>>) -> Self {
+impl HandlerCall {
+    pub(crate) fn new(running: InFlightCall, stream: Option<Arc<CallStream>>) -> Self {
         Self { running: Some(running), stream }
     }
 
-    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<CallResult> {
         match &mut self.running {
             Some(running) => running.poll_end(cx),
             None => Poll::Pending,
@@ -332,7 +353,7 @@ impl Handled {
     }
 
     /// Ends the call here with this answer.
-    pub(crate) fn give_up(&mut self, kind: ErrorKind, message: &'static str) -> Poll<Finished> {
+    pub(crate) fn give_up(&mut self, kind: ErrorKind, message: &'static str) -> Poll<CallResult> {
         self.running.as_mut().map_or(Poll::Pending, |running| Poll::Ready(running.give_up(kind, message)))
     }
 
@@ -340,7 +361,9 @@ impl Handled {
     /// full.
     pub(crate) fn hand_over(&mut self, sink: Option<&Arc<Outbox>>) -> bool {
         // One that has ended stays, and costs nothing here: this is the end of every call.
-        let Some(running) = self.running.take_if(|running| running.slot.is_some()) else { return false };
+        let Some(running) = self.running.take_if(|running| running.registration.is_some()) else {
+            return false;
+        };
         match hand_over(vec![running], sink) {
             Ok(()) => true,
             Err(mut back) => {
@@ -351,7 +374,7 @@ impl Handled {
     }
 }
 
-impl Drop for Handled {
+impl Drop for HandlerCall {
     fn drop(&mut self) {
         if self.hand_over(None)
             && let Some(stream) = &self.stream
@@ -362,18 +385,22 @@ impl Drop for Handled {
 }
 
 /// Gives calls of one agent to the adopter, or back when it is full.
-pub(crate) fn hand_over(calls: Vec<Running>, sink: Option<&Arc<Outbox>>) -> Result<(), Vec<Running>> {
-    let Some(common) = calls.iter().find_map(|call| Some(Arc::clone(&call.slot.as_ref()?.core.common)))
+pub(crate) fn hand_over(
+    calls: Vec<InFlightCall>,
+    sink: Option<&Arc<Outbox>>,
+) -> Result<(), Vec<InFlightCall>> {
+    let Some(common) =
+        calls.iter().find_map(|call| Some(Arc::clone(&call.registration.as_ref()?.core.common)))
     else {
         return Err(calls);
     };
     let Some(place) = Reservation::take(&common) else { return Err(calls) };
     if let ([call], Some(sink)) = (calls.as_slice(), sink)
-        && let Some(slot) = &call.slot
+        && let Some(registration) = &call.registration
     {
-        let _ = slot.flag.stream.set(Arc::downgrade(sink));
+        let _ = registration.flag.stream.set(Arc::downgrade(sink));
     }
-    let calls = Adopted::new(calls, sink.cloned(), common.times().orphan);
+    let calls = DetachedCalls::new(calls, sink.cloned(), common.times().orphan);
     let breaker = calls.breaker();
     place.give(calls, breaker);
     Ok(())

@@ -30,7 +30,7 @@ const BETWEEN: Duration = Duration::from_millis(50);
 /// What there is of the same request.
 enum Earlier {
     Nothing,
-    Running(Option<Arc<Outbox>>),
+    InFlightCall(Option<Arc<Outbox>>),
     Ended(Option<u32>),
 }
 
@@ -54,7 +54,7 @@ pub(crate) async fn come_again(
                 let Some(Ok(Resume::Stream(reader))) = left else { break };
                 return Some(Ok(reader));
             }
-            Earlier::Running(outbox) => {
+            Earlier::InFlightCall(outbox) => {
                 let deserted = |outbox: &Arc<Outbox>| !matches!(outbox.presence(), Presence::Attached(_));
                 let outbox = outbox.filter(|outbox| takes_events && deserted(outbox));
                 if let Some(reader) = outbox.and_then(|outbox| outbox.attach_after(0)) {
@@ -79,7 +79,7 @@ fn earlier(
     if let Some(flag) = running {
         let stream = flag.stream.get().and_then(std::sync::Weak::upgrade);
         *first = Some(flag);
-        return Earlier::Running(stream);
+        return Earlier::InFlightCall(stream);
     }
     let within = core.common.times().orphan;
     core.unclaimed.claim(id, message, within).map_or(Earlier::Nothing, Earlier::Ended)

@@ -46,7 +46,7 @@ use crate::{
     },
     session::{Front, Sessionless, agent::StopReason, census::Census, registry::Agents},
     session_id::revoked_file::RevocationWriter,
-    shared::{Common, Detached},
+    shared::{Common, DetachedCall},
     stateless::Stateless,
     stream::connection::ConnectionState,
 };
@@ -62,14 +62,14 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// How long a connection accepted before the drain may take to begin its first request, and at most half the drain time.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// Calls on their way to the adopter.
-const ADOPT: usize = 1_024;
+const DETACHED_QUEUE: usize = 1_024;
 
 /// The server agents talk to.
 pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
     stateless: Arc<Stateless<B::Link>>,
     limit: ConnectionLimit,
-    adopted: mpsc::Receiver<Detached>,
+    detached: mpsc::Receiver<DetachedCall>,
     writer: Option<RevocationWriter>,
 }
 
@@ -106,17 +106,17 @@ impl<B: Backends> Server<B> {
         health: Arc<dyn Health>,
         guard: Arc<dyn Guard>,
     ) -> Self {
-        let (adopt, adopted) = mpsc::channel(ADOPT);
+        let (detached_calls, detached) = mpsc::channel(DETACHED_QUEUE);
         let limit = ConnectionLimit::new(&config.limits);
         let peers = PerPeerLimit::new(config.limits.sessions_per_peer, config.limits.count_loopback);
-        let (common, writer) = Common::new(config, observe, Arc::default(), adopt);
+        let (common, writer) = Common::new(config, observe, Arc::default(), detached_calls);
         let common = Arc::new(common);
         let agents = Agents::new(Arc::clone(&common));
         let tasks = TaskTracker::new();
         let stateless = Arc::<Stateless<B::Link>>::default();
         let sessionless: Arc<dyn Sessionless> = Arc::<Stateless<B::Link>>::clone(&stateless);
         let front = Front { backends, guard, agents, sessionless, common, health, peers, tasks };
-        Self { front: Arc::new(front), stateless, limit, adopted, writer }
+        Self { front: Arc::new(front), stateless, limit, detached, writer }
     }
 
     /// Numbers to read when somebody looks.
@@ -151,10 +151,10 @@ impl<B: Backends> Server<B> {
         accepting: impl FnOnce(Services<B>, ConnectionLimit, CancellationToken) -> A,
         shutdown: impl Future<Output = ()>,
     ) -> Drained {
-        let Self { front, stateless, limit, adopted, writer } = self;
+        let Self { front, stateless, limit, detached, writer } = self;
         let _kill = front.common.kill.clone().drop_guard();
         let stop = CancellationToken::new();
-        front.tasks.spawn(detached::run(Arc::clone(&front.common), adopted));
+        front.tasks.spawn(detached::run(Arc::clone(&front.common), detached));
         if let Some(writer) = writer {
             front.tasks.spawn(writer.run(front.common.kill.clone()));
         }

@@ -134,7 +134,7 @@ pub(crate) enum Resume {
 }
 
 /// A request id in use; dropping it frees the id.
-pub(crate) struct InFlight {
+pub(crate) struct CallRegistration {
     pub(crate) core: Arc<AgentCore>,
     pub(crate) flag: Arc<CancelFlag>,
     pub(crate) id: IdValue,
@@ -196,7 +196,11 @@ impl AgentCore {
     }
 
     /// Takes the id of this request for as long as its call runs.
-    pub(crate) fn begin(self: &Arc<Self>, id: &IdValue, message: &Bytes) -> Result<InFlight, BeginError> {
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        id: &IdValue,
+        message: &Bytes,
+    ) -> Result<CallRegistration, BeginError> {
         let limit = self.common.limits().calls_per_agent;
         let mut inflight = lock(&self.inflight);
         if let Some(flag) = inflight.get(id).cloned() {
@@ -221,7 +225,7 @@ impl AgentCore {
 
     /// Takes part for as long as one call of a caller without session runs. How many there may be is for its principal
     /// to say: each holds a connection.
-    pub(crate) fn join(self: &Arc<Self>) -> Result<InFlight, BeginError> {
+    pub(crate) fn join(self: &Arc<Self>) -> Result<CallRegistration, BeginError> {
         let id = IdValue::Num(self.joined.fetch_add(1, Ordering::Relaxed));
         self.enter(&mut lock(&self.inflight), id, Bytes::new())
     }
@@ -231,14 +235,14 @@ impl AgentCore {
         inflight: &mut HashMap<IdValue, Arc<CancelFlag>>,
         id: IdValue,
         message: Bytes,
-    ) -> Result<InFlight, BeginError> {
+    ) -> Result<CallRegistration, BeginError> {
         let share = self.common.principals.take(&self.caller).map_err(|TooMany(limit)| {
             BeginError::TooManyOfPrincipal(limit, self.common.principals.next_end(limit))
         })?;
         let flag = Arc::new(CancelFlag { message, ..CancelFlag::default() });
         inflight.insert(id.clone(), Arc::clone(&flag));
         Gauges::up(&self.common.gauges.calls, 1);
-        Ok(InFlight { core: Arc::clone(self), flag, id, since: Instant::now(), _share: share })
+        Ok(CallRegistration { core: Arc::clone(self), flag, id, since: Instant::now(), _share: share })
     }
 
     /// Cancels one call of this agent, if it still runs.
@@ -526,7 +530,7 @@ impl CancelFlag {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for CallRegistration {
     fn drop(&mut self) {
         lock(&self.core.inflight).remove(&self.id);
         self.core.common.principals.ended(self.since.elapsed());

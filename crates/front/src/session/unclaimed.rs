@@ -15,7 +15,7 @@ use mcpool_wire::IdValue;
 use tokio::time::Instant;
 
 use crate::{
-    session::{agent::InFlight, same_request::written_one_way},
+    session::{agent::CallRegistration, same_request::written_one_way},
     stream::outbox::Outbox,
 };
 
@@ -39,14 +39,14 @@ struct Call {
 
 impl Unclaimed {
     /// Remembers a call that ended unheard.
-    pub(crate) fn add(&self, slot: &InFlight, sink: Option<&Arc<Outbox>>) {
+    pub(crate) fn add(&self, registration: &CallRegistration, sink: Option<&Arc<Outbox>>) {
         let stream = sink.and_then(|sink| sink.stream_number());
-        let digest = digest_of(&slot.flag.message);
+        let digest = digest_of(&registration.flag.message);
         let mut calls = self.lock();
         if calls.len() >= MOST {
             calls.pop_front();
         }
-        calls.push_back(Call { id: slot.id.clone(), digest, stream, ended: Instant::now() });
+        calls.push_back(Call { id: registration.id.clone(), digest, stream, ended: Instant::now() });
         self.has_any.store(true, Ordering::Release);
     }
 

@@ -20,14 +20,14 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
-    call::{Finished, Running, reject},
+    call::{CallResult, InFlightCall, reject},
     http::response::refusal,
     limits::memory::Charge,
     message::{Body, Incoming, Parcel, REPEATED, Request, Seen},
     observe::{AgentEnd, FrontEvent},
     session::{
         Front,
-        agent::{AgentCore, InFlight},
+        agent::{AgentCore, CallRegistration},
         open::{self, OpenEnd},
         same_request::is_same,
     },
@@ -44,7 +44,7 @@ pub(crate) struct AgentStream<B: Backends> {
     id: AgentSessionId,
     core: Arc<AgentCore>,
     work: mpsc::Receiver<Box<Parcel>>,
-    calls: FuturesUnordered<Running>,
+    calls: FuturesUnordered<InFlightCall>,
     early: VecDeque<Box<Incoming>>,
     tie: Tie<B::Link>,
     comes: Comes,
@@ -85,12 +85,12 @@ struct Greeting {
     interactive: bool,
     caller: Arc<Caller>,
     end: OpenEnd,
-    _slot: InFlight,
+    _slot: CallRegistration,
 }
 
 enum Woken<L> {
     Work(Option<Box<Parcel>>),
-    Done(Finished),
+    Done(CallResult),
     Opened(Result<Arc<L>, CallError>),
     Watch(Watch),
     Away,
@@ -268,13 +268,13 @@ impl<B: Backends> AgentStream<B> {
         }
         self.core.profile.introduced(&client.client_info);
         let end = OpenEnd::new(&self.core);
-        let slot = match self.core.begin(request.id.value(), message.bytes()) {
-            Ok(slot) => slot,
+        let registration = match self.core.begin(request.id.value(), message.bytes()) {
+            Ok(registration) => registration,
             Err(error) => return self.core.answer(end.refused(&self.core, &request, &error.error())),
         };
         let caller = self.caller_of(&request);
         let reply = self.open(client, &caller);
-        let greeting = Greeting { request, revision, interactive, caller, end, _slot: slot };
+        let greeting = Greeting { request, revision, interactive, caller, end, _slot: registration };
         self.tie = Tie::Opening(reply, Why::Greeting(Box::new(greeting)));
     }
 
@@ -299,7 +299,7 @@ impl<B: Backends> AgentStream<B> {
             return;
         }
         let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
-        match Running::start(&self.core, link.as_ref(), request, (message, charge), Some(outlet)) {
+        match InFlightCall::start(&self.core, link.as_ref(), request, (message, charge), Some(outlet)) {
             Ok(running) => self.calls.push(running),
             Err(refused) => self.core.answer(refused),
         }
@@ -390,7 +390,7 @@ impl<B: Backends> AgentStream<B> {
         self.core.answer(reject(&self.core, &request.id, &request.method, request_id, &trace, error));
     }
 
-    fn finished(&self, finished: Finished) {
+    fn finished(&self, finished: CallResult) {
         if let Some(body) = finished.body {
             self.core.answer(body);
         }

@@ -28,7 +28,9 @@ use super::{
     validate::Unfit,
 };
 use crate::{
-    call::{Carry, Finished, Manner, Running, detached::Reservation, response_stream::stream},
+    call::{
+        CallOptions, CallResult, InFlightCall, ResultAdapter, detached::Reservation, response_stream::stream,
+    },
     http::{
         response::{Response, refused_here},
         response_body::AgentBody,
@@ -80,16 +82,16 @@ pub(super) async fn answer<L: Link>(
         Voice::new(core, &guest.parked, &id, message.token(), asking.modern.log_level.as_deref(), asks);
     let outlet: Arc<dyn Outlet> = Arc::<Voice>::clone(&voice);
     let (message, manner) = match era {
-        Era::Modern => (message, Manner::modern(outlet, parameters)),
+        Era::Modern => (message, CallOptions::modern(outlet, parameters)),
         Era::Legacy => {
             let opens_urls = asks_for_input(&asking.request.method)
                 && !asking.modern.client.capabilities["elicitation"]["url"].is_null();
             let ttl_ms = is_kept.then_some(0);
-            let carry = Carry { server_info: Arc::clone(&guest.server_info), ttl_ms, opens_urls };
-            (asking.modern.to_legacy(&message), Manner::carried(outlet, carry))
+            let adapter = ResultAdapter { server_info: Arc::clone(&guest.server_info), ttl_ms, opens_urls };
+            (asking.modern.to_legacy(&message), CallOptions::carried(outlet, adapter))
         }
     };
-    match Running::begin(core, guest.link.as_ref(), asking.request, (message, charge), manner) {
+    match InFlightCall::begin(core, guest.link.as_ref(), asking.request, (message, charge), manner) {
         Ok(running) => attend(core, &id, &voice, Some(running), asking.connection).await,
         Err(refusal) => Response::json(StatusCode::OK, Cause::Gateway, refusal),
     }
@@ -151,7 +153,7 @@ async fn attend(
     core: &Arc<AgentCore>,
     id: &RpcId,
     voice: &Arc<Voice>,
-    running: Option<Running>,
+    running: Option<InFlightCall>,
     connection: &ConnectionState,
 ) -> Response {
     let _attending = Attending(Arc::clone(voice));
@@ -169,9 +171,9 @@ async fn attend(
     .await;
     let round = is_first.then(|| Round::new(running, Arc::clone(voice)));
     match heard {
-        Heard::End(finished) => whole(finished),
+        Heard::End(result) => whole(result),
         Heard::Stream(reader) => streamed(core, reader, round).await,
-        Heard::Asked(body) => match round.map_or(Ok(()), |round| adopt(core, round)) {
+        Heard::Asked(body) => match round.map_or(Ok(()), |round| detach(core, round)) {
             Ok(()) => Response::json(StatusCode::OK, Cause::Gateway, body),
             Err(_) => {
                 voice.abandon();
@@ -186,16 +188,16 @@ async fn attend(
 }
 
 fn first(
-    running: &mut Option<Running>,
+    running: &mut Option<InFlightCall>,
     voice: &Arc<Voice>,
     look: &mut Option<Pin<Box<Sleep>>>,
     cx: &mut Context<'_>,
 ) -> Poll<Heard> {
     if let Some(call) = running
-        && let Poll::Ready(finished) = call.poll_end(cx)
+        && let Poll::Ready(result) = call.poll_end(cx)
     {
         *running = None;
-        voice.finish(finished);
+        voice.finish(result);
     }
     loop {
         let heard = voice.poll_heard(cx);
@@ -209,7 +211,7 @@ fn first(
 }
 
 async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -> Response {
-    if let Some(mut round) = round.and_then(|round| adopt(core, round).err()) {
+    if let Some(mut round) = round.and_then(|round| detach(core, round).err()) {
         // The adopter is full: the parts wait for the answer.
         let outbox = reader.outbox();
         let end = poll_fn(|cx| {
@@ -226,7 +228,7 @@ async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -
 }
 
 /// Gives a call to the adopter, or back when it is full.
-fn adopt(core: &AgentCore, round: Round) -> Result<(), Box<Round>> {
+fn detach(core: &AgentCore, round: Round) -> Result<(), Box<Round>> {
     match Reservation::take(&core.common) {
         Some(place) => {
             let breaker = round.breaker();
@@ -243,10 +245,10 @@ fn failed(core: &AgentCore, id: &RpcId, error: &CallError) -> Response {
 }
 
 /// The answer as one JSON body, with the status this era gives its errors.
-fn whole(finished: Finished) -> Response {
-    let Some(body) = finished.body else { return Response::status(StatusCode::OK, finished.cause) };
-    let status = if finished.is_error { status_of(&body) } else { StatusCode::OK };
-    Response::json(status, finished.cause, body)
+fn whole(result: CallResult) -> Response {
+    let Some(body) = result.body else { return Response::status(StatusCode::OK, result.cause) };
+    let status = if result.is_error { status_of(&body) } else { StatusCode::OK };
+    Response::json(status, result.cause, body)
 }
 
 /// The status of an error that came from behind: by its code, the same for backends of both eras.

@@ -28,7 +28,7 @@ pub(super) use level::Level;
 use self::asks::Question;
 use super::parked::{Bound, Parked};
 use crate::{
-    call::Finished,
+    call::CallResult,
     limits::memory::AnswerCharge,
     observe::{FrontEvent, Parking},
     session::agent::AgentCore,
@@ -63,7 +63,7 @@ struct State {
     /// Until when more questions are waited for.
     together: Option<Instant>,
     /// The end of the call, charged while nobody has come for it.
-    end: Option<(Finished, AnswerCharge)>,
+    end: Option<(CallResult, AnswerCharge)>,
     /// Its number among the parked.
     number: Option<u64>,
     /// Whether it is answered under another id than it was begun with.
@@ -96,7 +96,7 @@ pub(super) enum Heard {
     /// Read this.
     Stream(Reader),
     /// Say this: the answer.
-    End(Finished),
+    End(CallResult),
     /// Say this: what is asked.
     Asked(Bytes),
     /// Its stream was closed over its head.
@@ -147,11 +147,11 @@ impl Voice {
             self.owner.wake();
             return Poll::Ready(reader.map_or(Heard::Nothing, Heard::Stream));
         }
-        if let Some(finished) = state.ended() {
+        if let Some(result) = state.ended() {
             state.audience = Audience::Gone;
             drop(state);
             self.owner.wake();
-            return Poll::Ready(Heard::End(finished));
+            return Poll::Ready(Heard::End(result));
         }
         if state.questions.is_empty() || state.gathers().is_some() {
             return Poll::Pending;
@@ -188,9 +188,9 @@ impl Voice {
             Audience::Stream { is_read: false, .. } => return Owed::Work,
             Audience::Stream { outbox, .. } => Arc::clone(outbox),
         };
-        if let Some(finished) = state.ended() {
+        if let Some(result) = state.ended() {
             state.audience = Audience::Gone;
-            if let Some(body) = finished.body {
+            if let Some(body) = result.body {
                 self.core.answer_on(&outbox, body);
             }
             outbox.close();
@@ -282,10 +282,10 @@ impl Voice {
     }
 
     /// The answer of the backend, or why there is none.
-    pub(super) fn finish(&self, finished: Finished) {
-        let bytes = finished.body.as_ref().map_or(0, Bytes::len);
+    pub(super) fn finish(&self, result: CallResult) {
+        let bytes = result.body.as_ref().map_or(0, Bytes::len);
         let awaited = AnswerCharge::new(&self.core.common.memory, bytes);
-        self.lock().end = Some((finished, awaited));
+        self.lock().end = Some((result, awaited));
         self.poster.wake();
     }
 
@@ -397,9 +397,9 @@ impl State {
     }
 
     /// The end of the call, under the id that is to be answered.
-    fn ended(&mut self) -> Option<Finished> {
-        let (finished, _) = self.end.take()?;
-        Some(if self.is_renamed { finished.under(&self.id) } else { finished })
+    fn ended(&mut self) -> Option<CallResult> {
+        let (result, _) = self.end.take()?;
+        Some(if self.is_renamed { result.under(&self.id) } else { result })
     }
 
     fn wants(&self, notification: &[u8]) -> bool {

@@ -10,16 +10,16 @@ use std::{
 use tokio::time::Sleep;
 
 use super::call_output::{Owed, Voice};
-use crate::call::Running;
+use crate::call::InFlightCall;
 
 pub(crate) struct Round {
-    running: Option<Running>,
+    running: Option<InFlightCall>,
     voice: Arc<Voice>,
     expiry: Option<Pin<Box<Sleep>>>,
 }
 
 impl Round {
-    pub(super) fn new(running: Option<Running>, voice: Arc<Voice>) -> Self {
+    pub(super) fn new(running: Option<InFlightCall>, voice: Arc<Voice>) -> Self {
         Self { running, voice, expiry: None }
     }
 
@@ -31,9 +31,9 @@ impl Round {
 
     fn poll_call(&mut self, cx: &mut Context<'_>) {
         let Some(running) = &mut self.running else { return };
-        if let Poll::Ready(finished) = running.poll_end(cx) {
+        if let Poll::Ready(result) = running.poll_end(cx) {
             self.running = None;
-            self.voice.finish(finished);
+            self.voice.finish(result);
         }
     }
 }

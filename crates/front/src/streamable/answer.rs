@@ -18,7 +18,7 @@ use tokio::time::Sleep;
 
 use crate::{
     call::{
-        Finished, Handled, Running,
+        CallResult, HandlerCall, InFlightCall,
         repeated::come_again,
         response_stream::{CallStream, stream},
     },
@@ -39,13 +39,13 @@ use crate::{
 enum First {
     /// Something is to be read before the answer.
     Part(Arc<Outbox>),
-    End(Finished),
+    End(CallResult),
 }
 
 /// A handler that waits for the end of its call.
 struct Wait<'a> {
     core: &'a AgentCore,
-    call: Handled,
+    call: HandlerCall,
     stream: Option<Arc<CallStream>>,
     /// Whether bytes of an event stream may be written only to have some written.
     names_events: bool,
@@ -73,17 +73,17 @@ pub(crate) async fn call<L: Link>(
         false => CallStream::new(core, interactive),
     });
     let outlet = said.clone().map(|said| said as Arc<dyn Outlet>);
-    let running = match Running::start(core, link, request, (message, charge), outlet) {
+    let running = match InFlightCall::start(core, link, request, (message, charge), outlet) {
         Ok(running) => running,
         Err(refusal) => return Response::json(StatusCode::OK, Cause::Gateway, refusal),
     };
-    let call = Handled::new(running, said.clone());
+    let call = HandlerCall::new(running, said.clone());
     let names_events = takes_events && names_events(headers);
     let mut wait = Wait { core, call, stream: said.clone(), names_events, connection, patience: None };
     connection.watch(names_events.then(|| core.common.times().answer_as_stream));
-    let finished = loop {
+    let result = loop {
         match poll_fn(|cx| wait.poll(cx)).await {
-            First::End(finished) => break finished,
+            First::End(result) => break result,
             First::Part(outbox) => {
                 if let Some(reader) = outbox.attach()
                     && wait.call.hand_over(Some(&outbox))
@@ -96,15 +96,15 @@ pub(crate) async fn call<L: Link>(
         }
     };
     match said.as_ref().and_then(|said| said.opened()) {
-        None if takes_json => whole(core, finished),
-        opened => as_stream(core, finished.body, opened.cloned()),
+        None if takes_json => whole(core, result),
+        opened => as_stream(core, result.body, opened.cloned()),
     }
 }
 
 impl Wait<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<First> {
-        if let Poll::Ready(finished) = self.call.poll_end(cx) {
-            return Poll::Ready(First::End(finished));
+        if let Poll::Ready(result) = self.call.poll_end(cx) {
+            return Poll::Ready(First::End(result));
         }
         if let Some(stream) = &self.stream {
             if self.names_events && self.connection.wants_bytes() {
@@ -129,9 +129,9 @@ impl Wait<'_> {
 }
 
 /// The answer as one JSON body. A cancelled call has none: its stream ends without a message.
-fn whole(core: &AgentCore, finished: Finished) -> Response {
-    match finished.body {
-        Some(body) => Response::json(StatusCode::OK, finished.cause, body),
+fn whole(core: &AgentCore, result: CallResult) -> Response {
+    match result.body {
+        Some(body) => Response::json(StatusCode::OK, result.cause, body),
         None => {
             core.seen();
             Response::events(AgentBody::empty())

@@ -13,7 +13,7 @@ use mcpool_wire::{Backends, DecodeError, Era, Link, Message, Method, Outlet, res
 
 use crate::{
     call::{
-        Running, hand_over,
+        InFlightCall, hand_over,
         response_stream::{CallStream, stream},
     },
     http::{
@@ -37,7 +37,7 @@ use crate::{
 
 /// The calls of one batch that still run, and the answers there are.
 struct Batch {
-    calls: Vec<Running>,
+    calls: Vec<InFlightCall>,
     answers: Answers,
     stream: Option<Arc<CallStream>>,
 }
@@ -163,7 +163,7 @@ impl Batch {
             return self.answers.push(result_response(&request.id, b"{}"));
         }
         let outlet = self.stream.clone().map(|stream| stream as Arc<dyn Outlet>);
-        match Running::start(core, link, request, message, outlet) {
+        match InFlightCall::start(core, link, request, message, outlet) {
             Ok(running) => self.calls.push(running),
             Err(refused) => self.answers.push(refused),
         }
@@ -195,8 +195,8 @@ impl Batch {
     fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let answers = &mut self.answers;
         self.calls.retain_mut(|call| match call.poll_end(cx) {
-            Poll::Ready(finished) => {
-                if let Some(body) = finished.body {
+            Poll::Ready(result) => {
+                if let Some(body) = result.body {
                     answers.push(body);
                 }
                 false
