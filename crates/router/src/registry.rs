@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use http::HeaderName;
 use mcpool_breaker::Breaker;
 use mcpool_upstream::{
-    Backend, BackendSpec, Credential, Leaving, Seat, Source, StaticHeaders, Traffic,
+    Backend, BackendSpec, Credential, Leaving, Seat, Source, StaticHeaders, TrafficState,
     transport::{Transport, transport},
 };
 use mcpool_wire::{CallError, Hello, Target};
@@ -170,9 +170,9 @@ fn assemble(
     let _ = woken.set(Arc::downgrade(&backend));
     // Pause and drain apply to the name: a new configuration does not revert them.
     match before.map(|old| old.backend.traffic()) {
-        Some(Traffic::Paused) => backend.pause(),
-        Some(Traffic::Drained) => backend.drain(),
-        Some(Traffic::Flowing | Traffic::Resuming) | None => {}
+        Some(TrafficState::Paused) => backend.pause(),
+        Some(TrafficState::Drained) => backend.drain(),
+        Some(TrafficState::Flowing | TrafficState::Resuming) | None => {}
     }
     let stack = backend_stack(&backend, &breaker, settings.retry, &observed);
     let retired = CancellationToken::new();

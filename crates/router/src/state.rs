@@ -1,7 +1,7 @@
 //! The state of a backend and its reason, for agents and operators.
 
 use mcpool_breaker::State;
-use mcpool_upstream::{BackendStatus, Mode, Traffic};
+use mcpool_upstream::{BackendStatus, Mode, TrafficState};
 
 use crate::text::count;
 
@@ -61,8 +61,8 @@ fn refused(status: &BackendStatus) -> Option<String> {
 fn at_rest(status: &BackendStatus) -> String {
     let (traffic, since) = status.traffic;
     let calls = match traffic {
-        Traffic::Drained => "calls are refused",
-        Traffic::Paused | Traffic::Flowing | Traffic::Resuming => "calls wait",
+        TrafficState::Drained => "calls are refused",
+        TrafficState::Paused | TrafficState::Flowing | TrafficState::Resuming => "calls wait",
     };
     let (seconds, running, waiting) = (since.as_secs(), status.leases.0, status.waiting.calls);
     format!(

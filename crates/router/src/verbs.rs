@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mcpool_upstream::{Activity, Traffic};
+use mcpool_upstream::{Activity, TrafficState};
 use serde_json::{Value, json};
 
 use crate::{registry::Registered, stack::now, text::count};
@@ -104,7 +104,7 @@ impl Registered {
             Verb::Drain => sessions + handshakes == 0,
             Verb::Resume => {
                 // Either a session is ready, or the next call opens one.
-                self.backend.traffic() == Traffic::Flowing
+                self.backend.traffic() == TrafficState::Flowing
                     && matches!(self.state().0, "ready" | "full" | "idle")
             }
             Verb::Reconnect { .. } => !self.backend.rebuild().is_running,

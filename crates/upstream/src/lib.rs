@@ -31,7 +31,7 @@ mod sync;
 mod tasks;
 pub mod transport;
 
-pub use backend::traffic::Traffic;
+pub use backend::traffic::TrafficState;
 pub use backend::{
     Activity, Applicant, Backend, BackendStatus, Gate, Leaving, ListCall, Opening, Rebuild, unknown_cursor,
 };

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures::future::join_all;
 use mcpool_breaker::{Settings, State};
 use mcpool_router::verbs::Verb;
-use mcpool_upstream::{Cause, Limits, ModeChoice, Refusal, SendError, SendPhase, Traffic};
+use mcpool_upstream::{Cause, Limits, ModeChoice, Refusal, SendError, SendPhase, TrafficState};
 use mcpool_wire::{ErrorKind, Executed, Link as _};
 use serde_json::json;
 
@@ -259,5 +259,5 @@ async fn a_pause_keeps_the_sessions_of_agents_that_have_their_own() {
     let (answer, ()) = futures::join!(call, operator);
     answer.expect("an answer");
     assert_eq!(lab.memory.sessions().len(), 1);
-    assert_eq!(lab.registered.backend.traffic(), Traffic::Flowing);
+    assert_eq!(lab.registered.backend.traffic(), TrafficState::Flowing);
 }

@@ -11,7 +11,7 @@ use std::{
 
 use mcpool_breaker::{ProbeOutcome, Reason, Snapshot, State};
 use mcpool_front::Outcome;
-use mcpool_upstream::{BackendStatus, CloseReason, Event, Evidence, Mode, OpenReason, Traffic};
+use mcpool_upstream::{BackendStatus, CloseReason, Event, Evidence, Mode, OpenReason, TrafficState};
 use mcpool_wire::{Era, Executed};
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
@@ -359,8 +359,8 @@ impl BackendGauges {
         self.queue_bytes_limit.set(number(waiting.limits.bytes));
         let oldest = waiting.oldest.max(status.applicants.1);
         self.oldest_wait.set(oldest.unwrap_or_default().as_secs_f64());
-        self.paused.set(f64::from(status.traffic.0 == Traffic::Paused));
-        self.drained.set(f64::from(status.traffic.0 == Traffic::Drained));
+        self.paused.set(f64::from(status.traffic.0 == TrafficState::Paused));
+        self.drained.set(f64::from(status.traffic.0 == TrafficState::Drained));
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
-use mcpool_upstream::{Backend, Traffic};
+use mcpool_upstream::{Backend, TrafficState};
 use mcpool_wire::{Answer, CallError, ErrorKind, Executed, Phase};
 use tower::Service;
 
@@ -72,7 +72,7 @@ fn next(request: &StackRequest, idle: Duration, backend: &Backend) -> Option<std
     let is_in_flight = trace.phase() != Phase::Queued;
     let ran_before =
         is_in_flight && trace.waited().is_some_and(|waited| trace.started + waited < flows_since);
-    if backend.traffic() == Traffic::Paused && !is_in_flight {
+    if backend.traffic() == TrafficState::Paused && !is_in_flight {
         return Some(now + idle);
     }
     let since = if ran_before { trace.last_activity() } else { trace.last_activity().max(flows_since) };

@@ -14,7 +14,7 @@ use std::{
 
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, Rejected};
-use mcpool_upstream::{Backend, Mode, RoomFull, RoomLimit, SendError, Traffic, Waiter};
+use mcpool_upstream::{Backend, Mode, RoomFull, RoomLimit, SendError, TrafficState, Waiter};
 use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
@@ -117,7 +117,7 @@ where
         // Checked after entering, because draining wakes only queued calls.
         self.admission.not_drained()?;
         let mut may_try =
-            (returns || waiter.is_first()) && self.admission.backend.traffic() != Traffic::Paused;
+            (returns || waiter.is_first()) && self.admission.backend.traffic() != TrafficState::Paused;
         let mut until = now() + self.admission.queue;
         let mut refused = std::pin::pin!(request.seat().next_refusal());
         loop {
@@ -154,7 +154,7 @@ where
             self.admission.not_retired(&request)?;
             self.admission.not_drained()?;
             // A pause stops every try.
-            may_try = self.admission.backend.traffic() != Traffic::Paused;
+            may_try = self.admission.backend.traffic() != TrafficState::Paused;
         }
     }
 }
@@ -301,8 +301,8 @@ impl Admission {
 
     fn not_drained(&self) -> Result<(), StackError> {
         match self.backend.traffic() {
-            Traffic::Drained => Err(StackError::Ended(self.backend.drained())),
-            Traffic::Flowing | Traffic::Resuming | Traffic::Paused => Ok(()),
+            TrafficState::Drained => Err(StackError::Ended(self.backend.drained())),
+            TrafficState::Flowing | TrafficState::Resuming | TrafficState::Paused => Ok(()),
         }
     }
 

@@ -7,7 +7,7 @@ use mcpool_wire::{Call, Method};
 
 use super::Backend;
 use crate::{
-    backend::traffic::{Passage, Traffic},
+    backend::traffic::{ResumePermit, TrafficState},
     clock,
     error::SendError,
     pool::{Lease, NoLease, Seat},
@@ -22,18 +22,18 @@ impl Backend {
     /// [`NoLease`] says where to wait, or that waiting is of no use.
     pub fn try_lease(&self, seat: &Seat, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
         let refused = |shut| match shut {
-            Traffic::Drained => NoLease::Drained,
-            Traffic::Flowing | Traffic::Resuming | Traffic::Paused => {
+            TrafficState::Drained => NoLease::Drained,
+            TrafficState::Flowing | TrafficState::Resuming | TrafficState::Paused => {
                 NoLease::Wait(seat.lane(kind, &self.room))
             }
         };
-        let passage = self.valve.admit().map_err(refused)?;
+        let resume_permit = self.traffic.admit().map_err(refused)?;
         let lease = seat.try_lease(kind, only)?;
         // Whoever shut it meanwhile counts the slots after that, and must not be told that none is taken.
-        match self.valve.traffic() {
-            shut @ (Traffic::Paused | Traffic::Drained) => Err(refused(shut)),
-            Traffic::Flowing | Traffic::Resuming => {
-                Ok(Lease { passage: passage.map(Passage::used), ..lease })
+        match self.traffic.state() {
+            shut @ (TrafficState::Paused | TrafficState::Drained) => Err(refused(shut)),
+            TrafficState::Flowing | TrafficState::Resuming => {
+                Ok(Lease { resume_permit: resume_permit.map(ResumePermit::used), ..lease })
             }
         }
     }
@@ -57,7 +57,7 @@ impl Backend {
     pub fn has_slots_for_all(&self, seat: &Seat, kind: CallKind) -> bool {
         kind == CallKind::Free
             && seat.keeps_to_none()
-            && self.traffic() == Traffic::Flowing
+            && self.traffic() == TrafficState::Flowing
             && seat.pool.free_slots() > self.room.waiting()
     }
 

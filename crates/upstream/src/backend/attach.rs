@@ -7,7 +7,7 @@ use tokio::sync::{mpsc::error::TrySendError, oneshot};
 
 use super::{Backend, keyed};
 use crate::{
-    backend::traffic::{Traffic, Waited},
+    backend::traffic::{TrafficState, Waited},
     error::{Cause, SendError},
     kinds::Mode,
     pool::{Counted, OpenRequest, Pool, Seat, sharing::Tenure},
@@ -34,7 +34,7 @@ impl Backend {
     /// # Cancel safety
     /// As [`Backend::seat`].
     pub async fn seat_within(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Seat, CallError> {
-        if self.valve.traffic() == Traffic::Drained {
+        if self.traffic.state() == TrafficState::Drained {
             return Err(self.drained());
         }
         let tenure = match self.tenure(hello) {
@@ -130,7 +130,7 @@ impl Backend {
                 why = refused => Err(self.refused(&why)),
             }
         };
-        match self.valve.wait(patience, None, greeted).await {
+        match self.traffic.wait(patience, None, greeted).await {
             Ok(greeted) => greeted,
             Err(Waited::Drained) => Err(self.drained()),
             Err(Waited::TooLong) => Err(self.unavailable(pool, "answered its handshake", patience)),
@@ -201,7 +201,7 @@ impl Backend {
         let mut spent = Duration::ZERO;
         loop {
             let next = step.min(patience.saturating_sub(spent)).max(Duration::from_millis(1));
-            let waited = self.valve.wait(next, None, &mut opened).await;
+            let waited = self.traffic.wait(next, None, &mut opened).await;
             spent += next;
             let is_dead = pool.catalog.hello().is_none() && self.trouble_in(pool).is_some();
             if !matches!(waited, Err(Waited::TooLong)) || is_dead || spent >= patience {

@@ -13,7 +13,7 @@ use mcpool_wire::{CallError, ErrorKind};
 
 use super::{Backend, lock};
 use crate::{
-    backend::traffic::Traffic,
+    backend::traffic::TrafficState,
     kinds::{CloseReason, Mode},
     pool::Pool,
     session::Session,
@@ -59,19 +59,19 @@ pub(crate) struct Old {
 impl Backend {
     /// Whether calls flow.
     #[must_use]
-    pub fn traffic(&self) -> Traffic {
-        self.valve.traffic()
+    pub fn traffic(&self) -> TrafficState {
+        self.traffic.state()
     }
 
     /// When calls last began to flow: what was waited before is not to be held against anybody.
     #[must_use]
     pub fn flows_since(&self) -> Instant {
-        self.valve.shift().flows_since
+        self.traffic.last_change().flows_since
     }
 
     /// New calls wait, and nothing is sent but what belongs to calls that run. Twice is once.
     pub fn pause(&self) {
-        self.valve.turn(Traffic::Paused);
+        self.traffic.set(TrafficState::Paused);
         for Old { session, .. } in self.all_sessions() {
             session.park();
         }
@@ -79,7 +79,7 @@ impl Backend {
 
     /// New calls are refused; those that run end, and then the sessions do. Twice is once.
     pub fn drain(&self) {
-        self.valve.turn(Traffic::Drained);
+        self.traffic.set(TrafficState::Drained);
         for Old { session, .. } in self.all_sessions() {
             session.park();
             session.drain(CloseReason::Operator);
@@ -89,7 +89,7 @@ impl Backend {
 
     /// Calls flow again, in order, once sessions were seen to be there. Does nothing where they flow.
     pub fn resume(&self) {
-        let shut = self.valve.turn_if(Traffic::Resuming, |shift| shift.traffic.is_shut());
+        let shut = self.traffic.set_if(TrafficState::Resuming, |change| change.state.is_shut());
         if shut {
             *lock(&self.trouble) = None;
             self.pools().iter().for_each(|pool| pool.plight.mended());
@@ -134,9 +134,9 @@ impl Backend {
             .retry_after(RETRY_DRAINED)
     }
 
-    pub(super) fn valve_since(&self, now: Instant) -> (Traffic, Duration) {
-        let shift = self.valve.shift();
-        (shift.traffic, now.saturating_duration_since(shift.since))
+    pub(super) fn traffic_since(&self, now: Instant) -> (TrafficState, Duration) {
+        let change = self.traffic.last_change();
+        (change.state, now.saturating_duration_since(change.since))
     }
 
     pub(crate) fn all_sessions(&self) -> impl Iterator<Item = Old> {

@@ -92,7 +92,7 @@ async fn subscribe(
     end: Instant,
 ) -> Result<Answer, CallError> {
     let patience = backend.spec.times.queue;
-    match backend.valve.wait(patience, Some(end), pool.merged.subscribe(seat, &uri)).await {
+    match backend.traffic.wait(patience, Some(end), pool.merged.subscribe(seat, &uri)).await {
         Ok(Ok(())) => Ok(empty_answer()),
         Ok(Err(NotSubscribed::Refused(answer))) => Ok(answer),
         Ok(Err(NotSubscribed::Full(whose, limit))) => Err(CallError::not_sent(

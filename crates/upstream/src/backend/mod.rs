@@ -33,7 +33,7 @@ pub use self::{
     retire::Leaving,
 };
 use crate::{
-    backend::traffic::{Traffic, Valve},
+    backend::traffic::{TrafficControl, TrafficState},
     clock,
     config::BackendSpec,
     credential::Credential,
@@ -96,7 +96,7 @@ pub struct Backend {
     pub(crate) left: Notify,
     /// Nanoseconds the last handshake took that succeeded; 0 while there was none.
     handshake: AtomicU64,
-    pub(crate) valve: Valve,
+    pub(crate) traffic: TrafficControl,
     pub(crate) rebuilding: Mutex<Rebuilding>,
     /// Agents that wait for a session of their own.
     applicants: Arc<Applicants>,
@@ -140,7 +140,7 @@ pub struct BackendStatus {
     /// What it need not offer and does not, with what that costs; a sentence each.
     pub missing: Vec<&'static str>,
     /// Whether calls flow, and since when.
-    pub traffic: (Traffic, Duration),
+    pub traffic: (TrafficState, Duration),
     /// What became of the last wish to have its sessions rebuilt.
     pub rebuild: Rebuild,
     /// Background tasks by name.
@@ -180,7 +180,7 @@ impl Backend {
             leaving: AtomicU8::new(retire::STAYS),
             left: Notify::new(),
             handshake: AtomicU64::new(0),
-            valve: Valve::default(),
+            traffic: TrafficControl::default(),
             rebuilding: Mutex::default(),
             applicants: Arc::default(),
             followers: Arc::default(),
@@ -304,7 +304,7 @@ impl Backend {
             subscriptions: pools.iter().map(|p| p.merged.subscriptions()).sum(),
             trouble: self.trouble(),
             credentials: self.credentials(),
-            traffic: self.valve_since(now),
+            traffic: self.traffic_since(now),
             rebuild: self.rebuild(),
             mode: self.modes.decide(false),
             demotion: self.modes.demotion(),

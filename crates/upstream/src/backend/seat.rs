@@ -107,7 +107,7 @@ impl Lease {
     pub async fn call(self, call: &Call) -> Result<Answer, SendError> {
         mark(&call.trace, &self);
         // Whoever waits behind it after a pause waits for its end.
-        let _passage = self.passage;
+        let _resume_permit = self.resume_permit;
         self.session.call(self.slot, call).await
     }
 }

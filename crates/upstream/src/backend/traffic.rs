@@ -1,10 +1,10 @@
-//! The operator's word on a backend: whether calls flow, wait or are refused, and how they begin to flow again.
+//! Traffic control of a backend: calls flow, wait or are refused, as the operator says, and start slowly after a pause.
 //!
-//! A call asks before it takes a slot and once more when it has one; whoever shuts the valve looks at the slots
-//! afterwards. So one of the two sees the other, and a backend that is said to be at rest is.
+//! A call checks the state before it takes a permit and again when it has one; a pause sets the state and then counts the
+//! permits. One of the two sees the other, so a backend reported as idle is idle.
 //!
-//! After a pause many wait and the backend has just started: they are let through few at first, twice as many with
-//! every step.
+//! After a pause many calls wait and the backend has just started: few are let through at first, twice as many with each
+//! step.
 
 use std::{
     future::Future,
@@ -23,10 +23,10 @@ use crate::clock;
 /// Whether calls of a backend flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Traffic {
-    /// They do.
+pub enum TrafficState {
+    /// They flow.
     Flowing = 0,
-    /// They begin to: sessions are looked at before they are lent, and calls are let through step by step.
+    /// They start again: sessions are checked before use, and calls are let through step by step.
     Resuming = 1,
     /// They wait.
     Paused = 2,
@@ -34,8 +34,8 @@ pub enum Traffic {
     Drained = 3,
 }
 
-impl Traffic {
-    /// The word for it.
+impl TrafficState {
+    /// The value in the API and in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl Traffic {
         }
     }
 
-    /// Whether no call is let through.
+    /// True if no call is let through.
     #[must_use]
     pub fn is_shut(self) -> bool {
         matches!(self, Self::Paused | Self::Drained)
@@ -62,123 +62,123 @@ impl Traffic {
     }
 }
 
-/// The last change of a valve.
+/// The last change of the state.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shift {
-    pub(crate) traffic: Traffic,
-    /// Grows with every change.
+pub(crate) struct TrafficChange {
+    pub(crate) state: TrafficState,
+    /// The number of the change.
     pub(crate) number: u64,
     pub(crate) since: Instant,
-    /// When calls last began to flow: waiting before counts against nobody.
+    /// The time calls last began to flow; waiting before it does not count.
     pub(crate) flows_since: Instant,
 }
 
-pub(crate) struct Valve {
-    /// What [`Shift`] says, for the path of a call.
-    word: AtomicU8,
-    shifts: watch::Sender<Shift>,
-    ramp: Arc<Ramp>,
+/// The state, its watchers and the slow start.
+pub(crate) struct TrafficControl {
+    /// The state again, without a lock, for the path of a call.
+    state: AtomicU8,
+    changes: watch::Sender<TrafficChange>,
+    slow_start: Arc<SlowStart>,
 }
 
-/// How many calls are let through at a time, and how many there are.
+/// Number of calls allowed at a time after a pause, and of those in flight.
 #[derive(Default)]
-struct Ramp {
+struct SlowStart {
     allowed: AtomicUsize,
     out: AtomicUsize,
-    /// Somebody who was let through had a slot: until then there is nothing to learn from.
+    /// True if a call of this step got a permit: without one there is no reason to allow more.
     used: AtomicBool,
 }
 
-/// One of the calls let through after a pause; counts for as long as it lives.
-pub(crate) struct Passage(Arc<Ramp>);
+/// Permit of one call during the slow start, released on drop.
+pub(crate) struct ResumePermit(Arc<SlowStart>);
 
-impl Passage {
-    /// It was of use: the next step lets more through.
+impl ResumePermit {
+    /// Marks it as used: the next step allows more calls.
     pub(crate) fn used(self) -> Self {
         self.0.used.store(true, Ordering::SeqCst);
         self
     }
 }
 
-/// Why somebody who waited for something of the backend has it not.
+/// Why a wait for the backend ended without result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waited {
-    /// In the time it had.
+    /// The time was over.
     TooLong,
     /// The backend is drained.
     Drained,
 }
 
-/// Calls let through at first.
+/// Calls allowed at first.
 const FIRST: usize = 4;
-/// The ramp has no more to hold back.
+/// Calls allowed at the end; the slow start is over.
 const MOST: usize = 1024;
 /// Time between two steps.
 pub(crate) const STEP: Duration = Duration::from_millis(25);
 
-impl Default for Valve {
+impl Default for TrafficControl {
     fn default() -> Self {
         let now = clock::now();
-        let open = Shift { traffic: Traffic::Flowing, number: 0, since: now, flows_since: now };
+        let open = TrafficChange { state: TrafficState::Flowing, number: 0, since: now, flows_since: now };
         Self {
-            word: AtomicU8::new(Traffic::Flowing as u8),
-            shifts: watch::Sender::new(open),
-            ramp: Arc::default(),
+            state: AtomicU8::new(TrafficState::Flowing as u8),
+            changes: watch::Sender::new(open),
+            slow_start: Arc::default(),
         }
     }
 }
 
-impl Valve {
-    pub(crate) fn traffic(&self) -> Traffic {
-        Traffic::from_u8(self.word.load(Ordering::SeqCst))
+impl TrafficControl {
+    pub(crate) fn state(&self) -> TrafficState {
+        TrafficState::from_u8(self.state.load(Ordering::SeqCst))
     }
 
-    pub(crate) fn shift(&self) -> Shift {
-        *self.shifts.borrow()
+    pub(crate) fn last_change(&self) -> TrafficChange {
+        *self.changes.borrow()
     }
 
-    /// Changes it; whether it was anything else before.
-    pub(crate) fn turn(&self, to: Traffic) -> bool {
-        self.turn_if(to, |from| from.traffic != to)
+    /// Sets the state. False if it was the same before.
+    pub(crate) fn set(&self, to: TrafficState) -> bool {
+        self.set_if(to, |from| from.state != to)
     }
 
-    /// Changes it if what it is now allows that.
-    pub(crate) fn turn_if(&self, to: Traffic, allows: impl FnOnce(Shift) -> bool) -> bool {
+    /// Sets the state if the last change allows it.
+    pub(crate) fn set_if(&self, to: TrafficState, allows: impl FnOnce(TrafficChange) -> bool) -> bool {
         let now = clock::now();
-        self.shifts.send_if_modified(|shift| {
-            if !allows(*shift) {
+        self.changes.send_if_modified(|change| {
+            if !allows(*change) {
                 return false;
             }
-            if to == Traffic::Resuming {
-                self.ramp.begin();
+            if to == TrafficState::Resuming {
+                self.slow_start.begin();
             }
-            self.word.store(to as u8, Ordering::SeqCst);
-            // Flowing goes on where resuming began.
-            let flows_since = if to == Traffic::Flowing { shift.flows_since } else { now };
-            *shift = Shift { traffic: to, number: shift.number + 1, since: now, flows_since };
+            self.state.store(to as u8, Ordering::SeqCst);
+            // Calls flow since resuming began.
+            let flows_since = if to == TrafficState::Flowing { change.flows_since } else { now };
+            *change = TrafficChange { state: to, number: change.number + 1, since: now, flows_since };
             true
         })
     }
 
-    /// Whether a call may take a slot now.
+    /// Admits a call, with a permit while resuming.
     ///
     /// # Errors
-    /// What keeps it from that; while resuming, that others were let through first.
-    pub(crate) fn admit(&self) -> Result<Option<Passage>, Traffic> {
-        match self.traffic() {
-            Traffic::Flowing => Ok(None),
-            Traffic::Resuming => self.ramp.enter().map(Some).ok_or(Traffic::Resuming),
-            shut @ (Traffic::Paused | Traffic::Drained) => Err(shut),
+    /// The state that forbids it; while resuming, that enough others are in flight.
+    pub(crate) fn admit(&self) -> Result<Option<ResumePermit>, TrafficState> {
+        match self.state() {
+            TrafficState::Flowing => Ok(None),
+            TrafficState::Resuming => self.slow_start.enter().map(Some).ok_or(TrafficState::Resuming),
+            shut @ (TrafficState::Paused | TrafficState::Drained) => Err(shut),
         }
     }
 
-    /// One step of the ramp: how many more may try, and whether it was the last one.
+    /// Takes one step of the slow start. Returns how many more may try, and whether it was the last step.
     pub(crate) fn step(&self) -> (usize, bool) {
-        self.ramp.step()
+        self.slow_start.step()
     }
 
-    /// Waits for something of the backend: as long as `patience` says, not counting the time in which the valve was
-    /// shut, and in no case beyond `end`.
+    /// Waits for `what` as long as `patience`, not counting the time of a pause, and never beyond `end`.
     ///
     /// # Cancel safety
     /// That of what is waited for.
@@ -189,40 +189,40 @@ impl Valve {
         what: impl Future<Output = T>,
     ) -> Result<T, Waited> {
         let start = clock::now();
-        let mut shifts = self.shifts.subscribe();
+        let mut changes = self.changes.subscribe();
         tokio::pin!(what);
         loop {
-            let shift = *shifts.borrow_and_update();
-            let until = match shift.traffic {
-                Traffic::Drained => return Err(Waited::Drained),
-                Traffic::Paused => end,
-                Traffic::Flowing | Traffic::Resuming => {
-                    Some(shift.flows_since.max(start) + patience).into_iter().chain(end).min()
+            let change = *changes.borrow_and_update();
+            let until = match change.state {
+                TrafficState::Drained => return Err(Waited::Drained),
+                TrafficState::Paused => end,
+                TrafficState::Flowing | TrafficState::Resuming => {
+                    Some(change.flows_since.max(start) + patience).into_iter().chain(end).min()
                 }
             };
             let timer = OptionFuture::from(until.map(|at| tokio::time::sleep_until(clock::at(at))));
             tokio::select! {
                 out = &mut what => return Ok(out),
                 // The sender is ours, so there is always a next one to wait for.
-                _ = shifts.changed() => {}
+                _ = changes.changed() => {}
                 Some(()) = timer => return Err(Waited::TooLong),
             }
         }
     }
 }
 
-impl Ramp {
+impl SlowStart {
     fn begin(&self) {
-        // What is still out from before gives itself back.
+        // Permits of an earlier slow start are released by their calls.
         self.allowed.store(FIRST, Ordering::SeqCst);
         self.used.store(false, Ordering::SeqCst);
     }
 
-    fn enter(self: &Arc<Self>) -> Option<Passage> {
+    fn enter(self: &Arc<Self>) -> Option<ResumePermit> {
         let allowed = self.allowed.load(Ordering::SeqCst);
         let more = |out: usize| (out < allowed).then_some(out + 1);
         self.out.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
-        Some(Passage(self.clone()))
+        Some(ResumePermit(self.clone()))
     }
 
     fn step(&self) -> (usize, bool) {
@@ -235,7 +235,7 @@ impl Ramp {
     }
 }
 
-impl Drop for Passage {
+impl Drop for ResumePermit {
     fn drop(&mut self) {
         self.0.out.fetch_sub(1, Ordering::SeqCst);
     }

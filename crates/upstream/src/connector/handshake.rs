@@ -83,7 +83,7 @@ pub(super) async fn attempt(
             incident: error
                 .cause
                 .incident()
-                .filter(|_| !backend.valve.traffic().is_shut() && !concerns_one_key(&backend, reason, error)),
+                .filter(|_| !backend.traffic.state().is_shut() && !concerns_one_key(&backend, reason, error)),
             cause: &error.cause,
             why: &error.to_string(),
         }),
@@ -150,8 +150,8 @@ async fn climb(
     }
     let driver = Driver::new(session.clone(), greeted.inbound, inbox, backend.spec.times.clone());
     pool.add(session.clone());
-    // Whoever shuts the valve parks the sessions there are after that.
-    if backend.valve.traffic().is_shut() {
+    // A pause parks the sessions there are after that.
+    if backend.traffic.state().is_shut() {
         session.park();
     }
     backend.tasks.spawn("session", drive(backend.clone(), pool.clone(), session.clone(), driver));

@@ -36,7 +36,7 @@ use self::{
     syncer::Clerk,
 };
 use crate::{
-    backend::{Backend, Gate, Leaving, Opening, lock, traffic::Traffic},
+    backend::{Backend, Gate, Leaving, Opening, lock, traffic::TrafficState},
     clock,
     config::BackendSpec,
     credential::Credential,
@@ -290,7 +290,7 @@ impl Opener {
                 self.pause = None;
                 attempt.pool.plight.mended();
                 *lock(&self.backend.trouble) = None;
-                if self.backend.traffic() == Traffic::Drained {
+                if self.backend.traffic() == TrafficState::Drained {
                     session.drain(CloseReason::Operator);
                 }
                 match attempt.request {

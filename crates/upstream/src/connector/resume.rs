@@ -11,7 +11,7 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Futures
 use crate::{
     backend::{
         Backend,
-        traffic::{STEP, Traffic},
+        traffic::{STEP, TrafficState},
     },
     clock,
     kinds::CloseReason,
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Revival {
     checks: FuturesUnordered<BoxFuture<'static, Checked>>,
-    /// The change of the valve it is about.
+    /// The traffic change it belongs to.
     number: u64,
     next: Option<Instant>,
 }
@@ -37,14 +37,14 @@ pub(super) struct Checked {
 impl Revival {
     /// Does what is due; says whether calls have only just begun to flow, and when there is more to do.
     pub(super) fn look(&mut self, backend: &Arc<Backend>) -> (bool, Option<Instant>) {
-        let shift = backend.valve.shift();
-        if shift.traffic != Traffic::Resuming {
+        let change = backend.traffic.last_change();
+        if change.state != TrafficState::Resuming {
             return (false, None);
         }
         let now = clock::now();
-        let begins = shift.number != self.number;
+        let begins = change.number != self.number;
         if begins {
-            self.number = shift.number;
+            self.number = change.number;
             self.next = Some(now);
             self.check_all(backend);
             // Nothing is lent yet, but who kept to a session that is gone now waits for any.
@@ -72,7 +72,7 @@ impl Revival {
     pub(super) fn settle(backend: &Backend, checked: &Checked) {
         let Checked { session, is_there, number } = checked;
         // Paused again meanwhile: it will be looked at again.
-        if *number != backend.valve.shift().number {
+        if *number != backend.traffic.last_change().number {
             return;
         }
         // A server that is busy with a call need not answer.
@@ -98,11 +98,11 @@ impl Revival {
     }
 
     fn step(&mut self, backend: &Backend) {
-        let (more, is_last) = backend.valve.step();
+        let (more, is_last) = backend.traffic.step();
         let nobody_waits = backend.room.is_empty();
         if self.checks.is_empty() && (is_last || nobody_waits) {
             let number = self.number;
-            backend.valve.turn_if(Traffic::Flowing, |shift| shift.number == number);
+            backend.traffic.set_if(TrafficState::Flowing, |change| change.number == number);
             // Also those whose own session is gone, who would wait for nothing.
             return backend.room.wake_all();
         }

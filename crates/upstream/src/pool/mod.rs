@@ -21,7 +21,7 @@ pub use self::binding::Seat;
 use self::plight::Plight;
 pub(crate) use self::request::{OpenRequest, Own};
 use crate::{
-    backend::traffic::Passage,
+    backend::traffic::ResumePermit,
     catalog::Catalog,
     credential::CredentialKey,
     early_ends::EarlyEnds,
@@ -196,12 +196,12 @@ pub struct Lease {
     pub(crate) session: Arc<Session>,
     pub(crate) slot: Slot,
     /// After a pause calls are let through step by step, and this is one of them.
-    pub(crate) passage: Option<Passage>,
+    pub(crate) resume_permit: Option<ResumePermit>,
 }
 
 impl Lease {
     fn new(session: Arc<Session>, slot: Slot) -> Self {
-        Self { session, slot, passage: None }
+        Self { session, slot, resume_permit: None }
     }
 
     /// The session, by its epoch.

@@ -10,68 +10,75 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(start_paused = true)]
 async fn after_a_pause_twice_as_many_get_through_with_every_step() {
-    let valve = Valve::default();
-    assert!(matches!(valve.admit(), Ok(None)), "an open valve counts nobody");
-    assert!(valve.turn(Traffic::Paused) && !valve.turn(Traffic::Paused), "pausing twice is pausing once");
-    assert_eq!(valve.admit().err(), Some(Traffic::Paused));
-    valve.turn(Traffic::Resuming);
-    assert_eq!(valve.step(), (FIRST, false), "nobody came, so nothing was learnt");
+    let traffic = TrafficControl::default();
+    assert!(matches!(traffic.admit(), Ok(None)), "while calls flow nobody is counted");
+    assert!(
+        traffic.set(TrafficState::Paused) && !traffic.set(TrafficState::Paused),
+        "pausing twice is pausing once"
+    );
+    assert_eq!(traffic.admit().err(), Some(TrafficState::Paused));
+    traffic.set(TrafficState::Resuming);
+    assert_eq!(traffic.step(), (FIRST, false), "nobody came, so nothing was learnt");
     let enter_all =
-        || std::iter::from_fn(|| valve.admit().ok().flatten().map(Passage::used)).collect::<Vec<_>>();
+        || std::iter::from_fn(|| traffic.admit().ok().flatten().map(ResumePermit::used)).collect::<Vec<_>>();
     let mut through = enter_all();
     assert_eq!(through.len(), FIRST);
     for steps in 1..8 {
-        let (free, _) = valve.step();
+        let (free, _) = traffic.step();
         assert_eq!(free, through.len(), "twice as many as there are");
         through.extend(enter_all());
         assert_eq!(through.len(), FIRST << steps);
     }
     drop(through.split_off(10));
-    assert_eq!(valve.step(), (MOST - 10, true), "nothing is held back any more");
+    assert_eq!(traffic.step(), (MOST - 10, true), "nothing is held back any more");
     through.clear();
-    assert_eq!(valve.ramp.out.load(Ordering::SeqCst), 0, "whoever is through gives the passage back");
+    assert_eq!(
+        traffic.slow_start.out.load(Ordering::SeqCst),
+        0,
+        "whoever is through gives the resume_permit back"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn time_while_it_is_shut_does_not_count() {
-    let valve = Valve::default();
+    let traffic = TrafficControl::default();
     let start = clock::now();
     let never = std::future::pending::<()>;
-    assert_eq!(valve.wait(PATIENCE, None, never()).await, Err(Waited::TooLong));
+    assert_eq!(traffic.wait(PATIENCE, None, never()).await, Err(Waited::TooLong));
     assert_eq!(elapsed(start), PATIENCE);
 
     let start = clock::now();
     let pause = async {
         tokio::time::sleep(Duration::from_secs(20)).await;
-        valve.turn(Traffic::Paused);
+        traffic.set(TrafficState::Paused);
         tokio::time::sleep(Duration::from_secs(300)).await;
-        valve.turn(Traffic::Resuming);
-        valve.turn(Traffic::Flowing);
+        traffic.set(TrafficState::Resuming);
+        traffic.set(TrafficState::Flowing);
     };
-    let (waited, ()) = futures::join!(valve.wait(PATIENCE, None, never()), pause);
+    let (waited, ()) = futures::join!(traffic.wait(PATIENCE, None, never()), pause);
     assert_eq!((waited, elapsed(start)), (Err(Waited::TooLong), Duration::from_secs(350)));
 
     let start = clock::now();
-    valve.turn(Traffic::Paused);
+    traffic.set(TrafficState::Paused);
     let end = start + Duration::from_secs(40);
-    assert_eq!(valve.wait(PATIENCE, Some(end), never()).await, Err(Waited::TooLong));
+    assert_eq!(traffic.wait(PATIENCE, Some(end), never()).await, Err(Waited::TooLong));
     assert_eq!(elapsed(start), Duration::from_secs(40), "a call's own deadline holds all the same");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_is_told_at_once_that_it_is_drained() {
-    let valve = Valve::default();
-    valve.turn(Traffic::Paused);
+    let traffic = TrafficControl::default();
+    traffic.set(TrafficState::Paused);
     let start = clock::now();
     let drain = async {
         tokio::time::sleep(Duration::from_secs(5)).await;
-        valve.turn(Traffic::Drained);
+        traffic.set(TrafficState::Drained);
     };
-    let (waited, ()) = futures::join!(valve.wait(PATIENCE, None, std::future::pending::<()>()), drain);
+    let (waited, ()) = futures::join!(traffic.wait(PATIENCE, None, std::future::pending::<()>()), drain);
     assert_eq!((waited, elapsed(start)), (Err(Waited::Drained), Duration::from_secs(5)));
     assert!(
-        !valve.turn_if(Traffic::Flowing, |now| now.traffic == Traffic::Resuming),
+        !traffic.set_if(TrafficState::Flowing, |now| now.state == TrafficState::Resuming),
         "only what resumes flows again"
     );
-    assert_eq!(valve.traffic(), Traffic::Drained);
+    assert_eq!(traffic.state(), TrafficState::Drained);
 }
