@@ -50,7 +50,7 @@ pub use observe::{DROPPED_KINDS, Event, Observe, Reporter, Source};
 pub use pool::plight::Trouble;
 pub use pool::sharing::{Decision, Demotion};
 pub use pool::{Lease, NoLease, Seat};
-pub use queue::{Displaced, Guest, Lane, Need, Room, RoomFull, RoomLimit, RoomLimits, Waiter, Waiting};
+pub use queue::{Displaced, Entry, Lane, Need, Queue, QueueFull, QueueLimit, QueueLimits, Waiter, Waiting};
 pub use session::SessionStatus;
 #[cfg(feature = "interleave")]
 #[doc(hidden)]

@@ -14,7 +14,7 @@ use std::{
 
 use futures::FutureExt as _;
 use mcpool_breaker::{Breaker, Rejected};
-use mcpool_upstream::{Backend, Mode, RoomFull, RoomLimit, SendError, TrafficState, Waiter};
+use mcpool_upstream::{Backend, Mode, QueueFull, QueueLimit, SendError, TrafficState, Waiter};
 use mcpool_wire::{Answer, CallError, ErrorKind};
 use tower::Service;
 
@@ -261,13 +261,13 @@ impl Admission {
         self.backend.wait(request.seat(), kind, bytes).map_err(|full| self.full(full))
     }
 
-    fn full(&self, full: RoomFull) -> StackError {
+    fn full(&self, full: QueueFull) -> StackError {
         let name = &self.backend.spec().name;
         let (reason, message) = match full.of {
-            RoomLimit::Calls(limit) => {
+            QueueLimit::Calls(limit) => {
                 ("full", format!("{limit} calls wait for backend {name:?}, and no more may"))
             }
-            RoomLimit::Bytes(limit) => (
+            QueueLimit::Bytes(limit) => (
                 "bytes",
                 format!("the calls that wait for backend {name:?} hold {limit} bytes, and no more may wait"),
             ),

@@ -11,7 +11,7 @@ use crate::{
     clock,
     error::SendError,
     pool::{Lease, NoLease, Seat},
-    queue::{Guest, RoomFull, Waiter},
+    queue::{Entry, QueueFull, Waiter},
     session::permit::CallKind,
 };
 
@@ -24,7 +24,7 @@ impl Backend {
         let refused = |shut| match shut {
             TrafficState::Drained => NoLease::Drained,
             TrafficState::Flowing | TrafficState::Resuming | TrafficState::Paused => {
-                NoLease::Wait(seat.lane(kind, &self.room))
+                NoLease::Wait(seat.lane(kind, &self.queue))
             }
         };
         let resume_permit = self.traffic.admit().map_err(refused)?;
@@ -48,7 +48,7 @@ impl Backend {
     /// Whether nobody waits for a session of this backend.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.room.is_empty()
+        self.queue.is_empty()
     }
 
     /// Whether there are more slots for this call than callers who wait for anything: then it overtakes nobody. Where
@@ -58,29 +58,29 @@ impl Backend {
         kind == CallKind::Free
             && seat.keeps_to_none()
             && self.traffic() == TrafficState::Flowing
-            && seat.pool.free_slots() > self.room.waiting()
+            && seat.pool.free_slots() > self.queue.waiting()
     }
 
-    /// A place in the waiting room for a call with a message of so many bytes.
+    /// A place in the queue for a call with a message of so many bytes.
     ///
     /// # Errors
-    /// [`RoomFull`] at a limit.
-    pub fn wait(&self, seat: &Seat, kind: CallKind, bytes: usize) -> Result<Waiter, RoomFull> {
-        let guest = Guest { principal: seat.caller.identity.clone(), agent: seat.caller.agent, bytes };
-        self.room.enter(seat.lane(kind, &self.room), guest, clock::now())
+    /// [`QueueFull`] at a limit.
+    pub fn wait(&self, seat: &Seat, kind: CallKind, bytes: usize) -> Result<Waiter, QueueFull> {
+        let entry = Entry { principal: seat.caller.identity.clone(), agent: seat.caller.agent, bytes };
+        self.queue.enter(seat.lane(kind, &self.queue), entry, clock::now())
     }
 
     /// How long a call would wait that comes now, as fast as calls were served lately.
     #[must_use]
     pub fn wait_expected(&self) -> Duration {
-        self.room.turn_after(clock::now())
+        self.queue.turn_after(clock::now())
     }
 
     /// A place before all newcomers, for a call that was being served and must go again.
     #[must_use]
     pub fn wait_again(&self, seat: &Seat, kind: CallKind, bytes: usize) -> Waiter {
-        let guest = Guest { principal: seat.caller.identity.clone(), agent: seat.caller.agent, bytes };
-        self.room.come_back(seat.lane(kind, &self.room), guest, clock::now())
+        let entry = Entry { principal: seat.caller.identity.clone(), agent: seat.caller.agent, bytes };
+        self.queue.come_back(seat.lane(kind, &self.queue), entry, clock::now())
     }
 }
 

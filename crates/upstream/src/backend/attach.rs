@@ -122,7 +122,7 @@ impl Backend {
         }
         let _greeting = Counted::new(pool, |pool| &pool.greeting);
         let refused = pool.plight.next_refusal();
-        self.room.demand.notify_one();
+        self.queue.demand.notify_one();
         let greeted = async {
             tokio::select! {
                 _ = pool.catalog.wait_hello() => Ok(()),
@@ -158,7 +158,7 @@ impl Backend {
                 TrySendError::Closed(_) => removed(),
             })
         })?;
-        self.room.demand.notify_one();
+        self.queue.demand.notify_one();
         let (waited, patience) = self.wait_for_own(&pool, patience, opened).await;
         match waited {
             Ok(Ok(Ok(own))) => Ok(Seat::pinned(hello, pool, own.into_session())),

@@ -93,7 +93,7 @@ impl Backend {
         if shut {
             *lock(&self.trouble) = None;
             self.pools().iter().for_each(|pool| pool.plight.mended());
-            self.room.demand.notify_one();
+            self.queue.demand.notify_one();
         }
     }
 
@@ -104,7 +104,7 @@ impl Backend {
         let plan: VecDeque<Old> = self.all_sessions().filter(wanted).collect();
         let progress = Rebuild { total: plan.len(), done: 0, is_running: !plan.is_empty(), why: None };
         *lock(&self.rebuilding) = Rebuilding { plan: Some(plan), progress };
-        self.room.demand.notify_one();
+        self.queue.demand.notify_one();
     }
 
     /// How far the last [`Backend::reconnect`] is.

@@ -1,4 +1,4 @@
-//! One registered server: its session budget, its pools by key, its waiting room, and the opener that feeds them.
+//! One registered server: its session budget, its pools by key, its queue, and the opener that feeds them.
 
 mod acquire;
 mod applicants;
@@ -45,7 +45,7 @@ use crate::{
         plight::{self, Trouble},
         sharing::{Decision, Demotion, ModeBook},
     },
-    queue::{Room, RoomLimits, Waiting},
+    queue::{Queue, QueueLimits, Waiting},
     quirks::Quirks,
     session::{Session, SessionStatus},
     shared::Merged,
@@ -82,7 +82,7 @@ pub struct Backend {
     /// The credential of its transport.
     credential: Arc<dyn Credential>,
     pub(crate) budget: Budget,
-    pub(crate) room: Arc<Room>,
+    pub(crate) queue: Arc<Queue>,
     pub(crate) tasks: Tasks,
     pub(crate) modes: Arc<ModeBook>,
     pub(crate) quirks: Arc<Quirks>,
@@ -172,7 +172,7 @@ impl Backend {
             transport,
             credential,
             budget: Budget::new(spec.limits.max_sessions)?,
-            room: Room::new(RoomLimits { calls: spec.limits.queue, bytes: spec.limits.queue_bytes }),
+            queue: Queue::new(QueueLimits { calls: spec.limits.queue, bytes: spec.limits.queue_bytes }),
             pools: Mutex::default(),
             next_pool: AtomicU64::new(1),
             requests,
@@ -201,8 +201,8 @@ impl Backend {
 
     /// Something changed that those who wait should know: the circuit opened or closed.
     pub fn reconsider(&self) {
-        self.room.wake_all();
-        self.room.demand.notify_one();
+        self.queue.wake_all();
+        self.queue.demand.notify_one();
     }
 
     /// Whether its agents bring credentials of their own: then the gateway has none, and what the server says to one of
@@ -283,8 +283,8 @@ impl Backend {
 
     /// The calls that wait, in the queue or for the binding of their agent.
     fn waiting(&self, now: Instant) -> Waiting {
-        let (room, (calls, longest)) = (self.room.status(now), self.followers.waiting(now));
-        Waiting { calls: room.calls + calls, oldest: room.oldest.max(longest), ..room }
+        let (queue, (calls, longest)) = (self.queue.status(now), self.followers.waiting(now));
+        Waiting { calls: queue.calls + calls, oldest: queue.oldest.max(longest), ..queue }
     }
 
     /// What it looks like now.
@@ -407,7 +407,7 @@ impl Backend {
         let mut pools = lock(&self.pools);
         let new = || {
             let number = self.next_pool.fetch_add(1, Ordering::Relaxed);
-            let merged = Merged::new(self.room.clone(), self.reporter.clone(), self.spec.fan_out_logs);
+            let merged = Merged::new(self.queue.clone(), self.reporter.clone(), self.spec.fan_out_logs);
             Arc::new(Pool::new(number, key.clone(), merged))
         };
         pools.entry(key.clone()).or_insert_with(new).clone()

@@ -133,7 +133,7 @@ async fn climb(
         limit: backend.calls_per_session(mode),
         first_id: rand::random(),
         errands,
-        room: backend.room.clone(),
+        queue: backend.queue.clone(),
         catalog: pool.catalog.clone(),
         merged: pool.merged.clone(),
         reporter: backend.reporter.clone(),
@@ -219,7 +219,7 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
     if pool.live() == 0 {
         pool.catalog.forget_lists();
     }
-    backend.room.demand.notify_one();
+    backend.queue.demand.notify_one();
     backend.left.notify_waiters();
     if !session.was_proven() {
         // A ladder that was not climbed is reported as a failed opening, not as a second incident.

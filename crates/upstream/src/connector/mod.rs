@@ -1,4 +1,4 @@
-//! The one task of a backend that opens sessions and keeps the pools in shape. Callers wait in the room and share
+//! The one task of a backend that opens sessions and keeps the pools in shape. Callers wait in the queue and share
 //! its handshakes, so fifty waiters open one session and a caller that leaves cancels nothing.
 //!
 //! It wakes on demand (a caller waits, an agent wants a session of its own, a place came back), when a handshake
@@ -164,7 +164,7 @@ impl Opener {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(request) = self.inbox.recv(), if has_room => self.waiting.push_back(request),
-                () = self.backend.room.demand.notified() => {}
+                () = self.backend.queue.demand.notified() => {}
                 Some(Some(attempt)) = opened => self.settle(attempt),
                 () = self.clerk.settled() => {}
                 checked = self.revival.checked() => Revival::settle(&self.backend, &checked),
@@ -260,7 +260,7 @@ impl Opener {
         let greeting = unasked && live + opening == 0;
         // Those who wait for the session they keep to are not served by another one; and those who were called and
         // did not come yet have slots waiting for them.
-        let waiting = self.backend.room.waiting_in(pool.lane());
+        let waiting = self.backend.queue.waiting_in(pool.lane());
         let served = opening * self.backend.calls_per_session(pool.mode()) + pool.free_slots();
         live + opening < most && (greeting || waiting > served)
     }
@@ -327,7 +327,7 @@ impl Opener {
             self.pause = Some(pause(error, times, now, false));
             if times == REFUSALS && is_refusal {
                 // Those who wait now do so for less long.
-                self.backend.room.wake_all();
+                self.backend.queue.wake_all();
             }
             return;
         }

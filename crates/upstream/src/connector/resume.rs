@@ -48,7 +48,7 @@ impl Revival {
             self.next = Some(now);
             self.check_all(backend);
             // Nothing is lent yet, but who kept to a session that is gone now waits for any.
-            backend.room.wake_all();
+            backend.queue.wake_all();
         }
         if self.next.is_some_and(|next| next <= now) {
             self.next = Some(now + STEP);
@@ -99,12 +99,12 @@ impl Revival {
 
     fn step(&mut self, backend: &Backend) {
         let (more, is_last) = backend.traffic.step();
-        let nobody_waits = backend.room.is_empty();
+        let nobody_waits = backend.queue.is_empty();
         if self.checks.is_empty() && (is_last || nobody_waits) {
             let number = self.number;
             backend.traffic.set_if(TrafficState::Flowing, |change| change.number == number);
             // Also those whose own session is gone, who would wait for nothing.
-            return backend.room.wake_all();
+            return backend.queue.wake_all();
         }
         wake(backend, more);
     }
@@ -125,14 +125,14 @@ fn wake(backend: &Backend, mut more: usize) {
         .collect();
     for (lane, free) in &mut lendable {
         if more > 0 {
-            backend.room.slot_freed(Freed { lane: *lane, turn: true, open: true }, None);
+            backend.queue.slot_freed(Freed { lane: *lane, turn: true, open: true }, None);
             (more, *free) = (more - 1, *free - 1);
         }
     }
     while more > 0 && lendable.iter().any(|(_, free)| *free > 0) {
         for (lane, free) in lendable.iter_mut().filter(|(_, free)| *free > 0) {
             if more > 0 {
-                backend.room.slot_freed(Freed { lane: *lane, turn: false, open: true }, None);
+                backend.queue.slot_freed(Freed { lane: *lane, turn: false, open: true }, None);
                 (more, *free) = (more - 1, *free - 1);
             }
         }

@@ -6,7 +6,7 @@ use mcpool_wire::{Caller, Era, Hello, Outlet, Revision};
 
 use super::{Lease, NoLease, Pool};
 use crate::{
-    queue::{Lane, Need, Room},
+    queue::{Lane, Need, Queue},
     session::{
         Session,
         exclusive::Loans,
@@ -151,7 +151,7 @@ impl Seat {
 
     /// Where this agent waits: for the session it keeps to, or for any of its pool. A write goes behind the others
     /// that wait for the turn.
-    pub(crate) fn lane(&self, kind: CallKind, room: &Room) -> Lane {
+    pub(crate) fn lane(&self, kind: CallKind, queue: &Queue) -> Lane {
         let bound = match &self.tie {
             Tie::Pinned { session } => return session.lane,
             Tie::Exclusive { .. } | Tie::Loose => return self.pool.lane(),
@@ -162,7 +162,7 @@ impl Seat {
                 if !matches!(session.standing(), Standing::Draining | Standing::Closed) =>
             {
                 let turn = session.lane.needing(Need::WriteTurn);
-                let in_line = || session.is_writing() || room.waiting_in(turn) > 0;
+                let in_line = || session.is_writing() || queue.waiting_in(turn) > 0;
                 if kind == CallKind::Write && in_line() {
                     turn
                 } else if session.is_kept_from(Some(holding)) {

@@ -1,4 +1,4 @@
-//! The waiting room of one backend: bounded in calls and bytes, fair over principals and their agents, left by
+//! The queue of one backend: bounded in calls and bytes, fair over principals and their agents, left by
 //! dropping.
 //!
 //! Callers wait in lanes: one per session for agents that keep to a session, one per pool for the others, one per
@@ -6,13 +6,13 @@
 //! writes run one at a time, one per session for the turn to write. A free slot wakes one waiter whom it can serve,
 //! whoever's turn is earliest; in a lane principals take turns, and the agents of a principal take turns, so neither a
 //! principal with a thousand agents nor an agent with a thousand calls starves the others. A wake-up is permission to
-//! try, not a slot: who finds nothing goes back to its old turn, and who leaves (the room or the lane) with an unused
+//! try, not a slot: who finds nothing goes back to its old turn, and who leaves (the queue or the lane) with an unused
 //! wake-up passes it on, because the slot it stands for is still free.
 //!
 //! Of the calls of an agent that has nothing in flight on its session, one at least waits in the session's own lane or
 //! was called up: the others may stand where the last slots are not looked for.
 //!
-//! A full room is shared too: who would have less in it than the heaviest takes the place of the heaviest's latest
+//! A full queue is shared too: who would have less in it than the heaviest takes the place of the heaviest's latest
 //! call.
 
 mod drain_rate;
@@ -54,9 +54,9 @@ pub enum Need {
     WriteTurn,
 }
 
-/// Who waits, and how much of the room the call takes.
+/// Who waits, and how much of the queue the call takes.
 #[derive(Clone, Debug)]
-pub struct Guest {
+pub struct Entry {
     /// Whose agent it is.
     pub principal: Arc<Identity>,
     /// The agent.
@@ -65,27 +65,27 @@ pub struct Guest {
     pub bytes: usize,
 }
 
-/// How much fits into a room.
+/// How much fits into a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoomLimits {
+pub struct QueueLimits {
     /// Calls that may wait.
     pub calls: usize,
     /// Bytes of their messages.
     pub bytes: usize,
 }
 
-/// The room is full, and nobody in it has more of it than the caller.
+/// The queue is full, and nobody in it has more of it than the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoomFull {
+pub struct QueueFull {
     /// Which limit it would pass.
-    pub of: RoomLimit,
-    /// When a place will be free, at the pace the room empties; each who is told so is told a later one.
+    pub of: QueueLimit,
+    /// When a place will be free, at the pace the queue empties; each who is told so is told a later one.
     pub retry_after: Duration,
 }
 
-/// One limit of a room.
+/// One limit of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RoomLimit {
+pub enum QueueLimit {
     /// So many calls wait.
     Calls(usize),
     /// The calls that wait may have so many bytes.
@@ -111,74 +111,74 @@ pub struct Waiting {
     /// Bytes of their messages.
     pub bytes: usize,
     /// What may wait.
-    pub limits: RoomLimits,
+    pub limits: QueueLimits,
     /// How long the call that waits longest has waited.
     pub oldest: Option<Duration>,
 }
 
-/// The waiting room.
-pub struct Room {
+/// The queue.
+pub struct Queue {
     inner: Mutex<Inner>,
-    limits: RoomLimits,
+    limits: QueueLimits,
     /// Somebody waits who did not wait there before: a session may have to be opened.
     pub(crate) demand: Notify,
 }
 
-impl Room {
-    /// A room with these limits.
+impl Queue {
+    /// A queue with these limits.
     #[must_use]
-    pub fn new(limits: RoomLimits) -> Arc<Self> {
+    pub fn new(limits: QueueLimits) -> Arc<Self> {
         Arc::new(Self { inner: Mutex::new(Inner::default()), limits, demand: Notify::new() })
     }
 
     /// Takes a place behind the agent's other calls.
     ///
     /// # Errors
-    /// [`RoomFull`] at a limit.
-    pub fn enter(self: &Arc<Self>, lane: Lane, guest: Guest, now: Instant) -> Result<Waiter, RoomFull> {
+    /// [`QueueFull`] at a limit.
+    pub fn enter(self: &Arc<Self>, lane: Lane, entry: Entry, now: Instant) -> Result<Waiter, QueueFull> {
         let mut inner = self.lock();
-        if let Err(of) = self.make_room(&mut inner, &guest) {
-            let retry_after = inner.pace.book(now, self.limits.calls);
-            return Err(RoomFull { of, retry_after });
+        if let Err(of) = self.make_room(&mut inner, &entry) {
+            let retry_after = inner.drain_rate.book(now, self.limits.calls);
+            return Err(QueueFull { of, retry_after });
         }
-        Ok(self.admit(inner, lane, guest, false, now))
+        Ok(self.admit(inner, lane, entry, false, now))
     }
 
     /// Takes a place before all newcomers, for a call that was being served and must go again. The slots they had are
     /// the bound on them, so the limits do not turn them away.
-    pub fn come_back(self: &Arc<Self>, lane: Lane, guest: Guest, now: Instant) -> Waiter {
-        self.admit(self.lock(), lane, guest, true, now)
+    pub fn come_back(self: &Arc<Self>, lane: Lane, entry: Entry, now: Instant) -> Waiter {
+        self.admit(self.lock(), lane, entry, true, now)
     }
 
     fn admit(
         self: &Arc<Self>,
         mut inner: MutexGuard<'_, Inner>,
         lane: Lane,
-        guest: Guest,
+        entry: Entry,
         returned: bool,
         now: Instant,
     ) -> Waiter {
-        if inner.ledger.all().calls == 0 {
-            inner.pace.begin(now);
+        if inner.usage.all().calls == 0 {
+            inner.drain_rate.begin(now);
         }
-        inner.ledger.add(&guest);
+        inner.usage.add(&entry);
         let place = inner.place(returned);
-        let waiter = Waiter::seated(self.clone(), &mut inner, lane, guest, (place, now));
+        let waiter = Waiter::enqueue(self.clone(), &mut inner, lane, entry, (place, now));
         drop(inner);
         self.demand.notify_one();
         waiter
     }
 
-    /// Sees to it that the guest fits, if need be by sending away calls of who has more in the room.
-    fn make_room(&self, inner: &mut Inner, guest: &Guest) -> Result<(), RoomLimit> {
+    /// Sees to it that the entry fits, if need be by sending away calls of who has more in the queue.
+    fn make_room(&self, inner: &mut Inner, entry: &Entry) -> Result<(), QueueLimit> {
         for (measure, limit) in [
-            (Measure::Calls, RoomLimit::Calls(self.limits.calls)),
-            (Measure::Bytes, RoomLimit::Bytes(self.limits.bytes)),
+            (Measure::Calls, QueueLimit::Calls(self.limits.calls)),
+            (Measure::Bytes, QueueLimit::Bytes(self.limits.bytes)),
         ] {
-            let (RoomLimit::Calls(most) | RoomLimit::Bytes(most)) = limit;
-            let more = measure.of_guest(guest);
-            while measure.of(inner.ledger.all()) + more > most {
-                let heaviest = inner.ledger.heavier_than(guest, measure);
+            let (QueueLimit::Calls(most) | QueueLimit::Bytes(most)) = limit;
+            let more = measure.of_entry(entry);
+            while measure.of(inner.usage.all()) + more > most {
+                let heaviest = inner.usage.heavier_than(entry, measure);
                 let is_gone = heaviest.is_some_and(|(principal, agent)| inner.dismiss(&principal, agent));
                 if !is_gone {
                     return Err(limit);
@@ -191,7 +191,7 @@ impl Room {
     /// Whether nobody waits at all: then a caller may try without a place.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lock().ledger.all().calls == 0
+        self.lock().usage.all().calls == 0
     }
 
     /// A slot is free, perhaps with the turn to write: one waiter whom it can serve may try. Whoever waits for the
@@ -249,14 +249,14 @@ impl Room {
     /// How many calls wait, those just woken included.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.lock().ledger.all().calls
+        self.lock().usage.all().calls
     }
 
     /// What waits at this moment.
     #[must_use]
     pub fn status(&self, now: Instant) -> Waiting {
         let inner = self.lock();
-        let all = inner.ledger.all();
+        let all = inner.usage.all();
         Waiting {
             calls: all.calls,
             bytes: all.bytes,
@@ -265,16 +265,16 @@ impl Room {
         }
     }
 
-    /// How long a call that takes its place behind everybody now would wait, at the pace the room empties.
+    /// How long a call that takes its place behind everybody now would wait, at the pace the queue empties.
     #[must_use]
     pub fn turn_after(&self, now: Instant) -> Duration {
         let mut inner = self.lock();
-        let waiting = inner.ledger.all().calls;
-        inner.pace.time_for(waiting, now)
+        let waiting = inner.usage.all().calls;
+        inner.drain_rate.time_for(waiting, now)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing below panics while it holds the lock; a poisoned room would only mean lost fairness.
+        // Nothing below panics while it holds the lock; a poisoned queue would only mean lost fairness.
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

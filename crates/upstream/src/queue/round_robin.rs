@@ -1,17 +1,17 @@
-//! Who waits in which lane, and whose turn it is: the room without its door.
+//! Who waits in which lane, and whose turn it is: the queue without its door.
 
 use std::{collections::BTreeMap, hash::Hash, sync::Arc, time::Instant};
 
 use mcpool_wire::{AgentKey, Identity};
 use tokio::sync::oneshot;
 
-use super::{Freed, Guest, Lane, Need, drain_rate::Pace, usage::Ledger};
+use super::{Entry, Freed, Lane, Need, drain_rate::DrainRate, usage::Usage};
 use crate::sync::HashMap;
 
 pub(super) struct Inner {
-    pub(super) lanes: HashMap<Lane, Queue>,
-    pub(super) ledger: Ledger,
-    pub(super) pace: Pace,
+    pub(super) lanes: HashMap<Lane, LaneQueue>,
+    pub(super) usage: Usage,
+    pub(super) drain_rate: DrainRate,
     newcomers: Band,
     returned: Band,
 }
@@ -37,40 +37,40 @@ struct Fresh {
 /// One lane: principals in turn, the agents of each in turn, and the calls of an agent in order of arrival. Turns are
 /// numbered over all lanes, so the lanes a slot serves can be compared.
 #[derive(Default)]
-pub(super) struct Queue {
+pub(super) struct LaneQueue {
     /// Everybody who waits here, those called up and not back yet included.
     pub(super) present: usize,
-    principals: Rota<Arc<Identity>, Agents>,
+    principals: RoundRobin<Arc<Identity>, Agents>,
 }
 
-type Agents = Rota<AgentKey, Line>;
+type Agents = RoundRobin<AgentKey, Line>;
 /// The calls of one agent, by place.
-type Line = BTreeMap<u64, Seated>;
+type Line = BTreeMap<u64, QueuedCall>;
 
 /// Members who take turns.
-struct Rota<K, V> {
+struct RoundRobin<K, V> {
     turns: BTreeMap<u64, K>,
     members: HashMap<K, (u64, V)>,
 }
 
-struct Seated {
-    wake: oneshot::Sender<Summons>,
+struct QueuedCall {
+    wake: oneshot::Sender<Wake>,
     since: Instant,
     bytes: usize,
 }
 
 /// What a waiter is called for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Summons {
+pub(super) enum Wake {
     /// To try.
-    Try(Turn),
+    Try(WakeToken),
     /// Its place is somebody else's.
     Leave,
 }
 
 /// Permission to try, and what to give back if it is not used.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Turn {
+pub(super) struct WakeToken {
     /// The turns the principal and the agent had.
     pub(super) number: (u64, u64),
     /// The free slot it stands for.
@@ -89,8 +89,8 @@ impl Default for Inner {
         let from = |number| Band { next_place: number, next_turn: number };
         Self {
             lanes: HashMap::default(),
-            ledger: Ledger::default(),
-            pace: Pace::default(),
+            usage: Usage::default(),
+            drain_rate: DrainRate::default(),
             newcomers: from(FIRST_NEWCOMER),
             returned: from(0),
         }
@@ -120,29 +120,29 @@ impl Inner {
         }
     }
 
-    /// A call is no longer in the room.
-    pub(super) fn uncount(&mut self, guest: &Guest, now: Instant) {
-        self.ledger.remove(guest);
-        if self.ledger.all().calls == 0 {
-            self.pace.end(now);
+    /// A call is no longer in the queue.
+    pub(super) fn uncount(&mut self, entry: &Entry, now: Instant) {
+        self.usage.remove(entry);
+        if self.usage.all().calls == 0 {
+            self.drain_rate.end(now);
         }
     }
 
     /// Queues a call, at an earlier turn of its principal and agent if it gives one back.
-    pub(super) fn seat(
+    pub(super) fn enqueue(
         &mut self,
         lane: Lane,
-        guest: &Guest,
+        entry: &Entry,
         (place, since): (u64, Instant),
         back: Option<(u64, u64)>,
-    ) -> oneshot::Receiver<Summons> {
+    ) -> oneshot::Receiver<Wake> {
         let (wake, woken) = oneshot::channel();
         let fresh = self.fresh();
         let fresh = if place < FIRST_NEWCOMER { fresh.returned } else { fresh.newcomer };
         let (principal, agent) = back.unwrap_or((fresh, fresh));
         let queue = self.lanes.entry(lane).or_default();
-        let agents = queue.principals.join(&guest.principal, principal);
-        agents.join(&guest.agent, agent).insert(place, Seated { wake, since, bytes: guest.bytes });
+        let agents = queue.principals.join(&entry.principal, principal);
+        agents.join(&entry.agent, agent).insert(place, QueuedCall { wake, since, bytes: entry.bytes });
         woken
     }
 
@@ -165,7 +165,7 @@ impl Inner {
             let fresh = self.fresh();
             let next = self.lanes.get_mut(&lane).and_then(|queue| queue.take_next(fresh));
             let Some((number, seated)) = next else { return false };
-            if seated.wake.send(Summons::Try(Turn { number, freed })).is_ok() {
+            if seated.wake.send(Wake::Try(WakeToken { number, freed })).is_ok() {
                 return true;
             }
         }
@@ -181,33 +181,33 @@ impl Inner {
         let lane = freed.lane.needing(Need::OpenSlot);
         let Some(queue) = self.lanes.get_mut(&lane) else { return };
         if let Some((number, seated)) = queue.take_of(principal, agent, fresh) {
-            let _ = seated.wake.send(Summons::Try(Turn { number, freed }));
+            let _ = seated.wake.send(Wake::Try(WakeToken { number, freed }));
         }
     }
 
-    pub(super) fn unseat(&mut self, lane: Lane, guest: &Guest, place: u64) {
+    pub(super) fn dequeue(&mut self, lane: Lane, entry: &Entry, place: u64) {
         let Some(queue) = self.lanes.get_mut(&lane) else { return };
-        let _ = queue.take(&guest.principal, guest.agent, place);
+        let _ = queue.take(&entry.principal, entry.agent, place);
     }
 
     /// Rejects the latest call of an agent; false if none of them waits for a wake-up.
     pub(super) fn dismiss(&mut self, principal: &Arc<Identity>, agent: AgentKey) -> bool {
-        let latest = |queue: &Queue| queue.line(principal, agent)?.keys().next_back().copied();
+        let latest = |queue: &LaneQueue| queue.line(principal, agent)?.keys().next_back().copied();
         let all = self.lanes.iter().filter_map(|(lane, queue)| Some((latest(queue)?, *lane)));
         let Some((place, lane)) = all.max_by_key(|(place, _)| *place) else { return false };
         let queue = self.lanes.get_mut(&lane);
         let Some(seated) = queue.and_then(|queue| queue.take(principal, agent, place)) else { return false };
-        self.ledger.remove(&Guest { principal: principal.clone(), agent, bytes: seated.bytes });
+        self.usage.remove(&Entry { principal: principal.clone(), agent, bytes: seated.bytes });
         // The lane is free of it at once: a later call of the lane would else wait behind it although a slot is free.
         self.depart(lane);
         // Who does not hear it leaves at this moment anyway.
-        let _ = seated.wake.send(Summons::Leave);
+        let _ = seated.wake.send(Wake::Leave);
         true
     }
 
     pub(super) fn oldest(&self) -> Option<Instant> {
         let agents = self.lanes.values().flat_map(|queue| queue.principals.all());
-        agents.flat_map(Rota::all).flat_map(BTreeMap::values).map(|seated| seated.since).min()
+        agents.flat_map(RoundRobin::all).flat_map(BTreeMap::values).map(|seated| seated.since).min()
     }
 
     fn fresh(&mut self) -> Fresh {
@@ -217,7 +217,7 @@ impl Inner {
     }
 }
 
-impl Queue {
+impl LaneQueue {
     /// The turn of the agent that is next.
     fn next_turn(&self) -> Option<u64> {
         let (_, principal) = self.principals.next()?;
@@ -229,7 +229,7 @@ impl Queue {
     }
 
     /// Takes out the call whose turn it is.
-    fn take_next(&mut self, fresh: Fresh) -> Option<((u64, u64), Seated)> {
+    fn take_next(&mut self, fresh: Fresh) -> Option<((u64, u64), QueuedCall)> {
         let principal = self.principals.next()?.1.clone();
         let agent = *self.principals.get(&principal)?.next()?.1;
         self.take_of(&principal, agent, fresh)
@@ -241,7 +241,7 @@ impl Queue {
         principal: &Arc<Identity>,
         agent: AgentKey,
         fresh: Fresh,
-    ) -> Option<((u64, u64), Seated)> {
+    ) -> Option<((u64, u64), QueuedCall)> {
         let first = |line: &mut Line| line.pop_first().map(|(_, seated)| seated);
         let (outer, taken) = self
             .principals
@@ -251,7 +251,7 @@ impl Queue {
     }
 
     /// Takes out one call.
-    fn take(&mut self, principal: &Arc<Identity>, agent: AgentKey, place: u64) -> Option<Seated> {
+    fn take(&mut self, principal: &Arc<Identity>, agent: AgentKey, place: u64) -> Option<QueuedCall> {
         let taken = self.principals.take_of(principal, None, |agents| {
             agents.take_of(&agent, None, |line: &mut Line| line.remove(&place))
         });
@@ -259,7 +259,7 @@ impl Queue {
     }
 }
 
-impl<K: Clone + Eq + Hash, V: Default + Emptied> Rota<K, V> {
+impl<K: Clone + Eq + Hash, V: Default + Emptied> RoundRobin<K, V> {
     /// The member of this name, with this turn if it had none or a later one.
     fn join(&mut self, key: &K, turn: u64) -> &mut V {
         let (had, value) = self.members.entry(key.clone()).or_insert_with(|| (u64::MAX, V::default()));
@@ -306,7 +306,7 @@ impl<K: Clone + Eq + Hash, V: Default + Emptied> Rota<K, V> {
     }
 }
 
-impl<K, V> Default for Rota<K, V> {
+impl<K, V> Default for RoundRobin<K, V> {
     fn default() -> Self {
         Self { turns: BTreeMap::new(), members: HashMap::default() }
     }

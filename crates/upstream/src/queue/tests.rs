@@ -1,4 +1,4 @@
-//! The room against a model of sessions, slots and callers that come, try and leave in any order. The subtle
+//! The queue against a model of sessions, slots and callers that come, try and leave in any order. The subtle
 //! property is liveness: once everybody who was woken has tried, nobody may wait for whom there is a free slot. The
 //! last slot of a session that has several is for agents with nothing in flight on it.
 
@@ -14,7 +14,7 @@ use super::*;
 
 const POOL: Lane = Lane { pool: 1, session: None, need: Need::Slot };
 const LIMIT: usize = 12;
-const LIMITS: RoomLimits = RoomLimits { calls: LIMIT, bytes: 1 << 20 };
+const LIMITS: QueueLimits = QueueLimits { calls: LIMIT, bytes: 1 << 20 };
 
 fn lane_of(epoch: u64) -> Lane {
     Lane { pool: 1, session: Some(epoch), need: Need::Slot }
@@ -37,8 +37,8 @@ fn principal_of(agent: u64) -> Arc<Identity> {
     }
 }
 
-fn guest(agent: u64) -> Guest {
-    Guest { principal: principal_of(agent), agent: AgentKey(agent), bytes: 100 }
+fn entry(agent: u64) -> Entry {
+    Entry { principal: principal_of(agent), agent: AgentKey(agent), bytes: 100 }
 }
 
 /// A slot of this session, where more are free than are kept.
@@ -74,7 +74,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 struct World {
-    room: Arc<Room>,
+    queue: Arc<Queue>,
     now: Instant,
     sessions: Vec<Slots>,
     epochs: u64,
@@ -115,7 +115,7 @@ impl World {
         #[allow(clippy::disallowed_methods, reason = "any instant will do")]
         let now = Instant::now();
         Self {
-            room: Room::new(LIMITS),
+            queue: Queue::new(LIMITS),
             now,
             sessions: vec![Slots::new(1, 3), Slots::new(2, 1)],
             epochs: 2,
@@ -173,22 +173,22 @@ impl World {
                 lane_of(*epoch)
             }
         });
-        let before = self.room.waiting();
-        match self.room.enter(lane, guest(caller.agent), self.now) {
+        let before = self.queue.waiting();
+        match self.queue.enter(lane, entry(caller.agent), self.now) {
             Ok(waiter) if waiter.is_first() => self.attempt(caller, waiter),
             Ok(waiter) => self.waiters.push((caller, waiter)),
             Err(full) => {
-                assert_eq!(full.of, RoomLimit::Calls(LIMIT));
+                assert_eq!(full.of, QueueLimit::Calls(LIMIT));
                 assert!(before >= LIMIT, "refused although there was room");
             }
         }
         // Those who were served before may be more; newcomers do not make it more.
-        assert!(self.room.waiting() <= before.max(LIMIT), "the bound holds");
+        assert!(self.queue.waiting() <= before.max(LIMIT), "the bound holds");
     }
 
     fn come_back(&mut self, caller: Caller) {
         let lane = self.bound.get(&caller.agent).map_or(POOL, |epoch| lane_of(*epoch));
-        let waiter = self.room.come_back(lane, guest(caller.agent), self.now);
+        let waiter = self.queue.come_back(lane, entry(caller.agent), self.now);
         self.attempt(caller, waiter);
     }
 
@@ -228,18 +228,18 @@ impl World {
         if let Some(slots) = self.sessions.iter_mut().find(|slots| slots.epoch == epoch) {
             slots.free += 1;
             let freed = Freed { lane: lane_of(epoch), turn: caller.writes, open: slots.free > slots.kept() };
-            let Guest { principal, agent, .. } = guest(caller.agent);
-            self.room.slot_freed(freed, (is_idle && slots.kept() > 0).then_some((&principal, agent)));
+            let Entry { principal, agent, .. } = entry(caller.agent);
+            self.queue.slot_freed(freed, (is_idle && slots.kept() > 0).then_some((&principal, agent)));
         }
     }
 
     fn replace(&mut self, index: usize) {
         let old = self.sessions.remove(index).epoch;
         self.bound.retain(|_, epoch| *epoch != old);
-        self.room.session_gone(lane_of(old));
+        self.queue.session_gone(lane_of(old));
         self.epochs += 1;
         self.sessions.push(Slots::new(self.epochs, 2));
-        self.room.session_ready(lane_of(self.epochs), 2);
+        self.queue.session_ready(lane_of(self.epochs), 2);
     }
 
     fn run(&mut self, op: &Op) {
@@ -252,9 +252,9 @@ impl World {
             Op::Leave(n) => drop(pick(n, self.waiters.len()).map(|i| self.waiters.remove(i))),
             Op::Finish(n) => drop(pick(n, self.leases.len()).map(|i| self.finish(i))),
             Op::Replace(n) => drop(pick(n, self.sessions.len()).map(|i| self.replace(i))),
-            Op::WakeAll => self.room.wake_all(),
+            Op::WakeAll => self.queue.wake_all(),
         }
-        assert!(self.room.waiting() <= self.waiters.len(), "nobody is counted who is not there");
+        assert!(self.queue.waiting() <= self.waiters.len(), "nobody is counted who is not there");
     }
 
     fn come_to_rest(&mut self) {
@@ -264,7 +264,7 @@ impl World {
             quiet = if somebody_was_woken { 0 } else { quiet + 1 };
             // Who goes on waiting after a turn for nothing may wake one who was asked before it.
             if quiet == 2 {
-                assert_eq!(self.room.waiting(), self.waiters.len(), "the count is exact");
+                assert_eq!(self.queue.waiting(), self.waiters.len(), "the count is exact");
                 return;
             }
         }
@@ -300,14 +300,14 @@ proptest! {
             world.come_to_rest();
             world.assert_nobody_waits_in_vain();
         }
-        prop_assert_eq!(world.room.waiting(), 0);
-        let inner = world.room.lock();
-        prop_assert!(inner.lanes.is_empty() && inner.ledger.is_empty(), "nothing is kept of those who left");
+        prop_assert_eq!(world.queue.waiting(), 0);
+        let inner = world.queue.lock();
+        prop_assert!(inner.lanes.is_empty() && inner.usage.is_empty(), "nothing is kept of those who left");
     }
 }
 
 fn enter(world: &World, lane: Lane, agent: u64) -> Waiter {
-    world.room.enter(lane, guest(agent), world.now).expect("room")
+    world.queue.enter(lane, entry(agent), world.now).expect("there is room")
 }
 
 fn is_woken(waiter: &mut Waiter) -> bool {
@@ -320,7 +320,7 @@ fn who_waits_to_write_has_the_freed_turn_before_who_waits_for_a_slot() {
     let turn = write_lane(1);
     let mut reading = enter(&world, lane_of(1), 1);
     let mut writing = [enter(&world, turn, 2), enter(&world, turn, 3)];
-    world.room.slot_freed(Freed { turn: true, ..freed(1) }, None);
+    world.queue.slot_freed(Freed { turn: true, ..freed(1) }, None);
     assert!(is_woken(&mut writing[0]) && !is_woken(&mut reading) && !is_woken(&mut writing[1]));
     let [first, mut second] = writing;
     drop(first);
@@ -336,9 +336,9 @@ fn who_leaves_with_a_turn_for_what_is_gone_lets_those_behind_look() {
     let first = enter(&world, POOL, 2);
     let mut behind = enter(&world, POOL, 4);
     // The agent that keeps to the session is called up for the first slot, the one of the pool for the second.
-    world.room.slot_freed(freed(2), None);
+    world.queue.slot_freed(freed(2), None);
     assert!(is_woken(&mut bound));
-    world.room.slot_freed(freed(2), None);
+    world.queue.slot_freed(freed(2), None);
     bound.back_to(lane_of(2));
     drop(first);
     assert!(is_woken(&mut behind), "another session may have a slot");
@@ -349,8 +349,8 @@ fn an_agent_with_many_calls_does_not_starve_one_with_a_single_call() {
     let world = World::new();
     let mut many: Vec<Waiter> = (0..10).map(|_| enter(&world, POOL, 1)).collect();
     let mut single = enter(&world, POOL, 2);
-    world.room.slot_freed(freed(1), None);
-    world.room.slot_freed(freed(1), None);
+    world.queue.slot_freed(freed(1), None);
+    world.queue.slot_freed(freed(1), None);
     assert!(is_woken(&mut many[0]) && !is_woken(&mut many[1]), "the first call of the first agent");
     assert!(is_woken(&mut single), "then the other agent's turn");
 }
@@ -360,11 +360,11 @@ fn who_was_being_served_goes_before_newcomers_and_agents_take_turns_there_as_wel
     let world = World::new();
     let mut waiting = vec![("1 new", enter(&world, POOL, 1)), ("3 new", enter(&world, POOL, 3))];
     for (name, agent) in [("1 first", 1), ("1 second", 1), ("1 third", 1), ("2", 2)] {
-        waiting.push((name, world.room.come_back(POOL, guest(agent), world.now)));
+        waiting.push((name, world.queue.come_back(POOL, entry(agent), world.now)));
     }
     let mut order = Vec::new();
     for _ in 0..6 {
-        world.room.slot_freed(freed(1), None);
+        world.queue.slot_freed(freed(1), None);
         let next = waiting.iter_mut().position(|(_, waiter)| is_woken(waiter)).expect("one is woken");
         let (name, waiter) = waiting.remove(next);
         order.push(name);
@@ -383,8 +383,8 @@ fn who_was_being_served_goes_before_newcomers_and_agents_take_turns_there_as_wel
 fn a_full_room_does_not_turn_away_who_was_being_served() {
     let world = World::new();
     let _full: Vec<Waiter> = (0..LIMIT as u64).map(|n| enter(&world, POOL, n)).collect();
-    let mut back = world.room.come_back(POOL, guest(99), world.now);
-    world.room.slot_freed(freed(1), None);
+    let mut back = world.queue.come_back(POOL, entry(99), world.now);
+    world.queue.slot_freed(freed(1), None);
     assert!(is_woken(&mut back));
 }
 
@@ -395,7 +395,7 @@ fn who_waits_for_a_session_and_who_waits_for_any_take_turns() {
     let mut keeping: Vec<Waiter> = (0..4).map(|n| enter(&world, lane_of(1), 2 * n)).collect();
     let mut any: Vec<Waiter> = (10..14).map(|n| enter(&world, POOL, 2 * n)).collect();
     for _ in 0..6 {
-        world.room.slot_freed(freed(1), None);
+        world.queue.slot_freed(freed(1), None);
     }
     let woken =
         |waiters: &mut Vec<Waiter>| waiters.iter_mut().filter_map(|w| is_woken(w).then_some(())).count();
@@ -407,10 +407,10 @@ fn a_turn_that_found_nothing_is_not_lost() {
     let world = World::new();
     let mut first = enter(&world, POOL, 1);
     let mut second = enter(&world, POOL, 2);
-    world.room.slot_freed(freed(1), None);
+    world.queue.slot_freed(freed(1), None);
     assert!(is_woken(&mut first));
     first.back_to(POOL);
-    world.room.slot_freed(freed(1), None);
+    world.queue.slot_freed(freed(1), None);
     assert!(is_woken(&mut first), "it is first again, not last");
     assert!(!is_woken(&mut second));
 }
@@ -420,7 +420,7 @@ fn a_turn_of_one_who_leaves_goes_to_those_who_keep_to_the_session() {
     let world = World::new();
     let mut any = enter(&world, POOL, 1);
     let mut keeping = enter(&world, lane_of(1), 2);
-    world.room.slot_freed(freed(1), None);
+    world.queue.slot_freed(freed(1), None);
     assert!(is_woken(&mut any) && !is_woken(&mut keeping));
     drop(any);
     assert!(is_woken(&mut keeping), "the slot is still free");
@@ -430,11 +430,11 @@ fn a_turn_of_one_who_leaves_goes_to_those_who_keep_to_the_session() {
 fn the_room_has_a_limit_and_leaving_makes_room() {
     let world = World::new();
     let waiters: Vec<Waiter> = (0..LIMIT as u64).map(|n| enter(&world, POOL, n)).collect();
-    let full = world.room.enter(POOL, guest(99), world.now).err().map(|full| full.of);
-    assert_eq!(full, Some(RoomLimit::Calls(LIMIT)), "nobody has more than it would have");
-    assert_eq!(world.room.status(world.now).bytes, 100 * LIMIT);
+    let full = world.queue.enter(POOL, entry(99), world.now).err().map(|full| full.of);
+    assert_eq!(full, Some(QueueLimit::Calls(LIMIT)), "nobody has more than it would have");
+    assert_eq!(world.queue.status(world.now).bytes, 100 * LIMIT);
     drop(waiters);
-    assert!(world.room.is_empty() && world.room.status(world.now).oldest.is_none());
+    assert!(world.queue.is_empty() && world.queue.status(world.now).oldest.is_none());
     drop(enter(&world, POOL, 99));
 }
 
@@ -442,9 +442,9 @@ fn the_room_has_a_limit_and_leaving_makes_room() {
 fn a_caller_that_was_woken_still_counts_as_demand() {
     let world = World::new();
     let mut waiter = enter(&world, POOL, 1);
-    world.room.wake_all();
+    world.queue.wake_all();
     assert!(is_woken(&mut waiter));
-    assert_eq!(world.room.waiting_in(POOL), 1);
+    assert_eq!(world.queue.waiting_in(POOL), 1);
 }
 
 #[test]
@@ -458,6 +458,6 @@ fn a_call_does_not_wait_behind_one_that_was_rejected_and_has_not_left_yet() {
     assert!(next.is_first(), "session 2 may have a free slot, and no call waits for it");
     assert_eq!(rejected.woken().now_or_never(), Some(Err(Displaced)));
     drop((waiting, rejected, other, next));
-    assert_eq!(world.room.waiting(), 0);
-    assert!(world.room.lock().lanes.is_empty());
+    assert_eq!(world.queue.waiting(), 0);
+    assert!(world.queue.lock().lanes.is_empty());
 }

@@ -1,21 +1,21 @@
-//! How much of the room each principal and each of its agents takes.
+//! How much of the queue each principal and each of its agents takes.
 
 use std::sync::Arc;
 
 use mcpool_wire::{AgentKey, Identity};
 
-use super::Guest;
+use super::Entry;
 use crate::sync::HashMap;
 
 #[derive(Default)]
-pub(super) struct Ledger {
+pub(super) struct Usage {
     all: Load,
-    principals: HashMap<Arc<Identity>, House>,
+    principals: HashMap<Arc<Identity>, PrincipalUsage>,
 }
 
 /// A principal, with its agents.
 #[derive(Default)]
-struct House {
+struct PrincipalUsage {
     load: Load,
     agents: HashMap<AgentKey, Load>,
 }
@@ -27,7 +27,7 @@ pub(super) struct Load {
     pub(super) bytes: usize,
 }
 
-/// What the room has a limit of.
+/// What the queue has a limit of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
     Calls,
@@ -42,8 +42,8 @@ impl Measure {
         }
     }
 
-    pub(super) fn of_guest(self, guest: &Guest) -> usize {
-        self.of(Load { calls: 1, bytes: guest.bytes })
+    pub(super) fn of_entry(self, entry: &Entry) -> usize {
+        self.of(Load { calls: 1, bytes: entry.bytes })
     }
 }
 
@@ -59,45 +59,46 @@ impl Load {
     }
 }
 
-impl Ledger {
+impl Usage {
     pub(super) fn all(&self) -> Load {
         self.all
     }
 
-    pub(super) fn add(&mut self, guest: &Guest) {
-        self.all.add(guest.bytes);
-        let house = self.principals.entry(guest.principal.clone()).or_default();
-        house.load.add(guest.bytes);
-        house.agents.entry(guest.agent).or_default().add(guest.bytes);
+    pub(super) fn add(&mut self, entry: &Entry) {
+        self.all.add(entry.bytes);
+        let principal_usage = self.principals.entry(entry.principal.clone()).or_default();
+        principal_usage.load.add(entry.bytes);
+        principal_usage.agents.entry(entry.agent).or_default().add(entry.bytes);
     }
 
-    pub(super) fn remove(&mut self, guest: &Guest) {
-        let Some(house) = self.principals.get_mut(&guest.principal) else { return };
-        let Some(load) = house.agents.get_mut(&guest.agent) else { return };
-        self.all.take(guest.bytes);
-        house.load.take(guest.bytes);
-        load.take(guest.bytes);
+    pub(super) fn remove(&mut self, entry: &Entry) {
+        let Some(principal_usage) = self.principals.get_mut(&entry.principal) else { return };
+        let Some(load) = principal_usage.agents.get_mut(&entry.agent) else { return };
+        self.all.take(entry.bytes);
+        principal_usage.load.take(entry.bytes);
+        load.take(entry.bytes);
         if load.calls == 0 {
-            house.agents.remove(&guest.agent);
+            principal_usage.agents.remove(&entry.agent);
         }
-        if house.load.calls == 0 {
-            self.principals.remove(&guest.principal);
+        if principal_usage.load.calls == 0 {
+            self.principals.remove(&entry.principal);
         }
     }
 
-    /// Who has more of the room than the guest would have with one call more: the heaviest agent of the heaviest
-    /// principal, or of the guest's own.
-    pub(super) fn heavier_than(&self, guest: &Guest, measure: Measure) -> Option<(Arc<Identity>, AgentKey)> {
-        let more = measure.of_guest(guest);
-        let own = self.principals.get(&guest.principal);
-        let (principal, house) = self.principals.iter().max_by_key(|(_, house)| measure.of(house.load))?;
+    /// Who has more of the queue than the entry would have with one call more: the heaviest agent of the heaviest
+    /// principal, or of the entry's own.
+    pub(super) fn heavier_than(&self, entry: &Entry, measure: Measure) -> Option<(Arc<Identity>, AgentKey)> {
+        let more = measure.of_entry(entry);
+        let own = self.principals.get(&entry.principal);
+        let (principal, principal_usage) =
+            self.principals.iter().max_by_key(|(_, principal_usage)| measure.of(principal_usage.load))?;
         let with_it = own.map_or(0, |own| measure.of(own.load)) + more;
-        if *principal != guest.principal && with_it < measure.of(house.load) {
-            return Some((principal.clone(), house.heaviest(measure)?.0));
+        if *principal != entry.principal && with_it < measure.of(principal_usage.load) {
+            return Some((principal.clone(), principal_usage.heaviest(measure)?.0));
         }
         let (agent, most) = own?.heaviest(measure)?;
-        let with_it = own?.agents.get(&guest.agent).map_or(0, |load| measure.of(*load)) + more;
-        (agent != guest.agent && with_it < most).then(|| (guest.principal.clone(), agent))
+        let with_it = own?.agents.get(&entry.agent).map_or(0, |load| measure.of(*load)) + more;
+        (agent != entry.agent && with_it < most).then(|| (entry.principal.clone(), agent))
     }
 
     #[cfg(test)]
@@ -106,7 +107,7 @@ impl Ledger {
     }
 }
 
-impl House {
+impl PrincipalUsage {
     fn heaviest(&self, measure: Measure) -> Option<(AgentKey, usize)> {
         let loads = self.agents.iter().map(|(agent, load)| (*agent, measure.of(*load)));
         loads.max_by_key(|(_, load)| *load)

@@ -1,62 +1,62 @@
-//! A caller's place in the room, from entering to leaving.
+//! A caller's place in the queue, from entering to leaving.
 
 use std::{sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
 use super::{
-    Freed, Guest, Lane, Need, Room,
-    round_robin::{Inner, Summons, Turn},
+    Entry, Freed, Lane, Need, Queue,
+    round_robin::{Inner, Wake, WakeToken},
 };
 use crate::clock;
 
-/// A caller's place in the room.
+/// A caller's place in the queue.
 pub struct Waiter {
-    room: Arc<Room>,
+    queue: Arc<Queue>,
     lane: Lane,
-    guest: Guest,
+    entry: Entry,
     place: u64,
     since: Instant,
-    seat: Seat,
+    state: WaiterState,
     first: bool,
 }
 
-/// The place went to an agent that had less in a full room.
+/// The place went to an agent that had less in a full queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Displaced;
 
 /// Where a waiter stands.
-enum Seat {
+enum WaiterState {
     /// In the queue of its lane.
-    Queued(oneshot::Receiver<Summons>),
+    Queued(oneshot::Receiver<Wake>),
     /// Called up.
-    Called(Turn),
+    Called(WakeToken),
     /// In the queue again after it was called up, about to try.
-    Trying(oneshot::Receiver<Summons>, Turn),
+    Trying(oneshot::Receiver<Wake>, WakeToken),
     /// Rejected to make room for another call: it is in no lane and not counted.
     Dismissed,
-    /// It has left the room.
+    /// It has left the queue.
     Out,
 }
 
 /// What a waiter that leaves its queue leaves behind.
 #[derive(Default)]
 struct Left {
-    unused: Option<Turn>,
+    unused: Option<WakeToken>,
     dismissed: bool,
 }
 
 impl Waiter {
-    pub(super) fn seated(
-        room: Arc<Room>,
+    pub(super) fn enqueue(
+        queue: Arc<Queue>,
         inner: &mut Inner,
         lane: Lane,
-        guest: Guest,
+        entry: Entry,
         (place, since): (u64, Instant),
     ) -> Self {
         let first = inner.arrive(lane);
-        let seat = Seat::Queued(inner.seat(lane, &guest, (place, since), None));
-        Self { room, lane, guest, place, since, seat, first }
+        let state = WaiterState::Queued(inner.enqueue(lane, &entry, (place, since), None));
+        Self { queue, lane, entry, place, since, state, first }
     }
 
     /// Resolves when the caller may try again. Waiting once more means that the last turn found nothing.
@@ -68,41 +68,41 @@ impl Waiter {
     /// Dropping the future keeps the place.
     pub async fn woken(&mut self) -> Result<(), Displaced> {
         self.found_nothing();
-        if let Seat::Queued(woken) | Seat::Trying(woken, _) = &mut self.seat {
-            self.seat = match woken.await {
-                Ok(Summons::Try(turn)) => Seat::Called(turn),
-                // An error means the sender was dropped without a word, which only happens with the room itself.
-                Ok(Summons::Leave) | Err(_) => Seat::Dismissed,
+        if let WaiterState::Queued(woken) | WaiterState::Trying(woken, _) = &mut self.state {
+            self.state = match woken.await {
+                Ok(Wake::Try(turn)) => WaiterState::Called(turn),
+                // An error means the sender was dropped without a word, which only happens with the queue itself.
+                Ok(Wake::Leave) | Err(_) => WaiterState::Dismissed,
             };
         }
-        match self.seat {
-            Seat::Dismissed | Seat::Out => Err(Displaced),
-            Seat::Queued(_) | Seat::Called(_) | Seat::Trying(..) => Ok(()),
+        match self.state {
+            WaiterState::Dismissed | WaiterState::Out => Err(Displaced),
+            WaiterState::Queued(_) | WaiterState::Called(_) | WaiterState::Trying(..) => Ok(()),
         }
     }
 
     /// What it was called for is gone: it is in demand again. Or it is there and kept for agents with nothing in
     /// flight, whom nobody may have told.
     fn found_nothing(&mut self) {
-        let (woken, turn) = match std::mem::replace(&mut self.seat, Seat::Out) {
-            Seat::Trying(woken, turn) => (woken, turn),
-            other => return self.seat = other,
+        let (woken, turn) = match std::mem::replace(&mut self.state, WaiterState::Out) {
+            WaiterState::Trying(woken, turn) => (woken, turn),
+            other => return self.state = other,
         };
         // The turn is over: said twice, it would wake the same ones again and again.
-        self.seat = Seat::Queued(woken);
+        self.state = WaiterState::Queued(woken);
         if self.lane.need == Need::OpenSlot {
-            let mut inner = self.room.lock();
+            let mut inner = self.queue.lock();
             let lane = self.lane.needing(Need::Slot);
             let _ = inner.wake_one(lane, turn.freed) || inner.wake_one(lane.of_pool(), turn.freed);
         }
-        self.room.demand.notify_one();
+        self.queue.demand.notify_one();
     }
 
     /// Takes the old place again, perhaps in another lane. Do this *before* trying again, so that a slot that
     /// comes back meanwhile wakes this caller and is not lost.
     pub fn back_to(&mut self, lane: Lane) {
-        let room = self.room.clone();
-        let mut inner = room.lock();
+        let queue = self.queue.clone();
+        let mut inner = queue.lock();
         let left = self.leave_queue(&mut inner);
         let (from, moved) = (self.lane, lane != self.lane);
         self.lane = lane;
@@ -111,13 +111,13 @@ impl Waiter {
             self.first = inner.arrive(lane);
         }
         if left.dismissed {
-            self.seat = Seat::Dismissed;
+            self.state = WaiterState::Dismissed;
         } else {
             let back = left.unused.filter(|_| !moved).map(|turn| turn.number);
-            let woken = inner.seat(lane, &self.guest, (self.place, self.since), back);
-            self.seat = match left.unused.filter(|_| !moved) {
-                Some(turn) => Seat::Trying(woken, turn),
-                None => Seat::Queued(woken),
+            let woken = inner.enqueue(lane, &self.entry, (self.place, self.since), back);
+            self.state = match left.unused.filter(|_| !moved) {
+                Some(turn) => WaiterState::Trying(woken, turn),
+                None => WaiterState::Queued(woken),
             };
         }
         if moved || left.dismissed {
@@ -132,7 +132,7 @@ impl Waiter {
         }
         drop(inner);
         if moved {
-            room.demand.notify_one();
+            queue.demand.notify_one();
         }
     }
 
@@ -151,21 +151,21 @@ impl Waiter {
     /// Got what it waited for: leaves, and lets the next one in the lane look, because there may be more. So may
     /// those who keep to the session whose slot woke it: it may have taken another one.
     pub fn served(mut self, now: Instant) {
-        let room = self.room.clone();
-        let used = match std::mem::replace(&mut self.seat, Seat::Out) {
-            Seat::Trying(woken, turn) => {
-                self.seat = Seat::Queued(woken);
+        let queue = self.queue.clone();
+        let used = match std::mem::replace(&mut self.state, WaiterState::Out) {
+            WaiterState::Trying(woken, turn) => {
+                self.state = WaiterState::Queued(woken);
                 Some(turn.freed)
             }
             other => {
-                self.seat = other;
+                self.state = other;
                 None
             }
         };
         let lane = self.lane;
-        let mut inner = room.lock();
-        // Who did not have to wait says nothing of how fast the room empties.
-        inner.pace.tick(now, used.is_some());
+        let mut inner = queue.lock();
+        // Who did not have to wait says nothing of how fast the queue empties.
+        inner.drain_rate.tick(now, used.is_some());
         if let Some(again) = self.leave(&mut inner, now) {
             inner.call_up(again.freed);
         }
@@ -185,34 +185,34 @@ impl Waiter {
     fn let_another_look(&self, inner: &mut Inner, lane: Lane) {
         if lane.session.is_some() {
             let freed = Freed { lane: lane.needing(Need::Slot), turn: false, open: false };
-            inner.wake_agent(freed, &self.guest.principal, self.guest.agent);
+            inner.wake_agent(freed, &self.entry.principal, self.entry.agent);
         }
     }
 
-    /// Leaves the room; gives back a turn that was not used.
-    fn leave(&mut self, inner: &mut Inner, now: Instant) -> Option<Turn> {
+    /// Leaves the queue; gives back a turn that was not used.
+    fn leave(&mut self, inner: &mut Inner, now: Instant) -> Option<WakeToken> {
         let left = self.leave_queue(inner);
-        self.seat = Seat::Out;
+        self.state = WaiterState::Out;
         if !left.dismissed {
             inner.depart(self.lane);
-            inner.uncount(&self.guest, now);
+            inner.uncount(&self.entry, now);
         }
         left.unused
     }
 
     /// Leaves the queue; gives back a turn that was not used.
     fn leave_queue(&mut self, inner: &mut Inner) -> Left {
-        let (mut woken, held) = match std::mem::replace(&mut self.seat, Seat::Dismissed) {
-            Seat::Queued(woken) => (woken, None),
-            Seat::Trying(woken, turn) => (woken, Some(turn)),
-            Seat::Called(turn) => return Left { unused: Some(turn), dismissed: false },
-            Seat::Dismissed | Seat::Out => return Left { unused: None, dismissed: true },
+        let (mut woken, held) = match std::mem::replace(&mut self.state, WaiterState::Dismissed) {
+            WaiterState::Queued(woken) => (woken, None),
+            WaiterState::Trying(woken, turn) => (woken, Some(turn)),
+            WaiterState::Called(turn) => return Left { unused: Some(turn), dismissed: false },
+            WaiterState::Dismissed | WaiterState::Out => return Left { unused: None, dismissed: true },
         };
-        inner.unseat(self.lane, &self.guest, self.place);
+        inner.dequeue(self.lane, &self.entry, self.place);
         // At most one of the two is owed: both were sent because of slots this waiter could not use.
         match (held, woken.try_recv()) {
-            (held, Ok(Summons::Leave)) => Left { unused: held, dismissed: true },
-            (held, Ok(Summons::Try(other))) => {
+            (held, Ok(Wake::Leave)) => Left { unused: held, dismissed: true },
+            (held, Ok(Wake::Try(other))) => {
                 if let Some(one) = held {
                     inner.call_up(one.freed);
                 }
@@ -225,11 +225,11 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if matches!(self.seat, Seat::Out) {
+        if matches!(self.state, WaiterState::Out) {
             return;
         }
-        let room = self.room.clone();
-        let mut inner = room.lock();
+        let queue = self.queue.clone();
+        let mut inner = queue.lock();
         // Woken and gone before it could try: the turn is somebody else's.
         if let Some(turn) = self.leave(&mut inner, clock::now()).filter(|_| !seeded!(TurnNotPassedOn)) {
             inner.call_up(turn.freed);

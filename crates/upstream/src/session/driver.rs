@@ -261,7 +261,7 @@ impl Driver {
         if effects.probe {
             self.probe();
         }
-        let room = &self.session.room;
+        let queue = &self.session.queue;
         let after = self.state.standing();
         self.broke &= after != Standing::Ready;
         // During the handshake nothing is published; its end publishes.
@@ -271,11 +271,11 @@ impl Driver {
         }
         match after {
             _ if known == after => {}
-            Standing::Ready => room.session_ready(self.session.lane, self.session.limit),
+            Standing::Ready => queue.session_ready(self.session.lane, self.session.limit),
             // Agents bound to it must not wait for it, and a new session may be needed.
             Standing::Draining => {
-                room.session_gone(self.session.lane);
-                room.demand.notify_one();
+                queue.session_gone(self.session.lane);
+                queue.demand.notify_one();
             }
             _ => {}
         }
@@ -370,7 +370,7 @@ impl Driver {
 pub(crate) async fn end(session: &Session, cause: &Cause, farewell: Option<std::time::Duration>) {
     session.publish(Standing::Closed);
     let unanswered = session.pending.close(cause);
-    session.room.session_gone(session.lane);
+    session.queue.session_gone(session.lane);
     // Bounded: a dead backend must not delay the end.
     if let Some(limit) = farewell {
         let limit = if session.kind == TransportKind::Stdio { FAREWELL } else { limit };

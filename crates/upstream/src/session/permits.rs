@@ -85,7 +85,7 @@ impl Session {
                 let open = before <= self.limit - self.kept;
                 let freed = Freed { lane: self.lane, turn: kind == CallKind::Write, open };
                 let idle = last_of.filter(|_| self.kept > 0).map(Holding::caller);
-                self.room.slot_freed(freed, idle.map(|idle| (&idle.identity, idle.agent)));
+                self.queue.slot_freed(freed, idle.map(|idle| (&idle.identity, idle.agent)));
             }
             // The driver waits for the last call.
             _ if before == 1 => self.nudge.notify_one(),

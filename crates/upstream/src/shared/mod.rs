@@ -31,7 +31,7 @@ use self::{
 use crate::{
     clock,
     observe::{Event, Reporter},
-    queue::Room,
+    queue::Queue,
 };
 
 /// What the agents of one pool share.
@@ -41,7 +41,7 @@ pub(crate) struct Merged {
     /// Log lines that belong to no call go to every agent.
     fan_out_logs: bool,
     /// Its demand wakes the opener, where the clerk works.
-    room: Arc<Room>,
+    queue: Arc<Queue>,
     reporter: Reporter,
 }
 
@@ -91,8 +91,8 @@ struct Waiting<'a> {
 }
 
 impl Merged {
-    pub(crate) fn new(room: Arc<Room>, reporter: Reporter, fan_out_logs: bool) -> Self {
-        Self { state: Mutex::default(), flights: Flights::default(), fan_out_logs, room, reporter }
+    pub(crate) fn new(queue: Arc<Queue>, reporter: Reporter, fan_out_logs: bool) -> Self {
+        Self { state: Mutex::default(), flights: Flights::default(), fan_out_logs, queue, reporter }
     }
 
     /// Notes an agent; gives back the number of its seat.
@@ -316,7 +316,7 @@ impl Merged {
     }
 
     fn wake(&self) {
-        self.room.demand.notify_one();
+        self.queue.demand.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -7,7 +7,7 @@ use mcpool_wire::{BackendId, Envelope, Message, OutletFull};
 use super::*;
 use crate::{
     observe::{Observe, Source},
-    queue::RoomLimits,
+    queue::QueueLimits,
 };
 
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Observe for Blind {
 fn merged(fan_out_logs: bool) -> Merged {
     let source = Source { id: BackendId(0), name: "lab".into() };
     Merged::new(
-        Room::new(RoomLimits { calls: 1, bytes: 1 }),
+        Queue::new(QueueLimits { calls: 1, bytes: 1 }),
         Reporter::new(source, Arc::new(Blind)),
         fan_out_logs,
     )

@@ -65,7 +65,7 @@ fn nothing_is_registered_after_the_close_and_everybody_is_told_once() {
 
 #[test]
 fn a_free_slot_wakes_somebody() {
-    check("room");
+    check("queue");
 }
 
 #[test]

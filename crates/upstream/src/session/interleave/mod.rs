@@ -43,7 +43,7 @@ pub const SCENARIOS: [Scenario; 9] = [
     Scenario { name: "slots", run: slots, changes: 4, bugs: &[Bug::SlotsCountedInTwoSteps] },
     Scenario { name: "drain", run: drain, changes: 4, bugs: &[Bug::StandingReadTooEarly] },
     Scenario { name: "epoch", run: epoch, changes: 4, bugs: &[Bug::ClosedInTwoSteps, Bug::WaitersForgotten] },
-    Scenario { name: "room", run: room, changes: 2, bugs: &[Bug::FreedSlotWakesNobody] },
+    Scenario { name: "queue", run: queue, changes: 2, bugs: &[Bug::FreedSlotWakesNobody] },
     Scenario { name: "writers", run: writers, changes: 2, bugs: &[Bug::FreedSlotWakesNobody] },
     Scenario { name: "leaver", run: leaver, changes: 4, bugs: &[Bug::TurnNotPassedOn] },
     Scenario { name: "last-slot", run: last_slot, changes: 2, bugs: &[Bug::IdleAgentForgotten] },
@@ -124,14 +124,14 @@ fn told(outcome: Outcome) {
 }
 
 /// Three callers, one slot: each gets it in the end.
-fn room() {
+fn queue() {
     let rig = Rig::new(1);
     let session = rig.open(1);
     rig::all((0..3).map(|agent| {
         let seat = rig.seat(agent);
         move || drop(block_on(seat.lease(CallKind::Free)))
     }));
-    assert_eq!((session.in_flight(), rig.room.waiting()), (0, 0));
+    assert_eq!((session.in_flight(), rig.queue.waiting()), (0, 0));
 }
 
 /// Two writers and a reader on two slots: the writers one at a time, and each gets its turn.
@@ -151,7 +151,7 @@ fn writers() {
             drop(lease);
         }
     }));
-    assert_eq!((session.in_flight(), rig.room.waiting()), (0, 0));
+    assert_eq!((session.in_flight(), rig.queue.waiting()), (0, 0));
     assert!(!session.is_writing());
 }
 
@@ -170,7 +170,7 @@ fn leaver() {
     });
     drop(slot);
     let _ = (leaver.join(), waits.join());
-    assert_eq!((session.in_flight(), rig.room.waiting()), (0, 0));
+    assert_eq!((session.in_flight(), rig.queue.waiting()), (0, 0));
 }
 
 /// Two slots, one of them for agents with nothing in flight: the second call of an agent waits until its first has
@@ -187,7 +187,7 @@ fn last_slot() {
     };
     rig::all_and([second].into_iter(), move || drop(first));
     drop(held);
-    assert_eq!((session.in_flight(), rig.room.waiting()), (0, 0));
+    assert_eq!((session.in_flight(), rig.queue.waiting()), (0, 0));
 }
 
 /// Who waits for a session that ends is served by the one after it.
@@ -201,14 +201,14 @@ fn successor() {
         let rig = rig.clone();
         move || {
             session.publish(Standing::Draining);
-            rig.room.session_gone(session.lane);
+            rig.queue.session_gone(session.lane);
             let next = rig.open(2);
-            rig.room.session_ready(next.lane, next.limit);
+            rig.queue.session_ready(next.lane, next.limit);
             drop(slot);
         }
     };
     rig::all_and(seats.into_iter().map(|seat| move || drop(block_on(seat.lease(CallKind::Free)))), closer);
-    assert_eq!(rig.room.waiting(), 0);
+    assert_eq!(rig.queue.waiting(), 0);
 }
 
 /// A session is its borrower's for as long as the slot is, and nobody's afterwards.

@@ -21,16 +21,16 @@ use crate::{
     kinds::{Mode, TransportKind},
     observe::{Event, Observe, Reporter, Source},
     pool::{Lease, NoLease, Pool, PoolKey, Seat, budget::Budget, sharing::ModeBook},
-    queue::{Guest, Lane, Need, Room, RoomLimits, Waiter},
+    queue::{Entry, Lane, Need, Queue, QueueLimits, Waiter},
     session::{Session, SessionParts, permit::CallKind},
     shared::Merged,
     transport::{Exchange, Inbound, Outbound},
 };
 
-/// A pool and its room.
+/// A pool and its queue.
 #[derive(Clone)]
 pub(super) struct Rig {
-    pub(super) room: Arc<Room>,
+    pub(super) queue: Arc<Queue>,
     pool: Arc<Pool>,
     budget: Arc<Budget>,
     limit: usize,
@@ -40,7 +40,7 @@ pub(super) struct Rig {
 pub(super) struct Seated {
     pub(super) seat: Seat,
     pub(super) outlet: Arc<Inbox>,
-    room: Arc<Room>,
+    queue: Arc<Queue>,
 }
 
 /// Where an agent hears.
@@ -49,7 +49,7 @@ pub(super) struct Inbox;
 impl Rig {
     /// Sessions with so many slots each.
     pub(super) fn new(limit: usize) -> Self {
-        let room = Room::new(RoomLimits { calls: 8, bytes: 1 << 10 });
+        let queue = Queue::new(QueueLimits { calls: 8, bytes: 1 << 10 });
         let key = PoolKey {
             backend: BackendId(1),
             generation: 1,
@@ -60,9 +60,9 @@ impl Rig {
             headers: Arc::default(),
             mode: Mode::Shared,
         };
-        let merged = Merged::new(room.clone(), reporter(), false);
+        let merged = Merged::new(queue.clone(), reporter(), false);
         let Ok(budget) = Budget::new(4) else { panic!("a budget") };
-        Self { room, pool: Arc::new(Pool::new(1, key, merged)), budget: Arc::new(budget), limit }
+        Self { queue, pool: Arc::new(Pool::new(1, key, merged)), budget: Arc::new(budget), limit }
     }
 
     /// One more session, ready.
@@ -78,7 +78,7 @@ impl Rig {
             limit: self.limit,
             first_id: 1,
             errands: mpsc::channel(1).0,
-            room: self.room.clone(),
+            queue: self.queue.clone(),
             catalog: self.pool.catalog.clone(),
             merged: self.pool.merged.clone(),
             reporter: reporter(),
@@ -108,7 +108,7 @@ impl Rig {
             client: ClientHello::neutral(),
             outlet: outlet.clone(),
         };
-        Seated { seat: seat(&hello, self.pool.clone()), outlet, room: self.room.clone() }
+        Seated { seat: seat(&hello, self.pool.clone()), outlet, queue: self.queue.clone() }
     }
 }
 
@@ -119,16 +119,16 @@ impl Seated {
     }
 
     pub(super) fn enter(&self, kind: CallKind) -> Waiter {
-        let guest = Guest { principal: Identity::anonymous(), agent: self.seat.caller.agent, bytes: 1 };
-        let Ok(waiter) = self.room.enter(self.seat.lane(kind, &self.room), guest, clock::now()) else {
-            panic!("the room is full")
+        let entry = Entry { principal: Identity::anonymous(), agent: self.seat.caller.agent, bytes: 1 };
+        let Ok(waiter) = self.queue.enter(self.seat.lane(kind, &self.queue), entry, clock::now()) else {
+            panic!("the queue is full")
         };
         waiter
     }
 
     /// A slot, waited for as the layers of a call do it.
     pub(super) async fn lease(&self, kind: CallKind) -> Lease {
-        if self.room.is_empty()
+        if self.queue.is_empty()
             && let Ok(lease) = self.seat.try_lease(kind, None)
         {
             return lease;
