@@ -1,25 +1,25 @@
-//! Many agents on few sessions: 1,024 calls by 1, 64 and 256 agents over 8 sessions with 4 slots each, so that most
-//! agents wait in the room most of the time. And what a call costs beside 10 to 9,000 agents that only have a seat.
+//! Many agents on few sessions: 1,024 calls by 1, 64 and 256 agents over 8 sessions with 4 permits each, so that most
+//! agents wait in the room most of the time. And what a call costs beside 10 to 9,000 agents that only have a binding.
 
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mcpool_benches::inproc::{self, Shape};
-use mcpool_upstream::{Backend, Limits, Seat};
+use mcpool_upstream::{Backend, Binding, Limits};
 use tokio::task::JoinSet;
 
 const CALLS: u64 = 1024;
 
 /// Every agent makes its part of the calls, one after the other.
-async fn fan_in(backend: &Arc<Backend>, seats: &[Arc<Seat>]) -> anyhow::Result<()> {
+async fn fan_in(backend: &Arc<Backend>, bindings: &[Arc<Binding>]) -> anyhow::Result<()> {
     let mut agents = JoinSet::new();
-    for (agent, seat) in (0..).zip(seats) {
-        let (backend, seat) = (backend.clone(), seat.clone());
-        let calls = CALLS / seats.len() as u64;
+    for (agent, binding) in (0..).zip(bindings) {
+        let (backend, binding) = (backend.clone(), binding.clone());
+        let calls = CALLS / bindings.len() as u64;
         agents.spawn(async move {
             let call = inproc::call(agent);
             for _ in 0..calls {
-                let lease = inproc::lease(&backend, &seat).await?;
+                let lease = inproc::lease(&backend, &binding).await?;
                 lease.call(&call).await.map_err(|error| anyhow::anyhow!("{error}"))?;
             }
             anyhow::Ok(())
@@ -31,12 +31,12 @@ async fn fan_in(backend: &Arc<Backend>, seats: &[Arc<Seat>]) -> anyhow::Result<(
     Ok(())
 }
 
-async fn seats(backend: &Arc<Backend>, agents: u64) -> anyhow::Result<Vec<Arc<Seat>>> {
-    let mut seats = Vec::new();
+async fn bindings(backend: &Arc<Backend>, agents: u64) -> anyhow::Result<Vec<Arc<Binding>>> {
+    let mut bindings = Vec::new();
     for agent in 0..agents {
-        seats.push(Arc::new(inproc::seat(backend, agent).await?));
+        bindings.push(Arc::new(inproc::bind(backend, agent).await?));
     }
-    Ok(seats)
+    Ok(bindings)
 }
 
 fn benches_of(criterion: &mut Criterion) {
@@ -50,12 +50,13 @@ fn benches_of(criterion: &mut Criterion) {
             let limits = Limits { shared_sessions: 8, calls_per_session: 4, ..Limits::default() };
             let ready = runtime.block_on(async {
                 let backend = inproc::backend(shape, limits)?;
-                let seats = seats(&backend, agents).await?;
-                anyhow::Ok((backend, seats))
+                let bindings = bindings(&backend, agents).await?;
+                anyhow::Ok((backend, bindings))
             });
-            let (backend, seats) = ready.expect("a backend in memory answers");
+            let (backend, bindings) = ready.expect("a backend in memory answers");
             group.bench_function(BenchmarkId::from_parameter(agents), |bencher| {
-                bencher.iter(|| runtime.block_on(fan_in(&backend, &seats)).expect("every call is answered"));
+                bencher
+                    .iter(|| runtime.block_on(fan_in(&backend, &bindings)).expect("every call is answered"));
             });
         }
         group.finish();
@@ -70,20 +71,20 @@ fn beside_idle_agents(criterion: &mut Criterion) {
     for agents in [10, 100, 1_000, 9_000] {
         let ready = runtime.block_on(async {
             let backend = inproc::backend(Shape::Exchange, Limits::default())?;
-            let seats = seats(&backend, agents).await?;
+            let bindings = bindings(&backend, agents).await?;
             // Every agent has called once, so that it keeps to its session.
-            for (agent, seat) in (0..).zip(&seats) {
-                let lease = inproc::lease(&backend, seat).await?;
+            for (agent, binding) in (0..).zip(&bindings) {
+                let lease = inproc::lease(&backend, binding).await?;
                 lease.call(&inproc::call(agent)).await.map_err(|error| anyhow::anyhow!("{error}"))?;
             }
-            anyhow::Ok((backend, seats))
+            anyhow::Ok((backend, bindings))
         });
-        let (backend, seats) = ready.expect("a backend in memory answers");
-        let (caller, call) = (seats.first().expect("an agent"), inproc::call(0));
+        let (backend, bindings) = ready.expect("a backend in memory answers");
+        let (caller, call) = (bindings.first().expect("an agent"), inproc::call(0));
         group.bench_function(BenchmarkId::from_parameter(agents), |bencher| {
             bencher.iter(|| {
                 runtime.block_on(async {
-                    let lease = inproc::lease(&backend, caller).await.expect("a slot");
+                    let lease = inproc::lease(&backend, caller).await.expect("a permit");
                     lease.call(&call).await.expect("an answer")
                 })
             });

@@ -10,8 +10,8 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use mcpool_upstream::{
-    Backend, BackendSpec, CallKind, Endpoint, Event, Gate, HttpEndpoint, Lease, Limits, ModeChoice, NoLease,
-    Observe, Opening, Origin, Seat, Sharing, Source, StaticHeaders, Times, TransportChoice, transport,
+    Backend, BackendSpec, Binding, CallKind, Endpoint, Event, Gate, HttpEndpoint, Lease, Limits, ModeChoice,
+    NoLease, Observe, Opening, Origin, Sharing, Source, StaticHeaders, Times, TransportChoice, transport,
 };
 use mcpool_wire::{
     AgentKey, BackendId, Call, CallTrace, Caller, ClientHello, Envelope, Era, Hello, Identity, Kind,
@@ -60,36 +60,36 @@ pub fn backend(shape: Shape, limits: Limits) -> anyhow::Result<Arc<Backend>> {
     Backend::start(spec, transport, credential, Arc::new(Free), Arc::new(Nobody)).map_err(anyhow::Error::msg)
 }
 
-/// An agent's seat at the backend.
+/// An agent's binding at the backend.
 ///
 /// # Errors
 /// When the backend does not complete its handshake.
-pub async fn seat(backend: &Arc<Backend>, agent: u64) -> anyhow::Result<Seat> {
+pub async fn bind(backend: &Arc<Backend>, agent: u64) -> anyhow::Result<Binding> {
     let hello = Hello {
         caller: caller(agent),
         target: Target::named("inproc"),
         client: ClientHello::neutral(),
         outlet: Arc::new(Nobody),
     };
-    backend.seat(&hello).await.map_err(|error| anyhow::anyhow!("{}", error.message))
+    backend.bind(&hello).await.map_err(|error| anyhow::anyhow!("{}", error.message))
 }
 
 /// Bytes a waiting call counts.
 const MESSAGE: usize = 128;
 
-/// A slot, waited for in the room where none is free.
+/// A permit, waited for in the room where none is free.
 ///
 /// # Errors
-/// When the room is full, or the seat's own session is over.
-pub async fn lease(backend: &Backend, seat: &Seat) -> anyhow::Result<Lease> {
-    if let Ok(lease) = backend.try_lease(seat, CallKind::Free, None) {
+/// When the room is full, or the binding's own session is over.
+pub async fn lease(backend: &Backend, binding: &Binding) -> anyhow::Result<Lease> {
+    if let Ok(lease) = backend.try_lease(binding, CallKind::Free, None) {
         return Ok(lease);
     }
     let mut waiter = backend
-        .wait(seat, CallKind::Free, MESSAGE)
+        .wait(binding, CallKind::Free, MESSAGE)
         .map_err(|full| anyhow::anyhow!("the room is full: {:?}", full.of))?;
     loop {
-        match backend.try_lease(seat, CallKind::Free, None) {
+        match backend.try_lease(binding, CallKind::Free, None) {
             Ok(lease) => {
                 waiter.served(tokio::time::Instant::now().into_std());
                 return Ok(lease);
@@ -98,7 +98,7 @@ pub async fn lease(backend: &Backend, seat: &Seat) -> anyhow::Result<Lease> {
             Err(NoLease::Wait(lane)) if lane != waiter.lane() => waiter.back_to(lane),
             Err(NoLease::Wait(lane)) => {
                 waiter.woken().await.map_err(|_| anyhow::anyhow!("sent out of the room"))?;
-                // Before the next try, so that a slot that comes back meanwhile is not lost.
+                // Before the next try, so that a permit that comes back meanwhile is not lost.
                 waiter.back_to(lane);
             }
         }
@@ -250,8 +250,8 @@ mod tests {
             let calls = (0..32).map(|agent| {
                 let backend = backend.clone();
                 async move {
-                    let seat = seat(&backend, agent).await.unwrap();
-                    let lease = lease(&backend, &seat).await.unwrap();
+                    let binding = bind(&backend, agent).await.unwrap();
+                    let lease = lease(&backend, &binding).await.unwrap();
                     lease.call(&call(agent)).await.unwrap()
                 }
             });

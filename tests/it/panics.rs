@@ -179,7 +179,7 @@ async fn an_opener_that_panics_goes_on_with_who_waits() {
         outlet: Arc::new(Deaf),
     };
     let before = tokio::time::Instant::now();
-    backend.seat(&hello).await.expect("it came to it");
+    backend.bind(&hello).await.expect("it came to it");
     assert_eq!((panics.0.load(Ordering::SeqCst), gate.0.load(Ordering::SeqCst)), (3, 0));
     // 50, 100 and 200 ms of rest: not a busy loop, and not long.
     let took = before.elapsed();

@@ -4,7 +4,7 @@
 //! so that its subscriptions continue, else with its next call. Unsent calls move too; sent calls finish at the old
 //! registration. An agent with a session of its own stays there until its session or the agent ends.
 //!
-//! An agent also moves when a call has other values of the forwarded headers. Each call uses a seat with exactly its
+//! An agent also moves when a call has other values of the forwarded headers. Each call uses a binding with exactly its
 //! own values: a refreshed token is sent, and no call carries another call's token.
 
 use std::{
@@ -18,7 +18,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
-use mcpool_upstream::{Backend, Endpoint, Leaving, Mode, Seat};
+use mcpool_upstream::{Backend, Binding, Endpoint, Leaving, Mode};
 use mcpool_wire::{
     Answer, Call, CallError, Caller, Era, ErrorKind, Executed, Forwarded, Hello, Link, LinkEvent, Message,
     Method, Reply, Revision,
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use crate::{
-    registry::{Registered, Registry, find, seat_unless_retired},
+    registry::{Registered, Registry, bind_unless_retired, find},
     stack::{BackendStack, StackRequest, backend_retired},
 };
 
@@ -59,9 +59,9 @@ struct Failed {
     last: Option<(Forwarded, CallError)>,
 }
 
-/// An agent's attachment to one registration of the backend: its seat and the stack for its calls.
+/// An agent's attachment to one registration of the backend: its binding and the stack for its calls.
 pub(crate) struct Attachment {
-    seat: Arc<Seat>,
+    binding: Arc<Binding>,
     backend: Arc<Backend>,
     stack: BackendStack,
     retired: CancellationToken,
@@ -78,9 +78,9 @@ pub(crate) struct Links {
 const MOVED_AT_ONCE: usize = 64;
 
 impl Attachment {
-    pub(crate) fn new(registered: &Registered, seat: Seat) -> Self {
+    pub(crate) fn new(registered: &Registered, binding: Binding) -> Self {
         Self {
-            seat: Arc::new(seat),
+            binding: Arc::new(binding),
             backend: registered.backend.clone(),
             stack: registered.stack.clone(),
             retired: registered.retired.clone(),
@@ -91,14 +91,14 @@ impl Attachment {
     fn is_retired(&self) -> bool {
         match self.backend.leaving() {
             None => false,
-            Some(Leaving::Replaced) => self.seat.mode() != Mode::Pinned,
+            Some(Leaving::Replaced) => self.binding.mode() != Mode::Pinned,
             Some(Leaving::Removed) => true,
         }
     }
 
-    /// True if this seat's sessions carry the caller's header values.
+    /// True if this binding's sessions carry the caller's header values.
     fn serves(&self, caller: &Arc<Caller>) -> bool {
-        Arc::ptr_eq(caller, self.seat.caller()) || self.backend.carries(&self.seat, caller)
+        Arc::ptr_eq(caller, self.binding.caller()) || self.backend.carries(&self.binding, caller)
     }
 }
 
@@ -111,7 +111,7 @@ impl Registered {
     /// # Cancel safety
     /// Dropping the future releases everything it holds. A handshake that others await continues.
     pub async fn open(&self, hello: &Hello) -> Result<GatewayLink, CallError> {
-        let attachment = Attachment::new(self, self.backend.seat(hello).await?);
+        let attachment = Attachment::new(self, self.backend.bind(hello).await?);
         Ok(GatewayLink::new(hello.clone(), Arc::default(), attachment, &Arc::default()))
     }
 }
@@ -133,17 +133,17 @@ impl GatewayLink {
     /// The sharing mode of this agent.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        self.seat().mode()
+        self.binding().mode()
     }
 
-    fn seat(&self) -> Arc<Seat> {
-        self.state.attachment.load().seat.clone()
+    fn binding(&self) -> Arc<Binding> {
+        self.state.attachment.load().binding.clone()
     }
 }
 
 impl Link for GatewayLink {
     fn initialize_result(&self, revision: Revision) -> Bytes {
-        self.seat().initialize_result(revision)
+        self.binding().initialize_result(revision)
     }
 
     fn is_own(&self) -> bool {
@@ -156,15 +156,15 @@ impl Link for GatewayLink {
 
     fn is_outdated(&self) -> bool {
         let attachment = self.state.attachment.load();
-        attachment.backend.is_outdated(&attachment.seat, &self.state.hello)
+        attachment.backend.is_outdated(&attachment.binding, &self.state.hello)
     }
 
     fn era(&self) -> Era {
-        self.seat().era()
+        self.binding().era()
     }
 
     fn check_params(&self, tool: &str, message: &[u8], headers: &Forwarded) -> Result<(), String> {
-        self.seat().check_params(tool, message, headers)
+        self.binding().check_params(tool, message, headers)
     }
 
     fn call(&self, call: Call) -> Reply<Answer> {
@@ -173,7 +173,7 @@ impl Link for GatewayLink {
         if attachment.is_retired() || !attachment.serves(&call.caller) {
             return async move { state.follow(call).await }.boxed();
         }
-        let request = StackRequest::new(call, attachment.seat.clone());
+        let request = StackRequest::new(call, attachment.binding.clone());
         let answer = attachment.ask(request.clone());
         async move {
             match answer.await {
@@ -192,11 +192,11 @@ impl Link for GatewayLink {
     }
 
     fn notify(&self, notification: Bytes) {
-        self.seat().notify(notification);
+        self.binding().notify(notification);
     }
 
     fn respond(&self, id: u64, response: Message) {
-        self.seat().respond(id, &response);
+        self.binding().respond(id, &response);
     }
 }
 
@@ -210,7 +210,7 @@ impl Attachment {
     fn ask(&self, request: StackRequest) -> Reply<Answer> {
         let is_subscription = request.call().method == Method::ResourcesSubscribe;
         let answer = self.stack.clone().call(request);
-        if !is_subscription || self.seat.mode() == Mode::Pinned {
+        if !is_subscription || self.binding.mode() == Mode::Pinned {
             return answer;
         }
         // Subscriptions wait outside the queue, which would wake them.
@@ -239,7 +239,7 @@ impl LinkState {
             let moved = {
                 let next = find(&self.registry, &self.hello.target.name);
                 // Counts the call as waiting at the current registration.
-                let _waits = next.as_ref().map(|next| next.backend.awaits_seat());
+                let _waits = next.as_ref().map(|next| next.backend.awaits_binding());
                 let moved = tokio::time::timeout_at(until.into(), self.current(&call.caller));
                 tokio::select! {
                     biased;
@@ -248,7 +248,7 @@ impl LinkState {
                 }
             };
             let attachment = moved.unwrap_or_else(|_| Err(self.not_moved(&call)))?;
-            match attachment.ask(StackRequest::new(call.clone(), attachment.seat.clone())).await {
+            match attachment.ask(StackRequest::new(call.clone(), attachment.binding.clone())).await {
                 Err(error) if attachment.should_follow(&error) => {}
                 settled => return settled,
             }
@@ -266,7 +266,7 @@ impl LinkState {
         CallError::not_sent(ErrorKind::Deadline, message).of_backend(name.clone())
     }
 
-    /// The agent's seat for this caller, moving it if needed. Calls waiting on a move share its failure, as a retry
+    /// The agent's binding for this caller, moving it if needed. Calls waiting on a move share its failure, as a retry
     /// would meet the same backend.
     ///
     /// # Cancel safety
@@ -298,24 +298,25 @@ impl LinkState {
     ) -> Result<Arc<Attachment>, CallError> {
         let name = &self.hello.target.name;
         while attachment.is_retired() || !attachment.serves(caller) {
-            if !attachment.is_retired() && attachment.seat.mode() == Mode::Pinned {
+            if !attachment.is_retired() && attachment.binding.mode() == Mode::Pinned {
                 return Err(other_credentials().of_backend(name.clone()));
             }
             // A session of the agent's own is lost with its state: the agent must initialize again.
-            let next = if attachment.seat.mode() == Mode::Pinned { None } else { find(&self.registry, name) };
+            let next =
+                if attachment.binding.mode() == Mode::Pinned { None } else { find(&self.registry, name) };
             let Some(next) = next else { return Err(backend_retired(name)) };
             let times = &next.backend.spec().times;
             // The agent was just being served, so it may wait longer.
             let patience = times.queue.max(times.first_open);
             let hello = Hello { caller: caller.clone(), ..self.hello.clone() };
-            if let Some(seat) = seat_unless_retired(&next, &hello, patience).await? {
-                seat.follow(&attachment.seat, is_elsewhere(&attachment.backend, &next.backend));
-                if seat.mode() == Mode::Pinned {
+            if let Some(binding) = bind_unless_retired(&next, &hello, patience).await? {
+                binding.follow(&attachment.binding, is_elsewhere(&attachment.backend, &next.backend));
+                if binding.mode() == Mode::Pinned {
                     // A closed outlet needs no event.
                     let _ = hello.outlet.push(LinkEvent::Owned(caller.forwarded.clone()));
                 }
                 self.caller.store(caller.clone());
-                attachment = Arc::new(Attachment::new(&next, seat));
+                attachment = Arc::new(Attachment::new(&next, binding));
                 self.attachment.store(attachment.clone());
             }
         }
@@ -353,7 +354,7 @@ impl Links {
             let attachment = state.attachment.load_full();
             if Arc::ptr_eq(&attachment.backend, backend)
                 && attachment.is_retired()
-                && attachment.seat.mode() != Mode::Pinned
+                && attachment.binding.mode() != Mode::Pinned
             {
                 drop(attachment);
                 let _ = state.current(&state.caller.load_full()).await;

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use http::HeaderName;
 use mcpool_breaker::Breaker;
 use mcpool_upstream::{
-    Backend, BackendSpec, Credential, Leaving, Seat, Source, StaticHeaders, TrafficState,
+    Backend, BackendSpec, Binding, Credential, Leaving, Source, StaticHeaders, TrafficState,
     transport::{Transport, transport},
 };
 use mcpool_wire::{CallError, Hello, Target};
@@ -75,18 +75,18 @@ pub(crate) fn find(registry: &ArcSwap<Registry>, name: &str) -> Option<Arc<Regis
     registry.load().backends.get(name).cloned()
 }
 
-/// A seat, or `None` if the registration ended meanwhile.
+/// A binding, or `None` if the registration ended meanwhile.
 ///
 /// # Cancel safety
 /// Dropping the future releases everything it holds.
-pub(crate) async fn seat_unless_retired(
+pub(crate) async fn bind_unless_retired(
     registered: &Registered,
     hello: &Hello,
     patience: Duration,
-) -> Result<Option<Seat>, CallError> {
+) -> Result<Option<Binding>, CallError> {
     tokio::select! {
         biased;
-        seat = registered.backend.seat_within(hello, patience) => match seat {
+        binding = registered.backend.bind_within(hello, patience) => match binding {
             Err(_) if registered.retired.is_cancelled() => Ok(None),
             settled => settled.map(Some),
         },

@@ -8,7 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use http::HeaderName;
-use mcpool_upstream::{Backend, Mode, ModeReason, Seat};
+use mcpool_upstream::{Backend, Binding, Mode, ModeReason};
 use mcpool_wire::{
     Backends, CallError, Caller, ClientHello, ErrorKind, Hello, Identity, Reply, ServerEntry, Target,
 };
@@ -16,7 +16,7 @@ use mcpool_wire::{
 pub use crate::link::GatewayLink;
 use crate::{
     link::{Attachment, Links},
-    registry::{Registered, Registry, find, seat_unless_retired},
+    registry::{Registered, Registry, bind_unless_retired, find},
     stack::now,
     state::describe,
 };
@@ -39,10 +39,10 @@ impl Router {
     }
 
     /// Logs once per client that its agents have sessions of their own only because of declared capabilities.
-    fn tell_of_declared(&self, backend: &Backend, seat: &Seat, hello: &Hello) {
+    fn tell_of_declared(&self, backend: &Backend, binding: &Binding, hello: &Hello) {
         let decided =
             |interactive| backend.mode_of(interactive).map(|decision| (decision.mode, decision.reason));
-        let is_declared = seat.mode() == Mode::Pinned
+        let is_declared = binding.mode() == Mode::Pinned
             && decided(true).is_some_and(|(_, reason)| reason == ModeReason::Interactive)
             && decided(false).is_some_and(|(mode, _)| mode != Mode::Pinned);
         if !is_declared {
@@ -81,9 +81,9 @@ impl Router {
                 return Err(CallError::not_sent(ErrorKind::Unavailable, message));
             };
             let patience = registered.backend.spec().times.first_open;
-            if let Some(seat) = seat_unless_retired(&registered, &hello, patience).await? {
-                self.tell_of_declared(&registered.backend, &seat, &hello);
-                let attachment = Attachment::new(&registered, seat);
+            if let Some(binding) = bind_unless_retired(&registered, &hello, patience).await? {
+                self.tell_of_declared(&registered.backend, &binding, &hello);
+                let attachment = Attachment::new(&registered, binding);
                 return Ok(Arc::new(GatewayLink::new(hello, self.registry.clone(), attachment, &self.links)));
             }
             let time = now().saturating_duration_since(start);

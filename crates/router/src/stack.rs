@@ -25,7 +25,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use mcpool_breaker::{Breaker, BreakerLayer, BreakerService};
-use mcpool_upstream::{Backend, Seat, Waiter};
+use mcpool_upstream::{Backend, Binding, Waiter};
 use mcpool_wire::{Answer, Call, CallError};
 use tower::{Layer as _, Service, ServiceBuilder, layer::layer_fn};
 
@@ -47,7 +47,7 @@ pub struct StackRequest(Arc<RequestParts>);
 
 struct RequestParts {
     call: Call,
-    seat: Arc<Seat>,
+    binding: Arc<Binding>,
     /// The call's place in the queue, passed down so that the pool releases it with the lease.
     waiter: Mutex<Option<Waiter>>,
     /// Attempts that may have run, and attempts that were rejected or not sent.
@@ -127,22 +127,22 @@ pub fn now() -> Instant {
 }
 
 impl RequestParts {
-    fn new(call: Call, seat: Arc<Seat>, only_on: Option<u64>) -> Self {
+    fn new(call: Call, binding: Arc<Binding>, only_on: Option<u64>) -> Self {
         let (waiter, harmless, lost) = (Mutex::new(None), AtomicU32::new(0), AtomicU32::new(0));
-        Self { call, seat, waiter, doubtful: Mutex::default(), harmless, lost, only_on }
+        Self { call, binding, waiter, doubtful: Mutex::default(), harmless, lost, only_on }
     }
 }
 
 impl StackRequest {
-    /// A call on this seat.
+    /// A call on this binding.
     #[must_use]
-    pub fn new(call: Call, seat: Arc<Seat>) -> Self {
-        Self(Arc::new(RequestParts::new(call, seat, None)))
+    pub fn new(call: Call, binding: Arc<Binding>) -> Self {
+        Self(Arc::new(RequestParts::new(call, binding, None)))
     }
 
     /// A call that only the session with this epoch can serve.
-    fn only_for(call: Call, seat: Arc<Seat>, epoch: u64) -> Self {
-        Self(Arc::new(RequestParts::new(call, seat, Some(epoch))))
+    fn only_for(call: Call, binding: Arc<Binding>, epoch: u64) -> Self {
+        Self(Arc::new(RequestParts::new(call, binding, Some(epoch))))
     }
 
     fn only_on(&self) -> Option<u64> {
@@ -153,8 +153,8 @@ impl StackRequest {
         &self.0.call
     }
 
-    pub(crate) fn seat(&self) -> &Arc<Seat> {
-        &self.0.seat
+    pub(crate) fn binding(&self) -> &Arc<Binding> {
+        &self.0.binding
     }
 
     fn keep_place(&self, waiter: Waiter) {

@@ -49,7 +49,7 @@ pub use mutants::{Bug, Planted};
 pub use observe::{DROPPED_KINDS, Event, Observe, Reporter, Source};
 pub use pool::plight::Trouble;
 pub use pool::sharing::{Decision, Demotion};
-pub use pool::{Lease, NoLease, Seat};
+pub use pool::{Binding, Lease, NoLease};
 pub use queue::{Displaced, Entry, Lane, Need, Queue, QueueFull, QueueLimit, QueueLimits, Waiter, Waiting};
 pub use session::SessionStatus;
 #[cfg(feature = "interleave")]

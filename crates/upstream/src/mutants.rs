@@ -40,9 +40,9 @@ mod planted {
         StringIdRefused,
         /// Progress goes to another call that waits on the session.
         ProgressToAnother,
-        /// The slot of a cancelled call does not come back with the late answer.
+        /// The permit of a cancelled call does not come back with the late answer.
         SlotKeptByCancelled,
-        /// A slot is given back twice.
+        /// A permit is given back twice.
         SlotReturnedTwice,
         /// The id of a cancelled call is given to the next one, which gets the late answer.
         IdUsedAgain,
@@ -50,7 +50,7 @@ mod planted {
         UnsafeRepeated,
         /// Who waits for an answer is not told that the session is lost.
         WaitersForgotten,
-        /// A slot that is free again wakes nobody.
+        /// A permit that is free again wakes nobody.
         FreedSlotWakesNobody,
         /// An agent that unsubscribes takes the subscriptions of the others along.
         UnsubscribeForAll,
@@ -62,13 +62,13 @@ mod planted {
         LogForEverybody,
         /// The log level an agent asked for is not looked at.
         LevelIgnored,
-        /// A slot is free before the loan of its session has ended.
+        /// A permit is free before the loan of its session has ended.
         LoanEndsAfterSlot,
         /// Slots are counted by a look and a later note.
         SlotsCountedInTwoSteps,
-        /// Who gives back the last slot looks first whether the session drains.
+        /// Who gives back the last permit looks first whether the session drains.
         StandingReadTooEarly,
-        /// An agent that has nothing in flight any more still may not have the last slots.
+        /// An agent that has nothing in flight any more still may not have the last permits.
         IdleAgentForgotten,
         /// A waiter that leaves keeps the turn it did not use.
         TurnNotPassedOn,

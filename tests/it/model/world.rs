@@ -277,7 +277,7 @@ impl<'a> World<'a> {
                 topic.lately = topic.held || topic.asking;
             }
         }
-        // A list request an agent began and others carry on keeps its seat, with its subscriptions, for so long.
+        // A list request an agent began and others carry on keeps its binding, with its subscriptions, for so long.
         let lists = |request: &Request| {
             matches!(request.what, What::List(_)) && request.ended.is_none_or(|ended| ended + 1 >= self.looks)
         };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
-use mcpool_upstream::{Backend, ListCall, Page, Seat};
+use mcpool_upstream::{Backend, Binding, ListCall, Page};
 use mcpool_wire::{Answer, Call, CallError, ErrorKind, Executed};
 use tower::Service;
 
@@ -37,18 +37,18 @@ where
     }
 
     fn call(&mut self, request: StackRequest) -> Self::Future {
-        if let Some(answer) = request.seat().answer_here(&self.backend, request.call()) {
+        if let Some(answer) = request.binding().answer_here(&self.backend, request.call()) {
             let name = self.backend.spec().name.clone();
             return answer.map(|answer| answer.map_err(|error| error.of_backend(name))).boxed();
         }
-        if request.seat().shares_list(request.call()) {
+        if request.binding().shares_list(request.call()) {
             return self.clone().list(request).boxed();
         }
         let name = self.backend.spec().name.clone();
         let call = self.inner.call(request.clone());
         async move {
             let answer = call.await.map_err(|error| finish(error, &request, &name))?;
-            Ok(request.seat().for_agent(request.call(), answer))
+            Ok(request.binding().for_agent(request.call(), answer))
         }
         .boxed()
     }
@@ -60,17 +60,17 @@ where
     S::Future: Send + 'static,
 {
     async fn list(mut self, request: StackRequest) -> Result<Answer, CallError> {
-        let seat = request.seat().clone();
+        let binding = request.binding().clone();
         // Converts the page to the agent's revision.
-        let (reader, call) = (seat.clone(), request.call().clone());
+        let (reader, call) = (binding.clone(), request.call().clone());
         let read = move |page: Page| reader.for_agent(&call, page.answer);
         let named = |error: CallError| error.of_backend(self.backend.spec().name.clone());
-        match seat.list_call(request.call()).map_err(named)? {
+        match binding.list_call(request.call()).map_err(named)? {
             ListCall::Next(message, epoch) => {
                 let call = Call { message, ..request.call().clone() };
                 let request = match epoch {
-                    Some(epoch) => StackRequest::only_for(call, seat, epoch),
-                    None => StackRequest::new(call, seat),
+                    Some(epoch) => StackRequest::only_for(call, binding, epoch),
+                    None => StackRequest::new(call, binding),
                 };
                 self.ask(request).await.map(read)
             }
@@ -78,7 +78,7 @@ where
             ListCall::First if !request.call().is_plain_list || request.call().message.has_token() => {
                 self.ask(request).await.map(read)
             }
-            ListCall::First => match seat.cached_list(request.call()) {
+            ListCall::First => match binding.cached_list(request.call()) {
                 Some(known) => Ok(known),
                 None => self.share(request).await.map(read),
             },
@@ -87,18 +87,18 @@ where
 
     /// The first page of a list, requested once for all agents that want it now.
     async fn share(&mut self, request: StackRequest) -> Result<Page, CallError> {
-        let seat = request.seat().clone();
+        let binding = request.binding().clone();
         let until = request.call().trace.started + self.backend.spec().times.call_idle;
         loop {
-            let (flight, is_own) = seat.join_list(request.call(), || self.ask(request.clone()).boxed());
+            let (flight, is_own) = binding.join_list(request.call(), || self.ask(request.clone()).boxed());
             match flight.await {
-                Ok(page) if is_own || seat.can_follow(&page) => {
+                Ok(page) if is_own || binding.can_follow(&page) => {
                     request.call().trace.mark_answered(now());
                     return Ok(page);
                 }
                 // The next page needs a session that this agent does not use.
                 Ok(_) => return self.ask(request).await,
-                Err(error) if !is_own && Seat::should_rejoin(&error) && now() < until => {}
+                Err(error) if !is_own && Binding::should_rejoin(&error) && now() < until => {}
                 Err(error) => return Err(error),
             }
         }
@@ -114,7 +114,7 @@ where
             let answer = call.await.map_err(|error| finish(error, &request, &name))?;
             let epoch = request.call().trace.session();
             request
-                .seat()
+                .binding()
                 .page(request.call(), answer, epoch)
                 .map_err(|error| error.executed(Executed::Yes).of_backend(name))
         }

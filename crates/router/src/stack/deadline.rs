@@ -64,7 +64,7 @@ fn next(request: &StackRequest, idle: Duration, backend: &Backend) -> Option<std
     if now >= request.call().hard_deadline {
         return None;
     }
-    if request.seat().awaits_agent() {
+    if request.binding().awaits_agent() {
         return Some(now + idle);
     }
     let trace = &request.call().trace;

@@ -123,7 +123,7 @@ impl<S> Retry<S> {
                     Cause::SessionLost(_) => Cause::survives(request.lost()).then_some(Again::FREE),
                     // The pool pauses; the call waits in the queue with the others.
                     Cause::Pressure(Refusal { retry_after: Some(pause), .. }) => {
-                        request.seat().pause_for(*pause);
+                        request.binding().pause_for(*pause);
                         (times < attempts).then(|| Again::counted(Duration::ZERO))
                     }
                     Cause::Pressure(_) => (times < attempts).then(|| Again::counted(self.backoff(times))),
@@ -137,11 +137,11 @@ impl<S> Retry<S> {
             }
             SendPhase::MaybeSent => {
                 if let Cause::Pressure(Refusal { retry_after: Some(pause), .. }) = &error.cause {
-                    request.seat().pause_for(*pause);
+                    request.binding().pause_for(*pause);
                 }
                 let again = is_passing(&error.cause)
                     && Cause::survives(request.lost())
-                    && request.seat().is_safe(request.call());
+                    && request.binding().is_safe(request.call());
                 match request.count_doubtful(super::now()) {
                     Doubt::Outage(times) => {
                         let at_once = times == 1 && went_with_its_session(&error.cause);
@@ -232,15 +232,15 @@ impl Service<StackRequest> for Pool {
 
     fn call(&mut self, request: StackRequest) -> Self::Future {
         let now = super::now();
-        if let Some(until) = request.seat().paused_until(now) {
+        if let Some(until) = request.binding().paused_until(now) {
             return held_back(until, HeldBy::Pressure);
         }
         // Checked before taking a permit: returning one wakes the next call, which would loop.
         if let Err(until) = self.breaker.may_begin(now) {
             return held_back(until, HeldBy::SlowStart);
         }
-        let kind = self.backend.kind_of(request.seat(), request.call());
-        let lease = match self.backend.try_lease(request.seat(), kind, request.only_on()) {
+        let kind = self.backend.kind_of(request.binding(), request.call());
+        let lease = match self.backend.try_lease(request.binding(), kind, request.only_on()) {
             // Another session cannot serve this call.
             Ok(lease) if request.only_on().is_some_and(|epoch| epoch != lease.epoch()) => {
                 return futures::future::ready(Err(StackError::Ended(unknown_cursor()))).boxed();
@@ -273,7 +273,7 @@ impl Service<StackRequest> for Pool {
             let epoch = lease.epoch();
             let answer = lease.call(request.call()).await.map_err(|error| {
                 if matches!(error.cause, Cause::SessionLost(_)) {
-                    request.seat().session_lost(epoch);
+                    request.binding().session_lost(epoch);
                 }
                 StackError::Failed(error)
             })?;

@@ -49,7 +49,7 @@ pub(super) struct Admission {
 #[derive(Clone, Copy)]
 enum Held {
     /// A call permit, or its turn.
-    Slot,
+    Permit,
     /// The circuit breaker.
     CircuitOpen(Rejected),
     /// This time, even if permits are free.
@@ -104,7 +104,7 @@ where
         let mut held = match refused {
             Some(StackError::CircuitOpen(rejected)) => Held::CircuitOpen(rejected),
             Some(StackError::HoldUntil(at, by)) => Held::HoldUntil(at, by),
-            _ => self.admission.breaker.would_admit(now()).err().map_or(Held::Slot, Held::CircuitOpen),
+            _ => self.admission.breaker.would_admit(now()).err().map_or(Held::Permit, Held::CircuitOpen),
         };
         self.admission.not_retired(&request)?;
         if let Held::CircuitOpen(rejected) = held {
@@ -119,14 +119,14 @@ where
         let mut may_try =
             (returns || waiter.is_first()) && self.admission.backend.traffic() != TrafficState::Paused;
         let mut until = now() + self.admission.queue;
-        let mut refused = std::pin::pin!(request.seat().next_refusal());
+        let mut refused = std::pin::pin!(request.binding().next_refusal());
         loop {
             if may_try {
                 request.keep_place(waiter);
                 let outcome = self.inner.call(request.clone()).await;
                 let lane;
                 (held, lane) = match &outcome {
-                    Err(StackError::Full(lane)) => (Held::Slot, Some(*lane)),
+                    Err(StackError::Full(lane)) => (Held::Permit, Some(*lane)),
                     Err(StackError::HoldUntil(at, by)) => (Held::HoldUntil(*at, *by), None),
                     Err(StackError::CircuitOpen(rejected)) => {
                         self.admission.not_retired(&request)?;
@@ -204,7 +204,7 @@ impl Admission {
                         self.still_held(rejected, request)?;
                         held = Held::CircuitOpen(rejected);
                     }
-                    Ok(()) => held = Held::Slot,
+                    Ok(()) => held = Held::Permit,
                 },
                 _ => return Err(self.timed_out(held, request)),
             }
@@ -215,10 +215,10 @@ impl Admission {
     fn what_holds(&self, held: Held, request: &StackRequest) -> Held {
         let now = now();
         match held {
-            Held::Slot => match (request.seat().paused_until(now), self.breaker.may_begin(now)) {
+            Held::Permit => match (request.binding().paused_until(now), self.breaker.may_begin(now)) {
                 (Some(at), _) => Held::HoldUntil(at, HeldBy::Pressure),
                 (None, Err(at)) => Held::HoldUntil(at, HeldBy::SlowStart),
-                (None, Ok(())) => Held::Slot,
+                (None, Ok(())) => Held::Permit,
             },
             Held::CircuitOpen(_) | Held::HoldUntil(..) => held,
         }
@@ -235,10 +235,10 @@ impl Admission {
         let end = match held {
             Held::CircuitOpen(rejected) => rejected.hold_until.min(until),
             Held::HoldUntil(at, _) => at.min(until),
-            Held::Slot if self.backend.is_refused(request.seat()) => {
+            Held::Permit if self.backend.is_refused(request.binding()) => {
                 until.checked_sub(self.queue.saturating_sub(HOLD_REFUSED)).unwrap_or(until)
             }
-            Held::Slot => until,
+            Held::Permit => until,
         };
         (until, end)
     }
@@ -249,16 +249,16 @@ impl Admission {
         if self.backend.is_quiet() {
             return !self.backend.traffic().is_shut();
         }
-        let kind = self.backend.kind_of(request.seat(), request.call());
-        self.backend.has_slots_for_all(request.seat(), kind)
-            && request.seat().paused_until(now()).is_none()
+        let kind = self.backend.kind_of(request.binding(), request.call());
+        self.backend.has_permits_for_all(request.binding(), kind)
+            && request.binding().paused_until(now()).is_none()
             && self.breaker.is_unhindered(now())
     }
 
     fn enter(&self, request: &StackRequest) -> Result<Waiter, StackError> {
-        let kind = self.backend.kind_of(request.seat(), request.call());
+        let kind = self.backend.kind_of(request.binding(), request.call());
         let bytes = request.call().message.bytes().len();
-        self.backend.wait(request.seat(), kind, bytes).map_err(|full| self.full(full))
+        self.backend.wait(request.binding(), kind, bytes).map_err(|full| self.full(full))
     }
 
     fn full(&self, full: QueueFull) -> StackError {
@@ -289,14 +289,14 @@ impl Admission {
     /// Ends the wait at a retired registration, except for pinned agents, which may stay.
     fn not_retired(&self, request: &StackRequest) -> Result<(), StackError> {
         match self.backend.leaving() {
-            Some(_) if request.seat().mode() != Mode::Pinned => Err(StackError::BackendRetired),
+            Some(_) if request.binding().mode() != Mode::Pinned => Err(StackError::BackendRetired),
             _ => Ok(()),
         }
     }
 
     fn enter_again(&self, request: &StackRequest) -> Waiter {
-        let kind = self.backend.kind_of(request.seat(), request.call());
-        self.backend.wait_again(request.seat(), kind, request.call().message.bytes().len())
+        let kind = self.backend.kind_of(request.binding(), request.call());
+        self.backend.wait_again(request.binding(), kind, request.call().message.bytes().len())
     }
 
     fn not_drained(&self) -> Result<(), StackError> {
@@ -317,7 +317,7 @@ impl Admission {
 
     fn refuse(&self, rejected: Rejected, request: &StackRequest) -> StackError {
         self.observe.rejected("circuit_open");
-        let why = self.backend.trouble_of(request.seat()).map(|trouble| trouble.why);
+        let why = self.backend.trouble_of(request.binding()).map(|trouble| trouble.why);
         StackError::Ended(circuit_open(
             rejected,
             &self.backend.spec().name,
@@ -336,11 +336,11 @@ impl Admission {
         }
         let why = self
             .backend
-            .trouble_of(request.seat())
+            .trouble_of(request.binding())
             .map(|trouble| trouble.why)
             .or_else(|| request.call().trace.cause());
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-        if self.backend.is_refused(request.seat()) {
+        if self.backend.is_refused(request.binding()) {
             let message = format!("no session of backend {name:?} can be opened{why}");
             let error = CallError::not_sent(ErrorKind::Unavailable, message);
             return StackError::Ended(error.retry_after(self.backend.wait_expected()));

@@ -1,4 +1,4 @@
-//! How a call comes by a session of a backend: what it needs, a slot if there is one, else a place to wait.
+//! How a call comes by a session of a backend: what it needs, a permit if there is one, else a place to wait.
 
 use std::time::{Duration, Instant};
 
@@ -10,26 +10,26 @@ use crate::{
     backend::traffic::{ResumePermit, TrafficState},
     clock,
     error::SendError,
-    pool::{Lease, NoLease, Seat},
+    pool::{Binding, Lease, NoLease},
     queue::{Entry, QueueFull, Waiter},
     session::permit::CallKind,
 };
 
 impl Backend {
-    /// A slot on the agent's session, if there is one now; `only`: on this one, where the agent keeps to none.
+    /// A permit on the agent's session, if there is one now; `only`: on this one, where the agent keeps to none.
     ///
     /// # Errors
     /// [`NoLease`] says where to wait, or that waiting is of no use.
-    pub fn try_lease(&self, seat: &Seat, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
+    pub fn try_lease(&self, binding: &Binding, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
         let refused = |shut| match shut {
             TrafficState::Drained => NoLease::Drained,
             TrafficState::Flowing | TrafficState::Resuming | TrafficState::Paused => {
-                NoLease::Wait(seat.lane(kind, &self.queue))
+                NoLease::Wait(binding.lane(kind, &self.queue))
             }
         };
         let resume_permit = self.traffic.admit().map_err(refused)?;
-        let lease = seat.try_lease(kind, only)?;
-        // Whoever shut it meanwhile counts the slots after that, and must not be told that none is taken.
+        let lease = binding.try_lease(kind, only)?;
+        // Whoever shut it meanwhile counts the permits after that, and must not be told that none is taken.
         match self.traffic.state() {
             shut @ (TrafficState::Paused | TrafficState::Drained) => Err(refused(shut)),
             TrafficState::Flowing | TrafficState::Resuming => {
@@ -38,10 +38,11 @@ impl Backend {
         }
     }
 
-    /// What a call needs of its session besides a slot.
+    /// What a call needs of its session besides a permit.
     #[must_use]
-    pub fn kind_of(&self, seat: &Seat, call: &Call) -> CallKind {
-        let writes = self.modes.writes_in_turn() && call.method == Method::ToolsCall && !seat.is_safe(call);
+    pub fn kind_of(&self, binding: &Binding, call: &Call) -> CallKind {
+        let writes =
+            self.modes.writes_in_turn() && call.method == Method::ToolsCall && !binding.is_safe(call);
         if writes { CallKind::Write } else { CallKind::Free }
     }
 
@@ -51,23 +52,23 @@ impl Backend {
         self.queue.is_empty()
     }
 
-    /// Whether there are more slots for this call than callers who wait for anything: then it overtakes nobody. Where
-    /// a seat keeps to a session only the few that wait for the same one matter, and its lane looks after them.
+    /// Whether there are more permits for this call than callers who wait for anything: then it overtakes nobody. Where
+    /// a binding keeps to a session only the few that wait for the same one matter, and its lane looks after them.
     #[must_use]
-    pub fn has_slots_for_all(&self, seat: &Seat, kind: CallKind) -> bool {
+    pub fn has_permits_for_all(&self, binding: &Binding, kind: CallKind) -> bool {
         kind == CallKind::Free
-            && seat.keeps_to_none()
+            && binding.keeps_to_none()
             && self.traffic() == TrafficState::Flowing
-            && seat.pool.free_slots() > self.queue.waiting()
+            && binding.pool.free_permits() > self.queue.waiting()
     }
 
     /// A place in the queue for a call with a message of so many bytes.
     ///
     /// # Errors
     /// [`QueueFull`] at a limit.
-    pub fn wait(&self, seat: &Seat, kind: CallKind, bytes: usize) -> Result<Waiter, QueueFull> {
-        let entry = Entry { principal: seat.caller.identity.clone(), agent: seat.caller.agent, bytes };
-        self.queue.enter(seat.lane(kind, &self.queue), entry, clock::now())
+    pub fn wait(&self, binding: &Binding, kind: CallKind, bytes: usize) -> Result<Waiter, QueueFull> {
+        let entry = Entry { principal: binding.caller.identity.clone(), agent: binding.caller.agent, bytes };
+        self.queue.enter(binding.lane(kind, &self.queue), entry, clock::now())
     }
 
     /// How long a call would wait that comes now, as fast as calls were served lately.
@@ -78,13 +79,13 @@ impl Backend {
 
     /// A place before all newcomers, for a call that was being served and must go again.
     #[must_use]
-    pub fn wait_again(&self, seat: &Seat, kind: CallKind, bytes: usize) -> Waiter {
-        let entry = Entry { principal: seat.caller.identity.clone(), agent: seat.caller.agent, bytes };
-        self.queue.come_back(seat.lane(kind, &self.queue), entry, clock::now())
+    pub fn wait_again(&self, binding: &Binding, kind: CallKind, bytes: usize) -> Waiter {
+        let entry = Entry { principal: binding.caller.identity.clone(), agent: binding.caller.agent, bytes };
+        self.queue.come_back(binding.lane(kind, &self.queue), entry, clock::now())
     }
 }
 
-impl Seat {
+impl Binding {
     /// Until when nothing is to be sent for this agent, because the backend asked for it.
     #[must_use]
     pub fn paused_until(&self, now: Instant) -> Option<Instant> {

@@ -1,4 +1,4 @@
-//! How an agent comes by its seat: who may use the sessions it gets, and what it waits for until there is one.
+//! How an agent comes by its binding: who may use the sessions it gets, and what it waits for until there is one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     backend::traffic::{TrafficState, Waited},
     error::{Cause, SendError},
     kinds::Mode,
-    pool::{Counted, OpenRequest, Pool, Seat, sharing::Tenure},
+    pool::{Binding, Counted, OpenRequest, Pool, sharing::Tenure},
 };
 
 impl Backend {
@@ -22,18 +22,22 @@ impl Backend {
     ///
     /// # Cancel safety
     /// Dropping the future gives everything back; a shared handshake goes on for the others.
-    pub async fn seat(self: &Arc<Self>, hello: &Hello) -> Result<Seat, CallError> {
-        self.seat_within(hello, self.spec.times.first_open).await
+    pub async fn bind(self: &Arc<Self>, hello: &Hello) -> Result<Binding, CallError> {
+        self.bind_within(hello, self.spec.times.first_open).await
     }
 
     /// Ties an agent to this backend, with this much patience for its first handshake.
     ///
     /// # Errors
-    /// As [`Backend::seat`].
+    /// As [`Backend::binding`].
     ///
     /// # Cancel safety
-    /// As [`Backend::seat`].
-    pub async fn seat_within(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Seat, CallError> {
+    /// As [`Backend::binding`].
+    pub async fn bind_within(
+        self: &Arc<Self>,
+        hello: &Hello,
+        patience: Duration,
+    ) -> Result<Binding, CallError> {
         if self.traffic.state() == TrafficState::Drained {
             return Err(self.drained());
         }
@@ -41,8 +45,8 @@ impl Backend {
             Some(tenure) => tenure,
             // What the server is decides, and nobody has met it yet.
             None => {
-                if let Some(seat) = self.met(hello, patience).await? {
-                    return Ok(seat);
+                if let Some(binding) = self.met(hello, patience).await? {
+                    return Ok(binding);
                 }
                 self.tenure(hello).unwrap_or(Tenure::Usual(Mode::Pinned))
             }
@@ -54,27 +58,27 @@ impl Backend {
         };
         let pool = self.pool(self.key(&hello.caller, class, mode));
         if mode == Mode::Pinned {
-            return self.seat_pinned(hello, pool, self.spec.times.queue).await;
+            return self.bind_pinned(hello, pool, self.spec.times.queue).await;
         }
         self.greeted(&pool, patience).await?;
         let reset = self.spec.sharing.reset_on_release;
         Ok(match tenure {
-            Tenure::Fresh => Seat::exclusive(hello, pool, true),
-            Tenure::Usual(Mode::Exclusive) => Seat::exclusive(hello, pool, reset),
-            Tenure::Usual(_) => Seat::shared(hello, pool),
+            Tenure::Fresh => Binding::exclusive(hello, pool, true),
+            Tenure::Usual(Mode::Exclusive) => Binding::exclusive(hello, pool, reset),
+            Tenure::Usual(_) => Binding::shared(hello, pool),
         })
     }
 
     /// Meets a server nobody has met, with the key of the agent that wants to be seated. Where that is a session of the
-    /// agent's own, and is what it needs, it has its seat.
-    async fn met(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Option<Seat>, CallError> {
+    /// agent's own, and is what it needs, it has its binding.
+    async fn met(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Option<Binding>, CallError> {
         let Hello { caller, client, .. } = hello;
         let has_handshake = client.revision.era() == Era::Legacy;
         if client.is_interactive() && has_handshake && self.has_keys() {
             let pool = self.pool(self.key(caller, client.class(), Mode::Pinned));
-            let seat = self.seat_pinned(hello, pool, patience).await?;
+            let binding = self.bind_pinned(hello, pool, patience).await?;
             let fits = self.tenure(hello).is_none_or(|tenure| tenure.mode() == Mode::Pinned);
-            return Ok(Some(seat).filter(|_| fits));
+            return Ok(Some(binding).filter(|_| fits));
         }
         let first = match self.modes.decide(false).map(|decision| decision.mode) {
             // Sessions of agents' own are opened for who asks for one, and here nobody does: it is met by the session
@@ -92,10 +96,10 @@ impl Backend {
         self.modes.tenure(&hello.client, hello.caller.affinity.is_some())
     }
 
-    /// Whether a seat for this agent would be another one today.
+    /// Whether a binding for this agent would be another one today.
     #[must_use]
-    pub fn is_outdated(&self, seat: &Seat, hello: &Hello) -> bool {
-        self.tenure(hello).is_some_and(|tenure| keyed(tenure.mode()) != seat.mode())
+    pub fn is_outdated(&self, binding: &Binding, hello: &Hello) -> bool {
+        self.tenure(hello).is_some_and(|tenure| keyed(tenure.mode()) != binding.mode())
     }
 
     /// Whether an agent without handshake would lose what the server keeps for one that has a session. False while
@@ -137,12 +141,12 @@ impl Backend {
         }
     }
 
-    async fn seat_pinned(
+    async fn bind_pinned(
         &self,
         hello: &Hello,
         pool: Arc<Pool>,
         patience: Duration,
-    ) -> Result<Seat, CallError> {
+    ) -> Result<Binding, CallError> {
         let _waits = self.applicants.enter();
         let (reply, opened) = oneshot::channel();
         let request = OpenRequest { pool: pool.clone(), owner: Arc::downgrade(&hello.outlet), reply };
@@ -161,7 +165,7 @@ impl Backend {
         self.queue.demand.notify_one();
         let (waited, patience) = self.wait_for_own(&pool, patience, opened).await;
         match waited {
-            Ok(Ok(Ok(own))) => Ok(Seat::pinned(hello, pool, own.into_session())),
+            Ok(Ok(Ok(own))) => Ok(Binding::pinned(hello, pool, own.into_session())),
             Ok(Ok(Err(why))) => Err(self.refused(&why)),
             Ok(Err(_)) => Err(self.named(removed())),
             Err(Waited::Drained) => Err(self.drained()),

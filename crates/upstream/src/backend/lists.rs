@@ -8,7 +8,7 @@ use crate::{
     catalog::Page,
     clock,
     kinds::Mode,
-    pool::{ANY_SESSION, PoolKey, Seat},
+    pool::{ANY_SESSION, Binding, PoolKey},
     shared::{ListFlight, cursor, ran_out_of_time},
 };
 
@@ -20,7 +20,7 @@ pub enum ListCall {
     Next(Message, Option<u64>),
 }
 
-impl Seat {
+impl Binding {
     /// Whether a call asks for a list that is the pool's, not the agent's own. A session of an agent's own may list
     /// what only that agent sees.
     #[must_use]
@@ -37,7 +37,7 @@ impl Seat {
             )
     }
 
-    /// What to do with a list request of [`Seat::shares_list`].
+    /// What to do with a list request of [`Binding::shares_list`].
     ///
     /// # Errors
     /// A refusal where its cursor leads nowhere any more, or never did.

@@ -11,11 +11,11 @@ use mcpool_wire::{
 use crate::{
     backend::{Backend, traffic::Waited},
     kinds::Mode,
-    pool::{Pool, Seat},
+    pool::{Binding, Pool},
     shared::{NotSubscribed, log_level::Level},
 };
 
-impl Seat {
+impl Binding {
     /// The answer to a call that the gateway gives itself on this kind of session.
     #[must_use]
     pub fn answer_here(&self, backend: &Arc<Backend>, call: &Call) -> Option<Reply<Answer>> {
@@ -87,12 +87,12 @@ impl Seat {
 async fn subscribe(
     backend: Arc<Backend>,
     pool: Arc<Pool>,
-    seat: u64,
+    binding: u64,
     uri: Arc<str>,
     end: Instant,
 ) -> Result<Answer, CallError> {
     let patience = backend.spec.times.queue;
-    match backend.traffic.wait(patience, Some(end), pool.merged.subscribe(seat, &uri)).await {
+    match backend.traffic.wait(patience, Some(end), pool.merged.subscribe(binding, &uri)).await {
         Ok(Ok(())) => Ok(empty_answer()),
         Ok(Err(NotSubscribed::Refused(answer))) => Ok(answer),
         Ok(Err(NotSubscribed::Full(whose, limit))) => Err(CallError::not_sent(

@@ -3,11 +3,11 @@
 mod acquire;
 mod applicants;
 mod attach;
+mod binding;
 mod control;
 mod lists;
 mod local_answers;
 mod retire;
-mod seat;
 pub(crate) mod traffic;
 
 use std::{
@@ -40,7 +40,7 @@ use crate::{
     kinds::Mode,
     observe::{Observe, Reporter, Source},
     pool::{
-        OpenRequest, Pool, PoolKey, Seat,
+        Binding, OpenRequest, Pool, PoolKey,
         budget::Budget,
         plight::{self, Trouble},
         sharing::{Decision, Demotion, ModeBook},
@@ -100,7 +100,7 @@ pub struct Backend {
     pub(crate) rebuilding: Mutex<Rebuilding>,
     /// Agents that wait for a session of their own.
     applicants: Arc<Applicants>,
-    /// Calls of agents that come from the registration before and have no seat here yet.
+    /// Calls of agents that come from the registration before and have no binding here yet.
     followers: Arc<Applicants>,
 }
 
@@ -218,8 +218,8 @@ impl Backend {
 
     /// Why the last handshake failed of those that concern this agent, while none has succeeded since.
     #[must_use]
-    pub fn trouble_of(&self, seat: &Seat) -> Option<Trouble> {
-        self.trouble_in(&seat.pool)
+    pub fn trouble_of(&self, binding: &Binding) -> Option<Trouble> {
+        self.trouble_in(&binding.pool)
     }
 
     pub(crate) fn trouble_in(&self, pool: &Pool) -> Option<Trouble> {
@@ -251,9 +251,9 @@ impl Backend {
 
     /// Whether the handshakes this agent waits for are refused, again and again, and there is no session for it.
     #[must_use]
-    pub fn is_refused(&self, seat: &Seat) -> bool {
+    pub fn is_refused(&self, binding: &Binding) -> bool {
         let is_stuck = |trouble: Trouble| trouble.is_refusal && trouble.times >= plight::REFUSALS;
-        self.trouble_of(seat).is_some_and(is_stuck) && seat.pool.live() == 0
+        self.trouble_of(binding).is_some_and(is_stuck) && binding.pool.live() == 0
     }
 
     /// The mode of the next agent that can be asked things, or cannot; nothing while the server was never reached and
@@ -276,8 +276,8 @@ impl Backend {
         }
     }
 
-    /// A call waits here for a seat of its agent, which comes from the registration before; counted until it is dropped.
-    pub fn awaits_seat(&self) -> Applicant {
+    /// A call waits here for a binding of its agent, which comes from the registration before; counted until it is dropped.
+    pub fn awaits_binding(&self) -> Applicant {
         self.followers.enter()
     }
 
@@ -375,12 +375,12 @@ impl Backend {
         }
     }
 
-    /// Whether the sessions of this seat carry what this caller sends in the headers the backend is given.
+    /// Whether the sessions of this binding carry what this caller sends in the headers the backend is given.
     #[must_use]
-    pub fn carries(&self, seat: &Seat, caller: &Caller) -> bool {
+    pub fn carries(&self, binding: &Binding, caller: &Caller) -> bool {
         let given = &self.spec.sharing.forward_headers;
         let sent = caller.forwarded.iter().filter(|(name, _)| given.contains(name));
-        given.is_empty() || sent.eq(seat.pool.key.headers.iter())
+        given.is_empty() || sent.eq(binding.pool.key.headers.iter())
     }
 
     fn key(&self, caller: &Caller, class: CapabilityClass, mode: Mode) -> PoolKey {

@@ -8,7 +8,7 @@ use mcpool_wire::{LinkEvent, Method};
 use super::{Backend, Old};
 use crate::{
     kinds::{CloseReason, Mode},
-    pool::{Pool, Seat},
+    pool::{Binding, Pool},
     shared::list_changed,
 };
 
@@ -99,7 +99,7 @@ fn holds(pool: &Arc<Pool>) -> bool {
     !pool.is_empty() || pool.opening.load(Ordering::Acquire) > 0
 }
 
-impl Seat {
+impl Binding {
     /// Takes over what the agent asked of another server under this name: its revision, its log level, and the
     /// resources it is subscribed to. With `anew` it is told that all lists may be others.
     pub fn follow(&self, old: &Self, anew: bool) {

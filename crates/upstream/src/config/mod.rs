@@ -260,7 +260,7 @@ pub struct Times {
     pub probe_interval: Duration,
     /// Wait for the answer to a probe, 5 s.
     pub probe_timeout: Duration,
-    /// Wait for the answer to a cancelled call before its slot is given back, 10 s.
+    /// Wait for the answer to a cancelled call before its permit is given back, 10 s.
     pub cancel_grace: Duration,
     /// Wait for calls in flight when a session drains, 30 s.
     pub drain: Duration,

@@ -125,7 +125,11 @@ async fn climb(
     let (errands, inbox) = mpsc::channel(MAX_ERRANDS);
     let session = Session::new(SessionParts {
         epoch,
-        lane: crate::queue::Lane { pool: pool.number, session: Some(epoch), need: crate::queue::Need::Slot },
+        lane: crate::queue::Lane {
+            pool: pool.number,
+            session: Some(epoch),
+            need: crate::queue::Need::Permit,
+        },
         mode,
         kind,
         era: greeted.opened.era,

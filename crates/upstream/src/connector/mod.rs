@@ -259,9 +259,9 @@ impl Opener {
         let unasked = pool.greeting.load(Ordering::Acquire) > 0 || pool.merged.wants_session();
         let greeting = unasked && live + opening == 0;
         // Those who wait for the session they keep to are not served by another one; and those who were called and
-        // did not come yet have slots waiting for them.
+        // did not come yet have permits waiting for them.
         let waiting = self.backend.queue.waiting_in(pool.lane());
-        let served = opening * self.backend.calls_per_session(pool.mode()) + pool.free_slots();
+        let served = opening * self.backend.calls_per_session(pool.mode()) + pool.free_permits();
         live + opening < most && (greeting || waiting > served)
     }
 

@@ -120,19 +120,19 @@ fn wake(backend: &Backend, mut more: usize) {
     let ready = backend.all_sessions().map(|old| old.session);
     let mut lendable: Vec<_> = ready
         .filter(|session| session.standing() == Standing::Ready)
-        .map(|session| (session.lane, session.free_slots()))
+        .map(|session| (session.lane, session.free_permits()))
         .filter(|(_, free)| *free > 0)
         .collect();
     for (lane, free) in &mut lendable {
         if more > 0 {
-            backend.queue.slot_freed(Freed { lane: *lane, turn: true, open: true }, None);
+            backend.queue.permit_freed(Freed { lane: *lane, turn: true, open: true }, None);
             (more, *free) = (more - 1, *free - 1);
         }
     }
     while more > 0 && lendable.iter().any(|(_, free)| *free > 0) {
         for (lane, free) in lendable.iter_mut().filter(|(_, free)| *free > 0) {
             if more > 0 {
-                backend.queue.slot_freed(Freed { lane: *lane, turn: false, open: true }, None);
+                backend.queue.permit_freed(Freed { lane: *lane, turn: false, open: true }, None);
                 (more, *free) = (more - 1, *free - 1);
             }
         }

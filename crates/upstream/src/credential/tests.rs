@@ -94,14 +94,14 @@ async fn callers_share_a_session_under_one_credential_and_none_under_two() {
     let transport = Arc::new(Noting(Memory::echo(), Mutex::default()));
     let (used, given) = (Arc::<Noting>::clone(&transport), Arc::<OfTheMoment>::clone(&credential));
     let backend = Backend::start(spec, used, given, Arc::new(Open), Arc::new(Open)).unwrap();
-    let mut seats = Vec::new();
+    let mut bindings = Vec::new();
     for key in [&keys[0], &keys[0], &keys[1], &keys[0]] {
         *credential.0.lock().unwrap() = key.clone();
-        seats.push(backend.seat(&hello()).await.unwrap());
+        bindings.push(backend.bind(&hello()).await.unwrap());
     }
     let mut opened = transport.1.lock().unwrap().clone();
     opened.dedup();
     assert_eq!(opened, keys, "a session for each, and none again");
-    drop(seats);
+    drop(bindings);
     backend.shutdown(Duration::from_secs(20)).await;
 }

@@ -9,8 +9,8 @@ use crate::{
     queue::{Lane, Need, Queue},
     session::{
         Session,
-        exclusive::Loans,
-        permit::{CallKind, Holding},
+        exclusive::ExclusiveLeases,
+        permit::{AgentPermits, CallKind},
         state::Standing,
     },
     sync::Mutex,
@@ -20,10 +20,10 @@ use crate::{
 pub(crate) const ANY_SESSION: u64 = 0;
 
 /// One agent's tie to a backend: which pool it draws on and which session it keeps to.
-pub struct Seat {
+pub struct Binding {
     pub(crate) caller: Arc<Caller>,
     pub(crate) pool: Arc<Pool>,
-    tie: Tie,
+    kind: BindingKind,
     /// What was last agreed with the agent: it may initialise again.
     pub(crate) revision: std::sync::Mutex<Revision>,
     /// Its name among the agents of the pool.
@@ -32,14 +32,14 @@ pub struct Seat {
     pub(crate) outlet: Arc<dyn Outlet>,
 }
 
-enum Tie {
-    Shared {
+enum BindingKind {
+    Sticky {
         bound: Mutex<Option<Bound>>,
     },
     /// To no session: its calls are those of many callers that nobody can tell apart, each as if it had no other.
-    Loose,
+    Unbound,
     Exclusive {
-        loans: Arc<Loans>,
+        leases: Arc<ExclusiveLeases>,
         reset: bool,
     },
     Pinned {
@@ -50,32 +50,33 @@ enum Tie {
 /// The session an agent keeps to, and what it has in flight there.
 struct Bound {
     session: Arc<Session>,
-    holding: Arc<Holding>,
+    agent_permits: Arc<AgentPermits>,
 }
 
-impl Seat {
+impl Binding {
     pub(crate) fn shared(hello: &Hello, pool: Arc<Pool>) -> Self {
         // Who has no handshake and does not say which agent it is keeps to nothing.
         let is_anybody = hello.client.revision.era() == Era::Modern && hello.caller.affinity.is_none();
-        let tie = if is_anybody { Tie::Loose } else { Tie::Shared { bound: Mutex::new(None) } };
-        Self::new(hello, pool, tie)
+        let kind =
+            if is_anybody { BindingKind::Unbound } else { BindingKind::Sticky { bound: Mutex::new(None) } };
+        Self::new(hello, pool, kind)
     }
 
-    /// A seat whose calls have a session to themselves, one after the other; with `reset` each has a fresh one.
+    /// A binding whose calls have a session to themselves, one after the other; with `reset` each has a fresh one.
     pub(crate) fn exclusive(hello: &Hello, pool: Arc<Pool>, reset: bool) -> Self {
-        let loans = Loans::new(hello.caller.agent, &hello.outlet);
-        Self::new(hello, pool, Tie::Exclusive { loans, reset })
+        let leases = ExclusiveLeases::new(hello.caller.agent, &hello.outlet);
+        Self::new(hello, pool, BindingKind::Exclusive { leases, reset })
     }
 
     pub(crate) fn pinned(hello: &Hello, pool: Arc<Pool>, session: Arc<Session>) -> Self {
-        Self::new(hello, pool, Tie::Pinned { session })
+        Self::new(hello, pool, BindingKind::Pinned { session })
     }
 
-    fn new(hello: &Hello, pool: Arc<Pool>, tie: Tie) -> Self {
+    fn new(hello: &Hello, pool: Arc<Pool>, kind: BindingKind) -> Self {
         let outlet = hello.outlet.clone();
         let number = pool.merged.add_agent(hello.caller.agent, &outlet);
         let revision = std::sync::Mutex::new(hello.client.revision);
-        Self { caller: hello.caller.clone(), pool, tie, revision, number, outlet }
+        Self { caller: hello.caller.clone(), pool, kind, revision, number, outlet }
     }
 
     /// Whose it is.
@@ -84,58 +85,59 @@ impl Seat {
         &self.caller
     }
 
-    /// Takes a slot on the agent's session, binding it to one if it has none. `only`: no other session is of use, where
+    /// Takes a permit on the agent's session, binding it to one if it has none. `only`: no other session is of use, where
     /// the agent keeps to none.
     pub(crate) fn try_lease(&self, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
-        let bound = match &self.tie {
-            Tie::Pinned { session } => return Self::lease_pinned(session),
-            Tie::Exclusive { loans, reset } => return self.lease_exclusive(loans, *reset),
-            Tie::Loose => return self.lease_any(kind, only),
-            Tie::Shared { bound } => bound,
+        let bound = match &self.kind {
+            BindingKind::Pinned { session } => return Self::lease_pinned(session),
+            BindingKind::Exclusive { leases, reset } => return self.lease_exclusive(leases, *reset),
+            BindingKind::Unbound => return self.lease_any(kind, only),
+            BindingKind::Sticky { bound } => bound,
         };
         let mut bound = bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(Bound { session, holding }) = bound.as_ref() {
+        if let Some(Bound { session, agent_permits }) = bound.as_ref() {
             match session.standing() {
                 Standing::Draining | Standing::Closed => {}
                 Standing::Initializing | Standing::Ready | Standing::Suspect => {
-                    let slot = session.try_slot(kind, Some(holding)).map_err(|none| none.at(session))?;
-                    return Ok(Lease::new(session.clone(), slot));
+                    let permit =
+                        session.try_permit(kind, Some(agent_permits)).map_err(|none| none.at(session))?;
+                    return Ok(Lease::new(session.clone(), permit));
                 }
             }
         }
-        let holding = Holding::new(self.caller.clone());
-        let chosen = self.pool.choose(&self.caller, kind, Some(&holding));
-        *bound = chosen.as_ref().map(|(session, _)| Bound { session: session.clone(), holding });
-        let (session, slot) = chosen.ok_or(NoLease::Wait(self.pool.lane()))?;
-        let slot = slot.map_err(|none| none.at(&session))?;
-        Ok(Lease::new(session, slot))
+        let agent_permits = AgentPermits::new(self.caller.clone());
+        let chosen = self.pool.choose(&self.caller, kind, Some(&agent_permits));
+        *bound = chosen.as_ref().map(|(session, _)| Bound { session: session.clone(), agent_permits });
+        let (session, permit) = chosen.ok_or(NoLease::Wait(self.pool.lane()))?;
+        let permit = permit.map_err(|none| none.at(&session))?;
+        Ok(Lease::new(session, permit))
     }
 
     /// Whether its calls are of callers that nobody can tell apart.
     pub(crate) fn keeps_to_none(&self) -> bool {
-        matches!(self.tie, Tie::Loose)
+        matches!(self.kind, BindingKind::Unbound)
     }
 
     fn lease_any(&self, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
         let known = only.and_then(|epoch| self.pool.live_session(epoch));
-        let (session, slot) = match known {
+        let (session, permit) = match known {
             Some(session) => {
-                let slot = session.try_slot(kind, None);
-                (session, slot)
+                let permit = session.try_permit(kind, None);
+                (session, permit)
             }
             None => self.pool.choose(&self.caller, kind, None).ok_or(NoLease::Wait(self.pool.lane()))?,
         };
-        let slot = slot.map_err(|none| none.at(&session))?;
-        Ok(Lease::new(session, slot))
+        let permit = permit.map_err(|none| none.at(&session))?;
+        Ok(Lease::new(session, permit))
     }
 
-    fn lease_exclusive(&self, loans: &Arc<Loans>, reset: bool) -> Result<Lease, NoLease> {
+    fn lease_exclusive(&self, leases: &Arc<ExclusiveLeases>, reset: bool) -> Result<Lease, NoLease> {
         // Its session is the call's alone: there is nobody to take turns with.
         let chosen =
             self.pool.choose(&self.caller, CallKind::Free, None).ok_or(NoLease::Wait(self.pool.lane()))?;
-        let (session, slot) = (chosen.0, chosen.1.map_err(|_| NoLease::Wait(self.pool.lane()))?);
-        let slot = slot.with_loan(loans.lend(&session, reset));
-        Ok(Lease::new(session, slot))
+        let (session, permit) = (chosen.0, chosen.1.map_err(|_| NoLease::Wait(self.pool.lane()))?);
+        let permit = permit.with_lease(leases.lend(&session, reset));
+        Ok(Lease::new(session, permit))
     }
 
     fn lease_pinned(session: &Arc<Session>) -> Result<Lease, NoLease> {
@@ -143,8 +145,8 @@ impl Seat {
             Standing::Draining | Standing::Closed => Err(NoLease::Gone),
             Standing::Initializing | Standing::Ready | Standing::Suspect => {
                 // Its one agent orders its writes itself.
-                let slot = session.try_slot(CallKind::Free, None).map_err(|none| none.at(session))?;
-                Ok(Lease::new(session.clone(), slot))
+                let permit = session.try_permit(CallKind::Free, None).map_err(|none| none.at(session))?;
+                Ok(Lease::new(session.clone(), permit))
             }
         }
     }
@@ -152,21 +154,21 @@ impl Seat {
     /// Where this agent waits: for the session it keeps to, or for any of its pool. A write goes behind the others
     /// that wait for the turn.
     pub(crate) fn lane(&self, kind: CallKind, queue: &Queue) -> Lane {
-        let bound = match &self.tie {
-            Tie::Pinned { session } => return session.lane,
-            Tie::Exclusive { .. } | Tie::Loose => return self.pool.lane(),
-            Tie::Shared { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        let bound = match &self.kind {
+            BindingKind::Pinned { session } => return session.lane,
+            BindingKind::Exclusive { .. } | BindingKind::Unbound => return self.pool.lane(),
+            BindingKind::Sticky { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
         };
         match bound.as_ref() {
-            Some(Bound { session, holding })
+            Some(Bound { session, agent_permits })
                 if !matches!(session.standing(), Standing::Draining | Standing::Closed) =>
             {
                 let turn = session.lane.needing(Need::WriteTurn);
                 let in_line = || session.is_writing() || queue.waiting_in(turn) > 0;
                 if kind == CallKind::Write && in_line() {
                     turn
-                } else if session.is_kept_from(Some(holding)) {
-                    session.lane.needing(Need::OpenSlot)
+                } else if session.is_kept_from(Some(agent_permits)) {
+                    session.lane.needing(Need::OpenPermit)
                 } else {
                     session.lane
                 }
@@ -178,28 +180,28 @@ impl Seat {
     /// Whether this agent is served by this session, or can be from now on: it keeps to the one it has. Who has another
     /// one for each call is served by [`ANY_SESSION`] only.
     pub(crate) fn keeps_to(&self, epoch: u64) -> bool {
-        let mut bound = match &self.tie {
-            Tie::Pinned { session } => return session.epoch == epoch,
-            Tie::Exclusive { .. } => return epoch == ANY_SESSION,
-            Tie::Loose => return self.pool.live_session(epoch).is_some(),
-            Tie::Shared { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        let mut bound = match &self.kind {
+            BindingKind::Pinned { session } => return session.epoch == epoch,
+            BindingKind::Exclusive { .. } => return epoch == ANY_SESSION,
+            BindingKind::Unbound => return self.pool.live_session(epoch).is_some(),
+            BindingKind::Sticky { bound } => bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
         };
         if let Some(Bound { session, .. }) = bound.as_ref().filter(|bound| bound.session.is_live()) {
             return session.epoch == epoch;
         }
         let found = self.pool.live_session(epoch);
         let is_there = found.is_some();
-        let holding = || Holding::new(self.caller.clone());
-        *bound = found.map(|session| Bound { session, holding: holding() }).or(bound.take());
+        let agent_permits = || AgentPermits::new(self.caller.clone());
+        *bound = found.map(|session| Bound { session, agent_permits: agent_permits() }).or(bound.take());
         is_there
     }
 
     /// The sessions that may ask this agent something: its own, or, where each call says what its agent can be asked,
     /// any it may have used.
     pub(crate) fn asking_sessions(&self) -> Vec<Arc<Session>> {
-        match &self.tie {
-            Tie::Pinned { .. } | Tie::Exclusive { .. } => self.own_sessions(),
-            Tie::Shared { .. } | Tie::Loose => {
+        match &self.kind {
+            BindingKind::Pinned { .. } | BindingKind::Exclusive { .. } => self.own_sessions(),
+            BindingKind::Sticky { .. } | BindingKind::Unbound => {
                 let mut sessions = self.pool.sessions();
                 sessions.retain(|session| session.era == Era::Modern);
                 sessions
@@ -209,18 +211,18 @@ impl Seat {
 
     /// The sessions that are the agent's alone now.
     pub(crate) fn own_sessions(&self) -> Vec<Arc<Session>> {
-        match &self.tie {
-            Tie::Pinned { session } => vec![session.clone()],
-            Tie::Exclusive { loans, .. } => loans.sessions(),
-            Tie::Shared { .. } | Tie::Loose => Vec::new(),
+        match &self.kind {
+            BindingKind::Pinned { session } => vec![session.clone()],
+            BindingKind::Exclusive { leases, .. } => leases.sessions(),
+            BindingKind::Sticky { .. } | BindingKind::Unbound => Vec::new(),
         }
     }
 }
 
-impl Drop for Seat {
+impl Drop for Binding {
     fn drop(&mut self) {
         self.pool.merged.remove_agent(self.number);
-        if let Tie::Pinned { session } = &self.tie {
+        if let BindingKind::Pinned { session } = &self.kind {
             session.drain(crate::kinds::CloseReason::AgentGone);
         }
     }

@@ -1,4 +1,4 @@
-//! Who may use which sessions: keys, the session budget, and an agent's seat (`seat`).
+//! Who may use which sessions: keys, the session budget, and an agent's binding (`binding`).
 
 mod binding;
 pub(crate) mod budget;
@@ -17,7 +17,7 @@ use std::{
 use mcpool_wire::{BackendId, Caller, CapabilityClass, Forwarded, Identity};
 
 pub(crate) use self::binding::ANY_SESSION;
-pub use self::binding::Seat;
+pub use self::binding::Binding;
 use self::plight::Plight;
 pub(crate) use self::request::{OpenRequest, Own};
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
     queue::{Lane, Need},
     session::{
         Session,
-        permit::{CallKind, Holding, NoSlot, Slot},
+        permit::{AgentPermits, CallKind, CallPermit, NoPermit},
         state::Standing,
     },
     shared::Merged,
@@ -96,7 +96,7 @@ impl Pool {
     }
 
     pub(crate) fn lane(&self) -> Lane {
-        Lane { pool: self.number, session: None, need: Need::Slot }
+        Lane { pool: self.number, session: None, need: Need::Permit }
     }
 
     pub(crate) fn paused_until(&self) -> Option<Instant> {
@@ -136,10 +136,10 @@ impl Pool {
     }
 
     /// Slots that could be leased now.
-    pub(crate) fn free_slots(&self) -> usize {
+    pub(crate) fn free_permits(&self) -> usize {
         let sessions = self.lock();
         let ready = sessions.iter().filter(|session| session.standing() == Standing::Ready);
-        ready.map(|session| session.free_slots()).sum()
+        ready.map(|session| session.free_permits()).sum()
     }
 
     /// A backend that lost one session may have lost them all: the others are lent again once they were heard of, so
@@ -157,25 +157,25 @@ impl Pool {
     }
 
     /// The session an agent should keep to: the highest-ranked one that has what the call needs now, else one where
-    /// it can wait for the turn to write. `holding` is of an agent that has nothing in flight on any of them.
+    /// it can wait for the turn to write. `agent_permits` is of an agent that has nothing in flight on any of them.
     fn choose(
         &self,
         caller: &Caller,
         kind: CallKind,
-        holding: Option<&Arc<Holding>>,
-    ) -> Option<(Arc<Session>, Result<Slot, NoSlot>)> {
+        agent_permits: Option<&Arc<AgentPermits>>,
+    ) -> Option<(Arc<Session>, Result<CallPermit, NoPermit>)> {
         let sessions = self.lock();
         let mut ranked: Vec<_> = sessions.iter().map(|s| (rank(caller.agent.0, s.epoch), s)).collect();
         ranked.sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
         let mut writing = None;
         for (_, session) in ranked {
-            match session.try_slot(kind, holding) {
-                Ok(slot) => return Some((session.clone(), Ok(slot))),
-                Err(NoSlot::Full | NoSlot::Kept) => {}
-                Err(NoSlot::OthersWrite) => writing = writing.or(Some(session)),
+            match session.try_permit(kind, agent_permits) {
+                Ok(permit) => return Some((session.clone(), Ok(permit))),
+                Err(NoPermit::Full | NoPermit::Kept) => {}
+                Err(NoPermit::OthersWrite) => writing = writing.or(Some(session)),
             }
         }
-        Some((writing?.clone(), Err(NoSlot::OthersWrite)))
+        Some((writing?.clone(), Err(NoPermit::OthersWrite)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
@@ -191,17 +191,17 @@ fn rank(agent: u64, epoch: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// A slot an agent may use now, and the session it is on.
+/// A permit an agent may use now, and the session it is on.
 pub struct Lease {
     pub(crate) session: Arc<Session>,
-    pub(crate) slot: Slot,
+    pub(crate) permit: CallPermit,
     /// After a pause calls are let through step by step, and this is one of them.
     pub(crate) resume_permit: Option<ResumePermit>,
 }
 
 impl Lease {
-    fn new(session: Arc<Session>, slot: Slot) -> Self {
-        Self { session, slot, resume_permit: None }
+    fn new(session: Arc<Session>, permit: CallPermit) -> Self {
+        Self { session, permit, resume_permit: None }
     }
 
     /// The session, by its epoch.
@@ -217,7 +217,7 @@ impl Lease {
     }
 }
 
-/// No slot now.
+/// No permit now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoLease {
     /// Wait here.
@@ -228,12 +228,12 @@ pub enum NoLease {
     Drained,
 }
 
-impl NoSlot {
+impl NoPermit {
     /// The lane in which to wait for it.
     fn at(self, session: &Session) -> NoLease {
         NoLease::Wait(session.lane.needing(match self {
-            Self::Full => Need::Slot,
-            Self::Kept => Need::OpenSlot,
+            Self::Full => Need::Permit,
+            Self::Kept => Need::OpenPermit,
             Self::OthersWrite => Need::WriteTurn,
         }))
     }

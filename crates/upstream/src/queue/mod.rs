@@ -2,15 +2,15 @@
 //! dropping.
 //!
 //! Callers wait in lanes: one per session for agents that keep to a session, one per pool for the others, one per
-//! session for calls of agents that have some in flight there already (the last slots are not for them), and, where
-//! writes run one at a time, one per session for the turn to write. A free slot wakes one waiter whom it can serve,
+//! session for calls of agents that have some in flight there already (the last permits are not for them), and, where
+//! writes run one at a time, one per session for the turn to write. A free permit wakes one waiter whom it can serve,
 //! whoever's turn is earliest; in a lane principals take turns, and the agents of a principal take turns, so neither a
 //! principal with a thousand agents nor an agent with a thousand calls starves the others. A wake-up is permission to
-//! try, not a slot: who finds nothing goes back to its old turn, and who leaves (the queue or the lane) with an unused
-//! wake-up passes it on, because the slot it stands for is still free.
+//! try, not a permit: who finds nothing goes back to its old turn, and who leaves (the queue or the lane) with an unused
+//! wake-up passes it on, because the permit it stands for is still free.
 //!
 //! Of the calls of an agent that has nothing in flight on its session, one at least waits in the session's own lane or
-//! was called up: the others may stand where the last slots are not looked for.
+//! was called up: the others may stand where the last permits are not looked for.
 //!
 //! A full queue is shared too: who would have less in it than the heaviest takes the place of the heaviest's latest
 //! call.
@@ -46,10 +46,10 @@ pub struct Lane {
 /// What a caller waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Need {
-    /// A slot.
-    Slot,
-    /// A slot that is not kept for agents with nothing in flight on the session.
-    OpenSlot,
+    /// A permit.
+    Permit,
+    /// A permit that is not kept for agents with nothing in flight on the session.
+    OpenPermit,
     /// The turn to write on the session as well, where writes run one at a time.
     WriteTurn,
 }
@@ -97,9 +97,9 @@ pub enum QueueLimit {
 pub(crate) struct Freed {
     /// The session's own.
     pub(crate) lane: Lane,
-    /// The turn to write with the slot.
+    /// The turn to write with the permit.
     pub(crate) turn: bool,
-    /// More slots are free than are kept for agents with nothing in flight.
+    /// More permits are free than are kept for agents with nothing in flight.
     pub(crate) open: bool,
 }
 
@@ -144,7 +144,7 @@ impl Queue {
         Ok(self.admit(inner, lane, entry, false, now))
     }
 
-    /// Takes a place before all newcomers, for a call that was being served and must go again. The slots they had are
+    /// Takes a place before all newcomers, for a call that was being served and must go again. The permits they had are
     /// the bound on them, so the limits do not turn them away.
     pub fn come_back(self: &Arc<Self>, lane: Lane, entry: Entry, now: Instant) -> Waiter {
         self.admit(self.lock(), lane, entry, true, now)
@@ -194,10 +194,10 @@ impl Queue {
         self.lock().usage.all().calls == 0
     }
 
-    /// A slot is free, perhaps with the turn to write: one waiter whom it can serve may try. Whoever waits for the
+    /// A permit is free, perhaps with the turn to write: one waiter whom it can serve may try. Whoever waits for the
     /// turn is first, because it can use both. `idle` is the agent that gave it back, if it has nothing in flight on
-    /// the session any more: a call of it that did not look for the last slots may do so now.
-    pub(crate) fn slot_freed(&self, freed: Freed, idle: Option<(&Arc<Identity>, AgentKey)>) {
+    /// the session any more: a call of it that did not look for the last permits may do so now.
+    pub(crate) fn permit_freed(&self, freed: Freed, idle: Option<(&Arc<Identity>, AgentKey)>) {
         if seeded!(FreedSlotWakesNobody) {
             return;
         }
@@ -208,13 +208,13 @@ impl Queue {
         }
     }
 
-    /// A session with this many slots is ready: as many waiters may try, those who keep to it first.
-    pub fn session_ready(&self, lane: Lane, slots: usize) {
+    /// A session with this many permits is ready: as many waiters may try, those who keep to it first.
+    pub fn session_ready(&self, lane: Lane, permits: usize) {
         let freed = Freed { lane, turn: false, open: true };
         let mut inner = self.lock();
         let _ = inner.wake_one(lane.needing(Need::WriteTurn), freed);
-        for _ in 0..slots {
-            let woken = [lane, lane.of_pool(), lane.needing(Need::OpenSlot)]
+        for _ in 0..permits {
+            let woken = [lane, lane.of_pool(), lane.needing(Need::OpenPermit)]
                 .into_iter()
                 .any(|lane| inner.wake_one(lane, freed));
             if !woken {
@@ -226,7 +226,7 @@ impl Queue {
     /// A session takes no more calls: who kept to it waits for any session of the pool, and may look around at once.
     pub fn session_gone(&self, lane: Lane) {
         let mut inner = self.lock();
-        for need in [Need::Slot, Need::OpenSlot, Need::WriteTurn] {
+        for need in [Need::Permit, Need::OpenPermit, Need::WriteTurn] {
             inner.wake_all_in(lane.needing(need));
         }
     }
@@ -283,7 +283,7 @@ impl Lane {
     /// Where agents wait that keep to no session.
     #[must_use]
     pub fn of_pool(self) -> Self {
-        Self { session: None, need: Need::Slot, ..self }
+        Self { session: None, need: Need::Permit, ..self }
     }
 
     /// Where calls wait for something else of the same session.

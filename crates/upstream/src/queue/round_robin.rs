@@ -35,7 +35,7 @@ struct Fresh {
 }
 
 /// One lane: principals in turn, the agents of each in turn, and the calls of an agent in order of arrival. Turns are
-/// numbered over all lanes, so the lanes a slot serves can be compared.
+/// numbered over all lanes, so the lanes a permit serves can be compared.
 #[derive(Default)]
 pub(super) struct LaneQueue {
     /// Everybody who waits here, those called up and not back yet included.
@@ -73,14 +73,14 @@ pub(super) enum Wake {
 pub(super) struct WakeToken {
     /// The turns the principal and the agent had.
     pub(super) number: (u64, u64),
-    /// The free slot it stands for.
+    /// The free permit it stands for.
     pub(super) freed: Freed,
 }
 
 impl Freed {
     /// What may still be found by who waits in a lane, after somebody else of it had what he wanted.
     pub(super) fn looked_for(lane: Lane) -> Self {
-        Self { lane: lane.needing(Need::Slot), turn: lane.need == Need::WriteTurn, open: true }
+        Self { lane: lane.needing(Need::Permit), turn: lane.need == Need::WriteTurn, open: true }
     }
 }
 
@@ -152,7 +152,7 @@ impl Inner {
             return;
         }
         let freed = Freed { turn: false, ..freed };
-        let open = freed.open.then_some(freed.lane.needing(Need::OpenSlot));
+        let open = freed.open.then_some(freed.lane.needing(Need::OpenPermit));
         let next = |lane: Lane| Some((self.lanes.get(&lane)?.next_turn()?, lane));
         let mut waiting =
             [Some(freed.lane), Some(freed.lane.of_pool()), open].map(|lane| lane.and_then(next));
@@ -175,10 +175,10 @@ impl Inner {
         while self.wake_one(lane, Freed::looked_for(lane)) {}
     }
 
-    /// Lets one call of an agent look for the last slots that did not do so while the agent had others in flight.
+    /// Lets one call of an agent look for the last permits that did not do so while the agent had others in flight.
     pub(super) fn wake_agent(&mut self, freed: Freed, principal: &Arc<Identity>, agent: AgentKey) {
         let fresh = self.fresh();
-        let lane = freed.lane.needing(Need::OpenSlot);
+        let lane = freed.lane.needing(Need::OpenPermit);
         let Some(queue) = self.lanes.get_mut(&lane) else { return };
         if let Some((number, seated)) = queue.take_of(principal, agent, fresh) {
             let _ = seated.wake.send(Wake::Try(WakeToken { number, freed }));
@@ -198,7 +198,7 @@ impl Inner {
         let queue = self.lanes.get_mut(&lane);
         let Some(seated) = queue.and_then(|queue| queue.take(principal, agent, place)) else { return false };
         self.usage.remove(&Entry { principal: principal.clone(), agent, bytes: seated.bytes });
-        // The lane is free of it at once: a later call of the lane would else wait behind it although a slot is free.
+        // The lane is free of it at once: a later call of the lane would else wait behind it although a permit is free.
         self.depart(lane);
         // Who does not hear it leaves at this moment anyway.
         let _ = seated.wake.send(Wake::Leave);

@@ -1,6 +1,6 @@
-//! The queue against a model of sessions, slots and callers that come, try and leave in any order. The subtle
-//! property is liveness: once everybody who was woken has tried, nobody may wait for whom there is a free slot. The
-//! last slot of a session that has several is for agents with nothing in flight on it.
+//! The queue against a model of sessions, permits and callers that come, try and leave in any order. The subtle
+//! property is liveness: once everybody who was woken has tried, nobody may wait for whom there is a free permit. The
+//! last permit of a session that has several is for agents with nothing in flight on it.
 
 mod sharing;
 
@@ -12,16 +12,16 @@ use proptest::prelude::*;
 
 use super::*;
 
-const POOL: Lane = Lane { pool: 1, session: None, need: Need::Slot };
+const POOL: Lane = Lane { pool: 1, session: None, need: Need::Permit };
 const LIMIT: usize = 12;
 const LIMITS: QueueLimits = QueueLimits { calls: LIMIT, bytes: 1 << 20 };
 
 fn lane_of(epoch: u64) -> Lane {
-    Lane { pool: 1, session: Some(epoch), need: Need::Slot }
+    Lane { pool: 1, session: Some(epoch), need: Need::Permit }
 }
 
 fn open_lane(epoch: u64) -> Lane {
-    lane_of(epoch).needing(Need::OpenSlot)
+    lane_of(epoch).needing(Need::OpenPermit)
 }
 
 fn write_lane(epoch: u64) -> Lane {
@@ -41,7 +41,7 @@ fn entry(agent: u64) -> Entry {
     Entry { principal: principal_of(agent), agent: AgentKey(agent), bytes: 100 }
 }
 
-/// A slot of this session, where more are free than are kept.
+/// A permit of this session, where more are free than are kept.
 fn freed(epoch: u64) -> Freed {
     Freed { lane: lane_of(epoch), turn: false, open: true }
 }
@@ -126,14 +126,15 @@ impl World {
         }
     }
 
-    /// What a seat does: a slot on the agent's session, or on any if it keeps to none.
+    /// What a binding does: a permit on the agent's session, or on any if it keeps to none.
     fn lease(&mut self, caller: Caller) -> Result<u64, Lane> {
         let Caller { agent, writes } = caller;
         let epoch = match self.bound.get(&agent) {
             Some(epoch) => *epoch,
             // Agents prefer different sessions; a writer the one it can write on now.
             None => {
-                let free = self.sessions.iter().filter(|slots| slots.free > 0).map(|slots| slots.epoch);
+                let free =
+                    self.sessions.iter().filter(|permits| permits.free > 0).map(|permits| permits.epoch);
                 let taken = |epoch: &u64| writes && self.is_writing(*epoch);
                 free.max_by_key(|epoch| (!taken(epoch), (agent ^ epoch) % 3)).ok_or(POOL)?
             }
@@ -143,14 +144,14 @@ impl World {
         if writes && self.is_writing(epoch) {
             return Err(write_lane(epoch));
         }
-        let slots = self.sessions.iter_mut().find(|slots| slots.epoch == epoch);
-        let slots = slots.filter(|slots| slots.free > if is_busy { slots.kept() } else { 0 });
-        let Some(slots) = slots else {
+        let permits = self.sessions.iter_mut().find(|permits| permits.epoch == epoch);
+        let permits = permits.filter(|permits| permits.free > if is_busy { permits.kept() } else { 0 });
+        let Some(permits) = permits else {
             let is_kept =
-                is_busy && self.sessions.iter().any(|slots| slots.epoch == epoch && slots.kept() > 0);
+                is_busy && self.sessions.iter().any(|permits| permits.epoch == epoch && permits.kept() > 0);
             return Err(if is_kept { open_lane(epoch) } else { lane_of(epoch) });
         };
-        slots.free -= 1;
+        permits.free -= 1;
         self.leases.push((caller, epoch));
         Ok(epoch)
     }
@@ -165,7 +166,8 @@ impl World {
     }
 
     fn enter(&mut self, caller: Caller) {
-        let kept = |epoch: u64| self.sessions.iter().any(|slots| slots.epoch == epoch && slots.kept() > 0);
+        let kept =
+            |epoch: u64| self.sessions.iter().any(|permits| permits.epoch == epoch && permits.kept() > 0);
         let lane = self.bound.get(&caller.agent).map_or(POOL, |epoch| {
             if self.is_busy(caller.agent, *epoch) && kept(*epoch) {
                 open_lane(*epoch)
@@ -225,11 +227,12 @@ impl World {
     fn finish(&mut self, index: usize) {
         let (caller, epoch) = self.leases.remove(index);
         let is_idle = !self.is_busy(caller.agent, epoch);
-        if let Some(slots) = self.sessions.iter_mut().find(|slots| slots.epoch == epoch) {
-            slots.free += 1;
-            let freed = Freed { lane: lane_of(epoch), turn: caller.writes, open: slots.free > slots.kept() };
+        if let Some(permits) = self.sessions.iter_mut().find(|permits| permits.epoch == epoch) {
+            permits.free += 1;
+            let freed =
+                Freed { lane: lane_of(epoch), turn: caller.writes, open: permits.free > permits.kept() };
             let Entry { principal, agent, .. } = entry(caller.agent);
-            self.queue.slot_freed(freed, (is_idle && slots.kept() > 0).then_some((&principal, agent)));
+            self.queue.permit_freed(freed, (is_idle && permits.kept() > 0).then_some((&principal, agent)));
         }
     }
 
@@ -273,10 +276,10 @@ impl World {
 
     fn assert_nobody_waits_in_vain(&self) {
         for (caller, waiter) in &self.waiters {
-            let usable = |slots: &&Slots| {
-                let bound = self.bound.get(&caller.agent).is_none_or(|bound| *bound == slots.epoch);
-                let kept = if self.is_busy(caller.agent, slots.epoch) { slots.kept() } else { 0 };
-                bound && slots.free > kept && !(caller.writes && self.is_writing(slots.epoch))
+            let usable = |permits: &&Slots| {
+                let bound = self.bound.get(&caller.agent).is_none_or(|bound| *bound == permits.epoch);
+                let kept = if self.is_busy(caller.agent, permits.epoch) { permits.kept() } else { 0 };
+                bound && permits.free > kept && !(caller.writes && self.is_writing(permits.epoch))
             };
             let free = self.sessions.iter().find(usable);
             assert!(free.is_none(), "{caller:?} waits in {:?} although {free:?} is free", waiter.lane());
@@ -320,13 +323,13 @@ fn who_waits_to_write_has_the_freed_turn_before_who_waits_for_a_slot() {
     let turn = write_lane(1);
     let mut reading = enter(&world, lane_of(1), 1);
     let mut writing = [enter(&world, turn, 2), enter(&world, turn, 3)];
-    world.queue.slot_freed(Freed { turn: true, ..freed(1) }, None);
+    world.queue.permit_freed(Freed { turn: true, ..freed(1) }, None);
     assert!(is_woken(&mut writing[0]) && !is_woken(&mut reading) && !is_woken(&mut writing[1]));
     let [first, mut second] = writing;
     drop(first);
     assert!(is_woken(&mut second), "the turn of one who leaves is the next one's");
     drop(second);
-    assert!(is_woken(&mut reading), "the slot is still free");
+    assert!(is_woken(&mut reading), "the permit is still free");
 }
 
 #[test]
@@ -335,13 +338,13 @@ fn who_leaves_with_a_turn_for_what_is_gone_lets_those_behind_look() {
     let mut bound = enter(&world, lane_of(2), 1);
     let first = enter(&world, POOL, 2);
     let mut behind = enter(&world, POOL, 4);
-    // The agent that keeps to the session is called up for the first slot, the one of the pool for the second.
-    world.queue.slot_freed(freed(2), None);
+    // The agent that keeps to the session is called up for the first permit, the one of the pool for the second.
+    world.queue.permit_freed(freed(2), None);
     assert!(is_woken(&mut bound));
-    world.queue.slot_freed(freed(2), None);
+    world.queue.permit_freed(freed(2), None);
     bound.back_to(lane_of(2));
     drop(first);
-    assert!(is_woken(&mut behind), "another session may have a slot");
+    assert!(is_woken(&mut behind), "another session may have a permit");
 }
 
 #[test]
@@ -349,8 +352,8 @@ fn an_agent_with_many_calls_does_not_starve_one_with_a_single_call() {
     let world = World::new();
     let mut many: Vec<Waiter> = (0..10).map(|_| enter(&world, POOL, 1)).collect();
     let mut single = enter(&world, POOL, 2);
-    world.queue.slot_freed(freed(1), None);
-    world.queue.slot_freed(freed(1), None);
+    world.queue.permit_freed(freed(1), None);
+    world.queue.permit_freed(freed(1), None);
     assert!(is_woken(&mut many[0]) && !is_woken(&mut many[1]), "the first call of the first agent");
     assert!(is_woken(&mut single), "then the other agent's turn");
 }
@@ -364,7 +367,7 @@ fn who_was_being_served_goes_before_newcomers_and_agents_take_turns_there_as_wel
     }
     let mut order = Vec::new();
     for _ in 0..6 {
-        world.queue.slot_freed(freed(1), None);
+        world.queue.permit_freed(freed(1), None);
         let next = waiting.iter_mut().position(|(_, waiter)| is_woken(waiter)).expect("one is woken");
         let (name, waiter) = waiting.remove(next);
         order.push(name);
@@ -384,7 +387,7 @@ fn a_full_room_does_not_turn_away_who_was_being_served() {
     let world = World::new();
     let _full: Vec<Waiter> = (0..LIMIT as u64).map(|n| enter(&world, POOL, n)).collect();
     let mut back = world.queue.come_back(POOL, entry(99), world.now);
-    world.queue.slot_freed(freed(1), None);
+    world.queue.permit_freed(freed(1), None);
     assert!(is_woken(&mut back));
 }
 
@@ -395,7 +398,7 @@ fn who_waits_for_a_session_and_who_waits_for_any_take_turns() {
     let mut keeping: Vec<Waiter> = (0..4).map(|n| enter(&world, lane_of(1), 2 * n)).collect();
     let mut any: Vec<Waiter> = (10..14).map(|n| enter(&world, POOL, 2 * n)).collect();
     for _ in 0..6 {
-        world.queue.slot_freed(freed(1), None);
+        world.queue.permit_freed(freed(1), None);
     }
     let woken =
         |waiters: &mut Vec<Waiter>| waiters.iter_mut().filter_map(|w| is_woken(w).then_some(())).count();
@@ -407,10 +410,10 @@ fn a_turn_that_found_nothing_is_not_lost() {
     let world = World::new();
     let mut first = enter(&world, POOL, 1);
     let mut second = enter(&world, POOL, 2);
-    world.queue.slot_freed(freed(1), None);
+    world.queue.permit_freed(freed(1), None);
     assert!(is_woken(&mut first));
     first.back_to(POOL);
-    world.queue.slot_freed(freed(1), None);
+    world.queue.permit_freed(freed(1), None);
     assert!(is_woken(&mut first), "it is first again, not last");
     assert!(!is_woken(&mut second));
 }
@@ -420,10 +423,10 @@ fn a_turn_of_one_who_leaves_goes_to_those_who_keep_to_the_session() {
     let world = World::new();
     let mut any = enter(&world, POOL, 1);
     let mut keeping = enter(&world, lane_of(1), 2);
-    world.queue.slot_freed(freed(1), None);
+    world.queue.permit_freed(freed(1), None);
     assert!(is_woken(&mut any) && !is_woken(&mut keeping));
     drop(any);
-    assert!(is_woken(&mut keeping), "the slot is still free");
+    assert!(is_woken(&mut keeping), "the permit is still free");
 }
 
 #[test]
@@ -455,7 +458,7 @@ fn a_call_does_not_wait_behind_one_that_was_rejected_and_has_not_left_yet() {
     let mut rejected = enter(&world, lane_of(2), 1);
     let other = enter(&world, POOL, 2);
     let next = enter(&world, lane_of(2), 3);
-    assert!(next.is_first(), "session 2 may have a free slot, and no call waits for it");
+    assert!(next.is_first(), "session 2 may have a free permit, and no call waits for it");
     assert_eq!(rejected.woken().now_or_never(), Some(Err(Displaced)));
     drop((waiting, rejected, other, next));
     assert_eq!(world.queue.waiting(), 0);

@@ -90,15 +90,15 @@ impl Waiter {
         };
         // The turn is over: said twice, it would wake the same ones again and again.
         self.state = WaiterState::Queued(woken);
-        if self.lane.need == Need::OpenSlot {
+        if self.lane.need == Need::OpenPermit {
             let mut inner = self.queue.lock();
-            let lane = self.lane.needing(Need::Slot);
+            let lane = self.lane.needing(Need::Permit);
             let _ = inner.wake_one(lane, turn.freed) || inner.wake_one(lane.of_pool(), turn.freed);
         }
         self.queue.demand.notify_one();
     }
 
-    /// Takes the old place again, perhaps in another lane. Do this *before* trying again, so that a slot that
+    /// Takes the old place again, perhaps in another lane. Do this *before* trying again, so that a permit that
     /// comes back meanwhile wakes this caller and is not lost.
     pub fn back_to(&mut self, lane: Lane) {
         let queue = self.queue.clone();
@@ -126,7 +126,7 @@ impl Waiter {
                 inner.call_up(turn.freed);
                 inner.wake_one(from, Freed::looked_for(from));
             }
-            if lane.need != Need::Slot {
+            if lane.need != Need::Permit {
                 self.let_another_look(&mut inner, from);
             }
         }
@@ -149,7 +149,7 @@ impl Waiter {
     }
 
     /// Got what it waited for: leaves, and lets the next one in the lane look, because there may be more. So may
-    /// those who keep to the session whose slot woke it: it may have taken another one.
+    /// those who keep to the session whose permit woke it: it may have taken another one.
     pub fn served(mut self, now: Instant) {
         let queue = self.queue.clone();
         let used = match std::mem::replace(&mut self.state, WaiterState::Out) {
@@ -181,10 +181,10 @@ impl Waiter {
         self.since
     }
 
-    /// Another call of the agent may look for the last slots in place of this one.
+    /// Another call of the agent may look for the last permits in place of this one.
     fn let_another_look(&self, inner: &mut Inner, lane: Lane) {
         if lane.session.is_some() {
-            let freed = Freed { lane: lane.needing(Need::Slot), turn: false, open: false };
+            let freed = Freed { lane: lane.needing(Need::Permit), turn: false, open: false };
             inner.wake_agent(freed, &self.entry.principal, self.entry.agent);
         }
     }
@@ -209,7 +209,7 @@ impl Waiter {
             WaiterState::Dismissed | WaiterState::Out => return Left { unused: None, dismissed: true },
         };
         inner.dequeue(self.lane, &self.entry, self.place);
-        // At most one of the two is owed: both were sent because of slots this waiter could not use.
+        // At most one of the two is owed: both were sent because of permits this waiter could not use.
         match (held, woken.try_recv()) {
             (held, Ok(Wake::Leave)) => Left { unused: held, dismissed: true },
             (held, Ok(Wake::Try(other))) => {

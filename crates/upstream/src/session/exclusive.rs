@@ -14,32 +14,32 @@ use crate::{
 };
 
 /// The exclusive leases of one agent, one per call in flight.
-pub(crate) struct Loans {
+pub(crate) struct ExclusiveLeases {
     holder: Weak<dyn Outlet>,
     agent: AgentKey,
     lent: Mutex<Vec<Arc<Session>>>,
 }
 
 /// One exclusive lease; dropping it returns the session.
-pub(crate) struct Loan {
-    loans: Arc<Loans>,
+pub(crate) struct ExclusiveLease {
+    leases: Arc<ExclusiveLeases>,
     session: Arc<Session>,
     reset: bool,
 }
 
-impl Loans {
+impl ExclusiveLeases {
     pub(crate) fn new(agent: AgentKey, holder: &Arc<dyn Outlet>) -> Arc<Self> {
         Arc::new(Self { holder: Arc::downgrade(holder), agent, lent: Mutex::default() })
     }
 
     /// Leases a session whose only permit the holder has just taken.
-    pub(crate) fn lend(self: &Arc<Self>, session: &Arc<Session>, reset: bool) -> Loan {
+    pub(crate) fn lend(self: &Arc<Self>, session: &Arc<Session>, reset: bool) -> ExclusiveLease {
         if reset {
             session.spend();
         }
         session.lend_to(Holder { outlet: self.holder.clone(), borrower: Some(self.agent) });
         self.lock().push(session.clone());
-        Loan { loans: self.clone(), session: session.clone(), reset }
+        ExclusiveLease { leases: self.clone(), session: session.clone(), reset }
     }
 
     pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
@@ -51,13 +51,13 @@ impl Loans {
     }
 }
 
-impl Drop for Loan {
+impl Drop for ExclusiveLease {
     fn drop(&mut self) {
         if seeded!(LoanNeverEnds) {
             return;
         }
         self.session.take_back();
-        self.loans.lock().retain(|lent| lent.epoch != self.session.epoch);
+        self.leases.lock().retain(|lent| lent.epoch != self.session.epoch);
         if self.reset {
             self.session.drain(CloseReason::Reset);
         }

@@ -50,7 +50,7 @@ use crate::{
     pool::{budget::Place, sharing::ModeBook},
     queue::{Lane, Queue},
     quirks::{Quirk, Quirks},
-    session::permit::Slot,
+    session::permit::CallPermit,
     shared::{Merged, log_level::LevelTold},
     sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, MutexGuard},
     transport::{Exchange, Outbound},
@@ -311,9 +311,9 @@ impl Session {
     /// # Cancel safety
     /// Dropping the future cancels the call: the backend is notified, and the permit is released with the response or
     /// after `cancel_grace`.
-    pub(crate) async fn call(self: Arc<Self>, slot: Slot, call: &Call) -> Outcome {
+    pub(crate) async fn call(self: Arc<Self>, permit: CallPermit, call: &Call) -> Outcome {
         let reshaped = Reshaped::of(call, self.era)?;
-        let ticket = self.pending.register(slot, call)?;
+        let ticket = self.pending.register(permit, call)?;
         let started = clock::now();
         let message = reshaped.as_ref().map_or(&call.message, |reshaped| &reshaped.message);
         let bytes = message.with_id_and_token(ticket.id);

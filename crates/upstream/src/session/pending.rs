@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{Cause, SendError, SendPhase},
-    session::permit::Slot,
+    session::permit::CallPermit,
     sync::{HashMap, Mutex, MutexGuard},
     transport::IDS,
 };
@@ -38,7 +38,7 @@ enum Book {
 
 struct Entry {
     state: EntryState,
-    slot: Option<Slot>,
+    permit: Option<CallPermit>,
 }
 
 enum EntryState {
@@ -86,14 +86,14 @@ impl Pending {
     }
 
     /// Registers a call; the entry takes its permit.
-    pub(crate) fn register(&self, slot: Slot, call: &Call) -> Result<Ticket, SendError> {
+    pub(crate) fn register(&self, permit: CallPermit, call: &Call) -> Result<Ticket, SendError> {
         let owner = Owner {
             agent: call.caller.agent,
             outlet: call.outlet.clone(),
             token: call.message.token(),
             trace: call.trace.clone(),
         };
-        self.insert(Some(slot), Some(owner))
+        self.insert(Some(permit), Some(owner))
     }
 
     /// Registers a request of the gateway itself (probe, handshake), which needs no permit.
@@ -101,7 +101,7 @@ impl Pending {
         self.insert(None, None)
     }
 
-    fn insert(&self, slot: Option<Slot>, owner: Option<Owner>) -> Result<Ticket, SendError> {
+    fn insert(&self, permit: Option<CallPermit>, owner: Option<Owner>) -> Result<Ticket, SendError> {
         let (tx, answer) = oneshot::channel();
         let mut book = self.lock();
         match &mut *book {
@@ -109,7 +109,7 @@ impl Pending {
                 let why = SendError::not_sent(why.cause.clone());
                 drop(book);
                 // Released outside the lock, as this wakes others.
-                drop(slot);
+                drop(permit);
                 Err(why)
             }
             Book::Open { next, calls } => {
@@ -119,7 +119,7 @@ impl Pending {
                 }
                 let id = *next;
                 *next = following(id);
-                calls.insert(id, Entry { state: EntryState::Waiting { answer: tx, owner }, slot });
+                calls.insert(id, Entry { state: EntryState::Waiting { answer: tx, owner }, permit });
                 Ok(Ticket { id, answer })
             }
         }
@@ -138,11 +138,11 @@ impl Pending {
             EntryState::Zombie { .. } => false,
         };
         if seeded!(SlotKeptByCancelled) && !delivered {
-            std::mem::forget(entry.slot);
+            std::mem::forget(entry.permit);
             return Delivery::Late;
         }
         let delivery = if delivered { Delivery::Delivered } else { Delivery::Late };
-        drop(entry.slot);
+        drop(entry.permit);
         delivery
     }
 
@@ -255,7 +255,7 @@ impl Pending {
         if let Book::Open { calls, .. } = &*self.lock() {
             for entry in calls.values() {
                 let EntryState::Zombie { since, .. } = entry.state else { continue };
-                found.0 += usize::from(entry.slot.is_some());
+                found.0 += usize::from(entry.permit.is_some());
                 found.1 = Some(found.1.map_or(since, |oldest: Instant| oldest.min(since)));
             }
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use mcpool_wire::Caller;
 
 use crate::{
-    session::{Session, exclusive::Loan},
+    session::{Session, exclusive::ExclusiveLease},
     sync::AtomicUsize,
 };
 
@@ -20,7 +20,7 @@ pub enum CallKind {
 
 /// The reason for no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoSlot {
+pub(crate) enum NoPermit {
     /// All are taken, or the session is not available.
     Full,
     /// The free ones are reserved for agents with nothing in flight here.
@@ -30,18 +30,18 @@ pub(crate) enum NoSlot {
 }
 
 /// The permits of one agent on one session, including cancelled calls that still run.
-pub(crate) struct Holding {
+pub(crate) struct AgentPermits {
     caller: Arc<Caller>,
-    slots: AtomicUsize,
+    permits: AtomicUsize,
 }
 
-impl Holding {
+impl AgentPermits {
     pub(crate) fn new(caller: Arc<Caller>) -> Arc<Self> {
-        Arc::new(Self { caller, slots: AtomicUsize::new(0) })
+        Arc::new(Self { caller, permits: AtomicUsize::new(0) })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.load(Ordering::SeqCst) == 0
+        self.permits.load(Ordering::SeqCst) == 0
     }
 
     pub(crate) fn caller(&self) -> &Caller {
@@ -50,38 +50,45 @@ impl Holding {
 }
 
 /// Permit of one call on one session, with the write turn for a write; released on drop.
-pub(crate) struct Slot {
+pub(crate) struct CallPermit {
     session: Arc<Session>,
     kind: CallKind,
     /// The agent, on a shared session.
-    holding: Option<Arc<Holding>>,
+    agent_permits: Option<Arc<AgentPermits>>,
     /// The exclusive lease, if any.
-    loan: Option<Loan>,
+    lease: Option<ExclusiveLease>,
 }
 
-impl Slot {
-    pub(crate) fn new(session: Arc<Session>, kind: CallKind, holding: Option<Arc<Holding>>) -> Self {
-        if let Some(holding) = &holding {
-            holding.slots.fetch_add(1, Ordering::SeqCst);
+impl CallPermit {
+    pub(crate) fn new(
+        session: Arc<Session>,
+        kind: CallKind,
+        agent_permits: Option<Arc<AgentPermits>>,
+    ) -> Self {
+        if let Some(agent_permits) = &agent_permits {
+            agent_permits.permits.fetch_add(1, Ordering::SeqCst);
         }
-        Self { session, kind, holding, loan: None }
+        Self { session, kind, agent_permits, lease: None }
     }
 
-    pub(crate) fn with_loan(mut self, loan: Loan) -> Self {
-        self.loan = Some(loan);
+    pub(crate) fn with_lease(mut self, lease: ExclusiveLease) -> Self {
+        self.lease = Some(lease);
         self
     }
 }
 
-impl Drop for Slot {
+impl Drop for CallPermit {
     fn drop(&mut self) {
         // First: the agent's next call may use a reserved permit.
-        let last_of = self.holding.take().filter(|holding| holding.slots.fetch_sub(1, Ordering::SeqCst) == 1);
+        let last_of = self
+            .agent_permits
+            .take()
+            .filter(|agent_permits| agent_permits.permits.fetch_sub(1, Ordering::SeqCst) == 1);
         if seeded!(LoanEndsAfterSlot) {
-            return self.session.release_slot(self.kind, last_of.as_deref());
+            return self.session.release_permit(self.kind, last_of.as_deref());
         }
         // The lease ends before the next call can take the permit.
-        drop(self.loan.take());
-        self.session.release_slot(self.kind, last_of.as_deref());
+        drop(self.lease.take());
+        self.session.release_permit(self.kind, last_of.as_deref());
     }
 }

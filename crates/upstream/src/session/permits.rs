@@ -6,7 +6,7 @@ use super::{Session, state::Standing};
 use crate::{
     kinds::Mode,
     queue::Freed,
-    session::permit::{CallKind, Holding, NoSlot, Slot},
+    session::permit::{AgentPermits, CallKind, CallPermit, NoPermit},
 };
 
 /// The number of reserved permits: a tenth of a shared session's, at least one of several, for agents with nothing in
@@ -21,25 +21,25 @@ pub(super) fn kept(mode: Mode, limit: usize) -> usize {
 
 impl Session {
     /// Takes a permit if the session is available and has one for this agent; for a write with the write turn.
-    pub(crate) fn try_slot(
+    pub(crate) fn try_permit(
         self: &Arc<Self>,
         kind: CallKind,
-        holding: Option<&Arc<Holding>>,
-    ) -> Result<Slot, NoSlot> {
-        let (limit, full) = match self.is_kept_from(holding) {
-            true => (self.limit - self.kept, NoSlot::Kept),
-            false => (self.limit, NoSlot::Full),
+        agent_permits: Option<&Arc<AgentPermits>>,
+    ) -> Result<CallPermit, NoPermit> {
+        let (limit, full) = match self.is_kept_from(agent_permits) {
+            true => (self.limit - self.kept, NoPermit::Kept),
+            false => (self.limit, NoPermit::Full),
         };
         if self.standing() != Standing::Ready || self.spent.load(Ordering::SeqCst) || self.is_parked() {
             return Err(full);
         }
         if kind == CallKind::Write && self.is_writing() {
-            return Err(NoSlot::OthersWrite);
+            return Err(NoPermit::OthersWrite);
         }
         if seeded!(SlotsCountedInTwoSteps) {
             let taken = self.in_flight();
             (taken < limit).then(|| self.in_flight.store(taken + 1, Ordering::SeqCst)).ok_or(full)?;
-            return Ok(Slot::new(self.clone(), kind, holding.cloned()));
+            return Ok(CallPermit::new(self.clone(), kind, agent_permits.cloned()));
         }
         self.in_flight
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < limit).then_some(n + 1))
@@ -47,20 +47,20 @@ impl Session {
         self.touch();
         if kind == CallKind::Write && self.is_writing.swap(true, Ordering::SeqCst) {
             // Another call may have found the session full meanwhile, so the permit is returned normally.
-            drop(Slot::new(self.clone(), CallKind::Free, None));
-            return Err(NoSlot::OthersWrite);
+            drop(CallPermit::new(self.clone(), CallKind::Free, None));
+            return Err(NoPermit::OthersWrite);
         }
         if kind == CallKind::Write && self.standing() != Standing::Ready {
             // The session was retired meanwhile, and the retirement may have seen no write in progress.
-            drop(Slot::new(self.clone(), kind, None));
+            drop(CallPermit::new(self.clone(), kind, None));
             return Err(full);
         }
-        Ok(Slot::new(self.clone(), kind, holding.cloned()))
+        Ok(CallPermit::new(self.clone(), kind, agent_permits.cloned()))
     }
 
     /// True if the reserved permits are not for this agent, because it has calls in flight here.
-    pub(crate) fn is_kept_from(&self, holding: Option<&Arc<Holding>>) -> bool {
-        self.kept > 0 && holding.is_some_and(|holding| !holding.is_empty())
+    pub(crate) fn is_kept_from(&self, agent_permits: Option<&Arc<AgentPermits>>) -> bool {
+        self.kept > 0 && agent_permits.is_some_and(|agent_permits| !agent_permits.is_empty())
     }
 
     /// True while a call has the write turn.
@@ -69,7 +69,7 @@ impl Session {
     }
 
     /// Releases a permit and its write turn, and wakes waiting calls. `last_of` is the agent that has none left here.
-    pub(crate) fn release_slot(&self, kind: CallKind, last_of: Option<&Holding>) {
+    pub(crate) fn release_permit(&self, kind: CallKind, last_of: Option<&AgentPermits>) {
         self.touch();
         if kind == CallKind::Write {
             self.is_writing.store(false, Ordering::SeqCst);
@@ -84,8 +84,8 @@ impl Session {
             Standing::Ready => {
                 let open = before <= self.limit - self.kept;
                 let freed = Freed { lane: self.lane, turn: kind == CallKind::Write, open };
-                let idle = last_of.filter(|_| self.kept > 0).map(Holding::caller);
-                self.queue.slot_freed(freed, idle.map(|idle| (&idle.identity, idle.agent)));
+                let idle = last_of.filter(|_| self.kept > 0).map(AgentPermits::caller);
+                self.queue.permit_freed(freed, idle.map(|idle| (&idle.identity, idle.agent)));
             }
             // The driver waits for the last call.
             _ if before == 1 => self.nudge.notify_one(),
@@ -98,7 +98,7 @@ impl Session {
     }
 
     /// The number of free permits, if the session were ready.
-    pub(crate) fn free_slots(&self) -> usize {
+    pub(crate) fn free_permits(&self) -> usize {
         if self.spent.load(Ordering::SeqCst) || self.is_parked() {
             0
         } else {

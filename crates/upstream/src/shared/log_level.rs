@@ -51,23 +51,23 @@ impl Level {
 /// What the agents asked for. An agent that asked for nothing gets whatever comes.
 #[derive(Default)]
 pub(super) struct Levels {
-    /// By agent, with the number of the seat that asked.
+    /// By agent, with the number of the binding that asked.
     asked: HashMap<AgentKey, (u64, Level)>,
 }
 
 impl Levels {
-    pub(super) fn ask(&mut self, agent: AgentKey, seat: u64, level: Level) {
-        self.asked.insert(agent, (seat, level));
+    pub(super) fn ask(&mut self, agent: AgentKey, binding: u64, level: Level) {
+        self.asked.insert(agent, (binding, level));
     }
 
-    /// What this seat asked for.
-    pub(super) fn asked_by(&self, agent: AgentKey, seat: u64) -> Option<Level> {
-        self.asked.get(&agent).filter(|(of, _)| *of == seat).map(|(_, level)| *level)
+    /// What this binding asked for.
+    pub(super) fn asked_by(&self, agent: AgentKey, binding: u64) -> Option<Level> {
+        self.asked.get(&agent).filter(|(of, _)| *of == binding).map(|(_, level)| *level)
     }
 
-    /// A seat is gone; a newer seat of the same agent keeps its word.
-    pub(super) fn leave(&mut self, agent: AgentKey, seat: u64) {
-        if self.asked.get(&agent).is_some_and(|(of, _)| *of == seat) {
+    /// A binding is gone; a newer binding of the same agent keeps its word.
+    pub(super) fn leave(&mut self, agent: AgentKey, binding: u64) {
+        if self.asked.get(&agent).is_some_and(|(of, _)| *of == binding) {
             self.asked.remove(&agent);
         }
     }

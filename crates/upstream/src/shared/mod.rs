@@ -47,11 +47,11 @@ pub(crate) struct Merged {
 
 #[derive(Default)]
 struct State {
-    /// By seat.
+    /// By binding.
     agents: HashMap<u64, Member>,
-    /// The newest seat of each agent.
-    seats: HashMap<AgentKey, u64>,
-    last_seat: u64,
+    /// The newest binding of each agent.
+    bindings: HashMap<AgentKey, u64>,
+    last_binding: u64,
     subscriptions: Subscriptions,
     /// Those who wait for a subscription.
     waiting: HashMap<Ticket, oneshot::Sender<Told>>,
@@ -85,7 +85,7 @@ pub(crate) enum NotSubscribed {
 struct Waiting<'a> {
     merged: &'a Merged,
     ticket: Ticket,
-    seat: u64,
+    binding: u64,
     uri: &'a str,
     told: bool,
 }
@@ -95,48 +95,48 @@ impl Merged {
         Self { state: Mutex::default(), flights: Flights::default(), fan_out_logs, queue, reporter }
     }
 
-    /// Notes an agent; gives back the number of its seat.
+    /// Notes an agent; gives back the number of its binding.
     pub(crate) fn add_agent(&self, key: AgentKey, outlet: &Arc<dyn Outlet>) -> u64 {
         let mut state = self.lock();
-        state.last_seat += 1;
-        let seat = state.last_seat;
-        state.agents.insert(seat, Member { key, outlet: Arc::downgrade(outlet) });
-        state.seats.insert(key, seat);
-        seat
+        state.last_binding += 1;
+        let binding = state.last_binding;
+        state.agents.insert(binding, Member { key, outlet: Arc::downgrade(outlet) });
+        state.bindings.insert(key, binding);
+        binding
     }
 
     /// The agent is gone, with its subscriptions and its log level.
-    pub(crate) fn remove_agent(&self, seat: u64) {
+    pub(crate) fn remove_agent(&self, binding: u64) {
         {
             let mut state = self.lock();
-            let Some(member) = state.agents.remove(&seat) else { return };
-            if state.seats.get(&member.key) == Some(&seat) {
-                state.seats.remove(&member.key);
+            let Some(member) = state.agents.remove(&binding) else { return };
+            if state.bindings.get(&member.key) == Some(&binding) {
+                state.bindings.remove(&member.key);
             }
-            state.levels.leave(member.key, seat);
-            state.subscriptions.leave_all(seat, clock::now());
+            state.levels.leave(member.key, binding);
+            state.subscriptions.leave_all(binding, clock::now());
         }
         self.wake();
     }
 
-    /// What the agent of this seat is subscribed to, and how much of the log it wants.
-    pub(crate) fn wishes_of(&self, seat: u64) -> Wishes {
+    /// What the agent of this binding is subscribed to, and how much of the log it wants.
+    pub(crate) fn wishes_of(&self, binding: u64) -> Wishes {
         let state = self.lock();
-        let level = state.agents.get(&seat).and_then(|member| state.levels.asked_by(member.key, seat));
-        Wishes { subscribed: state.subscriptions.topics_of(seat), level }
+        let level = state.agents.get(&binding).and_then(|member| state.levels.asked_by(member.key, binding));
+        Wishes { subscribed: state.subscriptions.topics_of(binding), level }
     }
 
     /// An agent comes from another pool with what it had there. It is subscribed at once, and told of each resource
     /// that it may have changed meanwhile.
-    pub(crate) fn adopt(&self, seat: u64, agent: AgentKey, wishes: Wishes) {
+    pub(crate) fn adopt(&self, binding: u64, agent: AgentKey, wishes: Wishes) {
         let (held, outlets) = {
             let mut state = self.lock();
             if let Some(level) = wishes.level {
-                state.levels.ask(agent, seat, level);
+                state.levels.ask(agent, binding, level);
             }
             let held: Vec<_> =
-                wishes.subscribed.into_iter().filter(|uri| state.subscriptions.adopt(seat, uri)).collect();
-            (held, state.outlets(&[seat]))
+                wishes.subscribed.into_iter().filter(|uri| state.subscriptions.adopt(binding, uri)).collect();
+            (held, state.outlets(&[binding]))
         };
         for uri in held {
             self.push_all(&outlets, &updated(&uri), "updated");
@@ -169,34 +169,34 @@ impl Merged {
     ///
     /// # Cancel safety
     /// Dropped, the agent is not subscribed; a request under way goes on and is taken back after the linger.
-    pub(crate) async fn subscribe(&self, seat: u64, uri: &str) -> Result<(), NotSubscribed> {
+    pub(crate) async fn subscribe(&self, binding: u64, uri: &str) -> Result<(), NotSubscribed> {
         let (mut waiting, told) = {
             let mut state = self.lock();
-            let ticket = match state.subscriptions.join(seat, uri) {
+            let ticket = match state.subscriptions.join(binding, uri) {
                 Joined::Now => return Ok(()),
                 Joined::Full(whose, limit) => return Err(NotSubscribed::Full(whose, limit)),
                 Joined::Waits(ticket) => ticket,
             };
             let (tell, told) = oneshot::channel();
             state.waiting.insert(ticket, tell);
-            (Waiting { merged: self, ticket, seat, uri, told: false }, told)
+            (Waiting { merged: self, ticket, binding, uri, told: false }, told)
         };
         self.wake();
-        // The sender is dropped with its agent's seat, which holds us: then nobody reads what we say.
+        // The sender is dropped with its agent's binding, which holds us: then nobody reads what we say.
         let outcome = told.await.unwrap_or(Ok(()));
         waiting.told = true;
         outcome.map_err(NotSubscribed::Refused)
     }
 
     /// Unsubscribes an agent. The backend hears of it when nobody else wants the resource for a while.
-    pub(crate) fn unsubscribe(&self, seat: u64, uri: &str) {
-        self.lock().subscriptions.leave(seat, uri, clock::now());
+    pub(crate) fn unsubscribe(&self, binding: u64, uri: &str) {
+        self.lock().subscriptions.leave(binding, uri, clock::now());
         self.wake();
     }
 
     /// An agent wants to hear this much of the log.
-    pub(crate) fn ask_level(&self, agent: AgentKey, seat: u64, level: Level) {
-        self.lock().levels.ask(agent, seat, level);
+    pub(crate) fn ask_level(&self, agent: AgentKey, binding: u64, level: Level) {
+        self.lock().levels.ask(agent, binding, level);
         self.wake();
     }
 
@@ -208,7 +208,7 @@ impl Merged {
     /// The agent's own stream.
     pub(crate) fn outlet_of(&self, agent: AgentKey) -> Option<Arc<dyn Outlet>> {
         let state = self.lock();
-        state.agents.get(state.seats.get(&agent)?)?.outlet.upgrade()
+        state.agents.get(state.bindings.get(&agent)?)?.outlet.upgrade()
     }
 
     /// A log line that belongs to no call: for nobody, unless the operator wants it for everybody who wants its
@@ -325,8 +325,8 @@ impl Merged {
 }
 
 impl State {
-    fn outlets(&self, seats: &[u64]) -> Vec<Arc<dyn Outlet>> {
-        seats.iter().filter_map(|seat| self.agents.get(seat)?.outlet.upgrade()).collect()
+    fn outlets(&self, bindings: &[u64]) -> Vec<Arc<dyn Outlet>> {
+        bindings.iter().filter_map(|binding| self.agents.get(binding)?.outlet.upgrade()).collect()
     }
 }
 
@@ -335,10 +335,10 @@ impl Drop for Waiting<'_> {
         let mut state = self.merged.lock();
         state.waiting.remove(&self.ticket);
         if self.told {
-            state.subscriptions.confirm(self.ticket, self.seat, self.uri);
+            state.subscriptions.confirm(self.ticket, self.binding, self.uri);
             return;
         }
-        state.subscriptions.withdraw(self.ticket, self.seat, self.uri, clock::now());
+        state.subscriptions.withdraw(self.ticket, self.binding, self.uri, clock::now());
         drop(state);
         self.merged.wake();
     }

@@ -73,9 +73,9 @@ const LINE: Bytes = Bytes::from_static(b"{}");
 async fn a_request_dropped_at_any_point_leaves_the_counts_as_they_were() {
     for accepted_first in [false, true] {
         let merged = merged(false);
-        let (seat, _inbox, _outlet) = agent(&merged, 1);
+        let (binding, _inbox, _outlet) = agent(&merged, 1);
         {
-            let mut request = pin!(merged.subscribe(seat, "demo://a"));
+            let mut request = pin!(merged.subscribe(binding, "demo://a"));
             let mut cx = Context::from_waker(std::task::Waker::noop());
             assert!(request.as_mut().poll(&mut cx).is_pending());
             if accepted_first {

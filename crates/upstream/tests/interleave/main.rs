@@ -49,8 +49,8 @@ fn check(name: &str) {
 }
 
 #[test]
-fn never_more_holders_than_slots() {
-    check("slots");
+fn never_more_holders_than_permits() {
+    check("permits");
 }
 
 #[test]
@@ -79,8 +79,8 @@ fn who_leaves_passes_the_turn_on() {
 }
 
 #[test]
-fn an_agent_whose_last_call_has_ended_may_have_the_last_slot() {
-    check("last-slot");
+fn an_agent_whose_last_call_has_ended_may_have_the_last_permit() {
+    check("last-permit");
 }
 
 #[test]
@@ -89,8 +89,8 @@ fn who_waits_for_a_session_that_ends_is_served_by_the_next() {
 }
 
 #[test]
-fn a_session_is_its_borrowers_until_the_slot_is_free() {
-    check("loan");
+fn a_session_is_its_borrowers_until_the_permit_is_free() {
+    check("lease");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Who has how much of the queue and of its turns: principals, their agents, and the last slots.
+//! Who has how much of the queue and of its turns: principals, their agents, and the last permits.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn a_principal_with_a_thousand_agents_does_not_starve_one_with_one() {
     let mut single: Vec<Waiter> = (0..3).map(|_| sit(&queue, &world, POOL, of("one", 5_000, 1))).collect();
     let mut turns = Vec::new();
     for _ in 0..8 {
-        queue.slot_freed(freed(1), None);
+        queue.permit_freed(freed(1), None);
         let woken = |all: &mut Vec<Waiter>| {
             let at = all.iter_mut().position(is_woken);
             at.map(|at| all.remove(at).served(world.now)).is_some()
@@ -46,7 +46,7 @@ fn within_a_principal_the_agents_take_turns() {
     let mut greedy: Vec<Waiter> = (0..50).map(|_| sit(&queue, &world, POOL, of("a", 1, 1))).collect();
     let mut others: Vec<Waiter> = (2..6).map(|n| sit(&queue, &world, POOL, of("a", n, 1))).collect();
     for _ in 0..5 {
-        queue.slot_freed(freed(1), None);
+        queue.permit_freed(freed(1), None);
     }
     let woken = |all: &mut Vec<Waiter>| all.iter_mut().filter_map(|w| is_woken(w).then_some(())).count();
     assert_eq!((woken(&mut greedy), woken(&mut others)), (1, 4));
@@ -93,7 +93,7 @@ fn who_is_sent_away_while_it_tries_passes_its_turn_on() {
     latest.back_to(lane_of(1));
     let newcomer = sit(&queue, &world, lane_of(1), of("a", 2, 1));
     drop(latest);
-    assert!(is_woken(&mut first), "the slot it was called for is still free");
+    assert!(is_woken(&mut first), "the permit it was called for is still free");
     drop(newcomer);
     assert_eq!(queue.waiting(), 1);
 }
@@ -104,11 +104,11 @@ fn the_last_slots_are_for_agents_with_nothing_in_flight() {
     let mut busy = enter(&world, open_lane(1), 2);
     let mut idle = enter(&world, lane_of(1), 4);
     let kept = Freed { open: false, ..freed(1) };
-    world.queue.slot_freed(kept, None);
+    world.queue.permit_freed(kept, None);
     assert!(!is_woken(&mut busy) && is_woken(&mut idle));
     drop(idle);
     assert!(!is_woken(&mut busy), "what is passed on is still one of the last");
-    world.queue.slot_freed(kept, Some((&principal_of(2), AgentKey(2))));
+    world.queue.permit_freed(kept, Some((&principal_of(2), AgentKey(2))));
     assert!(is_woken(&mut busy), "its last call has ended");
 }
 
@@ -119,7 +119,7 @@ fn who_is_refused_is_told_when_there_is_a_place_each_another_time() {
     // One is served every 100 ms, and another comes at once.
     for _ in 0..100 {
         world.now += Duration::from_millis(100);
-        queue.slot_freed(freed(1), None);
+        queue.permit_freed(freed(1), None);
         let mut next = all.remove(0);
         assert!(is_woken(&mut next));
         next.back_to(POOL);

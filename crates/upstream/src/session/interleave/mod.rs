@@ -1,4 +1,4 @@
-//! The hand-overs of slots, turns, epochs and loans, each as a small program of two or three threads that shuttle runs
+//! The hand-overs of permits, turns, epochs and leases, each as a small program of two or three threads that shuttle runs
 //! in every order of their steps (RELIABILITY.md C2). A program panics when something is wrong, and so does shuttle
 //! when nobody can go on: a wake-up was lost.
 //!
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use mcpool_wire::Outlet;
 use shuttle::{future::block_on, sync::atomic::Ordering, thread};
 
-use self::rig::{Rig, Seated, call};
+use self::rig::{Attached, Rig, call};
 use super::{
     pending::{Outcome, Pending},
     state::Standing,
@@ -40,46 +40,46 @@ pub struct Scenario {
 
 /// All of them.
 pub const SCENARIOS: [Scenario; 9] = [
-    Scenario { name: "slots", run: slots, changes: 4, bugs: &[Bug::SlotsCountedInTwoSteps] },
+    Scenario { name: "permits", run: permits, changes: 4, bugs: &[Bug::SlotsCountedInTwoSteps] },
     Scenario { name: "drain", run: drain, changes: 4, bugs: &[Bug::StandingReadTooEarly] },
     Scenario { name: "epoch", run: epoch, changes: 4, bugs: &[Bug::ClosedInTwoSteps, Bug::WaitersForgotten] },
     Scenario { name: "queue", run: queue, changes: 2, bugs: &[Bug::FreedSlotWakesNobody] },
     Scenario { name: "writers", run: writers, changes: 2, bugs: &[Bug::FreedSlotWakesNobody] },
     Scenario { name: "leaver", run: leaver, changes: 4, bugs: &[Bug::TurnNotPassedOn] },
-    Scenario { name: "last-slot", run: last_slot, changes: 2, bugs: &[Bug::IdleAgentForgotten] },
+    Scenario { name: "last-permit", run: last_slot, changes: 2, bugs: &[Bug::IdleAgentForgotten] },
     Scenario { name: "successor", run: successor, changes: 2, bugs: &[] },
-    Scenario { name: "loan", run: loan, changes: 3, bugs: &[Bug::LoanEndsAfterSlot] },
+    Scenario { name: "lease", run: lease, changes: 3, bugs: &[Bug::LoanEndsAfterSlot] },
 ];
 
-/// Never more holders than slots, and none at the end.
-fn slots() {
+/// Never more holders than permits, and none at the end.
+fn permits() {
     let rig = Rig::new(1);
     let session = rig.open(1);
     let held = Arc::new(AtomicUsize::new(0));
     rig::all((0..2).map(|_| {
         let (session, held) = (session.clone(), held.clone());
         move || {
-            let Ok(slot) = session.try_slot(CallKind::Free, None) else { return };
-            assert_eq!(held.fetch_add(1, Ordering::SeqCst), 0, "two hold the one slot");
+            let Ok(permit) = session.try_permit(CallKind::Free, None) else { return };
+            assert_eq!(held.fetch_add(1, Ordering::SeqCst), 0, "two hold the one permit");
             held.fetch_sub(1, Ordering::SeqCst);
-            drop(slot);
+            drop(permit);
         }
     }));
     assert_eq!(session.in_flight(), 0);
-    assert!(session.try_slot(CallKind::Free, None).is_ok(), "the slot is free again");
+    assert!(session.try_permit(CallKind::Free, None).is_ok(), "the permit is free again");
 }
 
 /// Whoever ends the last call sees that the session drains, or the driver sees that it was the last.
 fn drain() {
     let rig = Rig::new(2);
     let session = rig.open(1);
-    let slot = session.try_slot(CallKind::Free, None);
+    let permit = session.try_permit(CallKind::Free, None);
     let caller = {
         let session = session.clone();
         thread::spawn(move || {
-            drop(slot);
+            drop(permit);
             // Perhaps just in time for one more.
-            drop(session.try_slot(CallKind::Free, None));
+            drop(session.try_permit(CallKind::Free, None));
         })
     };
     session.publish(Standing::Draining);
@@ -87,7 +87,10 @@ fn drain() {
         block_on(session.nudge.notified());
     }
     let _ = caller.join();
-    assert!(session.in_flight() == 0 && session.try_slot(CallKind::Free, None).is_err(), "nothing new on it");
+    assert!(
+        session.in_flight() == 0 && session.try_permit(CallKind::Free, None).is_err(),
+        "nothing new on it"
+    );
 }
 
 /// Everybody in the book when it closes is told so once, and nobody gets in after.
@@ -98,8 +101,8 @@ fn epoch() {
     let callers = (0..2).map(|number| {
         let (session, pending) = (session.clone(), pending.clone());
         move || {
-            let Ok(slot) = session.try_slot(CallKind::Free, None) else { return };
-            match pending.register(slot, &call(number)) {
+            let Ok(permit) = session.try_permit(CallKind::Free, None) else { return };
+            match pending.register(permit, &call(number)) {
                 Ok(ticket) => told(block_on(ticket.answer).expect("everybody is told")),
                 Err(error) => assert!(error.phase == SendPhase::NotSent && error.cause == ENDED),
             }
@@ -123,29 +126,29 @@ fn told(outcome: Outcome) {
     assert_eq!(error.cause, ENDED);
 }
 
-/// Three callers, one slot: each gets it in the end.
+/// Three callers, one permit: each gets it in the end.
 fn queue() {
     let rig = Rig::new(1);
     let session = rig.open(1);
     rig::all((0..3).map(|agent| {
-        let seat = rig.seat(agent);
-        move || drop(block_on(seat.lease(CallKind::Free)))
+        let binding = rig.binding(agent);
+        move || drop(block_on(binding.lease(CallKind::Free)))
     }));
     assert_eq!((session.in_flight(), rig.queue.waiting()), (0, 0));
 }
 
-/// Two writers and a reader on two slots: the writers one at a time, and each gets its turn.
+/// Two writers and a reader on two permits: the writers one at a time, and each gets its turn.
 fn writers() {
     let rig = Rig::new(2);
     let session = rig.open(1);
     let writing = Arc::new(AtomicUsize::new(0));
     rig::all((0..3).map(|agent| {
-        let (seat, writing) = (rig.seat(agent), writing.clone());
+        let (binding, writing) = (rig.binding(agent), writing.clone());
         move || {
             if agent == 0 {
-                return drop(block_on(seat.lease(CallKind::Free)));
+                return drop(block_on(binding.lease(CallKind::Free)));
             }
-            let lease = block_on(seat.lease(CallKind::Write));
+            let lease = block_on(binding.lease(CallKind::Write));
             assert_eq!(writing.fetch_add(1, Ordering::SeqCst), 0, "two write");
             writing.fetch_sub(1, Ordering::SeqCst);
             drop(lease);
@@ -159,8 +162,8 @@ fn writers() {
 fn leaver() {
     let rig = Rig::new(1);
     let session = rig.open(1);
-    let slot = session.try_slot(CallKind::Free, None);
-    let (stays, leaves) = (rig.seat(1), rig.seat(2));
+    let permit = session.try_permit(CallKind::Free, None);
+    let (stays, leaves) = (rig.binding(1), rig.binding(2));
     // It waits before the others come, so the turn is its.
     let mut waiter = leaves.enter(CallKind::Free);
     let waits = thread::spawn(move || drop(block_on(stays.lease(CallKind::Free))));
@@ -168,17 +171,17 @@ fn leaver() {
         let _ = futures::FutureExt::now_or_never(waiter.woken());
         drop(waiter);
     });
-    drop(slot);
+    drop(permit);
     let _ = (leaver.join(), waits.join());
     assert_eq!((session.in_flight(), rig.queue.waiting()), (0, 0));
 }
 
-/// Two slots, one of them for agents with nothing in flight: the second call of an agent waits until its first has
-/// ended, beside another agent that keeps the other slot, and then has the last one.
+/// Two permits, one of them for agents with nothing in flight: the second call of an agent waits until its first has
+/// ended, beside another agent that keeps the other permit, and then has the last one.
 fn last_slot() {
     let rig = Rig::new(2);
     let session = rig.open(1);
-    let (busy, other) = (Arc::new(rig.seat(1)), rig.seat(2));
+    let (busy, other) = (Arc::new(rig.binding(1)), rig.binding(2));
     let first = block_on(busy.lease(CallKind::Free));
     let held = block_on(other.lease(CallKind::Free));
     let second = {
@@ -194,9 +197,9 @@ fn last_slot() {
 fn successor() {
     let rig = Rig::new(1);
     let session = rig.open(1);
-    let slot = session.try_slot(CallKind::Free, None);
-    let seats = [rig.seat(1), rig.seat(2)];
-    seats.iter().for_each(Seated::keep);
+    let permit = session.try_permit(CallKind::Free, None);
+    let bindings = [rig.binding(1), rig.binding(2)];
+    bindings.iter().for_each(Attached::keep);
     let closer = {
         let rig = rig.clone();
         move || {
@@ -204,22 +207,25 @@ fn successor() {
             rig.queue.session_gone(session.lane);
             let next = rig.open(2);
             rig.queue.session_ready(next.lane, next.limit);
-            drop(slot);
+            drop(permit);
         }
     };
-    rig::all_and(seats.into_iter().map(|seat| move || drop(block_on(seat.lease(CallKind::Free)))), closer);
+    rig::all_and(
+        bindings.into_iter().map(|binding| move || drop(block_on(binding.lease(CallKind::Free)))),
+        closer,
+    );
     assert_eq!(rig.queue.waiting(), 0);
 }
 
-/// A session is its borrower's for as long as the slot is, and nobody's afterwards.
-fn loan() {
+/// A session is its borrower's for as long as the permit is, and nobody's afterwards.
+fn lease() {
     let rig = Rig::new(1);
     let session = rig.open(1);
     rig::all((0..2).map(|agent| {
-        let seat = rig.exclusive(agent);
+        let binding = rig.exclusive(agent);
         move || {
-            let Ok(lease) = seat.seat.try_lease(CallKind::Free, None) else { return };
-            let own: Arc<dyn Outlet> = seat.outlet.clone();
+            let Ok(lease) = binding.binding.try_lease(CallKind::Free, None) else { return };
+            let own: Arc<dyn Outlet> = binding.outlet.clone();
             let is_own = || lease.session.owner().is_some_and(|owner| Arc::ptr_eq(&owner, &own));
             assert!(is_own(), "lent to somebody else");
             thread::yield_now();

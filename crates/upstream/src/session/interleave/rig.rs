@@ -1,4 +1,4 @@
-//! Sessions, seats and callers without a backend.
+//! Sessions, bindings and callers without a backend.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     error::SendError,
     kinds::{Mode, TransportKind},
     observe::{Event, Observe, Reporter, Source},
-    pool::{Lease, NoLease, Pool, PoolKey, Seat, budget::Budget, sharing::ModeBook},
+    pool::{Binding, Lease, NoLease, Pool, PoolKey, budget::Budget, sharing::ModeBook},
     queue::{Entry, Lane, Need, Queue, QueueLimits, Waiter},
     session::{Session, SessionParts, permit::CallKind},
     shared::Merged,
@@ -36,9 +36,9 @@ pub(super) struct Rig {
     limit: usize,
 }
 
-/// An agent in its seat.
-pub(super) struct Seated {
-    pub(super) seat: Seat,
+/// An agent in its binding.
+pub(super) struct Attached {
+    pub(super) binding: Binding,
     pub(super) outlet: Arc<Inbox>,
     queue: Arc<Queue>,
 }
@@ -47,7 +47,7 @@ pub(super) struct Seated {
 pub(super) struct Inbox;
 
 impl Rig {
-    /// Sessions with so many slots each.
+    /// Sessions with so many permits each.
     pub(super) fn new(limit: usize) -> Self {
         let queue = Queue::new(QueueLimits { calls: 8, bytes: 1 << 10 });
         let key = PoolKey {
@@ -70,7 +70,7 @@ impl Rig {
         let Some(place) = self.budget.take().now_or_never().flatten() else { panic!("a place") };
         let session = Session::new(SessionParts {
             epoch,
-            lane: Lane { pool: 1, session: Some(epoch), need: Need::Slot },
+            lane: Lane { pool: 1, session: Some(epoch), need: Need::Permit },
             mode: Mode::Shared,
             kind: TransportKind::Memory,
             era: mcpool_wire::Era::Legacy,
@@ -92,15 +92,15 @@ impl Rig {
         session
     }
 
-    pub(super) fn seat(&self, agent: u64) -> Seated {
-        self.seated(agent, Seat::shared)
+    pub(super) fn binding(&self, agent: u64) -> Attached {
+        self.attached(agent, Binding::shared)
     }
 
-    pub(super) fn exclusive(&self, agent: u64) -> Seated {
-        self.seated(agent, |hello, pool| Seat::exclusive(hello, pool, false))
+    pub(super) fn exclusive(&self, agent: u64) -> Attached {
+        self.attached(agent, |hello, pool| Binding::exclusive(hello, pool, false))
     }
 
-    fn seated(&self, agent: u64, seat: impl FnOnce(&Hello, Arc<Pool>) -> Seat) -> Seated {
+    fn attached(&self, agent: u64, binding: impl FnOnce(&Hello, Arc<Pool>) -> Binding) -> Attached {
         let outlet = Arc::new(Inbox);
         let hello = Hello {
             caller: caller(agent),
@@ -108,28 +108,28 @@ impl Rig {
             client: ClientHello::neutral(),
             outlet: outlet.clone(),
         };
-        Seated { seat: seat(&hello, self.pool.clone()), outlet, queue: self.queue.clone() }
+        Attached { binding: binding(&hello, self.pool.clone()), outlet, queue: self.queue.clone() }
     }
 }
 
-impl Seated {
-    /// Lets the agent keep to a session, whether or not that has a slot for it.
+impl Attached {
+    /// Lets the agent keep to a session, whether or not that has a permit for it.
     pub(super) fn keep(&self) {
-        self.seat.keeps_to(1);
+        self.binding.keeps_to(1);
     }
 
     pub(super) fn enter(&self, kind: CallKind) -> Waiter {
-        let entry = Entry { principal: Identity::anonymous(), agent: self.seat.caller.agent, bytes: 1 };
-        let Ok(waiter) = self.queue.enter(self.seat.lane(kind, &self.queue), entry, clock::now()) else {
+        let entry = Entry { principal: Identity::anonymous(), agent: self.binding.caller.agent, bytes: 1 };
+        let Ok(waiter) = self.queue.enter(self.binding.lane(kind, &self.queue), entry, clock::now()) else {
             panic!("the queue is full")
         };
         waiter
     }
 
-    /// A slot, waited for as the layers of a call do it.
+    /// A permit, waited for as the layers of a call do it.
     pub(super) async fn lease(&self, kind: CallKind) -> Lease {
         if self.queue.is_empty()
-            && let Ok(lease) = self.seat.try_lease(kind, None)
+            && let Ok(lease) = self.binding.try_lease(kind, None)
         {
             return lease;
         }
@@ -137,7 +137,7 @@ impl Seated {
         let mut may_try = waiter.is_first();
         loop {
             if may_try {
-                match self.seat.try_lease(kind, None) {
+                match self.binding.try_lease(kind, None) {
                     Ok(lease) => {
                         waiter.served(clock::now());
                         return lease;

@@ -1,5 +1,5 @@
 //! What one agent can do on its backend, whatever session it has: what it is told of the server, what it says outside
-//! of calls, and the call on a leased slot.
+//! of calls, and the call on a leased permit.
 
 use bytes::Bytes;
 use mcpool_wire::{Answer, Call, CallTrace, Era, Forwarded, Message, Method, Revision, ServerHello};
@@ -9,11 +9,11 @@ use crate::{
     clock,
     error::SendError,
     kinds::Mode,
-    pool::{Lease, Seat},
+    pool::{Binding, Lease},
 };
 
-impl Seat {
-    /// Who may use the sessions of this seat.
+impl Binding {
+    /// Who may use the sessions of this binding.
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.pool.mode()
@@ -97,18 +97,18 @@ impl Seat {
 }
 
 impl Lease {
-    /// Runs the call on the leased slot.
+    /// Runs the call on the leased permit.
     ///
     /// # Errors
     /// A [`SendError`] that says how far it got.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the call upstream; the slot comes back with the answer or after `cancel_grace`.
+    /// Dropping the future cancels the call upstream; the permit comes back with the answer or after `cancel_grace`.
     pub async fn call(self, call: &Call) -> Result<Answer, SendError> {
         mark(&call.trace, &self);
         // Whoever waits behind it after a pause waits for its end.
         let _resume_permit = self.resume_permit;
-        self.session.call(self.slot, call).await
+        self.session.call(self.permit, call).await
     }
 }
 
