@@ -237,6 +237,16 @@ fn each_step_of_the_walk_names_a_file_and_a_function_that_exist() {
 }
 
 #[test]
+fn every_file_that_the_map_names_exists() {
+    let crates = root().join("crates");
+    let map = without_blocks(&read(&crates.join("README.md")));
+    let named =
+        map.split('`').skip(1).step_by(2).filter(|name| name.contains("/src/") && !name.contains(' '));
+    let gone: Vec<_> = named.filter(|name| !crates.join(name).exists()).collect();
+    assert!(gone.is_empty(), "{gone:?}");
+}
+
+#[test]
 #[should_panic(expected = "a step names a file without its function")]
 fn a_step_without_a_function_is_noticed() {
     let row = "| 1 | [`a.rs`](a.rs) | x | y |";
