@@ -8,8 +8,10 @@
 mod orders;
 mod outcome;
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
+use mcpool_breaker::Transition;
+use mcpool_upstream::{Event, Observe, Source};
 use serde_json::{Value, json};
 
 use self::{
@@ -17,7 +19,11 @@ use self::{
     outcome::Outcome,
 };
 use crate::{embedded::Inside, observe::climb, terminal};
-use mcpool_router::{gateway::Gateway, settings::BackendSettings};
+use mcpool_router::{
+    events::{GatewayObserve, StackObserve},
+    gateway::Gateway,
+    settings::BackendSettings,
+};
 
 /// A rehearsal.
 #[derive(Clone, Debug)]
@@ -124,7 +130,7 @@ async fn both_ways(
     for _ in 0..rehearsal.rounds {
         (order.direct)(&stage, &mut direct).await;
     }
-    let observe = std::sync::Arc::new(orders::Quiet);
+    let observe = Arc::new(Quiet);
     // A cold pool, as just after a start.
     let gateway = Gateway::start(vec![rehearsal.backend.clone()], None, &observe)?;
     let inside = Inside::serve(gateway).await?;
@@ -181,6 +187,29 @@ fn report(rehearsal: &Rehearsal, rows: &[Row], safe: bool) -> String {
         "url": rehearsal.url, "agents": rehearsal.agents, "rounds": rehearsal.rounds, "orders": orders, "safe": safe,
     })
     .to_string()
+}
+
+/// Observer that ignores all events.
+struct Quiet;
+
+impl Observe for Quiet {
+    fn on(&self, _: &Source, _: Event<'_>) {}
+}
+
+impl GatewayObserve for Quiet {
+    fn stack(&self, _: &Source) -> Arc<dyn StackObserve> {
+        Arc::new(Self)
+    }
+
+    fn transition(&self, _: &Source, _: &Transition) {}
+}
+
+impl StackObserve for Quiet {
+    fn leased(&self, _: Duration) {}
+
+    fn retried(&self, _: &'static str) {}
+
+    fn rejected(&self, _: &'static str) {}
 }
 
 /// Time for sessions to close.

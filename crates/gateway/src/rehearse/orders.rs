@@ -1,18 +1,15 @@
 //! The orders of requests in which executors break a shared session, unless a pool prevents it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures::{FutureExt as _, future::BoxFuture, future::join_all};
-use mcpool_breaker::Transition;
 use mcpool_demo::{
     Agent,
     agent::{AgentConfig, AgentError, Transport},
 };
-use mcpool_upstream::{Event, Observe, Source};
 
 use super::{Errand, Rehearsal, outcome::Outcome};
 use crate::embedded::Inside;
-use mcpool_router::events::{GatewayObserve, StackObserve};
 
 /// One order, for direct and pooled runs.
 pub(super) struct Order {
@@ -376,26 +373,3 @@ fn wire(transport: &str) -> Transport {
 const MOMENT: Duration = Duration::from_millis(50);
 /// Maximum restart time of a server.
 const START: Duration = Duration::from_secs(30);
-
-/// Observer that ignores all events.
-pub(super) struct Quiet;
-
-impl Observe for Quiet {
-    fn on(&self, _: &Source, _: Event<'_>) {}
-}
-
-impl GatewayObserve for Quiet {
-    fn stack(&self, _: &Source) -> Arc<dyn StackObserve> {
-        Arc::new(Self)
-    }
-
-    fn transition(&self, _: &Source, _: &Transition) {}
-}
-
-impl StackObserve for Quiet {
-    fn leased(&self, _: Duration) {}
-
-    fn retried(&self, _: &'static str) {}
-
-    fn rejected(&self, _: &'static str) {}
-}

@@ -48,10 +48,8 @@ impl Answer {
             let value: Value = serde_json::from_str(text).ok()?;
             (value["result"].is_object() || value["error"].is_object()).then_some(value)
         };
-        std::iter::once(text.trim()).chain(events).find_map(response).with_context(|| {
-            let begins: String = text.chars().take(200).collect();
-            format!("no JSON-RPC response in a body of status {}: {begins:?}", self.status)
-        })
+        let found = std::iter::once(text.trim()).chain(events).find_map(response);
+        found.with_context(|| format!("no JSON-RPC response in status {}: {text:.200}", self.status))
     }
 }
 
