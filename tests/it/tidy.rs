@@ -54,14 +54,12 @@ const LONG: &[(&str, usize)] = &[
     ("crates/gateway/src/config/mod.rs", 501),
     ("crates/gateway/src/observe/backend.rs", 482),
     ("crates/gateway/src/observe/log.rs", 411),
-    ("crates/gateway/src/rehearse/orders.rs", 401),
-    ("crates/upstream/src/backend.rs", 461),
-    ("crates/upstream/src/connector/mod.rs", 437),
+    ("crates/upstream/src/backend/mod.rs", 427),
+    ("crates/upstream/src/connector/mod.rs", 435),
     ("crates/upstream/src/session/driver.rs", 485),
-    ("crates/upstream/src/session/mod.rs", 497),
+    ("crates/upstream/src/session/mod.rs", 513),
     ("crates/upstream/src/transport/memory.rs", 424),
     ("crates/upstream/src/transport/streamable.rs", 409),
-    ("crates/xtask/src/steps/bars/agent.rs", 402),
 ];
 
 /// Where `front` names an HTTP status: the place where errors become answers, the routes, and the era whose errors have
