@@ -1,5 +1,7 @@
 //! The settings of a backend: what it is configured to be, as plain data.
 
+pub mod value;
+
 use std::time::Duration;
 
 use mcpool_upstream::BackendSpec;

@@ -17,9 +17,8 @@ use super::{
     process,
     raw::{RawBackend, RawBreaker, RawRetry, Text},
     sharing,
-    value::parse_percent,
 };
-use mcpool_router::settings::{BackendSettings, RetrySettings};
+use mcpool_router::settings::{BackendSettings, RetrySettings, value::parse_percent};
 
 /// Settings common to all backends of one file.
 pub(super) struct Common<'a> {

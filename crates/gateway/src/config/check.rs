@@ -17,8 +17,10 @@ use toml::{
 use super::{
     problem::{Place, Problem, line_of},
     raw::{Amount, Number, Span, Switch, Text},
-    value::{interpolate, parse_duration, parse_size, show_duration, show_size},
+    variables::interpolate,
 };
+
+use mcpool_router::settings::value::{parse_duration, parse_size, show_duration, show_size};
 
 /// Lookup of environment variables.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;

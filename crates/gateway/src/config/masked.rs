@@ -7,11 +7,11 @@ use mcpool_upstream::{Endpoint, Profile, SerialWrites, Sharing, StateChoice};
 use toml::{Table, Value};
 use url::Url;
 
-use super::{
-    Config, LogFormat,
+use super::{Config, LogFormat};
+use mcpool_router::settings::{
+    BackendSettings,
     value::{show_duration, show_percent, show_size},
 };
-use mcpool_router::settings::BackendSettings;
 
 /// Replaces a secret.
 pub(crate) const MASK: &str = "***";

@@ -15,7 +15,7 @@ mod restart_only;
 mod secret;
 mod sessions;
 mod sharing;
-mod value;
+mod variables;
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +43,6 @@ use self::{
 pub(crate) use self::{
     masked::{masked_text, reached_at},
     sessions::keys_of,
-    value::{parse_duration, show_duration},
 };
 pub use self::{
     problem::{Place, Problem, Problems},
@@ -51,6 +50,7 @@ pub use self::{
     sessions::SessionSettings,
 };
 use mcpool_router::settings::BackendSettings;
+pub(crate) use mcpool_router::settings::value::{parse_duration, show_duration};
 
 /// The default file, used if it exists and neither a file nor a backend is given.
 pub const DEFAULT_FILE: &str = "config/mcpool.toml";

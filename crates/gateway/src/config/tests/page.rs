@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use toml::{Table, Value};
 
 use super::{file::read, *};
-use crate::config::value::{parse_duration, parse_size, show_duration, show_size};
+use mcpool_router::settings::value::{parse_duration, parse_size, show_duration, show_size};
 
 const FILE: &str = include_str!("../../../../../config/mcpool.toml");
 const HEAD: &str = "<!-- written by: MCPOOL_WRITE_PAGES=1 cargo nextest run -p mcpool page -->\n

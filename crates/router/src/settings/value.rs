@@ -1,6 +1,4 @@
-//! Human-readable values: durations and sizes with units, and `${ENV}` in strings; parsing and printing.
-//!
-//! Variables are expanded in parsed strings, never in the file's text, so that a value cannot become syntax.
+//! Human-readable values: durations, sizes and shares with their units; parsing and printing.
 
 use std::time::Duration;
 
@@ -15,7 +13,10 @@ const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB"
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// Parses `"500ms"`, `"10s"`, `"2m"`, `"1h"`, `"7d"`.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// The mistake, and what to write.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     if unit.is_empty() && text.trim() != "0" {
         return Err(format!(
@@ -38,7 +39,10 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses `"16MiB"`, `"64KiB"`, `"512B"`, `"4096"`.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// The mistake, and what to write.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let unit = if unit.is_empty() { "B" } else { unit };
     match (number.parse::<u64>(), SIZE_UNITS.iter().find(|(name, _)| *name == unit)) {
@@ -52,7 +56,10 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// Parses `"20%"`.
-pub(crate) fn parse_percent(text: &str) -> Result<u32, String> {
+///
+/// # Errors
+/// The mistake, and what to write.
+pub fn parse_percent(text: &str) -> Result<u32, String> {
     match split(text) {
         (number, "%") => number.parse().ok().filter(|percent| *percent <= 1_000),
         _ => None,
@@ -63,12 +70,14 @@ pub(crate) fn parse_percent(text: &str) -> Result<u32, String> {
 }
 
 /// Formats a percentage for [`parse_percent`].
-pub(crate) fn show_percent(percent: u32) -> String {
+#[must_use]
+pub fn show_percent(percent: u32) -> String {
     format!("{percent}%")
 }
 
 /// The shortest exact spelling of a duration.
-pub(crate) fn show_duration(duration: Duration) -> String {
+#[must_use]
+pub fn show_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if millis == 0 {
         return "0s".to_owned();
@@ -77,7 +86,8 @@ pub(crate) fn show_duration(duration: Duration) -> String {
 }
 
 /// The shortest exact spelling of a size.
-pub(crate) fn show_size(bytes: u64) -> String {
+#[must_use]
+pub fn show_size(bytes: u64) -> String {
     show(bytes, &SIZE_UNITS)
 }
 
@@ -92,55 +102,6 @@ fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     (&text[..end], text[end..].trim_start())
-}
-
-/// Expands `${NAME}` and `${NAME:-default}` (also for an empty variable); `$${` is a plain `${`. `lookup` receives
-/// every name, so that the caller can record it.
-pub(crate) fn interpolate(
-    text: &str,
-    mut lookup: impl FnMut(&str) -> Option<String>,
-) -> Result<String, String> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("${") {
-        if let Some(before) = rest[..at].strip_suffix('$') {
-            out.push_str(before);
-            out.push_str("${");
-            rest = &rest[at + 2..];
-            continue;
-        }
-        out.push_str(&rest[..at]);
-        let Some(length) = rest[at + 2..].find('}') else {
-            return Err("\"${\" without \"}\"; write \"$${\" for a plain \"${\"".to_owned());
-        };
-        let inside = &rest[at + 2..at + 2 + length];
-        let (name, default) = match inside.split_once(":-") {
-            Some((name, default)) => (name, Some(default)),
-            None => (inside, None),
-        };
-        if !is_variable_name(name) {
-            return Err(format!("{name:?} is not the name of an environment variable"));
-        }
-        match (lookup(name), default) {
-            (Some(value), None) => out.push_str(&value),
-            (Some(value), Some(_)) if !value.is_empty() => out.push_str(&value),
-            (_, Some(default)) => out.push_str(default),
-            (None, None) => {
-                return Err(format!(
-                    "environment variable {name} is not set; set it, or write \"${{{name}:-default}}\""
-                ));
-            }
-        }
-        rest = &rest[at + 2 + length + 1..];
-    }
-    out.push_str(rest);
-    Ok(out)
-}
-
-fn is_variable_name(name: &str) -> bool {
-    !name.is_empty()
-        && !name.starts_with(|c: char| c.is_ascii_digit())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 #[cfg(test)]
@@ -187,34 +148,5 @@ mod tests {
         for text in ["16MB", "MiB", "-1", "1.5MiB", "99999999999999999999"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn variables_are_put_in() {
-        let lookup = |name: &str| match name {
-            "TOKEN" => Some("se${X}cret".to_owned()),
-            "EMPTY" => Some(String::new()),
-            _ => None,
-        };
-        for (text, expect) in [
-            ("plain $ {} }", "plain $ {} }"),
-            ("Bearer ${TOKEN}", "Bearer se${X}cret"),
-            ("${NO:-fallback}/${EMPTY:-none}/${EMPTY}", "fallback/none/"),
-            ("${NO:-}", ""),
-            ("$${TOKEN} ${TOKEN}", "${TOKEN} se${X}cret"),
-        ] {
-            assert_eq!(interpolate(text, lookup).unwrap(), expect, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_missing_variable_is_named() {
-        let error = |text| interpolate(text, |_| None).unwrap_err();
-        assert_eq!(
-            error("x${TOKEN}"),
-            "environment variable TOKEN is not set; set it, or write \"${TOKEN:-default}\""
-        );
-        assert_eq!(error("${TOKEN"), "\"${\" without \"}\"; write \"$${\" for a plain \"${\"");
-        assert_eq!(error("${1x}"), "\"1x\" is not the name of an environment variable");
     }
 }
