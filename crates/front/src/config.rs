@@ -46,6 +46,17 @@ pub enum Unauthenticated {
     Allow,
 }
 
+impl Unauthenticated {
+    /// The word for it in the configuration file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Allow => "allow",
+        }
+    }
+}
+
 /// Numbers and sizes.
 #[derive(Clone, Copy, Debug)]
 pub struct FrontLimits {

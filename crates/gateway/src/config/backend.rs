@@ -124,15 +124,9 @@ fn headers_of(endpoint: &Endpoint) -> &[(HeaderName, HeaderValue)] {
 
 fn transport(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> TransportChoice {
     let default = if is_process { TransportChoice::Stdio } else { TransportChoice::Auto };
-    let transports = Words {
-        known: &[
-            ("auto", TransportChoice::Auto),
-            ("sse", TransportChoice::Sse),
-            ("http", TransportChoice::Http),
-            ("stdio", TransportChoice::Stdio),
-        ],
-        later: &[],
-    };
+    let transports =
+        &[TransportChoice::Auto, TransportChoice::Sse, TransportChoice::Http, TransportChoice::Stdio];
+    let transports = (&transports[..], TransportChoice::as_str as fn(_) -> _);
     let chosen = checker.word("transport", &raw.transport, transports, default);
     let span = raw.transport.as_ref().map(Spanned::span);
     match (chosen, is_process) {
@@ -149,23 +143,10 @@ fn transport(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> T
     }
 }
 
-/// The values of `serialize_writes`.
-fn serial<'a>() -> Words<'a, SerialWrites> {
-    let known = &[("auto", SerialWrites::Auto), ("on", SerialWrites::On), ("off", SerialWrites::Off)];
-    Words { known, later: &[] }
-}
-
 /// The values of `mode`.
 pub(super) fn modes<'a>() -> Words<'a, ModeChoice> {
-    Words {
-        known: &[
-            ("auto", ModeChoice::Auto),
-            ("shared", ModeChoice::Shared),
-            ("exclusive", ModeChoice::Exclusive),
-            ("pinned", ModeChoice::Pinned),
-        ],
-        later: &[],
-    }
+    let modes = &[ModeChoice::Auto, ModeChoice::Shared, ModeChoice::Exclusive, ModeChoice::Pinned];
+    (modes, ModeChoice::as_str)
 }
 
 /// Checks a backend name: `[a-z0-9][a-z0-9-]{0,62}`, and not reserved in URLs.
@@ -260,7 +241,7 @@ fn limits(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> Limi
         serial_writes: checker.word(
             "serialize_writes",
             &raw.serialize_writes,
-            serial(),
+            (&[SerialWrites::Auto, SerialWrites::On, SerialWrites::Off], SerialWrites::as_str),
             default.serial_writes,
         ),
     };
@@ -349,10 +330,8 @@ fn usable(checker: &mut Checker<'_>, spec: &BackendSpec, ca_file: &Text) {
 
 /// The protocol era. HTTP+SSE exists in the legacy era only.
 fn era(checker: &mut Checker<'_>, raw: &RawBackend) -> EraChoice {
-    let eras = Words {
-        known: &[("auto", EraChoice::Auto), ("legacy", EraChoice::Legacy), ("modern", EraChoice::Modern)],
-        later: &[],
-    };
+    let eras =
+        (&[EraChoice::Auto, EraChoice::Legacy, EraChoice::Modern][..], EraChoice::as_str as fn(_) -> _);
     let chosen = checker.word("era", &raw.era, eras, EraChoice::default());
     let is_sse = raw.transport.as_ref().is_some_and(|transport| transport.get_ref() == "sse");
     if chosen == EraChoice::Modern && is_sse {

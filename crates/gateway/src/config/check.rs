@@ -20,10 +20,13 @@ use super::{
     variables::interpolate,
 };
 
-use mcpool_router::settings::value::{parse_duration, parse_size, show_duration, show_size};
+use mcpool_router::settings::value::{parse_duration, parse_size, parse_word, show_duration, show_size};
 
 /// Lookup of environment variables.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The allowed values of a key, and the word of each.
+pub(super) type Words<'w, T> = (&'w [T], fn(T) -> &'static str);
 
 /// The file being checked.
 pub(super) struct Checker<'a> {
@@ -35,13 +38,6 @@ pub(super) struct Checker<'a> {
     /// Variables used in the file, and whether they are set.
     pub(super) variables: BTreeMap<String, bool>,
     pub(super) problems: Vec<Problem>,
-}
-
-/// The allowed words of a key.
-pub(super) struct Words<'w, T> {
-    pub(super) known: &'w [(&'static str, T)],
-    /// Values reserved for later versions.
-    pub(super) later: &'w [&'static str],
 }
 
 impl<'a> Checker<'a> {
@@ -117,8 +113,15 @@ impl<'a> Checker<'a> {
         self.parsed(key, raw, parse).unwrap_or(default)
     }
 
-    pub(super) fn word<T: Copy>(&mut self, key: &str, raw: &Text, words: Words<'_, T>, default: T) -> T {
-        self.parsed(key, raw, |text| words.find(text)).unwrap_or(default)
+    /// One of these values, by its word.
+    pub(super) fn word<T: Copy>(
+        &mut self,
+        key: &str,
+        raw: &Text,
+        (values, word): Words<'_, T>,
+        default: T,
+    ) -> T {
+        self.parsed(key, raw, |text| parse_word(text, values, word)).unwrap_or(default)
     }
 
     pub(super) fn strings(&mut self, key: &str, raw: &[Spanned<String>]) -> Vec<String> {
@@ -226,19 +229,6 @@ impl<'a> Checker<'a> {
                 self.problem(name, Some(&key.span()), NOT_YET);
             }
         }
-    }
-}
-
-impl<T: Copy> Words<'_, T> {
-    fn find(&self, text: &str) -> Result<T, String> {
-        if let Some((_, value)) = self.known.iter().find(|(word, _)| *word == text) {
-            return Ok(*value);
-        }
-        if self.later.contains(&text) {
-            return Err(format!("{text:?} is {NOT_YET}"));
-        }
-        let known: Vec<String> = self.known.iter().map(|(word, _)| format!("{word:?}")).collect();
-        Err(format!("{text:?} is unknown; write one of {}", known.join(", ")))
     }
 }
 

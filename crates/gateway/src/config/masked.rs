@@ -2,12 +2,12 @@
 //!
 //! Values of headers and program variables and the query of a URL are always masked, because they hold credentials.
 
-use mcpool_front::{FrontLimits, FrontTimes, Unauthenticated};
-use mcpool_upstream::{Endpoint, Profile, SerialWrites, Sharing, StateChoice};
+use mcpool_front::{FrontLimits, FrontTimes};
+use mcpool_upstream::{Endpoint, Profile, Sharing};
 use toml::{Table, Value};
 use url::Url;
 
-use super::{Config, LogFormat};
+use super::Config;
 use mcpool_router::settings::{
     BackendSettings,
     value::{show_duration, show_percent, show_size},
@@ -36,27 +36,13 @@ impl Config {
         let front = &self.front;
         put(&mut top, "allowed_hosts", front.allowed_hosts.clone());
         put(&mut top, "allowed_origins", front.allowed_origins.clone());
-        put(
-            &mut top,
-            "unauthenticated",
-            match front.unauthenticated {
-                Unauthenticated::Loopback => "loopback",
-                Unauthenticated::Allow => "allow",
-            },
-        );
+        put(&mut top, "unauthenticated", front.unauthenticated.as_str());
         put(&mut top, "watch", self.watch);
         put(&mut top, "sessions", self.shown_sessions());
         put(&mut top, "limits", limits(&front.limits));
         put(&mut top, "times", times(&front.times));
         let mut log = Table::new();
-        put(
-            &mut log,
-            "format",
-            match self.log.format {
-                LogFormat::Text => "text",
-                LogFormat::Json => "json",
-            },
-        );
+        put(&mut log, "format", self.log.format.as_str());
         put(&mut log, "level", self.log.level.clone());
         put(&mut top, "log", log);
         let mut shutdown = Table::new();
@@ -184,11 +170,7 @@ fn backend(settings: &BackendSettings, ca_file: Option<&str>, args: Vec<String>)
 }
 
 fn sharing_of(table: &mut Table, sharing: &Sharing) {
-    let state = match sharing.state {
-        StateChoice::Unknown => "unknown",
-        StateChoice::None => "none",
-    };
-    put(table, "state", state);
+    put(table, "state", sharing.state.as_str());
     put(table, "reset_on_release", sharing.reset_on_release);
     let tools = sharing.pinned_tools.iter().map(|pattern| (pattern.clone(), "pinned".into()));
     put(table, "tools", tools.collect::<Table>());
@@ -244,15 +226,7 @@ fn limits_of(table: &mut Table, settings: &BackendSettings) {
     }
     put(table, "queue_bytes", show_size(limits.queue_bytes as u64));
     put(table, "max_message", show_size(limits.max_message as u64));
-    put(
-        table,
-        "serialize_writes",
-        match limits.serial_writes {
-            SerialWrites::Auto => "auto",
-            SerialWrites::On => "on",
-            SerialWrites::Off => "off",
-        },
-    );
+    put(table, "serialize_writes", limits.serial_writes.as_str());
 }
 
 /// Adds a table of names with masked values, unless it is empty.

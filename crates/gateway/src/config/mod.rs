@@ -37,7 +37,7 @@ use url::Url;
 
 pub(crate) use self::backend::{check_name, parse_url};
 use self::{
-    check::{Checker, Environment, Words},
+    check::{Checker, Environment},
     raw::{RawConfig, RawLimits, RawTimes},
 };
 pub(crate) use self::{
@@ -115,6 +115,17 @@ pub enum LogFormat {
     Text,
     /// One JSON object per event.
     Json,
+}
+
+impl LogFormat {
+    /// The word for it in the configuration file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// Settings from the command line and the environment; they override the file.
@@ -233,11 +244,6 @@ impl Config {
         let default = Self::default();
         let default_mode =
             checker.word("default_mode", &raw.default_mode, backend::modes(), ModeChoice::Auto);
-        let unauthenticated = Words {
-            known: &[("loopback", Unauthenticated::Loopback), ("allow", Unauthenticated::Allow)],
-            later: &[],
-        };
-        let formats = Words { known: &[("text", LogFormat::Text), ("json", LogFormat::Json)], later: &[] };
         let config = Self {
             file: None,
             listen: checker.address("listen", &raw.listen, default.listen),
@@ -256,7 +262,7 @@ impl Config {
                 unauthenticated: checker.word(
                     "unauthenticated",
                     &raw.unauthenticated,
-                    unauthenticated,
+                    (&[Unauthenticated::Loopback, Unauthenticated::Allow], Unauthenticated::as_str),
                     Unauthenticated::Loopback,
                 ),
                 forward_headers: Vec::new(),
@@ -266,7 +272,12 @@ impl Config {
             },
             sessions: sessions::read(checker, &raw.sessions, folder),
             log: LogConfig {
-                format: checker.word("log.format", &raw.log.format, formats, default.log.format),
+                format: checker.word(
+                    "log.format",
+                    &raw.log.format,
+                    (&[LogFormat::Text, LogFormat::Json], LogFormat::as_str),
+                    default.log.format,
+                ),
                 level: checker.parsed("log.level", &raw.log.level, level).unwrap_or(default.log.level),
             },
             profiles: sharing::profiles(checker, &raw.profiles),

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{
     backend::OUR_HEADERS,
-    check::{Checker, Words},
+    check::Checker,
     raw::{Amount, RawBackend, RawProfile, Switch},
 };
 
@@ -23,10 +23,13 @@ pub(super) fn read(
     profiles: &Arc<[Profile]>,
     configured: &[(HeaderName, HeaderValue)],
 ) -> Sharing {
-    let states =
-        Words { known: &[("unknown", StateChoice::Unknown), ("none", StateChoice::None)], later: &[] };
     Sharing {
-        state: checker.word("state", &raw.state, states, StateChoice::Unknown),
+        state: checker.word(
+            "state",
+            &raw.state,
+            (&[StateChoice::Unknown, StateChoice::None], StateChoice::as_str),
+            StateChoice::Unknown,
+        ),
         reset_on_release: Checker::switch(&raw.reset_on_release, false),
         pinned_tools: pinned_tools(checker, raw),
         profiles: profiles.clone(),
@@ -151,10 +154,7 @@ fn profile(checker: &mut Checker<'_>, raw: &Spanned<RawProfile>) -> Option<Profi
             checker.problem(key, Some(&span), "missing; a profile says the mode of a server of this name");
         }
     }
-    let modes = Words {
-        known: &[("shared", Mode::Shared), ("exclusive", Mode::Exclusive), ("pinned", Mode::Pinned)],
-        later: &[],
-    };
+    let modes = (&[Mode::Shared, Mode::Exclusive, Mode::Pinned][..], Mode::as_str as fn(_) -> _);
     let any = |text: &str| if text.is_empty() { Err("empty".to_owned()) } else { Ok(text.to_owned()) };
     let server = checker.parsed("server", &raw.server, any);
     let version = checker.parsed("version", &raw.version, any);

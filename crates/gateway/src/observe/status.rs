@@ -9,7 +9,7 @@ use std::{
 };
 
 use mcpool_front::{Health, Readiness};
-use mcpool_upstream::{Endpoint, Mode, Origin};
+use mcpool_upstream::{Endpoint, Mode};
 use serde_json::{Map, Value, json};
 
 use crate::config::reached_at;
@@ -188,11 +188,7 @@ fn picture(registered: &Registered) -> Map<String, Value> {
         "name": registered.name,
         "id": spec.id.0,
         "generation": spec.generation,
-        "origin": match spec.origin {
-            Origin::File => "file",
-            Origin::Cli => "cli",
-            Origin::Demo => "demo",
-        },
+        "origin": spec.origin.as_str(),
         "url": url,
         "command": command,
         "state": state,

@@ -55,6 +55,17 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses one of these words, each the name of a value.
+///
+/// # Errors
+/// The mistake, and the words.
+pub fn parse_word<T: Copy>(text: &str, values: &[T], word: fn(T) -> &'static str) -> Result<T, String> {
+    values.iter().copied().find(|value| word(*value) == text).ok_or_else(|| {
+        let known: Vec<String> = values.iter().map(|value| format!("{:?}", word(*value))).collect();
+        format!("{text:?} is unknown; write one of {}", known.join(", "))
+    })
+}
+
 /// Parses `"20%"`.
 ///
 /// # Errors

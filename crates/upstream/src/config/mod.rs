@@ -55,6 +55,18 @@ pub enum Origin {
     Demo,
 }
 
+impl Origin {
+    /// The word for it on the admin pages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Cli => "cli",
+            Self::Demo => "demo",
+        }
+    }
+}
+
 /// Where and how a backend is reached.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Endpoint {
@@ -223,6 +235,17 @@ pub enum StateChoice {
     None,
 }
 
+impl StateChoice {
+    /// The word for it in the configuration file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::None => "none",
+        }
+    }
+}
+
 /// Who shares what, beside the mode.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sharing {
@@ -302,6 +325,18 @@ pub enum SerialWrites {
     On,
     /// They do not.
     Off,
+}
+
+impl SerialWrites {
+    /// The word for it in the configuration file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl Default for Times {
