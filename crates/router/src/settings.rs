@@ -1,5 +1,12 @@
 //! The settings of a backend: what it is configured to be, as plain data.
+//!
+//! `input` is what a source gives, `rules` checks it. No file is read here but those that an input of this machine names.
 
+mod check;
+mod headers;
+pub mod input;
+mod program;
+pub mod rules;
 pub mod value;
 
 use std::time::Duration;
@@ -35,3 +42,6 @@ impl Default for RetrySettings {
         Self { attempts: 3, base: Duration::from_millis(100), cap: Duration::from_secs(5), budget: 20 }
     }
 }
+
+#[cfg(test)]
+mod tests;

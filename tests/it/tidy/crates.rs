@@ -94,6 +94,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tokio-util",
             "tower",
             "tracing",
+            // Checks the URL of a backend.
+            "url",
         ],
     ),
     (

@@ -1,372 +1,213 @@
-//! One backend, from its table or from `--backend NAME=URL`.
+//! One backend's table in the file: expands its variables into a [`BackendInput`], and finds the lines of the problems
+//! that the rules name.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range};
 
-use http::{HeaderName, HeaderValue};
-use mcpool_upstream::{
-    BackendSpec, Endpoint, EraChoice, HttpEndpoint, Limits, ModeChoice, Origin, Profile, SerialWrites,
-    Sharing, StaticHeaders, Times, TransportChoice, transport,
+use mcpool_router::settings::{
+    BackendSettings,
+    input::{self, BackendInput, BreakerInput, LocalInput, Problem, RetryInput},
+    rules::{Rules, one_program},
 };
-use mcpool_wire::BackendId;
+use mcpool_upstream::Origin;
 use toml::Spanned;
-use url::Url;
 
 use super::{
-    BackendFlag,
-    check::{Checker, Words},
-    process,
-    raw::{RawBackend, RawBreaker, RawRetry, Text},
-    sharing,
+    check::{Checker, unsaid},
+    raw::{Amount, Number, RawBackend, Span, Switch, Text},
 };
-use mcpool_router::settings::{BackendSettings, RetrySettings, value::parse_percent};
 
-/// Settings common to all backends of one file.
-pub(super) struct Common<'a> {
-    pub(super) default_mode: ModeChoice,
-    /// Known servers.
-    pub(super) profiles: &'a Arc<[Profile]>,
-    /// The folder that relative paths refer to.
-    pub(super) folder: &'a Path,
-}
-
-/// A backend with default settings.
-pub(super) fn plain(
-    id: BackendId,
-    name: &str,
-    url: Url,
-    origin: Origin,
-    mode: ModeChoice,
-    profiles: &Arc<[Profile]>,
-) -> BackendSettings {
-    BackendSettings {
-        spec: BackendSpec {
-            id,
-            name: name.into(),
-            durable_id: None,
-            origin,
-            generation: 1,
-            endpoint: Endpoint::Http(HttpEndpoint::new(url)),
-            transport: TransportChoice::Auto,
-            mode,
-            sharing: Sharing { profiles: profiles.clone(), ..Sharing::default() },
-            fan_out_logs: false,
-            times: Times::default(),
-            limits: Limits::default(),
-        },
-        breaker: mcpool_breaker::Settings::default(),
-        retry: RetrySettings::default(),
-    }
-}
-
-/// Reads one backend's table. `None` without a usable URL or command; the checker has the reasons.
+/// Reads one backend's table. `None` if it has a problem; the checker has the reasons.
 pub(super) fn read(
     checker: &mut Checker<'_>,
-    id: BackendId,
     name: &Spanned<String>,
     raw: &RawBackend,
-    common: &Common<'_>,
+    rules: &Rules<'_>,
 ) -> Option<BackendSettings> {
-    checker.section("backends.");
-    if let Err(reason) = check_name(name.get_ref()) {
-        checker.problem(name.get_ref(), Some(&name.span()), reason);
-    }
     checker.section(format!("backends.{}.", name.get_ref()));
-    if raw.url.is_none() && raw.command.is_none() {
-        let reason = "missing; a backend needs the URL of its MCP server, or the command that starts it";
-        checker.problem("url", Some(&name.span()), reason);
-    }
-    let is_process = raw.command.is_some();
-    let endpoint = endpoint(checker, raw, common);
-    let transport = transport(checker, raw, is_process);
-    let mode = checker.word("mode", &raw.mode, modes(), common.default_mode);
-    let (times, limits) = (times(checker, raw, is_process), limits(checker, raw, is_process));
-    let breaker = breaker(checker, name.get_ref(), &raw.breaker, &times, &limits);
-    let retry = retry(checker, name.get_ref(), &raw.retry);
-    checker.section(format!("backends.{}.", name.get_ref()));
-    let headers = endpoint.as_ref().map_or(&[][..], headers_of);
-    let sharing = sharing::read(checker, raw, common.profiles, headers);
-    let spec = BackendSpec {
-        id,
-        name: name.get_ref().as_str().into(),
-        durable_id: None,
-        origin: Origin::File,
-        generation: 1,
-        endpoint: endpoint?,
-        transport,
-        mode,
-        sharing,
-        fan_out_logs: Checker::switch(&raw.fan_out_logs, false),
-        times,
-        limits,
+    let mut table = Table { checker, expands: true, values: BTreeMap::new() };
+    let input = table.input(raw);
+    let mut problems = match rules.check(name.get_ref(), &input, Origin::File) {
+        Ok(settings) => return Some(settings),
+        Err(problems) => problems,
     };
-    usable(checker, &spec, &raw.tls.ca_file);
-    Some(BackendSettings { spec, breaker, retry })
-}
-
-fn endpoint(checker: &mut Checker<'_>, raw: &RawBackend, common: &Common<'_>) -> Option<Endpoint> {
-    process::keep_apart(checker, raw);
-    if let Some(command) = &raw.command {
-        return process::read(checker, command, raw, common.folder).map(Endpoint::Stdio);
+    // A variable that is not set is reported already.
+    problems.retain(|problem| !table.values.get(&problem.path).is_some_and(|value| value.is_lost));
+    let values = std::mem::take(&mut table.values);
+    table.expands = false;
+    let written = table.input(raw);
+    if written != input {
+        let of_written = rules.check(name.get_ref(), &written, Origin::File).err().unwrap_or_default();
+        hide_variables(&mut problems, &of_written, &written.local, &values);
     }
-    let url = checker.parsed("url", &raw.url, parse_url);
-    let headers = headers(checker, raw);
-    let ca_pem = roots(checker, &raw.tls.ca_file, common.folder);
-    let era = era(checker, raw);
-    Some(Endpoint::Http(HttpEndpoint { headers, ca_pem, era, ..HttpEndpoint::new(url?) }))
-}
-
-fn headers_of(endpoint: &Endpoint) -> &[(HeaderName, HeaderValue)] {
-    match endpoint {
-        Endpoint::Http(http) => &http.headers,
-        Endpoint::Stdio(_) => &[],
-    }
-}
-
-fn transport(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> TransportChoice {
-    let default = if is_process { TransportChoice::Stdio } else { TransportChoice::Auto };
-    let transports =
-        &[TransportChoice::Auto, TransportChoice::Sse, TransportChoice::Http, TransportChoice::Stdio];
-    let transports = (&transports[..], TransportChoice::as_str as fn(_) -> _);
-    let chosen = checker.word("transport", &raw.transport, transports, default);
-    let span = raw.transport.as_ref().map(Spanned::span);
-    match (chosen, is_process) {
-        (TransportChoice::Sse | TransportChoice::Http, true) => {
-            checker.problem("transport", span.as_ref(), "a command is spoken to over stdio");
-            default
-        }
-        (TransportChoice::Stdio, false) => {
-            checker.problem("transport", span.as_ref(), "\"stdio\" needs a command, not a URL");
-            default
-        }
-        (TransportChoice::Auto, true) => default,
-        (chosen, _) => chosen,
-    }
-}
-
-/// The values of `mode`.
-pub(super) fn modes<'a>() -> Words<'a, ModeChoice> {
-    let modes = &[ModeChoice::Auto, ModeChoice::Shared, ModeChoice::Exclusive, ModeChoice::Pinned];
-    (modes, ModeChoice::as_str)
-}
-
-/// Checks a backend name: `[a-z0-9][a-z0-9-]{0,62}`, and not reserved in URLs.
-pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.is_empty() || name.len() > 63 || name.starts_with('-') || !name.chars().all(allowed) {
-        return Err(format!(
-            "{name:?} is not a name; write 1 to 63 of a-z, 0-9 and \"-\", beginning with a letter or digit"
-        ));
-    }
-    if mcpool_front::RESERVED.contains(&name) {
-        return Err(format!("{name:?} is reserved; it has a meaning of its own in URLs"));
-    }
-    Ok(())
-}
-
-/// Parses an http or https URL without credentials. Errors do not quote it, as it may hold a secret.
-pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
-    let url: Url =
-        text.parse().map_err(|why| format!("not a URL ({why}); write it with http:// or https://"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("not an http:// or https:// URL: its scheme is {:?}", url.scheme()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("a URL must not hold credentials; write them into headers".to_owned());
-    }
-    if url.fragment().is_some() {
-        return Err("a URL must not end in a \"#\" part; it is never sent".to_owned());
-    }
-    Ok(url)
-}
-
-fn headers(checker: &mut Checker<'_>, raw: &RawBackend) -> Vec<(HeaderName, HeaderValue)> {
-    let mut headers = Vec::new();
-    for (name, value) in &raw.headers {
-        let key = format!("headers.{}", name.get_ref());
-        let Some(text) = checker.string(&key, value) else { continue };
-        match (HeaderName::try_from(name.get_ref().as_str()), HeaderValue::try_from(text)) {
-            (Ok(name), _) if OUR_HEADERS.contains(&name.as_str()) => {
-                let reason = "the gateway sets this header itself";
-                checker.problem(&key, Some(&value.span()), reason);
+    for Problem { path, reason, .. } in problems {
+        match values.get(&path) {
+            Some(value) => checker.problem(&value.key, Some(&value.span), reason),
+            None if path.is_empty() => {
+                checker.section("backends.");
+                checker.problem(name.get_ref(), Some(&name.span()), reason);
+                checker.section(format!("backends.{}.", name.get_ref()));
             }
-            (Ok(name), Ok(mut value)) => {
-                value.set_sensitive(true);
-                headers.push((name, value));
-            }
-            (Err(_), _) => checker.problem(&key, Some(&name.span()), "not a name of a header"),
-            (_, Err(_)) => {
-                let reason = "the value holds characters a header cannot carry (a line break?)";
-                checker.problem(&key, Some(&value.span()), reason);
-            }
+            None => checker.problem(&path, Some(&name.span()), reason),
         }
     }
-    headers
+    None
 }
 
-fn times(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> Times {
-    let default = if is_process { Times::of_process() } else { Times::default() };
-    let mut time = |key, raw, default| checker.duration(key, raw, default, SHORTEST);
-    Times {
-        connect: time("connect_timeout", &raw.connect_timeout, default.connect),
-        handshake: time("handshake_timeout", &raw.handshake_timeout, default.handshake),
-        call_idle: time("call_timeout", &raw.call_timeout, default.call_idle),
-        queue: time("queue_timeout", &raw.queue_timeout, default.queue),
-        idle: time("idle_timeout", &raw.idle_timeout, default.idle),
-        pinned_idle: time("pinned_idle", &raw.pinned_idle, default.pinned_idle),
-        max_age: time("max_age", &raw.max_age, default.max_age),
-        probe_interval: time("probe_interval", &raw.probe_interval, default.probe_interval),
-        probe_timeout: time("probe_timeout", &raw.probe_timeout, default.probe_timeout),
-        cancel_grace: time("cancel_grace", &raw.cancel_grace, default.cancel_grace),
-        drain: time("drain_timeout", &raw.drain_timeout, default.drain),
-        first_open: time("first_open_timeout", &raw.first_open_timeout, default.first_open),
+/// Replaces reasons that may quote a value: they may quote the file, but never a variable, which may be secret.
+fn hide_variables(
+    problems: &mut [Problem],
+    of_written: &[Problem],
+    written: &LocalInput,
+    values: &BTreeMap<String, Value>,
+) {
+    for problem in problems.iter_mut().filter(|problem| problem.quotes) {
+        let same = of_written.iter().find(|other| other.path == problem.path);
+        let of_text = same.map(|other| other.reason.clone()).or_else(|| {
+            // Only a command of several words is quoted.
+            let command = written.command.as_ref().filter(|_| problem.path == "command")?;
+            Some(one_program(command, &written.args))
+        });
+        let text = values.get(&problem.path).map_or("", |value| &value.written);
+        problem.reason = unsaid(text, of_text);
     }
 }
 
-fn limits(checker: &mut Checker<'_>, raw: &RawBackend, is_process: bool) -> Limits {
-    let default = if is_process { Limits::of_process() } else { Limits::default() };
-    let mut count = |key, raw, default, least| checker.count(key, raw, default, least..=MOST);
-    let max_sessions = count("max_sessions", &raw.max_sessions, default.max_sessions, 1);
-    let shared_sessions =
-        count("shared_sessions", &raw.shared_sessions, default.shared_sessions.min(max_sessions), 1);
-    let min_idle = count("min_idle", &raw.min_idle, default.min_idle, 0);
-    let limits = Limits {
-        max_sessions,
-        shared_sessions,
-        calls_per_session: count("calls_per_session", &raw.calls_per_session, default.calls_per_session, 1),
-        min_idle,
-        max_creating: count("max_creating", &raw.max_creating, default.max_creating, 1),
-        queue: count("queue", &raw.queue, default.queue, 1),
-        queue_bytes: checker.size("queue_bytes", &raw.queue_bytes, default.queue_bytes, 1 << 10..=1 << 30),
-        max_message: checker.size("max_message", &raw.max_message, default.max_message, 1 << 10..=1 << 30),
-        serial_writes: checker.word(
-            "serialize_writes",
-            &raw.serialize_writes,
-            (&[SerialWrites::Auto, SerialWrites::On, SerialWrites::Off], SerialWrites::as_str),
-            default.serial_writes,
-        ),
-    };
-    let span = |raw: &Option<Spanned<_>>| raw.as_ref().map(Spanned::span);
-    if shared_sessions > max_sessions {
-        let reason = format!("{shared_sessions} is more than max_sessions, {max_sessions}");
-        checker.problem("shared_sessions", span(&raw.shared_sessions).as_ref(), reason);
+/// The reader of one table.
+struct Table<'c, 'a> {
+    checker: &'c mut Checker<'a>,
+    /// False to take strings as they are written.
+    expands: bool,
+    /// The values by their path in the input.
+    values: BTreeMap<String, Value>,
+}
+
+/// A value of the table.
+struct Value {
+    /// The key in messages.
+    key: String,
+    span: Range<usize>,
+    written: String,
+    /// True if a variable in it is not set.
+    is_lost: bool,
+}
+
+impl Table<'_, '_> {
+    fn input(&mut self, raw: &RawBackend) -> BackendInput {
+        BackendInput {
+            url: self.text("url", &raw.url),
+            headers: self.texts("headers", &raw.headers),
+            era: self.text("era", &raw.era),
+            local: LocalInput {
+                command: self.text("command", &raw.command),
+                args: self.list("args", &raw.args),
+                env: self.texts("env", &raw.env),
+                cwd: self.text("cwd", &raw.cwd),
+                ca_file: self.text("tls.ca_file", &raw.tls.ca_file),
+            },
+            transport: self.text("transport", &raw.transport),
+            mode: self.text("mode", &raw.mode),
+            state: self.text("state", &raw.state),
+            reset_on_release: switch(&raw.reset_on_release),
+            tools: self.texts("tools", &raw.tools),
+            forward_headers: self.list("forward_headers", &raw.forward_headers),
+            fan_out_logs: switch(&raw.fan_out_logs),
+            connect_timeout: self.time("connect_timeout", &raw.connect_timeout),
+            handshake_timeout: self.time("handshake_timeout", &raw.handshake_timeout),
+            first_open_timeout: self.time("first_open_timeout", &raw.first_open_timeout),
+            call_timeout: self.time("call_timeout", &raw.call_timeout),
+            idle_timeout: self.time("idle_timeout", &raw.idle_timeout),
+            pinned_idle: self.time("pinned_idle", &raw.pinned_idle),
+            max_age: self.time("max_age", &raw.max_age),
+            drain_timeout: self.time("drain_timeout", &raw.drain_timeout),
+            queue_timeout: self.time("queue_timeout", &raw.queue_timeout),
+            probe_interval: self.time("probe_interval", &raw.probe_interval),
+            probe_timeout: self.time("probe_timeout", &raw.probe_timeout),
+            cancel_grace: self.time("cancel_grace", &raw.cancel_grace),
+            max_sessions: self.number("max_sessions", &raw.max_sessions),
+            shared_sessions: self.number("shared_sessions", &raw.shared_sessions),
+            calls_per_session: self.number("calls_per_session", &raw.calls_per_session),
+            min_idle: self.number("min_idle", &raw.min_idle),
+            max_creating: self.number("max_creating", &raw.max_creating),
+            queue: self.number("queue", &raw.queue),
+            queue_bytes: self.number("queue_bytes", &raw.queue_bytes),
+            max_message: self.number("max_message", &raw.max_message),
+            serialize_writes: self.text("serialize_writes", &raw.serialize_writes),
+            breaker: BreakerInput {
+                failure_threshold: self.number("breaker.failure_threshold", &raw.breaker.failure_threshold),
+                recovery_timeout: self.time("breaker.recovery_timeout", &raw.breaker.recovery_timeout),
+                recovery_growth: self.number("breaker.recovery_growth", &raw.breaker.recovery_growth),
+                early_probe: switch(&raw.breaker.early_probe),
+                hold: self.time("breaker.hold", &raw.breaker.hold),
+            },
+            retry: RetryInput {
+                attempts: self.number("retry.attempts", &raw.retry.attempts),
+                base: self.time("retry.base", &raw.retry.base),
+                cap: self.time("retry.cap", &raw.retry.cap),
+                budget: self.text("retry.budget", &raw.retry.budget),
+            },
+        }
     }
-    if min_idle > shared_sessions {
-        let reason = format!("{min_idle} is more than shared_sessions, {shared_sessions}");
-        checker.problem("min_idle", span(&raw.min_idle).as_ref(), reason);
+
+    fn text(&mut self, path: &str, raw: &Text) -> Option<String> {
+        raw.as_ref().map(|raw| self.value(path.to_owned(), path, raw.span(), raw.get_ref()))
     }
-    limits
-}
 
-fn breaker(
-    checker: &mut Checker<'_>,
-    name: &str,
-    raw: &RawBreaker,
-    times: &Times,
-    limits: &Limits,
-) -> mcpool_breaker::Settings {
-    checker.section(format!("backends.{name}.breaker."));
-    let default = mcpool_breaker::Settings::default();
-    let threshold = default.failure_threshold as usize;
-    let threshold = checker.count("failure_threshold", &raw.failure_threshold, threshold, 1..=MOST);
-    mcpool_breaker::Settings {
-        failure_threshold: u32::try_from(threshold).unwrap_or(u32::MAX),
-        recovery_timeout: checker.duration(
-            "recovery_timeout",
-            &raw.recovery_timeout,
-            default.recovery_timeout,
-            SHORTEST,
-        ),
-        recovery_growth: u32::try_from(checker.count(
-            "recovery_growth",
-            &raw.recovery_growth,
-            default.recovery_growth as usize,
-            1..=MOST,
-        ))
-        .unwrap_or(u32::MAX),
-        early_probe: Checker::switch(&raw.early_probe, default.early_probe),
-        hold: checker.duration("hold", &raw.hold, default.hold, Duration::ZERO),
-        // The probe is a handshake: with a shorter deadline a slow backend could never close its circuit.
-        probe_deadline: times.handshake,
-        full_speed: full_speed(limits),
-        jitter: None,
+    fn time(&mut self, path: &str, raw: &Span) -> Option<String> {
+        raw.as_ref().map(|raw| self.value(path.to_owned(), path, raw.span(), &raw.get_ref().0))
     }
-}
 
-/// The maximum number of calls in flight on shared sessions, or one per session if that is more.
-fn full_speed(limits: &Limits) -> u32 {
-    let shared = limits.shared_sessions.saturating_mul(limits.calls_per_session);
-    u32::try_from(shared.max(limits.max_sessions)).unwrap_or(u32::MAX)
-}
-
-fn retry(checker: &mut Checker<'_>, name: &str, raw: &RawRetry) -> RetrySettings {
-    checker.section(format!("backends.{name}.retry."));
-    let default = RetrySettings::default();
-    let attempts = checker.count("attempts", &raw.attempts, default.attempts as usize, 1..=100);
-    let base = checker.duration("base", &raw.base, default.base, SHORTEST);
-    let cap = checker.duration("cap", &raw.cap, default.cap, SHORTEST);
-    if cap < base {
-        checker.problem("cap", raw.cap.as_ref().map(Spanned::span).as_ref(), "shorter than base");
+    fn number(&mut self, path: &str, raw: &Amount) -> Option<input::Number> {
+        raw.as_ref().map(|raw| match raw.get_ref() {
+            Number::Int(number) => {
+                self.know(path, raw.span(), number.to_string());
+                input::Number::Int(*number)
+            }
+            Number::Text(text) => input::Number::Text(self.value(path.to_owned(), path, raw.span(), text)),
+        })
     }
-    let budget = checker.parsed("budget", &raw.budget, parse_percent).unwrap_or(default.budget);
-    RetrySettings { attempts: u32::try_from(attempts).unwrap_or(u32::MAX), base, cap, budget }
-}
 
-fn roots(checker: &mut Checker<'_>, raw: &Text, folder: &Path) -> Option<Vec<u8>> {
-    checker.parsed("tls.ca_file", raw, |path| {
-        let pem = std::fs::read(folder.join(path)).map_err(|why| format!("cannot read {path:?}: {why}"))?;
-        // An empty CA file would be accepted, and nothing trusted.
-        let has_one = pem.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE);
-        if has_one { Ok(pem) } else { Err(format!("{path:?} holds no PEM certificate")) }
-    })
-}
+    /// The strings of a list. A problem of the whole list has the line of the first one.
+    fn list(&mut self, path: &str, raw: &[Spanned<String>]) -> Vec<String> {
+        if let Some(first) = raw.first() {
+            self.know(path, first.span(), String::new());
+        }
+        let items = raw.iter().enumerate();
+        items.map(|(n, raw)| self.value(format!("{path}[{n}]"), path, raw.span(), raw.get_ref())).collect()
+    }
 
-/// Builds the transport once, as only it validates certificates.
-fn usable(checker: &mut Checker<'_>, spec: &BackendSpec, ca_file: &Text) {
-    let Some(ca_file) = ca_file else { return };
-    if let Err(why) = transport::transport(spec, &StaticHeaders::of(spec)) {
-        checker.problem("tls.ca_file", Some(&ca_file.span()), why);
+    /// The strings of a table. A problem of the whole table has the line of the first one.
+    fn texts(
+        &mut self,
+        path: &str,
+        raw: &BTreeMap<Spanned<String>, Spanned<String>>,
+    ) -> BTreeMap<String, String> {
+        if let Some(first) = raw.keys().next() {
+            self.know(path, first.span(), String::new());
+        }
+        let items = raw.iter().map(|(name, raw)| {
+            let key = format!("{path}.{}", name.get_ref());
+            (name.get_ref().clone(), self.value(key.clone(), &key, raw.span(), raw.get_ref()))
+        });
+        items.collect()
+    }
+
+    /// A string with its variables expanded, or as it is written if that fails.
+    fn value(&mut self, path: String, key: &str, span: Range<usize>, written: &str) -> String {
+        let expanded = match self.expands {
+            true => self.checker.expanded(key, &span, written),
+            false => None,
+        };
+        let value =
+            Value { key: key.to_owned(), span, written: written.to_owned(), is_lost: expanded.is_none() };
+        self.values.insert(path, value);
+        expanded.unwrap_or_else(|| written.to_owned())
+    }
+
+    fn know(&mut self, path: &str, span: Range<usize>, written: String) {
+        self.values.insert(path.to_owned(), Value { key: path.to_owned(), span, written, is_lost: false });
     }
 }
 
-/// The protocol era. HTTP+SSE exists in the legacy era only.
-fn era(checker: &mut Checker<'_>, raw: &RawBackend) -> EraChoice {
-    let eras =
-        (&[EraChoice::Auto, EraChoice::Legacy, EraChoice::Modern][..], EraChoice::as_str as fn(_) -> _);
-    let chosen = checker.word("era", &raw.era, eras, EraChoice::default());
-    let is_sse = raw.transport.as_ref().is_some_and(|transport| transport.get_ref() == "sse");
-    if chosen == EraChoice::Modern && is_sse {
-        let span = raw.era.as_ref().map(Spanned::span);
-        checker.problem("era", span.as_ref(), "HTTP+SSE is spoken in the legacy era only");
-        return EraChoice::default();
-    }
-    chosen
+fn switch(raw: &Switch) -> Option<bool> {
+    raw.as_ref().map(|raw| *raw.get_ref())
 }
-
-/// A backend from `--backend NAME=URL`.
-pub(super) fn from_flag(
-    id: BackendId,
-    flag: &BackendFlag,
-    mode: ModeChoice,
-    profiles: &Arc<[Profile]>,
-) -> BackendSettings {
-    plain(id, &flag.name, flag.url.clone(), Origin::Cli, mode, profiles)
-}
-
-/// Shortest allowed duration: zero would disable a required timeout, or spin.
-const SHORTEST: Duration = Duration::from_millis(1);
-const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
-/// Upper bound for counts: more than sensible, and far from overflow.
-const MOST: usize = 1_000_000;
-/// Headers written by the transports.
-pub(super) const OUR_HEADERS: [&str; 10] = [
-    "host",
-    "accept",
-    "connection",
-    "content-length",
-    "content-type",
-    "last-event-id",
-    "mcp-protocol-version",
-    "mcp-session-id",
-    "transfer-encoding",
-    "upgrade",
-];

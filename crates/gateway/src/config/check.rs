@@ -20,7 +20,7 @@ use super::{
     variables::interpolate,
 };
 
-use mcpool_router::settings::value::{parse_duration, parse_size, parse_word, show_duration, show_size};
+use mcpool_router::settings::value::{Unit, check_amount, parse_amount, parse_duration_from, parse_word};
 
 /// Lookup of environment variables.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -73,13 +73,18 @@ impl<'a> Checker<'a> {
 
     /// Expands the variables in a string.
     pub(super) fn string(&mut self, key: &str, raw: &Spanned<String>) -> Option<String> {
+        self.expanded(key, &raw.span(), raw.get_ref())
+    }
+
+    /// As [`Self::string`], for a text and its span.
+    pub(super) fn expanded(&mut self, key: &str, span: &Range<usize>, text: &str) -> Option<String> {
         let (environment, variables) = (self.environment, &mut self.variables);
-        let value = interpolate(raw.get_ref(), |name| {
+        let value = interpolate(text, |name| {
             let value = environment(name);
             variables.insert(name.to_owned(), value.is_some());
             value
         });
-        value.map_err(|reason| self.problem(key, Some(&raw.span()), reason)).ok()
+        value.map_err(|reason| self.problem(key, Some(span), reason)).ok()
     }
 
     /// Parses a string. An error may quote the file, but never a variable's value, which may be secret: the parser then
@@ -124,10 +129,6 @@ impl<'a> Checker<'a> {
         self.parsed(key, raw, |text| parse_word(text, values, word)).unwrap_or(default)
     }
 
-    pub(super) fn strings(&mut self, key: &str, raw: &[Spanned<String>]) -> Vec<String> {
-        raw.iter().filter_map(|one| self.string(key, one)).collect()
-    }
-
     pub(super) fn switch(raw: &Switch, default: bool) -> bool {
         raw.as_ref().map_or(default, |raw| *raw.get_ref())
     }
@@ -135,14 +136,7 @@ impl<'a> Checker<'a> {
     /// A duration of at least `least`.
     pub(super) fn duration(&mut self, key: &str, raw: &Span, default: Duration, least: Duration) -> Duration {
         let raw = raw.as_ref().map(|raw| Spanned::new(raw.span(), raw.get_ref().0.clone()));
-        let parse = |text: &str| match parse_duration(text)? {
-            duration if duration >= least => Ok(duration),
-            duration => {
-                let (got, least) = (show_duration(duration), show_duration(least));
-                Err(format!("{got} is too short; the least is {least}"))
-            }
-        };
-        self.parsed(key, &raw, parse).unwrap_or(default)
+        self.parsed(key, &raw, |text| parse_duration_from(text, least)).unwrap_or(default)
     }
 
     pub(super) fn count(
@@ -152,8 +146,7 @@ impl<'a> Checker<'a> {
         default: usize,
         range: RangeInclusive<usize>,
     ) -> usize {
-        let parse = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a whole number"));
-        self.amount(key, raw, default, range, parse, |value| value.to_string())
+        self.amount(key, raw, default, Unit::Count, range)
     }
 
     pub(super) fn size(
@@ -163,7 +156,7 @@ impl<'a> Checker<'a> {
         default: usize,
         range: RangeInclusive<usize>,
     ) -> usize {
-        self.amount(key, raw, default, range, parse_size, show_size)
+        self.amount(key, raw, default, Unit::Bytes, range)
     }
 
     /// A size, or `auto` for the detected value.
@@ -184,26 +177,18 @@ impl<'a> Checker<'a> {
         key: &str,
         raw: &Amount,
         default: usize,
+        unit: Unit,
         range: RangeInclusive<usize>,
-        parse: impl Fn(&str) -> Result<u64, String>,
-        show: impl Fn(u64) -> String,
     ) -> usize {
         let Some(raw) = raw else { return default };
-        let (least, most) = (*range.start() as u64, *range.end() as u64);
-        let check = |value: u64| match usize::try_from(value) {
-            Ok(fits) if range.contains(&fits) => Ok(fits),
-            _ => {
-                Err(format!("{} is out of range; it must be {} to {}", show(value), show(least), show(most)))
-            }
-        };
         let number = match raw.get_ref() {
-            Number::Int(number) => u64::try_from(*number).map_err(|_| format!("{number} is negative")),
+            Number::Int(number) => check_amount(*number, unit, &range),
             Number::Text(text) => {
                 let text = Some(Spanned::new(raw.span(), text.clone()));
-                return self.parsed(key, &text, |text| parse(text).and_then(check)).unwrap_or(default);
+                return self.parsed(key, &text, |text| parse_amount(text, unit, &range)).unwrap_or(default);
             }
         };
-        number.and_then(check).unwrap_or_else(|reason| {
+        number.unwrap_or_else(|reason| {
             self.problem(key, Some(&raw.span()), reason);
             default
         })
@@ -233,7 +218,7 @@ impl<'a> Checker<'a> {
 }
 
 /// The message about a value with variables: the error for the unexpanded text, or a generic one.
-fn unsaid(written: &str, of_the_text: Option<String>) -> String {
+pub(super) fn unsaid(written: &str, of_the_text: Option<String>) -> String {
     of_the_text.unwrap_or_else(|| format!("{written:?} will not do with its variables put in"))
 }
 

@@ -9,12 +9,11 @@ mod document;
 mod masked;
 mod memory;
 mod problem;
-mod process;
+mod profiles;
 mod raw;
 mod restart_only;
 mod secret;
 mod sessions;
-mod sharing;
 mod variables;
 
 use std::{
@@ -35,7 +34,6 @@ use mcpool_wire::BackendId;
 use toml::Spanned;
 use url::Url;
 
-pub(crate) use self::backend::{check_name, parse_url};
 use self::{
     check::{Checker, Environment},
     raw::{RawConfig, RawLimits, RawTimes},
@@ -49,8 +47,11 @@ pub use self::{
     secret::Secret,
     sessions::SessionSettings,
 };
-use mcpool_router::settings::BackendSettings;
-pub(crate) use mcpool_router::settings::value::{parse_duration, show_duration};
+use mcpool_router::settings::{BackendSettings, rules::Rules};
+pub(crate) use mcpool_router::settings::{
+    rules::parse_url,
+    value::{parse_duration, show_duration},
+};
 
 /// The default file, used if it exists and neither a file nor a backend is given.
 pub const DEFAULT_FILE: &str = "config/mcpool.toml";
@@ -242,8 +243,9 @@ impl Config {
 
     fn check(checker: &mut Checker<'_>, raw: &RawConfig, folder: &Path) -> Self {
         let default = Self::default();
-        let default_mode =
-            checker.word("default_mode", &raw.default_mode, backend::modes(), ModeChoice::Auto);
+        let modes = &[ModeChoice::Auto, ModeChoice::Shared, ModeChoice::Exclusive, ModeChoice::Pinned];
+        let modes = (&modes[..], ModeChoice::as_str as fn(_) -> _);
+        let default_mode = checker.word("default_mode", &raw.default_mode, modes, ModeChoice::Auto);
         let config = Self {
             file: None,
             listen: checker.address("listen", &raw.listen, default.listen),
@@ -280,24 +282,22 @@ impl Config {
                 ),
                 level: checker.parsed("log.level", &raw.log.level, level).unwrap_or(default.log.level),
             },
-            profiles: sharing::profiles(checker, &raw.profiles),
+            profiles: profiles::profiles(checker, &raw.profiles),
             watch: Checker::switch(&raw.watch, default.watch),
             delay: checker.duration("shutdown.delay", &raw.shutdown.delay, default.delay, Duration::ZERO),
             grace: checker.duration("shutdown.grace", &raw.shutdown.grace, default.grace, Duration::ZERO),
             ..Self::default()
         };
-        let profiles = sharing::with_built_in(&config.profiles);
-        config.with_backends(checker, raw, &backend::Common { default_mode, profiles: &profiles, folder })
+        config.with_backends(checker, raw, folder)
     }
 
-    fn with_backends(
-        mut self,
-        checker: &mut Checker<'_>,
-        raw: &RawConfig,
-        common: &backend::Common<'_>,
-    ) -> Self {
+    fn with_backends(mut self, checker: &mut Checker<'_>, raw: &RawConfig, folder: &Path) -> Self {
+        let profiles = profiles::with_built_in(&self.profiles);
+        let rules = rules(self.default_mode, &profiles, Some(folder));
         for (id, (name, raw)) in (0..).zip(&raw.backends) {
-            self.backends.extend(backend::read(checker, BackendId(id), name, raw, common));
+            let mut settings = backend::read(checker, name, raw, &rules);
+            settings.iter_mut().for_each(|one| one.spec.id = BackendId(id));
+            self.backends.extend(settings);
             if let Some(path) = &raw.tls.ca_file {
                 self.ca_files.insert(name.get_ref().as_str().into(), path.get_ref().clone());
             }
@@ -338,8 +338,9 @@ impl Config {
                 ));
             }
             let id = BackendId(u32::try_from(self.backends.len()).unwrap_or(u32::MAX));
-            let profiles = sharing::with_built_in(&self.profiles);
-            self.backends.push(backend::from_flag(id, &one, self.default_mode, &profiles));
+            let mut settings = self.plain(&one.name, one.url, Origin::Cli);
+            settings.spec.id = id;
+            self.backends.push(settings);
         }
         Ok(())
     }
@@ -347,7 +348,12 @@ impl Config {
     /// A backend with only name and URL configured.
     #[must_use]
     pub fn backend_at(name: &str, url: Url) -> BackendSettings {
-        backend::plain(BackendId(0), name, url, Origin::Cli, ModeChoice::Auto, &sharing::with_built_in(&[]))
+        Self::default().plain(name, url, Origin::Cli)
+    }
+
+    fn plain(&self, name: &str, url: Url, origin: Origin) -> BackendSettings {
+        let profiles = profiles::with_built_in(&self.profiles);
+        rules(self.default_mode, &profiles, None).plain(name, url, origin)
     }
 
     /// Rejects a non-loopback admin listener without a token, unless `unauthenticated = "allow"`: admin actions can
@@ -367,10 +373,18 @@ impl Config {
 
     /// Adds the demo backend at this address, for a gateway without configured backends.
     pub fn serve_demo(&mut self, url: Url) {
-        let profiles = sharing::with_built_in(&self.profiles);
-        let demo = backend::plain(BackendId(0), "demo", url, Origin::Demo, self.default_mode, &profiles);
-        self.backends.push(demo);
+        self.backends.push(self.plain("demo", url, Origin::Demo));
     }
+}
+
+/// The rules of a backend, for this gateway.
+fn rules<'r>(default_mode: ModeChoice, profiles: &'r Arc<[Profile]>, folder: Option<&'r Path>) -> Rules<'r> {
+    Rules { reserved: mcpool_front::RESERVED, default_mode, profiles, folder }
+}
+
+/// Checks the name of a backend.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    mcpool_router::settings::rules::check_name(name, mcpool_front::RESERVED)
 }
 
 /// The default limits; `buffered` depends on the memory.

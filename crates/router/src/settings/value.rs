@@ -1,6 +1,6 @@
 //! Human-readable values: durations, sizes and shares with their units; parsing and printing.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Milliseconds per unit, largest first, so that [`show_duration`] finds the shortest exact spelling.
 const DURATION_UNITS: [(&str, u64); 5] =
@@ -36,6 +36,59 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .map(Duration::from_millis)
         .filter(|duration| *duration <= LONGEST)
         .ok_or_else(|| format!("{text:?} is longer than a year"))
+}
+
+/// Parses a duration of at least `least`.
+///
+/// # Errors
+/// The mistake, and what to write.
+pub fn parse_duration_from(text: &str, least: Duration) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if duration >= least {
+        return Ok(duration);
+    }
+    Err(format!("{} is too short; the least is {}", show_duration(duration), show_duration(least)))
+}
+
+/// What a number counts.
+#[derive(Clone, Copy, Debug)]
+pub enum Unit {
+    /// Things.
+    Count,
+    /// Bytes.
+    Bytes,
+}
+
+/// Parses a number within a range.
+///
+/// # Errors
+/// The mistake, and what to write.
+pub fn parse_amount(text: &str, unit: Unit, range: &RangeInclusive<usize>) -> Result<usize, String> {
+    let value = match unit {
+        Unit::Count => text.parse().map_err(|_| format!("{text:?} is not a whole number"))?,
+        Unit::Bytes => parse_size(text)?,
+    };
+    within(value, unit, range)
+}
+
+/// Checks a number for its range.
+///
+/// # Errors
+/// The range.
+pub fn check_amount(number: i64, unit: Unit, range: &RangeInclusive<usize>) -> Result<usize, String> {
+    let value = u64::try_from(number).map_err(|_| format!("{number} is negative"))?;
+    within(value, unit, range)
+}
+
+fn within(value: u64, unit: Unit, range: &RangeInclusive<usize>) -> Result<usize, String> {
+    let show = |value: u64| match unit {
+        Unit::Count => value.to_string(),
+        Unit::Bytes => show_size(value),
+    };
+    usize::try_from(value).ok().filter(|fits| range.contains(fits)).ok_or_else(|| {
+        let (least, most) = (show(*range.start() as u64), show(*range.end() as u64));
+        format!("{} is out of range; it must be {least} to {most}", show(value))
+    })
 }
 
 /// Parses `"16MiB"`, `"64KiB"`, `"512B"`, `"4096"`.

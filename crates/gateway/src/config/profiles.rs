@@ -1,86 +1,18 @@
-//! Sharing settings of a backend beside its mode, and profiles of known servers.
+//! Profiles of known servers: those of the file, and the built-in ones.
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
-use mcpool_upstream::{Mode, Profile, Sharing, StateChoice};
+use mcpool_upstream::{Mode, Profile};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    backend::OUR_HEADERS,
     check::Checker,
-    raw::{Amount, RawBackend, RawProfile, Switch},
+    raw::{Amount, RawProfile, Switch},
 };
 
 /// Built-in profiles, as data.
 const BUILT_IN: &str = include_str!("../profiles.toml");
-
-/// Reads one backend's sharing settings.
-pub(super) fn read(
-    checker: &mut Checker<'_>,
-    raw: &RawBackend,
-    profiles: &Arc<[Profile]>,
-    configured: &[(HeaderName, HeaderValue)],
-) -> Sharing {
-    Sharing {
-        state: checker.word(
-            "state",
-            &raw.state,
-            (&[StateChoice::Unknown, StateChoice::None], StateChoice::as_str),
-            StateChoice::Unknown,
-        ),
-        reset_on_release: Checker::switch(&raw.reset_on_release, false),
-        pinned_tools: pinned_tools(checker, raw),
-        profiles: profiles.clone(),
-        forward_headers: forward_headers(checker, raw, configured),
-    }
-}
-
-fn pinned_tools(checker: &mut Checker<'_>, raw: &RawBackend) -> Vec<String> {
-    let mut patterns = Vec::new();
-    for (pattern, mode) in &raw.tools {
-        let key = format!("tools.{}", pattern.get_ref());
-        let pinned = |word: &str| match word {
-            "pinned" => Ok(pattern.get_ref().clone()),
-            _ => Err(format!("{word:?} is unknown; a tool can only be \"pinned\"")),
-        };
-        patterns.extend(checker.understood(&key, mode, pinned));
-    }
-    patterns
-}
-
-fn forward_headers(
-    checker: &mut Checker<'_>,
-    raw: &RawBackend,
-    configured: &[(HeaderName, HeaderValue)],
-) -> Vec<HeaderName> {
-    let mut names = Vec::new();
-    for one in &raw.forward_headers {
-        let allowed = |text: &str| match HeaderName::try_from(text) {
-            Err(_) => Err(format!("{text:?} is not a name of a header")),
-            Ok(name) if is_ours(name.as_str()) => {
-                Err(format!("{text:?} is written by the gateway itself and never taken from an agent"))
-            }
-            Ok(name) if configured.iter().any(|(ours, _)| *ours == name) => {
-                Err(format!("{text:?} is also set by headers; it can only come from one of the two"))
-            }
-            Ok(name) => Ok(name),
-        };
-        names.extend(checker.understood("forward_headers", one, allowed));
-    }
-    names
-}
-
-/// True for headers that identify the source or owner of a request; agents must not set them (SEMANTICS.md 5).
-fn is_ours(name: &str) -> bool {
-    const CLAIMS: [&str; 7] =
-        ["cookie", "forwarded", "origin", "mcpool-affinity", "te", "trailer", "proxy-authorization"];
-    OUR_HEADERS.contains(&name)
-        || CLAIMS.contains(&name)
-        || name.starts_with("mcp-")
-        || name.starts_with("x-forwarded-")
-}
 
 /// The configured profiles; the built-in ones follow.
 pub(super) fn profiles(checker: &mut Checker<'_>, raw: &[Spanned<RawProfile>]) -> Vec<Profile> {
