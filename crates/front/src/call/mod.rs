@@ -54,7 +54,7 @@ enum IdScope {
     /// An agent session's: it is unique there, and cancels the call.
     Session,
     /// One of many callers that share a link.
-    Guest,
+    SharedLink,
 }
 
 /// An answer of a backend with handshake is carried over to the era without.
@@ -134,7 +134,7 @@ impl InFlightCall {
         }
         let registration = match options.scope {
             IdScope::Session => core.begin(request.id.value(), message.bytes()),
-            IdScope::Guest => core.join(),
+            IdScope::SharedLink => core.join(),
         };
         let registration = match registration {
             Ok(registration) => registration,
@@ -297,14 +297,14 @@ impl CallOptions {
 
     /// Of a guest, to a backend of its own era: nothing is changed on either way.
     pub(crate) fn modern(outlet: Arc<dyn Outlet>, headers: Forwarded) -> Self {
-        Self { scope: IdScope::Guest, outlet: Some(outlet), era: Era::Modern, headers, adapter: None }
+        Self { scope: IdScope::SharedLink, outlet: Some(outlet), era: Era::Modern, headers, adapter: None }
     }
 
     /// Of a guest, to a backend of the other era.
     pub(crate) fn carried(outlet: Arc<dyn Outlet>, adapter: ResultAdapter) -> Self {
         let headers = Forwarded::default();
         Self {
-            scope: IdScope::Guest,
+            scope: IdScope::SharedLink,
             outlet: Some(outlet),
             era: Era::Legacy,
             headers,

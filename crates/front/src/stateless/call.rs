@@ -22,7 +22,7 @@ use tokio::time::{Sleep, sleep_until};
 use super::{
     Asking,
     call_output::{Asks, Heard, Level, Voice},
-    links::Guest,
+    links::SharedLink,
     parked::Bound,
     round::Round,
     validate::Unfit,
@@ -54,32 +54,32 @@ impl Drop for Attending {
 }
 
 pub(super) async fn answer<L: Link>(
-    guest: &Arc<Guest<L>>,
+    shared: &Arc<SharedLink<L>>,
     asking: Asking<'_>,
     is_kept: bool,
     (message, charge): (Message, Charge),
 ) -> Response {
-    let era = guest.link.era();
+    let era = shared.link.era();
     if era == Era::Legacy && asking.modern.request_state.is_some() {
-        return Box::pin(again(guest, &asking, &message)).await;
+        return Box::pin(again(shared, &asking, &message)).await;
     }
-    let (core, id) = (&guest.core, asking.request.id.clone());
+    let (core, id) = (&shared.core, asking.request.id.clone());
     let parameters = parameters(asking.head.headers);
     if era == Era::Legacy
         && let Some(tool) =
             asking.request.name.as_deref().filter(|_| asking.request.method == Method::ToolsCall)
-        && let Err(why) = guest.link.check_params(tool, message.bytes(), &parameters)
+        && let Err(why) = shared.link.check_params(tool, message.bytes(), &parameters)
     {
         return Unfit::Mismatch(why).answer(&id);
     }
     if era == Era::Legacy
         && let Some(level) = asking.modern.log_level.as_deref().and_then(Level::parse)
     {
-        Box::pin(guest.hear(level)).await;
+        Box::pin(shared.hear(level)).await;
     }
-    let asks = if era == Era::Legacy { asks_of(guest, &asking, &message) } else { None };
+    let asks = if era == Era::Legacy { asks_of(shared, &asking, &message) } else { None };
     let voice =
-        Voice::new(core, &guest.parked, &id, message.token(), asking.modern.log_level.as_deref(), asks);
+        Voice::new(core, &shared.parked, &id, message.token(), asking.modern.log_level.as_deref(), asks);
     let outlet: Arc<dyn Outlet> = Arc::<Voice>::clone(&voice);
     let (message, manner) = match era {
         Era::Modern => (message, CallOptions::modern(outlet, parameters)),
@@ -87,19 +87,19 @@ pub(super) async fn answer<L: Link>(
             let opens_urls = asks_for_input(&asking.request.method)
                 && !asking.modern.client.capabilities["elicitation"]["url"].is_null();
             let ttl_ms = is_kept.then_some(0);
-            let adapter = ResultAdapter { server_info: Arc::clone(&guest.server_info), ttl_ms, opens_urls };
+            let adapter = ResultAdapter { server_info: Arc::clone(&shared.server_info), ttl_ms, opens_urls };
             (asking.modern.to_legacy(&message), CallOptions::carried(outlet, adapter))
         }
     };
-    match InFlightCall::begin(core, guest.link.as_ref(), asking.request, (message, charge), manner) {
+    match InFlightCall::begin(core, shared.link.as_ref(), asking.request, (message, charge), manner) {
         Ok(running) => attend(core, &id, &voice, Some(running), asking.connection).await,
         Err(refusal) => Response::json(StatusCode::OK, Cause::Gateway, refusal),
     }
 }
 
 /// Goes on with a call whose caller was asked something.
-async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Message) -> Response {
-    let (core, id) = (&guest.core, &asking.request.id);
+async fn again<L: Link>(shared: &Arc<SharedLink<L>>, asking: &Asking<'_>, message: &Message) -> Response {
+    let (core, id) = (&shared.core, &asking.request.id);
     let bad = |why| Response::refused(StatusCode::BAD_REQUEST, Some(id), -32602, why);
     let Some(given) = answers(asking.modern.input_responses.as_deref().unwrap_or("{}")) else {
         return bad("inputResponses must be an object");
@@ -107,7 +107,7 @@ async fn again<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Me
     let taken = asking.modern.request_state.as_deref().and_then(|state| {
         let state: String = serde_json::from_str(state).ok()?;
         let bound = Bound::to(&core.caller, &core.target.name, message.bytes())?;
-        guest.parked.take(&state, &bound, &core.common)
+        shared.parked.take(&state, &bound, &core.common)
     });
     let level = asking.modern.log_level.as_deref();
     match taken {
@@ -135,15 +135,15 @@ fn asks_for_input(method: &Method) -> bool {
 }
 
 /// How the caller is asked, where it can be and its request can be answered so.
-fn asks_of<L: Link>(guest: &Arc<Guest<L>>, asking: &Asking<'_>, message: &Message) -> Option<Asks> {
+fn asks_of<L: Link>(shared: &Arc<SharedLink<L>>, asking: &Asking<'_>, message: &Message) -> Option<Asks> {
     if !asks_for_input(&asking.request.method) || !asking.modern.client.is_interactive() {
         return None;
     }
-    let tied = Arc::clone(guest);
+    let tied = Arc::clone(shared);
     Some(Asks {
         capabilities: asking.modern.client.capabilities.clone(),
         message: message.bytes().clone(),
-        server_info: Arc::clone(&guest.server_info),
+        server_info: Arc::clone(&shared.server_info),
         respond: Box::new(move |number, answer| tied.link.respond(number, answer)),
     })
 }

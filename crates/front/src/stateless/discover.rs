@@ -7,13 +7,13 @@ use http::StatusCode;
 use mcpool_wire::{Link, Revision, modern::key, raw_members, result_response};
 use serde_json::value::RawValue;
 
-use super::links::Guest;
+use super::links::SharedLink;
 use crate::{http::response::Response, message::Request, observe::Cause, session::open::OpenEnd};
 
-pub(super) fn answer<L: Link>(guest: &Guest<L>, request: &Request) -> Response {
-    let end = OpenEnd::new(&guest.core);
-    let result = result_of(&greeting(guest.link.as_ref()));
-    end.ok(&guest.core, request);
+pub(super) fn answer<L: Link>(shared: &SharedLink<L>, request: &Request) -> Response {
+    let end = OpenEnd::new(&shared.core);
+    let result = result_of(&greeting(shared.link.as_ref()));
+    end.ok(&shared.core, request);
     Response::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, &result))
 }
 

@@ -45,31 +45,31 @@ use crate::{
 };
 
 /// Most links of guests.
-const MOST: usize = 1_024;
+const MAX_LINKS: usize = 1_024;
 /// A link nobody calls over is kept this long.
 const IDLE: Duration = Duration::from_secs(60);
 /// With so many calls in flight on every link of its kind another one is opened: fewer than a session of a backend takes
 /// by default, so that there is room on each.
-const CALLS: usize = 8;
+const BUSY_CALLS: usize = 8;
 /// Most links of one kind: more sessions than one pool has.
-const KINDRED: usize = 32;
+const MAX_SAME_KEY: usize = 32;
 
 /// One link, and who calls over it.
-pub(crate) struct Guest<L> {
+pub(crate) struct SharedLink<L> {
     pub(super) core: Arc<AgentCore>,
     pub(super) link: Arc<L>,
     /// The server's name and version as JSON text.
     pub(super) server_info: Arc<str>,
     /// The least severe log message its callers wanted so far; nothing where the server has no log.
     level: Option<Mutex<Option<Level>>>,
-    unheard: Arc<Unheard>,
+    null_outlet: Arc<NullOutlet>,
     /// Where its calls wait for their callers.
     pub(super) parked: Arc<Parked>,
 }
 
 /// What callers must agree in to share a link.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Kind {
+struct LinkKey {
     backend: Target,
     identity: Arc<Identity>,
     is_local: bool,
@@ -80,41 +80,41 @@ struct Kind {
 
 /// Why a caller has no link.
 #[derive(Clone, Debug)]
-pub(crate) enum NoGuest {
+pub(crate) enum NoLink {
     NoPlace(NoPlace),
     /// Its backend gave it none.
     Unopened(Arc<CallError>),
 }
 
-type Found<L> = Result<Arc<Guest<L>>, NoGuest>;
-type Opening<L> = Pin<Box<dyn Future<Output = Found<L>> + Send>>;
+type OpenResult<L> = Result<Arc<SharedLink<L>>, NoLink>;
+type OpeningLink<L> = Pin<Box<dyn Future<Output = OpenResult<L>> + Send>>;
 
 /// All guests of one front.
-pub(crate) struct Guests<L> {
+pub(crate) struct SharedLinks<L> {
     state: Mutex<State<L>>,
 }
 
 struct State<L> {
-    kinds: HashMap<Kind, Vec<Arc<Guest<L>>>>,
+    by_key: HashMap<LinkKey, Vec<Arc<SharedLink<L>>>>,
     count: usize,
     /// Held by their callers only, so what nobody waits for ends.
-    openings: HashMap<Kind, WeakShared<Opening<L>>>,
+    openings: HashMap<LinkKey, WeakShared<OpeningLink<L>>>,
 }
 
-enum Room<L> {
-    Free(Arc<Guest<L>>),
+enum Choice<L> {
+    Reuse(Arc<SharedLink<L>>),
     /// All of its kind have much to do; this one the least.
-    Busy(Arc<Guest<L>>),
+    AllBusy(Arc<SharedLink<L>>),
     None,
 }
 
 /// What belongs to no call of a guest: there is nobody to tell.
 #[derive(Default)]
-struct Unheard {
+struct NullOutlet {
     ended: AtomicBool,
 }
 
-impl Outlet for Unheard {
+impl Outlet for NullOutlet {
     fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
         match event {
             LinkEvent::Ended(_) => {
@@ -132,65 +132,65 @@ impl Outlet for Unheard {
     }
 }
 
-impl<L> Default for Guests<L> {
+impl<L> Default for SharedLinks<L> {
     fn default() -> Self {
-        let state = State { kinds: HashMap::new(), count: 0, openings: HashMap::new() };
+        let state = State { by_key: HashMap::new(), count: 0, openings: HashMap::new() };
         Self { state: Mutex::new(state) }
     }
 }
 
-impl<L: Link> Guests<L> {
+impl<L: Link> SharedLinks<L> {
     /// A link of this kind, if there is one.
-    fn find(&self, kind: &Kind) -> Room<L> {
+    fn find(&self, key: &LinkKey) -> Choice<L> {
         let mut gone = Vec::new();
         let mut state = self.lock();
-        let State { kinds, count, .. } = &mut *state;
-        let Some(kindred) = kinds.get_mut(kind) else { return Room::None };
-        kindred.retain(|guest| {
-            let stays = !guest.unheard.ended.load(Ordering::Relaxed);
+        let State { by_key, count, .. } = &mut *state;
+        let Some(same_key) = by_key.get_mut(key) else { return Choice::None };
+        same_key.retain(|shared| {
+            let stays = !shared.null_outlet.ended.load(Ordering::Relaxed);
             if !stays {
-                gone.push(Arc::clone(guest));
+                gone.push(Arc::clone(shared));
             }
             stays
         });
         // The first with room, so that few are in use.
-        let roomy = kindred.iter().position(|guest| guest.core.in_flight() < CALLS);
-        let least = || (0..kindred.len()).min_by_key(|at| kindred[*at].core.in_flight());
-        let chosen = roomy.or_else(least).map(|at| Arc::clone(&kindred[at]));
-        let room = match chosen {
-            None => Room::None,
+        let with_room = same_key.iter().position(|shared| shared.core.in_flight() < BUSY_CALLS);
+        let least = || (0..same_key.len()).min_by_key(|at| same_key[*at].core.in_flight());
+        let chosen = with_room.or_else(least).map(|at| Arc::clone(&same_key[at]));
+        let choice = match chosen {
+            None => Choice::None,
             // So are all of its kind.
-            Some(guest) if guest.link.is_outdated() => {
-                gone.append(kindred);
-                Room::None
+            Some(shared) if shared.link.is_outdated() => {
+                gone.append(same_key);
+                Choice::None
             }
-            Some(guest) => {
-                guest.core.seen();
-                let is_alone = guest.link.is_own() || guest.link.era() == Era::Modern;
-                let is_free = is_alone || roomy.is_some() || kindred.len() >= KINDRED;
-                if is_free { Room::Free(guest) } else { Room::Busy(guest) }
+            Some(shared) => {
+                shared.core.seen();
+                let is_alone = shared.link.is_own() || shared.link.era() == Era::Modern;
+                let is_free = is_alone || with_room.is_some() || same_key.len() >= MAX_SAME_KEY;
+                if is_free { Choice::Reuse(shared) } else { Choice::AllBusy(shared) }
             }
         };
         *count -= gone.len();
-        if kindred.is_empty() {
-            kinds.remove(kind);
+        if same_key.is_empty() {
+            by_key.remove(key);
         }
         // Their links end behind the lock.
         drop(state);
         drop(gone);
-        room
+        choice
     }
 
     /// Whether links of this kind lead to a backend of this era, where one serves everybody.
-    fn is_modern(&self, kind: &Kind) -> bool {
+    fn is_modern(&self, key: &LinkKey) -> bool {
         let state = self.lock();
-        state.kinds.get(kind).and_then(|all| all.first()).is_some_and(|one| one.link.era() == Era::Modern)
+        state.by_key.get(key).and_then(|all| all.first()).is_some_and(|one| one.link.era() == Era::Modern)
     }
 
-    fn insert(&self, kind: Kind, guest: Arc<Guest<L>>) {
+    fn insert(&self, key: LinkKey, shared: Arc<SharedLink<L>>) {
         let mut state = self.lock();
-        let gone = if state.count >= MOST { state.make_room() } else { None };
-        state.kinds.entry(kind).or_default().push(guest);
+        let gone = if state.count >= MAX_LINKS { state.make_room() } else { None };
+        state.by_key.entry(key).or_default().push(shared);
         state.count += 1;
         drop(state);
         drop(gone);
@@ -199,9 +199,9 @@ impl<L: Link> Guests<L> {
     /// Ends what nobody needs. None stays longer than an agent session would.
     pub(crate) fn sweep(&self, now: u64, longest: Duration) {
         let idle = u64::try_from(IDLE.min(longest).as_millis()).unwrap_or(u64::MAX);
-        let is_idle = |guest: &Guest<L>| {
-            let since = now.saturating_sub(guest.core.last_seen.load(Ordering::Relaxed));
-            guest.core.is_idle() && since >= idle
+        let is_idle = |shared: &SharedLink<L>| {
+            let since = now.saturating_sub(shared.core.last_seen.load(Ordering::Relaxed));
+            shared.core.is_idle() && since >= idle
         };
         let gone = self.lock().take_out(is_idle);
         drop(gone);
@@ -209,16 +209,16 @@ impl<L: Link> Guests<L> {
 
     /// Each of them.
     pub(crate) fn cores(&self) -> Vec<Arc<AgentCore>> {
-        self.lock().kinds.values().flatten().map(|guest| Arc::clone(&guest.core)).collect()
+        self.lock().by_key.values().flatten().map(|shared| Arc::clone(&shared.core)).collect()
     }
 
     /// Lets go of a link nobody needs now, the one that was idle longest; whether there was one.
     pub(crate) fn give_way(&self) -> bool {
         let gone = {
             let mut state = self.lock();
-            let idle = state.kinds.values().flatten().filter(|guest| guest.core.is_idle());
-            let longest = idle.min_by_key(|guest| guest.core.last_seen.load(Ordering::Relaxed)).cloned();
-            longest.map(|one| state.take_out(|guest| Arc::ptr_eq(&guest.core, &one.core)))
+            let idle = state.by_key.values().flatten().filter(|shared| shared.core.is_idle());
+            let longest = idle.min_by_key(|shared| shared.core.last_seen.load(Ordering::Relaxed)).cloned();
+            longest.map(|one| state.take_out(|shared| Arc::ptr_eq(&shared.core, &one.core)))
         };
         gone.is_some()
     }
@@ -230,7 +230,8 @@ impl<L: Link> Guests<L> {
 
     /// Tells the calls of all of them that they are to end.
     pub(crate) fn stop_calls(&self, why: StopReason) {
-        let all: Vec<_> = self.lock().kinds.values().flatten().map(|guest| Arc::clone(&guest.core)).collect();
+        let all: Vec<_> =
+            self.lock().by_key.values().flatten().map(|shared| Arc::clone(&shared.core)).collect();
         for core in all {
             core.stop_calls(why);
         }
@@ -249,21 +250,22 @@ impl<L: Link> Guests<L> {
 
 impl<L> State<L> {
     /// Takes out the one that is needed least: idle, and for the longest time.
-    fn make_room(&mut self) -> Option<Arc<Guest<L>>> {
-        let all = self.kinds.values().flatten();
-        let need =
-            |guest: &&Arc<Guest<L>>| (!guest.core.is_idle(), guest.core.last_seen.load(Ordering::Relaxed));
+    fn make_room(&mut self) -> Option<Arc<SharedLink<L>>> {
+        let all = self.by_key.values().flatten();
+        let need = |shared: &&Arc<SharedLink<L>>| {
+            (!shared.core.is_idle(), shared.core.last_seen.load(Ordering::Relaxed))
+        };
         let least = Arc::clone(all.min_by_key(need)?);
-        self.take_out(|guest| Arc::ptr_eq(&guest.core, &least.core)).pop()
+        self.take_out(|shared| Arc::ptr_eq(&shared.core, &least.core)).pop()
     }
 
-    fn take_out(&mut self, is_one: impl Fn(&Guest<L>) -> bool) -> Vec<Arc<Guest<L>>> {
+    fn take_out(&mut self, is_one: impl Fn(&SharedLink<L>) -> bool) -> Vec<Arc<SharedLink<L>>> {
         let mut gone = Vec::new();
-        self.kinds.retain(|_, kindred| {
-            let (out, left) = std::mem::take(kindred).into_iter().partition(|guest| is_one(guest));
-            *kindred = left;
+        self.by_key.retain(|_, same_key| {
+            let (out, left) = std::mem::take(same_key).into_iter().partition(|shared| is_one(shared));
+            *same_key = left;
             gone.extend::<Vec<_>>(out);
-            !kindred.is_empty()
+            !same_key.is_empty()
         });
         self.count -= gone.len();
         gone
@@ -272,135 +274,136 @@ impl<L> State<L> {
 
 impl<B: Backends> Front<B> {
     /// The link a modern caller comes over.
-    pub(crate) async fn guest(
+    pub(crate) async fn shared_link(
         self: &Arc<Self>,
         stateless: &Arc<Stateless<B::Link>>,
         head: &RequestHead<'_>,
         target: &Target,
         client: &ClientHello,
-    ) -> Found<B::Link> {
-        let kind = self.kind_of(&stateless.links, head, target, client);
-        match stateless.links.find(&kind) {
-            Room::Free(guest) => Ok(guest),
-            Room::Busy(guest) => {
-                let another = Box::pin(self.opened(stateless, kind, head, target, client)).await;
-                Ok(another.unwrap_or(guest))
+    ) -> OpenResult<B::Link> {
+        let key = self.key_of(&stateless.links, head, target, client);
+        match stateless.links.find(&key) {
+            Choice::Reuse(shared) => Ok(shared),
+            Choice::AllBusy(shared) => {
+                let another = Box::pin(self.open_once(stateless, key, head, target, client)).await;
+                Ok(another.unwrap_or(shared))
             }
-            Room::None => Box::pin(self.opened(stateless, kind, head, target, client)).await,
+            Choice::None => Box::pin(self.open_once(stateless, key, head, target, client)).await,
         }
     }
 
-    fn kind_of(
+    fn key_of(
         &self,
-        links: &Guests<B::Link>,
+        links: &SharedLinks<B::Link>,
         head: &RequestHead<'_>,
         target: &Target,
         client: &ClientHello,
-    ) -> Kind {
+    ) -> LinkKey {
         let carried = self.carried(target, head.headers);
         let Caller { identity, is_local, affinity, forwarded, .. } = head.caller(AgentKey(0), &carried);
         let backend = target.clone();
-        let mut kind =
-            Kind { backend, identity, is_local, affinity, forwarded, class: CapabilityClass::neutral() };
-        if client.is_interactive() && !links.is_modern(&kind) {
-            kind.class = client.class();
+        let mut key =
+            LinkKey { backend, identity, is_local, affinity, forwarded, class: CapabilityClass::neutral() };
+        if client.is_interactive() && !links.is_modern(&key) {
+            key.class = client.class();
         }
-        kind
+        key
     }
 
     /// One more link of this kind; whoever wants one at the same time gets the same.
-    async fn opened(
+    async fn open_once(
         self: &Arc<Self>,
         stateless: &Arc<Stateless<B::Link>>,
-        kind: Kind,
+        key: LinkKey,
         head: &RequestHead<'_>,
         target: &Target,
         client: &ClientHello,
-    ) -> Found<B::Link> {
+    ) -> OpenResult<B::Link> {
         let opening = {
             let mut state = stateless.links.lock();
             let openings = &mut state.openings;
-            if let Some(opening) = openings.get(&kind).and_then(WeakShared::upgrade) {
+            if let Some(opening) = openings.get(&key).and_then(WeakShared::upgrade) {
                 opening
             } else {
-                if openings.len() >= MOST {
+                if openings.len() >= MAX_LINKS {
                     openings.retain(|_, opening| opening.upgrade().is_some());
                 }
                 let carried = self.carried(target, head.headers);
                 let caller = Arc::new(head.caller(self.common.agent_key(), &carried));
                 let mut client = client.clone();
-                if kind.class == CapabilityClass::neutral() {
+                if key.class == CapabilityClass::neutral() {
                     client = ClientHello { revision: Revision::V2026_07_28, ..ClientHello::neutral() };
                 }
-                let inviting = Arc::clone(self).invite(
+                let future = Arc::clone(self).open_shared(
                     Arc::clone(stateless),
-                    kind.clone(),
+                    key.clone(),
                     caller,
                     target.clone(),
                     head.peer,
                     client,
                 );
-                let inviting: Opening<B::Link> = Box::pin(inviting);
-                let opening: Shared<_> = inviting.shared();
-                openings.extend(opening.downgrade().map(|weak| (kind, weak)));
+                let future: OpeningLink<B::Link> = Box::pin(future);
+                let opening: Shared<_> = future.shared();
+                openings.extend(opening.downgrade().map(|weak| (key, weak)));
                 opening
             }
         };
         opening.await
     }
 
-    async fn invite(
+    async fn open_shared(
         self: Arc<Self>,
         stateless: Arc<Stateless<B::Link>>,
-        kind: Kind,
+        key: LinkKey,
         caller: Arc<Caller>,
         target: Target,
         peer: IpAddr,
         client: ClientHello,
-    ) -> Found<B::Link> {
-        let found = self.admit(&stateless, &kind, caller, target, peer, client).await;
+    ) -> OpenResult<B::Link> {
+        let result = self.open_and_share(&stateless, &key, caller, target, peer, client).await;
         // Behind the table, so that who finds no opening finds the guest.
-        stateless.links.lock().openings.remove(&kind);
-        found
+        stateless.links.lock().openings.remove(&key);
+        result
     }
 
-    async fn admit(
+    async fn open_and_share(
         self: &Arc<Self>,
         stateless: &Arc<Stateless<B::Link>>,
-        kind: &Kind,
+        key: &LinkKey,
         caller: Arc<Caller>,
         target: Target,
         peer: IpAddr,
         client: ClientHello,
-    ) -> Found<B::Link> {
-        let permit = self.acquire_session(peer).await.map_err(NoGuest::NoPlace)?;
-        let unheard = Arc::<Unheard>::default();
-        let outlet: Arc<dyn Outlet> = Arc::<Unheard>::clone(&unheard);
+    ) -> OpenResult<B::Link> {
+        let permit = self.acquire_session(peer).await.map_err(NoLink::NoPlace)?;
+        let null_outlet = Arc::<NullOutlet>::default();
+        let outlet: Arc<dyn Outlet> = Arc::<NullOutlet>::clone(&null_outlet);
         let hello = Hello { caller: Arc::clone(&caller), target: target.clone(), client, outlet };
         let opened = open::bounded(self.backends.open(hello), &self.common).await;
-        let link = opened.map_err(|error| NoGuest::Unopened(Arc::new(error)))?;
+        let link = opened.map_err(|error| NoLink::Unopened(Arc::new(error)))?;
         let (from, opened) = ((peer, Some(permit)), (Carried::default(), 0));
         let common = Arc::clone(&self.common);
         let core = AgentCore::new(caller, target, Transport::Other, from, opened, common);
         core.profile.tied(link.as_ref());
-        let guest = Arc::new(Guest::new(Arc::new(core), link, unheard, Arc::clone(&stateless.parked)));
-        let mut kind = kind.clone();
-        if guest.link.era() == Era::Modern {
-            kind.class = CapabilityClass::neutral();
+        let shared =
+            Arc::new(SharedLink::new(Arc::new(core), link, null_outlet, Arc::clone(&stateless.parked)));
+        let mut key = key.clone();
+        if shared.link.era() == Era::Modern {
+            key.class = CapabilityClass::neutral();
         }
-        stateless.links.insert(kind, Arc::clone(&guest));
-        Ok(guest)
+        stateless.links.insert(key, Arc::clone(&shared));
+        Ok(shared)
     }
 }
 
-impl<L> Guest<L> {
+impl<L> SharedLink<L> {
     fn common(&self) -> &Common {
         &self.core.common
     }
 }
 
-impl<L: Link> Guest<L> {
-    fn new(core: Arc<AgentCore>, link: Arc<L>, unheard: Arc<Unheard>, parked: Arc<Parked>) -> Self {
+impl<L: Link> SharedLink<L> {
+    fn new(core: Arc<AgentCore>, link: Arc<L>, null_outlet: Arc<NullOutlet>, parked: Arc<Parked>) -> Self {
         let greeting = greeting(link.as_ref());
         let server_info = server_info(&greeting).into();
         let has_log = greeting
@@ -415,7 +418,7 @@ impl<L: Link> Guest<L> {
             peer: core.profile.peer,
             client: None,
         });
-        Self { core, link, server_info, level, unheard, parked }
+        Self { core, link, server_info, level, null_outlet, parked }
     }
 
     /// Has the server log what this caller wants: a level there is the link's, so it is the least severe of all its
@@ -436,11 +439,11 @@ impl<L: Link> Guest<L> {
     }
 }
 
-impl<L> Drop for Guest<L> {
+impl<L> Drop for SharedLink<L> {
     fn drop(&mut self) {
         self.core.leave();
         Gauges::down(&self.common().gauges.modern_agents, 1);
-        let ended = self.unheard.ended.load(Ordering::Relaxed);
+        let ended = self.null_outlet.ended.load(Ordering::Relaxed);
         self.common().emit(&FrontEvent::AgentClosed {
             agent: self.core.caller.agent,
             transport: Transport::Http,

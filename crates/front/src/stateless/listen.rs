@@ -23,7 +23,7 @@ use serde_json::json;
 use super::{
     Asking,
     discover::greeting,
-    listeners::{Listed, Listens},
+    listeners::{ListenerEntry, Listeners},
     own::own,
 };
 use crate::{
@@ -47,28 +47,28 @@ const MOST_RESOURCES: usize = 1_000;
 const AT_ONCE: usize = 16;
 
 /// What hears for one stream.
-pub(super) struct Ear {
+pub(super) struct Listener {
     core: Arc<AgentCore>,
     /// The id of its request, as JSON text.
     id: String,
-    hearing: Mutex<Hearing>,
+    state: Mutex<ListenerState>,
 }
 
-enum Hearing {
+enum ListenerState {
     Early(Vec<Bytes>),
     Open(Filter),
 }
 
 /// What a stream needs for as long as it lasts.
-struct Listening<L> {
-    ear: Arc<Ear>,
+struct ListenTask<L> {
+    listener: Arc<Listener>,
     _link: Arc<L>,
-    _listed: Listed,
+    _entry: ListenerEntry,
 }
 
 pub(super) async fn open<B: Backends>(
     front: &Arc<Front<B>>,
-    listeners: &Arc<Listens>,
+    listeners: &Arc<Listeners>,
     asking: Asking<'_>,
     message: &[u8],
 ) -> Response {
@@ -88,10 +88,10 @@ pub(super) async fn open<B: Backends>(
     };
     let Asking { head, ref target, .. } = asking;
     let core = front.new_agent(head, target.clone(), Transport::Other, permit, None);
-    let ear = Ear::new(&core, String::from_utf8_lossy(request.id.raw()).into_owned());
-    let Some(listed) = listeners.enter(&ear, &front.common) else { return no_place(NoPlace::Full) };
+    let listener = Listener::new(&core, String::from_utf8_lossy(request.id.raw()).into_owned());
+    let Some(entry) = listeners.enter(&listener, &front.common) else { return no_place(NoPlace::Full) };
     let end = OpenEnd::new(&core);
-    let link = match link_of(front, &core, &ear, target).await {
+    let link = match link_of(front, &core, &listener, target).await {
         Ok(link) => link,
         Err(error) => {
             let body = end.refused(&core, request, &error);
@@ -103,12 +103,12 @@ pub(super) async fn open<B: Backends>(
     let capabilities = capabilities.unwrap_or_default();
     let mut filter = wanted.honoured(&capabilities);
     filter.updates = subscribed(&core, link.as_ref(), std::mem::take(&mut filter.updates)).await;
-    let Some(reader) = ear.begin(filter) else { return no_place(NoPlace::Overloaded) };
+    let Some(reader) = listener.begin(filter) else { return no_place(NoPlace::Overloaded) };
     end.ok(&core, request);
-    let listening = Listening { ear, _link: link, _listed: listed };
+    let task = ListenTask { listener, _link: link, _entry: entry };
     let common = Arc::clone(&front.common);
     front.tasks.spawn(async move {
-        catch_panic(&common, "stream", listening.last()).await;
+        catch_panic(&common, "stream", task.last()).await;
     });
     Response::stream(reader, None, front.common.times().stream_ping)
 }
@@ -116,11 +116,11 @@ pub(super) async fn open<B: Backends>(
 async fn link_of<B: Backends>(
     front: &Front<B>,
     core: &Arc<AgentCore>,
-    ear: &Arc<Ear>,
+    listener: &Arc<Listener>,
     target: &Target,
 ) -> Result<Arc<B::Link>, mcpool_wire::CallError> {
     let client = ClientHello { revision: Revision::V2026_07_28, ..ClientHello::neutral() };
-    let outlet: Arc<dyn Outlet> = Arc::<Ear>::clone(ear);
+    let outlet: Arc<dyn Outlet> = Arc::<Listener>::clone(listener);
     let hello = Hello { caller: Arc::clone(&core.caller), target: target.clone(), client, outlet };
     open::bounded(front.backends.open(hello), &front.common).await
 }
@@ -140,9 +140,9 @@ async fn subscribed<L: Link>(core: &AgentCore, link: &L, uris: Vec<String>) -> V
     stream::iter(asked).buffered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
-impl Ear {
+impl Listener {
     fn new(core: &Arc<AgentCore>, id: String) -> Arc<Self> {
-        Arc::new(Self { core: Arc::clone(core), id, hearing: Mutex::new(Hearing::Early(Vec::new())) })
+        Arc::new(Self { core: Arc::clone(core), id, state: Mutex::new(ListenerState::Early(Vec::new())) })
     }
 
     pub(super) fn core(&self) -> Arc<AgentCore> {
@@ -152,9 +152,11 @@ impl Ear {
     /// Says what will be told, then what was heard until now. Nothing when the stream ended already.
     fn begin(&self, filter: Filter) -> Option<crate::stream::outbox::Reader> {
         let reader = self.core.outbox.attach()?;
-        let mut hearing = self.lock();
+        let mut state = self.lock();
         self.core.answer(filter.acknowledged(&self.id));
-        if let Hearing::Early(early) = std::mem::replace(&mut *hearing, Hearing::Open(filter.clone())) {
+        if let ListenerState::Early(early) =
+            std::mem::replace(&mut *state, ListenerState::Open(filter.clone()))
+        {
             for notification in early {
                 // Counted where it is dropped.
                 let _ = self.tell(&filter, notification);
@@ -166,15 +168,15 @@ impl Ear {
     fn hear(&self, notification: Bytes) -> Result<(), OutletFull> {
         // Held while it is told: what was early comes before what was not.
         match &mut *self.lock() {
-            Hearing::Early(early) if early.len() < EARLY => {
+            ListenerState::Early(early) if early.len() < EARLY => {
                 early.push(notification);
                 Ok(())
             }
-            Hearing::Early(_) => {
+            ListenerState::Early(_) => {
                 self.core.common.dropped("notification");
                 Err(OutletFull)
             }
-            Hearing::Open(filter) => self.tell(filter, notification),
+            ListenerState::Open(filter) => self.tell(filter, notification),
         }
     }
 
@@ -196,12 +198,12 @@ impl Ear {
         Arc::clone(&self.core.outbox)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Hearing> {
-        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ListenerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Outlet for Ear {
+impl Outlet for Listener {
     fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
         match event {
             LinkEvent::Notification(bytes) => self.hear(bytes),
@@ -218,10 +220,10 @@ impl Outlet for Ear {
     }
 }
 
-impl<L: Link> Listening<L> {
+impl<L: Link> ListenTask<L> {
     /// Lasts until nobody reads any more, or everything ends.
     async fn last(self) {
-        let core = &self.ear.core;
+        let core = &self.listener.core;
         let left = poll_fn(|cx| match core.outbox.poll_presence(cx) {
             Presence::Attached(_) => Poll::Pending,
             Presence::Absent | Presence::Closed => Poll::Ready(()),

@@ -32,24 +32,24 @@ use crate::{
 };
 
 pub(crate) use call_output::Voice;
-use links::{Guests, NoGuest};
-use listeners::Listens;
+use links::{NoLink, SharedLinks};
+use listeners::Listeners;
 use parked::Parked;
 pub(crate) use validate::is_modern;
 
 /// What is kept of agents without session: owned beside the front, which knows only that it takes places.
 pub(crate) struct Stateless<L> {
     /// The links they share.
-    pub(crate) links: Guests<L>,
+    pub(crate) links: SharedLinks<L>,
     /// Their streams of what changes.
-    pub(crate) listeners: Arc<Listens>,
+    pub(crate) listeners: Arc<Listeners>,
     /// Their calls that wait for them.
     pub(crate) parked: Arc<Parked>,
 }
 
 impl<L> Default for Stateless<L> {
     fn default() -> Self {
-        Self { links: Guests::default(), listeners: Arc::default(), parked: Arc::default() }
+        Self { links: SharedLinks::default(), listeners: Arc::default(), parked: Arc::default() }
     }
 }
 
@@ -126,13 +126,13 @@ async fn discovered<B: Backends>(
     asking: Asking<'_>,
 ) -> Response {
     if prefers_handshake(front, &asking) {
-        return sent_back(&asking.request.id);
+        return use_handshake(&asking.request.id);
     }
-    match front.guest(stateless, asking.head, &asking.target, &asking.modern.client).await {
+    match front.shared_link(stateless, asking.head, &asking.target, &asking.modern.client).await {
         // Who was the first to come here showed what the server is.
-        Ok(_) if prefers_handshake(front, &asking) => sent_back(&asking.request.id),
-        Ok(guest) => discover::answer(&guest, &asking.request),
-        Err(none) => turned_away(front, &none, &asking),
+        Ok(_) if prefers_handshake(front, &asking) => use_handshake(&asking.request.id),
+        Ok(shared) => discover::answer(&shared, &asking.request),
+        Err(reason) => no_link(front, &reason, &asking),
     }
 }
 
@@ -144,7 +144,7 @@ fn prefers_handshake<B: Backends>(front: &Front<B>, asking: &Asking<'_>) -> bool
 
 /// Told as a server tells it that does not know this era, on which all SDKs begin with a handshake. Its calls would be
 /// served, each in a session of its own.
-fn sent_back(id: &RpcId) -> Response {
+fn use_handshake(id: &RpcId) -> Response {
     let message = "this server keeps things in the session of each agent: begin with initialize, or say which agent it is \
                    by Mcpool-Affinity";
     Response::refused(StatusCode::NOT_FOUND, Some(id), -32601, message)
@@ -157,17 +157,17 @@ async fn called<B: Backends>(
     is_kept: bool,
     message: (mcpool_wire::Message, Charge),
 ) -> Response {
-    match front.guest(stateless, asking.head, &asking.target, &asking.modern.client).await {
-        Ok(guest) => call::answer(&guest, asking, is_kept, message).await,
-        Err(none) => turned_away(front, &none, &asking),
+    match front.shared_link(stateless, asking.head, &asking.target, &asking.modern.client).await {
+        Ok(shared) => call::answer(&shared, asking, is_kept, message).await,
+        Err(reason) => no_link(front, &reason, &asking),
     }
 }
 
-fn turned_away<B: Backends>(front: &Front<B>, none: &NoGuest, asking: &Asking<'_>) -> Response {
+fn no_link<B: Backends>(front: &Front<B>, reason: &NoLink, asking: &Asking<'_>) -> Response {
     let (id, method) = (&asking.request.id, &asking.request.method);
-    match none {
-        NoGuest::NoPlace(why) => Response::no_place(Some(id), &front.common.request_id().to_string(), *why),
-        NoGuest::Unopened(error) => front.unopened(error, id, method, &asking.target),
+    match reason {
+        NoLink::NoPlace(why) => Response::no_place(Some(id), &front.common.request_id().to_string(), *why),
+        NoLink::Unopened(error) => front.unopened(error, id, method, &asking.target),
     }
 }
 
