@@ -13,7 +13,7 @@ use crate::{
     limits::pressure::PressureLevel,
     observe::FrontEvent,
     session::Front,
-    stateless::{Stateless, Voice},
+    stateless::{CallOutput, Stateless},
     stream::{connection::ConnectionState, outbox::Outbox},
 };
 
@@ -29,7 +29,7 @@ enum SlowReader {
     /// A connection and the bytes being written to it.
     Connection(Arc<ConnectionState>),
     /// A call that ended while it waited for its caller.
-    Parked(Arc<Voice>),
+    Parked(Arc<CallOutput>),
 }
 
 /// Times on one pressure level: how long a reader may be stuck, and after how long on the level any reader may be closed.
@@ -103,7 +103,8 @@ fn slow_readers<B: Backends>(
         front.common.connections.iter().map(|entry| Arc::clone(entry.value())).collect();
     let connections =
         connections.into_iter().map(|connection| (connection.owes(), SlowReader::Connection(connection)));
-    let parked = stateless.parked.owing().into_iter().map(|(owes, voice)| (owes, SlowReader::Parked(voice)));
+    let parked =
+        stateless.parked.owing().into_iter().map(|(owes, output)| (owes, SlowReader::Parked(output)));
     let mut all: Vec<_> = streams
         .chain(connections)
         .chain(parked)
@@ -131,8 +132,8 @@ impl SlowReader {
                 true
             }
             Self::Connection(connection) => connection.cut(),
-            Self::Parked(voice) => {
-                voice.let_go();
+            Self::Parked(output) => {
+                output.let_go();
                 true
             }
         }

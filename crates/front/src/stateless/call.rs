@@ -20,11 +20,11 @@ use mcpool_wire::{
 use tokio::time::{Sleep, sleep_until};
 
 use super::{
-    Asking,
-    call_output::{Asks, Heard, Level, Voice},
+    StatelessRequest,
+    call_output::{CallOutput, InputRequests, LogLevel, PostStep},
+    detached::DetachedStatelessCall,
     links::SharedLink,
-    parked::Bound,
-    round::Round,
+    parked::StateBinding,
     validate::Unfit,
 };
 use crate::{
@@ -45,9 +45,9 @@ use crate::{
 };
 
 /// One POST that listens. Dropped before it heard anything, it was the last.
-struct Attending(Arc<Voice>);
+struct AttachedPost(Arc<CallOutput>);
 
-impl Drop for Attending {
+impl Drop for AttachedPost {
     fn drop(&mut self) {
         self.0.left();
     }
@@ -55,64 +55,67 @@ impl Drop for Attending {
 
 pub(super) async fn answer<L: Link>(
     shared: &Arc<SharedLink<L>>,
-    asking: Asking<'_>,
+    post: StatelessRequest<'_>,
     is_kept: bool,
     (message, charge): (Message, Charge),
 ) -> Response {
     let era = shared.link.era();
-    if era == Era::Legacy && asking.modern.request_state.is_some() {
-        return Box::pin(again(shared, &asking, &message)).await;
+    if era == Era::Legacy && post.modern.request_state.is_some() {
+        return Box::pin(again(shared, &post, &message)).await;
     }
-    let (core, id) = (&shared.core, asking.request.id.clone());
-    let parameters = parameters(asking.head.headers);
+    let (core, id) = (&shared.core, post.request.id.clone());
+    let parameters = parameters(post.head.headers);
     if era == Era::Legacy
-        && let Some(tool) =
-            asking.request.name.as_deref().filter(|_| asking.request.method == Method::ToolsCall)
+        && let Some(tool) = post.request.name.as_deref().filter(|_| post.request.method == Method::ToolsCall)
         && let Err(why) = shared.link.check_params(tool, message.bytes(), &parameters)
     {
         return Unfit::Mismatch(why).answer(&id);
     }
     if era == Era::Legacy
-        && let Some(level) = asking.modern.log_level.as_deref().and_then(Level::parse)
+        && let Some(level) = post.modern.log_level.as_deref().and_then(LogLevel::parse)
     {
         Box::pin(shared.hear(level)).await;
     }
-    let asks = if era == Era::Legacy { asks_of(shared, &asking, &message) } else { None };
-    let voice =
-        Voice::new(core, &shared.parked, &id, message.token(), asking.modern.log_level.as_deref(), asks);
-    let outlet: Arc<dyn Outlet> = Arc::<Voice>::clone(&voice);
+    let inputs = if era == Era::Legacy { input_requests_of(shared, &post, &message) } else { None };
+    let output =
+        CallOutput::new(core, &shared.parked, &id, message.token(), post.modern.log_level.as_deref(), inputs);
+    let outlet: Arc<dyn Outlet> = Arc::<CallOutput>::clone(&output);
     let (message, manner) = match era {
         Era::Modern => (message, CallOptions::modern(outlet, parameters)),
         Era::Legacy => {
-            let opens_urls = asks_for_input(&asking.request.method)
-                && !asking.modern.client.capabilities["elicitation"]["url"].is_null();
+            let opens_urls = asks_for_input(&post.request.method)
+                && !post.modern.client.capabilities["elicitation"]["url"].is_null();
             let ttl_ms = is_kept.then_some(0);
             let adapter = ResultAdapter { server_info: Arc::clone(&shared.server_info), ttl_ms, opens_urls };
-            (asking.modern.to_legacy(&message), CallOptions::carried(outlet, adapter))
+            (post.modern.to_legacy(&message), CallOptions::carried(outlet, adapter))
         }
     };
-    match InFlightCall::begin(core, shared.link.as_ref(), asking.request, (message, charge), manner) {
-        Ok(running) => attend(core, &id, &voice, Some(running), asking.connection).await,
+    match InFlightCall::begin(core, shared.link.as_ref(), post.request, (message, charge), manner) {
+        Ok(running) => attend(core, &id, &output, Some(running), post.connection).await,
         Err(refusal) => Response::json(StatusCode::OK, Cause::Gateway, refusal),
     }
 }
 
 /// Goes on with a call whose caller was asked something.
-async fn again<L: Link>(shared: &Arc<SharedLink<L>>, asking: &Asking<'_>, message: &Message) -> Response {
-    let (core, id) = (&shared.core, &asking.request.id);
+async fn again<L: Link>(
+    shared: &Arc<SharedLink<L>>,
+    post: &StatelessRequest<'_>,
+    message: &Message,
+) -> Response {
+    let (core, id) = (&shared.core, &post.request.id);
     let bad = |why| Response::refused(StatusCode::BAD_REQUEST, Some(id), -32602, why);
-    let Some(given) = answers(asking.modern.input_responses.as_deref().unwrap_or("{}")) else {
+    let Some(given) = answers(post.modern.input_responses.as_deref().unwrap_or("{}")) else {
         return bad("inputResponses must be an object");
     };
-    let taken = asking.modern.request_state.as_deref().and_then(|state| {
+    let taken = post.modern.request_state.as_deref().and_then(|state| {
         let state: String = serde_json::from_str(state).ok()?;
-        let bound = Bound::to(&core.caller, &core.target.name, message.bytes())?;
-        shared.parked.take(&state, &bound, &core.common)
+        let binding = StateBinding::to(&core.caller, &core.target.name, message.bytes())?;
+        shared.parked.take(&state, &binding, &core.common)
     });
-    let level = asking.modern.log_level.as_deref();
+    let level = post.modern.log_level.as_deref();
     match taken {
-        Some(voice) if voice.resume(id, message.token(), level, given) => {
-            attend(core, id, &voice, None, asking.connection).await
+        Some(output) if output.resume(id, message.token(), level, given) => {
+            attend(core, id, &output, None, post.connection).await
         }
         _ => gone(id),
     }
@@ -135,13 +138,17 @@ fn asks_for_input(method: &Method) -> bool {
 }
 
 /// How the caller is asked, where it can be and its request can be answered so.
-fn asks_of<L: Link>(shared: &Arc<SharedLink<L>>, asking: &Asking<'_>, message: &Message) -> Option<Asks> {
-    if !asks_for_input(&asking.request.method) || !asking.modern.client.is_interactive() {
+fn input_requests_of<L: Link>(
+    shared: &Arc<SharedLink<L>>,
+    post: &StatelessRequest<'_>,
+    message: &Message,
+) -> Option<InputRequests> {
+    if !asks_for_input(&post.request.method) || !post.modern.client.is_interactive() {
         return None;
     }
     let tied = Arc::clone(shared);
-    Some(Asks {
-        capabilities: asking.modern.client.capabilities.clone(),
+    Some(InputRequests {
+        capabilities: post.modern.client.capabilities.clone(),
         message: message.bytes().clone(),
         server_info: Arc::clone(&shared.server_info),
         respond: Box::new(move |number, answer| tied.link.respond(number, answer)),
@@ -152,56 +159,56 @@ fn asks_of<L: Link>(shared: &Arc<SharedLink<L>>, asking: &Asking<'_>, message: &
 async fn attend(
     core: &Arc<AgentCore>,
     id: &RpcId,
-    voice: &Arc<Voice>,
+    output: &Arc<CallOutput>,
     running: Option<InFlightCall>,
     connection: &ConnectionState,
 ) -> Response {
-    let _attending = Attending(Arc::clone(voice));
+    let _attached = AttachedPost(Arc::clone(output));
     let is_first = running.is_some();
     let mut running = running;
     let mut look = None;
     connection.watch(Some(core.common.times().answer_as_stream));
-    let heard = poll_fn(|cx| {
-        let heard = first(&mut running, voice, &mut look, cx);
-        if heard.is_pending() && connection.wants_bytes() && voice.begin() {
-            return voice.poll_heard(cx);
+    let step = poll_fn(|cx| {
+        let step = first(&mut running, output, &mut look, cx);
+        if step.is_pending() && connection.wants_bytes() && output.begin() {
+            return output.poll_post(cx);
         }
-        heard
+        step
     })
     .await;
-    let round = is_first.then(|| Round::new(running, Arc::clone(voice)));
-    match heard {
-        Heard::End(result) => whole(result),
-        Heard::Stream(reader) => streamed(core, reader, round).await,
-        Heard::Asked(body) => match round.map_or(Ok(()), |round| detach(core, round)) {
+    let detached = is_first.then(|| DetachedStatelessCall::new(running, Arc::clone(output)));
+    match step {
+        PostStep::End(result) => whole(result),
+        PostStep::Stream(reader) => streamed(core, reader, detached).await,
+        PostStep::InputRequired(body) => match detached.map_or(Ok(()), |detached| detach(core, detached)) {
             Ok(()) => Response::json(StatusCode::OK, Cause::Gateway, body),
             Err(_) => {
-                voice.abandon();
+                output.abandon();
                 let message = "the gateway owns as many calls as it may for callers that are not there";
                 let error = CallError::not_sent(ErrorKind::Overloaded, message).executed(Executed::Maybe);
                 failed(core, id, &error)
             }
         },
-        Heard::NoRoom(error) => failed(core, id, &error),
-        Heard::Nothing => Response::events(AgentBody::empty()),
+        PostStep::Refused(error) => failed(core, id, &error),
+        PostStep::Nothing => Response::events(AgentBody::empty()),
     }
 }
 
 fn first(
     running: &mut Option<InFlightCall>,
-    voice: &Arc<Voice>,
+    output: &Arc<CallOutput>,
     look: &mut Option<Pin<Box<Sleep>>>,
     cx: &mut Context<'_>,
-) -> Poll<Heard> {
+) -> Poll<PostStep> {
     if let Some(call) = running
         && let Poll::Ready(result) = call.poll_end(cx)
     {
         *running = None;
-        voice.finish(result);
+        output.finish(result);
     }
     loop {
-        let heard = voice.poll_heard(cx);
-        let Some(until) = voice.gathers().filter(|_| heard.is_pending()) else { return heard };
+        let step = output.poll_post(cx);
+        let Some(until) = output.gathers().filter(|_| step.is_pending()) else { return step };
         let timer = look.get_or_insert_with(|| Box::pin(sleep_until(until)));
         timer.as_mut().reset(until);
         if timer.as_mut().poll(cx).is_pending() {
@@ -210,12 +217,16 @@ fn first(
     }
 }
 
-async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -> Response {
-    if let Some(mut round) = round.and_then(|round| detach(core, round).err()) {
+async fn streamed(
+    core: &Arc<AgentCore>,
+    reader: Reader,
+    detached: Option<DetachedStatelessCall>,
+) -> Response {
+    if let Some(mut detached) = detached.and_then(|detached| detach(core, detached).err()) {
         // The adopter is full: the parts wait for the answer.
         let outbox = reader.outbox();
         let end = poll_fn(|cx| {
-            let is_over = std::pin::Pin::new(&mut *round).poll(cx).is_ready();
+            let is_over = std::pin::Pin::new(&mut *detached).poll(cx).is_ready();
             if is_over || outbox.poll_presence(cx) == Presence::Closed {
                 Poll::Ready(())
             } else {
@@ -228,14 +239,14 @@ async fn streamed(core: &Arc<AgentCore>, reader: Reader, round: Option<Round>) -
 }
 
 /// Gives a call to the adopter, or back when it is full.
-fn detach(core: &AgentCore, round: Round) -> Result<(), Box<Round>> {
+fn detach(core: &AgentCore, detached: DetachedStatelessCall) -> Result<(), Box<DetachedStatelessCall>> {
     match Reservation::take(&core.common) {
         Some(place) => {
-            let breaker = round.breaker();
-            place.give(round, breaker);
+            let breaker = detached.breaker();
+            place.give(detached, breaker);
             Ok(())
         }
-        None => Err(Box::new(round)),
+        None => Err(Box::new(detached)),
     }
 }
 

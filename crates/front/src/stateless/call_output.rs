@@ -5,8 +5,8 @@
 //! question ends it, and the call is parked until the caller comes back with the next. The subtle thing: who listens is
 //! one value under one lock, so a caller that comes back and the end of everybody's patience never both win.
 
-mod asks;
-mod level;
+mod input_requests;
+mod log_level;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,11 +22,11 @@ use mcpool_wire::{
 };
 use tokio::time::Instant;
 
-pub(super) use asks::Asks;
-pub(super) use level::Level;
+pub(super) use input_requests::InputRequests;
+pub(super) use log_level::LogLevel;
 
-use self::asks::Question;
-use super::parked::{Bound, Parked};
+use self::input_requests::Question;
+use super::parked::{Parked, StateBinding};
 use crate::{
     call::CallResult,
     limits::memory::AnswerCharge,
@@ -38,30 +38,30 @@ use crate::{
 /// Questions one call may have open.
 const MOST_QUESTIONS: usize = 64;
 /// What is asked so soon after a question is asked along with it: a server may ask several things at once.
-const TOGETHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(20);
 
-pub(crate) struct Voice {
+pub(crate) struct CallOutput {
     core: Arc<AgentCore>,
     parked: Arc<Parked>,
     /// What its caller can be asked; nothing: nothing.
-    asks: Option<Asks>,
+    inputs: Option<InputRequests>,
     state: Mutex<State>,
     /// The POST that waits.
-    poster: AtomicWaker,
+    post: AtomicWaker,
     /// The owner of the call, where that is not the POST.
     owner: AtomicWaker,
 }
 
 struct State {
-    audience: Audience,
+    consumer: Consumer,
     /// The request that is to be answered.
     id: RpcId,
     /// Its progress token; the backend uses that of the first one.
     token: Option<Bytes>,
-    level: Option<Level>,
+    level: Option<LogLevel>,
     questions: Vec<Question>,
     /// Until when more questions are waited for.
-    together: Option<Instant>,
+    gather_until: Option<Instant>,
     /// The end of the call, charged while nobody has come for it.
     end: Option<(CallResult, AnswerCharge)>,
     /// Its number among the parked.
@@ -71,7 +71,7 @@ struct State {
 }
 
 /// Who listens.
-enum Audience {
+enum Consumer {
     /// A POST, to which nothing was said yet.
     Waiting,
     /// A POST that reads this, or is about to.
@@ -85,42 +85,42 @@ enum Audience {
 }
 
 /// What the owner of the call is to do.
-pub(super) enum Owed {
+pub(super) enum OwnerStep {
     Work,
-    Patience(Instant),
+    WaitUntil(Instant),
     Nothing,
 }
 
 /// What a POST has to do.
-pub(super) enum Heard {
+pub(super) enum PostStep {
     /// Read this.
     Stream(Reader),
     /// Say this: the answer.
     End(CallResult),
     /// Say this: what is asked.
-    Asked(Bytes),
+    InputRequired(Bytes),
     /// Its stream was closed over its head.
     Nothing,
     /// There are too many parked calls.
-    NoRoom(CallError),
+    Refused(CallError),
 }
 
-impl Voice {
+impl CallOutput {
     pub(super) fn new(
         core: &Arc<AgentCore>,
         parked: &Arc<Parked>,
         id: &RpcId,
         token: Option<Bytes>,
         level: Option<&str>,
-        asks: Option<Asks>,
+        inputs: Option<InputRequests>,
     ) -> Arc<Self> {
         let state = State {
-            audience: Audience::Waiting,
+            consumer: Consumer::Waiting,
             id: id.clone(),
             token,
-            level: level.and_then(Level::parse),
+            level: level.and_then(LogLevel::parse),
             questions: Vec::new(),
-            together: None,
+            gather_until: None,
             end: None,
             number: None,
             is_renamed: false,
@@ -128,47 +128,47 @@ impl Voice {
         Arc::new(Self {
             core: Arc::clone(core),
             parked: Arc::clone(parked),
-            asks,
+            inputs,
             state: Mutex::new(state),
-            poster: AtomicWaker::new(),
+            post: AtomicWaker::new(),
             owner: AtomicWaker::new(),
         })
     }
 
     /// What the POST that waits has to do.
-    pub(super) fn poll_heard(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Heard> {
-        self.poster.register(cx.waker());
+    pub(super) fn poll_post(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<PostStep> {
+        self.post.register(cx.waker());
         let mut state = self.lock();
-        if let Audience::Stream { outbox, is_read } = &mut state.audience {
+        if let Consumer::Stream { outbox, is_read } = &mut state.consumer {
             *is_read = true;
             let reader = outbox.attach();
             drop(state);
             // It may have left the end of the call until there is a reader.
             self.owner.wake();
-            return Poll::Ready(reader.map_or(Heard::Nothing, Heard::Stream));
+            return Poll::Ready(reader.map_or(PostStep::Nothing, PostStep::Stream));
         }
         if let Some(result) = state.ended() {
-            state.audience = Audience::Gone;
+            state.consumer = Consumer::Gone;
             drop(state);
             self.owner.wake();
-            return Poll::Ready(Heard::End(result));
+            return Poll::Ready(PostStep::End(result));
         }
         if state.questions.is_empty() || state.gathers().is_some() {
             return Poll::Pending;
         }
-        let heard = self.park(&mut state).map_or_else(Heard::NoRoom, Heard::Asked);
+        let step = self.park(&mut state).map_or_else(PostStep::Refused, PostStep::InputRequired);
         drop(state);
         self.owner.wake();
-        Poll::Ready(heard)
+        Poll::Ready(step)
     }
 
     /// Opens the stream of the POST that waits, before anything is said; false if nobody waits without one.
     pub(super) fn begin(&self) -> bool {
         let mut state = self.lock();
-        if !matches!(state.audience, Audience::Waiting) {
+        if !matches!(state.consumer, Consumer::Waiting) {
             return false;
         }
-        state.audience = Audience::Stream { outbox: self.core.call_outbox(), is_read: false };
+        state.consumer = Consumer::Stream { outbox: self.core.call_outbox(), is_read: false };
         true
     }
 
@@ -178,49 +178,49 @@ impl Voice {
     }
 
     /// What the owner of the call has to do; whoever reads a stream is told what there is to say.
-    pub(super) fn poll_owed(self: &Arc<Self>, cx: &mut Context<'_>) -> Owed {
+    pub(super) fn poll_owner(self: &Arc<Self>, cx: &mut Context<'_>) -> OwnerStep {
         self.owner.register(cx.waker());
         let mut state = self.lock();
-        let outbox = match &state.audience {
-            Audience::Waiting => return Owed::Work,
-            Audience::Parked(until) => return Owed::Patience(*until),
-            Audience::Gone => return Owed::Nothing,
-            Audience::Stream { is_read: false, .. } => return Owed::Work,
-            Audience::Stream { outbox, .. } => Arc::clone(outbox),
+        let outbox = match &state.consumer {
+            Consumer::Waiting => return OwnerStep::Work,
+            Consumer::Parked(until) => return OwnerStep::WaitUntil(*until),
+            Consumer::Gone => return OwnerStep::Nothing,
+            Consumer::Stream { is_read: false, .. } => return OwnerStep::Work,
+            Consumer::Stream { outbox, .. } => Arc::clone(outbox),
         };
         if let Some(result) = state.ended() {
-            state.audience = Audience::Gone;
+            state.consumer = Consumer::Gone;
             if let Some(body) = result.body {
                 self.core.answer_on(&outbox, body);
             }
             outbox.close();
-            return Owed::Nothing;
+            return OwnerStep::Nothing;
         }
         if !matches!(outbox.poll_presence(cx), Presence::Attached(_)) {
-            state.audience = Audience::Gone;
+            state.consumer = Consumer::Gone;
             outbox.abandon();
-            return Owed::Nothing;
+            return OwnerStep::Nothing;
         }
         if state.questions.is_empty() {
-            return Owed::Work;
+            return OwnerStep::Work;
         }
         if let Some(until) = state.gathers() {
-            return Owed::Patience(until);
+            return OwnerStep::WaitUntil(until);
         }
         match self.park(&mut state) {
             Ok(body) => {
                 self.core.answer_on(&outbox, body);
                 outbox.close();
-                match state.audience {
-                    Audience::Parked(until) => Owed::Patience(until),
-                    _ => Owed::Nothing,
+                match state.consumer {
+                    Consumer::Parked(until) => OwnerStep::WaitUntil(until),
+                    _ => OwnerStep::Nothing,
                 }
             }
             Err(error) => {
                 let request_id = self.core.common.request_id().to_string();
                 self.core.answer_on(&outbox, error.to_response(Some(&state.id), &request_id));
                 outbox.close();
-                Owed::Nothing
+                OwnerStep::Nothing
             }
         }
     }
@@ -228,24 +228,25 @@ impl Voice {
     /// Leaves the call to its caller: what it is asked.
     fn park(self: &Arc<Self>, state: &mut State) -> Result<Bytes, CallError> {
         let common = &self.core.common;
-        let keep = |asks: &Asks| {
-            let bound = Bound::to(&self.core.caller, &self.core.target.name, &asks.message)?;
-            self.parked.keep(self, &bound, common)
+        let keep = |inputs: &InputRequests| {
+            let binding = StateBinding::to(&self.core.caller, &self.core.target.name, &inputs.message)?;
+            self.parked.keep(self, &binding, common)
         };
-        let Some((asks, (number, sealed))) = self.asks.as_ref().and_then(|asks| Some((asks, keep(asks)?)))
+        let Some((inputs, (number, sealed))) =
+            self.inputs.as_ref().and_then(|inputs| Some((inputs, keep(inputs)?)))
         else {
-            state.audience = Audience::Gone;
+            state.consumer = Consumer::Gone;
             common.emit(&FrontEvent::Parked { outcome: Parking::Refused });
-            let message = "too many calls wait for their callers to answer what a server asks";
+            let message = "too many calls wait for their callers to answer what a server inputs";
             // The server asks in the middle of it.
             return Err(CallError::not_sent(ErrorKind::Overloaded, message).executed(Executed::Maybe));
         };
         state.number = Some(number);
-        state.audience = Audience::Parked(Instant::now() + common.times().parked);
+        state.consumer = Consumer::Parked(Instant::now() + common.times().parked);
         common.emit(&FrontEvent::Parked { outcome: Parking::Parked });
         let id = String::from_utf8_lossy(state.id.raw()).into_owned();
         let questions = state.questions.iter().map(|one| (one.key.as_str(), one.json.as_str()));
-        Ok(input_required(&id, questions, Some(&sealed), &asks.server_info))
+        Ok(input_required(&id, questions, Some(&sealed), &inputs.server_info))
     }
 
     /// The caller is back with another request and its answers. False if its time was over.
@@ -257,12 +258,12 @@ impl Voice {
         answers: Vec<(String, String)>,
     ) -> bool {
         let mut state = self.lock();
-        if !matches!(state.audience, Audience::Parked(_)) {
+        if !matches!(state.consumer, Consumer::Parked(_)) {
             return false;
         }
-        state.audience = Audience::Waiting;
+        state.consumer = Consumer::Waiting;
         (state.id, state.token, state.number, state.is_renamed) = (id.clone(), token, None, true);
-        state.level = level.and_then(Level::parse);
+        state.level = level.and_then(LogLevel::parse);
         let mut given = Vec::new();
         for (key, answer) in answers {
             if let Some(at) = state.questions.iter().position(|one| one.key == key) {
@@ -273,8 +274,8 @@ impl Voice {
         self.core.common.emit(&FrontEvent::Parked { outcome: Parking::Resumed });
         for (number, answer) in given {
             let bytes = Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{answer}}}"));
-            if let (Some(asks), Ok(envelope)) = (&self.asks, Envelope::parse(&bytes)) {
-                (asks.respond)(number, Message::new(bytes.clone(), &envelope));
+            if let (Some(inputs), Ok(envelope)) = (&self.inputs, Envelope::parse(&bytes)) {
+                (inputs.respond)(number, Message::new(bytes.clone(), &envelope));
             }
         }
         self.owner.wake();
@@ -284,24 +285,24 @@ impl Voice {
     /// The answer of the backend, or why there is none.
     pub(super) fn finish(&self, result: CallResult) {
         let bytes = result.body.as_ref().map_or(0, Bytes::len);
-        let awaited = AnswerCharge::new(&self.core.common.memory, bytes);
-        self.lock().end = Some((result, awaited));
-        self.poster.wake();
+        let charge = AnswerCharge::new(&self.core.common.memory, bytes);
+        self.lock().end = Some((result, charge));
+        self.post.wake();
     }
 
     /// Bytes of an answer nobody has come for.
     pub(crate) fn owes(&self) -> usize {
-        self.lock().end.as_ref().map_or(0, |(_, awaited)| awaited.bytes())
+        self.lock().end.as_ref().map_or(0, |(_, charge)| charge.bytes())
     }
 
     /// Nobody came back in time. False if somebody just did.
     pub(super) fn expire(&self) -> bool {
         let number = {
             let mut state = self.lock();
-            if !matches!(state.audience, Audience::Parked(until) if until <= Instant::now()) {
+            if !matches!(state.consumer, Consumer::Parked(until) if until <= Instant::now()) {
                 return false;
             }
-            state.audience = Audience::Gone;
+            state.consumer = Consumer::Gone;
             state.number.take()
         };
         let common = &self.core.common;
@@ -314,7 +315,7 @@ impl Voice {
     pub(super) fn abandon(&self) {
         let number = {
             let mut state = self.lock();
-            state.audience = Audience::Gone;
+            state.consumer = Consumer::Gone;
             state.number.take()
         };
         let common = &self.core.common;
@@ -332,7 +333,7 @@ impl Voice {
     /// Nobody listens any more.
     pub(super) fn leave(&self) {
         let mut state = self.lock();
-        if let Audience::Stream { outbox, .. } = std::mem::replace(&mut state.audience, Audience::Gone) {
+        if let Consumer::Stream { outbox, .. } = std::mem::replace(&mut state.consumer, Consumer::Gone) {
             outbox.close();
         }
         drop(state);
@@ -342,44 +343,44 @@ impl Voice {
     /// The POST that waited is gone.
     pub(super) fn left(&self) {
         let mut state = self.lock();
-        if matches!(state.audience, Audience::Waiting | Audience::Stream { is_read: false, .. }) {
-            state.audience = Audience::Gone;
+        if matches!(state.consumer, Consumer::Waiting | Consumer::Stream { is_read: false, .. }) {
+            state.consumer = Consumer::Gone;
             drop(state);
             self.owner.wake();
         }
     }
 
     fn say(&self, state: &mut State, event: LinkEvent) -> Result<(), OutletFull> {
-        let (outbox, is_first) = match &state.audience {
-            Audience::Stream { outbox, .. } => (Arc::clone(outbox), false),
-            Audience::Waiting => (self.core.call_outbox(), true),
+        let (outbox, is_first) = match &state.consumer {
+            Consumer::Stream { outbox, .. } => (Arc::clone(outbox), false),
+            Consumer::Waiting => (self.core.call_outbox(), true),
             // Progress of a call whose caller is away is nobody's.
-            Audience::Parked(_) => return Ok(()),
-            Audience::Gone => return Err(OutletFull),
+            Consumer::Parked(_) => return Ok(()),
+            Consumer::Gone => return Err(OutletFull),
         };
         let delivered = self.core.deliver(&outbox, event);
         if is_first {
-            state.audience = Audience::Stream { outbox, is_read: false };
-            self.poster.wake();
+            state.consumer = Consumer::Stream { outbox, is_read: false };
+            self.post.wake();
             self.owner.wake();
         }
         delivered
     }
 
     fn ask(&self, number: u64, message: &Message) -> Result<(), OutletFull> {
-        let asked = self.asks.as_ref().filter(|asks| asks.allow(message.bytes()));
+        let asked = self.inputs.as_ref().filter(|inputs| inputs.allow(message.bytes()));
         let Some(json) = asked.and_then(|_| question(message.bytes())) else { return Err(OutletFull) };
         let mut state = self.lock();
-        if state.questions.len() >= MOST_QUESTIONS || matches!(state.audience, Audience::Gone) {
+        if state.questions.len() >= MOST_QUESTIONS || matches!(state.consumer, Consumer::Gone) {
             self.core.common.dropped("server_request");
             return Err(OutletFull);
         }
         if state.questions.is_empty() {
-            state.together = Some(Instant::now() + TOGETHER);
+            state.gather_until = Some(Instant::now() + GATHER);
         }
         state.questions.push(Question { number, key: format!("ask-{number}"), json });
         drop(state);
-        self.poster.wake();
+        self.post.wake();
         self.owner.wake();
         Ok(())
     }
@@ -393,7 +394,7 @@ impl Voice {
 impl State {
     /// Until when more questions are waited for, where there are some.
     fn gathers(&self) -> Option<Instant> {
-        self.together.filter(|until| !self.questions.is_empty() && *until > Instant::now())
+        self.gather_until.filter(|until| !self.questions.is_empty() && *until > Instant::now())
     }
 
     /// The end of the call, under the id that is to be answered.
@@ -404,7 +405,7 @@ impl State {
 
     fn wants(&self, notification: &[u8]) -> bool {
         let Ok(envelope) = Envelope::parse(notification) else { return false };
-        let level = envelope.params.level.as_deref().and_then(Level::parse);
+        let level = envelope.params.level.as_deref().and_then(LogLevel::parse);
         envelope.method == Some(Method::LogMessage)
             && self.level.zip(level).is_some_and(|(least, level)| level >= least)
     }
@@ -417,7 +418,7 @@ impl State {
     }
 }
 
-impl Outlet for Voice {
+impl Outlet for CallOutput {
     fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
         match event {
             LinkEvent::Progress(bytes) => {

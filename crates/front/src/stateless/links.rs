@@ -26,7 +26,7 @@ use serde_json::json;
 
 use super::{
     Stateless,
-    call_output::Level,
+    call_output::LogLevel,
     discover::{greeting, server_info},
     own::own,
     parked::Parked,
@@ -61,7 +61,7 @@ pub(crate) struct SharedLink<L> {
     /// The server's name and version as JSON text.
     pub(super) server_info: Arc<str>,
     /// The least severe log message its callers wanted so far; nothing where the server has no log.
-    level: Option<Mutex<Option<Level>>>,
+    level: Option<Mutex<Option<LogLevel>>>,
     null_outlet: Arc<NullOutlet>,
     /// Where its calls wait for their callers.
     pub(super) parked: Arc<Parked>,
@@ -423,7 +423,7 @@ impl<L: Link> SharedLink<L> {
 
     /// Has the server log what this caller wants: a level there is the link's, so it is the least severe of all its
     /// callers, and each is told what it asked for. A server that refuses logs as it did.
-    pub(super) async fn hear(&self, wanted: Level) {
+    pub(super) async fn hear(&self, wanted: LogLevel) {
         let Some(level) = &self.level else { return };
         {
             let mut level = level.lock().unwrap_or_else(PoisonError::into_inner);

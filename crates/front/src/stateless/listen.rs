@@ -21,7 +21,7 @@ use mcpool_wire::{
 use serde_json::json;
 
 use super::{
-    Asking,
+    StatelessRequest,
     discover::greeting,
     listeners::{ListenerEntry, Listeners},
     own::own,
@@ -69,10 +69,10 @@ struct ListenTask<L> {
 pub(super) async fn open<B: Backends>(
     front: &Arc<Front<B>>,
     listeners: &Arc<Listeners>,
-    asking: Asking<'_>,
+    post: StatelessRequest<'_>,
     message: &[u8],
 ) -> Response {
-    let request = &asking.request;
+    let request = &post.request;
     let wanted = match Filter::parse(message) {
         Ok(wanted) if wanted.updates.len() <= MOST_RESOURCES => wanted,
         Ok(_) => {
@@ -82,11 +82,11 @@ pub(super) async fn open<B: Backends>(
         Err(why) => return Response::refused(StatusCode::BAD_REQUEST, Some(&request.id), -32602, why),
     };
     let no_place = |why| Response::no_place(Some(&request.id), &front.common.request_id().to_string(), why);
-    let permit = match front.acquire_session(asking.head.peer).await {
+    let permit = match front.acquire_session(post.head.peer).await {
         Ok(permit) => permit,
         Err(why) => return no_place(why),
     };
-    let Asking { head, ref target, .. } = asking;
+    let StatelessRequest { head, ref target, .. } = post;
     let core = front.new_agent(head, target.clone(), Transport::Other, permit, None);
     let listener = Listener::new(&core, String::from_utf8_lossy(request.id.raw()).into_owned());
     let Some(entry) = listeners.enter(&listener, &front.common) else { return no_place(NoPlace::Full) };

@@ -1,21 +1,21 @@
 //! Agents of the era without handshake and session (2026-07-28): every POST says all there is to know of its sender.
 //!
 //! Reading order: `checks` (what a request must say of itself), `guests` (the links they share), `discover`, `call`
-//! with its `voice` (what
-//! it says to its caller) and `round` (who owns it), `parked` (calls that wait for their callers), `listen` (a stream of
+//! with its `output` (what
+//! it says to its caller) and `detached` (who owns it), `parked` (calls that wait for their callers), `listen` (a stream of
 //! its own). The subtle thing: nobody has a
 //! session, so nobody is waited for; a connection that ends is a call that is cancelled. One of which only the agent's side
 //! has ended is written to: whoever waits for its answer reads on, and whoever has gone refuses.
 
 mod call;
 mod call_output;
+mod detached;
 mod discover;
 mod links;
 mod listen;
 mod listeners;
 mod own;
 mod parked;
-mod round;
 mod validate;
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::{
     stream::connection::ConnectionState,
 };
 
-pub(crate) use call_output::Voice;
+pub(crate) use call_output::CallOutput;
 use links::{NoLink, SharedLinks};
 use listeners::Listeners;
 use parked::Parked;
@@ -77,7 +77,7 @@ enum Service {
 }
 
 /// One request, fit to be served.
-struct Asking<'a> {
+struct StatelessRequest<'a> {
     head: &'a RequestHead<'a>,
     target: Target,
     request: Request,
@@ -111,35 +111,35 @@ pub(crate) async fn message<B: Backends>(
         Ok(target) => target,
         Err(why) => return front.unknown_backend(head, Some(&request.id), &why),
     };
-    let asking = Asking { head, target, request, modern, connection };
+    let post = StatelessRequest { head, target, request, modern, connection };
     match service {
         // Boxed, so that calls do not carry around what these need.
-        Service::Listen => Box::pin(listen::open(front, &stateless.listeners, asking, message.bytes())).await,
-        Service::Discover => Box::pin(discovered(front, stateless, asking)).await,
-        Service::Call { is_kept } => called(front, stateless, asking, is_kept, (message, charge)).await,
+        Service::Listen => Box::pin(listen::open(front, &stateless.listeners, post, message.bytes())).await,
+        Service::Discover => Box::pin(discovered(front, stateless, post)).await,
+        Service::Call { is_kept } => called(front, stateless, post, is_kept, (message, charge)).await,
     }
 }
 
 async fn discovered<B: Backends>(
     front: &Arc<Front<B>>,
     stateless: &Arc<Stateless<B::Link>>,
-    asking: Asking<'_>,
+    post: StatelessRequest<'_>,
 ) -> Response {
-    if prefers_handshake(front, &asking) {
-        return use_handshake(&asking.request.id);
+    if prefers_handshake(front, &post) {
+        return use_handshake(&post.request.id);
     }
-    match front.shared_link(stateless, asking.head, &asking.target, &asking.modern.client).await {
+    match front.shared_link(stateless, post.head, &post.target, &post.modern.client).await {
         // Who was the first to come here showed what the server is.
-        Ok(_) if prefers_handshake(front, &asking) => use_handshake(&asking.request.id),
-        Ok(shared) => discover::answer(&shared, &asking.request),
-        Err(reason) => no_link(front, &reason, &asking),
+        Ok(_) if prefers_handshake(front, &post) => use_handshake(&post.request.id),
+        Ok(shared) => discover::answer(&shared, &post.request),
+        Err(reason) => no_link(front, &reason, &post),
     }
 }
 
-fn prefers_handshake<B: Backends>(front: &Front<B>, asking: &Asking<'_>) -> bool {
-    let carried = front.carried(&asking.target, asking.head.headers);
-    let caller = asking.head.caller(AgentKey(0), &carried);
-    front.backends.prefers_handshake(&asking.target, &caller, &asking.modern.client)
+fn prefers_handshake<B: Backends>(front: &Front<B>, post: &StatelessRequest<'_>) -> bool {
+    let carried = front.carried(&post.target, post.head.headers);
+    let caller = post.head.caller(AgentKey(0), &carried);
+    front.backends.prefers_handshake(&post.target, &caller, &post.modern.client)
 }
 
 /// Told as a server tells it that does not know this era, on which all SDKs begin with a handshake. Its calls would be
@@ -153,21 +153,21 @@ fn use_handshake(id: &RpcId) -> Response {
 async fn called<B: Backends>(
     front: &Arc<Front<B>>,
     stateless: &Arc<Stateless<B::Link>>,
-    asking: Asking<'_>,
+    post: StatelessRequest<'_>,
     is_kept: bool,
     message: (mcpool_wire::Message, Charge),
 ) -> Response {
-    match front.shared_link(stateless, asking.head, &asking.target, &asking.modern.client).await {
-        Ok(shared) => call::answer(&shared, asking, is_kept, message).await,
-        Err(reason) => no_link(front, &reason, &asking),
+    match front.shared_link(stateless, post.head, &post.target, &post.modern.client).await {
+        Ok(shared) => call::answer(&shared, post, is_kept, message).await,
+        Err(reason) => no_link(front, &reason, &post),
     }
 }
 
-fn no_link<B: Backends>(front: &Front<B>, reason: &NoLink, asking: &Asking<'_>) -> Response {
-    let (id, method) = (&asking.request.id, &asking.request.method);
+fn no_link<B: Backends>(front: &Front<B>, reason: &NoLink, post: &StatelessRequest<'_>) -> Response {
+    let (id, method) = (&post.request.id, &post.request.method);
     match reason {
         NoLink::NoPlace(why) => Response::no_place(Some(id), &front.common.request_id().to_string(), *why),
-        NoLink::Unopened(error) => front.unopened(error, id, method, &asking.target),
+        NoLink::Unopened(error) => front.unopened(error, id, method, &post.target),
     }
 }
 

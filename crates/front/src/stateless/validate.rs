@@ -9,7 +9,7 @@ use mcpool_wire::{
 };
 use serde_json::json;
 
-use super::call_output::Level;
+use super::call_output::LogLevel;
 use crate::{
     http::{
         headers::{accepts, text},
@@ -54,7 +54,7 @@ pub(super) fn check(headers: &HeaderMap, request: &Request, message: &[u8]) -> R
     same(headers, "mcp-method", request.method.as_str())?;
     check_name(headers, request)?;
     match modern.log_level.as_deref() {
-        Some(level) if Level::parse(level).is_none() => {
+        Some(level) if LogLevel::parse(level).is_none() => {
             Err(Unfit::Envelope(format!("{level:?} is no level of log messages")))
         }
         _ => Ok(modern),

@@ -2,12 +2,12 @@
 
 /// One of the eight levels; the more severe, the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::stateless) struct Level(usize);
+pub(in crate::stateless) struct LogLevel(usize);
 
 /// The least severe first.
 const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
-impl Level {
+impl LogLevel {
     pub(in crate::stateless) fn parse(name: &str) -> Option<Self> {
         LEVELS.iter().position(|level| *level == name).map(Self)
     }

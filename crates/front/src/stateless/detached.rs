@@ -9,47 +9,47 @@ use std::{
 
 use tokio::time::Sleep;
 
-use super::call_output::{Owed, Voice};
+use super::call_output::{CallOutput, OwnerStep};
 use crate::call::InFlightCall;
 
-pub(crate) struct Round {
+pub(crate) struct DetachedStatelessCall {
     running: Option<InFlightCall>,
-    voice: Arc<Voice>,
+    output: Arc<CallOutput>,
     expiry: Option<Pin<Box<Sleep>>>,
 }
 
-impl Round {
-    pub(super) fn new(running: Option<InFlightCall>, voice: Arc<Voice>) -> Self {
-        Self { running, voice, expiry: None }
+impl DetachedStatelessCall {
+    pub(super) fn new(running: Option<InFlightCall>, output: Arc<CallOutput>) -> Self {
+        Self { running, output, expiry: None }
     }
 
     /// What ends it where it cannot end itself any more.
     pub(crate) fn breaker(&self) -> impl FnOnce() + use<> {
-        let voice = Arc::clone(&self.voice);
-        move || voice.leave()
+        let output = Arc::clone(&self.output);
+        move || output.leave()
     }
 
     fn poll_call(&mut self, cx: &mut Context<'_>) {
         let Some(running) = &mut self.running else { return };
         if let Poll::Ready(result) = running.poll_end(cx) {
             self.running = None;
-            self.voice.finish(result);
+            self.output.finish(result);
         }
     }
 }
 
-impl Future for Round {
+impl Future for DetachedStatelessCall {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.poll_call(cx);
-        match this.voice.poll_owed(cx) {
-            Owed::Work => {
+        match this.output.poll_owner(cx) {
+            OwnerStep::Work => {
                 this.expiry = None;
                 Poll::Pending
             }
-            Owed::Patience(until) => {
+            OwnerStep::WaitUntil(until) => {
                 let timer = this.expiry.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
                 if timer.deadline() != until {
                     timer.as_mut().reset(until);
@@ -57,14 +57,14 @@ impl Future for Round {
                 if timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                if this.voice.expire() {
+                if this.output.expire() {
                     return Poll::Ready(());
                 }
                 // Its caller was faster.
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Owed::Nothing => Poll::Ready(()),
+            OwnerStep::Nothing => Poll::Ready(()),
         }
     }
 }

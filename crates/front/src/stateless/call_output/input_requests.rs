@@ -7,7 +7,7 @@ use mcpool_wire::{Envelope, Message, Method};
 use serde_json::Value;
 
 /// How a caller is asked, and how its answers get to who asked.
-pub(in crate::stateless) struct Asks {
+pub(in crate::stateless) struct InputRequests {
     /// The declared capabilities.
     pub(in crate::stateless) capabilities: Value,
     /// The request, to which what it goes on with is bound.
@@ -24,7 +24,7 @@ pub(super) struct Question {
     pub(super) json: String,
 }
 
-impl Asks {
+impl InputRequests {
     /// Whether the caller declared that it can be asked this.
     pub(super) fn allow(&self, message: &[u8]) -> bool {
         let method = Envelope::parse(message).ok().and_then(|envelope| envelope.method);
