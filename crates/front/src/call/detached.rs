@@ -82,7 +82,7 @@ impl DetachedCalls {
             Poll::Ready(result) => {
                 if let (Some(registration), Some(body)) = (&result.registration, result.body) {
                     if let Some(sink) = sink {
-                        registration.core.answer_on(sink, body);
+                        registration.core.send_answer_on(sink, body);
                     }
                     if !is_heard {
                         registration.core.unclaimed.add(registration, sink.as_ref().filter(|_| self.is_one));

@@ -212,7 +212,7 @@ async fn post<B: Backends>(
             stateless::message(front, stateless, head, incoming, connection).await
         }
         (None, Ok(Parcel::One(incoming))) => streamable::message(front, head, incoming, connection).await,
-        (None, Ok(Parcel::Many(messages))) => batch::answer(front, head, messages, connection).await,
+        (None, Ok(Parcel::Many(messages))) => batch::serve(front, head, messages, connection).await,
     }
     .over(transport)
 }
@@ -228,7 +228,7 @@ async fn get<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Resp
     }
     match text(headers, "mcp-session-id") {
         Some(session) => streamable::listen(front, head, session).await.over(Transport::Http),
-        None => sse::open(front, head).await.over(Transport::Sse),
+        None => sse::connect(front, head).await.over(Transport::Sse),
     }
 }
 
@@ -257,7 +257,7 @@ fn unkept<B: Backends>(
             return Response::unknown_session(id);
         };
         if !is_silent {
-            agent.core.answer(refusal());
+            agent.core.send_answer(refusal());
         }
         return Response::accepted();
     }

@@ -26,7 +26,7 @@ use crate::stream::{
 const HEAD: usize = 64;
 
 /// Bytes between a short head and a fixed tail.
-pub(crate) struct Piece {
+pub(crate) struct BodyChunk {
     head: [u8; HEAD],
     /// What is left of the head.
     from: u8,
@@ -39,11 +39,11 @@ pub(crate) struct Piece {
 
 /// The body of any response, which also keeps its connection counted as busy.
 pub(crate) struct AgentBody {
-    kind: Kind,
+    source: BodySource,
     in_flight: Option<RequestInFlight>,
 }
 
-enum Kind {
+enum BodySource {
     Done,
     Full(Bytes),
     /// Several pieces, their length together, and what pays for those that wait.
@@ -69,23 +69,26 @@ const PING: &[u8] = b": ping\n\n";
 
 impl AgentBody {
     pub(crate) fn empty() -> Self {
-        Self { kind: Kind::Done, in_flight: None }
+        Self { source: BodySource::Done, in_flight: None }
     }
 
     pub(crate) fn full(bytes: Bytes) -> Self {
-        Self { kind: if bytes.is_empty() { Kind::Done } else { Kind::Full(bytes) }, in_flight: None }
+        Self {
+            source: if bytes.is_empty() { BodySource::Done } else { BodySource::Full(bytes) },
+            in_flight: None,
+        }
     }
 
     /// JSON texts as one array.
     pub(crate) fn array(texts: Vec<Bytes>, unwritten: Unwritten) -> Self {
-        let mut pieces = Vec::with_capacity(2 * texts.len() + 1);
+        let mut chunks = Vec::with_capacity(2 * texts.len() + 1);
         for text in texts {
-            pieces.push(Bytes::from_static(if pieces.is_empty() { b"[" } else { b"," }));
-            pieces.push(text);
+            chunks.push(Bytes::from_static(if chunks.is_empty() { b"[" } else { b"," }));
+            chunks.push(text);
         }
-        pieces.push(Bytes::from_static(b"]"));
-        let length = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self { kind: Kind::Many(pieces.into_iter(), length, unwritten), in_flight: None }
+        chunks.push(Bytes::from_static(b"]"));
+        let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        Self { source: BodySource::Many(chunks.into_iter(), length, unwritten), in_flight: None }
     }
 
     /// Events as they come, `first` (already in SSE form) before all of them, a comment after each `quiet` silence.
@@ -93,11 +96,11 @@ impl AgentBody {
         let last = Instant::now();
         let ping = Box::pin(tokio::time::sleep_until(last + quiet));
         let stream = EventStream { reader, first, quiet, pause: quiet, in_doubt: false, last, ping };
-        Self { kind: Kind::Stream(Box::new(stream)), in_flight: None }
+        Self { source: BodySource::Stream(Box::new(stream)), in_flight: None }
     }
 
     pub(crate) fn holding(mut self, in_flight: RequestInFlight) -> Self {
-        if let Kind::Stream(stream) = &self.kind {
+        if let BodySource::Stream(stream) = &self.source {
             stream.reader.over(in_flight.connection());
             in_flight.connection().watch(None);
         }
@@ -107,15 +110,15 @@ impl AgentBody {
 }
 
 impl EventStream {
-    fn poll_piece(&mut self, has_half_closed: bool, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
+    fn poll_chunk(&mut self, has_half_closed: bool, cx: &mut Context<'_>) -> Poll<Option<BodyChunk>> {
         if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Piece::raw(first)));
+            return Poll::Ready(Some(BodyChunk::raw(first)));
         }
         if let Poll::Ready(next) = self.reader.poll_next(cx) {
             self.last = Instant::now();
             return Poll::Ready(next.map(|next| match next {
-                Next::Event(event) => Piece::event(&event),
-                Next::BackIn(wait) => Piece::raw(retry_field(wait)),
+                Next::Event(event) => BodyChunk::event(&event),
+                Next::BackIn(wait) => BodyChunk::raw(retry_field(wait)),
             }));
         }
         if has_half_closed && !self.in_doubt {
@@ -135,16 +138,16 @@ impl EventStream {
         }
     }
 
-    fn say_ping(&mut self) -> Piece {
+    fn say_ping(&mut self) -> BodyChunk {
         self.last = Instant::now();
         self.ping.as_mut().reset(self.last + self.pause);
-        Piece::raw(Bytes::from_static(PING))
+        BodyChunk::raw(Bytes::from_static(PING))
     }
 }
 
 impl Drop for AgentBody {
     fn drop(&mut self) {
-        if let Kind::Stream(stream) = &self.kind
+        if let BodySource::Stream(stream) = &self.source
             && self.in_flight.as_ref().is_some_and(RequestInFlight::has_stalled)
         {
             stream.reader.give_up();
@@ -153,63 +156,63 @@ impl Drop for AgentBody {
 }
 
 impl Body for AgentBody {
-    type Data = Piece;
+    type Data = BodyChunk;
     type Error = Infallible;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<BodyChunk>, Infallible>>> {
         let this = self.get_mut();
         let has_half_closed =
             this.in_flight.as_ref().is_some_and(|in_flight| in_flight.connection().has_half_closed());
-        let piece = match std::mem::replace(&mut this.kind, Kind::Done) {
-            Kind::Done => None,
-            Kind::Full(bytes) => Some(Piece::raw(bytes)),
-            Kind::Many(mut pieces, length, mut unwritten) => {
-                let piece = pieces.next();
-                let size = piece.as_ref().map_or(0, Bytes::len);
+        let chunk = match std::mem::replace(&mut this.source, BodySource::Done) {
+            BodySource::Done => None,
+            BodySource::Full(bytes) => Some(BodyChunk::raw(bytes)),
+            BodySource::Many(mut chunks, length, mut unwritten) => {
+                let chunk = chunks.next();
+                let size = chunk.as_ref().map_or(0, Bytes::len);
                 unwritten.less(size);
                 let left = length - size as u64;
                 if left > 0 {
-                    this.kind = Kind::Many(pieces, left, unwritten);
+                    this.source = BodySource::Many(chunks, left, unwritten);
                 }
-                piece.map(Piece::raw)
+                chunk.map(BodyChunk::raw)
             }
-            Kind::Stream(mut stream) => match stream.poll_piece(has_half_closed, cx) {
+            BodySource::Stream(mut stream) => match stream.poll_chunk(has_half_closed, cx) {
                 Poll::Ready(None) => None,
-                Poll::Ready(Some(piece)) => {
-                    this.kind = Kind::Stream(stream);
-                    Some(piece)
+                Poll::Ready(Some(chunk)) => {
+                    this.source = BodySource::Stream(stream);
+                    Some(chunk)
                 }
                 Poll::Pending => {
-                    this.kind = Kind::Stream(stream);
+                    this.source = BodySource::Stream(stream);
                     return Poll::Pending;
                 }
             },
         };
         let in_flight = this.in_flight.as_ref();
-        Poll::Ready(piece.map(|mut piece| {
-            piece.unwritten = in_flight.and_then(|in_flight| in_flight.writing(piece.body.len()));
-            Ok(Frame::data(piece))
+        Poll::Ready(chunk.map(|mut chunk| {
+            chunk.unwritten = in_flight.and_then(|in_flight| in_flight.writing(chunk.body.len()));
+            Ok(Frame::data(chunk))
         }))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.kind, Kind::Done)
+        matches!(self.source, BodySource::Done)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Done => SizeHint::with_exact(0),
-            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Many(_, length, _) => SizeHint::with_exact(*length),
-            Kind::Stream(_) => SizeHint::default(),
+        match &self.source {
+            BodySource::Done => SizeHint::with_exact(0),
+            BodySource::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            BodySource::Many(_, length, _) => SizeHint::with_exact(*length),
+            BodySource::Stream(_) => SizeHint::default(),
         }
     }
 }
 
-impl Piece {
+impl BodyChunk {
     fn raw(body: Bytes) -> Self {
         Self { head: [0; HEAD], from: 0, to: 0, body, tail: b"", unwritten: None }
     }
@@ -233,7 +236,7 @@ impl Piece {
     }
 }
 
-impl Buf for Piece {
+impl Buf for BodyChunk {
     fn remaining(&self) -> usize {
         self.parts().into_iter().map(<[u8]>::len).sum()
     }

@@ -127,7 +127,7 @@ impl Rejection {
         }
     }
 
-    fn answer(self) -> String {
+    fn to_response(self) -> String {
         let (reason, message) = match self {
             Self::Peer => ("Too Many Requests", "this address has too many connections to the gateway"),
             Self::Descriptors => {
@@ -150,7 +150,7 @@ impl Rejection {
 /// see the answer.
 async fn reject(mut stream: TcpStream, rejection: Rejection) {
     let answered = async {
-        stream.write_all(rejection.answer().as_bytes()).await?;
+        stream.write_all(rejection.to_response().as_bytes()).await?;
         stream.shutdown().await?;
         let mut unread = [0; 1_024];
         while stream.read(&mut unread).await? > 0 {}

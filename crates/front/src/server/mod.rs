@@ -331,14 +331,14 @@ async fn drain<B: Backends>(
     let last_words = LAST_WORDS.min(time / 10);
     let deadline = Instant::now() + time;
     until_empty(front, stateless, deadline - last_words).await;
-    let cut = open(common).calls;
+    let cut = still_open(common).calls;
     if cut > 0 {
         front.agents.stop_calls(StopReason::Now);
         stateless.links.stop_calls(StopReason::Now);
         stateless.parked.end_all(common);
         until_empty(front, stateless, deadline.max(Instant::now() + LATE)).await;
     }
-    let left = Drained { calls: cut, ..open(common) };
+    let left = Drained { calls: cut, ..still_open(common) };
     let late = Instant::now() + LATE;
     while common.late.load(Ordering::Relaxed) > 0 && Instant::now() < late {
         tokio::time::sleep(DRAIN_STEP).await;
@@ -355,7 +355,7 @@ async fn drain<B: Backends>(
 
 /// Waits until there are no calls any more and no connections of before, or for the deadline.
 async fn until_empty<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>, deadline: Instant) {
-    while open(&front.common) != Drained::default() && Instant::now() < deadline {
+    while still_open(&front.common) != Drained::default() && Instant::now() < deadline {
         front.agents.close_idle_streams();
         stateless.listeners.end_all();
         tokio::time::sleep(DRAIN_STEP.min(deadline.saturating_duration_since(Instant::now()))).await;
@@ -364,7 +364,7 @@ async fn until_empty<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Lin
 
 /// What a drain waits for. Connections that came while it lasts ask for nothing that is waited for: a balancer that looks
 /// whether somebody is there would hold it up for ever.
-fn open(common: &Common) -> Drained {
+fn still_open(common: &Common) -> Drained {
     let gauges = &common.gauges;
     let connections = gauges.connections.load(Ordering::Relaxed);
     let late = common.late.load(Ordering::Relaxed);

@@ -41,7 +41,7 @@ use crate::{
     stream::{
         drop_policy::DropPolicy,
         event::{EventId, one_line},
-        open_streams::{Found, OpenStreams},
+        open_streams::{OpenStreams, StreamStatus},
         outbox::{Outbox, Reader, Refused, Stream, Taken},
         replay::{LISTENING, Replay},
     },
@@ -283,7 +283,7 @@ impl AgentCore {
 
     /// The stream of a POST.
     pub(crate) fn call_outbox(&self) -> Arc<Outbox> {
-        self.streams.open(|number| {
+        self.streams.insert(|number| {
             let stream = self.replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number });
             Arc::new(Outbox::new(&self.common.limits(), Arc::clone(&self.common.memory), stream))
         })
@@ -296,13 +296,13 @@ impl AgentCore {
             return Ok(self.outbox.request(Some(id.seq))?.map_or(Resume::Unknown, Resume::Stream));
         }
         match self.streams.find(id.stream) {
-            Found::Never => return Ok(Resume::Unknown),
-            Found::Live(outbox) => {
+            StreamStatus::Never => return Ok(Resume::Unknown),
+            StreamStatus::Live(outbox) => {
                 if let Some(reader) = outbox.request(Some(id.seq))? {
                     return Ok(Resume::Stream(reader));
                 }
             }
-            Found::Over => {}
+            StreamStatus::Over => {}
         }
         let left = replay.after(id);
         if left.is_empty() {
@@ -370,7 +370,7 @@ impl AgentCore {
     }
 
     /// The link's number for the server request the agent answers with this id.
-    pub(crate) fn answered(&self, id: &IdValue) -> Option<u64> {
+    pub(crate) fn take_link_id(&self, id: &IdValue) -> Option<u64> {
         let (id, _) = id.as_number_lenient()?;
         let mut server_requests = lock(&self.server_requests);
         let at = server_requests.open.iter().position(|(ours, _)| *ours == id)?;
@@ -408,12 +408,12 @@ impl AgentCore {
     }
 
     /// Queues a message that must arrive.
-    pub(crate) fn answer(&self, bytes: Bytes) {
-        self.answer_on(&self.outbox, bytes);
+    pub(crate) fn send_answer(&self, bytes: Bytes) {
+        self.send_answer_on(&self.outbox, bytes);
     }
 
     /// Queues an answer on the stream of its call.
-    pub(crate) fn answer_on(&self, outbox: &Outbox, bytes: Bytes) {
+    pub(crate) fn send_answer_on(&self, outbox: &Outbox, bytes: Bytes) {
         match outbox.push(DropPolicy::Required, one_line(bytes)) {
             Ok(gone) => self.logs_dropped(gone),
             Err(Refused::Overflowed) => self.common.emit(&FrontEvent::SlowAgentClosed),

@@ -29,7 +29,7 @@ use crate::{
         AgentSessionId,
         seal::{Binding, Claims},
     },
-    sse::task::{AgentStream, Comes},
+    sse::task::{AgentStream, Origin},
     stream::outbox::{Taken, unless_taken},
 };
 
@@ -37,13 +37,13 @@ use crate::{
 const WORK: usize = 16;
 
 /// A GET without session: a new agent, or one that lost its connection and comes back; after a restart under its old id.
-pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Response {
+pub(crate) async fn connect<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Response {
     let target = match front.backends.target(head.backend, head.identity) {
         Ok(target) => target,
         Err(why) => return front.unknown_backend(head, None, &why),
     };
     let before = text(head.headers, "last-event-id").and_then(AgentSessionId::parse);
-    let mut back = before.map(|_| Back::Lost);
+    let mut returning = before.map(|_| Returning::Lost);
     if let Some(known) = before {
         let (transport, carried) = (Transport::Sse, front.carried(&target, head.headers));
         let binding = Binding { transport, identity: head.identity, target: &target, carried: &carried };
@@ -56,7 +56,7 @@ pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<
             }
         }
         if let Ok(claims) = front.verify_restorable(known, &binding) {
-            back = Some(Back::Restored(known, claims));
+            returning = Some(Returning::Restored(known, claims));
         }
     }
     loop {
@@ -64,18 +64,18 @@ pub(crate) async fn open<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<
             Ok(permit) => permit,
             Err(why) => return Response::no_place(None, &front.common.request_id().to_string(), why),
         };
-        match begin(front, head, target.clone(), back, permit) {
+        match begin(front, head, target.clone(), returning, permit) {
             Ok(Some(response)) => return response,
             Err(refused) => return *refused,
             // Its session of before is just ending: it gets another.
-            Ok(None) => back = Some(Back::Lost),
+            Ok(None) => returning = Some(Returning::Lost),
         }
     }
 }
 
 /// A stream that names one of before.
 #[derive(Clone, Copy)]
-enum Back {
+enum Returning {
     /// The session of that one goes on.
     Restored(AgentSessionId, Claims),
     /// It cannot: what the agent had there is gone.
@@ -87,13 +87,13 @@ fn begin<B: Backends>(
     front: &Arc<Front<B>>,
     head: &RequestHead<'_>,
     target: Target,
-    back: Option<Back>,
+    returning: Option<Returning>,
     permit: SessionPermit,
 ) -> Result<Option<Response>, Box<Response>> {
-    let (restored, comes) = match back {
-        Some(Back::Restored(id, claims)) => (Some((id, claims)), Comes::Restored),
-        Some(Back::Lost) => (None, Comes::Lost),
-        None => (None, Comes::New),
+    let (restored, origin) = match returning {
+        Some(Returning::Restored(id, claims)) => (Some((id, claims)), Origin::Restored),
+        Some(Returning::Lost) => (None, Origin::Lost),
+        None => (None, Origin::New),
     };
     let opened_with = restored.map(|(_, claims)| claims.carried);
     let core = front.new_agent(head, target, Transport::Sse, permit, opened_with);
@@ -109,7 +109,7 @@ fn begin<B: Backends>(
         if restored.is_some() {
             front.count_restore(Restore::Restored);
         }
-        front.tasks.spawn(run(AgentStream::new(Arc::clone(front), id, core, inbox, comes)));
+        front.tasks.spawn(run(AgentStream::new(Arc::clone(front), id, core, inbox, origin)));
     }
     Ok(response)
 }
@@ -151,7 +151,7 @@ pub(crate) fn undecodable<B: Backends>(
 ) -> Response {
     match front.known(Transport::Sse, head, session) {
         Some(agent) if error.kind == DecodeKind::Batch => {
-            agent.core.answer(refusal(None, error.kind.code(), &error.reason));
+            agent.core.send_answer(refusal(None, error.kind.code(), &error.reason));
             Response::accepted()
         }
         _ => Response::undecodable(error),

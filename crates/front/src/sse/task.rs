@@ -46,13 +46,13 @@ pub(crate) struct AgentStream<B: Backends> {
     work: mpsc::Receiver<Box<Parcel>>,
     calls: FuturesUnordered<InFlightCall>,
     early: VecDeque<Box<Incoming>>,
-    tie: Tie<B::Link>,
-    comes: Comes,
+    link_state: LinkState<B::Link>,
+    origin: Origin,
 }
 
 /// As what its agent comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Comes {
+pub(crate) enum Origin {
     /// As one nobody knows.
     New,
     /// As one that shared, and goes on as before.
@@ -62,9 +62,9 @@ pub(crate) enum Comes {
 }
 
 /// How far the agent is tied to its backend.
-enum Tie<L> {
+enum LinkState<L> {
     None,
-    Opening(Reply<Arc<L>>, Why),
+    Opening(Reply<Arc<L>>, OpenFor),
     /// Tied without a handshake of this agent.
     Neutral(Arc<L>),
     /// The agent has done its handshake.
@@ -72,20 +72,20 @@ enum Tie<L> {
 }
 
 /// For whom a link is opened.
-enum Why {
-    Greeting(Box<Greeting>),
+enum OpenFor {
+    PendingInitialize(Box<PendingInitialize>),
     /// A call without a handshake, of this caller.
     Early(Arc<Caller>),
 }
 
 /// An `initialize` that waits for its link.
-struct Greeting {
+struct PendingInitialize {
     request: Request,
     revision: Revision,
     interactive: bool,
     caller: Arc<Caller>,
     end: OpenEnd,
-    _slot: CallRegistration,
+    _registration: CallRegistration,
 }
 
 enum Woken<L> {
@@ -103,10 +103,10 @@ impl<B: Backends> AgentStream<B> {
         id: AgentSessionId,
         core: Arc<AgentCore>,
         work: mpsc::Receiver<Box<Parcel>>,
-        comes: Comes,
+        origin: Origin,
     ) -> Self {
         let (calls, early) = (FuturesUnordered::new(), VecDeque::new());
-        Self { front, id, core, work, calls, early, tie: Tie::None, comes }
+        Self { front, id, core, work, calls, early, link_state: LinkState::None, origin }
     }
 
     /// Its agent session, and where it is to be found.
@@ -149,7 +149,7 @@ impl<B: Backends> AgentStream<B> {
 
     /// Whether everything that was accepted has been answered.
     fn is_done(&self) -> bool {
-        self.calls.is_empty() && self.work.is_empty() && !matches!(self.tie, Tie::Opening(..))
+        self.calls.is_empty() && self.work.is_empty() && !matches!(self.link_state, LinkState::Opening(..))
     }
 
     async fn next(
@@ -160,14 +160,14 @@ impl<B: Backends> AgentStream<B> {
     ) -> Woken<B::Link> {
         let is_away = watch.presence == Presence::Absent;
         let core = &self.core;
-        let tie = &mut self.tie;
+        let link_state = &mut self.link_state;
         tokio::select! {
             biased;
             now = poll_fn(|cx| core.outbox.poll_watch(cx, watch)) => Woken::Watch(now),
             Some(finished) = self.calls.next(), if !self.calls.is_empty() => Woken::Done(finished),
-            opened = poll_fn(|cx| match &mut *tie {
-                Tie::Opening(reply, _) => reply.as_mut().poll(cx),
-                Tie::None | Tie::Neutral(_) | Tie::Greeted(_) => std::task::Poll::Pending,
+            opened = poll_fn(|cx| match &mut *link_state {
+                LinkState::Opening(reply, _) => reply.as_mut().poll(cx),
+                LinkState::None | LinkState::Neutral(_) | LinkState::Greeted(_) => std::task::Poll::Pending,
             }) => Woken::Opened(opened),
             message = self.work.recv() => Woken::Work(message),
             () = away, if is_away => Woken::Away,
@@ -182,25 +182,25 @@ impl<B: Backends> AgentStream<B> {
             Parcel::Many(messages) => messages,
         };
         if let Err(why) = self.core.may_batch() {
-            return self.core.answer(refusal(None, -32600, &why));
+            return self.core.send_answer(refusal(None, -32600, &why));
         }
         let mut seen = Seen::default();
         for message in messages {
             match message {
                 Ok(message) if seen.is_repeated(&message) => {
-                    self.core.answer(refusal(message.id(), -32600, REPEATED));
+                    self.core.send_answer(refusal(message.id(), -32600, REPEATED));
                 }
                 Ok(message) => self.take(Box::new(message)),
                 Err(error) => {
                     let reason = error.to_string();
-                    self.core.answer(refusal(error.id.as_ref(), error.kind.code(), &reason));
+                    self.core.send_answer(refusal(error.id.as_ref(), error.kind.code(), &reason));
                 }
             }
         }
     }
 
     fn take(&mut self, message: Box<Incoming>) {
-        if !matches!(self.tie, Tie::Opening(..)) {
+        if !matches!(self.link_state, LinkState::Opening(..)) {
             return self.handle(*message);
         }
         // `ping` asks about us, not about the backend, and a cancellation may be for a call that runs.
@@ -225,10 +225,10 @@ impl<B: Backends> AgentStream<B> {
         match body {
             Body::Request(request) if is_modern => {
                 let text = "this server speaks the revisions with a handshake: send initialize";
-                self.core.answer(refusal(Some(&request.id), -32601, text));
+                self.core.send_answer(refusal(Some(&request.id), -32601, text));
             }
             Body::Request(request) => match request.method {
-                Method::Ping => self.core.answer(result_response(&request.id, b"{}")),
+                Method::Ping => self.core.send_answer(result_response(&request.id, b"{}")),
                 Method::Initialize => self.greet(request, &message),
                 _ => self.call(request, message, charge),
             },
@@ -240,42 +240,45 @@ impl<B: Backends> AgentStream<B> {
                 }
             }
             Body::Notification(..) => {
-                if let Some(link) = self.tie.link() {
+                if let Some(link) = self.link_state.link() {
                     link.notify(message.bytes().clone());
                 }
             }
-            Body::Response(id) => match (self.tie.link(), id.and_then(|id| self.core.answered(&id))) {
-                (Some(link), Some(number)) => link.respond(number, message),
-                _ => self.common().dropped("agent_response"),
-            },
-            Body::BadId(why) => self.core.answer(refusal(None, -32600, why)),
+            Body::Response(id) => {
+                match (self.link_state.link(), id.and_then(|id| self.core.take_link_id(&id))) {
+                    (Some(link), Some(number)) => link.respond(number, message),
+                    _ => self.common().dropped("agent_response"),
+                }
+            }
+            Body::BadId(why) => self.core.send_answer(refusal(None, -32600, why)),
         }
     }
 
     fn greet(&mut self, request: Request, message: &Message) {
         let client = match ClientHello::parse(message.bytes()) {
             Ok(client) => client,
-            Err(why) => return self.core.answer(refusal(Some(&request.id), -32602, why)),
+            Err(why) => return self.core.send_answer(refusal(Some(&request.id), -32602, why)),
         };
         let (revision, interactive) = (client.revision, client.is_interactive());
         // What the server said of itself to another credential is not for this one.
-        if let Tie::Greeted(link) = &self.tie
+        if let LinkState::Greeted(link) = &self.link_state
             && !self.core.has_moved()
         {
             self.core.agreed_on(revision);
             let result = link.initialize_result(revision);
-            return self.core.answer(result_response(&request.id, &result));
+            return self.core.send_answer(result_response(&request.id, &result));
         }
         self.core.profile.introduced(&client.client_info);
         let end = OpenEnd::new(&self.core);
         let registration = match self.core.begin(request.id.value(), message.bytes()) {
             Ok(registration) => registration,
-            Err(error) => return self.core.answer(end.refused(&self.core, &request, &error.error())),
+            Err(error) => return self.core.send_answer(end.refused(&self.core, &request, &error.error())),
         };
         let caller = self.caller_of(&request);
         let reply = self.open(client, &caller);
-        let greeting = Greeting { request, revision, interactive, caller, end, _slot: registration };
-        self.tie = Tie::Opening(reply, Why::Greeting(Box::new(greeting)));
+        let greeting =
+            PendingInitialize { request, revision, interactive, caller, end, _registration: registration };
+        self.link_state = LinkState::Opening(reply, OpenFor::PendingInitialize(Box::new(greeting)));
     }
 
     fn caller_of(&self, request: &Request) -> Arc<Caller> {
@@ -283,13 +286,13 @@ impl<B: Backends> AgentStream<B> {
     }
 
     fn call(&mut self, request: Request, message: Message, charge: Charge) {
-        let Some(link) = self.tie.link().cloned() else {
-            if self.comes == Comes::Lost {
+        let Some(link) = self.link_state.link().cloned() else {
+            if self.origin == Origin::Lost {
                 return self.refuse_request(&request, &session_ended());
             }
             let caller = self.caller_of(&request);
             let reply = self.open(ClientHello::neutral(), &caller);
-            self.tie = Tie::Opening(reply, Why::Early(caller));
+            self.link_state = LinkState::Opening(reply, OpenFor::Early(caller));
             let early = Incoming { body: Body::Request(request), message, is_modern: false, charge };
             self.early.push_back(Box::new(early));
             return;
@@ -301,7 +304,7 @@ impl<B: Backends> AgentStream<B> {
         let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
         match InFlightCall::start(&self.core, link.as_ref(), request, (message, charge), Some(outlet)) {
             Ok(running) => self.calls.push(running),
-            Err(refused) => self.core.answer(refused),
+            Err(refused) => self.core.send_answer(refused),
         }
     }
 
@@ -313,12 +316,14 @@ impl<B: Backends> AgentStream<B> {
     }
 
     fn opened(&mut self, opened: Result<Arc<B::Link>, CallError>) {
-        let Tie::Opening(_, why) = std::mem::replace(&mut self.tie, Tie::None) else { return };
+        let LinkState::Opening(_, why) = std::mem::replace(&mut self.link_state, LinkState::None) else {
+            return;
+        };
         match (opened, why) {
-            (Ok(link), Why::Greeting(greeting)) => {
+            (Ok(link), OpenFor::PendingInitialize(greeting)) => {
                 self.core.agreed_on(greeting.revision);
                 let result = link.initialize_result(greeting.revision);
-                self.core.answer(result_response(&greeting.request.id, &result));
+                self.core.send_answer(result_response(&greeting.request.id, &result));
                 greeting.end.ok(&self.core, &greeting.request);
                 self.core.profile.tied(link.as_ref());
                 self.common().emit(&FrontEvent::AgentGreeted {
@@ -332,22 +337,22 @@ impl<B: Backends> AgentStream<B> {
                     // Who comes back by its id alone could not be asked any more what it was promised.
                     self.core.revoke();
                 }
-                self.comes = Comes::New;
-                self.tie = Tie::Greeted(link);
+                self.origin = Origin::New;
+                self.link_state = LinkState::Greeted(link);
             }
-            (Ok(link), Why::Early(_)) if self.comes == Comes::Restored && link.is_own() => {
+            (Ok(link), OpenFor::Early(_)) if self.origin == Origin::Restored && link.is_own() => {
                 // What the backend is has changed: the agent would find an empty session, and not know it.
                 self.core.revoke();
-                self.comes = Comes::Lost;
+                self.origin = Origin::Lost;
                 return self.refuse_early(&session_ended());
             }
-            (Ok(link), Why::Early(caller)) => {
+            (Ok(link), OpenFor::Early(caller)) => {
                 self.owns(&link, &caller);
-                self.tie = Tie::Neutral(link);
+                self.link_state = LinkState::Neutral(link);
             }
             (Err(error), why) => {
-                if let Why::Greeting(greeting) = why {
-                    self.core.answer(greeting.end.refused(&self.core, &greeting.request, &error));
+                if let OpenFor::PendingInitialize(greeting) = why {
+                    self.core.send_answer(greeting.end.refused(&self.core, &greeting.request, &error));
                 }
                 return self.refuse_early(&error);
             }
@@ -370,7 +375,7 @@ impl<B: Backends> AgentStream<B> {
         for message in std::mem::take(&mut self.early) {
             let greets =
                 matches!(&message.body, Body::Request(request) if request.method == Method::Initialize);
-            if greets || matches!(self.tie, Tie::Opening(..)) {
+            if greets || matches!(self.link_state, LinkState::Opening(..)) {
                 self.take(message);
             } else {
                 self.refuse(&message, error);
@@ -387,12 +392,12 @@ impl<B: Backends> AgentStream<B> {
     fn refuse_request(&self, request: &Request, error: &CallError) {
         let trace = CallTrace::new(Instant::now().into_std());
         let request_id = self.common().request_id();
-        self.core.answer(reject(&self.core, &request.id, &request.method, request_id, &trace, error));
+        self.core.send_answer(reject(&self.core, &request.id, &request.method, request_id, &trace, error));
     }
 
     fn finished(&self, finished: CallResult) {
         if let Some(body) = finished.body {
-            self.core.answer(body);
+            self.core.send_answer(body);
         }
     }
 
@@ -407,7 +412,7 @@ fn session_ended() -> CallError {
     CallError::not_sent(ErrorKind::InvalidRequest, message)
 }
 
-impl<L> Tie<L> {
+impl<L> LinkState<L> {
     fn link(&self) -> Option<&Arc<L>> {
         match self {
             Self::Neutral(link) | Self::Greeted(link) => Some(link),

@@ -53,7 +53,7 @@ impl Drop for AttachedPost {
     }
 }
 
-pub(super) async fn answer<L: Link>(
+pub(super) async fn serve<L: Link>(
     shared: &Arc<SharedLink<L>>,
     post: StatelessRequest<'_>,
     is_kept: bool,
@@ -69,7 +69,7 @@ pub(super) async fn answer<L: Link>(
         && let Some(tool) = post.request.name.as_deref().filter(|_| post.request.method == Method::ToolsCall)
         && let Err(why) = shared.link.check_params(tool, message.bytes(), &parameters)
     {
-        return Unfit::Mismatch(why).answer(&id);
+        return Unfit::Mismatch(why).to_response(&id);
     }
     if era == Era::Legacy
         && let Some(level) = post.modern.log_level.as_deref().and_then(LogLevel::parse)

@@ -191,7 +191,7 @@ impl CallOutput {
         if let Some(result) = state.ended() {
             state.consumer = Consumer::Gone;
             if let Some(body) = result.body {
-                self.core.answer_on(&outbox, body);
+                self.core.send_answer_on(&outbox, body);
             }
             outbox.close();
             return OwnerStep::Nothing;
@@ -209,7 +209,7 @@ impl CallOutput {
         }
         match self.park(&mut state) {
             Ok(body) => {
-                self.core.answer_on(&outbox, body);
+                self.core.send_answer_on(&outbox, body);
                 outbox.close();
                 match state.consumer {
                     Consumer::Parked(until) => OwnerStep::WaitUntil(until),
@@ -218,7 +218,7 @@ impl CallOutput {
             }
             Err(error) => {
                 let request_id = self.core.common.request_id().to_string();
-                self.core.answer_on(&outbox, error.to_response(Some(&state.id), &request_id));
+                self.core.send_answer_on(&outbox, error.to_response(Some(&state.id), &request_id));
                 outbox.close();
                 OwnerStep::Nothing
             }

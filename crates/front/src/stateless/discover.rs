@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::links::SharedLink;
 use crate::{http::response::Response, message::Request, observe::Cause, session::open::OpenEnd};
 
-pub(super) fn answer<L: Link>(shared: &SharedLink<L>, request: &Request) -> Response {
+pub(super) fn respond<L: Link>(shared: &SharedLink<L>, request: &Request) -> Response {
     let end = OpenEnd::new(&shared.core);
     let result = result_of(&greeting(shared.link.as_ref()));
     end.ok(&shared.core, request);

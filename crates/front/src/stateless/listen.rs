@@ -66,7 +66,7 @@ struct ListenTask<L> {
     _entry: ListenerEntry,
 }
 
-pub(super) async fn open<B: Backends>(
+pub(super) async fn serve<B: Backends>(
     front: &Arc<Front<B>>,
     listeners: &Arc<Listeners>,
     post: StatelessRequest<'_>,
@@ -153,7 +153,7 @@ impl Listener {
     fn begin(&self, filter: Filter) -> Option<crate::stream::outbox::Reader> {
         let reader = self.core.outbox.attach()?;
         let mut state = self.lock();
-        self.core.answer(filter.acknowledged(&self.id));
+        self.core.send_answer(filter.acknowledged(&self.id));
         if let ListenerState::Early(early) =
             std::mem::replace(&mut *state, ListenerState::Open(filter.clone()))
         {
@@ -190,7 +190,7 @@ impl Listener {
 
     /// Ends the stream with the answer to its request.
     pub(super) fn end(&self) {
-        self.core.answer(listened(&self.id));
+        self.core.send_answer(listened(&self.id));
         self.core.outbox.close();
     }
 

@@ -104,7 +104,7 @@ pub(crate) async fn message<B: Backends>(
     };
     let modern = match validate::check(head.headers, &request, message.bytes()) {
         Ok(modern) => modern,
-        Err(unfit) => return unfit.answer(&request.id),
+        Err(unfit) => return unfit.to_response(&request.id),
     };
     let Some(service) = Service::of(&request.method) else { return no_method(&request.id, &request.method) };
     let target = match front.backends.target(head.backend, head.identity) {
@@ -114,7 +114,7 @@ pub(crate) async fn message<B: Backends>(
     let post = StatelessRequest { head, target, request, modern, connection };
     match service {
         // Boxed, so that calls do not carry around what these need.
-        Service::Listen => Box::pin(listen::open(front, &stateless.listeners, post, message.bytes())).await,
+        Service::Listen => Box::pin(listen::serve(front, &stateless.listeners, post, message.bytes())).await,
         Service::Discover => Box::pin(discovered(front, stateless, post)).await,
         Service::Call { is_kept } => called(front, stateless, post, is_kept, (message, charge)).await,
     }
@@ -131,7 +131,7 @@ async fn discovered<B: Backends>(
     match front.shared_link(stateless, post.head, &post.target, &post.modern.client).await {
         // Who was the first to come here showed what the server is.
         Ok(_) if prefers_handshake(front, &post) => use_handshake(&post.request.id),
-        Ok(shared) => discover::answer(&shared, &post.request),
+        Ok(shared) => discover::respond(&shared, &post.request),
         Err(reason) => no_link(front, &reason, &post),
     }
 }
@@ -158,7 +158,7 @@ async fn called<B: Backends>(
     message: (mcpool_wire::Message, Charge),
 ) -> Response {
     match front.shared_link(stateless, post.head, &post.target, &post.modern.client).await {
-        Ok(shared) => call::answer(&shared, post, is_kept, message).await,
+        Ok(shared) => call::serve(&shared, post, is_kept, message).await,
         Err(reason) => no_link(front, &reason, &post),
     }
 }

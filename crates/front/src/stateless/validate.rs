@@ -85,7 +85,7 @@ fn check_name(headers: &HeaderMap, request: &Request) -> Result<(), Unfit> {
 }
 
 impl Unfit {
-    pub(super) fn answer(&self, id: &RpcId) -> Response {
+    pub(super) fn to_response(&self, id: &RpcId) -> Response {
         let bad = |code, why: &str| Response::refused(StatusCode::BAD_REQUEST, Some(id), code, why);
         match self {
             Self::Accept => {

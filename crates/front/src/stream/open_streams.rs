@@ -8,7 +8,7 @@ use crate::stream::outbox::Outbox;
 pub(crate) struct OpenStreams(Mutex<Inner>);
 
 /// Where a call's stream is.
-pub(crate) enum Found {
+pub(crate) enum StreamStatus {
     /// It lives, or somebody still reads it.
     Live(Arc<Outbox>),
     /// It is over; what is left of it is in the ring.
@@ -26,7 +26,7 @@ struct Inner {
 
 impl OpenStreams {
     /// Gives a call's stream its number.
-    pub(crate) fn open(&self, stream: impl FnOnce(u32) -> Arc<Outbox>) -> Arc<Outbox> {
+    pub(crate) fn insert(&self, stream: impl FnOnce(u32) -> Arc<Outbox>) -> Arc<Outbox> {
         let mut inner = self.lock();
         inner.live.retain(|(_, outbox)| outbox.strong_count() > 0);
         inner.opened = inner.opened.wrapping_add(1);
@@ -36,7 +36,7 @@ impl OpenStreams {
         outbox
     }
 
-    pub(crate) fn find(&self, number: u32) -> Found {
+    pub(crate) fn find(&self, number: u32) -> StreamStatus {
         let (opened, live) = {
             let inner = self.lock();
             let live =
@@ -45,9 +45,9 @@ impl OpenStreams {
         };
         // Upgraded outside the lock: the last handle of an outbox must not be dropped under it.
         match live.and_then(|outbox| outbox.upgrade()) {
-            Some(outbox) => Found::Live(outbox),
-            None if (1..=opened).contains(&number) => Found::Over,
-            None => Found::Never,
+            Some(outbox) => StreamStatus::Live(outbox),
+            None if (1..=opened).contains(&number) => StreamStatus::Over,
+            None => StreamStatus::Never,
         }
     }
 

@@ -64,7 +64,7 @@ impl Answers {
 }
 
 /// A POST of several messages.
-pub(crate) async fn answer<B: Backends>(
+pub(crate) async fn serve<B: Backends>(
     front: &Arc<Front<B>>,
     head: &RequestHead<'_>,
     mut messages: Vec<Result<Incoming, DecodeError>>,
@@ -217,7 +217,7 @@ impl Batch {
             && let Some(reader) = outbox.attach()
         {
             for answer in self.answers.texts.drain(..) {
-                core.answer_on(&outbox, answer);
+                core.send_answer_on(&outbox, answer);
             }
             self.answers.unwritten.less(usize::MAX);
             match hand_over(std::mem::take(&mut self.calls), Some(&outbox)) {

@@ -284,7 +284,7 @@ pub(crate) fn as_stream(
     // Closed already when more was said than an agent may leave unread.
     let Some(reader) = outbox.attach() else { return Response::events(AgentBody::empty()) };
     for answer in answers {
-        core.answer_on(&outbox, answer);
+        core.send_answer_on(&outbox, answer);
     }
     outbox.close();
     stream(core, reader)
@@ -319,7 +319,7 @@ pub(crate) fn take<L: Link>(agent: &Agent<L>, link: &L, body: Body, message: Mes
             }
         }
         Body::Notification(..) => link.notify(message.bytes().clone()),
-        Body::Response(id) => match id.and_then(|id| agent.core.answered(&id)) {
+        Body::Response(id) => match id.and_then(|id| agent.core.take_link_id(&id)) {
             Some(number) => link.respond(number, message),
             None => agent.core.common.dropped("agent_response"),
         },

@@ -5,21 +5,21 @@ use crate::stream::event::one_line;
 
 const WHOLE: &[u8] = b"id: 4294967295-18446744073709551615\nevent: message\ndata: {}\n\n";
 
-fn piece(bytes: Bytes) -> Piece {
+fn chunk(bytes: Bytes) -> BodyChunk {
     // The longest there is.
-    Piece::event(&Event { id: Some(EventId { stream: u32::MAX, seq: u64::MAX }), bytes })
+    BodyChunk::event(&Event { id: Some(EventId { stream: u32::MAX, seq: u64::MAX }), bytes })
 }
 
 #[test]
 fn an_event_reads_the_same_in_steps_of_any_size() {
     for step in 1..=WHOLE.len() {
-        let mut piece = piece(Bytes::from_static(b"{}"));
+        let mut chunk = chunk(Bytes::from_static(b"{}"));
         let mut out = Vec::new();
-        while piece.has_remaining() {
-            let take = step.min(piece.chunk().len());
-            out.extend_from_slice(&piece.chunk()[..take]);
-            piece.advance(take);
-            assert_eq!(piece.remaining() + out.len(), WHOLE.len());
+        while chunk.has_remaining() {
+            let take = step.min(chunk.chunk().len());
+            out.extend_from_slice(&chunk.chunk()[..take]);
+            chunk.advance(take);
+            assert_eq!(chunk.remaining() + out.len(), WHOLE.len());
         }
         assert_eq!(out, WHOLE, "{step}");
     }
@@ -28,10 +28,10 @@ fn an_event_reads_the_same_in_steps_of_any_size() {
 #[test]
 fn an_event_may_be_advanced_across_its_parts() {
     for skipped in 0..=WHOLE.len() {
-        let mut piece = piece(Bytes::from_static(b"{}"));
-        piece.advance(skipped);
+        let mut chunk = chunk(Bytes::from_static(b"{}"));
+        chunk.advance(skipped);
         let mut slices = [std::io::IoSlice::new(b""); 4];
-        let filled = piece.chunks_vectored(&mut slices);
+        let filled = chunk.chunks_vectored(&mut slices);
         let rest: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
         assert_eq!(rest, &WHOLE[skipped..], "{skipped}");
     }
@@ -40,8 +40,8 @@ fn an_event_may_be_advanced_across_its_parts() {
 #[test]
 fn a_large_payload_is_not_copied() {
     let payload = Bytes::from(vec![b'x'; 1 << 20]);
-    let piece = piece(one_line(payload.clone()));
-    assert_eq!(piece.body.as_ptr(), payload.as_ptr());
+    let chunk = chunk(one_line(payload.clone()));
+    assert_eq!(chunk.body.as_ptr(), payload.as_ptr());
 }
 
 #[test]
@@ -51,8 +51,8 @@ fn the_endpoint_is_relative_and_carries_its_id() {
 
 #[test]
 fn an_event_that_cannot_be_resumed_has_no_id() {
-    let piece = Piece::event(&Event { id: None, bytes: Bytes::from_static(b"{}") });
-    assert_eq!(piece.parts().concat(), b"event: message\ndata: {}\n\n");
+    let chunk = BodyChunk::event(&Event { id: None, bytes: Bytes::from_static(b"{}") });
+    assert_eq!(chunk.parts().concat(), b"event: message\ndata: {}\n\n");
 }
 
 #[test]
