@@ -144,8 +144,10 @@ pub struct CallEnd<'a> {
     pub request_id: RequestId,
     /// What was called.
     pub method: &'a Method,
-    /// The backend it was meant for.
+    /// The backend that served it; the one it was meant for, if it came to none.
     pub backend: &'a str,
+    /// The backend it was meant for, by the name in the URL.
+    pub target: &'a str,
     /// How it ended.
     pub outcome: Outcome,
     /// Whether the backend ran it.

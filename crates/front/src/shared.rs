@@ -189,7 +189,7 @@ pub(crate) struct Ending<'a> {
     pub(crate) agent: AgentKey,
     pub(crate) request_id: RequestId,
     pub(crate) method: &'a Method,
-    pub(crate) backend: &'a str,
+    pub(crate) target: &'a str,
     pub(crate) trace: &'a CallTrace,
 }
 
@@ -200,7 +200,8 @@ impl Ending<'_> {
             agent: self.agent,
             request_id: self.request_id,
             method: self.method,
-            backend: self.backend,
+            backend: self.trace.served_by().unwrap_or(self.target),
+            target: self.target,
             outcome,
             executed,
             trace: self.trace,

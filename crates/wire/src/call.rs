@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -98,8 +98,34 @@ pub struct CallTrace {
     sent: AtomicU64,
     accepted: AtomicU64,
     last_part: AtomicU64,
-    cause: Mutex<Option<String>>,
+    served_by: OnceLock<Arc<str>>,
+    past: Mutex<Past>,
 }
+
+/// The part of a trace that is written when an attempt fails.
+#[derive(Debug, Default)]
+struct Past {
+    /// The reason of the last failed attempt, and which one that was.
+    cause: Option<(u64, String)>,
+    /// The attempts before the last one.
+    attempts: Vec<Attempt>,
+}
+
+/// One attempt to make a call, on one session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The upstream session.
+    pub session: u64,
+    /// The time from the start of the call to the lease of a call permit.
+    pub leased: Duration,
+    /// The time from the start of the call to its first byte; `None` if nothing was sent.
+    pub sent: Option<Duration>,
+    /// The reason of its failure; `None` if it did not fail, or not yet.
+    pub cause: Option<String>,
+}
+
+/// Failed attempts that a trace keeps.
+const MOST_ATTEMPTS: usize = 3;
 
 /// The phase of a call (SEMANTICS.md 9.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,13 +175,17 @@ impl CallTrace {
             sent: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             last_part: AtomicU64::new(0),
-            cause: Mutex::new(None),
+            served_by: OnceLock::new(),
+            past: Mutex::default(),
         }
     }
 
     /// Counts an attempt that leased a call permit on this session.
     pub fn mark_leased(&self, session: u64, now: Instant) {
-        self.attempts.fetch_add(1, Ordering::Relaxed);
+        let before = self.attempts.fetch_add(1, Ordering::Relaxed);
+        if before > 0 {
+            self.keep_attempt(before);
+        }
         self.session.store(session, Ordering::Relaxed);
         self.leased.store(self.since(now), Ordering::Relaxed);
     }
@@ -189,15 +219,57 @@ impl CallTrace {
 
     /// Stores the reason of a failed attempt for the log line.
     pub fn note_cause(&self, cause: impl Into<String>) {
-        if let Ok(mut slot) = self.cause.lock() {
-            *slot = Some(cause.into());
+        if let Ok(mut past) = self.past.lock() {
+            past.cause = Some((self.attempts.load(Ordering::Relaxed), cause.into()));
         }
+    }
+
+    /// Records the backend that serves the call, where it is not the one that was asked for. The first one stays.
+    pub fn mark_served_by(&self, backend: Arc<str>) {
+        let _ = self.served_by.set(backend);
+    }
+
+    /// The backend that serves the call, if it is not the one that was asked for.
+    #[must_use]
+    pub fn served_by(&self) -> Option<&str> {
+        self.served_by.get().map(|name| &**name)
+    }
+
+    /// The attempts, oldest first: at most three that failed, and the last one.
+    #[must_use]
+    pub fn attempts_made(&self) -> Vec<Attempt> {
+        let mut made = self.past.lock().map(|past| past.attempts.clone()).unwrap_or_default();
+        made.extend(self.attempt(self.attempts.load(Ordering::Relaxed)));
+        made
+    }
+
+    /// Keeps the attempt that another one follows.
+    fn keep_attempt(&self, number: u64) {
+        let Some(attempt) = self.attempt(number) else { return };
+        if let Ok(mut past) = self.past.lock()
+            && past.attempts.len() < MOST_ATTEMPTS
+        {
+            past.attempts.push(attempt);
+        }
+    }
+
+    /// The attempt whose times these are.
+    fn attempt(&self, number: u64) -> Option<Attempt> {
+        let leased = self.leased.load(Ordering::Relaxed);
+        // What was sent before the lease belongs to an attempt before.
+        let sent = Some(self.sent.load(Ordering::Relaxed)).filter(|sent| *sent >= leased);
+        (leased > 0).then(|| Attempt {
+            session: self.session(),
+            leased: Duration::from_nanos(leased),
+            sent: sent.map(Duration::from_nanos),
+            cause: self.cause_of(|of| of == number),
+        })
     }
 
     /// The reason of the last failed attempt.
     #[must_use]
     pub fn cause(&self) -> Option<String> {
-        self.cause.lock().ok().and_then(|slot| slot.clone())
+        self.cause_of(|_| true)
     }
 
     /// The phase reached.
@@ -256,6 +328,11 @@ impl CallTrace {
     #[must_use]
     pub fn last_activity(&self) -> Instant {
         self.started + Duration::from_nanos(self.last_part.load(Ordering::Relaxed))
+    }
+
+    fn cause_of(&self, is_meant: impl Fn(u64) -> bool) -> Option<String> {
+        let past = self.past.lock().ok()?;
+        past.cause.as_ref().filter(|(of, _)| is_meant(*of)).map(|(_, cause)| cause.clone())
     }
 
     fn since(&self, now: Instant) -> u64 {

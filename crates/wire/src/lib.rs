@@ -23,7 +23,7 @@ mod rewrite;
 mod testing;
 
 pub use amend::{readdressed, without_nulls, without_verdict};
-pub use call::{AgentKey, Answer, BackendId, Call, CallTrace, Caller, Forwarded, Phase, RequestId};
+pub use call::{AgentKey, Answer, Attempt, BackendId, Call, CallTrace, Caller, Forwarded, Phase, RequestId};
 pub use envelope::{
     DecodeError, DecodeKind, Envelope, Kind, MAX_BATCH, Params, ResultView, Span, is_batch, is_response,
     split_batch, split_batch_of,

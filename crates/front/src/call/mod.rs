@@ -270,7 +270,7 @@ impl InFlightCall {
             agent: registration.core.caller.agent,
             request_id: self.request_id,
             method: &self.method,
-            backend: &registration.core.target.name,
+            target: &registration.core.target.name,
             trace: &self.trace,
         };
         registration.core.profile.ended(outcome, &self.trace);
@@ -446,7 +446,7 @@ pub(crate) fn reject(
     trace: &CallTrace,
     error: &CallError,
 ) -> Bytes {
-    let ending = Ending { agent: core.caller.agent, request_id, method, backend: &core.target.name, trace };
+    let ending = Ending { agent: core.caller.agent, request_id, method, target: &core.target.name, trace };
     ending.refused(&core.common, error);
     error.to_response(Some(id), &request_id.to_string())
 }

@@ -210,7 +210,7 @@ fn call(core: &AgentCore, note: &CallNote) -> Value {
         "agent": core.caller.agent.to_string(),
         "client": client.map(|client| json!({ "name": client.name, "version": client.version })),
         "peer": core.profile.peer,
-        "backend": core.target.name,
+        "backend": trace.served_by().unwrap_or(&core.target.name),
         "session": Some(trace.session()).filter(|session| *session > 0),
         "method": short(note.method.as_str()),
         "name": note.name.as_deref().map(short),

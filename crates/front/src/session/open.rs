@@ -56,7 +56,7 @@ impl OpenEnd {
             agent: core.caller.agent,
             request_id: self.request_id,
             method: &request.method,
-            backend: &core.target.name,
+            target: &core.target.name,
             trace: &self.trace,
         }
     }

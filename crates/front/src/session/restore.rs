@@ -240,7 +240,7 @@ impl<B: Backends> Front<B> {
     ) -> Response {
         let (request_id, trace) = (self.common.request_id(), CallTrace::new(Instant::now().into_std()));
         let agent = mcpool_wire::AgentKey(0);
-        Ending { agent, request_id, method, backend: &target.name, trace: &trace }
+        Ending { agent, request_id, method, target: &target.name, trace: &trace }
             .refused(&self.common, error);
         let body = error.to_response(Some(id), &request_id.to_string());
         Response::json(StatusCode::OK, Cause::Gateway, body)

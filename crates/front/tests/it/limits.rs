@@ -284,3 +284,19 @@ async fn who_is_served_and_what_runs_is_told_and_no_id_of_a_session() {
     );
     drop(stream);
 }
+
+#[tokio::test]
+async fn a_call_that_another_backend_serves_is_told_as_that_ones() {
+    let front = start_with(FrontConfig::default()).await;
+    let session = front.session("/a/mcp").await;
+    let asked = async {
+        let query = || mcpool_front::CensusQuery { limit: 10, ..Default::default() };
+        until("it runs", || front.census.calls(&query())["calls"][0]["backend"] == "b").await;
+        front.script.gate.open();
+    };
+    let message = tool(2, "other");
+    tokio::join!(front.call(&session, &message), asked);
+    assert_eq!(front.script.saw("call tools/call b ok executed="), 1);
+    front.call(&session, &tool(3, "echo")).await;
+    assert_eq!(front.script.saw("call tools/call a ok executed="), 1);
+}

@@ -304,6 +304,11 @@ async fn act(
             ask(call, answers).await;
             std::future::pending().await
         }
+        // Two backends are behind this one, and the other one serves it.
+        "other" => {
+            call.trace.mark_served_by("b".into());
+            script.gate.wait().await;
+        }
         "fail" => {
             return Err(CallError::not_sent(ErrorKind::Unavailable, "backend is down").of_backend(backend));
         }

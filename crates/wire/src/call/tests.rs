@@ -40,6 +40,41 @@ fn a_refused_attempt_was_not_executed_and_the_next_one_counts_on() {
 }
 
 #[test]
+fn attempts_are_told_apart_each_with_its_own_cause() {
+    let trace = CallTrace::new(Instant::now());
+    assert_eq!(trace.attempts_made(), []);
+    let mut made = Vec::new();
+    for session in 1..=5 {
+        let ms = session * 10;
+        trace.mark_leased(session, after(&trace, ms));
+        // Only the odd ones got so far.
+        let sent = (session % 2 == 1).then(|| {
+            trace.mark_sent(after(&trace, ms + 1));
+            Duration::from_millis(ms + 1)
+        });
+        let attempt = Attempt { session, leased: Duration::from_millis(ms), sent, cause: None };
+        assert_eq!(trace.attempts_made().last(), Some(&attempt), "what failed before is not its own");
+        trace.note_cause(format!("lost {session}"));
+        made.push(Attempt { cause: Some(format!("lost {session}")), ..attempt });
+        if session <= 4 {
+            assert_eq!(trace.attempts_made(), made);
+        }
+    }
+    made.remove(3);
+    assert_eq!(trace.attempts_made(), made, "three that failed, and the last");
+    assert_eq!((trace.attempts(), trace.cause().as_deref()), (5, Some("lost 5")));
+}
+
+#[test]
+fn the_first_backend_that_serves_a_call_is_noted() {
+    let trace = CallTrace::new(Instant::now());
+    assert_eq!(trace.served_by(), None);
+    trace.mark_served_by("member".into());
+    trace.mark_served_by("other".into());
+    assert_eq!(trace.served_by(), Some("member"));
+}
+
+#[test]
 fn a_rung_reached_at_once_is_reached() {
     let trace = CallTrace::new(Instant::now());
     trace.mark_leased(1, trace.started);

@@ -54,6 +54,7 @@ fn end<'a>(
         request_id: RequestId(0xfeed),
         method,
         backend: "search",
+        target: "search",
         outcome,
         executed: error.map_or(Executed::Yes, |error| error.executed),
         trace,

@@ -351,6 +351,7 @@ fn end<'a>(method: &'a Method, outcome: Outcome, trace: &'a CallTrace, backend: 
         request_id: RequestId(1),
         method,
         backend,
+        target: backend,
         outcome,
         executed: Executed::Maybe,
         trace,
