@@ -7,6 +7,9 @@ use mcpool_front::{Census, FrontConfig, LimitUse, Readiness};
 use mcpool_router::verbs::{Done, Verb};
 use serde_json::{Map, Value};
 
+/// Recent events, and a stream of new ones: one JSON line each.
+pub type Followed = (Vec<Arc<str>>, BoxStream<'static, Arc<str>>);
+
 /// The process behind the admin listener.
 pub trait Control: Send + Sync + 'static {
     /// Allowed peers and hosts, limits and timeouts, as configured now.
@@ -61,7 +64,7 @@ pub trait Control: Send + Sync + 'static {
     fn events(&self) -> Vec<Arc<str>>;
 
     /// Recent events and a stream of new ones. `None` if there are too many followers.
-    fn follow(&self) -> Option<(Vec<Arc<str>>, BoxStream<'static, Arc<str>>)>;
+    fn follow(&self) -> Option<Followed>;
 
     /// The configuration in force, with secrets masked.
     fn config(&self) -> Value;

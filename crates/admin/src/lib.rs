@@ -13,4 +13,10 @@ mod listener;
 mod server;
 mod verbs;
 
-pub use self::{control::Control, guard::ADMIN_HEADER, listener::most, server::run, verbs::message_of};
+pub use self::{
+    control::{Control, Followed},
+    guard::ADMIN_HEADER,
+    listener::most,
+    server::run,
+    verbs::message_of,
+};

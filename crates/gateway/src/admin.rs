@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
-use mcpool_admin::Control;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use mcpool_admin::{Control, Followed};
 use mcpool_front::{Census, FrontConfig, Gauges, Health as _, LimitUse, Readiness};
 use mcpool_router::verbs::{Done, Verb};
 use serde_json::{Map, Value, json};
@@ -114,7 +114,7 @@ impl Control for Admin {
         self.events.recent()
     }
 
-    fn follow(&self) -> Option<(Vec<Arc<str>>, BoxStream<'static, Arc<str>>)> {
+    fn follow(&self) -> Option<Followed> {
         self.events.follow().map(|(recent, live)| (recent, live.boxed()))
     }
 
