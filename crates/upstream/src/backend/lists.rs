@@ -76,7 +76,7 @@ impl Binding {
 
     /// The request for a first page that is under way, or this one; and whether it is this one.
     pub fn join_list(&self, call: &Call, begin: impl FnOnce() -> Reply<Page>) -> (ListFlight, bool) {
-        self.pool.merged.flights().join(&call.method, begin)
+        self.pool.shared.flights().join(&call.method, begin)
     }
 
     /// Whether a request the agent only joined failed by the time of another agent, so that it should join again.

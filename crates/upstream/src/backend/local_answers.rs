@@ -12,7 +12,7 @@ use crate::{
     backend::{Backend, traffic::Waited},
     kinds::Mode,
     pool::{Binding, Pool},
-    shared::{NotSubscribed, log_level::Level},
+    shared::{NotSubscribed, log_level::LogLevel},
 };
 
 impl Binding {
@@ -61,12 +61,12 @@ impl Binding {
     fn set_level(&self, call: &Call) -> Result<Answer, CallError> {
         let name =
             Envelope::parse(call.message.bytes()).ok().and_then(|e| Some(e.params.level?.into_owned()));
-        let Some(level) = name.as_deref().and_then(Level::parse) else {
+        let Some(level) = name.as_deref().and_then(LogLevel::parse) else {
             let message =
                 "level must be one of debug, info, notice, warning, error, critical, alert, emergency";
             return Err(CallError::not_sent(ErrorKind::InvalidParams, message));
         };
-        self.pool.merged.ask_level(self.caller.agent, self.number, level);
+        self.pool.shared.ask_level(self.caller.agent, self.number, level);
         Ok(empty_answer())
     }
 
@@ -79,7 +79,7 @@ impl Binding {
     }
 
     fn unsubscribe(&self, call: &Call) -> Result<Answer, CallError> {
-        self.pool.merged.unsubscribe(self.number, &uri_of(call)?);
+        self.pool.shared.unsubscribe(self.number, &uri_of(call)?);
         Ok(empty_answer())
     }
 }
@@ -92,7 +92,7 @@ async fn subscribe(
     end: Instant,
 ) -> Result<Answer, CallError> {
     let patience = backend.spec.times.queue;
-    match backend.traffic.wait(patience, Some(end), pool.merged.subscribe(binding, &uri)).await {
+    match backend.traffic.wait(patience, Some(end), pool.shared.subscribe(binding, &uri)).await {
         Ok(Ok(())) => Ok(empty_answer()),
         Ok(Err(NotSubscribed::Refused(answer))) => Ok(answer),
         Ok(Err(NotSubscribed::Full(whose, limit))) => Err(CallError::not_sent(

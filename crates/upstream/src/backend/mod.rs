@@ -48,7 +48,7 @@ use crate::{
     queue::{Queue, QueueLimits, Waiting},
     quirks::Quirks,
     session::{Session, SessionStatus},
-    shared::Merged,
+    shared::SharedState,
     tasks::Tasks,
     transport::Transport,
 };
@@ -238,7 +238,7 @@ impl Backend {
         };
         let served = keys(|pool| pool.live() > 0);
         let refused = keys(|pool| pool.plight.is_troubled()).difference(&served).count();
-        let known = keys(|pool| pool.merged.agents() > 0 || pool.plight.is_troubled() || !pool.is_empty());
+        let known = keys(|pool| pool.shared.agents() > 0 || pool.plight.is_troubled() || !pool.is_empty());
         (refused, known.len())
     }
 
@@ -300,8 +300,8 @@ impl Backend {
             leases: sessions.iter().fold((0, 0), |(used, all), s| (used + s.in_flight(), all + s.limit())),
             waiting: self.waiting(now),
             applicants: self.applicants.waiting(now),
-            agents: pools.iter().map(|p| p.merged.agents()).sum(),
-            subscriptions: pools.iter().map(|p| p.merged.subscriptions()).sum(),
+            agents: pools.iter().map(|p| p.shared.agents()).sum(),
+            subscriptions: pools.iter().map(|p| p.shared.subscriptions()).sum(),
             trouble: self.trouble(),
             credentials: self.credentials(),
             traffic: self.traffic_since(now),
@@ -407,8 +407,8 @@ impl Backend {
         let mut pools = lock(&self.pools);
         let new = || {
             let number = self.next_pool.fetch_add(1, Ordering::Relaxed);
-            let merged = Merged::new(self.queue.clone(), self.reporter.clone(), self.spec.fan_out_logs);
-            Arc::new(Pool::new(number, key.clone(), merged))
+            let shared = SharedState::new(self.queue.clone(), self.reporter.clone(), self.spec.fan_out_logs);
+            Arc::new(Pool::new(number, key.clone(), shared))
         };
         pools.entry(key.clone()).or_insert_with(new).clone()
     }

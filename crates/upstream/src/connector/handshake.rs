@@ -139,7 +139,7 @@ async fn climb(
         errands,
         queue: backend.queue.clone(),
         catalog: pool.catalog.clone(),
-        merged: pool.merged.clone(),
+        shared: pool.shared.clone(),
         reporter: backend.reporter.clone(),
         owner,
         modes: backend.modes.clone(),

@@ -2,7 +2,7 @@
 //! its handshakes, so fifty waiters open one session and a caller that leaves cancels nothing.
 //!
 //! It wakes on demand (a caller waits, an agent wants a session of its own, a place came back), when a handshake
-//! ends, and once a second for upkeep: warm sessions, idle and old ones. In the same loop the clerk sends what the
+//! ends, and once a second for upkeep: warm sessions, idle and old ones. In the same loop the syncer sends what the
 //! agents of a pool want together.
 //!
 //! Pools that want a session have it opened in turn (`turns`). Where agents bring credentials of their own, each pool has
@@ -33,7 +33,7 @@ use self::{
     handshake::{Attempt, attempt},
     resume::Revival,
     rotate::Rebuild,
-    syncer::Clerk,
+    syncer::Syncer,
 };
 use crate::{
     backend::{Backend, Gate, Leaving, Opening, lock, traffic::TrafficState},
@@ -82,7 +82,7 @@ pub(crate) struct Opener {
     next_try: Option<Instant>,
     /// The session that was last asked to leave for another key.
     evicted: Weak<Session>,
-    clerk: Clerk,
+    syncer: Syncer,
     revival: Revival,
     rebuild: Rebuild,
 }
@@ -124,7 +124,7 @@ impl Opener {
             last: 0,
             next_try: None,
             evicted: Weak::new(),
-            clerk: Clerk::default(),
+            syncer: Syncer::default(),
             revival: Revival::default(),
             rebuild: Rebuild::default(),
         }
@@ -166,7 +166,7 @@ impl Opener {
                 Some(request) = self.inbox.recv(), if has_room => self.waiting.push_back(request),
                 () = self.backend.queue.demand.notified() => {}
                 Some(Some(attempt)) = opened => self.settle(attempt),
-                () = self.clerk.settled() => {}
+                () = self.syncer.settled() => {}
                 checked = self.revival.checked() => Revival::settle(&self.backend, &checked),
                 Some(()) = timer => {}
                 _ = upkeep.tick() => self.upkeep(),
@@ -213,7 +213,7 @@ impl Opener {
         self.backend.transport.keep_started(self.wants_standby());
         // A backend that rests is not asked for anything.
         let shut = self.backend.traffic().is_shut();
-        let due = if shut { None } else { self.clerk.look(&self.backend.pools()) };
+        let due = if shut { None } else { self.syncer.look(&self.backend.pools()) };
         [due, self.next_try, next_step, self.rebuild.next].into_iter().flatten().min()
     }
 
@@ -256,7 +256,7 @@ impl Opener {
         let opening = pool.opening.load(Ordering::Acquire);
         let live = self.there(pool);
         let most = self.backend.sessions_of(pool);
-        let unasked = pool.greeting.load(Ordering::Acquire) > 0 || pool.merged.wants_session();
+        let unasked = pool.greeting.load(Ordering::Acquire) > 0 || pool.shared.wants_session();
         let greeting = unasked && live + opening == 0;
         // Those who wait for the session they keep to are not served by another one; and those who were called and
         // did not come yet have permits waiting for them.
@@ -361,7 +361,7 @@ impl Opener {
         let warm = self.backend.default_pool().number;
         self.backend.forget_empty_pools();
         for pool in self.backend.pools() {
-            let lane = pool.merged.event_lane();
+            let lane = pool.shared.event_lane();
             let keep = match pool.mode() {
                 Mode::Pinned => usize::MAX,
                 _ if pool.number == warm => spec.limits.min_idle,

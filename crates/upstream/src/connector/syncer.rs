@@ -14,18 +14,18 @@ use crate::{
     kinds::Mode,
     pool::Pool,
     session::{Session, state::Standing},
-    shared::{Merged, subscriptions::Job},
+    shared::{SharedState, subscriptions::Job},
 };
 
-/// How long a backend may take for a request of the clerk's before it counts as lost.
+/// How long a backend may take for a request of the syncer's before it counts as lost.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
-pub(crate) struct Clerk {
+pub(crate) struct Syncer {
     under_way: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
-impl Clerk {
+impl Syncer {
     /// Sends what is to be sent now; gives back when there is more to do that nobody wakes for.
     pub(crate) fn look(&mut self, pools: &[Arc<Pool>]) -> Option<Instant> {
         let now = clock::now();
@@ -43,9 +43,9 @@ impl Clerk {
     }
 
     fn serve(&mut self, pool: &Arc<Pool>, now: Instant) -> Option<Instant> {
-        let merged = &pool.merged;
-        merged.tell_news(now);
-        let (wanted, has_topics) = merged.wanted();
+        let shared = &pool.shared;
+        shared.announce_list_changes(now);
+        let (wanted, has_topics) = shared.wanted();
         let sessions = pool.sessions();
         let logs = pool.catalog.hello().is_some_and(|hello| hello.has("logging"));
         for session in sessions.iter().filter(|s| logs && s.standing() == Standing::Ready) {
@@ -54,15 +54,15 @@ impl Clerk {
             }
         }
         if has_topics {
-            self.ride(merged, &sessions, now);
+            self.ride(shared, &sessions, now);
         }
-        merged.next_due()
+        shared.next_due()
     }
 
     /// Keeps the event lane on a session that lives, and sends what it is to carry.
-    fn ride(&mut self, merged: &Arc<Merged>, sessions: &[Arc<Session>], now: Instant) {
+    fn ride(&mut self, shared: &Arc<SharedState>, sessions: &[Arc<Session>], now: Instant) {
         let mut lane = None;
-        let jobs = merged.jobs(now, |at| {
+        let jobs = shared.jobs(now, |at| {
             lane = sessions
                 .iter()
                 // One whose probe is late may live all the same; to move is to ask for everything again.
@@ -72,16 +72,16 @@ impl Clerk {
         });
         let Some(lane) = lane else { return };
         for job in jobs {
-            self.under_way.push(run(lane.clone(), merged.clone(), job).boxed());
+            self.under_way.push(run(lane.clone(), shared.clone(), job).boxed());
         }
     }
 }
 
-async fn run(session: Arc<Session>, merged: Arc<Merged>, job: Job) {
+async fn run(session: Arc<Session>, shared: Arc<SharedState>, job: Job) {
     let method = if job.subscribe { "resources/subscribe" } else { "resources/unsubscribe" };
     let params = format!("{{\"uri\":{}}}", serde_json::Value::from(job.uri.as_ref()));
     let answer = tokio::time::timeout(PATIENCE, session.request_own(method, Some(&params))).await;
-    merged.settle(&job, answer.ok().and_then(Result::ok));
+    shared.settle(&job, answer.ok().and_then(Result::ok));
 }
 
 async fn set_level(session: Arc<Session>, level: &'static str) {

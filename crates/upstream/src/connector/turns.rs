@@ -169,7 +169,7 @@ impl Opener {
 
     /// The gateway has no credential to probe with: agents that are there lend theirs, in turn.
     fn probe_of_agents(&self, probes: bool) -> Option<Wanted> {
-        let there = self.backend.pools().into_iter().filter(|pool| probes && pool.merged.agents() > 0);
+        let there = self.backend.pools().into_iter().filter(|pool| probes && pool.shared.agents() > 0);
         let turn = |pool: &Arc<Pool>| (pool.plight.is_troubled(), pool.number <= self.last, pool.number);
         let pool = there.min_by_key(turn)?;
         Some(Wanted { pool, reason: OpenReason::Probe, request: None })
@@ -216,7 +216,7 @@ fn dispensable(backend: &Backend, pool: &Pool) -> Option<Dispensable> {
     let others = others.filter(|other| other.mode() != Mode::Pinned);
     let sessions: Vec<_> = others
         .flat_map(|other| {
-            let (lane, live) = (other.merged.event_lane(), other.live());
+            let (lane, live) = (other.shared.event_lane(), other.live());
             other.sessions().into_iter().map(move |session| (lane == Some(session.epoch), live, session))
         })
         .filter(|(_, _, session)| session.standing() == Standing::Ready)

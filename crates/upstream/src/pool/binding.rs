@@ -74,7 +74,7 @@ impl Binding {
 
     fn new(hello: &Hello, pool: Arc<Pool>, kind: BindingKind) -> Self {
         let outlet = hello.outlet.clone();
-        let number = pool.merged.add_agent(hello.caller.agent, &outlet);
+        let number = pool.shared.add_agent(hello.caller.agent, &outlet);
         let revision = std::sync::Mutex::new(hello.client.revision);
         Self { caller: hello.caller.clone(), pool, kind, revision, number, outlet }
     }
@@ -221,7 +221,7 @@ impl Binding {
 
 impl Drop for Binding {
     fn drop(&mut self) {
-        self.pool.merged.remove_agent(self.number);
+        self.pool.shared.remove_agent(self.number);
         if let BindingKind::Pinned { session } = &self.kind {
             session.drain(crate::kinds::CloseReason::AgentGone);
         }

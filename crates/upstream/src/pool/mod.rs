@@ -32,7 +32,7 @@ use crate::{
         permit::{AgentPermits, CallKind, CallPermit, NoPermit},
         state::Standing,
     },
-    shared::Merged,
+    shared::SharedState,
     sync::{Mutex, MutexGuard},
 };
 
@@ -59,7 +59,7 @@ pub(crate) struct Pool {
     pub(crate) key: PoolKey,
     pub(crate) catalog: Arc<Catalog>,
     /// What its agents share beside the sessions.
-    pub(crate) merged: Arc<Merged>,
+    pub(crate) shared: Arc<SharedState>,
     /// Handshakes under way for this pool.
     pub(crate) opening: AtomicUsize,
     /// Agents that wait for the pool's first handshake to be told who the server is.
@@ -75,12 +75,12 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(number: u64, key: PoolKey, merged: Merged) -> Self {
+    pub(crate) fn new(number: u64, key: PoolKey, shared: SharedState) -> Self {
         Self {
             number,
             key,
             catalog: Arc::default(),
-            merged: Arc::new(merged),
+            shared: Arc::new(shared),
             opening: AtomicUsize::new(0),
             greeting: AtomicUsize::new(0),
             plight: Plight::default(),

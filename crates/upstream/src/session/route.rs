@@ -184,9 +184,9 @@ impl Session {
             let shared = self.mode != Mode::Pinned;
             let level = envelope.params.level.as_deref();
             match self.pending.agent_of(*call).filter(|_| shared) {
-                Some(agent) if !self.merged.admits(agent, level) => return,
+                Some(agent) if !self.shared.admits(agent, level) => return,
                 Some(agent) => {
-                    let on_own = || self.merged.outlet_of(agent).is_some_and(|o| o.push(line()).is_ok());
+                    let on_own = || self.shared.outlet_of(agent).is_some_and(|o| o.push(line()).is_ok());
                     if !self.pending.push_to(*call, line()) && !on_own() {
                         self.dropped("log");
                     }
@@ -199,12 +199,12 @@ impl Session {
         if self.mode.is_private() {
             let borrower = lock(&self.owner).as_ref().and_then(|holder| holder.borrower);
             let level = envelope.params.level.as_deref();
-            if borrower.is_none_or(|agent| self.merged.admits(agent, level)) {
+            if borrower.is_none_or(|agent| self.shared.admits(agent, level)) {
                 self.to_owner(message, "log");
             }
             return;
         }
-        if !self.merged.uncorrelated_log(message.bytes(), envelope.params.level.as_deref()) {
+        if !self.shared.uncorrelated_log(message.bytes(), envelope.params.level.as_deref()) {
             tracing::debug!(session = self.epoch, "a log line of the backend belongs to no call");
             self.dropped("log");
         }
@@ -214,7 +214,7 @@ impl Session {
         if self.mode == Mode::Pinned {
             self.to_owner(message, "notification");
         } else if self.catalog.announces(method) {
-            self.merged.changed(method);
+            self.shared.changed(method);
         } else {
             // Agents were not promised such notifications.
             self.dropped("notification");
@@ -226,7 +226,7 @@ impl Session {
             return self.to_owner(message, "notification");
         }
         let uri = envelope.params.uri.as_deref().unwrap_or_default();
-        if !self.merged.updated(uri, message.bytes()) {
+        if !self.shared.updated(uri, message.bytes()) {
             self.dropped("updated");
         }
     }

@@ -180,7 +180,7 @@ impl Session {
         agent: Option<AgentKey>,
         event: &dyn Fn() -> LinkEvent,
     ) -> bool {
-        let on_own = |agent| self.merged.outlet_of(agent).is_some_and(|own| own.push(event()).is_ok());
+        let on_own = |agent| self.shared.outlet_of(agent).is_some_and(|own| own.push(event()).is_ok());
         call.is_some_and(|call| self.pending.push_to(call, event()))
             || match self.mode.is_private() {
                 true => {

@@ -21,9 +21,9 @@ pub type ListFlight = Shared<Reply<Page>>;
 
 /// The requests under way of one pool: at most one per kind of list.
 #[derive(Default)]
-pub(crate) struct Flights(Mutex<HashMap<&'static str, WeakShared<Reply<Page>>>>);
+pub(crate) struct ListFlights(Mutex<HashMap<&'static str, WeakShared<Reply<Page>>>>);
 
-impl Flights {
+impl ListFlights {
     /// The request under way, or a new one; and whether it is new.
     pub(crate) fn join(&self, method: &Method, begin: impl FnOnce() -> Reply<Page>) -> (ListFlight, bool) {
         let mut flights = self.lock();

@@ -1,4 +1,4 @@
-//! Announced changes of lists, merged: all of one kind within a moment become one, and a large pool is told bit by
+//! Announced changes of lists, shared: all of one kind within a moment become one, and a large pool is told bit by
 //! bit, so that a thousand agents do not list again at once. Pure: time comes in as an argument.
 
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const KINDS: [Method; 3] =
     [Method::ToolsListChanged, Method::PromptsListChanged, Method::ResourcesListChanged];
 
 #[derive(Default)]
-pub(super) struct News([Round; 3]);
+pub(super) struct ListChanges([Round; 3]);
 
 /// One announcement on its way.
 #[derive(Default)]
@@ -34,7 +34,7 @@ struct Round {
     next: Option<Instant>,
 }
 
-impl News {
+impl ListChanges {
     /// A list changed.
     pub(super) fn changed(&mut self, kind: &Method, now: Instant) {
         let Some(round) = KINDS.iter().position(|k| k == kind).and_then(|at| self.0.get_mut(at)) else {
@@ -106,41 +106,41 @@ mod tests {
         Instant::now()
     }
 
-    fn told(news: &mut News, agents: &[u64], now: Instant) -> usize {
-        news.take(agents, now).iter().map(|(_, agents)| agents.len()).sum()
+    fn told(changes: &mut ListChanges, agents: &[u64], now: Instant) -> usize {
+        changes.take(agents, now).iter().map(|(_, agents)| agents.len()).sum()
     }
 
     #[test]
     fn changes_within_the_window_are_one() {
-        let (mut news, t) = (News::default(), start());
+        let (mut changes, t) = (ListChanges::default(), start());
         for ms in [0, 100, 249] {
-            news.changed(&TOOLS, t + Duration::from_millis(ms));
+            changes.changed(&TOOLS, t + Duration::from_millis(ms));
         }
-        assert_eq!(news.next_due(), Some(t + WINDOW));
-        assert!(news.take(&[1, 2], t + Duration::from_millis(249)).is_empty());
-        assert_eq!(news.take(&[1, 2], t + WINDOW), [(TOOLS, vec![1, 2])]);
-        assert_eq!(news.next_due(), None);
+        assert_eq!(changes.next_due(), Some(t + WINDOW));
+        assert!(changes.take(&[1, 2], t + Duration::from_millis(249)).is_empty());
+        assert_eq!(changes.take(&[1, 2], t + WINDOW), [(TOOLS, vec![1, 2])]);
+        assert_eq!(changes.next_due(), None);
     }
 
     #[test]
     fn kinds_are_told_apart() {
-        let (mut news, t) = (News::default(), start());
-        news.changed(&TOOLS, t);
-        news.changed(&Method::PromptsListChanged, t);
-        news.changed(&Method::ResourcesUpdated, t);
-        assert_eq!(news.take(&[1], t + WINDOW).len(), 2);
+        let (mut changes, t) = (ListChanges::default(), start());
+        changes.changed(&TOOLS, t);
+        changes.changed(&Method::PromptsListChanged, t);
+        changes.changed(&Method::ResourcesUpdated, t);
+        assert_eq!(changes.take(&[1], t + WINDOW).len(), 2);
     }
 
     #[test]
     fn a_large_pool_is_told_within_a_second_and_everybody_once() {
-        let (mut news, t) = (News::default(), start());
+        let (mut changes, t) = (ListChanges::default(), start());
         let agents: Vec<u64> = (0..1_000).collect();
-        news.changed(&TOOLS, t);
+        changes.changed(&TOOLS, t);
         let mut all = Vec::new();
         let mut most = 0;
-        while let Some(due) = news.next_due() {
+        while let Some(due) = changes.next_due() {
             assert!(due <= t + WINDOW + SPREAD + TICK);
-            for (_, some) in news.take(&agents, due) {
+            for (_, some) in changes.take(&agents, due) {
                 most = most.max(some.len());
                 all.extend(some);
             }
@@ -152,15 +152,15 @@ mod tests {
 
     #[test]
     fn a_change_while_it_is_told_is_told_again() {
-        let (mut news, t) = (News::default(), start());
+        let (mut changes, t) = (ListChanges::default(), start());
         let agents: Vec<u64> = (0..100).collect();
-        news.changed(&TOOLS, t);
-        let first = told(&mut news, &agents, t + WINDOW);
-        news.changed(&TOOLS, t + WINDOW);
-        let rest = told(&mut news, &agents, t + WINDOW + SPREAD);
+        changes.changed(&TOOLS, t);
+        let first = told(&mut changes, &agents, t + WINDOW);
+        changes.changed(&TOOLS, t + WINDOW);
+        let rest = told(&mut changes, &agents, t + WINDOW + SPREAD);
         assert_eq!(first + rest, 100);
-        let again = news.next_due().expect("another round");
-        assert!(told(&mut news, &agents, again) + told(&mut news, &agents, again + SPREAD) == 100);
-        assert_eq!(news.next_due(), None);
+        let again = changes.next_due().expect("another round");
+        assert!(told(&mut changes, &agents, again) + told(&mut changes, &agents, again + SPREAD) == 100);
+        assert_eq!(changes.next_due(), None);
     }
 }

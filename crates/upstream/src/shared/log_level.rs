@@ -12,7 +12,7 @@ use mcpool_wire::AgentKey;
 
 /// Syslog's eight, the most verbose first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Level {
+pub(crate) enum LogLevel {
     Debug,
     Info,
     Notice,
@@ -25,20 +25,20 @@ pub(crate) enum Level {
 
 /// What a session is set to when the last agent that asked for a level is gone: what a server sends unasked is not
 /// known, and most begin here.
-const UNASKED: Level = Level::Info;
+const UNASKED: LogLevel = LogLevel::Info;
 
-const NAMES: [(&str, Level); 8] = [
-    ("debug", Level::Debug),
-    ("info", Level::Info),
-    ("notice", Level::Notice),
-    ("warning", Level::Warning),
-    ("error", Level::Error),
-    ("critical", Level::Critical),
-    ("alert", Level::Alert),
-    ("emergency", Level::Emergency),
+const NAMES: [(&str, LogLevel); 8] = [
+    ("debug", LogLevel::Debug),
+    ("info", LogLevel::Info),
+    ("notice", LogLevel::Notice),
+    ("warning", LogLevel::Warning),
+    ("error", LogLevel::Error),
+    ("critical", LogLevel::Critical),
+    ("alert", LogLevel::Alert),
+    ("emergency", LogLevel::Emergency),
 ];
 
-impl Level {
+impl LogLevel {
     pub(crate) fn parse(name: &str) -> Option<Self> {
         NAMES.iter().find(|(known, _)| *known == name).map(|(_, level)| *level)
     }
@@ -50,18 +50,18 @@ impl Level {
 
 /// What the agents asked for. An agent that asked for nothing gets whatever comes.
 #[derive(Default)]
-pub(super) struct Levels {
+pub(super) struct LogLevels {
     /// By agent, with the number of the binding that asked.
-    asked: HashMap<AgentKey, (u64, Level)>,
+    asked: HashMap<AgentKey, (u64, LogLevel)>,
 }
 
-impl Levels {
-    pub(super) fn ask(&mut self, agent: AgentKey, binding: u64, level: Level) {
+impl LogLevels {
+    pub(super) fn ask(&mut self, agent: AgentKey, binding: u64, level: LogLevel) {
         self.asked.insert(agent, (binding, level));
     }
 
     /// What this binding asked for.
-    pub(super) fn asked_by(&self, agent: AgentKey, binding: u64) -> Option<Level> {
+    pub(super) fn asked_by(&self, agent: AgentKey, binding: u64) -> Option<LogLevel> {
         self.asked.get(&agent).filter(|(of, _)| *of == binding).map(|(_, level)| *level)
     }
 
@@ -73,30 +73,30 @@ impl Levels {
     }
 
     /// Whether this agent wants a message of this level; what has no level it does.
-    pub(super) fn admits(&self, agent: AgentKey, level: Option<Level>) -> bool {
+    pub(super) fn admits(&self, agent: AgentKey, level: Option<LogLevel>) -> bool {
         let asked = self.asked.get(&agent).map(|(_, level)| *level).filter(|_| !seeded!(LevelIgnored));
         asked.zip(level).is_none_or(|(asked, level)| level >= asked)
     }
 
     /// What the sessions are to be set to, if any agent asked.
-    pub(super) fn wanted(&self) -> Option<Level> {
+    pub(super) fn wanted(&self) -> Option<LogLevel> {
         self.asked.values().map(|(_, level)| *level).min()
     }
 }
 
 /// What one session was told.
 #[derive(Default)]
-pub(crate) struct LevelTold(Mutex<Told>);
+pub(crate) struct SessionLogLevel(Mutex<Told>);
 
 #[derive(Default)]
 struct Told {
-    level: Option<Level>,
+    level: Option<LogLevel>,
     under_way: bool,
 }
 
-impl LevelTold {
+impl SessionLogLevel {
     /// What to tell it now, if it was told something else. One at a time: two could overtake each other.
-    pub(crate) fn begin(&self, wanted: Option<Level>) -> Option<Level> {
+    pub(crate) fn begin(&self, wanted: Option<LogLevel>) -> Option<LogLevel> {
         let mut told = self.lock();
         let wanted = wanted.or(told.level.map(|_| UNASKED));
         if told.under_way || told.level == wanted {
@@ -125,45 +125,45 @@ mod tests {
 
     #[test]
     fn the_most_verbose_wins_and_each_is_filtered_by_its_own() {
-        let mut levels = Levels::default();
+        let mut levels = LogLevels::default();
         assert_eq!(levels.wanted(), None);
-        levels.ask(ANNA, 1, Level::Debug);
-        levels.ask(BERT, 2, Level::Error);
-        assert_eq!(levels.wanted(), Some(Level::Debug));
-        assert!(levels.admits(ANNA, Some(Level::Debug)) && !levels.admits(BERT, Some(Level::Warning)));
-        assert!(levels.admits(BERT, Some(Level::Error)) && levels.admits(BERT, None));
-        assert!(levels.admits(AgentKey(3), Some(Level::Debug)), "who asked for nothing gets what comes");
+        levels.ask(ANNA, 1, LogLevel::Debug);
+        levels.ask(BERT, 2, LogLevel::Error);
+        assert_eq!(levels.wanted(), Some(LogLevel::Debug));
+        assert!(levels.admits(ANNA, Some(LogLevel::Debug)) && !levels.admits(BERT, Some(LogLevel::Warning)));
+        assert!(levels.admits(BERT, Some(LogLevel::Error)) && levels.admits(BERT, None));
+        assert!(levels.admits(AgentKey(3), Some(LogLevel::Debug)), "who asked for nothing gets what comes");
         levels.leave(ANNA, 1);
-        assert_eq!(levels.wanted(), Some(Level::Error));
+        assert_eq!(levels.wanted(), Some(LogLevel::Error));
     }
 
     #[test]
     fn an_old_seat_does_not_take_the_word_of_the_new_one_with_it() {
-        let mut levels = Levels::default();
-        levels.ask(ANNA, 1, Level::Debug);
-        levels.ask(ANNA, 2, Level::Alert);
+        let mut levels = LogLevels::default();
+        levels.ask(ANNA, 1, LogLevel::Debug);
+        levels.ask(ANNA, 2, LogLevel::Alert);
         levels.leave(ANNA, 1);
-        assert_eq!(levels.wanted(), Some(Level::Alert));
+        assert_eq!(levels.wanted(), Some(LogLevel::Alert));
     }
 
     #[test]
     fn a_session_is_told_once_and_one_thing_at_a_time() {
-        let told = LevelTold::default();
+        let told = SessionLogLevel::default();
         assert_eq!(told.begin(None), None, "nobody asked: the server's own choice stands");
-        assert_eq!(told.begin(Some(Level::Debug)), Some(Level::Debug));
-        assert_eq!(told.begin(Some(Level::Error)), None, "the first is under way");
+        assert_eq!(told.begin(Some(LogLevel::Debug)), Some(LogLevel::Debug));
+        assert_eq!(told.begin(Some(LogLevel::Error)), None, "the first is under way");
         told.done();
-        assert_eq!(told.begin(Some(Level::Error)), Some(Level::Error));
+        assert_eq!(told.begin(Some(LogLevel::Error)), Some(LogLevel::Error));
         told.done();
-        assert_eq!(told.begin(Some(Level::Error)), None);
+        assert_eq!(told.begin(Some(LogLevel::Error)), None);
         assert_eq!(told.begin(None), Some(UNASKED), "lowered when the last one left");
     }
 
     #[test]
     fn every_level_has_its_name() {
         for (name, level) in NAMES {
-            assert_eq!((Level::parse(name), level.as_str()), (Some(level), name));
+            assert_eq!((LogLevel::parse(name), level.as_str()), (Some(level), name));
         }
-        assert_eq!(Level::parse("verbose"), None);
+        assert_eq!(LogLevel::parse("verbose"), None);
     }
 }

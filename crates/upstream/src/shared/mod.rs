@@ -1,7 +1,7 @@
 //! State that the agents of one pool share beside its sessions: subscriptions, log levels, list-change announcements,
 //! list requests in flight, and page cursors. DESIGN.md 3.9, SEMANTICS.md 5 and 6.
 //!
-//! The parts are pure state machines. [`Merged`] holds them under one short lock, which is released before any agent is
+//! The parts are pure state machines. [`SharedState`] holds them under one short lock, which is released before any agent is
 //! notified. The syncer of the connector sends the requests that their state calls for.
 
 mod coalesce;
@@ -23,9 +23,9 @@ use tokio::sync::oneshot;
 pub use self::coalesce::ListFlight;
 pub(crate) use self::coalesce::ran_out_of_time;
 use self::{
-    coalesce::Flights,
-    list_changed::News,
-    log_level::{Level, Levels},
+    coalesce::ListFlights,
+    list_changed::ListChanges,
+    log_level::{LogLevel, LogLevels},
     subscriptions::{Job, Joined, Subscriptions, Ticket, Verdict},
 };
 use crate::{
@@ -35,18 +35,18 @@ use crate::{
 };
 
 /// What the agents of one pool share.
-pub(crate) struct Merged {
-    state: Mutex<State>,
-    flights: Flights,
+pub(crate) struct SharedState {
+    state: Mutex<Inner>,
+    flights: ListFlights,
     /// Log lines that belong to no call go to every agent.
     fan_out_logs: bool,
-    /// Its demand wakes the opener, where the clerk works.
+    /// Its demand wakes the opener, where the syncer works.
     queue: Arc<Queue>,
     reporter: Reporter,
 }
 
 #[derive(Default)]
-struct State {
+struct Inner {
     /// By binding.
     agents: HashMap<u64, Member>,
     /// The newest binding of each agent.
@@ -55,8 +55,8 @@ struct State {
     subscriptions: Subscriptions,
     /// Those who wait for a subscription.
     waiting: HashMap<Ticket, oneshot::Sender<Told>>,
-    levels: Levels,
-    news: News,
+    log_levels: LogLevels,
+    list_changes: ListChanges,
 }
 
 struct Member {
@@ -67,7 +67,7 @@ struct Member {
 /// What one agent asked for that lasts.
 pub(crate) struct Wishes {
     subscribed: Vec<Arc<str>>,
-    level: Option<Level>,
+    level: Option<LogLevel>,
 }
 
 /// What the backend said to a subscription: nothing to add, or its error.
@@ -83,16 +83,16 @@ pub(crate) enum NotSubscribed {
 
 /// A subscriber on its way; dropped before it was told, it never subscribed.
 struct Waiting<'a> {
-    merged: &'a Merged,
+    shared: &'a SharedState,
     ticket: Ticket,
     binding: u64,
     uri: &'a str,
     told: bool,
 }
 
-impl Merged {
+impl SharedState {
     pub(crate) fn new(queue: Arc<Queue>, reporter: Reporter, fan_out_logs: bool) -> Self {
-        Self { state: Mutex::default(), flights: Flights::default(), fan_out_logs, queue, reporter }
+        Self { state: Mutex::default(), flights: ListFlights::default(), fan_out_logs, queue, reporter }
     }
 
     /// Notes an agent; gives back the number of its binding.
@@ -113,7 +113,7 @@ impl Merged {
             if state.bindings.get(&member.key) == Some(&binding) {
                 state.bindings.remove(&member.key);
             }
-            state.levels.leave(member.key, binding);
+            state.log_levels.leave(member.key, binding);
             state.subscriptions.leave_all(binding, clock::now());
         }
         self.wake();
@@ -122,7 +122,8 @@ impl Merged {
     /// What the agent of this binding is subscribed to, and how much of the log it wants.
     pub(crate) fn wishes_of(&self, binding: u64) -> Wishes {
         let state = self.lock();
-        let level = state.agents.get(&binding).and_then(|member| state.levels.asked_by(member.key, binding));
+        let level =
+            state.agents.get(&binding).and_then(|member| state.log_levels.asked_by(member.key, binding));
         Wishes { subscribed: state.subscriptions.topics_of(binding), level }
     }
 
@@ -132,7 +133,7 @@ impl Merged {
         let (held, outlets) = {
             let mut state = self.lock();
             if let Some(level) = wishes.level {
-                state.levels.ask(agent, binding, level);
+                state.log_levels.ask(agent, binding, level);
             }
             let held: Vec<_> =
                 wishes.subscribed.into_iter().filter(|uri| state.subscriptions.adopt(binding, uri)).collect();
@@ -179,7 +180,7 @@ impl Merged {
             };
             let (tell, told) = oneshot::channel();
             state.waiting.insert(ticket, tell);
-            (Waiting { merged: self, ticket, binding, uri, told: false }, told)
+            (Waiting { shared: self, ticket, binding, uri, told: false }, told)
         };
         self.wake();
         // The sender is dropped with its agent's binding, which holds us: then nobody reads what we say.
@@ -195,14 +196,14 @@ impl Merged {
     }
 
     /// An agent wants to hear this much of the log.
-    pub(crate) fn ask_level(&self, agent: AgentKey, binding: u64, level: Level) {
-        self.lock().levels.ask(agent, binding, level);
+    pub(crate) fn ask_level(&self, agent: AgentKey, binding: u64, level: LogLevel) {
+        self.lock().log_levels.ask(agent, binding, level);
         self.wake();
     }
 
     /// Whether a log line of this level is for this agent.
     pub(crate) fn admits(&self, agent: AgentKey, level: Option<&str>) -> bool {
-        self.lock().levels.admits(agent, level.and_then(Level::parse))
+        self.lock().log_levels.admits(agent, level.and_then(LogLevel::parse))
     }
 
     /// The agent's own stream.
@@ -217,10 +218,10 @@ impl Merged {
         if !self.fan_out_logs && !seeded!(LogForEverybody) {
             return false;
         }
-        let level = level.and_then(Level::parse);
+        let level = level.and_then(LogLevel::parse);
         let outlets: Vec<_> = {
             let state = self.lock();
-            let wants = |member: &&Member| state.levels.admits(member.key, level);
+            let wants = |member: &&Member| state.log_levels.admits(member.key, level);
             state.agents.values().filter(wants).filter_map(|member| member.outlet.upgrade()).collect()
         };
         self.push_all(&outlets, message, "log");
@@ -230,7 +231,7 @@ impl Merged {
     /// A list changed: every agent is told, soon.
     pub(crate) fn changed(&self, kind: &Method) {
         self.flights.forget(kind);
-        self.lock().news.changed(kind, clock::now());
+        self.lock().list_changes.changed(kind, clock::now());
         self.wake();
     }
 
@@ -245,20 +246,20 @@ impl Merged {
     }
 
     /// List requests under way.
-    pub(crate) fn flights(&self) -> &Flights {
+    pub(crate) fn flights(&self) -> &ListFlights {
         &self.flights
     }
 
     /// The log level the sessions are to have, and whether anything is subscribed to.
-    pub(crate) fn wanted(&self) -> (Option<Level>, bool) {
+    pub(crate) fn wanted(&self) -> (Option<LogLevel>, bool) {
         let state = self.lock();
-        (state.levels.wanted(), state.subscriptions.len() > 0)
+        (state.log_levels.wanted(), state.subscriptions.len() > 0)
     }
 
     /// When there is more to send or to announce.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let state = self.lock();
-        [state.news.next_due(), state.subscriptions.next_due()].into_iter().flatten().min()
+        [state.list_changes.next_due(), state.subscriptions.next_due()].into_iter().flatten().min()
     }
 
     /// The requests to send on the session that carries the subscriptions: `choose` gets its epoch and answers that of
@@ -292,14 +293,14 @@ impl Merged {
     }
 
     /// Tells what is due of changed lists.
-    pub(crate) fn tell_news(&self, now: Instant) {
+    pub(crate) fn announce_list_changes(&self, now: Instant) {
         let due: Vec<_> = {
             let mut state = self.lock();
-            if state.news.next_due().is_none_or(|due| due > now) {
+            if state.list_changes.next_due().is_none_or(|due| due > now) {
                 return;
             }
             let agents: Vec<u64> = state.agents.keys().copied().collect();
-            let due = state.news.take(&agents, now);
+            let due = state.list_changes.take(&agents, now);
             due.iter().map(|(kind, agents)| (list_changed(kind), state.outlets(agents))).collect()
         };
         for (message, outlets) in due {
@@ -319,12 +320,12 @@ impl Merged {
         self.queue.demand.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Inner {
     fn outlets(&self, bindings: &[u64]) -> Vec<Arc<dyn Outlet>> {
         bindings.iter().filter_map(|binding| self.agents.get(binding)?.outlet.upgrade()).collect()
     }
@@ -332,7 +333,7 @@ impl State {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut state = self.merged.lock();
+        let mut state = self.shared.lock();
         state.waiting.remove(&self.ticket);
         if self.told {
             state.subscriptions.confirm(self.ticket, self.binding, self.uri);
@@ -340,7 +341,7 @@ impl Drop for Waiting<'_> {
         }
         state.subscriptions.withdraw(self.ticket, self.binding, self.uri, clock::now());
         drop(state);
-        self.merged.wake();
+        self.shared.wake();
     }
 }
 

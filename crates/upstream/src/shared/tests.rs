@@ -33,19 +33,19 @@ impl Observe for Blind {
     fn on(&self, _: &Source, _: Event<'_>) {}
 }
 
-fn merged(fan_out_logs: bool) -> Merged {
+fn shared_state(fan_out_logs: bool) -> SharedState {
     let source = Source { id: BackendId(0), name: "lab".into() };
-    Merged::new(
+    SharedState::new(
         Queue::new(QueueLimits { calls: 1, bytes: 1 }),
         Reporter::new(source, Arc::new(Blind)),
         fan_out_logs,
     )
 }
 
-fn agent(merged: &Merged, key: u64) -> (u64, Arc<Inbox>, Arc<dyn Outlet>) {
+fn agent(shared: &SharedState, key: u64) -> (u64, Arc<Inbox>, Arc<dyn Outlet>) {
     let inbox = Arc::new(Inbox::default());
     let outlet: Arc<dyn Outlet> = inbox.clone();
-    (merged.add_agent(AgentKey(key), &outlet), inbox, outlet)
+    (shared.add_agent(AgentKey(key), &outlet), inbox, outlet)
 }
 
 fn answer(text: &'static [u8]) -> Answer {
@@ -55,13 +55,13 @@ fn answer(text: &'static [u8]) -> Answer {
     Answer { message: Message::new(bytes.clone(), &envelope), is_rpc_error, is_tool_error: false }
 }
 
-fn run_all(merged: &Merged, text: &'static [u8]) -> usize {
+fn run_all(shared: &SharedState, text: &'static [u8]) -> usize {
     let jobs = {
-        let mut state = merged.lock();
+        let mut state = shared.lock();
         state.subscriptions.ride(Some(1));
         state.subscriptions.jobs(clock::now())
     };
-    jobs.iter().for_each(|job| merged.settle(job, Some(answer(text))));
+    jobs.iter().for_each(|job| shared.settle(job, Some(answer(text))));
     jobs.len()
 }
 
@@ -72,17 +72,17 @@ const LINE: Bytes = Bytes::from_static(b"{}");
 #[tokio::test(start_paused = true)]
 async fn a_request_dropped_at_any_point_leaves_the_counts_as_they_were() {
     for accepted_first in [false, true] {
-        let merged = merged(false);
-        let (binding, _inbox, _outlet) = agent(&merged, 1);
+        let shared = shared_state(false);
+        let (binding, _inbox, _outlet) = agent(&shared, 1);
         {
-            let mut request = pin!(merged.subscribe(binding, "demo://a"));
+            let mut request = pin!(shared.subscribe(binding, "demo://a"));
             let mut cx = Context::from_waker(std::task::Waker::noop());
             assert!(request.as_mut().poll(&mut cx).is_pending());
             if accepted_first {
-                assert_eq!(run_all(&merged, YES), 1);
+                assert_eq!(run_all(&shared, YES), 1);
             }
         }
-        let state = merged.lock();
+        let state = shared.lock();
         assert!(state.waiting.is_empty() && !state.subscriptions.is_wanted());
         assert!(state.subscriptions.subscribers("demo://a").is_empty());
     }
@@ -90,53 +90,53 @@ async fn a_request_dropped_at_any_point_leaves_the_counts_as_they_were() {
 
 #[tokio::test(start_paused = true)]
 async fn every_waiting_agent_gets_the_backends_own_error() {
-    let merged = merged(false);
-    let (one, two) = (agent(&merged, 1), agent(&merged, 2));
-    let (a, b) = (merged.subscribe(one.0, "demo://a"), merged.subscribe(two.0, "demo://a"));
-    let run = async { run_all(&merged, NO) };
+    let shared = shared_state(false);
+    let (one, two) = (agent(&shared, 1), agent(&shared, 2));
+    let (a, b) = (shared.subscribe(one.0, "demo://a"), shared.subscribe(two.0, "demo://a"));
+    let run = async { run_all(&shared, NO) };
     let (a, b, sent) = tokio::join!(a, b, run);
     assert_eq!(sent, 1);
     for outcome in [a, b] {
         let Err(NotSubscribed::Refused(answer)) = outcome else { panic!("accepted") };
         assert_eq!(&answer.message.bytes()[..], NO);
     }
-    assert_eq!(merged.subscriptions(), 0);
+    assert_eq!(shared.subscriptions(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn only_subscribers_hear_of_a_change_and_a_gone_seat_takes_its_subscriptions_along() {
-    let merged = merged(false);
-    let (one, two) = (agent(&merged, 1), agent(&merged, 2));
-    let (subscribed, _) = tokio::join!(merged.subscribe(one.0, "demo://a"), async { run_all(&merged, YES) });
+    let shared = shared_state(false);
+    let (one, two) = (agent(&shared, 1), agent(&shared, 2));
+    let (subscribed, _) = tokio::join!(shared.subscribe(one.0, "demo://a"), async { run_all(&shared, YES) });
     assert!(subscribed.is_ok());
-    assert!(merged.updated("demo://a", &LINE) && !merged.updated("demo://b", &LINE));
+    assert!(shared.updated("demo://a", &LINE) && !shared.updated("demo://b", &LINE));
     assert_eq!((one.1.taken(), two.1.taken()), (1, 0));
-    merged.remove_agent(one.0);
-    assert!(!merged.updated("demo://a", &LINE) && !merged.wants_session());
+    shared.remove_agent(one.0);
+    assert!(!shared.updated("demo://a", &LINE) && !shared.wants_session());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_log_line_of_no_call_is_for_nobody_unless_the_operator_says_so() {
     for fan_out in [false, true] {
-        let merged = merged(fan_out);
-        let (one, two) = (agent(&merged, 1), agent(&merged, 2));
-        merged.ask_level(AgentKey(1), one.0, Level::Error);
-        assert_eq!(merged.uncorrelated_log(&LINE, Some("info")), fan_out);
+        let shared = shared_state(fan_out);
+        let (one, two) = (agent(&shared, 1), agent(&shared, 2));
+        shared.ask_level(AgentKey(1), one.0, LogLevel::Error);
+        assert_eq!(shared.uncorrelated_log(&LINE, Some("info")), fan_out);
         assert_eq!((one.1.taken(), two.1.taken()), (0, usize::from(fan_out)));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn changes_of_a_list_are_told_once() {
-    let merged = merged(false);
-    let (_, inbox, _outlet) = agent(&merged, 1);
+    let shared = shared_state(false);
+    let (_, inbox, _outlet) = agent(&shared, 1);
     for _ in 0..5 {
-        merged.changed(&Method::ToolsListChanged);
+        shared.changed(&Method::ToolsListChanged);
     }
-    merged.tell_news(clock::now());
+    shared.announce_list_changes(clock::now());
     assert_eq!(inbox.taken(), 0);
     tokio::time::advance(list_changed::WINDOW).await;
-    merged.tell_news(clock::now());
-    merged.tell_news(clock::now());
+    shared.announce_list_changes(clock::now());
+    shared.announce_list_changes(clock::now());
     assert_eq!(inbox.taken(), 1);
 }

@@ -3,7 +3,7 @@
 //! when nobody can go on: a wake-up was lost.
 //!
 //! The shipped code runs, with shuttle's locks and counters in the places of [`crate::sync`]. What tokio keeps inside
-//! its `Notify` and `oneshot` is one step here, as is what the standard locks of `merged`, `mode` and `catalog` guard;
+//! its `Notify` and `oneshot` is one step here, as is what the standard locks of `shared`, `mode` and `catalog` guard;
 //! atomics are run in the order of the steps, not in weaker memory orders. The driver's loop is not run, only its
 //! promise: it publishes first and counts the calls in flight afterwards.
 

@@ -23,7 +23,7 @@ use crate::{
     pool::{Binding, Lease, NoLease, Pool, PoolKey, budget::Budget, sharing::ModeBook},
     queue::{Entry, Lane, Need, Queue, QueueLimits, Waiter},
     session::{Session, SessionParts, permit::CallKind},
-    shared::Merged,
+    shared::SharedState,
     transport::{Exchange, Inbound, Outbound},
 };
 
@@ -60,9 +60,9 @@ impl Rig {
             headers: Arc::default(),
             mode: Mode::Shared,
         };
-        let merged = Merged::new(queue.clone(), reporter(), false);
+        let shared = SharedState::new(queue.clone(), reporter(), false);
         let Ok(budget) = Budget::new(4) else { panic!("a budget") };
-        Self { queue, pool: Arc::new(Pool::new(1, key, merged)), budget: Arc::new(budget), limit }
+        Self { queue, pool: Arc::new(Pool::new(1, key, shared)), budget: Arc::new(budget), limit }
     }
 
     /// One more session, ready.
@@ -80,7 +80,7 @@ impl Rig {
             errands: mpsc::channel(1).0,
             queue: self.queue.clone(),
             catalog: self.pool.catalog.clone(),
-            merged: self.pool.merged.clone(),
+            shared: self.pool.shared.clone(),
             reporter: reporter(),
             owner: None,
             modes: Arc::new(ModeBook::new(Arc::new(spec()), reporter())),
