@@ -1,5 +1,5 @@
 //! Sessions that end as soon as they are ready and serve nobody: a handshake succeeds each time, so neither the circuit
-//! nor the opener's own pauses see that it is of no use.
+//! nor the connector's own pauses see that it is of no use.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

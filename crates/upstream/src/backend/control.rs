@@ -1,6 +1,6 @@
 //! What an operator can do to a backend that runs: let it rest, let it go on, have its sessions rebuilt, empty it.
 //!
-//! Each verb says what is wanted and returns at once; the opener does what takes time, and [`Backend::activity`] and
+//! Each verb says what is wanted and returns at once; the connector does what takes time, and [`Backend::activity`] and
 //! [`Backend::rebuild`] say how far it is.
 
 use std::{

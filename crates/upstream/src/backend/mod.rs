@@ -1,4 +1,4 @@
-//! One registered server: its session budget, its pools by key, its queue, and the opener that feeds them.
+//! One registered server: its session budget, its pools by key, its queue, and the connector that feeds them.
 
 mod acquire;
 mod applicants;
@@ -148,7 +148,7 @@ pub struct BackendStatus {
 }
 
 impl Backend {
-    /// A backend without its opener, which takes the requests of the receiver.
+    /// A backend without its connector, which takes the requests of the receiver.
     ///
     /// # Errors
     /// A sentence for the operator when the session budget cannot be built.

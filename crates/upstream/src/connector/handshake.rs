@@ -32,7 +32,7 @@ use crate::{
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
 /// A handshake that ended.
-pub(super) struct Attempt {
+pub(super) struct HandshakeResult {
     pub(super) pool: Arc<Pool>,
     pub(super) request: Option<OpenRequest>,
     pub(super) reason: OpenReason,
@@ -40,13 +40,13 @@ pub(super) struct Attempt {
 }
 
 /// One handshake from connect to ready, under one deadline.
-pub(super) async fn attempt(
+pub(super) async fn run_handshake(
     backend: Arc<Backend>,
     wanted: Wanted,
     reason: OpenReason,
     place: Place,
     _counted: Counted,
-) -> Attempt {
+) -> HandshakeResult {
     let epoch = EPOCHS.fetch_add(1, Ordering::Relaxed);
     let started = clock::now();
     backend.reporter.on(Event::Opening { epoch, reason });
@@ -88,7 +88,7 @@ pub(super) async fn attempt(
             why: &error.to_string(),
         }),
     }
-    Attempt { pool, request: wanted.request, reason: wanted.reason, outcome }
+    HandshakeResult { pool, request: wanted.request, reason: wanted.reason, outcome }
 }
 
 /// Whether a handshake failed because of the credential it was for, so that it says nothing of the backend.

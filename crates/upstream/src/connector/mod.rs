@@ -30,9 +30,9 @@ use futures::{
 use tokio::sync::mpsc;
 
 use self::{
-    handshake::{Attempt, attempt},
-    resume::Revival,
-    rotate::Rebuild,
+    handshake::{HandshakeResult, run_handshake},
+    resume::Resume,
+    rotate::Rotation,
     syncer::Syncer,
 };
 use crate::{
@@ -69,11 +69,11 @@ const FIRST_REST: Duration = Duration::from_millis(50);
 /// How often idle and old sessions are looked for.
 const UPKEEP: Duration = Duration::from_secs(1);
 
-pub(crate) struct Opener {
+pub(crate) struct Connector {
     backend: Arc<Backend>,
     inbox: mpsc::Receiver<OpenRequest>,
     waiting: VecDeque<OpenRequest>,
-    openings: FuturesUnordered<BoxFuture<'static, Attempt>>,
+    openings: FuturesUnordered<BoxFuture<'static, HandshakeResult>>,
     /// Of all pools, where they have one credential.
     pause: Option<Pause>,
     /// The pool whose turn was last.
@@ -83,8 +83,8 @@ pub(crate) struct Opener {
     /// The session that was last asked to leave for another key.
     evicted: Weak<Session>,
     syncer: Syncer,
-    revival: Revival,
-    rebuild: Rebuild,
+    resume: Resume,
+    rotation: Rotation,
 }
 
 /// What the next handshake is for.
@@ -95,7 +95,7 @@ struct Wanted {
 }
 
 impl Backend {
-    /// Registers a backend and starts its opener.
+    /// Registers a backend and starts its connector.
     ///
     /// # Errors
     /// A sentence for the operator when the session budget cannot be built.
@@ -107,13 +107,13 @@ impl Backend {
         observe: Arc<dyn Observe>,
     ) -> Result<Arc<Self>, String> {
         let (backend, inbox) = Self::new(spec, transport, credential, gate, observe)?;
-        let opener = Opener::new(backend.clone(), inbox);
-        backend.tasks.spawn("opener", opener.run());
+        let connector = Connector::new(backend.clone(), inbox);
+        backend.tasks.spawn("opener", connector.run());
         Ok(backend)
     }
 }
 
-impl Opener {
+impl Connector {
     pub(crate) fn new(backend: Arc<Backend>, inbox: mpsc::Receiver<OpenRequest>) -> Self {
         Self {
             backend,
@@ -125,8 +125,8 @@ impl Opener {
             next_try: None,
             evicted: Weak::new(),
             syncer: Syncer::default(),
-            revival: Revival::default(),
-            rebuild: Rebuild::default(),
+            resume: Resume::default(),
+            rotation: Rotation::default(),
         }
     }
 
@@ -165,9 +165,9 @@ impl Opener {
                 () = stop.cancelled() => break,
                 Some(request) = self.inbox.recv(), if has_room => self.waiting.push_back(request),
                 () = self.backend.queue.demand.notified() => {}
-                Some(Some(attempt)) = opened => self.settle(attempt),
+                Some(Some(result)) = opened => self.settle(result),
                 () = self.syncer.settled() => {}
-                checked = self.revival.checked() => Revival::settle(&self.backend, &checked),
+                checked = self.resume.checked() => Resume::settle(&self.backend, &checked),
                 Some(()) = timer => {}
                 _ = upkeep.tick() => self.upkeep(),
             }
@@ -196,7 +196,7 @@ impl Opener {
 
     /// Does what can be done now; gives back when there is more to do that nobody wakes for.
     async fn do_what_is_due(&mut self) -> Option<Instant> {
-        let (resumes, next_step) = self.revival.look(&self.backend);
+        let (resumes, next_step) = self.resume.look(&self.backend);
         if resumes {
             // Whatever failed before the pause is mended, says the operator; perhaps by moving it.
             self.pause = None;
@@ -206,7 +206,7 @@ impl Opener {
         match self.backend.leaving() {
             None => {
                 self.open_what_is_wanted().await;
-                self.rebuild().await;
+                self.rotate().await;
             }
             Some(why) => self.let_go(why),
         }
@@ -214,7 +214,7 @@ impl Opener {
         // A backend that rests is not asked for anything.
         let shut = self.backend.traffic().is_shut();
         let due = if shut { None } else { self.syncer.look(&self.backend.pools()) };
-        [due, self.next_try, next_step, self.rebuild.next].into_iter().flatten().min()
+        [due, self.next_try, next_step, self.rotation.next].into_iter().flatten().min()
     }
 
     async fn open_what_is_wanted(&mut self) {
@@ -244,7 +244,7 @@ impl Opener {
                 let own = self.waiting.iter().position(|request| Arc::ptr_eq(&request.pool, &wanted.pool));
                 wanted.request = own.and_then(|at| self.waiting.remove(at));
             }
-            self.openings.push(attempt(self.backend.clone(), wanted, reason, place, counted).boxed());
+            self.openings.push(run_handshake(self.backend.clone(), wanted, reason, place, counted).boxed());
         }
     }
 
@@ -281,30 +281,30 @@ impl Opener {
         pool.sessions().iter().filter(stands).count()
     }
 
-    fn settle(&mut self, attempt: Attempt) {
-        if attempt.reason == OpenReason::Reconnect {
-            self.rebuilt(attempt.outcome.as_ref().map(|_| ()));
+    fn settle(&mut self, result: HandshakeResult) {
+        if result.reason == OpenReason::Reconnect {
+            self.rotated(result.outcome.as_ref().map(|_| ()));
         }
-        match attempt.outcome {
+        match result.outcome {
             Ok(session) => {
                 self.pause = None;
-                attempt.pool.plight.mended();
+                result.pool.plight.mended();
                 *lock(&self.backend.trouble) = None;
                 if self.backend.traffic() == TrafficState::Drained {
                     session.drain(CloseReason::Operator);
                 }
-                match attempt.request {
+                match result.request {
                     // An agent that left meanwhile does not take it, and it closes.
                     Some(request) => drop(request.reply.send(Ok(Own::new(session)))),
-                    None if attempt.reason == OpenReason::Reconnect => {}
-                    None if self.wants_spare(&attempt.pool) => session.set_aside(),
-                    None if is_surplus(&self.backend, &attempt.pool) => session.drain(CloseReason::Idle),
+                    None if result.reason == OpenReason::Reconnect => {}
+                    None if self.wants_spare(&result.pool) => session.set_aside(),
+                    None if is_surplus(&self.backend, &result.pool) => session.drain(CloseReason::Idle),
                     None => {}
                 }
             }
             Err(error) => {
-                self.pause_after(&attempt.pool, &error);
-                match attempt.request {
+                self.pause_after(&result.pool, &error);
+                match result.request {
                     Some(request) if self.backend.has_keys() && is_final(&error.cause) => {
                         drop(request.reply.send(Err(error)));
                     }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 #[derive(Default)]
-pub(super) struct Revival {
+pub(super) struct Resume {
     checks: FuturesUnordered<BoxFuture<'static, Checked>>,
     /// The traffic change it belongs to.
     number: u64,
@@ -34,7 +34,7 @@ pub(super) struct Checked {
     number: u64,
 }
 
-impl Revival {
+impl Resume {
     /// Does what is due; says whether calls have only just begun to flow, and when there is more to do.
     pub(super) fn look(&mut self, backend: &Arc<Backend>) -> (bool, Option<Instant>) {
         let change = backend.traffic.last_change();

@@ -9,7 +9,7 @@ use std::{
 
 use futures::FutureExt as _;
 
-use super::{Opener, Wanted, handshake::attempt};
+use super::{Connector, Wanted, handshake::run_handshake};
 use crate::{
     backend::{Old, Opening, lock},
     clock,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 #[derive(Default)]
-pub(super) struct Rebuild {
+pub(super) struct Rotation {
     queue: VecDeque<Old>,
     step: Step,
     failures: u32,
@@ -54,23 +54,23 @@ const MAX_FAILURES: u32 = 3;
 /// How soon a circuit that is not closed is asked again.
 const AGAIN: Duration = Duration::from_millis(250);
 
-impl Opener {
+impl Connector {
     /// Goes as far as it can now.
-    pub(super) async fn rebuild(&mut self) {
+    pub(super) async fn rotate(&mut self) {
         if let Some(plan) = lock(&self.backend.rebuilding).plan.take() {
-            self.rebuild.queue = plan;
+            self.rotation.queue = plan;
             self.backend.transport.renew();
-            self.rebuild.failures = 0;
+            self.rotation.failures = 0;
         }
-        self.rebuild.next = None;
+        self.rotation.next = None;
         if self.backend.traffic().is_shut() {
             return self.end_all();
         }
         loop {
-            self.rebuild.step = match std::mem::take(&mut self.rebuild.step) {
-                Step::Idle => match self.rebuild.queue.pop_front() {
+            self.rotation.step = match std::mem::take(&mut self.rotation.step) {
+                Step::Idle => match self.rotation.queue.pop_front() {
                     Some(old) if self.waits_for_write(&old) => {
-                        self.rebuild.queue.push_front(old);
+                        self.rotation.queue.push_front(old);
                         return self.stay(Step::Idle);
                     }
                     Some(old) => self.begin(old),
@@ -92,32 +92,32 @@ impl Opener {
     }
 
     /// A session opened for this is there, or is not.
-    pub(super) fn rebuilt(&mut self, outcome: Result<(), &SendError>) {
-        let Step::Opening(successor) = std::mem::take(&mut self.rebuild.step) else { return };
+    pub(super) fn rotated(&mut self, outcome: Result<(), &SendError>) {
+        let Step::Opening(successor) = std::mem::take(&mut self.rotation.step) else { return };
         let error = match outcome {
             Ok(()) => {
                 if let Some(old) = successor.old {
                     old.drain(CloseReason::Operator);
                 }
-                self.rebuild.failures = 0;
-                self.rebuild.step = self.done();
+                self.rotation.failures = 0;
+                self.rotation.step = self.done();
                 return;
             }
             Err(error) => error,
         };
-        self.rebuild.failures += 1;
-        if self.rebuild.failures < MAX_FAILURES {
-            self.rebuild.step = Step::Wanted(successor);
+        self.rotation.failures += 1;
+        if self.rotation.failures < MAX_FAILURES {
+            self.rotation.step = Step::Wanted(successor);
             return;
         }
-        self.rebuild.queue.clear();
+        self.rotation.queue.clear();
         let mut rebuilding = lock(&self.backend.rebuilding);
         rebuilding.progress.why = Some(error.to_string());
         rebuilding.progress.is_running = false;
     }
 
     fn stay(&mut self, step: Step) {
-        self.rebuild.step = step;
+        self.rotation.step = step;
     }
 
     /// Whether this one is left until the write that runs on it is through: the next session would have to wait for that,
@@ -125,14 +125,14 @@ impl Opener {
     fn waits_for_write(&mut self, old: &Old) -> bool {
         let now = clock::now();
         if !old.session.is_live() || !old.session.is_writing() {
-            self.rebuild.writing_since = None;
+            self.rotation.writing_since = None;
             return false;
         }
-        let since = *self.rebuild.writing_since.get_or_insert(now);
+        let since = *self.rotation.writing_since.get_or_insert(now);
         let waits = now.saturating_duration_since(since) < self.backend.spec.times.drain;
-        self.rebuild.next = waits.then(|| now + AGAIN);
+        self.rotation.next = waits.then(|| now + AGAIN);
         if !waits {
-            self.rebuild.writing_since = None;
+            self.rotation.writing_since = None;
         }
         waits
     }
@@ -170,7 +170,7 @@ impl Opener {
         // An open circuit is probed first, and not by this.
         let shut = self.backend.gate.wants_probe(now).then(|| now + AGAIN);
         if let Some(at) = paused.max(shut) {
-            self.rebuild.next = Some(at);
+            self.rotation.next = Some(at);
             return Err(successor);
         }
         let Some(place) = self.backend.budget.take().await else {
@@ -184,14 +184,14 @@ impl Opener {
             });
         };
         if self.backend.gate.may_open(now) != Opening::Free {
-            self.rebuild.next = Some(now + AGAIN);
+            self.rotation.next = Some(now + AGAIN);
             return Err(successor);
         }
         self.backend.transport.renew();
         let pool = successor.pool.clone();
         let counted = Counted::new(&pool, |pool| &pool.opening);
         let wanted = Wanted { pool, reason: OpenReason::Reconnect, request: None };
-        let opening = attempt(self.backend.clone(), wanted, OpenReason::Reconnect, place, counted);
+        let opening = run_handshake(self.backend.clone(), wanted, OpenReason::Reconnect, place, counted);
         self.openings.push(opening.boxed());
         Ok(Step::Opening(successor))
     }
@@ -203,12 +203,12 @@ impl Opener {
 
     /// Nobody calls: they all end at once, and new ones are opened when calls flow.
     fn end_all(&mut self) {
-        let under_way = match std::mem::take(&mut self.rebuild.step) {
+        let under_way = match std::mem::take(&mut self.rotation.step) {
             Step::Idle => None,
             Step::Leaving(old) => Some(old.session),
             Step::Wanted(successor) | Step::Opening(successor) => successor.old,
         };
-        let queued = self.rebuild.queue.drain(..).map(|old| old.session);
+        let queued = self.rotation.queue.drain(..).map(|old| old.session);
         for session in queued.chain(under_way) {
             session.drain(CloseReason::Operator);
         }

@@ -1,5 +1,5 @@
 //! Sends what the agents of the pools want together: subscriptions on each pool's event lane, log levels on every
-//! session, and the news of changed lists. It works inside the opener's loop and has no task of its own; what it
+//! session, and the news of changed lists. It works inside the connector's loop and has no task of its own; what it
 //! sends is bounded per pool, and nobody's request waits for anything but its own answer.
 
 use std::{

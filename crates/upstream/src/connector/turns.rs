@@ -12,7 +12,7 @@ use std::{
 
 use mcpool_wire::CapabilityClass;
 
-use super::{Opener, Wanted};
+use super::{Connector, Wanted};
 use crate::{
     backend::Backend,
     clock,
@@ -30,7 +30,7 @@ const WITH_HANGING: usize = 8;
 /// first session of its pool.
 const IN_USE: Duration = Duration::from_secs(2);
 
-impl Opener {
+impl Connector {
     /// What to open next: for who waits, in turn; else for warmth, or because the circuit is to be probed.
     pub(super) fn wanted(&mut self, now: Instant) -> Option<Wanted> {
         if let Some(wanted) = self.in_turn(now) {

@@ -40,7 +40,7 @@ pub(crate) struct SharedState {
     flights: ListFlights,
     /// Log lines that belong to no call go to every agent.
     fan_out_logs: bool,
-    /// Its demand wakes the opener, where the syncer works.
+    /// Its demand wakes the connector, where the syncer works.
     queue: Arc<Queue>,
     reporter: Reporter,
 }
