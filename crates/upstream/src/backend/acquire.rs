@@ -42,7 +42,7 @@ impl Backend {
     #[must_use]
     pub fn kind_of(&self, binding: &Binding, call: &Call) -> CallKind {
         let writes =
-            self.modes.writes_in_turn() && call.method == Method::ToolsCall && !binding.is_safe(call);
+            self.policy.writes_in_turn() && call.method == Method::ToolsCall && !binding.is_safe(call);
         if writes { CallKind::Write } else { CallKind::Free }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     backend::traffic::{TrafficState, Waited},
     error::{Cause, SendError},
     kinds::Mode,
-    pool::{Binding, Counted, OpenRequest, Pool, sharing::Tenure},
+    pool::{Binding, Counted, OpenRequest, Pool, sharing::SessionUse},
 };
 
 impl Backend {
@@ -41,17 +41,17 @@ impl Backend {
         if self.traffic.state() == TrafficState::Drained {
             return Err(self.drained());
         }
-        let tenure = match self.tenure(hello) {
-            Some(tenure) => tenure,
+        let session_use = match self.session_use(hello) {
+            Some(session_use) => session_use,
             // What the server is decides, and nobody has met it yet.
             None => {
                 if let Some(binding) = self.met(hello, patience).await? {
                     return Ok(binding);
                 }
-                self.tenure(hello).unwrap_or(Tenure::Usual(Mode::Pinned))
+                self.session_use(hello).unwrap_or(SessionUse::Usual(Mode::Pinned))
             }
         };
-        let mode = tenure.mode();
+        let mode = session_use.mode();
         let class = match self.declares(&hello.client, mode) {
             true => hello.client.class(),
             false => CapabilityClass::neutral(),
@@ -62,10 +62,10 @@ impl Backend {
         }
         self.greeted(&pool, patience).await?;
         let reset = self.spec.sharing.reset_on_release;
-        Ok(match tenure {
-            Tenure::Fresh => Binding::exclusive(hello, pool, true),
-            Tenure::Usual(Mode::Exclusive) => Binding::exclusive(hello, pool, reset),
-            Tenure::Usual(_) => Binding::shared(hello, pool),
+        Ok(match session_use {
+            SessionUse::Fresh => Binding::exclusive(hello, pool, true),
+            SessionUse::Usual(Mode::Exclusive) => Binding::exclusive(hello, pool, reset),
+            SessionUse::Usual(_) => Binding::shared(hello, pool),
         })
     }
 
@@ -77,10 +77,10 @@ impl Backend {
         if client.is_interactive() && has_handshake && self.has_keys() {
             let pool = self.pool(self.key(caller, client.class(), Mode::Pinned));
             let binding = self.bind_pinned(hello, pool, patience).await?;
-            let fits = self.tenure(hello).is_none_or(|tenure| tenure.mode() == Mode::Pinned);
+            let fits = self.session_use(hello).is_none_or(|session_use| session_use.mode() == Mode::Pinned);
             return Ok(Some(binding).filter(|_| fits));
         }
-        let first = match self.modes.decide(false).map(|decision| decision.mode) {
+        let first = match self.policy.decide(false).map(|decision| decision.mode) {
             // Sessions of agents' own are opened for who asks for one, and here nobody does: it is met by the session
             // that the first call of who waits has anew.
             Some(Mode::Pinned) => self.pool(self.key(caller, client.class(), Mode::Exclusive)),
@@ -92,27 +92,27 @@ impl Backend {
         Ok(None)
     }
 
-    fn tenure(&self, hello: &Hello) -> Option<Tenure> {
-        self.modes.tenure(&hello.client, hello.caller.affinity.is_some())
+    fn session_use(&self, hello: &Hello) -> Option<SessionUse> {
+        self.policy.session_use(&hello.client, hello.caller.affinity.is_some())
     }
 
     /// Whether a binding for this agent would be another one today.
     #[must_use]
     pub fn is_outdated(&self, binding: &Binding, hello: &Hello) -> bool {
-        self.tenure(hello).is_some_and(|tenure| keyed(tenure.mode()) != binding.mode())
+        self.session_use(hello).is_some_and(|session_use| keyed(session_use.mode()) != binding.mode())
     }
 
     /// Whether an agent without handshake would lose what the server keeps for one that has a session. False while
     /// nobody has met the server.
     #[must_use]
     pub fn prefers_handshake(&self, client: &ClientHello, is_named: bool) -> bool {
-        self.modes.tenure(client, is_named) == Some(Tenure::Fresh)
+        self.policy.session_use(client, is_named) == Some(SessionUse::Fresh)
     }
 
     /// Whether what the agent can be asked is said to the backend on its behalf: where nobody else could be asked
     /// instead. On a backend of its own era a modern agent says it itself.
     fn declares(&self, client: &ClientHello, mode: Mode) -> bool {
-        match (self.modes.era(), client.revision.era()) {
+        match (self.policy.era(), client.revision.era()) {
             (Some(Era::Modern), Era::Modern) => false,
             (Some(Era::Modern), Era::Legacy) => mode.is_private() || mode == Mode::Stateless,
             (Some(Era::Legacy) | None, _) => mode.is_private(),

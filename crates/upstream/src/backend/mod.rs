@@ -43,7 +43,7 @@ use crate::{
         Binding, OpenRequest, Pool, PoolKey,
         budget::Budget,
         plight::{self, Trouble},
-        sharing::{Decision, Demotion, ModeBook},
+        sharing::{Decision, Demotion, SharingPolicy},
     },
     queue::{Queue, QueueLimits, Waiting},
     quirks::Quirks,
@@ -84,7 +84,7 @@ pub struct Backend {
     pub(crate) budget: Budget,
     pub(crate) queue: Arc<Queue>,
     pub(crate) tasks: Tasks,
-    pub(crate) modes: Arc<ModeBook>,
+    pub(crate) policy: Arc<SharingPolicy>,
     pub(crate) quirks: Arc<Quirks>,
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
     next_pool: AtomicU64,
@@ -164,7 +164,7 @@ impl Backend {
         let spec = Arc::new(spec);
         let reporter = Reporter::new(source, observe);
         let backend = Arc::new(Self {
-            modes: Arc::new(ModeBook::new(spec.clone(), reporter.clone())),
+            policy: Arc::new(SharingPolicy::new(spec.clone(), reporter.clone())),
             quirks: Arc::new(Quirks::new(spec.name.clone())),
             tasks: Tasks::reporting(reporter.clone()),
             reporter,
@@ -260,7 +260,7 @@ impl Backend {
     /// it depends on it.
     #[must_use]
     pub fn mode_of(&self, interactive: bool) -> Option<Decision> {
-        self.modes.decide(interactive)
+        self.policy.decide(interactive)
     }
 
     pub(crate) fn handshake_took(&self, took: Duration) {
@@ -306,10 +306,10 @@ impl Backend {
             credentials: self.credentials(),
             traffic: self.traffic_since(now),
             rebuild: self.rebuild(),
-            mode: self.modes.decide(false),
-            demotion: self.modes.demotion(),
+            mode: self.policy.decide(false),
+            demotion: self.policy.demotion(),
             transport: sessions.first().map(|s| s.kind.as_str()),
-            era: self.modes.era(),
+            era: self.policy.era(),
             server: pools.iter().find_map(|p| p.catalog.hello()).map(|h| h.server_info.clone()),
             missing: self.quirks.sentences(),
             sessions: sessions.iter().map(|s| s.status(now)).collect(),
@@ -342,7 +342,7 @@ impl Backend {
 
     /// The pool that is kept warm and probed with: neutral agents without a name.
     pub(crate) fn default_pool(&self) -> Arc<Pool> {
-        let mode = self.modes.decide(false).map_or(Mode::Shared, |decision| decision.mode);
+        let mode = self.policy.decide(false).map_or(Mode::Shared, |decision| decision.mode);
         let identity = Identity::anonymous();
         self.pool(PoolKey {
             backend: self.spec.id,
@@ -369,7 +369,7 @@ impl Backend {
             // One affinity value keeps to one session.
             (_, Some(_)) => 1,
             (_, None) => {
-                let known = self.modes.profile().and_then(|profile| profile.shared_sessions);
+                let known = self.policy.profile().and_then(|profile| profile.shared_sessions);
                 known.unwrap_or(limits.shared_sessions).min(limits.shared_sessions)
             }
         }

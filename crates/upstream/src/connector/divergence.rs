@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Compares a new session with an older one of its pool, while agents share on probation.
 pub(super) fn compare_later(backend: &Arc<Backend>, pool: &Arc<Pool>, session: &Arc<Session>) {
     let sibling = pool.sessions().into_iter().find(|other| other.epoch != session.epoch && other.is_live());
-    let Some(sibling) = sibling.filter(|_| backend.modes.is_on_probation()) else { return };
+    let Some(sibling) = sibling.filter(|_| backend.policy.is_on_probation()) else { return };
     let (backend, pool, session) = (backend.clone(), pool.clone(), session.clone());
     let stop = backend.tasks.stopping();
     backend.tasks.clone().spawn("compare", async move {
@@ -36,7 +36,7 @@ async fn compare(backend: &Backend, pool: &Pool, new: &Arc<Session>, old: &Arc<S
             continue;
         };
         // A list that changed meanwhile may have changed for both, one after the other.
-        if new_names == old_names || backend.modes.changed_since(pool.number, since) {
+        if new_names == old_names || backend.policy.changed_since(pool.number, since) {
             continue;
         }
         let only = new_names.symmetric_difference(&old_names).next().map_or("", String::as_str);
@@ -46,7 +46,7 @@ async fn compare(backend: &Backend, pool: &Pool, new: &Arc<Session>, old: &Arc<S
             new.epoch,
             old.epoch
         );
-        return backend.modes.demote(Evidence::ListsDiffer, &why, clock::now());
+        return backend.policy.demote(Evidence::ListsDiffer, &why, clock::now());
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     error::{Cause, SendError},
     kinds::{CloseReason, Mode, OpenReason},
     observe::Event,
-    pool::{Counted, OpenRequest, Pool, budget::Place, plight::is_refusal, sharing::Known},
+    pool::{Counted, OpenRequest, Pool, budget::Place, plight::is_refusal, sharing::ServerFacts},
     quirks::Quirk,
     session::{
         Session, SessionParts,
@@ -114,7 +114,7 @@ async fn climb(
     // Nobody knew what the program is: it was opened to be shared, and is kept for one agent.
     if pool.mode() == Mode::Shared
         && owner.is_none()
-        && backend.modes.pins(&Known::of(&greeted.hello, has_session, kind, false))
+        && backend.policy.pins(&ServerFacts::of(&greeted.hello, has_session, kind, false))
     {
         *pool = backend.pool_in(&pool.key, Mode::Pinned);
     }
@@ -142,7 +142,7 @@ async fn climb(
         shared: pool.shared.clone(),
         reporter: backend.reporter.clone(),
         owner,
-        modes: backend.modes.clone(),
+        policy: backend.policy.clone(),
         quirks: backend.quirks.clone(),
         place,
     });
@@ -167,8 +167,8 @@ async fn climb(
     let has_pinned_tool = tools.has_pinned_tool().await;
     read_later(backend, tools);
     unfinished.disarm();
-    // First the modes, then the hello: whoever waits for the hello decides on a mode next.
-    backend.modes.learn(Known::of(&greeted.hello, has_session, kind, has_pinned_tool));
+    // First the facts, then the hello: whoever waits for the hello decides on a mode next.
+    backend.policy.learn(ServerFacts::of(&greeted.hello, has_session, kind, has_pinned_tool));
     if !Arc::ptr_eq(&wanted_for, pool) {
         wanted_for.catalog.learn_hello(greeted.hello.clone());
     }

@@ -268,7 +268,7 @@ impl Connector {
     /// Sessions that stand in the way of another one. Where writes run one at a time, one that ends counts for as long as
     /// a write runs on it: that must be through before the next session takes one.
     fn there(&self, pool: &Pool) -> usize {
-        if !self.backend.modes.writes_in_turn() || pool.mode() != Mode::Shared {
+        if !self.backend.policy.writes_in_turn() || pool.mode() != Mode::Shared {
             return pool.live();
         }
         // Those whose ladder is being climbed count as opening.
@@ -348,8 +348,8 @@ impl Connector {
     /// Withdraws sharing where a session was seen to change by itself.
     fn judge(&self) {
         let now = clock::now();
-        let Some(why) = self.backend.modes.judge_changes(now) else { return };
-        self.backend.modes.demote(Evidence::ListChanged, &why, now);
+        let Some(why) = self.backend.policy.judge_changes(now) else { return };
+        self.backend.policy.demote(Evidence::ListChanged, &why, now);
     }
 
     fn upkeep(&self) {

@@ -139,7 +139,7 @@ impl Connector {
 
     fn is_in_the_way(&self, old: &Old) -> bool {
         old.pool.mode() != Mode::Shared
-            || !self.backend.modes.writes_in_turn()
+            || !self.backend.policy.writes_in_turn()
             || old.session.standing() != Standing::Draining
             || old.session.is_writing()
     }
@@ -148,7 +148,7 @@ impl Connector {
         if !old.session.is_live() {
             return self.done();
         }
-        let alone = self.backend.modes.writes_in_turn() && old.pool.mode() == Mode::Shared;
+        let alone = self.backend.policy.writes_in_turn() && old.pool.mode() == Mode::Shared;
         if alone || old.pool.mode() == Mode::Pinned {
             old.session.drain(CloseReason::Operator);
             return Step::Leaving(old);

@@ -135,7 +135,7 @@ impl Connector {
     pub(super) fn wants_spare(&self, pool: &Pool) -> bool {
         pool.mode() == Mode::Pinned
             && self.backend.spec.limits.min_idle > 0
-            && self.backend.modes.keeps_spare()
+            && self.backend.policy.keeps_spare()
             && spare_of(pool).is_none()
     }
 
@@ -146,7 +146,7 @@ impl Connector {
         let is_own = |pool: &Arc<Pool>| pool.mode() == Mode::Pinned && pool.live() > 0;
         let (taken, places) = backend.budget.usage();
         backend.spec.limits.min_idle > 0
-            && backend.modes.keeps_spare()
+            && backend.policy.keeps_spare()
             && backend.leaving().is_none()
             && !backend.traffic().is_shut()
             && taken < places

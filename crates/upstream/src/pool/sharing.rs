@@ -38,7 +38,7 @@ pub struct Decision {
 
 /// How one agent uses sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tenure {
+pub(crate) enum SessionUse {
     /// As the mode says.
     Usual(Mode),
     /// Each call has a session that nobody used before and nobody uses after: an agent without handshake has no session
@@ -46,7 +46,7 @@ pub(crate) enum Tenure {
     Fresh,
 }
 
-impl Tenure {
+impl SessionUse {
     pub(crate) fn mode(self) -> Mode {
         match self {
             Self::Usual(mode) => mode,
@@ -68,7 +68,7 @@ pub struct Demotion {
 
 /// What the first handshake showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct ServerFacts {
     /// In lower case.
     pub(crate) name: String,
     pub(crate) version: String,
@@ -79,7 +79,7 @@ pub(crate) struct Known {
     pub(crate) has_pinned_tool: bool,
 }
 
-impl Known {
+impl ServerFacts {
     pub(crate) fn of(
         hello: &ServerHello,
         has_session: bool,
@@ -98,8 +98,8 @@ impl Known {
     }
 }
 
-/// What is known of one backend that decides on modes.
-pub(crate) struct ModeBook {
+/// Decides the sharing mode of one backend from its configuration and from what its server is seen to be.
+pub(crate) struct SharingPolicy {
     spec: Arc<BackendSpec>,
     reporter: Reporter,
     inner: Mutex<Inner>,
@@ -109,7 +109,7 @@ pub(crate) struct ModeBook {
 
 #[derive(Default)]
 struct Inner {
-    known: Option<Known>,
+    facts: Option<ServerFacts>,
     demoted: Option<Demotion>,
     changes: VecDeque<Change>,
 }
@@ -124,7 +124,7 @@ struct Change {
     suspicious: bool,
 }
 
-impl ModeBook {
+impl SharingPolicy {
     pub(crate) fn new(spec: Arc<BackendSpec>, reporter: Reporter) -> Self {
         let writes_in_turn = AtomicBool::new(writes_in_turn(&spec, None));
         Self { spec, reporter, inner: Mutex::default(), writes_in_turn }
@@ -138,35 +138,35 @@ impl ModeBook {
     /// The mode of the next agent; nothing while it depends on a server that was never reached.
     pub(crate) fn decide(&self, interactive: bool) -> Option<Decision> {
         let inner = self.lock();
-        decide(&self.spec, inner.known.as_ref(), inner.demoted.is_some(), interactive)
+        decide(&self.spec, inner.facts.as_ref(), inner.demoted.is_some(), interactive)
     }
 
     /// How this agent uses sessions; nothing while it depends on a server that was never reached.
-    pub(crate) fn tenure(&self, client: &ClientHello, is_named: bool) -> Option<Tenure> {
+    pub(crate) fn session_use(&self, client: &ClientHello, is_named: bool) -> Option<SessionUse> {
         let Decision { mode, .. } = self.decide(client.is_interactive())?;
         let is_nobodys = client.revision.era() == Era::Modern && !is_named;
         if mode != Mode::Pinned || !is_nobodys {
-            return Some(Tenure::Usual(mode));
+            return Some(SessionUse::Usual(mode));
         }
         Some(match self.era()? {
-            Era::Legacy => Tenure::Fresh,
-            Era::Modern => Tenure::Usual(mode),
+            Era::Legacy => SessionUse::Fresh,
+            Era::Modern => SessionUse::Usual(mode),
         })
     }
 
     /// The era the server speaks, once it was reached.
     pub(crate) fn era(&self) -> Option<Era> {
-        self.lock().known.as_ref().map(|known| known.era)
+        self.lock().facts.as_ref().map(|facts| facts.era)
     }
 
     /// Notes what a handshake showed.
-    pub(crate) fn learn(&self, known: Known) {
+    pub(crate) fn learn(&self, facts: ServerFacts) {
         let mut inner = self.lock();
-        let of = |inner: &Inner| decide(&self.spec, inner.known.as_ref(), inner.demoted.is_some(), false);
-        let before = inner.known.is_some().then(|| of(&inner)).flatten();
+        let of = |inner: &Inner| decide(&self.spec, inner.facts.as_ref(), inner.demoted.is_some(), false);
+        let before = inner.facts.is_some().then(|| of(&inner)).flatten();
         self.writes_in_turn
-            .store(writes_in_turn(&self.spec, profile_of(&self.spec, &known)), Ordering::Relaxed);
-        inner.known = Some(known);
+            .store(writes_in_turn(&self.spec, profile_of(&self.spec, &facts)), Ordering::Relaxed);
+        inner.facts = Some(facts);
         let now = of(&inner);
         drop(inner);
         if let Some(Decision { mode, reason }) = now.filter(|_| now != before) {
@@ -176,18 +176,18 @@ impl ModeBook {
 
     /// The profile the server matches.
     pub(crate) fn profile(&self) -> Option<&Profile> {
-        profile_of(&self.spec, self.lock().known.as_ref()?)
+        profile_of(&self.spec, self.lock().facts.as_ref()?)
     }
 
     /// Whether neutral agents of such a program get sessions of their own, as far as its handshake says.
-    pub(crate) fn pins(&self, known: &Known) -> bool {
-        let decision = decide(&self.spec, Some(known), self.lock().demoted.is_some(), false);
-        known.kind == TransportKind::Stdio && decision.is_some_and(is_of_program)
+    pub(crate) fn pins(&self, facts: &ServerFacts) -> bool {
+        let decision = decide(&self.spec, Some(facts), self.lock().demoted.is_some(), false);
+        facts.kind == TransportKind::Stdio && decision.is_some_and(is_of_program)
     }
 
     /// Whether a process is kept for the next agent that gets one of its own: a package runner takes its time.
     pub(crate) fn keeps_spare(&self) -> bool {
-        let is_process = self.lock().known.as_ref().is_some_and(|known| known.kind == TransportKind::Stdio);
+        let is_process = self.lock().facts.as_ref().is_some_and(|facts| facts.kind == TransportKind::Stdio);
         is_process && self.decide(false).is_some_and(is_of_program)
     }
 
@@ -203,7 +203,7 @@ impl ModeBook {
     /// Withdraws sharing for new agents, where it was on probation.
     pub(crate) fn demote(&self, evidence: Evidence, why: &str, now: Instant) {
         let mut inner = self.lock();
-        let decision = decide(&self.spec, inner.known.as_ref(), inner.demoted.is_some(), false);
+        let decision = decide(&self.spec, inner.facts.as_ref(), inner.demoted.is_some(), false);
         if decision.is_none_or(|decision| decision.reason != ModeReason::Probation) {
             return;
         }
@@ -264,9 +264,14 @@ fn is_same_change(one: &Change, other: &Change) -> bool {
 }
 
 /// The rules in their order.
-fn decide(spec: &BackendSpec, known: Option<&Known>, demoted: bool, interactive: bool) -> Option<Decision> {
+fn decide(
+    spec: &BackendSpec,
+    facts: Option<&ServerFacts>,
+    demoted: bool,
+    interactive: bool,
+) -> Option<Decision> {
     let decision = |mode, reason| Some(Decision { mode, reason });
-    if !spec.sharing.pinned_tools.is_empty() && known?.has_pinned_tool {
+    if !spec.sharing.pinned_tools.is_empty() && facts?.has_pinned_tool {
         return decision(Mode::Pinned, ModeReason::Tool);
     }
     match spec.mode {
@@ -275,20 +280,20 @@ fn decide(spec: &BackendSpec, known: Option<&Known>, demoted: bool, interactive:
         ModeChoice::Pinned => return decision(Mode::Pinned, ModeReason::Configured),
         ModeChoice::Auto => {}
     }
-    let known = known?;
-    if !known.has_session {
+    let facts = facts?;
+    if !facts.has_session {
         return decision(Mode::Stateless, ModeReason::NoSession);
     }
-    if let Some(profile) = profile_of(spec, known) {
+    if let Some(profile) = profile_of(spec, facts) {
         return decision(profile.mode, ModeReason::Profile);
     }
     let stateless = spec.sharing.state == StateChoice::None;
     match (interactive, stateless) {
         (false, true) => decision(Mode::Shared, ModeReason::StateNone),
-        (true, true) if known.kind == TransportKind::Http => decision(Mode::Exclusive, ModeReason::StateNone),
+        (true, true) if facts.kind == TransportKind::Http => decision(Mode::Exclusive, ModeReason::StateNone),
         (true, _) => decision(Mode::Pinned, ModeReason::Interactive),
         (false, false) if demoted => decision(Mode::Pinned, ModeReason::Demoted),
-        (false, false) if known.kind == TransportKind::Stdio => decision(Mode::Pinned, ModeReason::Program),
+        (false, false) if facts.kind == TransportKind::Stdio => decision(Mode::Pinned, ModeReason::Program),
         (false, false) => decision(Mode::Shared, ModeReason::Probation),
     }
 }
@@ -310,8 +315,8 @@ fn writes_in_turn(spec: &BackendSpec, profile: Option<&Profile>) -> bool {
     }
 }
 
-fn profile_of<'a>(spec: &'a BackendSpec, known: &Known) -> Option<&'a Profile> {
-    spec.sharing.profiles.iter().find(|profile| profile.fits(&known.name, &known.version))
+fn profile_of<'a>(spec: &'a BackendSpec, facts: &ServerFacts) -> Option<&'a Profile> {
+    spec.sharing.profiles.iter().find(|profile| profile.fits(&facts.name, &facts.version))
 }
 
 #[cfg(test)]

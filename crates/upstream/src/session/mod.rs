@@ -47,7 +47,7 @@ use crate::{
     error::{Cause, SendError},
     kinds::{CloseReason, Mode, TransportKind},
     observe::{Event, Reporter},
-    pool::{budget::Place, sharing::ModeBook},
+    pool::{budget::Place, sharing::SharingPolicy},
     queue::{Lane, Queue},
     quirks::{Quirk, Quirks},
     session::permit::CallPermit,
@@ -100,7 +100,7 @@ pub(crate) struct Session {
     reporter: Reporter,
     /// The agent that owns a pinned session, or leases an exclusive one.
     owner: Mutex<Option<Holder>>,
-    modes: Arc<ModeBook>,
+    policy: Arc<SharingPolicy>,
     quirks: Arc<Quirks>,
     asked: Mutex<Asked>,
     /// Its place in the session budget, released when the session ends. Its last handle may live longer, as agents keep
@@ -151,7 +151,7 @@ pub(crate) struct SessionParts {
     pub(crate) shared: Arc<SharedState>,
     pub(crate) reporter: Reporter,
     pub(crate) owner: Option<Weak<dyn Outlet>>,
-    pub(crate) modes: Arc<ModeBook>,
+    pub(crate) policy: Arc<SharingPolicy>,
     pub(crate) quirks: Arc<Quirks>,
     pub(crate) place: Place,
 }
@@ -207,7 +207,7 @@ impl Session {
             level: SessionLogLevel::default(),
             reporter: parts.reporter,
             owner: Mutex::new(parts.owner.map(|outlet| Holder { outlet, borrower: None })),
-            modes: parts.modes,
+            policy: parts.policy,
             quirks: parts.quirks,
             asked: Mutex::default(),
             place: Mutex::new(Some(parts.place)),

@@ -159,7 +159,7 @@ impl Session {
                 let now = clock::now();
                 self.catalog.invalidate(method, now);
                 if self.mode == Mode::Shared {
-                    self.modes.list_changed(self.lane.pool, self.epoch, method, self.last_tool_call(), now);
+                    self.policy.list_changed(self.lane.pool, self.epoch, method, self.last_tool_call(), now);
                 }
                 self.route_list_changed(method, message);
             }
@@ -244,7 +244,7 @@ impl Session {
         self.dropped("server_request");
         if self.mode == Mode::Shared && is_asking(envelope) {
             let why = "the server asked its client for something although nothing was declared";
-            self.modes.demote(Evidence::ServerRequest, why, clock::now());
+            self.policy.demote(Evidence::ServerRequest, why, clock::now());
         }
         self.send_later(error_response(Some(&id), -32601, "not offered on this session", None));
     }

@@ -44,14 +44,14 @@ fn spec(mode: ModeChoice, sharing: Sharing) -> Arc<BackendSpec> {
     })
 }
 
-fn book(mode: ModeChoice, sharing: Sharing) -> (ModeBook, Arc<Seen>) {
+fn policy(mode: ModeChoice, sharing: Sharing) -> (SharingPolicy, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let reporter = Reporter::new(Source { id: BackendId(0), name: "b".into() }, seen.clone());
-    (ModeBook::new(spec(mode, sharing), reporter), seen)
+    (SharingPolicy::new(spec(mode, sharing), reporter), seen)
 }
 
-fn server(name: &str) -> Known {
-    Known {
+fn server(name: &str) -> ServerFacts {
+    ServerFacts {
         name: name.to_owned(),
         version: "2.1".to_owned(),
         has_session: true,
@@ -61,8 +61,8 @@ fn server(name: &str) -> Known {
     }
 }
 
-fn of(book: &ModeBook, interactive: bool) -> (&'static str, &'static str) {
-    let decision = book.decide(interactive).expect("decided");
+fn of(policy: &SharingPolicy, interactive: bool) -> (&'static str, &'static str) {
+    let decision = policy.decide(interactive).expect("decided");
     (decision.mode.as_str(), decision.reason.as_str())
 }
 
@@ -71,89 +71,93 @@ fn the_operator_comes_first_and_needs_no_server() {
     for (choice, word) in
         [(ModeChoice::Shared, "shared"), (ModeChoice::Exclusive, "exclusive"), (ModeChoice::Pinned, "pinned")]
     {
-        let (book, _) = book(choice, Sharing::default());
+        let (policy, _) = policy(choice, Sharing::default());
         for interactive in [false, true] {
-            assert_eq!(of(&book, interactive), (word, "configured"));
+            assert_eq!(of(&policy, interactive), (word, "configured"));
         }
-        book.learn(Known { has_session: false, ..server("x") });
-        assert_eq!(of(&book, false), (word, "configured"));
+        policy.learn(ServerFacts { has_session: false, ..server("x") });
+        assert_eq!(of(&policy, false), (word, "configured"));
     }
 }
 
 #[test]
 fn nothing_is_decided_about_a_server_nobody_has_met() {
-    let (book, seen) = book(ModeChoice::Auto, Sharing::default());
-    assert_eq!((book.decide(false), book.decide(true)), (None, None));
-    book.learn(server("x"));
-    assert_eq!(of(&book, false), ("shared", "probation"));
-    assert_eq!(of(&book, true), ("pinned", "interactive"));
-    book.learn(server("x"));
+    let (policy, seen) = policy(ModeChoice::Auto, Sharing::default());
+    assert_eq!((policy.decide(false), policy.decide(true)), (None, None));
+    policy.learn(server("x"));
+    assert_eq!(of(&policy, false), ("shared", "probation"));
+    assert_eq!(of(&policy, true), ("pinned", "interactive"));
+    policy.learn(server("x"));
     assert_eq!(*seen.0.lock().unwrap(), ["shared by probation"], "said once");
 }
 
 #[test]
 fn a_server_without_sessions_keeps_nothing() {
-    let (book, _) = book(ModeChoice::Auto, Sharing::default());
-    book.learn(Known { has_session: false, ..server("x") });
-    assert_eq!(of(&book, false), ("stateless", "no_session"));
-    assert_eq!(of(&book, true), ("stateless", "no_session"));
+    let (policy, _) = policy(ModeChoice::Auto, Sharing::default());
+    policy.learn(ServerFacts { has_session: false, ..server("x") });
+    assert_eq!(of(&policy, false), ("stateless", "no_session"));
+    assert_eq!(of(&policy, true), ("stateless", "no_session"));
 }
 
 /// How an agent of this revision that can be asked things, or cannot, uses sessions.
-fn used(book: &ModeBook, revision: Revision, interactive: bool) -> Option<Tenure> {
+fn used(policy: &SharingPolicy, revision: Revision, interactive: bool) -> Option<SessionUse> {
     let capabilities = if interactive { json!({ "elicitation": {} }) } else { json!({}) };
-    book.tenure(&ClientHello { revision, capabilities, ..ClientHello::neutral() }, false)
+    policy.session_use(&ClientHello { revision, capabilities, ..ClientHello::neutral() }, false)
 }
 
 #[test]
 fn an_agent_without_a_session_finds_nothing_that_was_left() {
-    let modern = |book: &ModeBook, interactive| used(book, Revision::V2026_07_28, interactive);
-    let (book, _) = book(ModeChoice::Auto, Sharing::default());
-    assert_eq!(modern(&book, false), None, "nobody met the server");
-    book.learn(server("x"));
-    assert_eq!(used(&book, Revision::V2025_11_25, true), Some(Tenure::Usual(Mode::Pinned)));
-    assert_eq!(modern(&book, true), Some(Tenure::Fresh));
-    assert_eq!(modern(&book, false), Some(Tenure::Usual(Mode::Shared)));
-    book.demote(Evidence::ServerRequest, "why", Instant::now());
-    assert_eq!(modern(&book, false), Some(Tenure::Fresh), "what was seen still holds");
+    let modern = |policy: &SharingPolicy, interactive| used(policy, Revision::V2026_07_28, interactive);
+    let (policy, _) = policy(ModeChoice::Auto, Sharing::default());
+    assert_eq!(modern(&policy, false), None, "nobody met the server");
+    policy.learn(server("x"));
+    assert_eq!(used(&policy, Revision::V2025_11_25, true), Some(SessionUse::Usual(Mode::Pinned)));
+    assert_eq!(modern(&policy, true), Some(SessionUse::Fresh));
+    assert_eq!(modern(&policy, false), Some(SessionUse::Usual(Mode::Shared)));
+    policy.demote(Evidence::ServerRequest, "why", Instant::now());
+    assert_eq!(modern(&policy, false), Some(SessionUse::Fresh), "what was seen still holds");
 }
 
 #[test]
 fn what_the_operator_says_holds_for_agents_without_a_session() {
-    let modern = |book: &ModeBook, interactive| used(book, Revision::V2026_07_28, interactive);
-    let (pinned, _) = book(ModeChoice::Pinned, Sharing::default());
+    let modern = |policy: &SharingPolicy, interactive| used(policy, Revision::V2026_07_28, interactive);
+    let (pinned, _) = policy(ModeChoice::Pinned, Sharing::default());
     assert_eq!(modern(&pinned, false), None, "its era is not known");
     pinned.learn(server("x"));
-    assert_eq!(modern(&pinned, false), Some(Tenure::Fresh));
+    assert_eq!(modern(&pinned, false), Some(SessionUse::Fresh));
     let named = ClientHello { revision: Revision::V2026_07_28, ..ClientHello::neutral() };
-    assert_eq!(pinned.tenure(&named, true), Some(Tenure::Usual(Mode::Pinned)), "it says which agent it is");
+    assert_eq!(
+        pinned.session_use(&named, true),
+        Some(SessionUse::Usual(Mode::Pinned)),
+        "it says which agent it is"
+    );
     let none = Sharing { state: StateChoice::None, ..Sharing::default() };
-    let (stateless, _) = book(ModeChoice::Auto, none);
+    let (stateless, _) = policy(ModeChoice::Auto, none);
     stateless.learn(server("x"));
-    assert_eq!(modern(&stateless, true), Some(Tenure::Usual(Mode::Exclusive)));
-    assert_eq!(modern(&stateless, false), Some(Tenure::Usual(Mode::Shared)));
+    assert_eq!(modern(&stateless, true), Some(SessionUse::Usual(Mode::Exclusive)));
+    assert_eq!(modern(&stateless, false), Some(SessionUse::Usual(Mode::Shared)));
 }
 
 #[test]
 fn a_server_without_handshake_pins_nobody() {
-    let (book, _) = book(ModeChoice::Auto, Sharing::default());
-    assert_eq!(book.era(), None);
-    book.learn(Known { has_session: false, era: Era::Modern, ..server("x") });
-    assert_eq!(book.era(), Some(Era::Modern));
+    let (policy, _) = policy(ModeChoice::Auto, Sharing::default());
+    assert_eq!(policy.era(), None);
+    policy.learn(ServerFacts { has_session: false, era: Era::Modern, ..server("x") });
+    assert_eq!(policy.era(), Some(Era::Modern));
     for revision in [Revision::V2025_11_25, Revision::V2026_07_28] {
-        assert_eq!(used(&book, revision, true), Some(Tenure::Usual(Mode::Stateless)));
+        assert_eq!(used(&policy, revision, true), Some(SessionUse::Usual(Mode::Stateless)));
     }
 }
 
 #[test]
 fn a_named_tool_pins_even_where_the_mode_is_set() {
     let sharing = Sharing { pinned_tools: vec!["browser_*".to_owned()], ..Sharing::default() };
-    let (book, _) = book(ModeChoice::Shared, sharing);
-    assert_eq!(book.decide(false), None, "which tools it has is not known yet");
-    book.learn(server("x"));
-    assert_eq!(of(&book, false), ("shared", "configured"));
-    book.learn(Known { has_pinned_tool: true, ..server("x") });
-    assert_eq!(of(&book, false), ("pinned", "tool"));
+    let (policy, _) = policy(ModeChoice::Shared, sharing);
+    assert_eq!(policy.decide(false), None, "which tools it has is not known yet");
+    policy.learn(server("x"));
+    assert_eq!(of(&policy, false), ("shared", "configured"));
+    policy.learn(ServerFacts { has_pinned_tool: true, ..server("x") });
+    assert_eq!(of(&policy, false), ("pinned", "tool"));
 }
 
 #[test]
@@ -170,13 +174,13 @@ fn the_first_profile_that_fits_counts() {
         profile("mem*", "*", Mode::Shared),
         profile("memory", "*", Mode::Pinned),
     ];
-    let (book, _) = book(ModeChoice::Auto, Sharing { profiles: profiles.into(), ..Sharing::default() });
-    book.learn(server("memory"));
-    assert_eq!(of(&book, false), ("shared", "profile"));
-    assert_eq!(of(&book, true), ("shared", "profile"));
-    assert_eq!(book.profile().and_then(|profile| profile.shared_sessions), Some(1));
-    book.demote(Evidence::ServerRequest, "a sign", Instant::now());
-    assert_eq!(of(&book, false), ("shared", "profile"), "what is known is not on probation");
+    let (policy, _) = policy(ModeChoice::Auto, Sharing { profiles: profiles.into(), ..Sharing::default() });
+    policy.learn(server("memory"));
+    assert_eq!(of(&policy, false), ("shared", "profile"));
+    assert_eq!(of(&policy, true), ("shared", "profile"));
+    assert_eq!(policy.profile().and_then(|profile| profile.shared_sessions), Some(1));
+    policy.demote(Evidence::ServerRequest, "a sign", Instant::now());
+    assert_eq!(of(&policy, false), ("shared", "profile"), "what is known is not on probation");
 }
 
 #[test]
@@ -188,71 +192,71 @@ fn a_profile_fits_a_name_in_upper_or_lower_case() {
         shared_sessions: None,
         serialize_writes: None,
     };
-    let (book, _) = book(ModeChoice::Auto, Sharing { profiles: [profile].into(), ..Sharing::default() });
+    let (policy, _) = policy(ModeChoice::Auto, Sharing { profiles: [profile].into(), ..Sharing::default() });
     let answer = json!({ "jsonrpc": "2.0", "id": 1, "result": {
         "protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": { "name": "Browser MCP", "version": "1" },
     } });
     let hello = ServerHello::parse(answer.to_string().as_bytes()).unwrap();
-    book.learn(Known::of(&hello, true, TransportKind::Http, false));
-    assert_eq!(of(&book, false), ("pinned", "profile"));
+    policy.learn(ServerFacts::of(&hello, true, TransportKind::Http, false));
+    assert_eq!(of(&policy, false), ("pinned", "profile"));
 }
 
 #[test]
 fn a_declared_stateless_server_lends_itself_to_one_agent_after_the_other() {
     let sharing = Sharing { state: StateChoice::None, ..Sharing::default() };
-    let (book, _) = book(ModeChoice::Auto, sharing);
-    book.learn(server("x"));
-    assert_eq!(of(&book, false), ("shared", "state_none"));
-    assert_eq!(of(&book, true), ("exclusive", "state_none"));
+    let (policy, _) = policy(ModeChoice::Auto, sharing);
+    policy.learn(server("x"));
+    assert_eq!(of(&policy, false), ("shared", "state_none"));
+    assert_eq!(of(&policy, true), ("exclusive", "state_none"));
     // On one pipe for all there is no telling whose call a question belongs to.
-    book.learn(Known { kind: TransportKind::Sse, ..server("x") });
-    assert_eq!(of(&book, true), ("pinned", "interactive"));
+    policy.learn(ServerFacts { kind: TransportKind::Sse, ..server("x") });
+    assert_eq!(of(&policy, true), ("pinned", "interactive"));
 }
 
 #[test]
 fn a_sign_ends_the_probation_once_and_for_new_agents() {
-    let (book, seen) = book(ModeChoice::Auto, Sharing::default());
-    book.demote(Evidence::ServerRequest, "too early to mean anything", Instant::now());
-    book.learn(server("x"));
-    assert_eq!(of(&book, false), ("shared", "probation"));
-    book.demote(Evidence::ListsDiffer, "they differ", Instant::now());
-    book.demote(Evidence::ServerRequest, "again", Instant::now());
-    assert_eq!(of(&book, false), ("pinned", "demoted"));
-    assert_eq!(book.demotion().expect("demoted").why, "they differ");
+    let (policy, seen) = policy(ModeChoice::Auto, Sharing::default());
+    policy.demote(Evidence::ServerRequest, "too early to mean anything", Instant::now());
+    policy.learn(server("x"));
+    assert_eq!(of(&policy, false), ("shared", "probation"));
+    policy.demote(Evidence::ListsDiffer, "they differ", Instant::now());
+    policy.demote(Evidence::ServerRequest, "again", Instant::now());
+    assert_eq!(of(&policy, false), ("pinned", "demoted"));
+    assert_eq!(policy.demotion().expect("demoted").why, "they differ");
     assert_eq!(*seen.0.lock().unwrap(), ["shared by probation", "demoted by lists_differ"]);
 }
 
 #[test]
 fn a_change_of_one_session_right_after_its_call_is_a_sign() {
-    let (book, _) = book(ModeChoice::Auto, Sharing::default());
+    let (policy, _) = policy(ModeChoice::Auto, Sharing::default());
     let start = Instant::now();
     let at = |ms| start + Duration::from_millis(ms);
     let list = Method::ToolsListChanged;
     // Not after a call, or long after it.
-    book.list_changed(1, 10, &list, None, at(0));
-    book.list_changed(1, 10, &list, Some(at(0)), at(3_000));
-    assert_eq!(book.judge_changes(at(9_000)), None);
+    policy.list_changed(1, 10, &list, None, at(0));
+    policy.list_changed(1, 10, &list, Some(at(0)), at(3_000));
+    assert_eq!(policy.judge_changes(at(9_000)), None);
     // After a call, but the sibling announces it too.
-    book.list_changed(1, 10, &list, Some(at(20_000)), at(20_100));
-    book.list_changed(1, 11, &list, None, at(20_300));
-    assert_eq!(book.judge_changes(at(21_000)), None);
+    policy.list_changed(1, 10, &list, Some(at(20_000)), at(20_100));
+    policy.list_changed(1, 11, &list, None, at(20_300));
+    assert_eq!(policy.judge_changes(at(21_000)), None);
     // After a call, and another pool's change is no answer to it.
-    book.list_changed(1, 10, &list, Some(at(40_000)), at(40_100));
-    book.list_changed(2, 12, &list, None, at(40_200));
-    assert_eq!(book.judge_changes(at(40_200)), None, "the siblings have a moment");
-    let why = book.judge_changes(at(41_000)).expect("a sign");
+    policy.list_changed(1, 10, &list, Some(at(40_000)), at(40_100));
+    policy.list_changed(2, 12, &list, None, at(40_200));
+    assert_eq!(policy.judge_changes(at(40_200)), None, "the siblings have a moment");
+    let why = policy.judge_changes(at(41_000)).expect("a sign");
     assert!(why.contains("session 10"), "{why}");
-    assert_eq!(book.judge_changes(at(42_000)), None, "found once");
+    assert_eq!(policy.judge_changes(at(42_000)), None, "found once");
 }
 
 #[test]
 fn changes_are_remembered_in_a_bounded_number() {
-    let (book, _) = book(ModeChoice::Auto, Sharing::default());
+    let (policy, _) = policy(ModeChoice::Auto, Sharing::default());
     let now = Instant::now();
     for epoch in 0..10_000 {
-        book.list_changed(1, epoch, &Method::ToolsListChanged, None, now);
+        policy.list_changed(1, epoch, &Method::ToolsListChanged, None, now);
     }
-    assert_eq!(book.lock().changes.len(), MAX_CHANGES);
+    assert_eq!(policy.lock().changes.len(), MAX_CHANGES);
 }
 
 #[test]
@@ -320,22 +324,22 @@ fn writes_take_turns_if_the_operator_the_profile_or_else_the_transport_says_so()
             [(spec, expect), (process, expect || (choice, profile) == (SerialWrites::Auto, None))]
         {
             let source = Source { id: BackendId(0), name: "b".into() };
-            let book = ModeBook::new(Arc::new(spec), Reporter::new(source, Arc::new(Seen::default())));
-            book.learn(server("memory"));
-            assert_eq!(book.writes_in_turn(), expect, "{choice:?} {profile:?}");
+            let policy = SharingPolicy::new(Arc::new(spec), Reporter::new(source, Arc::new(Seen::default())));
+            policy.learn(server("memory"));
+            assert_eq!(policy.writes_in_turn(), expect, "{choice:?} {profile:?}");
         }
     }
 }
 
 #[test]
 fn a_program_nobody_knows_is_one_agents_own_and_one_that_is_known_or_declared_is_not() {
-    let program = |name: &str| Known { kind: TransportKind::Stdio, ..server(name) };
-    let (book, seen) = book(ModeChoice::Auto, Sharing::default());
-    assert!(book.pins(&program("x")) && !book.keeps_spare());
-    book.learn(program("x"));
-    assert_eq!(of(&book, false), ("pinned", "program"));
-    assert_eq!(of(&book, true), ("pinned", "interactive"));
-    assert!(book.keeps_spare());
+    let program = |name: &str| ServerFacts { kind: TransportKind::Stdio, ..server(name) };
+    let (policy, seen) = policy(ModeChoice::Auto, Sharing::default());
+    assert!(policy.pins(&program("x")) && !policy.keeps_spare());
+    policy.learn(program("x"));
+    assert_eq!(of(&policy, false), ("pinned", "program"));
+    assert_eq!(of(&policy, true), ("pinned", "interactive"));
+    assert!(policy.keeps_spare());
     assert_eq!(seen.0.lock().unwrap().as_slice(), ["pinned by program"]);
     let known = Profile {
         server: "x".to_owned(),
@@ -349,9 +353,9 @@ fn a_program_nobody_knows_is_one_agents_own_and_one_that_is_known_or_declared_is
     for (mode, sharing) in
         [(ModeChoice::Auto, sharing), (ModeChoice::Auto, declared), (ModeChoice::Shared, Sharing::default())]
     {
-        let (book, _) = self::book(mode, sharing);
-        book.learn(program("x"));
-        assert_eq!(of(&book, false).0, "shared");
-        assert!(!book.pins(&program("x")) && !book.keeps_spare());
+        let (policy, _) = self::policy(mode, sharing);
+        policy.learn(program("x"));
+        assert_eq!(of(&policy, false).0, "shared");
+        assert!(!policy.pins(&program("x")) && !policy.keeps_spare());
     }
 }

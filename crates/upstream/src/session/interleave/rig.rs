@@ -20,7 +20,7 @@ use crate::{
     error::SendError,
     kinds::{Mode, TransportKind},
     observe::{Event, Observe, Reporter, Source},
-    pool::{Binding, Lease, NoLease, Pool, PoolKey, budget::Budget, sharing::ModeBook},
+    pool::{Binding, Lease, NoLease, Pool, PoolKey, budget::Budget, sharing::SharingPolicy},
     queue::{Entry, Lane, Need, Queue, QueueLimits, Waiter},
     session::{Session, SessionParts, permit::CallKind},
     shared::SharedState,
@@ -83,7 +83,7 @@ impl Rig {
             shared: self.pool.shared.clone(),
             reporter: reporter(),
             owner: None,
-            modes: Arc::new(ModeBook::new(Arc::new(spec()), reporter())),
+            policy: Arc::new(SharingPolicy::new(Arc::new(spec()), reporter())),
             quirks: Arc::new(crate::quirks::Quirks::new("b".into())),
             place,
         });
