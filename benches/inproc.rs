@@ -18,7 +18,9 @@ use mcpool_wire::{
     LinkEvent, Message, Method, Outlet, OutletFull, RequestId, Revision, Target, result_response,
 };
 use tokio::sync::mpsc;
-use transport::{Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind};
+use transport::{
+    ConnectRequest, Exchange, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
+};
 
 /// Answers on their way to the session's driver; more are refused.
 const ANSWERS: usize = 4096;
@@ -171,7 +173,10 @@ impl Outlet for Nobody {
 struct Echo(Shape);
 
 impl Transport for Echo {
-    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, mcpool_upstream::SendError>> {
+    fn connect(
+        &self,
+        request: ConnectRequest,
+    ) -> BoxFuture<'static, Result<Opened, mcpool_upstream::SendError>> {
         let (answers, stream) = mpsc::channel(ANSWERS);
         let stream = Mutex::new(Some(stream));
         let connection = Connection { shape: self.0, answers, stream };
@@ -179,7 +184,7 @@ impl Transport for Echo {
             Shape::Exchange => TransportKind::Http,
             Shape::Stream => TransportKind::Sse,
         };
-        let answer = answer(&hail.initialize, HELLO).unwrap_or_default();
+        let answer = answer(&request.initialize, HELLO).unwrap_or_default();
         let opened = Opened {
             kind,
             era: Era::Legacy,

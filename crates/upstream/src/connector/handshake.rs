@@ -26,7 +26,7 @@ use crate::{
         tools::ToolReader,
     },
     tasks::caught,
-    transport::Hail,
+    transport::ConnectRequest,
 };
 
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
@@ -106,9 +106,12 @@ async fn climb(
     place: Place,
 ) -> Result<Arc<Session>, SendError> {
     let initialize = ServerHello::request(0, &pool.key.class, env!("CARGO_PKG_VERSION"));
-    let hail =
-        Hail { initialize, headers: pool.key.headers.clone(), credential: pool.key.credential.clone() };
-    let greeted = handshake::greet(backend.transport.as_ref(), hail, &backend.reporter).await?;
+    let request = ConnectRequest {
+        initialize,
+        headers: pool.key.headers.clone(),
+        credential: pool.key.credential.clone(),
+    };
+    let greeted = handshake::greet(backend.transport.as_ref(), request, &backend.reporter).await?;
     let (kind, has_session) = (greeted.opened.kind, greeted.opened.has_session);
     let wanted_for = pool.clone();
     // Nobody knew what the program is: it was opened to be shared, and is kept for one agent.

@@ -16,7 +16,7 @@ use crate::{
     config::{HttpEndpoint, Limits, ModeChoice, Origin, Sharing, Times, TransportChoice},
     error::SendError,
     observe::{Event, Observe, Source},
-    transport::{Hail, Opened, Transport, memory::Memory},
+    transport::{ConnectRequest, Opened, Transport, memory::Memory},
 };
 
 /// Gives every caller the credential of the moment.
@@ -37,9 +37,9 @@ impl Credential for OfTheMoment {
 struct Noting(Memory, Mutex<Vec<CredentialKey>>);
 
 impl Transport for Noting {
-    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        self.1.lock().unwrap().push(hail.credential.clone());
-        self.0.connect(hail)
+    fn connect(&self, request: ConnectRequest) -> BoxFuture<'static, Result<Opened, SendError>> {
+        self.1.lock().unwrap().push(request.credential.clone());
+        self.0.connect(request)
     }
 }
 

@@ -31,7 +31,8 @@ use crate::{
     observe::{Event, Reporter},
     quirks::Quirk,
     transport::{
-        Exchange, Hail, Inbound, Opened, Outbound, Transport, parts::response_in, says_before_initialized,
+        ConnectRequest, Exchange, Inbound, Opened, Outbound, Transport, parts::response_in,
+        says_before_initialized,
     },
 };
 
@@ -80,11 +81,11 @@ enum Pinged {
 /// Connects, sends `initialize` and `initialized`.
 pub(crate) async fn greet(
     transport: &dyn Transport,
-    hail: Hail,
+    request: ConnectRequest,
     reporter: &Reporter,
 ) -> Result<Greeted, SendError> {
     let opened = rung(reporter, "initialize", async {
-        let opened = transport.connect(hail).await;
+        let opened = transport.connect(request).await;
         if let Some(took) = opened.as_ref().ok().and_then(|opened| opened.connect_took) {
             reporter.on(Event::Rung { step: "connect", ok: true, took });
         }

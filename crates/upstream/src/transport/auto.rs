@@ -19,7 +19,7 @@ use futures::{FutureExt, future::BoxFuture};
 
 use mcpool_wire::{ServerHello, modern::code};
 
-use super::{Hail, Opened, Transport, streamable::ENDPOINT_FOR_POST};
+use super::{ConnectRequest, Opened, Transport, streamable::ENDPOINT_FOR_POST};
 use crate::error::{Cause, Refusal, SendError};
 
 /// Pauses before a second stream is tried while the server closes the first.
@@ -27,13 +27,13 @@ const CLOSING_PAUSES_MS: [u64; 4] = [100, 300, 600, 1000];
 
 /// Tries several transports, the last successful one first.
 pub(super) struct Auto {
-    ways: Arc<[Way]>,
+    candidates: Arc<[Candidate]>,
     /// Index of the last success. Independent of other data, so any ordering will do.
     first: Arc<AtomicUsize>,
 }
 
 /// One candidate transport.
-pub(super) struct Way {
+pub(super) struct Candidate {
     transport: Arc<dyn Transport>,
     /// True if it is tried only after an error that suggests the other era.
     other_era: bool,
@@ -41,7 +41,7 @@ pub(super) struct Way {
     by_get: bool,
 }
 
-impl Way {
+impl Candidate {
     pub(super) fn new(transport: Arc<dyn Transport>) -> Self {
         Self { transport, other_era: false, by_get: false }
     }
@@ -56,12 +56,12 @@ impl Way {
 
     /// Connects. A server that took the previous POST for the GET of its only stream may need a moment to notice its
     /// end.
-    async fn connect(&self, hail: &Hail, after: Option<&Refusal>) -> Result<Opened, SendError> {
+    async fn connect(&self, request: &ConnectRequest, after: Option<&Refusal>) -> Result<Opened, SendError> {
         let is_second_stream =
             self.by_get && after.is_some_and(|refusal| refusal.message == ENDPOINT_FOR_POST);
         let mut pauses = CLOSING_PAUSES_MS.iter().filter(|_| is_second_stream);
         loop {
-            let error = match self.transport.connect(hail.clone()).await {
+            let error = match self.transport.connect(request.clone()).await {
                 Err(error) if is_occupied(&error.cause) => error,
                 settled => return settled,
             };
@@ -94,34 +94,34 @@ fn is_failure(error: &SendError) -> bool {
 }
 
 impl Auto {
-    pub(super) fn new(ways: impl Into<Arc<[Way]>>) -> Self {
-        Self { ways: ways.into(), first: Arc::default() }
+    pub(super) fn new(candidates: impl Into<Arc<[Candidate]>>) -> Self {
+        Self { candidates: candidates.into(), first: Arc::default() }
     }
 }
 
 impl Transport for Auto {
-    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        let (ways, learned) = (Arc::clone(&self.ways), Arc::clone(&self.first));
+    fn connect(&self, request: ConnectRequest) -> BoxFuture<'static, Result<Opened, SendError>> {
+        let (candidates, learned) = (Arc::clone(&self.candidates), Arc::clone(&self.first));
         async move {
-            let first = learned.load(Ordering::Relaxed).min(ways.len().saturating_sub(1));
-            let others = (0..ways.len()).filter(|at| *at != first);
+            let first = learned.load(Ordering::Relaxed).min(candidates.len().saturating_sub(1));
+            let others = (0..candidates.len()).filter(|at| *at != first);
             let mut refusals: Vec<Refusal> = Vec::new();
             // A server failure is reported only if no other transport works.
             let mut failed: Option<SendError> = None;
             for at in std::iter::once(first).chain(others) {
-                let way = &ways[at];
-                if way.other_era && !refusals.last().is_none_or(names_other_era) {
+                let candidate = &candidates[at];
+                if candidate.other_era && !refusals.last().is_none_or(names_other_era) {
                     continue;
                 }
-                let has_get = !way.by_get && ways.iter().any(|way| way.by_get);
-                match way.connect(&hail, refusals.last()).await {
+                let has_get = !candidate.by_get && candidates.iter().any(|other| other.by_get);
+                match candidate.connect(&request, refusals.last()).await {
                     Err(SendError { cause: Cause::WrongTransport(refusal), .. }) => refusals.push(refusal),
                     Err(error) if has_get => {
                         failed = failed.or_else(|| Some(error.clone()).filter(is_failure));
                         refusals.push(open_question(error)?);
                     }
                     Err(error) => return Err(failed.unwrap_or(error)),
-                    Ok(opened) => match other_era(&opened).filter(|_| ways.len() > 1) {
+                    Ok(opened) => match other_era(&opened).filter(|_| candidates.len() > 1) {
                         Some(refusal) => refusals.push(refusal),
                         None => {
                             learned.store(at, Ordering::Relaxed);
@@ -136,7 +136,7 @@ impl Transport for Auto {
     }
 
     fn renew(&self) {
-        self.ways.iter().for_each(|way| way.transport.renew());
+        self.candidates.iter().for_each(|candidate| candidate.transport.renew());
     }
 }
 

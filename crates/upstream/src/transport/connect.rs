@@ -30,7 +30,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::dns::Names;
+use super::dns::DnsResolver;
 use crate::descriptors;
 
 /// Bytes read of one connection before other tasks have their turn.
@@ -46,7 +46,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// Opens connections of one backend.
 #[derive(Clone)]
 pub(super) struct Connector {
-    tcp: HttpConnector<Names>,
+    tcp: HttpConnector<DnsResolver>,
     tls: Tls,
     limit: Duration,
 }
@@ -77,8 +77,8 @@ pub(super) type Stream = MaybeHttpsStream<TokioIo<Paced>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connector {
-    pub(super) fn new(names: Names, tls: Tls, limit: Duration) -> Self {
-        let mut tcp = HttpConnector::new_with_resolver(names);
+    pub(super) fn new(dns: DnsResolver, tls: Tls, limit: Duration) -> Self {
+        let mut tcp = HttpConnector::new_with_resolver(dns);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(limit));
@@ -133,7 +133,7 @@ impl Service<Uri> for Connector {
 }
 
 /// The part below TLS.
-struct Tcp(HttpConnector<Names>);
+struct Tcp(HttpConnector<DnsResolver>);
 
 impl Service<Uri> for Tcp {
     type Response = TokioIo<Paced>;
@@ -145,7 +145,7 @@ impl Service<Uri> for Tcp {
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
-        // Its own readiness is that of `Names`, which are always ready.
+        // Its own readiness is that of `DnsResolver`, which is always ready.
         let connecting = self.0.call(to);
         async move {
             let stream = connecting.await.map_err(|error| tcp_stage(&error))?;

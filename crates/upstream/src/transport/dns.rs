@@ -19,7 +19,7 @@ use crate::config::Resolver;
 
 /// The names of one backend, under its limit for a connection.
 #[derive(Clone)]
-pub(super) struct Names {
+pub(super) struct DnsResolver {
     resolver: Option<Resolver>,
     limit: Duration,
 }
@@ -29,7 +29,7 @@ type Addresses = vec::IntoIter<SocketAddr>;
 /// What every failure to resolve a name says, so that it can be told from a server that is down.
 pub const UNRESOLVED: &str = "does not resolve";
 
-impl Names {
+impl DnsResolver {
     pub(super) fn new(resolver: Option<Resolver>, limit: Duration) -> Self {
         Self { resolver, limit }
     }
@@ -55,7 +55,7 @@ impl Names {
     }
 }
 
-impl Service<Name> for Names {
+impl Service<Name> for DnsResolver {
     type Response = Addresses;
     type Error = io::Error;
     type Future = BoxFuture<'static, io::Result<Addresses>>;

@@ -18,7 +18,7 @@ use super::{
     Heard, Inbound,
     classify::Asked,
     http::{Content, Events},
-    keepalive::Rhythm,
+    keepalive::Keepalive,
     sse_reader::{SseError, SseEvent, SseItem},
     streamable::Session,
 };
@@ -49,7 +49,7 @@ pub(super) struct Listening {
     session: Arc<Session>,
     early: VecDeque<Bytes>,
     state: State,
-    rhythm: Rhythm,
+    keepalive: Keepalive,
     last_id: Option<String>,
     /// The reconnection time set by the server.
     retry: Option<Duration>,
@@ -95,7 +95,7 @@ impl Listening {
             session.hears_nothing();
         }
         Self {
-            rhythm: Rhythm::new(session.patience(), clock::now()),
+            keepalive: Keepalive::new(session.patience(), clock::now()),
             session,
             early,
             state,
@@ -126,9 +126,9 @@ impl Listening {
         }
         loop {
             match &mut self.state {
-                State::Open(events) => match in_time(events, &self.rhythm).await {
+                State::Open(events) => match in_time(events, &self.keepalive).await {
                     Some(item) => {
-                        self.rhythm.heard(matches!(item, Some(Ok(SseItem::Alive))), clock::now());
+                        self.keepalive.heard(matches!(item, Some(Ok(SseItem::Alive))), clock::now());
                         if let Some(heard) = self.item(item) {
                             return Some(Ok(heard));
                         }
@@ -189,7 +189,7 @@ impl Listening {
                 (self.refusals, self.busy, self.retry_after, self.is_polled) = (0, 0, None, false);
                 self.opened = Some(clock::now());
                 // The new stream may have another keep-alive interval, or none.
-                self.rhythm = Rhythm::new(self.session.patience(), clock::now());
+                self.keepalive = Keepalive::new(self.session.patience(), clock::now());
                 self.state = State::Open(events);
                 None
             }
@@ -279,8 +279,8 @@ pub(super) fn jittered(pause: Duration) -> Duration {
 }
 
 /// The next item of a stream; `None` if it is overdue.
-async fn in_time(events: &mut Events, rhythm: &Rhythm) -> Option<Item> {
-    match rhythm.overdue() {
+async fn in_time(events: &mut Events, keepalive: &Keepalive) -> Option<Item> {
+    match keepalive.overdue() {
         Some(due) => tokio::time::timeout_at(clock::at(due), events.next()).await.ok(),
         None => Some(events.next().await),
     }

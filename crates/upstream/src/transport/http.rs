@@ -23,7 +23,7 @@ use super::{
     coding::Body,
     connect::{Connector, NoConnection, Tls, causes, innermost},
     cookies::Cookies,
-    dns::Names,
+    dns::DnsResolver,
     interim::Interim,
     leaving::Left,
     notes::{Notes, Oddity},
@@ -88,9 +88,9 @@ impl Http {
         times: &Times,
         limits: &Limits,
     ) -> Result<Self, String> {
-        let names = Names::new(endpoint.resolver.clone(), times.connect);
+        let dns = DnsResolver::new(endpoint.resolver.clone(), times.connect);
         let tls = Tls::new(endpoint.ca_pem.as_deref(), endpoint.url.scheme() == "https")?;
-        let connector = Connector::new(names, tls, times.connect);
+        let connector = Connector::new(dns, tls, times.connect);
         Ok(Self {
             connections: ArcSwap::from_pointee(connections(&connector)),
             connector,

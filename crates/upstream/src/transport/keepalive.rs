@@ -12,7 +12,7 @@ const LEARNED: u32 = 2;
 
 /// What is known of one stream.
 #[derive(Debug)]
-pub(super) struct Rhythm {
+pub(super) struct Keepalive {
     last: Instant,
     longest: Duration,
     comments: u32,
@@ -20,7 +20,7 @@ pub(super) struct Rhythm {
     slack: Duration,
 }
 
-impl Rhythm {
+impl Keepalive {
     /// Of a stream that was opened now.
     pub(super) fn new(slack: Duration, now: Instant) -> Self {
         Self { last: now, longest: Duration::ZERO, comments: 0, slack }
@@ -54,10 +54,10 @@ mod tests {
     fn overdue(heard: &[(bool, u64)]) -> Option<Duration> {
         let start = crate::clock::now();
         let at = |second| start + Duration::from_secs(second);
-        let mut rhythm = Rhythm::new(SLACK, start);
-        heard.iter().for_each(|(is_comment, second)| rhythm.heard(*is_comment, at(*second)));
+        let mut keepalive = Keepalive::new(SLACK, start);
+        heard.iter().for_each(|(is_comment, second)| keepalive.heard(*is_comment, at(*second)));
         let last = heard.last().map_or(start, |(_, second)| at(*second));
-        rhythm.overdue().map(|due| due - last)
+        keepalive.overdue().map(|due| due - last)
     }
 
     #[test]

@@ -20,7 +20,7 @@ use futures::{
 };
 use mcpool_wire::{Envelope, Era, Method, Revision};
 
-use super::{Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind};
+use super::{ConnectRequest, Exchange, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind};
 use crate::error::{Cause, SendError};
 
 type Handler = dyn Fn(Turn) -> BoxFuture<'static, Vec<Bytes>> + Send + Sync;
@@ -168,7 +168,7 @@ impl Memory {
 }
 
 impl Transport for Memory {
-    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
+    fn connect(&self, request: ConnectRequest) -> BoxFuture<'static, Result<Opened, SendError>> {
         let memory = self.clone();
         async move {
             let delay = lock(&memory.0.script).connect_delay;
@@ -177,7 +177,7 @@ impl Transport for Memory {
             }
             let session = memory.open()?;
             let connection = Connection { backend: Arc::clone(&memory.0), session: session.clone() };
-            let mut answers = VecDeque::from(connection.handle(hail.initialize).await);
+            let mut answers = VecDeque::from(connection.handle(request.initialize).await);
             let Some(answer) = answers.pop_front() else {
                 let why = "initialize was not answered".to_owned();
                 return Err(SendError::maybe_sent(Cause::Protocol(why)));

@@ -119,7 +119,7 @@ pub trait Transport: Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened.
-    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>>;
+    fn connect(&self, request: ConnectRequest) -> BoxFuture<'static, Result<Opened, SendError>>;
 
     /// Makes new sessions resolve the backend's name again: it may have moved while the old address still answers.
     fn renew(&self) {}
@@ -132,7 +132,7 @@ pub trait Transport: Send + Sync + 'static {
 
 /// The request to connect a session.
 #[derive(Clone, Debug)]
-pub struct Hail {
+pub struct ConnectRequest {
     /// The `initialize` request.
     pub initialize: Bytes,
     /// Agent headers for every request of the session, if the transport has headers.
@@ -141,7 +141,7 @@ pub struct Hail {
     pub credential: CredentialKey,
 }
 
-impl From<Bytes> for Hail {
+impl From<Bytes> for ConnectRequest {
     /// Without agent headers.
     fn from(initialize: Bytes) -> Self {
         Self { initialize, headers: Arc::default(), credential: CredentialKey::default() }
@@ -259,10 +259,10 @@ fn of_http(
     let streamable = || Arc::new(streamable::Streamable::new(Arc::clone(http), target()));
     let modern = || Arc::new(modern::Modern::new(Arc::clone(http), target()));
     let sse = || Arc::new(sse::Sse::new(Arc::clone(http), target()));
-    let both = || vec![auto::Way::new(streamable()), auto::Way::of_other_era(modern())];
-    let or_sse = |mut ways: Vec<auto::Way>| {
-        ways.push(auto::Way::by_get(sse()));
-        Arc::new(auto::Auto::new(ways))
+    let both = || vec![auto::Candidate::new(streamable()), auto::Candidate::of_other_era(modern())];
+    let or_sse = |mut candidates: Vec<auto::Candidate>| {
+        candidates.push(auto::Candidate::by_get(sse()));
+        Arc::new(auto::Auto::new(candidates))
     };
     Ok(match (choice, endpoint.era) {
         (TransportChoice::Stdio, _) => return Err("a URL cannot be spoken to over stdio".to_owned()),
@@ -273,7 +273,7 @@ fn of_http(
         (TransportChoice::Auto | TransportChoice::Http, EraChoice::Modern) => modern(),
         (TransportChoice::Http, EraChoice::Legacy) => streamable(),
         (TransportChoice::Http, EraChoice::Auto) => Arc::new(auto::Auto::new(both())),
-        (TransportChoice::Auto, EraChoice::Legacy) => or_sse(vec![auto::Way::new(streamable())]),
+        (TransportChoice::Auto, EraChoice::Legacy) => or_sse(vec![auto::Candidate::new(streamable())]),
         (TransportChoice::Auto, EraChoice::Auto) => or_sse(both()),
     })
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
+    ConnectRequest, Exchange, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
     answered::answers_in,
     classify::Asked,
     early::{First, MAX_EARLY, first_answer},
@@ -62,8 +62,8 @@ impl Sse {
 }
 
 impl Transport for Sse {
-    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        open(self.http.client(&hail.credential), Arc::clone(&self.target), hail).boxed()
+    fn connect(&self, request: ConnectRequest) -> BoxFuture<'static, Result<Opened, SendError>> {
+        open(self.http.client(&request.credential), Arc::clone(&self.target), request).boxed()
     }
 
     fn renew(&self) {
@@ -71,8 +71,12 @@ impl Transport for Sse {
     }
 }
 
-async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<Opened, SendError> {
-    let Hail { initialize, headers: forwarded, .. } = hail;
+async fn open(
+    http: Arc<HttpClient>,
+    target: Arc<Target>,
+    request: ConnectRequest,
+) -> Result<Opened, SendError> {
+    let ConnectRequest { initialize, headers: forwarded, .. } = request;
     let started = Instant::now();
     let headers = Headers::new(&http, forwarded, None, None);
     let reply = http.send(Method::GET, &target, &headers.next(&http).get, Bytes::new()).await?;

@@ -33,7 +33,8 @@ use self::{
     standby::Standby,
 };
 use super::{
-    Exchange, Hail, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind, early::answer_among,
+    ConnectRequest, Exchange, Heard, Inbound, Opened, Outbound, Received, Transport, TransportKind,
+    early::answer_among,
 };
 use crate::{
     clock,
@@ -130,8 +131,8 @@ impl Stdio {
 }
 
 impl Transport for Stdio {
-    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        open(Arc::clone(&self.0), hail.initialize).boxed()
+    fn connect(&self, request: ConnectRequest) -> BoxFuture<'static, Result<Opened, SendError>> {
+        open(Arc::clone(&self.0), request.initialize).boxed()
     }
 
     fn renew(&self) {

@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{
-    Exchange, Hail, Inbound, Opened, Outbound, Received, Transport, TransportKind,
+    ConnectRequest, Exchange, Inbound, Opened, Outbound, Received, Transport, TransportKind,
     acknowledge::acknowledgement,
     answered::{answers_in, messages_of_other_type},
     classify::Asked,
@@ -82,8 +82,8 @@ impl Streamable {
 }
 
 impl Transport for Streamable {
-    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        open(self.http.client(&hail.credential), Arc::clone(&self.target), hail).boxed()
+    fn connect(&self, request: ConnectRequest) -> BoxFuture<'static, Result<Opened, SendError>> {
+        open(self.http.client(&request.credential), Arc::clone(&self.target), request).boxed()
     }
 
     fn renew(&self) {
@@ -91,8 +91,12 @@ impl Transport for Streamable {
     }
 }
 
-async fn open(http: Arc<HttpClient>, target: Arc<Target>, hail: Hail) -> Result<Opened, SendError> {
-    let Hail { initialize, headers: forwarded, .. } = hail;
+async fn open(
+    http: Arc<HttpClient>,
+    target: Arc<Target>,
+    request: ConnectRequest,
+) -> Result<Opened, SendError> {
+    let ConnectRequest { initialize, headers: forwarded, .. } = request;
     let headers = Headers::new(&http, forwarded, None, None);
     let reply = http.send(Method::POST, &target, &headers.next(&http).post, initialize).await?;
     if !reply.is_success() {

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::{
     super::{
-        Hail, Opened, TransportKind,
+        ConnectRequest, Opened, TransportKind,
         classify::Asked,
         early::{First, first_answer},
         headers::Headers,
@@ -45,14 +45,14 @@ const NOT_SPOKEN: [u16; 6] = [400, 404, 405, 406, 415, 501];
 pub(super) async fn open(
     http: Arc<HttpClient>,
     target: Arc<Target>,
-    hail: Hail,
+    request: ConnectRequest,
 ) -> Result<Opened, SendError> {
-    let headers = Headers::new(&http, hail.headers, None, Some(Revision::V2026_07_28));
+    let headers = Headers::new(&http, request.headers, None, Some(Revision::V2026_07_28));
     let mut session = Session {
         http,
         target,
         headers,
-        declared: Declared::of(&hail.initialize),
+        declared: Declared::of(&request.initialize),
         level: Mutex::default(),
         tools: Tools::default(),
         inputs: Inputs::default(),
@@ -67,7 +67,7 @@ pub(super) async fn open(
     let said = read(&answer)?;
     let capabilities = said.get("capabilities").map(|raw| read_leniently(raw.get())).unwrap_or_default();
     session.filter = Filter::promised(&capabilities);
-    let id = Envelope::parse(&hail.initialize).ok().and_then(|envelope| envelope.id()?.ok());
+    let id = Envelope::parse(&request.initialize).ok().and_then(|envelope| envelope.id()?.ok());
     Ok(Opened {
         kind: TransportKind::Http,
         era: Era::Modern,

@@ -36,7 +36,7 @@ use tokio::sync::watch;
 
 use self::{input_requests::Inputs, subscription_filter::Filter, tools::Tools};
 use super::{
-    Exchange, Hail, IDS, Inbound, Opened, Outbound, Transport,
+    ConnectRequest, Exchange, IDS, Inbound, Opened, Outbound, Transport,
     headers::Headers,
     http::{Http, HttpClient, Reply, Target},
     leaving::{Left, leaving},
@@ -91,9 +91,13 @@ impl Modern {
 }
 
 impl Transport for Modern {
-    fn connect(&self, hail: Hail) -> BoxFuture<'static, Result<Opened, SendError>> {
-        discover::open(self.http.client_without_cookies(&hail.credential), Arc::clone(&self.target), hail)
-            .boxed()
+    fn connect(&self, request: ConnectRequest) -> BoxFuture<'static, Result<Opened, SendError>> {
+        discover::open(
+            self.http.client_without_cookies(&request.credential),
+            Arc::clone(&self.target),
+            request,
+        )
+        .boxed()
     }
 
     fn renew(&self) {

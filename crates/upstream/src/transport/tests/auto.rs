@@ -35,7 +35,7 @@ async fn what_worked_is_remembered_and_learned_again_when_it_changes() {
     let speaks_sse = Arc::new(AtomicBool::new(true));
     let server = server(Arc::clone(&speaks_sse)).await;
     let transport = server.transport("/x", TransportChoice::Auto);
-    let connect = || async { transport.connect(hail(INITIALIZE)).await.unwrap().kind };
+    let connect = || async { transport.connect(initialize(INITIALIZE)).await.unwrap().kind };
 
     assert_eq!(connect().await, TransportKind::Sse);
     assert_eq!(methods(&server), ["POST /x", "GET /x", "POST /m"]);
@@ -55,7 +55,7 @@ async fn when_neither_is_spoken_both_answers_are_told() {
         Answer::new(404, "text/plain", if seen.is("POST") { "no post here" } else { "no get here" })
     })
     .await;
-    let error = failed(server.transport("/x", TransportChoice::Auto).connect(hail(INITIALIZE)).await);
+    let error = failed(server.transport("/x", TransportChoice::Auto).connect(initialize(INITIALIZE)).await);
     let Cause::WrongTransport(refusal) = &error.cause else { panic!("{error}") };
     assert!(refusal.message.contains("no post here") && refusal.message.contains("no get here"), "{error}");
 }
@@ -65,7 +65,8 @@ async fn a_refusal_that_concerns_every_transport_never_changes_it() {
     let bodies = [(429, "slowly"), (503, "Too many open sessions"), (401, "who are you")];
     for (status, body) in bodies {
         let server = Server::start(move |_| async move { Answer::new(status, "text/plain", body) }).await;
-        let error = failed(server.transport("/x", TransportChoice::Auto).connect(hail(INITIALIZE)).await);
+        let error =
+            failed(server.transport("/x", TransportChoice::Auto).connect(initialize(INITIALIZE)).await);
         assert!(!matches!(error.cause, Cause::WrongTransport(_)), "{error}");
         assert_eq!(methods(&server), ["POST /x"]);
     }
@@ -87,7 +88,8 @@ async fn a_server_that_fails_over_a_post_is_asked_for_its_stream_too() {
             }
         })
         .await;
-        let opened = server.transport("/x", TransportChoice::Auto).connect(hail(INITIALIZE)).await.unwrap();
+        let opened =
+            server.transport("/x", TransportChoice::Auto).connect(initialize(INITIALIZE)).await.unwrap();
         assert_eq!(opened.kind, TransportKind::Sse);
     }
     // One that fails over everything has failed, whatever its GET says.
@@ -95,7 +97,7 @@ async fn a_server_that_fails_over_a_post_is_asked_for_its_stream_too() {
         Answer::new(if seen.is("POST") { 500 } else { 405 }, "text/plain", "boom")
     })
     .await;
-    let error = failed(server.transport("/x", TransportChoice::Auto).connect(hail(INITIALIZE)).await);
+    let error = failed(server.transport("/x", TransportChoice::Auto).connect(initialize(INITIALIZE)).await);
     assert!(matches!(&error.cause, Cause::Status(refusal) if refusal.status == 500), "{error}");
     assert_eq!(methods(&server), ["POST /x", "GET /x"]);
 }
@@ -103,7 +105,7 @@ async fn a_server_that_fails_over_a_post_is_asked_for_its_stream_too() {
 #[tokio::test]
 async fn a_named_transport_is_not_replaced() {
     let server = server(Arc::new(AtomicBool::new(true))).await;
-    let error = failed(server.transport("/x", TransportChoice::Http).connect(hail(INITIALIZE)).await);
+    let error = failed(server.transport("/x", TransportChoice::Http).connect(initialize(INITIALIZE)).await);
     assert!(matches!(error.cause, Cause::WrongTransport(_)), "{error}");
 }
 
@@ -147,7 +149,7 @@ async fn a_server_that_has_only_the_other_era_is_found_and_found_again() {
         let is_modern = Arc::new(AtomicBool::new(true));
         let server = of_one_era(Arc::clone(&is_modern), refusal).await;
         let transport = server.transport("/x", choice);
-        let connect = || async { transport.connect(hail(INITIALIZE)).await.unwrap().era };
+        let connect = || async { transport.connect(initialize(INITIALIZE)).await.unwrap().era };
         assert_eq!(connect().await, mcpool_wire::Era::Modern, "{refusal:?}");
         assert_eq!(methods(&server), ["POST /x", "POST /x"], "{refusal:?}");
         assert_eq!(connect().await, mcpool_wire::Era::Modern);
@@ -171,7 +173,7 @@ async fn a_handshake_that_agrees_on_the_era_without_one_leads_there() {
     })
     .await;
     for choice in [TransportChoice::Auto, TransportChoice::Http] {
-        let opened = server.transport("/x", choice).connect(hail(INITIALIZE)).await.unwrap();
+        let opened = server.transport("/x", choice).connect(initialize(INITIALIZE)).await.unwrap();
         assert_eq!(opened.era, mcpool_wire::Era::Modern);
     }
     assert_eq!(methods(&server), ["POST /x"; 4]);
@@ -183,7 +185,7 @@ async fn an_era_that_is_named_is_not_replaced() {
     let legacy = of_one_era(Arc::new(AtomicBool::new(false)), (400, -32022)).await;
     for (server, era) in [(&modern, EraChoice::Legacy), (&legacy, EraChoice::Modern)] {
         let transport = transport_of(server.url("/x"), TransportChoice::Http, era);
-        let error = failed(transport.connect(hail(INITIALIZE)).await);
+        let error = failed(transport.connect(initialize(INITIALIZE)).await);
         assert!(matches!(error.cause, Cause::WrongTransport(_)), "{error}");
         assert_eq!(methods(server), ["POST /x"]);
     }

@@ -131,7 +131,7 @@ async fn an_event_is_there_when_it_was_sent_though_its_stream_is_coded() {
     }
     // The stream has not ended: what was flushed is enough.
     let transport = server.transport("/sse", TransportChoice::Sse);
-    let opened = within(transport.connect(hail(INITIALIZE))).await.unwrap();
+    let opened = within(transport.connect(initialize(INITIALIZE))).await.unwrap();
     assert_eq!(opened.answer, INITIALIZED);
 }
 

@@ -32,8 +32,8 @@ async fn sticky() -> Server {
 async fn a_cookie_goes_with_every_request_of_its_session_and_with_no_other() {
     let server = sticky().await;
     let transport = server.transport("/mcp", TransportChoice::Http);
-    let first = transport.connect(hail(INITIALIZE)).await.unwrap();
-    let second = transport.connect(hail(INITIALIZE)).await.unwrap();
+    let first = transport.connect(initialize(INITIALIZE)).await.unwrap();
+    let second = transport.connect(initialize(INITIALIZE)).await.unwrap();
     for opened in [&first, &second] {
         assert_eq!(messages(opened.outbound.send(CALL.into())).await, [ANSWER]);
         let mut inbound = within(opened.outbound.listen()).await.unwrap();
@@ -72,7 +72,7 @@ async fn where_there_are_no_sessions_no_cookie_is_kept() {
     })
     .await;
     let transport = transport_of(server.url("/mcp"), TransportChoice::Http, EraChoice::Modern);
-    let opened = transport.connect(hail(INITIALIZE)).await.unwrap();
+    let opened = transport.connect(initialize(INITIALIZE)).await.unwrap();
     messages(opened.outbound.send(CALL.into())).await;
     assert!(server.seen().len() > 1 && server.seen().iter().all(|seen| seen.header("cookie").is_none()));
 }

@@ -51,8 +51,8 @@ async fn a_rotated_credential_is_in_the_next_request_of_the_same_session() {
         let endpoint = HttpEndpoint::new(server.url(path));
         let (times, limits) = (Times::default(), Limits::default());
         let transport = http_transport(&"b".into(), &endpoint, &credential, choice, &times, &limits).unwrap();
-        let hail = Hail { credential: credential.key(&of("ada")), ..hail(INITIALIZE) };
-        let opened = transport.connect(hail).await.unwrap();
+        let request = ConnectRequest { credential: credential.key(&of("ada")), ..initialize(INITIALIZE) };
+        let opened = transport.connect(request).await.unwrap();
         opened.outbound.agreed(Revision::V2025_06_18);
         let before = server.seen().len();
         for version in 0..3 {

@@ -20,7 +20,7 @@ async fn backend(script: Script) -> Backend {
 
 async fn open(url: &str, choice: TransportChoice) -> (Opened, Inbound) {
     let transport = transport(Url::parse(url).unwrap(), choice);
-    let opened = within(transport.connect(hail(HELLO))).await.unwrap();
+    let opened = within(transport.connect(initialize(HELLO))).await.unwrap();
     opened.outbound.agreed(Revision::V2025_11_25);
     messages(opened.outbound.send(READY.into())).await;
     let inbound = within(opened.outbound.listen()).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_full_server_is_pressure_and_no_outage() {
         [(server.url_sse(), TransportChoice::Sse), (server.url_http(), TransportChoice::Http)]
     {
         let kept = open(&server.url_http(), TransportChoice::Http).await;
-        let error = failed(transport(Url::parse(&url).unwrap(), choice).connect(hail(HELLO)).await);
+        let error = failed(transport(Url::parse(&url).unwrap(), choice).connect(initialize(HELLO)).await);
         assert!(matches!(error.cause, Cause::Pressure(_)) && error.cause.incident().is_none(), "{error}");
         within(kept.0.outbound.close()).await;
     }

@@ -25,7 +25,7 @@ const OPENED: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nmcp
     content-length: 36\r\nconnection: close\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{}}";
 
 async fn connect(url: Url) -> Result<Opened, SendError> {
-    within(transport(url, TransportChoice::Http).connect(hail(INITIALIZE))).await
+    within(transport(url, TransportChoice::Http).connect(initialize(INITIALIZE))).await
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn nobody_listening_means_not_sent() {
     let url = Url::parse(&format!("http://{}/mcp", listener.local_addr().unwrap())).unwrap();
     drop(listener);
     for choice in [TransportChoice::Http, TransportChoice::Sse, TransportChoice::Auto] {
-        let error = failed(within(transport(url.clone(), choice).connect(hail(INITIALIZE))).await);
+        let error = failed(within(transport(url.clone(), choice).connect(initialize(INITIALIZE))).await);
         assert_eq!(error.phase, SendPhase::NotSent);
         assert!(matches!(&error.cause, Cause::Connect(why) if why.contains("refused")), "{error}");
     }
@@ -88,9 +88,9 @@ async fn a_redirect_within_the_origin_is_followed_once_and_remembered() {
     })
     .await;
     let transport = server.transport("/mcp/", TransportChoice::Http);
-    let opened = transport.connect(hail(INITIALIZE)).await.unwrap();
+    let opened = transport.connect(initialize(INITIALIZE)).await.unwrap();
     messages(opened.outbound.send(CALL.into())).await;
-    transport.connect(hail(INITIALIZE)).await.unwrap();
+    transport.connect(initialize(INITIALIZE)).await.unwrap();
     let paths: Vec<_> = server.seen().iter().map(|seen| seen.path.clone()).collect();
     assert_eq!(paths, ["/mcp/", "/mcp", "/mcp", "/mcp"]);
     assert_eq!(server.seen()[1].body, INITIALIZE);
@@ -223,11 +223,11 @@ async fn sessions_opened_after_a_renewal_ask_for_the_name_again_and_older_ones_s
         &limits,
     )
     .unwrap();
-    let old = transport.connect(hail(INITIALIZE)).await.unwrap();
-    transport.connect(hail(INITIALIZE)).await.unwrap();
+    let old = transport.connect(initialize(INITIALIZE)).await.unwrap();
+    transport.connect(initialize(INITIALIZE)).await.unwrap();
     assert_eq!(server.seen().len(), 2, "the old address still answers");
     transport.renew();
-    let mut connecting = transport.connect(hail(INITIALIZE));
+    let mut connecting = transport.connect(initialize(INITIALIZE));
     tokio::select! {
         _ = &mut connecting => panic!("answered by the old address"),
         accepted = within(elsewhere.accept()) => drop(accepted.unwrap()),

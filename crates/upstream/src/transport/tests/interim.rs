@@ -35,7 +35,7 @@ const EARLY: &str = "HTTP/1.1 103 Early Hints\r\nlink: </x>; rel=preload\r\n\r\n
 async fn interim_answers_without_end_are_given_up() {
     for hint in [EARLY, "HTTP/1.1 102 Processing\r\n\r\n"] {
         let connecting =
-            transport(hinting(hint, None).await, TransportChoice::Http).connect(hail(INITIALIZE));
+            transport(hinting(hint, None).await, TransportChoice::Http).connect(initialize(INITIALIZE));
         let error = failed(within(connecting).await);
         assert_eq!(error.phase, SendPhase::MaybeSent);
         assert!(error.to_string().contains("interim (1xx) answers"), "{error}");
@@ -45,7 +45,7 @@ async fn interim_answers_without_end_are_given_up() {
 #[tokio::test]
 async fn some_interim_answers_are_passed_over() {
     let url = hinting(EARLY, Some(500)).await;
-    let opened = within(transport(url, TransportChoice::Http).connect(hail(INITIALIZE))).await.unwrap();
+    let opened = within(transport(url, TransportChoice::Http).connect(initialize(INITIALIZE))).await.unwrap();
     assert_eq!(opened.answer, INITIALIZED);
 }
 
@@ -53,7 +53,7 @@ async fn some_interim_answers_are_passed_over() {
 #[tokio::test]
 async fn others_have_their_turn_while_they_come() {
     let url = hinting(EARLY, None).await;
-    let flooded = transport(url, TransportChoice::Http).connect(hail(INITIALIZE));
+    let flooded = transport(url, TransportChoice::Http).connect(initialize(INITIALIZE));
     let turns = async {
         for _ in 0..20 {
             tokio::task::yield_now().await;

@@ -29,7 +29,7 @@ fn overtaking() -> Memory {
 #[tokio::test(start_paused = true)]
 async fn answers_overtake_as_their_delays_say() {
     let memory = overtaking();
-    let opened = memory.connect(hail(INITIALIZE)).await.unwrap();
+    let opened = memory.connect(initialize(INITIALIZE)).await.unwrap();
     let mut inbound = opened.outbound.listen().await.unwrap();
     for id in [1, 5, 3] {
         assert!(messages(opened.outbound.send(call(id))).await.is_empty());
@@ -50,8 +50,8 @@ async fn connects_are_delayed_and_fail_as_told() {
     memory.delay_connects(Duration::from_secs(3));
     memory.fail_connects(1, &SendError::not_sent(Cause::Connect("refused".to_owned())));
     let started = tokio::time::Instant::now();
-    assert!(memory.connect(hail(INITIALIZE)).await.is_err());
-    assert!(memory.connect(hail(INITIALIZE)).await.is_ok());
+    assert!(memory.connect(initialize(INITIALIZE)).await.is_err());
+    assert!(memory.connect(initialize(INITIALIZE)).await.is_ok());
     assert_eq!(started.elapsed(), Duration::from_secs(6));
     assert_eq!(memory.sessions().len(), 1);
     assert_eq!(memory.last().methods(), ["initialize"]);
@@ -60,7 +60,7 @@ async fn connects_are_delayed_and_fail_as_told() {
 #[tokio::test]
 async fn the_stream_says_fails_and_ends_as_told_and_messages_are_refused() {
     let memory = Memory::echo();
-    let opened = memory.connect(hail(INITIALIZE)).await.unwrap();
+    let opened = memory.connect(initialize(INITIALIZE)).await.unwrap();
     let mut inbound = opened.outbound.listen().await.unwrap();
     let session = memory.last();
     session.say(PROGRESS);
@@ -82,7 +82,7 @@ async fn the_stream_says_fails_and_ends_as_told_and_messages_are_refused() {
 #[tokio::test]
 async fn answers_may_come_in_the_exchange() {
     let memory = Memory::echo().answering_in_exchange();
-    let opened = memory.connect(hail(INITIALIZE)).await.unwrap();
+    let opened = memory.connect(initialize(INITIALIZE)).await.unwrap();
     assert_eq!(messages(opened.outbound.send(call(4))).await.len(), 1);
     assert!(messages(opened.outbound.send(PROGRESS.into())).await.is_empty());
 }

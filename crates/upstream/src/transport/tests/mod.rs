@@ -36,7 +36,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle};
 use url::Url;
 
-use super::{Exchange, Hail, Heard, Inbound, Opened, Received, Transport, http_transport};
+use super::{ConnectRequest, Exchange, Heard, Inbound, Opened, Received, Transport, http_transport};
 use crate::{
     config::{EraChoice, HttpEndpoint, Limits, Times, TransportChoice},
     credential::{Credential, StaticHeaders},
@@ -55,7 +55,7 @@ fn configured(endpoint: &HttpEndpoint) -> Arc<dyn Credential> {
 }
 
 /// An `initialize` request of an agent without headers.
-pub(super) fn hail(initialize: &'static str) -> Hail {
+pub(super) fn initialize(initialize: &'static str) -> ConnectRequest {
     Bytes::from_static(initialize.as_bytes()).into()
 }
 
@@ -180,7 +180,7 @@ impl Server {
     }
 
     pub(super) async fn connect(&self, path: &str, choice: TransportChoice) -> Opened {
-        self.transport(path, choice).connect(hail(INITIALIZE)).await.unwrap()
+        self.transport(path, choice).connect(initialize(INITIALIZE)).await.unwrap()
     }
 }
 

@@ -55,7 +55,7 @@ fn event(message: &Value) -> String {
 
 async fn open(server: &Server) -> Opened {
     let transport = transport_of(server.url("/mcp"), TransportChoice::Http, EraChoice::Modern);
-    within(transport.connect(hail(HELLO))).await.unwrap()
+    within(transport.connect(initialize(HELLO))).await.unwrap()
 }
 
 fn request(id: u64, method: &str, params: Value) -> Bytes {

@@ -51,7 +51,7 @@ async fn an_endpoint_that_never_comes_is_not_waited_for_without_end() {
         &Limits::default(),
     )
     .unwrap();
-    let error = failed(transport.connect(hail(INITIALIZE)).await);
+    let error = failed(transport.connect(initialize(INITIALIZE)).await);
     assert!(error.to_string().contains("`endpoint`"), "{error}");
 }
 
@@ -68,9 +68,9 @@ async fn a_get_follows_redirects_within_the_origin_and_the_endpoint_is_relative_
         })
         .await;
         let transport = server.transport("/sse", TransportChoice::Sse);
-        transport.connect(hail(INITIALIZE)).await.unwrap();
+        transport.connect(initialize(INITIALIZE)).await.unwrap();
         assert_eq!(paths(&server), ["GET /sse", "GET /v2/", "GET /v2/sse/", "POST /v2/sse/messages?s=1"]);
-        transport.connect(hail(INITIALIZE)).await.unwrap();
+        transport.connect(initialize(INITIALIZE)).await.unwrap();
         let again = if matches!(status, 301 | 308) { "GET /v2/sse/" } else { "GET /sse" };
         assert_eq!(paths(&server)[4], again, "{status}");
     }
@@ -101,7 +101,7 @@ async fn circles_and_long_ways_end() {
     })
     .await;
     for choice in [TransportChoice::Http, TransportChoice::Sse] {
-        let error = failed(server.transport("/a", choice).connect(hail(INITIALIZE)).await);
+        let error = failed(server.transport("/a", choice).connect(initialize(INITIALIZE)).await);
         assert!(error.to_string().contains("redirected more than 5 times"), "{error}");
     }
     assert_eq!(server.seen().len(), 12);
@@ -131,10 +131,10 @@ async fn while_a_session_is_opened_no_word_is_a_lost_one() {
         })
         .await;
         let transport = server.transport("/x", TransportChoice::Auto);
-        let opened = transport.connect(hail(INITIALIZE)).await.unwrap();
+        let opened = transport.connect(initialize(INITIALIZE)).await.unwrap();
         assert_eq!(opened.kind, TransportKind::Sse, "{status} {body}");
         let before = server.seen().len();
-        transport.connect(hail(INITIALIZE)).await.unwrap();
+        transport.connect(initialize(INITIALIZE)).await.unwrap();
         assert_eq!(paths(&server)[before..], ["GET /x", "POST /m"], "straight");
     }
 }
@@ -175,11 +175,12 @@ async fn single(lag: Duration) -> (Server, Arc<AtomicUsize>) {
 async fn an_endpoint_event_for_a_post_says_which_transport_it_is_and_the_place_is_given_back() {
     for lag in [Duration::ZERO, Duration::from_millis(250)] {
         let (server, _refused) = single(lag).await;
-        let opened = within(server.transport("/x", TransportChoice::Auto).connect(hail(INITIALIZE))).await;
+        let opened =
+            within(server.transport("/x", TransportChoice::Auto).connect(initialize(INITIALIZE))).await;
         assert_eq!(opened.unwrap().kind, TransportKind::Sse);
     }
     let (server, _) = single(Duration::ZERO).await;
-    let error = failed(server.transport("/x", TransportChoice::Http).connect(hail(INITIALIZE)).await);
+    let error = failed(server.transport("/x", TransportChoice::Http).connect(initialize(INITIALIZE)).await);
     assert!(
         matches!(error.cause, Cause::WrongTransport(_)) && error.to_string().contains("HTTP+SSE"),
         "{error}"

@@ -108,7 +108,7 @@ async fn a_bad_endpoint_is_refused_and_nothing_is_sent_there() {
     for (first, why) in table {
         let (server, _tx) = server(first, accepted).await;
         let transport = server.transport("/sse", TransportChoice::Sse);
-        let error = failed(within(transport.connect(hail(INITIALIZE))).await);
+        let error = failed(within(transport.connect(initialize(INITIALIZE))).await);
         assert!(matches!(&error.cause, Cause::Protocol(text) if text.contains(why)), "{first:?}: {error}");
         assert_eq!(error.phase, SendPhase::NotSent);
         assert_eq!(server.seen().len(), 1);
@@ -168,7 +168,7 @@ async fn dropping_everything_closes_the_stream() {
 async fn a_connect_that_is_dropped_closes_what_it_opened() {
     let (server, tx) = server(HELLO, accepted).await;
     let transport = server.transport("/sse", TransportChoice::Sse);
-    let mut connecting = transport.connect(hail(INITIALIZE));
+    let mut connecting = transport.connect(initialize(INITIALIZE));
     // Until initialize is on its way; it is never answered.
     while server.seen().len() < 2 {
         assert!((&mut connecting).now_or_never().is_none());

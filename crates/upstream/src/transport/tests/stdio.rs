@@ -30,7 +30,7 @@ fn stdio(endpoint: StdioEndpoint) -> Stdio {
 }
 
 async fn open(script: &str) -> (Opened, Inbound) {
-    let opened = within(stdio(shell(script)).connect(hail(INITIALIZE))).await.unwrap();
+    let opened = within(stdio(shell(script)).connect(initialize(INITIALIZE))).await.unwrap();
     let inbound = within(opened.outbound.listen()).await.unwrap();
     (opened, inbound)
 }
@@ -114,7 +114,7 @@ async fn a_process_inherits_no_secrets_and_gets_its_own_variables_and_folder() {
     endpoint.env.insert("TOKEN".to_owned(), "hunter2".to_owned());
     endpoint.cwd = Some(folder.0.clone());
     assert!(!format!("{endpoint:?}").contains("hunter2"));
-    let opened = within(stdio(endpoint).connect(hail(INITIALIZE))).await.unwrap();
+    let opened = within(stdio(endpoint).connect(initialize(INITIALIZE))).await.unwrap();
     let mut inbound = within(opened.outbound.listen()).await.unwrap();
     let seen = hear(&mut inbound).await.unwrap().unwrap();
     let path = std::env::var("PATH").unwrap();
@@ -125,7 +125,7 @@ async fn a_process_inherits_no_secrets_and_gets_its_own_variables_and_folder() {
 #[tokio::test]
 async fn a_program_that_is_not_there_is_a_failed_connection_that_names_no_path() {
     let endpoint = StdioEndpoint { command: "/no/such/program".into(), ..shell("") };
-    let error = failed(within(stdio(endpoint).connect(hail(INITIALIZE))).await);
+    let error = failed(within(stdio(endpoint).connect(initialize(INITIALIZE))).await);
     assert_eq!(error.phase, SendPhase::NotSent);
     assert!(matches!(error.cause, Cause::Connect(_)), "{error:?}");
     assert!(!error.to_string().contains("/no/such"), "{error}");
@@ -134,7 +134,7 @@ async fn a_program_that_is_not_there_is_a_failed_connection_that_names_no_path()
         "{error}"
     );
     let endpoint = StdioEndpoint { command: "no-such-program".into(), ..shell("") };
-    let error = failed(within(stdio(endpoint).connect(hail(INITIALIZE))).await);
+    let error = failed(within(stdio(endpoint).connect(initialize(INITIALIZE))).await);
     assert!(
         error.to_string().contains("\"no-such-program\" does not start: it is in no folder of PATH"),
         "{error}"
@@ -143,7 +143,7 @@ async fn a_program_that_is_not_there_is_a_failed_connection_that_names_no_path()
 
 #[tokio::test]
 async fn the_exit_status_is_the_reason_in_the_handshake_and_after_it() {
-    let error = failed(within(stdio(shell("exit 3")).connect(hail(INITIALIZE))).await);
+    let error = failed(within(stdio(shell("exit 3")).connect(initialize(INITIALIZE))).await);
     assert!(error.to_string().contains("exit status: 3"), "{error}");
     // Half an answer, and then nothing: that is no message.
     let half = SERVE.replace(
@@ -189,7 +189,7 @@ async fn output_that_is_no_message_ends_no_session() {
 
 #[tokio::test]
 async fn a_process_that_never_speaks_mcp_is_given_up_with_the_handshake() {
-    let connecting = stdio(shell("yes 'I am a web server'")).connect(hail(INITIALIZE));
+    let connecting = stdio(shell("yes 'I am a web server'")).connect(initialize(INITIALIZE));
     assert!(tokio::time::timeout(Duration::from_millis(300), connecting).await.is_err());
 }
 
@@ -281,7 +281,7 @@ async fn a_session_nobody_holds_any_more_ends_its_process() {
     let scratch = Scratch::new("given-up");
     let script = format!("echo $$ >>{}\nwhile :; do sleep 0.1; done", scratch.file());
     let transport = stdio(shell(&script));
-    let connecting = transport.connect(hail(INITIALIZE));
+    let connecting = transport.connect(initialize(INITIALIZE));
     let pids = tokio::select! {
         _ = connecting => panic!("it never answers"),
         pids = scratch.pids(1) => pids,
@@ -310,7 +310,7 @@ async fn a_process_that_was_kept_started_is_the_next_session_and_ends_when_it_is
     transport.keep_started(true);
     transport.keep_started(true);
     let first = scratch.pids(1).await;
-    let opened = within(transport.connect(hail(INITIALIZE))).await.unwrap();
+    let opened = within(transport.connect(initialize(INITIALIZE))).await.unwrap();
     assert_eq!(scratch.pids(1).await, first, "it was taken");
     for unwanted in [|of: &Stdio| of.keep_started(false), |of: &Stdio| of.renew()] {
         let before = scratch.pids(1).await.len();
@@ -342,5 +342,5 @@ async fn a_program_that_ends_while_it_waits_is_not_started_for_nobody_again() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(scratch.pids(1).await.len(), 1);
-    within(transport.connect(hail(INITIALIZE))).await.expect("a session is not put off for it");
+    within(transport.connect(initialize(INITIALIZE))).await.expect("a session is not put off for it");
 }

@@ -71,8 +71,11 @@ async fn headers_of_agents_go_with_every_request_of_their_session() {
         })
         .await;
         let headers = [("x-tenant".parse().unwrap(), "red".parse().unwrap())].into();
-        let opened =
-            server.transport(path, choice).connect(Hail { headers, ..hail(INITIALIZE) }).await.unwrap();
+        let opened = server
+            .transport(path, choice)
+            .connect(ConnectRequest { headers, ..initialize(INITIALIZE) })
+            .await
+            .unwrap();
         opened.outbound.agreed(Revision::V2025_06_18);
         accepted(&mut opened.outbound.send(CALL.into())).await;
         within(opened.outbound.close()).await;
