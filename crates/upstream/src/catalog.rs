@@ -206,7 +206,7 @@ impl Catalog {
 
     /// Whether running this twice is known to change nothing (SEMANTICS.md 9.1).
     pub(crate) fn is_safe(&self, method: &Method, name: Option<&str>) -> bool {
-        if seeded!(UnsafeRepeated) {
+        if mutant!(UnsafeRepeated) {
             return true;
         }
         match method {
@@ -273,7 +273,7 @@ impl Catalog {
 
     /// A list changed: what is kept of it is no longer true.
     pub(crate) fn invalidate(&self, changed: &Method, now: Instant) {
-        if seeded!(StaleList) {
+        if mutant!(StaleList) {
             return;
         }
         let mut inner = self.lock();

@@ -189,7 +189,7 @@ impl Cause {
     /// backend may speak of the call.
     #[must_use]
     pub fn survives(lost: u32) -> bool {
-        lost < MAX_LOST || seeded!(SecondSession) && lost < 64
+        lost < MAX_LOST || mutant!(SecondSession) && lost < 64
     }
 
     /// Whether the session can carry nothing more.

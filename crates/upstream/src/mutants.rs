@@ -1,17 +1,17 @@
 //! Known mistakes, to be switched on one at a time, so that the tests can show that they would notice.
 //!
-//! Without the feature `seeded-bugs`, which no build of the gateway has, `seeded!` is the word `false` and nothing
+//! Without the feature `seeded-bugs`, which no build of the gateway has, `mutant!` is the word `false` and nothing
 //! else of this file exists.
 
 #[cfg(feature = "seeded-bugs")]
-macro_rules! seeded {
+macro_rules! mutant {
     ($bug:ident) => {
         $crate::mutants::is_planted($crate::mutants::Bug::$bug)
     };
 }
 
 #[cfg(not(feature = "seeded-bugs"))]
-macro_rules! seeded {
+macro_rules! mutant {
     ($bug:ident) => {
         false
     };

@@ -11,7 +11,7 @@ const LARGE: usize = 256 << 10;
 
 /// Runs work that looks at each of `bytes`. From 256 KiB on the tasks that wait for this thread are handed to another
 /// first; on a runtime of one thread there is none, and they wait.
-pub(crate) fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+pub(crate) fn offload<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let can_hand_over = |handle: Handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread;
     if bytes < LARGE || !Handle::try_current().is_ok_and(can_hand_over) {
         return work();
@@ -26,7 +26,7 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use super::{LARGE, aside};
+    use super::{LARGE, offload};
 
     /// Whether a task of the only worker goes on while another works on so many bytes.
     fn others_go_on(bytes: usize) -> bool {
@@ -35,7 +35,7 @@ mod tests {
         let (tell, told) = mpsc::channel();
         let seen = runtime.spawn(async move {
             tokio::spawn(async move { tell.send(()) });
-            aside(bytes, || told.recv_timeout(Duration::from_millis(500)).is_ok())
+            offload(bytes, || told.recv_timeout(Duration::from_millis(500)).is_ok())
         });
         runtime.block_on(seen).expect("no panic")
     }
@@ -48,10 +48,10 @@ mod tests {
 
     #[test]
     fn without_other_threads_or_a_runtime_it_is_simply_done() {
-        assert_eq!(aside(LARGE, || 1), 1);
+        assert_eq!(offload(LARGE, || 1), 1);
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let begun = Instant::now();
-        assert_eq!(runtime.block_on(async { aside(LARGE, || 2) }), 2);
+        assert_eq!(runtime.block_on(async { offload(LARGE, || 2) }), 2);
         assert!(begun.elapsed() < Duration::from_secs(5));
     }
 }

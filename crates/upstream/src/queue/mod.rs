@@ -198,12 +198,12 @@ impl Queue {
     /// turn is first, because it can use both. `idle` is the agent that gave it back, if it has nothing in flight on
     /// the session any more: a call of it that did not look for the last permits may do so now.
     pub(crate) fn permit_freed(&self, freed: Freed, idle: Option<(&Arc<Identity>, AgentKey)>) {
-        if seeded!(FreedSlotWakesNobody) {
+        if mutant!(FreedSlotWakesNobody) {
             return;
         }
         let mut inner = self.lock();
         inner.call_up(freed);
-        if let Some((principal, agent)) = idle.filter(|_| !seeded!(IdleAgentForgotten)) {
+        if let Some((principal, agent)) = idle.filter(|_| !mutant!(IdleAgentForgotten)) {
             inner.wake_agent(freed, principal, agent);
         }
     }

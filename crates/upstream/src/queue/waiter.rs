@@ -231,7 +231,7 @@ impl Drop for Waiter {
         let queue = self.queue.clone();
         let mut inner = queue.lock();
         // Woken and gone before it could try: the turn is somebody else's.
-        if let Some(turn) = self.leave(&mut inner, clock::now()).filter(|_| !seeded!(TurnNotPassedOn)) {
+        if let Some(turn) = self.leave(&mut inner, clock::now()).filter(|_| !mutant!(TurnNotPassedOn)) {
             inner.call_up(turn.freed);
             // What woke it may be gone, and those behind it have not looked for anything else because it would.
             inner.wake_one(self.lane, Freed::looked_for(self.lane));

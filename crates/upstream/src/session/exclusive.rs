@@ -53,7 +53,7 @@ impl ExclusiveLeases {
 
 impl Drop for ExclusiveLease {
     fn drop(&mut self) {
-        if seeded!(LoanNeverEnds) {
+        if mutant!(LoanNeverEnds) {
             return;
         }
         self.session.take_back();

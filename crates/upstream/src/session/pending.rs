@@ -127,7 +127,7 @@ impl Pending {
 
     /// Delivers a response to its caller.
     pub(crate) fn complete(&self, id: u64, outcome: Outcome) -> Delivery {
-        let id = if seeded!(AnswerToAnother) { self.another_than(id) } else { id };
+        let id = if mutant!(AnswerToAnother) { self.another_than(id) } else { id };
         let entry = match &mut *self.lock() {
             Book::Open { calls, .. } => calls.remove(&id),
             Book::Closed(_) => None,
@@ -137,7 +137,7 @@ impl Pending {
             EntryState::Waiting { answer, .. } => answer.send(outcome).is_ok(),
             EntryState::Zombie { .. } => false,
         };
-        if seeded!(SlotKeptByCancelled) && !delivered {
+        if mutant!(SlotKeptByCancelled) && !delivered {
             std::mem::forget(entry.permit);
             return Delivery::Late;
         }
@@ -157,7 +157,7 @@ impl Pending {
 
     /// Forwards progress to the caller that owns the token, under the caller's own token.
     pub(crate) fn progress(&self, token: u64, message: &Message, now: Instant) -> bool {
-        let token = if seeded!(ProgressToAnother) { self.another_than(token) } else { token };
+        let token = if mutant!(ProgressToAnother) { self.another_than(token) } else { token };
         let owner = match &*self.lock() {
             Book::Open { calls, .. } => match calls.get(&token).map(|entry| &entry.state) {
                 Some(EntryState::Waiting { owner: Some(owner), .. }) => owner.clone(),
@@ -211,7 +211,7 @@ impl Pending {
     /// Turns an entry into a zombie, which keeps its permit until the response or the grace time.
     pub(crate) fn abandon(&self, id: u64, now: Instant) -> bool {
         let left = match &mut *self.lock() {
-            Book::Open { calls, next } if seeded!(IdUsedAgain) => {
+            Book::Open { calls, next } if mutant!(IdUsedAgain) => {
                 *next = id;
                 calls.remove(&id).map(|entry| entry.state)
             }
@@ -284,10 +284,10 @@ impl Pending {
     /// Closes the map: each waiting call fails once with its execution state. Returns the calls that the backend may
     /// still run without notice of cancellation.
     pub(crate) fn close(&self, cause: &Cause) -> Vec<u64> {
-        if seeded!(WaitersForgotten) {
+        if mutant!(WaitersForgotten) {
             return Vec::new();
         }
-        if seeded!(ClosedInTwoSteps)
+        if mutant!(ClosedInTwoSteps)
             && let Book::Open { calls, .. } = &mut *self.lock()
         {
             calls.clear();

@@ -84,7 +84,7 @@ impl Drop for CallPermit {
             .agent_permits
             .take()
             .filter(|agent_permits| agent_permits.permits.fetch_sub(1, Ordering::SeqCst) == 1);
-        if seeded!(LoanEndsAfterSlot) {
+        if mutant!(LoanEndsAfterSlot) {
             return self.session.release_permit(self.kind, last_of.as_deref());
         }
         // The lease ends before the next call can take the permit.

@@ -36,7 +36,7 @@ impl Session {
         if kind == CallKind::Write && self.is_writing() {
             return Err(NoPermit::OthersWrite);
         }
-        if seeded!(SlotsCountedInTwoSteps) {
+        if mutant!(SlotsCountedInTwoSteps) {
             let taken = self.in_flight();
             (taken < limit).then(|| self.in_flight.store(taken + 1, Ordering::SeqCst)).ok_or(full)?;
             return Ok(CallPermit::new(self.clone(), kind, agent_permits.cloned()));
@@ -76,7 +76,7 @@ impl Session {
         }
         let early = self.seen_too_early();
         let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if seeded!(SlotReturnedTwice) {
+        if mutant!(SlotReturnedTwice) {
             self.in_flight.fetch_max(1, Ordering::SeqCst);
             self.in_flight.fetch_sub(1, Ordering::SeqCst);
         }
@@ -94,7 +94,7 @@ impl Session {
     }
 
     fn seen_too_early(&self) -> Option<Standing> {
-        if seeded!(StandingReadTooEarly) { Some(self.standing()) } else { None }
+        if mutant!(StandingReadTooEarly) { Some(self.standing()) } else { None }
     }
 
     /// The number of free permits, if the session were ready.

@@ -15,7 +15,7 @@ use crate::{
     error::{Cause, SendError},
     kinds::{CloseReason, Evidence, Mode},
     observe::Event,
-    offload::aside,
+    offload::offload,
     quirks::Quirk,
     transport::parts::parts,
 };
@@ -55,7 +55,7 @@ impl Session {
         if !is_batch(&bytes) {
             return self.route_one(bytes, &origin);
         }
-        match aside(bytes.len(), || parts(bytes)) {
+        match offload(bytes.len(), || parts(bytes)) {
             Ok(parts) => parts
                 .into_iter()
                 .map(|part| self.route_one(part, &origin))
@@ -65,7 +65,7 @@ impl Session {
     }
 
     fn route_one(&self, mut bytes: Bytes, origin: &Origin<'_>) -> Routed {
-        let why = match aside(bytes.len(), || Envelope::parse(&bytes)) {
+        let why = match offload(bytes.len(), || Envelope::parse(&bytes)) {
             Ok(envelope) if !is_null_id(&envelope) => return self.sort(&bytes, &envelope, origin),
             Ok(_) => None,
             Err(why) => Some(why),
@@ -115,7 +115,7 @@ impl Session {
         };
         if mangled {
             self.dropped("mangled_id");
-            if seeded!(StringIdRefused) {
+            if mutant!(StringIdRefused) {
                 return Routed::Elsewhere;
             }
         }

@@ -74,7 +74,7 @@ impl LogLevels {
 
     /// Whether this agent wants a message of this level; what has no level it does.
     pub(super) fn admits(&self, agent: AgentKey, level: Option<LogLevel>) -> bool {
-        let asked = self.asked.get(&agent).map(|(_, level)| *level).filter(|_| !seeded!(LevelIgnored));
+        let asked = self.asked.get(&agent).map(|(_, level)| *level).filter(|_| !mutant!(LevelIgnored));
         asked.zip(level).is_none_or(|(asked, level)| level >= asked)
     }
 

@@ -215,7 +215,7 @@ impl SharedState {
     /// A log line that belongs to no call: for nobody, unless the operator wants it for everybody who wants its
     /// level. Whether anybody was meant.
     pub(crate) fn uncorrelated_log(&self, message: &Bytes, level: Option<&str>) -> bool {
-        if !self.fan_out_logs && !seeded!(LogForEverybody) {
+        if !self.fan_out_logs && !mutant!(LogForEverybody) {
             return false;
         }
         let level = level.and_then(LogLevel::parse);

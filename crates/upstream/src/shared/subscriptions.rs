@@ -163,7 +163,7 @@ impl Subscriptions {
         let uri = uri.clone();
         if let Some(topic) = self.topics.get_mut(&uri) {
             topic.subscribers.remove(&agent);
-            if seeded!(UnsubscribeForAll) {
+            if mutant!(UnsubscribeForAll) {
                 topic.subscribers.clear();
             }
         }

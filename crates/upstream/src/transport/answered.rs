@@ -28,7 +28,7 @@ pub(super) async fn answers_in(mut reply: Reply, asked: Asked, cap: usize) -> Re
             Err(_) => return Err(SendError::maybe_sent(Cause::Timeout("the body of a refusal"))),
         },
     };
-    let is_answered = !(seeded!(StatusBeforeAnswer) && status == 404);
+    let is_answered = !(mutant!(StatusBeforeAnswer) && status == 404);
     if is_answered && messages.iter().any(|message| is_answer(status, message)) {
         return Ok(messages);
     }

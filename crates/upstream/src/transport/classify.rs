@@ -85,13 +85,13 @@ fn without_session(asked: Asked) -> bool {
 pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
     let Refused { status, body, retry_after } = *refused;
     let refusal = Refusal { retry_after, ..Refusal::read(status, body) };
-    if seeded!(WordsBelieved) && speaks_of_session(&refusal.message) {
+    if mutant!(WordsBelieved) && speaks_of_session(&refusal.message) {
         return SendError::refused(Cause::SessionLost(refusal));
     }
-    if seeded!(StatusBeforeAnswer) && status == 404 {
+    if mutant!(StatusBeforeAnswer) && status == 404 {
         return SendError::refused(Cause::SessionLost(refusal));
     }
-    if seeded!(RefusedBy503) && status == 503 {
+    if mutant!(RefusedBy503) && status == 503 {
         return SendError::refused(Cause::Pressure(refusal));
     }
     // While opening there is no session to lose and no negotiated version.
@@ -111,7 +111,7 @@ pub(crate) fn classify(asked: Asked, refused: &Refused<'_>) -> SendError {
     }
     match RULES.iter().find(|rule| rule.statuses.contains(&status) && (rule.asked)(asked)) {
         Some(rule) => SendError { phase: rule.phase, cause: (rule.cause)(refusal) },
-        None if seeded!(RefusedWithoutProof) => SendError::refused(Cause::Status(refusal)),
+        None if mutant!(RefusedWithoutProof) => SendError::refused(Cause::Status(refusal)),
         None => SendError::maybe_sent(Cause::Status(refusal)),
     }
 }
@@ -152,7 +152,7 @@ pub(crate) fn is_answer(status: u16, message: &[u8]) -> bool {
         Kind::Failure if !is_ours && matches!(status, 401 | 403) => false,
         Kind::Failure => {
             let refusal = Refusal::read(status, message);
-            if seeded!(WordsBelieved) && speaks_of_session(&refusal.message) {
+            if mutant!(WordsBelieved) && speaks_of_session(&refusal.message) {
                 return false;
             }
             meaning(status, refusal.code, is_ours, &refusal.message).is_none()

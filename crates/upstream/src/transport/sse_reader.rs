@@ -22,7 +22,7 @@ use memchr::{memchr, memchr2};
 use tokio::runtime::Handle;
 
 use self::skipped::Skipped;
-use crate::offload::aside;
+use crate::offload::offload;
 
 /// Maximum reconnection time that a server can set (SEMANTICS.md 12).
 const MAX_RETRY: Duration = Duration::from_secs(60);
@@ -120,7 +120,7 @@ where
             }
             match this.cutter.cut(&mut this.chunk) {
                 Cut::Block(block) => {
-                    let (first, second) = aside(block.len(), || digest(&block));
+                    let (first, second) = offload(block.len(), || digest(&block));
                     this.next = second;
                     if let Some(item) = first {
                         this.reported = true;
@@ -206,12 +206,12 @@ impl Cutter {
             }
             match &mut self.skipping {
                 Some(skipped) => {
-                    aside(part.len(), || skipped.feed(&part));
+                    offload(part.len(), || skipped.feed(&part));
                     if let Some(skipped) = self.skipping.take_if(|_| complete) {
                         return Cut::TooLarge(skipped.seen);
                     }
                 }
-                None if complete => return Cut::Block(aside(self.held.len(), || self.take(part))),
+                None if complete => return Cut::Block(offload(self.held.len(), || self.take(part))),
                 None => self.hold(&part),
             }
         }
@@ -222,7 +222,7 @@ impl Cutter {
     fn hold(&mut self, part: &[u8]) {
         let len = self.held.len();
         if self.held.capacity() - len < part.len() {
-            aside(len, || self.held.reserve(part.len().max(len)));
+            offload(len, || self.held.reserve(part.len().max(len)));
         }
         self.held.extend_from_slice(part);
     }
