@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use http::HeaderName;
+use mcpool_wire::Slot;
 
 use crate::session_id::{age::WallClock, seal::SessionKeys};
 
@@ -34,6 +35,8 @@ pub struct SessionsConfig {
     pub deleted: Option<PathBuf>,
     /// Where the time of day comes from.
     pub clock: WallClock,
+    /// The replica this gateway is, as its ids say; read once, at the start.
+    pub slot: Slot,
 }
 
 /// Who is served without authentication.

@@ -3,7 +3,7 @@
 
 use std::{future::Future, net::SocketAddr};
 
-use mcpool_wire::{Backends, Identity, Target};
+use mcpool_wire::{Backends, Identity, Slot, Target};
 use tokio::{io::DuplexStream, sync::mpsc};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 #[must_use]
 pub fn seal(keys: &SessionKeys, owner: u16, issued: u64, backend: &str) -> Option<AgentSessionId> {
     let claims = Claims { issued, revision: None, own: false, interactive: false, carried: 0 };
-    with(backend, |binding| keys.seal(owner, &claims, binding))
+    with(backend, |binding| keys.seal(Slot::read(owner), &claims, binding))
 }
 
 /// Whether an id is one of this backend.

@@ -8,7 +8,7 @@ use std::sync::{
 use arc_swap::{ArcSwap, Guard};
 use dashmap::DashMap;
 use futures::future::BoxFuture;
-use mcpool_wire::{AgentKey, CallError, CallTrace, ErrorKind, Executed, Method, RequestId};
+use mcpool_wire::{AgentKey, CallError, CallTrace, ErrorKind, Executed, Method, RequestId, Slot};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,8 @@ pub(crate) struct Common {
     pub(crate) draining: CancellationToken,
     /// Connections accepted since.
     pub(crate) late: AtomicUsize,
+    /// The replica this is.
+    pub(crate) slot: Slot,
     warned: AtomicBool,
     requests: AtomicU64,
     agents: AtomicU64,
@@ -83,6 +85,7 @@ impl Common {
     ) -> (Self, Option<RevocationWriter>) {
         let expiry = Expiry::new(config.sessions.clock.clone(), config.times.session_lifetime);
         gauges.set_limits(&config.limits);
+        let slot = config.sessions.slot;
         let (deleted, limit) = (config.sessions.deleted.as_deref(), config.limits.deleted_sessions);
         let (revocations, writer) = RevocationList::open(deleted, limit, expiry.now());
         let memory =
@@ -101,8 +104,8 @@ impl Common {
             draining: CancellationToken::new(),
             late: AtomicUsize::new(0),
             warned: AtomicBool::new(false),
-            // A random start keeps request ids of two lives of the process apart in one log.
-            requests: AtomicU64::new(u64::from(rand::random::<u32>()) << 32),
+            requests: AtomicU64::new(RequestId::first(slot, rand::random()).0),
+            slot,
             agents: AtomicU64::new(1),
             accepted: AtomicU64::new(0),
             epoch: Instant::now(),

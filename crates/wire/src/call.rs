@@ -12,7 +12,9 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
-use crate::{era::Era, error::Executed, identity::Identity, link::Outlet, method::Method, rewrite::Message};
+use crate::{
+    era::Era, error::Executed, identity::Identity, link::Outlet, method::Method, rewrite::Message, slot::Slot,
+};
 
 /// Backend index, stable for the life of the process. Never reused, and independent of the backend's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,7 +42,8 @@ pub struct Caller {
 /// Headers sorted by name. Agents share a session only if these are equal.
 pub type Forwarded = Arc<[(HeaderName, HeaderValue)]>;
 
-/// Request name in logs and error data, unique in this process.
+/// Request name in logs and error data, unique in this process: the replica's slot in the highest 12 bits, then a
+/// counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(pub u64);
 
@@ -137,6 +140,24 @@ pub enum Phase {
     Sent = 1,
     /// The backend answered.
     Answered = 2,
+}
+
+impl RequestId {
+    const COUNTER_BITS: u32 = 52;
+
+    /// The first id of a process. `random` keeps the ids of two lives of one replica apart; its counter still has room
+    /// for 2^51 requests.
+    #[must_use]
+    pub fn first(slot: Slot, random: u32) -> Self {
+        let life = u64::from(random >> 13) << 32;
+        Self(u64::from(slot.number()) << Self::COUNTER_BITS | life)
+    }
+
+    /// The replica that gave the id out.
+    #[must_use]
+    pub fn slot(self) -> Slot {
+        Slot::read(u16::try_from(self.0 >> Self::COUNTER_BITS).unwrap_or_default())
+    }
 }
 
 impl fmt::Display for RequestId {

@@ -19,6 +19,7 @@ mod link;
 mod method;
 pub mod modern;
 mod rewrite;
+mod slot;
 #[cfg(test)]
 mod testing;
 
@@ -38,3 +39,4 @@ pub use lenient::{raw_members, read_leniently};
 pub use link::{Backends, Hello, Link, LinkEvent, Outlet, OutletFull, Reply, ServerEntry, Target};
 pub use method::{Method, Scope};
 pub use rewrite::{Message, error_response, result_response};
+pub use slot::Slot;

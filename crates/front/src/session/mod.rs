@@ -31,9 +31,6 @@ use crate::{
     shared::Common,
 };
 
-/// The replica that holds every session, until there are several.
-const OWNER: u16 = 0;
-
 /// The links and streams of agents without session: they take places of agent sessions.
 pub(crate) trait Sessionless: Send + Sync {
     /// Lets go of a link nobody needs now; whether there was one.
@@ -153,7 +150,7 @@ impl<B: Backends> Front<B> {
     pub(crate) fn mint(&self, core: &AgentCore, own: bool, interactive: bool) -> Option<AgentSessionId> {
         let (issued, revision, carried) = (self.common.expiry.now(), core.revision(), core.opened_with());
         let claims = Claims { issued, revision, own, interactive, carried };
-        self.common.in_force().config.sessions.keys.seal(OWNER, &claims, &core.binding())
+        self.common.in_force().config.sessions.keys.seal(self.common.slot, &claims, &core.binding())
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod seal;
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use mcpool_wire::Slot;
 
 const FORMAT: u8 = 2;
 /// Format, key id, owner: readable, and authenticated with the rest.
@@ -28,8 +29,8 @@ pub struct AgentSessionId([u8; LEN]);
 
 impl AgentSessionId {
     /// The readable part of an id of this key and this replica.
-    pub(crate) fn head(key: u8, owner: u16) -> [u8; HEAD] {
-        let [high, low] = owner.to_be_bytes();
+    pub(crate) fn head(key: u8, owner: Slot) -> [u8; HEAD] {
+        let [high, low] = owner.number().to_be_bytes();
         [FORMAT, key, high, low]
     }
 
@@ -59,6 +60,13 @@ impl AgentSessionId {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 
+    /// The replica that gave it out. In the open, so that another one can tell whose it is; true only of an id that the
+    /// keys open.
+    #[must_use]
+    pub fn owner(self) -> Slot {
+        Slot::read(u16::from_be_bytes([self.0[2], self.0[3]]))
+    }
+
     pub(crate) fn key(self) -> u8 {
         self.0[1]
     }
@@ -86,9 +94,11 @@ mod tests {
 
     #[test]
     fn an_id_survives_its_text_and_foreign_text_is_refused() {
-        let id = AgentSessionId::of_parts(AgentSessionId::head(3, 7), &[1; NONCE], &[2; BODY + TAG]).unwrap();
+        let id =
+            AgentSessionId::of_parts(AgentSessionId::head(3, Slot::read(7)), &[1; NONCE], &[2; BODY + TAG])
+                .unwrap();
         assert_eq!(AgentSessionId::parse(&id.to_text()), Some(id));
-        assert_eq!((id.to_text().len(), id.key()), (TEXT_LEN, 3));
+        assert_eq!((id.to_text().len(), id.key(), id.owner()), (TEXT_LEN, 3, Slot::read(7)));
         let (head, nonce, sealed) = id.parts();
         assert_eq!(AgentSessionId::of_parts(head, &nonce, &sealed), Some(id));
         for foreign in ["", "x", "00000000-0000-0000-0000-000000000000", &"A".repeat(64), &"!".repeat(64)] {

@@ -16,7 +16,7 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use mcpool_wire::{Identity, Revision, Target};
+use mcpool_wire::{Identity, Revision, Slot, Target};
 use rand::{TryRng as _, rngs::SysRng};
 
 use crate::{
@@ -107,7 +107,7 @@ impl SessionKeys {
     }
 
     /// An id for what is said; `None` when the system has no randomness for it.
-    pub(crate) fn seal(&self, owner: u16, claims: &Claims, binding: &Binding<'_>) -> Option<AgentSessionId> {
+    pub(crate) fn seal(&self, owner: Slot, claims: &Claims, binding: &Binding<'_>) -> Option<AgentSessionId> {
         let key = self.0.first()?;
         let head = AgentSessionId::head(key.id, owner);
         let mut sealed = claims.to_body()?.to_vec();
@@ -139,33 +139,40 @@ impl SessionKeys {
 
 /// Numbers for whoever comes back with them.
 impl SessionKeys {
-    /// A text that stands for this number, for exactly what it is bound to; `None` when the system has no randomness.
-    pub(crate) fn seal_note(&self, number: u64, bound: &[u8]) -> Option<String> {
+    /// A text that stands for this number, for exactly what it is bound to; `None` when the system has no randomness. The
+    /// slot of a replica stands in the open behind the key, as the caller may come back to another one.
+    pub(crate) fn seal_note(&self, owner: Slot, number: u64, bound: &[u8]) -> Option<String> {
         let key = self.0.first()?;
+        let head = [[key.id].as_slice(), &owner.number().to_be_bytes()].concat();
+        let head = if owner == Slot::NONE { &head[..1] } else { &head };
         let mut sealed = number.to_be_bytes().to_vec();
-        let nonce = key.cipher.seal_in_place_append_tag(note(key.id, bound), &mut sealed).ok()?;
-        Some(URL_SAFE_NO_PAD.encode([&[key.id], nonce.as_ref().as_slice(), &sealed].concat()))
+        let nonce = key.cipher.seal_in_place_append_tag(note(head, bound), &mut sealed).ok()?;
+        Some(URL_SAFE_NO_PAD.encode([head, nonce.as_ref(), &sealed].concat()))
     }
 
     /// The number a text stands for; `None` unless one of these keys sealed it for exactly this.
     pub(crate) fn open_note(&self, text: &str, bound: &[u8]) -> Option<u64> {
-        let mut bytes = [0; 1 + NONCE + 8 + TAG];
-        // Longer or shorter is none, and decoding is strict: one text for one number.
+        const REST: usize = NONCE + 8 + TAG;
+        let mut bytes = [0; 3 + REST];
+        // Another length is none, and decoding is strict: one text for one number.
         let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
-        let ([id], rest) = bytes.split_first_chunk::<1>().filter(|_| length == bytes.len())?;
+        let (head, rest) = bytes[..length].split_at_checked(length.checked_sub(REST)?)?;
+        let id = head.first().filter(|_| matches!(head.len(), 1 | 3))?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE>()?;
         self.0.iter().filter(|key| key.id == *id).find_map(|key| {
             let mut sealed = sealed.to_vec();
             let nonce = Nonce::assume_unique_for_key(*nonce);
-            let body = key.cipher.open_in_place(nonce, note(*id, bound), &mut sealed).ok()?;
+            let body = key.cipher.open_in_place(nonce, note(head, bound), &mut sealed).ok()?;
             Some(u64::from_be_bytes(*body.first_chunk()?))
         })
     }
 }
 
-/// What is authenticated with a note: nothing that is authenticated with an id begins like it.
-fn note(key: u8, bound: &[u8]) -> Aad<Vec<u8>> {
-    Aad::from([b"note".as_slice(), &[key], bound].concat())
+/// What is authenticated with a note: nothing that is authenticated with an id begins like it, nor a note of another
+/// kind: a head with a slot is announced.
+fn note(head: &[u8], bound: &[u8]) -> Aad<Vec<u8>> {
+    let kind = if head.len() == 1 { b"note".as_slice() } else { b"slot" };
+    Aad::from([kind, head, bound].concat())
 }
 
 impl Default for SessionKeys {

@@ -68,7 +68,7 @@ impl Parked {
             state.last += 1;
             state.last
         };
-        let sealed = common.in_force().config.sessions.keys.seal_note(number, &binding.0)?;
+        let sealed = common.in_force().config.sessions.keys.seal_note(common.slot, number, &binding.0)?;
         if self.lock().waiting.insert(number, Arc::clone(output)).is_none() {
             Gauges::up(&common.gauges.parked, 1);
         }

@@ -46,7 +46,8 @@ impl Lives {
             if off < 0 { SystemTime::now() - by } else { SystemTime::now() + by }
         });
         let deleted = Some(self.folder.join("deleted"));
-        let sessions = SessionsConfig { keys: self.keys.clone(), deleted, clock };
+        let sessions =
+            SessionsConfig { keys: self.keys.clone(), deleted, clock, ..SessionsConfig::default() };
         let (limits, times) = (self.limits, self.times);
         start_with(FrontConfig { sessions, limits, times, ..FrontConfig::default() }).await
     }

@@ -334,3 +334,16 @@ async fn ten_minutes_of_sleep_end_nobody() {
     assert_eq!(front.script.saw("Restore"), 0, "nobody had to be restored");
     assert_eq!(front.gauges.sse_agents.load(Ordering::SeqCst), 10);
 }
+
+#[tokio::test]
+async fn what_a_replica_gives_out_says_which_one_it_is() {
+    let slot = mcpool_wire::Slot::new(0x5a).unwrap();
+    let sessions = mcpool_front::SessionsConfig { slot, ..Default::default() };
+    let front = crate::client::start_with(mcpool_front::FrontConfig { sessions, ..Default::default() }).await;
+    let session = front.session("/mcp").await;
+    assert_eq!(mcpool_front::AgentSessionId::parse(&session).unwrap().owner(), slot);
+    assert_eq!(front.call(&session, &tool(1, "echo")).await.status, 200);
+    let failed = front.call(&session, &tool(2, "fail")).await.json();
+    let request_id = failed["error"]["data"]["request_id"].as_str().unwrap();
+    assert!(request_id.starts_with("05a"), "{request_id}");
+}

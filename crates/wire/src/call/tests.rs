@@ -98,3 +98,16 @@ fn names_in_logs_are_short_and_fixed() {
     assert_eq!(RequestId(0xab).to_string(), "00000000000000ab");
     assert_eq!(AgentKey(0xab).to_string(), "aab");
 }
+
+#[test]
+fn a_request_id_says_which_replica_gave_it_out_however_many_follow() {
+    for slot in [Slot::NONE, Slot::read(1), Slot::read(Slot::MOST)] {
+        for random in [0, 1 << 13, u32::MAX] {
+            let first = RequestId::first(slot, random);
+            let last = RequestId(first.0 + (1 << 51) - 1);
+            assert_eq!((first.slot(), last.slot()), (slot, slot), "{random:x}");
+        }
+    }
+    assert_ne!(RequestId::first(Slot::NONE, 1 << 13), RequestId::first(Slot::NONE, 2 << 13));
+    assert_eq!(RequestId::first(Slot::read(0xabc), 0).to_string(), "abc0000000000000");
+}

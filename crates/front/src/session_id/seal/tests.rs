@@ -41,12 +41,12 @@ fn an_id_says_what_was_sealed_and_only_for_whom_and_where() {
         for (own, interactive) in [(false, false), (true, false), (false, true), (true, true)] {
             let carried = if own { 0 } else { 1 << 31 | 2 };
             let claims = Claims { revision, own, interactive, carried, ..CLAIMS };
-            let id = keys.seal(7, &claims, &here).unwrap();
+            let id = keys.seal(Slot::read(7), &claims, &here).unwrap();
             assert_eq!(keys.open(id, &here), Some(claims));
             assert_eq!(claims.is_restorable(), !own && !interactive);
         }
     }
-    let id = keys.seal(0, &CLAIMS, &here).unwrap();
+    let id = keys.seal(Slot::NONE, &CLAIMS, &here).unwrap();
     assert_eq!(keys.open(id, &Binding { target: &b, ..here }), None);
     assert_eq!(keys.open(id, &Binding { transport: Transport::Sse, ..here }), None);
     assert_eq!(self::keys().1.open(id, &here), None);
@@ -72,7 +72,7 @@ fn somebody_who_is_called_like_nobody_is_somebody() {
     let somebody = Arc::new(Identity::new(IdentityKind::Key, "anonymous"));
     let (nobodys, somebodys) = (here(&a), Binding { identity: &somebody, ..here(&a) });
     for (own, other) in [(nobodys, somebodys), (somebodys, nobodys)] {
-        let id = keys.seal(0, &CLAIMS, &own).unwrap();
+        let id = keys.seal(Slot::NONE, &CLAIMS, &own).unwrap();
         assert_eq!((keys.open(id, &own), keys.open(id, &other)), (Some(CLAIMS), None));
     }
 }
@@ -107,11 +107,38 @@ fn an_id_of_before_stays_good() {
     assert_eq!(keys.open(id, &here(&of_record("b", "a"))), None);
 }
 
+/// As [`OLD`], for the number 77 and what is bound to it.
+const OLD_NOTE: &str = "S73bgan0C07X6xjXh2tA58w0kzMF59WlOZcDb7f6SCVb2h-3Ww";
+
+#[test]
+fn ids_and_notes_say_which_replica_gave_them_out_and_those_of_before_none() {
+    let keys = SessionKeys::new(&[SessionKey::parse(OLD.0).unwrap()]);
+    assert_eq!(AgentSessionId::parse(OLD.1).unwrap().owner(), Slot::NONE);
+    assert_eq!(keys.open_note(OLD_NOTE, b"bound"), Some(77));
+    let a = target("a");
+    for slot in [Slot::NONE, Slot::read(1), Slot::read(Slot::MOST)] {
+        let id = keys.seal(slot, &CLAIMS, &here(&a)).unwrap();
+        assert_eq!((id.owner(), keys.open(id, &here(&a))), (slot, Some(CLAIMS)), "any replica opens it");
+        let note = keys.seal_note(slot, 77, b"bound").unwrap();
+        assert_eq!(note.len() == OLD_NOTE.len(), slot == Slot::NONE);
+        assert_eq!(keys.open_note(&note, b"bound"), Some(77), "any replica opens it");
+        assert_eq!(keys.open_note(&note, b"unbound"), None);
+    }
+    // Whoever takes the slot of another into it has none.
+    let note = keys.seal_note(Slot::read(1), 77, b"bound").unwrap();
+    let mut bytes = URL_SAFE_NO_PAD.decode(&note).unwrap();
+    assert_eq!(bytes[1..3], [0, 1]);
+    bytes[2] = 2;
+    assert_eq!(keys.open_note(&URL_SAFE_NO_PAD.encode(&bytes), b"bound"), None);
+    bytes.drain(1..3);
+    assert_eq!(keys.open_note(&URL_SAFE_NO_PAD.encode(&bytes), b"\0\x01bound"), None);
+}
+
 #[test]
 fn an_id_is_worth_nothing_at_another_backend_that_got_the_name() {
     let (_, keys) = keys();
     let of = of_record("a", "r1");
-    let id = keys.seal(0, &CLAIMS, &here(&of)).unwrap();
+    let id = keys.seal(Slot::NONE, &CLAIMS, &here(&of)).unwrap();
     assert_eq!(keys.open(id, &here(&of)), Some(CLAIMS));
     // The last ones have the same bytes behind each other.
     for other in
@@ -126,7 +153,7 @@ fn a_flipped_bit_opens_nothing_wherever_it_is() {
     let (_, keys) = keys();
     let a = target("a");
     let here = here(&a);
-    let text = keys.seal(0, &CLAIMS, &here).unwrap().to_text();
+    let text = keys.seal(Slot::NONE, &CLAIMS, &here).unwrap().to_text();
     assert_eq!(text.len(), TAG_AND_REST);
     let opens = |text: &str| AgentSessionId::parse(text).and_then(|id| keys.open(id, &here)).is_some();
     assert!(opens(&text));
@@ -158,7 +185,7 @@ fn a_million_ids_are_all_different_and_in_no_order() {
     let (mut prints, mut rising, mut last) = (HashSet::with_capacity(1_000_000), 0, 0);
     for _ in 0..1_000_000 {
         // All of one moment: nothing but chance tells them apart.
-        let id = keys.seal(0, &CLAIMS, &here).unwrap();
+        let id = keys.seal(Slot::NONE, &CLAIMS, &here).unwrap();
         assert!(seen.insert(id));
         assert!(prints.insert(fingerprint_of(id)), "two ids that would be deleted as one");
         rising += usize::from(fingerprint_of(id) > last);
@@ -173,9 +200,9 @@ fn a_key_that_was_replaced_still_opens_and_no_longer_seals() {
     let both = SessionKeys::new(&[new, old]);
     let a = target("a");
     let here = here(&a);
-    let before = only_old.seal(0, &CLAIMS, &here).unwrap();
+    let before = only_old.seal(Slot::NONE, &CLAIMS, &here).unwrap();
     assert_eq!(both.open(before, &here), Some(CLAIMS));
-    let after = both.seal(0, &CLAIMS, &here).unwrap();
+    let after = both.seal(Slot::NONE, &CLAIMS, &here).unwrap();
     assert_eq!((only_new.open(after, &here), only_old.open(after, &here)), (Some(CLAIMS), None));
 }
 
