@@ -1,6 +1,8 @@
 //! A call on its way: it can be cancelled, moved to another owner, and it reports its end exactly once.
 
 pub(crate) mod detached;
+pub(crate) mod handler;
+pub(crate) mod options;
 pub(crate) mod repeated;
 pub(crate) mod response_stream;
 
@@ -14,17 +16,13 @@ use std::{
 
 use bytes::Bytes;
 use mcpool_wire::{
-    Answer, Call, CallError, CallTrace, Caller, Envelope, Era, ErrorKind, Executed, Forwarded, Link, Message,
-    Method, Outlet, Reply, RequestId, RpcId,
-    modern::{Finish, to_modern_result},
+    Answer, Call, CallError, CallTrace, Caller, Envelope, ErrorKind, Executed, Link, Message, Method, Outlet,
+    Reply, RequestId, RpcId,
 };
 use tokio::time::Instant;
 
 use crate::{
-    call::{
-        detached::{DetachedCalls, Reservation},
-        response_stream::CallStream,
-    },
+    call::options::{CallOptions, IdScope, ResultAdapter},
     limits::{
         memory::Charge,
         refused::{draining, overloaded},
@@ -37,35 +35,7 @@ use crate::{
         census::CallNote,
     },
     shared::{Common, Ending, outcome_of},
-    stream::outbox::Outbox,
 };
-
-/// How a call is made, and what its answer is turned into.
-pub(crate) struct CallOptions {
-    scope: IdScope,
-    outlet: Option<Arc<dyn Outlet>>,
-    era: Era,
-    headers: Forwarded,
-    adapter: Option<ResultAdapter>,
-}
-
-/// Whose the id of a call is.
-enum IdScope {
-    /// An agent session's: it is unique there, and cancels the call.
-    Session,
-    /// One of many callers that share a link.
-    SharedLink,
-}
-
-/// An answer of a backend with handshake is carried over to the era without.
-pub(crate) struct ResultAdapter {
-    /// The server's name and version as JSON text.
-    pub(crate) server_info: Arc<str>,
-    /// For how long the result is good, where it is one that may be kept.
-    pub(crate) ttl_ms: Option<u64>,
-    /// Whether its caller can be sent to a URL, and asks again.
-    pub(crate) opens_urls: bool,
-}
 
 /// A call whose answer somebody waits for. Dropping it cancels it.
 pub(crate) struct InFlightCall {
@@ -88,12 +58,6 @@ pub(crate) struct CallResult {
     /// Whether the answer is an error.
     pub(crate) is_error: bool,
     pub(crate) registration: Option<CallRegistration>,
-}
-
-/// A running call in a handler. When the handler is dropped because its connection died, the call runs on.
-pub(crate) struct HandlerCall {
-    running: Option<InFlightCall>,
-    stream: Option<Arc<CallStream>>,
 }
 
 impl InFlightCall {
@@ -289,38 +253,6 @@ impl CallResult {
     }
 }
 
-impl CallOptions {
-    fn of_session(outlet: Option<Arc<dyn Outlet>>) -> Self {
-        let headers = Forwarded::default();
-        Self { scope: IdScope::Session, outlet, era: Era::Legacy, headers, adapter: None }
-    }
-
-    /// Of a guest, to a backend of its own era: nothing is changed on either way.
-    pub(crate) fn modern(outlet: Arc<dyn Outlet>, headers: Forwarded) -> Self {
-        Self { scope: IdScope::SharedLink, outlet: Some(outlet), era: Era::Modern, headers, adapter: None }
-    }
-
-    /// Of a guest, to a backend of the other era.
-    pub(crate) fn carried(outlet: Arc<dyn Outlet>, adapter: ResultAdapter) -> Self {
-        let headers = Forwarded::default();
-        Self {
-            scope: IdScope::SharedLink,
-            outlet: Some(outlet),
-            era: Era::Legacy,
-            headers,
-            adapter: Some(adapter),
-        }
-    }
-}
-
-impl ResultAdapter {
-    fn over(&self, body: &Bytes) -> Bytes {
-        let Self { server_info, ttl_ms, opens_urls } = self;
-        let finish = Finish { server_info, ttl_ms: *ttl_ms, opens_urls: *opens_urls };
-        to_modern_result(body, &finish)
-    }
-}
-
 impl Future for InFlightCall {
     type Output = CallResult;
 
@@ -338,72 +270,6 @@ impl Drop for InFlightCall {
             self.report(Outcome::Cancelled, Some(&error));
         }
     }
-}
-
-impl HandlerCall {
-    pub(crate) fn new(running: InFlightCall, stream: Option<Arc<CallStream>>) -> Self {
-        Self { running: Some(running), stream }
-    }
-
-    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<CallResult> {
-        match &mut self.running {
-            Some(running) => running.poll_end(cx),
-            None => Poll::Pending,
-        }
-    }
-
-    /// Ends the call here with this answer.
-    pub(crate) fn give_up(&mut self, kind: ErrorKind, message: &'static str) -> Poll<CallResult> {
-        self.running.as_mut().map_or(Poll::Pending, |running| Poll::Ready(running.give_up(kind, message)))
-    }
-
-    /// Gives the call to the adopter, which feeds `sink` from now on. False, and the call stays, when the adopter is
-    /// full.
-    pub(crate) fn hand_over(&mut self, sink: Option<&Arc<Outbox>>) -> bool {
-        // One that has ended stays, and costs nothing here: this is the end of every call.
-        let Some(running) = self.running.take_if(|running| running.registration.is_some()) else {
-            return false;
-        };
-        match hand_over(vec![running], sink) {
-            Ok(()) => true,
-            Err(mut back) => {
-                self.running = back.pop();
-                false
-            }
-        }
-    }
-}
-
-impl Drop for HandlerCall {
-    fn drop(&mut self) {
-        if self.hand_over(None)
-            && let Some(stream) = &self.stream
-        {
-            stream.abandon();
-        }
-    }
-}
-
-/// Gives calls of one agent to the adopter, or back when it is full.
-pub(crate) fn hand_over(
-    calls: Vec<InFlightCall>,
-    sink: Option<&Arc<Outbox>>,
-) -> Result<(), Vec<InFlightCall>> {
-    let Some(common) =
-        calls.iter().find_map(|call| Some(Arc::clone(&call.registration.as_ref()?.core.common)))
-    else {
-        return Err(calls);
-    };
-    let Some(place) = Reservation::take(&common) else { return Err(calls) };
-    if let ([call], Some(sink)) = (calls.as_slice(), sink)
-        && let Some(registration) = &call.registration
-    {
-        let _ = registration.flag.stream.set(Arc::downgrade(sink));
-    }
-    let calls = DetachedCalls::new(calls, sink.cloned(), common.times().orphan);
-    let breaker = calls.breaker();
-    place.give(calls, breaker);
-    Ok(())
 }
 
 /// A panic ends its own call, with an answer, and nothing else that runs on the same task.

@@ -2,53 +2,39 @@
 //!
 //! [`AgentCore`] is the part that calls and links hold; it never holds a link, so dropping the agent drops its link.
 
+mod outlet;
 mod owner;
+mod registration;
 
 use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
-use bytes::Bytes;
-use futures::task::AtomicWaker;
-use mcpool_wire::{
-    CallError, Caller, ErrorKind, Executed, IdValue, LinkEvent, Message, Outlet, OutletFull, Revision, Target,
-};
-use tokio::{sync::mpsc, time::Instant};
+use mcpool_wire::{Caller, IdValue, Revision, Target};
+use tokio::sync::mpsc;
 
-use self::owner::Owner;
+pub(crate) use self::registration::{BeginError, CallRegistration, CancelFlag, StopReason};
+use self::{outlet::ServerRequests, owner::Owner};
 use crate::{
     forwarded_headers::Carried,
-    limits::{
-        gauges::Gauges,
-        per_principal::{Share, TooMany},
-        places::SessionPermit,
-    },
+    limits::places::SessionPermit,
     message::Parcel,
-    observe::{FrontEvent, Transport},
-    session::{
-        census::{CallNote, Profile},
-        same_request::is_same,
-        unclaimed::Unclaimed,
-    },
+    observe::Transport,
+    session::{census::Profile, unclaimed::Unclaimed},
     session_id::AgentSessionId,
     shared::Common,
     stream::{
-        drop_policy::DropPolicy,
-        event::{EventId, one_line},
+        event::EventId,
         open_streams::{OpenStreams, StreamStatus},
-        outbox::{Outbox, Reader, Refused, Stream, Taken},
+        outbox::{Outbox, Reader, Stream, Taken},
         replay::{LISTENING, Replay},
     },
 };
-
-/// Server requests one agent may owe an answer at a time.
-const MAX_SERVER_REQUESTS: usize = 64;
 
 /// The part of an agent session that does not know what lies behind.
 pub(crate) struct AgentCore {
@@ -98,31 +84,6 @@ pub(crate) enum Side<L> {
     Sse { work: mpsc::Sender<Box<Parcel>> },
 }
 
-/// Tells one call that it is to end, and why; and others what was asked.
-#[derive(Default)]
-pub(crate) struct CancelFlag {
-    reason: AtomicU8,
-    waker: AtomicWaker,
-    /// Where there is a call to tell of.
-    pub(crate) note: OnceLock<CallNote>,
-    /// The request, to know it again.
-    pub(crate) message: Bytes,
-    /// The stream its answer goes to, where its connection does not hold it any more.
-    pub(crate) stream: OnceLock<Weak<Outbox>>,
-}
-
-/// Why a call is to end. The greater word stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum StopReason {
-    /// The gateway ends, and waits for what runs only.
-    UnlessSent = 1,
-    /// The gateway waits no longer.
-    Now = 2,
-    /// Its agent no longer wants the answer.
-    Cancelled = 3,
-}
-
 /// What a `Last-Event-ID` leads to.
 pub(crate) enum Resume {
     /// What came after it, and the rest of its stream.
@@ -131,33 +92,6 @@ pub(crate) enum Resume {
     Over,
     /// No event of this session.
     Unknown,
-}
-
-/// A request id in use; dropping it frees the id.
-pub(crate) struct CallRegistration {
-    pub(crate) core: Arc<AgentCore>,
-    pub(crate) flag: Arc<CancelFlag>,
-    pub(crate) id: IdValue,
-    since: Instant,
-    _share: Option<Share>,
-}
-
-/// Why a request id cannot be used.
-pub(crate) enum BeginError {
-    /// Another request runs under it.
-    Duplicate,
-    /// The same request runs under it.
-    Repeated,
-    /// The agent has this many in flight, and one will end after about this time.
-    TooMany(usize, Duration),
-    /// Its principal has, over all its agents.
-    TooManyOfPrincipal(usize, Duration),
-}
-
-#[derive(Default)]
-struct ServerRequests {
-    last: i64,
-    open: Vec<(i64, u64)>,
 }
 
 impl AgentCore {
@@ -193,84 +127,6 @@ impl AgentCore {
             permit: Mutex::new(permit),
             common,
         }
-    }
-
-    /// Takes the id of this request for as long as its call runs.
-    pub(crate) fn begin(
-        self: &Arc<Self>,
-        id: &IdValue,
-        message: &Bytes,
-    ) -> Result<CallRegistration, BeginError> {
-        let limit = self.common.limits().calls_per_agent;
-        let mut inflight = lock(&self.inflight);
-        if let Some(flag) = inflight.get(id).cloned() {
-            // Nobody waits while they are compared.
-            drop(inflight);
-            return Err(if is_same(&flag.message, message) {
-                BeginError::Repeated
-            } else {
-                BeginError::Duplicate
-            });
-        }
-        if inflight.len() >= limit {
-            return Err(BeginError::TooMany(limit, self.common.principals.next_end(limit)));
-        }
-        self.enter(&mut inflight, id.clone(), message.clone())
-    }
-
-    /// The call that runs under this id.
-    pub(crate) fn running(&self, id: &IdValue) -> Option<Arc<CancelFlag>> {
-        lock(&self.inflight).get(id).cloned()
-    }
-
-    /// Takes part for as long as one call of a caller without session runs. How many there may be is for its principal
-    /// to say: each holds a connection.
-    pub(crate) fn join(self: &Arc<Self>) -> Result<CallRegistration, BeginError> {
-        let id = IdValue::Num(self.joined.fetch_add(1, Ordering::Relaxed));
-        self.enter(&mut lock(&self.inflight), id, Bytes::new())
-    }
-
-    fn enter(
-        self: &Arc<Self>,
-        inflight: &mut HashMap<IdValue, Arc<CancelFlag>>,
-        id: IdValue,
-        message: Bytes,
-    ) -> Result<CallRegistration, BeginError> {
-        let share = self.common.principals.take(&self.caller).map_err(|TooMany(limit)| {
-            BeginError::TooManyOfPrincipal(limit, self.common.principals.next_end(limit))
-        })?;
-        let flag = Arc::new(CancelFlag { message, ..CancelFlag::default() });
-        inflight.insert(id.clone(), Arc::clone(&flag));
-        Gauges::up(&self.common.gauges.calls, 1);
-        Ok(CallRegistration { core: Arc::clone(self), flag, id, since: Instant::now(), _share: share })
-    }
-
-    /// Cancels one call of this agent, if it still runs.
-    pub(crate) fn cancel(&self, id: &IdValue) {
-        let flag = lock(&self.inflight).get(id).cloned();
-        if let Some(flag) = flag {
-            flag.set(StopReason::Cancelled);
-        }
-    }
-
-    /// Tells all its calls that they are to end.
-    pub(crate) fn stop_calls(&self, why: StopReason) {
-        for flag in self.flags() {
-            flag.set(why);
-        }
-    }
-
-    /// Those of its calls in flight.
-    pub(crate) fn flags(&self) -> Vec<Arc<CancelFlag>> {
-        lock(&self.inflight).values().cloned().collect()
-    }
-
-    pub(crate) fn is_idle(&self) -> bool {
-        lock(&self.inflight).is_empty()
-    }
-
-    pub(crate) fn in_flight(&self) -> usize {
-        lock(&self.inflight).len()
     }
 
     pub(crate) fn revision(&self) -> Option<Revision> {
@@ -367,175 +223,6 @@ impl AgentCore {
 
     pub(crate) fn seen(&self) {
         self.last_seen.store(self.common.millis(), Ordering::Relaxed);
-    }
-
-    /// The link's number for the server request the agent answers with this id.
-    pub(crate) fn take_link_id(&self, id: &IdValue) -> Option<u64> {
-        let (id, _) = id.as_number_lenient()?;
-        let mut server_requests = lock(&self.server_requests);
-        let at = server_requests.open.iter().position(|(ours, _)| *ours == id)?;
-        Some(server_requests.open.swap_remove(at).1)
-    }
-
-    /// Delivers one event of the link to `outbox`: the agent's own, or that of the call it belongs to.
-    pub(crate) fn deliver(&self, outbox: &Outbox, event: LinkEvent) -> Result<(), OutletFull> {
-        match event {
-            LinkEvent::Progress(bytes) => self.push(outbox, DropPolicy::of_progress(&bytes), bytes),
-            LinkEvent::Notification(bytes) => self.push(outbox, DropPolicy::of_notification(&bytes), bytes),
-            LinkEvent::Request { id, message } => self.ask(outbox, id, &message),
-            LinkEvent::Withdrawn { id, reason } => self.withdraw(outbox, id, reason),
-            LinkEvent::Paused(wait) => {
-                // An HTTP+SSE session is one stream: who leaves it for a while loses everything else with it.
-                if self.transport != Transport::Sse {
-                    outbox.dismiss(wait);
-                }
-                Ok(())
-            }
-            LinkEvent::Owned(values) => {
-                self.becomes_own(values);
-                Ok(())
-            }
-            LinkEvent::Ended(_) => {
-                self.ended.store(true, Ordering::Relaxed);
-                match self.transport {
-                    // Its calls still tell what became of them.
-                    Transport::Sse => self.outbox.finish(),
-                    Transport::Http | Transport::Other => self.outbox.close(),
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Queues a message that must arrive.
-    pub(crate) fn send_answer(&self, bytes: Bytes) {
-        self.send_answer_on(&self.outbox, bytes);
-    }
-
-    /// Queues an answer on the stream of its call.
-    pub(crate) fn send_answer_on(&self, outbox: &Outbox, bytes: Bytes) {
-        match outbox.push(DropPolicy::Required, one_line(bytes)) {
-            Ok(gone) => self.logs_dropped(gone),
-            Err(Refused::Overflowed) => self.common.emit(&FrontEvent::SlowAgentClosed),
-            Err(Refused::Dropped | Refused::Closed) => {}
-        }
-    }
-
-    fn ask(&self, outbox: &Outbox, link_id: u64, message: &Message) -> Result<(), OutletFull> {
-        let id = {
-            let mut server_requests = lock(&self.server_requests);
-            if server_requests.open.len() >= MAX_SERVER_REQUESTS {
-                None
-            } else {
-                server_requests.last += 1;
-                let id = server_requests.last;
-                server_requests.open.push((id, link_id));
-                Some(id)
-            }
-        };
-        let Some(id) = id else {
-            self.common.dropped("server_request");
-            return Err(OutletFull);
-        };
-        let sent = self.push(outbox, DropPolicy::Required, message.with_id(id.to_string().as_bytes()));
-        if sent.is_err() {
-            lock(&self.server_requests).open.retain(|(ours, _)| *ours != id);
-        }
-        sent
-    }
-
-    /// Tells the agent that nobody waits for its answer any more; an answer that comes all the same is dropped.
-    fn withdraw(&self, outbox: &Outbox, link_id: u64, reason: &str) -> Result<(), OutletFull> {
-        let id = {
-            let mut server_requests = lock(&self.server_requests);
-            let at = server_requests.open.iter().position(|(_, theirs)| *theirs == link_id);
-            at.map(|at| server_requests.open.swap_remove(at).0)
-        };
-        let Some(id) = id else { return Ok(()) };
-        let message = Bytes::from(format!(
-            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{id},\
-             \"reason\":\"{reason}\"}}}}"
-        ));
-        self.push(outbox, DropPolicy::of_notification(&message), message)
-    }
-
-    fn push(&self, outbox: &Outbox, policy: DropPolicy, bytes: Bytes) -> Result<(), OutletFull> {
-        match outbox.push(policy, one_line(bytes)) {
-            Ok(gone) => {
-                self.logs_dropped(gone);
-                return Ok(());
-            }
-            Err(Refused::Overflowed) => self.common.emit(&FrontEvent::SlowAgentClosed),
-            Err(Refused::Dropped | Refused::Closed) => {}
-        }
-        self.common.dropped(policy.kind());
-        Err(OutletFull)
-    }
-
-    fn logs_dropped(&self, gone: usize) {
-        for _ in 0..gone {
-            self.common.dropped(DropPolicy::Log.kind());
-        }
-    }
-}
-
-impl Outlet for AgentCore {
-    fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
-        self.deliver(&self.outbox, event)
-    }
-}
-
-impl BeginError {
-    /// What the agent is told.
-    pub(crate) fn error(&self) -> CallError {
-        match self {
-            Self::Duplicate => CallError::not_sent(
-                ErrorKind::InvalidRequest,
-                "a request with this id is already in flight on this session",
-            ),
-            Self::Repeated => CallError::not_sent(
-                ErrorKind::InvalidRequest,
-                "this request is already running: its answer goes to the connection that sent it first",
-            )
-            .executed(Executed::Maybe),
-            Self::TooMany(limit, after) => CallError::not_sent(
-                ErrorKind::Overloaded,
-                format!("this agent session already has {limit} requests in flight"),
-            )
-            .retry_after(*after),
-            Self::TooManyOfPrincipal(limit, after) => CallError::not_sent(
-                ErrorKind::Overloaded,
-                format!("the agents of this principal already have {limit} requests in flight"),
-            )
-            .retry_after(*after),
-        }
-    }
-}
-
-impl CancelFlag {
-    /// What was said so far; whoever waits is woken by the next word.
-    pub(crate) fn reason(&self, waker: &std::task::Waker) -> Option<StopReason> {
-        self.waker.register(waker);
-        match self.reason.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(StopReason::UnlessSent),
-            2 => Some(StopReason::Now),
-            _ => Some(StopReason::Cancelled),
-        }
-    }
-
-    fn set(&self, reason: StopReason) {
-        self.reason.fetch_max(reason as u8, Ordering::AcqRel);
-        self.waker.wake();
-    }
-}
-
-impl Drop for CallRegistration {
-    fn drop(&mut self) {
-        lock(&self.core.inflight).remove(&self.id);
-        self.core.common.principals.ended(self.since.elapsed());
-        Gauges::down(&self.core.common.gauges.calls, 1);
-        self.core.seen();
     }
 }
 

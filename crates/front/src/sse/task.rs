@@ -6,12 +6,14 @@
 //! comes back to a session that is over is served when it has done its handshake again, and told so until then: what
 //! it had there is gone.
 
+mod opening;
+
 use std::{collections::VecDeque, future::poll_fn, pin::Pin, sync::Arc};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use mcpool_wire::{
-    Backends, CallError, CallTrace, Caller, ClientHello, ErrorKind, Hello, Link, Message, Method, Outlet,
-    Reply, Revision, result_response,
+    Backends, CallError, CallTrace, Caller, ClientHello, ErrorKind, Link, Message, Method, Outlet, Reply,
+    Revision, result_response,
 };
 use tokio::{
     sync::mpsc,
@@ -19,16 +21,17 @@ use tokio::{
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use self::opening::session_ended;
 use crate::{
     call::{CallResult, InFlightCall, reject},
     http::response::refusal,
     limits::memory::Charge,
     message::{Body, Incoming, Parcel, REPEATED, Request, Seen},
-    observe::{AgentEnd, FrontEvent},
+    observe::AgentEnd,
     session::{
         Front,
         agent::{AgentCore, CallRegistration},
-        open::{self, OpenEnd},
+        open::OpenEnd,
         same_request::is_same,
     },
     session_id::AgentSessionId,
@@ -254,33 +257,6 @@ impl<B: Backends> AgentStream<B> {
         }
     }
 
-    fn greet(&mut self, request: Request, message: &Message) {
-        let client = match ClientHello::parse(message.bytes()) {
-            Ok(client) => client,
-            Err(why) => return self.core.send_answer(refusal(Some(&request.id), -32602, why)),
-        };
-        let (revision, interactive) = (client.revision, client.is_interactive());
-        // What the server said of itself to another credential is not for this one.
-        if let LinkState::Greeted(link) = &self.link_state
-            && !self.core.has_moved()
-        {
-            self.core.agreed_on(revision);
-            let result = link.initialize_result(revision);
-            return self.core.send_answer(result_response(&request.id, &result));
-        }
-        self.core.profile.introduced(&client.client_info);
-        let end = OpenEnd::new(&self.core);
-        let registration = match self.core.begin(request.id.value(), message.bytes()) {
-            Ok(registration) => registration,
-            Err(error) => return self.core.send_answer(end.refused(&self.core, &request, &error.error())),
-        };
-        let caller = self.caller_of(&request);
-        let reply = self.open(client, &caller);
-        let greeting =
-            PendingInitialize { request, revision, interactive, caller, end, _registration: registration };
-        self.link_state = LinkState::Opening(reply, OpenFor::PendingInitialize(Box::new(greeting)));
-    }
-
     fn caller_of(&self, request: &Request) -> Arc<Caller> {
         request.caller.clone().unwrap_or_else(|| Arc::clone(&self.core.caller))
     }
@@ -308,81 +284,6 @@ impl<B: Backends> AgentStream<B> {
         }
     }
 
-    fn open(&self, client: ClientHello, caller: &Arc<Caller>) -> Reply<Arc<B::Link>> {
-        let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);
-        let (caller, target) = (Arc::clone(caller), self.core.target.clone());
-        let hello = Hello { caller, target, client, outlet };
-        open::bounded(self.front.backends.open(hello), self.common())
-    }
-
-    fn opened(&mut self, opened: Result<Arc<B::Link>, CallError>) {
-        let LinkState::Opening(_, why) = std::mem::replace(&mut self.link_state, LinkState::None) else {
-            return;
-        };
-        match (opened, why) {
-            (Ok(link), OpenFor::PendingInitialize(greeting)) => {
-                self.core.agreed_on(greeting.revision);
-                let result = link.initialize_result(greeting.revision);
-                self.core.send_answer(result_response(&greeting.request.id, &result));
-                greeting.end.ok(&self.core, &greeting.request);
-                self.core.profile.tied(link.as_ref());
-                self.common().emit(&FrontEvent::AgentGreeted {
-                    agent: self.core.caller.agent,
-                    backend: &self.core.target.name,
-                    peer: self.core.profile.peer,
-                    client: self.core.profile.client(),
-                });
-                self.owns(&link, &greeting.caller);
-                if greeting.interactive {
-                    // Who comes back by its id alone could not be asked any more what it was promised.
-                    self.core.revoke();
-                }
-                self.origin = Origin::New;
-                self.link_state = LinkState::Greeted(link);
-            }
-            (Ok(link), OpenFor::Early(_)) if self.origin == Origin::Restored && link.is_own() => {
-                // What the backend is has changed: the agent would find an empty session, and not know it.
-                self.core.revoke();
-                self.origin = Origin::Lost;
-                return self.refuse_early(&session_ended());
-            }
-            (Ok(link), OpenFor::Early(caller)) => {
-                self.owns(&link, &caller);
-                self.link_state = LinkState::Neutral(link);
-            }
-            (Err(error), why) => {
-                if let OpenFor::PendingInitialize(greeting) = why {
-                    self.core.send_answer(greeting.end.refused(&self.core, &greeting.request, &error));
-                }
-                return self.refuse_early(&error);
-            }
-        }
-        let mut early = std::mem::take(&mut self.early);
-        while let Some(message) = early.pop_front() {
-            self.take(message);
-        }
-    }
-
-    /// Where this link leads to a session of the agent's own, its id restores nothing: that session would be another.
-    fn owns(&self, link: &Arc<B::Link>, caller: &Caller) {
-        if link.is_own() {
-            self.core.becomes_own(Arc::clone(&caller.forwarded));
-        }
-    }
-
-    /// What waited for a link that did not come; an `initialize` among it gets a try of its own.
-    fn refuse_early(&mut self, error: &CallError) {
-        for message in std::mem::take(&mut self.early) {
-            let greets =
-                matches!(&message.body, Body::Request(request) if request.method == Method::Initialize);
-            if greets || matches!(self.link_state, LinkState::Opening(..)) {
-                self.take(message);
-            } else {
-                self.refuse(&message, error);
-            }
-        }
-    }
-
     fn refuse(&self, message: &Incoming, error: &CallError) {
         if let Body::Request(request) = &message.body {
             self.refuse_request(request, error);
@@ -404,12 +305,6 @@ impl<B: Backends> AgentStream<B> {
     fn common(&self) -> &Common {
         &self.core.common
     }
-}
-
-/// What an agent is told that came back to a session that is over.
-fn session_ended() -> CallError {
-    let message = "this agent's session ended: send initialize";
-    CallError::not_sent(ErrorKind::InvalidRequest, message)
 }
 
 impl<L> LinkState<L> {

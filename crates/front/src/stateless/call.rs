@@ -29,7 +29,10 @@ use super::{
 };
 use crate::{
     call::{
-        CallOptions, CallResult, InFlightCall, ResultAdapter, detached::Reservation, response_stream::stream,
+        CallResult, InFlightCall,
+        detached::Reservation,
+        options::{CallOptions, ResultAdapter},
+        response_stream::stream,
     },
     http::{
         response::{Response, refused_here},

@@ -7,6 +7,7 @@
 
 mod input_requests;
 mod log_level;
+mod outlet;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,10 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use mcpool_wire::{
-    CallError, Envelope, ErrorKind, Executed, LinkEvent, Message, Method, Outlet, OutletFull, RpcId,
-    modern::{input_required, question},
-};
+use mcpool_wire::{CallError, Envelope, ErrorKind, Executed, Message, RpcId, modern::input_required};
 use tokio::time::Instant;
 
 pub(super) use input_requests::InputRequests;
@@ -350,41 +348,6 @@ impl CallOutput {
         }
     }
 
-    fn say(&self, state: &mut State, event: LinkEvent) -> Result<(), OutletFull> {
-        let (outbox, is_first) = match &state.consumer {
-            Consumer::Stream { outbox, .. } => (Arc::clone(outbox), false),
-            Consumer::Waiting => (self.core.call_outbox(), true),
-            // Progress of a call whose caller is away is nobody's.
-            Consumer::Parked(_) => return Ok(()),
-            Consumer::Gone => return Err(OutletFull),
-        };
-        let delivered = self.core.deliver(&outbox, event);
-        if is_first {
-            state.consumer = Consumer::Stream { outbox, is_read: false };
-            self.post.wake();
-            self.owner.wake();
-        }
-        delivered
-    }
-
-    fn ask(&self, number: u64, message: &Message) -> Result<(), OutletFull> {
-        let asked = self.inputs.as_ref().filter(|inputs| inputs.allow(message.bytes()));
-        let Some(json) = asked.and_then(|_| question(message.bytes())) else { return Err(OutletFull) };
-        let mut state = self.lock();
-        if state.questions.len() >= MOST_QUESTIONS || matches!(state.consumer, Consumer::Gone) {
-            self.core.common.dropped("server_request");
-            return Err(OutletFull);
-        }
-        if state.questions.is_empty() {
-            state.gather_until = Some(Instant::now() + GATHER);
-        }
-        state.questions.push(Question { number, key: format!("ask-{number}"), json });
-        drop(state);
-        self.post.wake();
-        self.owner.wake();
-        Ok(())
-    }
-
     // What it guards is consistent between any two statements, so a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -401,46 +364,5 @@ impl State {
     fn ended(&mut self) -> Option<CallResult> {
         let (result, _) = self.end.take()?;
         Some(if self.is_renamed { result.under(&self.id) } else { result })
-    }
-
-    fn wants(&self, notification: &[u8]) -> bool {
-        let Ok(envelope) = Envelope::parse(notification) else { return false };
-        let level = envelope.params.level.as_deref().and_then(LogLevel::parse);
-        envelope.method == Some(Method::LogMessage)
-            && self.level.zip(level).is_some_and(|(least, level)| level >= least)
-    }
-
-    /// Progress under the token of the request that is to be answered; nothing if that wants none.
-    fn progress(&self, notification: Bytes) -> Option<Bytes> {
-        let token = self.token.as_ref()?;
-        let message = Message::new(notification.clone(), &Envelope::parse(&notification).ok()?);
-        Some(if message.token()? == *token { notification.clone() } else { message.with_token(token) })
-    }
-}
-
-impl Outlet for CallOutput {
-    fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
-        match event {
-            LinkEvent::Progress(bytes) => {
-                let mut state = self.lock();
-                match state.progress(bytes) {
-                    Some(bytes) => self.say(&mut state, LinkEvent::Progress(bytes)),
-                    None => Ok(()),
-                }
-            }
-            LinkEvent::Notification(bytes) => {
-                let mut state = self.lock();
-                if state.wants(&bytes) {
-                    return self.say(&mut state, LinkEvent::Notification(bytes));
-                }
-                Ok(())
-            }
-            LinkEvent::Request { id, message } => self.ask(id, &message),
-            LinkEvent::Withdrawn { id, .. } => {
-                self.lock().questions.retain(|one| one.number != id);
-                Ok(())
-            }
-            LinkEvent::Paused(_) | LinkEvent::Owned(_) | LinkEvent::Ended(_) => Ok(()),
-        }
     }
 }

@@ -5,42 +5,34 @@
 //! sessions. A guest nobody needs goes after a minute; when there are too many, the one that was idle longest goes first.
 //! However many callers find none, one link is opened for them.
 
+mod shared_link;
+
 use std::{
     collections::HashMap,
     net::IpAddr,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use futures::future::{FutureExt as _, Shared, WeakShared};
 use mcpool_wire::{
     AgentKey, Backends, CallError, Caller, CapabilityClass, ClientHello, Era, Forwarded, Hello, Identity,
-    Link, LinkEvent, Method, Outlet, OutletFull, Revision, Target, read_leniently,
+    Link, Outlet, Revision, Target,
 };
 
-use serde_json::json;
-
-use super::{
-    Stateless,
-    call_output::LogLevel,
-    discover::{greeting, server_info},
-    own::own,
-    parked::Parked,
-};
+use self::shared_link::NullOutlet;
+pub(crate) use self::shared_link::SharedLink;
+use super::Stateless;
 use crate::{
     forwarded_headers::Carried,
-    limits::{gauges::Gauges, refused::NoPlace},
-    observe::{AgentEnd, FrontEvent, Transport},
+    limits::refused::NoPlace,
+    observe::Transport,
     session::{
         Front, RequestHead,
         agent::{AgentCore, StopReason},
         open,
     },
-    shared::Common,
     stream::outbox::Outbox,
 };
 
@@ -53,19 +45,6 @@ const IDLE: Duration = Duration::from_secs(60);
 const BUSY_CALLS: usize = 8;
 /// Most links of one kind: more sessions than one pool has.
 const MAX_SAME_KEY: usize = 32;
-
-/// One link, and who calls over it.
-pub(crate) struct SharedLink<L> {
-    pub(super) core: Arc<AgentCore>,
-    pub(super) link: Arc<L>,
-    /// The server's name and version as JSON text.
-    pub(super) server_info: Arc<str>,
-    /// The least severe log message its callers wanted so far; nothing where the server has no log.
-    level: Option<Mutex<Option<LogLevel>>>,
-    null_outlet: Arc<NullOutlet>,
-    /// Where its calls wait for their callers.
-    pub(super) parked: Arc<Parked>,
-}
 
 /// What callers must agree in to share a link.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -106,30 +85,6 @@ enum Choice<L> {
     /// All of its kind have much to do; this one the least.
     AllBusy(Arc<SharedLink<L>>),
     None,
-}
-
-/// What belongs to no call of a guest: there is nobody to tell.
-#[derive(Default)]
-struct NullOutlet {
-    ended: AtomicBool,
-}
-
-impl Outlet for NullOutlet {
-    fn push(&self, event: LinkEvent) -> Result<(), OutletFull> {
-        match event {
-            LinkEvent::Ended(_) => {
-                self.ended.store(true, Ordering::Relaxed);
-                Ok(())
-            }
-            LinkEvent::Progress(_)
-            | LinkEvent::Notification(_)
-            | LinkEvent::Withdrawn { .. }
-            | LinkEvent::Paused(_)
-            | LinkEvent::Owned(_) => Ok(()),
-            // A server must not ask outside of a call.
-            LinkEvent::Request { .. } => Err(OutletFull),
-        }
-    }
 }
 
 impl<L> Default for SharedLinks<L> {
@@ -393,61 +348,5 @@ impl<B: Backends> Front<B> {
         }
         stateless.links.insert(key, Arc::clone(&shared));
         Ok(shared)
-    }
-}
-
-impl<L> SharedLink<L> {
-    fn common(&self) -> &Common {
-        &self.core.common
-    }
-}
-
-impl<L: Link> SharedLink<L> {
-    fn new(core: Arc<AgentCore>, link: Arc<L>, null_outlet: Arc<NullOutlet>, parked: Arc<Parked>) -> Self {
-        let greeting = greeting(link.as_ref());
-        let server_info = server_info(&greeting).into();
-        let has_log = greeting
-            .get("capabilities")
-            .is_some_and(|all| read_leniently(all.get()).get("logging").is_some());
-        let level = has_log.then(Mutex::default);
-        Gauges::up(&core.common.gauges.modern_agents, 1);
-        core.common.emit(&FrontEvent::AgentOpened {
-            agent: core.caller.agent,
-            transport: Transport::Http,
-            backend: &core.target.name,
-            peer: core.profile.peer,
-            client: None,
-        });
-        Self { core, link, server_info, level, null_outlet, parked }
-    }
-
-    /// Has the server log what this caller wants: a level there is the link's, so it is the least severe of all its
-    /// callers, and each is told what it asked for. A server that refuses logs as it did.
-    pub(super) async fn hear(&self, wanted: LogLevel) {
-        let Some(level) = &self.level else { return };
-        {
-            let mut level = level.lock().unwrap_or_else(PoisonError::into_inner);
-            if level.is_some_and(|level| level <= wanted) {
-                return;
-            }
-            *level = Some(wanted);
-        }
-        let params = json!({ "level": wanted.as_str() });
-        if let Some(call) = own(&self.core, Method::LoggingSetLevel, &params, None) {
-            let _ = self.link.call(call).await;
-        }
-    }
-}
-
-impl<L> Drop for SharedLink<L> {
-    fn drop(&mut self) {
-        self.core.leave();
-        Gauges::down(&self.common().gauges.modern_agents, 1);
-        let ended = self.null_outlet.ended.load(Ordering::Relaxed);
-        self.common().emit(&FrontEvent::AgentClosed {
-            agent: self.core.caller.agent,
-            transport: Transport::Http,
-            reason: if ended { AgentEnd::LinkEnded } else { AgentEnd::Idle },
-        });
     }
 }

@@ -5,6 +5,7 @@
 //! outlives its reader: an agent that reconnects finds what it missed.
 
 mod displace;
+mod queue;
 mod reader;
 
 use std::{
@@ -25,7 +26,7 @@ use crate::{
         connection::ConnectionState,
         drop_policy::DropPolicy,
         event::{Event, EventId},
-        replay::{LISTENING, Replay},
+        replay::Replay,
     },
 };
 
@@ -309,95 +310,6 @@ impl Outbox {
     pub(crate) fn poll_presence(&self, cx: &mut Context<'_>) -> Presence {
         self.owner.register(cx.waker());
         self.presence()
-    }
-
-    /// Whether a message is kept although nobody reads. The stream of a call is read later or never; the one for what
-    /// belongs to no call is waited for as long as it may be resumed. A server request must be asked elsewhere.
-    fn waits_for_reader(&self, state: &mut State, policy: DropPolicy) -> bool {
-        let Some(stream) = self.stream.as_ref().filter(|stream| stream.number == LISTENING) else {
-            return true;
-        };
-        if state.left.is_some_and(|left| left.elapsed() < stream.replay.window()) {
-            return policy != DropPolicy::Required;
-        }
-        state.left = None;
-        self.clear(state);
-        false
-    }
-
-    fn is_full(&self, state: &State, times: usize) -> bool {
-        state.queue.len() >= times * self.messages || state.bytes >= times * self.bytes
-    }
-
-    fn merge(&self, state: &mut State, policy: DropPolicy, bytes: &Bytes) -> bool {
-        let Some(twin) = state.queue.iter_mut().rev().find(|entry| entry.policy == policy) else {
-            return false;
-        };
-        let old = std::mem::replace(&mut twin.bytes, bytes.clone());
-        self.count(state, bytes.len(), old.len());
-        true
-    }
-
-    /// Drops the oldest logs until there is room, or none is left.
-    fn make_room(&self, state: &mut State) -> usize {
-        let mut gone = 0;
-        while self.is_full(state, 1) {
-            let Some(at) = state.queue.iter().position(|entry| entry.policy == DropPolicy::Log) else {
-                break;
-            };
-            let size = state.queue.remove(at).map_or(0, |entry| entry.bytes.len());
-            self.count(state, 0, size);
-            gone += 1;
-        }
-        gone
-    }
-
-    /// Ends the stream of an agent that does not read. The one for what belongs to no call can be opened again.
-    fn shed(&self, state: &mut State) -> Option<Waker> {
-        self.clear(state);
-        // What was handed to the connection already is as much as one answer.
-        if let Some(connection) = state.connection.take() {
-            connection.cut();
-        }
-        if self.stream.as_ref().is_some_and(|stream| stream.number == LISTENING) {
-            // Whoever reads now is at its end.
-            state.readers += 1;
-            state.presence = Presence::Absent;
-            state.left = None;
-        } else {
-            state.presence = Presence::Closed;
-        }
-        state.waker.take()
-    }
-
-    fn clear(&self, state: &mut State) {
-        let gone = state.bytes;
-        self.count(state, 0, gone);
-        state.queue = VecDeque::new();
-    }
-
-    /// Leaves what nobody read to an agent that resumes.
-    fn retire(&self, state: &mut State) {
-        while let Some(entry) = state.queue.pop_front() {
-            self.count(state, 0, entry.bytes.len());
-            self.number(state, &entry.bytes);
-        }
-        state.queue = VecDeque::new();
-    }
-
-    /// The id of the next event, which is kept from now on.
-    fn number(&self, state: &mut State, bytes: &Bytes) -> Option<EventId> {
-        let stream = self.stream.as_ref()?;
-        state.seq += 1;
-        let id = EventId { stream: stream.number, seq: state.seq };
-        stream.replay.keep(id, bytes.clone());
-        Some(id)
-    }
-
-    fn count(&self, state: &mut State, more: usize, less: usize) {
-        state.bytes = state.bytes + more - less;
-        self.memory.charge(Purpose::Outbound, more);
-        self.memory.release(Purpose::Outbound, less);
     }
 
     fn wake(&self, reader: Option<Waker>) {

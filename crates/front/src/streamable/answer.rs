@@ -18,7 +18,8 @@ use tokio::time::Sleep;
 
 use crate::{
     call::{
-        CallResult, HandlerCall, InFlightCall,
+        CallResult, InFlightCall,
+        handler::HandlerCall,
         repeated::come_again,
         response_stream::{CallStream, stream},
     },

@@ -13,7 +13,8 @@ use mcpool_wire::{Backends, DecodeError, Era, Link, Message, Method, Outlet, res
 
 use crate::{
     call::{
-        InFlightCall, hand_over,
+        InFlightCall,
+        handler::hand_over,
         response_stream::{CallStream, stream},
     },
     http::{

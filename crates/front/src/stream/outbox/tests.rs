@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     config::FrontConfig,
     limits::{gauges::Gauges, memory::tests::boundless},
+    stream::replay::LISTENING,
 };
 
 fn outbox(messages: usize, bytes: usize) -> (Arc<Outbox>, Arc<Gauges>) {
