@@ -41,7 +41,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["link", "verbs"],
             &["registry"],
             &["breaker_feed", "state"],
-            &["stack"],
+            &["stack", "sources"],
             &["settings", "events", "text"],
         ],
     ),

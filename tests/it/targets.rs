@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mcpool_router::gateway::Gateway;
+use mcpool_upstream::Origin;
 use mcpool_wire::{Backends as _, Identity, Target};
 
 use crate::rig::{Eyes, Wanted};
@@ -27,4 +28,29 @@ async fn a_target_says_which_record_its_backend_comes_from() {
     let changes = gateway.apply(vec![settings("a", Some("r2"))], None).await.expect("applied");
     assert_eq!(changes.changed, ["a".into()]);
     assert_eq!(router.target(None, &nobody), Ok(of_record("r2")));
+}
+
+#[tokio::test]
+async fn each_source_changes_its_own_backends_and_the_first_one_has_the_name() {
+    let settings = |name: &str, origin, port: u16| {
+        let mut settings = Wanted::shared(format!("http://127.0.0.1:{port}/mcp")).settings(0, name);
+        settings.spec.origin = origin;
+        settings
+    };
+    let observe = Arc::new(Eyes::default());
+    let file = vec![settings("a", Origin::File, 1)];
+    let gateway = Gateway::start(file.clone(), Some("a"), &observe).expect("a gateway");
+    let cli = vec![settings("a", Origin::Cli, 2), settings("b", Origin::Cli, 2)];
+    let changes = gateway.apply_of(Origin::Cli, cli).await.expect("applied");
+    assert_eq!((changes.added, changes.kept), (vec!["b".into()], 1), "the file has the name a");
+    let changes =
+        gateway.apply_of(Origin::File, vec![settings("c", Origin::File, 1)]).await.expect("applied");
+    assert_eq!(
+        (changes.added, changes.changed, changes.kept),
+        (vec!["c".into()], vec!["a".into()], 1),
+        "what was hidden runs now"
+    );
+    assert_eq!(gateway.default_backend().as_deref(), Some("a"), "the default stays");
+    let changes = gateway.apply(file, None).await.expect("applied");
+    assert_eq!((changes.changed, changes.removed), (vec!["a".into()], vec!["b".into(), "c".into()]));
 }

@@ -1,6 +1,6 @@
 //! The gateway behind the front: starts the configured backends, applies a new configuration, ends everything.
 //!
-//! A new configuration replaces the registry as one snapshot; `retire.rs` ends what it removed or replaced.
+//! Each source of backends (file, command line, ..) changes its own set; the merged set runs. A new configuration replaces the registry as one snapshot; `retire.rs` ends what it removed or replaced.
 
 use std::{
     collections::BTreeMap,
@@ -12,8 +12,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mcpool_upstream::Leaving;
+use mcpool_upstream::{Leaving, Origin};
 use mcpool_wire::BackendId;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     events::GatewayObserve,
@@ -22,12 +23,15 @@ use crate::{
     retire::Retirements,
     route::Router,
     settings::BackendSettings,
+    sources::Sources,
     stack::now,
 };
 
 /// The running backends.
 pub struct Gateway {
     registry: Arc<ArcSwap<Registry>>,
+    /// What is in force; locked while a change is applied, so that changes do not overlap.
+    sources: Mutex<Sources>,
     links: Arc<Links>,
     retirements: Retirements,
     observe: Arc<dyn GatewayObserve>,
@@ -60,44 +64,75 @@ impl Gateway {
     ) -> Result<Self, String> {
         let observe: Arc<dyn GatewayObserve> = observe.clone();
         let next_id = settings.iter().map(|one| one.spec.id.0.saturating_add(1)).max().unwrap_or(0);
+        let mut sources = Sources::default();
+        sources.replace(&[], settings);
+        sources.default_backend = default_backend.map(Into::into);
         let mut backends = BTreeMap::new();
-        for one in settings {
-            let registered = register(one, None, &observe)?;
+        for one in sources.merged() {
+            let registered = register(one.clone(), None, &observe)?;
             backends.insert(registered.name.clone(), Arc::new(registered));
         }
         let default = default_of(&backends, default_backend);
         let registry = Arc::new(ArcSwap::from_pointee(Registry { backends, default }));
         let links = Arc::new(Links::default());
         let retirements = Retirements::start(registry.clone(), links.clone(), observe.clone());
-        Ok(Self { registry, links, retirements, observe, next_id: AtomicU32::new(next_id) })
+        let (sources, next_id) = (Mutex::new(sources), AtomicU32::new(next_id));
+        Ok(Self { registry, sources, links, retirements, observe, next_id })
     }
 
-    /// Applies a new set of backends without failing a call: unchanged ones continue, others start or retire. Calls
-    /// must not overlap.
+    /// Applies what the file and the command line configure, the demo included, as [`Self::apply_of`] does.
+    ///
+    /// # Errors
+    /// As [`Self::apply_of`].
+    ///
+    /// # Cancel safety
+    /// As [`Self::apply_of`].
+    pub async fn apply(
+        &self,
+        settings: Vec<BackendSettings>,
+        default_backend: Option<&str>,
+    ) -> Result<Changes, String> {
+        let sources = self.sources.lock().await;
+        let mut next = sources.clone();
+        next.replace(&[Origin::File, Origin::Cli, Origin::Demo], settings);
+        next.default_backend = default_backend.map(Into::into);
+        self.put_in_force(sources, next).await
+    }
+
+    /// Applies a new set of backends of one source without failing a call: unchanged ones continue, others start or
+    /// retire. A backend whose name an earlier [`Origin`] gives stays hidden. Waits for changes before it.
     ///
     /// # Errors
     /// One sentence for the operator if a backend cannot be set up; then nothing has changed.
     ///
     /// # Cancel safety
     /// The new set is in force even if the future is dropped while it waits.
-    pub async fn apply(
+    pub async fn apply_of(&self, origin: Origin, settings: Vec<BackendSettings>) -> Result<Changes, String> {
+        let sources = self.sources.lock().await;
+        let mut next = sources.clone();
+        next.replace(&[origin], settings);
+        self.put_in_force(sources, next).await
+    }
+
+    async fn put_in_force(
         &self,
-        settings: Vec<BackendSettings>,
-        default_backend: Option<&str>,
+        mut sources: MutexGuard<'_, Sources>,
+        new: Sources,
     ) -> Result<Changes, String> {
         let before = self.registry.load_full();
         let mut next = Next::default();
-        for one in settings {
-            if let Err(why) = next.take(one, &before, self) {
+        for one in new.merged() {
+            if let Err(why) = next.take(one.clone(), &before, self) {
                 next.give_up().await;
                 return Err(why);
             }
         }
         let Next { backends, mut changes, .. } = next;
-        let default = default_of(&backends, default_backend);
+        let default = default_of(&backends, new.default_backend.as_deref());
         changes.removed =
             before.backends.keys().filter(|name| !backends.contains_key(*name)).cloned().collect();
         self.registry.store(Arc::new(Registry { backends, default }));
+        *sources = new;
         for (names, why) in [(&changes.changed, Leaving::Replaced), (&changes.removed, Leaving::Removed)] {
             for old in names.iter().filter_map(|name| before.backends.get(name)) {
                 self.observe.leaves(&old.name, &old.breaker.snapshot(now()));

@@ -14,6 +14,7 @@ pub mod registry;
 mod retire;
 pub mod route;
 pub mod settings;
+mod sources;
 pub mod stack;
 mod state;
 mod text;

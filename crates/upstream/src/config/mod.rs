@@ -44,8 +44,8 @@ pub struct BackendSpec {
     pub limits: Limits,
 }
 
-/// Where a registration comes from. The file wins and is read-only through the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a registration comes from, in order of precedence. The file wins and is read-only through the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// The configuration file.
     File,
