@@ -1,7 +1,8 @@
-//! What a browser asks before it lets a page of another origin talk to us, and must find in every answer to read it.
+//! CORS: what a browser asks before it lets a page of another origin call the gateway, and what it needs in every
+//! answer to let the page read it.
 //!
-//! Only pages of origins that are served are told anything (see `hosts`); no cookie is ever asked for, so credentials
-//! are not allowed.
+//! Only pages of allowed origins get these headers (see `host_policy`). No cookie is used, so credentials are not
+//! allowed.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -12,13 +13,13 @@ const SENT: &str = "content-type, accept, authorization, last-event-id, mcp-sess
                     mcp-method, mcp-name, mcpool-affinity";
 /// Headers of answers a page may read.
 const READ: &str = "mcp-session-id, www-authenticate";
-/// For how many seconds a browser may remember what it was told.
+/// Seconds for which a browser may cache the preflight answer.
 const REMEMBERED: &str = "7200";
 
 const ASKS_PRIVATE: &str = "access-control-request-private-network";
 const ALLOWS_PRIVATE: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
-/// The answer to an OPTIONS request for something that has these methods.
+/// The answer to a preflight for a path with these methods.
 pub(crate) fn preflight(config: &FrontConfig, headers: &HeaderMap, methods: &'static str) -> Response {
     let response = Response::status(StatusCode::NO_CONTENT, Cause::Gateway)
         .with(header::ALLOW, HeaderValue::from_static(methods));
@@ -35,9 +36,9 @@ pub(crate) fn preflight(config: &FrontConfig, headers: &HeaderMap, methods: &'st
     response
 }
 
-/// Lets pages of an origin that is served read an answer. `headers` are those of the request.
+/// Lets pages of an allowed origin read an answer. `headers` are those of the request.
 pub(crate) fn share(hosts: &HostPolicy, headers: &HeaderMap, answer: &mut HeaderMap) {
-    // Also where there is none: a browser may keep the answer for a page that has one.
+    // Added even without an origin: a cache may reuse the answer for a page that has one.
     answer.append(header::VARY, HeaderValue::from_static("Origin"));
     let Some(origin) = headers.get(header::ORIGIN) else { return };
     if hosts.check_origin(headers).is_err() {
@@ -47,7 +48,7 @@ pub(crate) fn share(hosts: &HostPolicy, headers: &HeaderMap, answer: &mut Header
     answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(READ));
 }
 
-/// The headers a page may send, as far as it asks for them by names only we know.
+/// The headers a page may send, including those it asks for that begin with `mcp-` or are forwarded.
 fn sent(config: &FrontConfig, headers: &HeaderMap) -> HeaderValue {
     let asked = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).and_then(|value| value.to_str().ok());
     let is_known = |name: &str| SENT.split(", ").any(|known| known == name);

@@ -1,7 +1,8 @@
-//! From an HTTP request to what it means: checks, route, message. One endpoint per connection.
+//! The endpoint of one connection: checks a request, finds its route, and hands its message to a transport.
 //!
-//! The request decides, not the path: a POST that names an HTTP+SSE session is a message of it, one with a mark of the
-//! era without sessions is served without, any other POST is Streamable HTTP; a GET with a session is its stream, one without opens an HTTP+SSE session.
+//! The request decides, not the path. A POST that names an HTTP+SSE session is a message of that session, a POST that
+//! is marked as stateless (2026-07-28) is served without a session, and any other POST is Streamable HTTP. A GET with a
+//! session opens a stream of it; a GET without one opens an HTTP+SSE session.
 
 pub(crate) mod cors;
 pub(crate) mod pages;
@@ -34,7 +35,8 @@ use crate::{
     streamable::{self, batch},
 };
 
-/// Headers of which two would leave it open which one counts, besides all that begin with `mcp-`.
+/// Headers that may occur only once, besides all that begin with `mcp-`: of two values it would be unclear which one
+/// counts.
 const SINGLE: [&str; 5] = ["host", "authorization", "content-type", "last-event-id", "origin"];
 
 /// The service of one connection.
@@ -48,7 +50,7 @@ pub(crate) struct Endpoint<B: Backends> {
 impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
     type Response = http::Response<AgentBody>;
     type Error = Infallible;
-    // Boxed: hyper keeps room for it in every connection, also in an idle one.
+    // Boxed: hyper reserves room for it in every connection, even an idle one.
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Payload>) -> Self::Future {
@@ -115,7 +117,7 @@ async fn serve<B: Backends>(
     }
 }
 
-/// A page for probes, which the guard is not asked about: a probe has no credentials.
+/// Health pages for probes. The guard is not asked: a probe has no credentials.
 fn health<B: Backends>(front: &Front<B>, route: &Route<'_>, parts: &Parts) -> Response {
     match route {
         _ if !is_read(parts) => Response::method_not_allowed("GET, HEAD"),
@@ -129,12 +131,12 @@ fn is_read(parts: &Parts) -> bool {
     parts.method == Method::GET || parts.method == Method::HEAD
 }
 
-/// Whether a page about health was asked for under a name that is not served: then it names no backend.
+/// Whether a health page is asked for under a host name that is not served. It then names no backend.
 fn is_foreign<B: Backends>(front: &Front<B>, parts: &Parts) -> bool {
     front.common.in_force().hosts.check_host(&parts.uri, &parts.headers).is_err()
 }
 
-/// Whether this request may be looked at at all.
+/// Checks host, origin, peer and headers of a request before anything else is read.
 fn admit<B: Backends>(
     front: &Front<B>,
     peer: SocketAddr,
@@ -155,12 +157,12 @@ fn admit<B: Backends>(
         .and_then(|()| hosts.check_origin(&parts.headers));
     checked.map_err(|TurnedAway { status, kind, message }| {
         front.common.refused(kind);
-        // A body that an MCP client shows and a person can read.
+        // A JSON-RPC error, which an MCP client shows and a person can read.
         Box::new(Response::json(status, Cause::Agent, refusal(None, -31910, &message)))
     })?;
     let is_single = |name: &str| SINGLE.contains(&name) || name.starts_with("mcp-");
     let is_doubled = |name: &&HeaderName| parts.headers.get_all(*name).iter().nth(1).is_some();
-    // Names come once each however often they were sent, so equal counts mean that there is nothing to look for.
+    // Repeated names are stored once, so equal counts mean that no header is doubled.
     let doubled = parts.headers.len() != parts.headers.keys_len();
     if doubled
         && let Some(name) = parts.headers.keys().filter(|name| is_single(name.as_str())).find(is_doubled)
@@ -232,7 +234,7 @@ async fn get<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Resp
     }
 }
 
-/// A message that was not kept: refused like any call, as far as its id was seen.
+/// Refuses a message that was read without being stored, under its id if that was seen.
 fn unkept<B: Backends>(
     front: &Front<B>,
     head: &RequestHead<'_>,
@@ -244,12 +246,13 @@ fn unkept<B: Backends>(
     let id = seen.id().filter(|_| seen.has_method());
     let request_id = common.request_id().to_string();
     let refusal = || overloaded(&common.memory).to_response(id, &request_id);
-    // A notification, or the answer to a request: nobody waits for a word about it.
+    // A notification or a response: its sender waits for no answer.
     let is_silent = id.is_none() && (seen.has_method() || seen.id().is_some());
     if is_silent {
         common.dropped(if seen.has_method() { "notification" } else { "agent_response" });
     } else {
-        // Not louder: it is said of the whole gateway when memory gets short, and anybody can cause it at will.
+        // Debug level only: memory pressure is logged for the whole gateway, and any client can cause this line at
+        // will.
         tracing::debug!(request_id, "a request was not read: too much is kept in memory");
     }
     if let Some(session) = session {
@@ -271,7 +274,7 @@ fn unkept<B: Backends>(
     }
 }
 
-/// Bytes of a header block as they were sent, but for spaces.
+/// The size of a header block as sent, without spaces.
 fn size_of(parts: &Parts) -> usize {
     let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
     parts.uri.path_and_query().map_or(0, |uri| uri.as_str().len()) + fields.sum::<usize>()

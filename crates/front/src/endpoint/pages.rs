@@ -1,4 +1,4 @@
-//! The pages for people and probes: discovery of servers, health, readiness.
+//! Pages for people and probes: discovery of servers, health, readiness.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use crate::{
     session::{Front, RequestHead},
 };
 
-/// `GET /api/mcp/servers`: what an agent may point at, with URLs as this caller reaches us.
+/// `GET /api/mcp/servers`: the backends an agent may use, with URLs as this caller reaches the gateway.
 pub(crate) fn servers<B: Backends>(front: &Front<B>, head: &RequestHead<'_>, uri: &Uri) -> Response {
     let host = uri.authority().map(|authority| authority.as_str());
     let host = host.or_else(|| head.headers.get(header::HOST).and_then(|value| value.to_str().ok()));
@@ -22,7 +22,7 @@ pub(crate) fn servers<B: Backends>(front: &Front<B>, head: &RequestHead<'_>, uri
     Response::value(StatusCode::OK, Cause::Gateway, &json!({ "servers": servers }))
 }
 
-/// Who asks under a foreign name is told nothing about backends.
+/// `GET /health`. Under a foreign host name it says nothing about backends.
 pub(crate) fn health<B: Backends>(front: &Front<B>, is_foreign: bool) -> Response {
     // A probe has no identity.
     let probe = Identity::anonymous();

@@ -1,4 +1,4 @@
-//! What a URL means. Every agent URL speaks every transport, in both spellings; nothing is redirected.
+//! Routes: the meaning of a URL path. Every agent URL speaks every transport, in both spellings; nothing is redirected.
 
 /// First segments that are never backends.
 pub const RESERVED: &[&str] = &[
@@ -27,8 +27,8 @@ pub const RESERVED: &[&str] = &[
 pub(crate) enum Route<'a> {
     /// An agent URL: the unnamed one, or that of one backend.
     Agent(Option<&'a str>),
-    /// Where some clients POST the messages of an HTTP+SSE session, which they were told by a query alone: the folder its
-    /// stream is in, that of the origin, or a path that names a backend. With the session.
+    /// A path to which some clients POST messages of an HTTP+SSE session, because the endpoint event gave them only a
+    /// query: the folder of its stream, that of the origin, or a path that names a backend. With the session.
     Messages(Option<&'a str>, &'a str),
     Servers,
     Health,
@@ -66,7 +66,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// What can be done here.
+    /// The methods allowed on this path.
     pub(crate) fn methods(&self) -> Option<&'static str> {
         match self {
             Self::Agent(_) => Some("GET, POST, DELETE, OPTIONS"),
@@ -84,7 +84,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Whether a probe may come here under any host name.
+    /// Whether probes may use this path under any host name.
     pub(crate) fn is_health(&self) -> bool {
         matches!(self, Self::Health | Self::Livez | Self::Readyz)
     }

@@ -1,7 +1,7 @@
-//! Large answers are written in pieces, so that they hold nobody up.
+//! Chunked writes: large answers are written in chunks, so that they do not delay other connections.
 //!
-//! The system copies what it is given in one go, and on many systems runs nothing else on that core meanwhile: 8 MiB
-//! are 2 ms. Between pieces it can, and every few pieces the other tasks of this thread have their turn.
+//! The kernel copies the bytes of one write in one go, and on many systems runs nothing else on that core meanwhile: 8
+//! MiB take 2 ms. Between chunks it can, and every few chunks the other tasks of this thread get a turn.
 
 use std::{
     io::{self, IoSlice},
@@ -11,15 +11,15 @@ use std::{
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-/// Most bytes that are written at once: about 15 us of copying.
+/// Most bytes of one write: about 15 us of copying.
 const CHUNK: usize = 64 << 10;
-/// Bytes after which others have a turn.
+/// Bytes after which other tasks get a turn.
 const TURN: usize = 2 * CHUNK;
 
-/// IO that writes in pieces.
+/// An IO wrapper that writes in chunks.
 pub(crate) struct ChunkedIo<T> {
     io: T,
-    /// Written since others had a turn, in pieces of full size.
+    /// Bytes written in full chunks since other tasks had a turn.
     written: usize,
 }
 
@@ -28,7 +28,7 @@ impl<T> ChunkedIo<T> {
         Self { io, written: 0 }
     }
 
-    /// Whether it is the turn of others. Whoever wrote is woken at once, to go on behind them.
+    /// True if other tasks should run first. The writer is woken at once, so it continues behind them.
     fn gives_way(&mut self, cx: &Context<'_>) -> bool {
         let gives_way = self.written >= TURN;
         if gives_way {
@@ -38,7 +38,7 @@ impl<T> ChunkedIo<T> {
         gives_way
     }
 
-    /// Small writes are answers of their own and begin anew.
+    /// Counts full chunks; a smaller write ends an answer and resets the count.
     fn count(&mut self, done: &Poll<io::Result<usize>>) {
         match done {
             Poll::Ready(Ok(CHUNK)) => self.written += CHUNK,
@@ -94,7 +94,7 @@ impl<T: Write + Unpin> Write for ChunkedIo<T> {
     }
 }
 
-/// How many of the first buffers are one piece together.
+/// The number of leading buffers that fit in one chunk together.
 fn fitting(bufs: &[IoSlice<'_>]) -> usize {
     let mut total = 0;
     let fits = |buf: &&IoSlice<'_>| {

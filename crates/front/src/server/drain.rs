@@ -1,4 +1,4 @@
-//! The drain: what happens between the order to stop and the last task.
+//! The drain: shutdown from the first signal to the last task.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -13,13 +13,13 @@ use crate::{
     stateless::Stateless,
 };
 
-/// Between two looks at what a drain still waits for.
+/// Time between two checks whether the drain is complete.
 pub(super) const DRAIN_STEP: Duration = Duration::from_millis(20);
-/// Of the drain time, for answering the calls that do not end within it: at most this, and at most a tenth.
+/// Time reserved at the end of the drain to answer the calls that did not end; at most a tenth of the drain time.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long answers of the last moment may take to be written in any case.
+/// Time in which the last answers may be written, even after the drain time.
 const LATE: Duration = Duration::from_millis(250);
-/// How long dropped tasks may take to be gone.
+/// Longest wait for dropped tasks to end.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) async fn drain<B: Backends>(
@@ -58,7 +58,7 @@ pub(super) async fn drain<B: Backends>(
     left
 }
 
-/// Waits until there are no calls any more and no connections of before, or for the deadline.
+/// Waits until no call and no connection from before the drain is open, or until the deadline.
 async fn until_empty<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>, deadline: Instant) {
     while still_open(&front.common) != Drained::default() && Instant::now() < deadline {
         front.agents.close_idle_streams();
@@ -67,8 +67,8 @@ async fn until_empty<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Lin
     }
 }
 
-/// What a drain waits for. Connections that came while it lasts ask for nothing that is waited for: a balancer that looks
-/// whether somebody is there would hold it up for ever.
+/// The connections and calls that the drain waits for. Connections accepted during the drain do not count: the health
+/// checks of a load balancer would hold it up for ever.
 fn still_open(common: &Common) -> Drained {
     let gauges = &common.gauges;
     let connections = gauges.connections.load(Ordering::Relaxed);

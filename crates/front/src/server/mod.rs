@@ -1,9 +1,10 @@
-//! The accept loop and the end of everything.
+//! The server: the accept loop, the service of each connection, and the order of shutdown.
 //!
-//! `run` is not spawned: it lives in its caller's future and owns all tasks of the front. When `shutdown` completes
-//! calls that were not sent are refused, streams are asked to end, and calls that run may end for as long as the drain
-//! time says. Until then it goes on listening: an agent may have to answer what a server asked it, or to take up its
-//! stream again, and who is new is told to come back. What still runs then is answered, and the rest is dropped.
+//! `run` is not spawned: it lives in its caller's future and owns all tasks of the front. When `shutdown` completes,
+//! calls that were not sent are refused, streams are asked to end, and running calls may end within the drain time. The
+//! server still accepts connections meanwhile: an agent may have to answer a server request or resume its stream, and a
+//! new agent is told to come back later. After the drain time the remaining calls are answered with an error and
+//! everything else is dropped.
 
 pub(crate) mod admission;
 pub(crate) mod chunked_io;
@@ -52,12 +53,12 @@ use crate::{
     stateless::Stateless,
     stream::connection::ConnectionState,
 };
-/// How long a connection accepted before the drain may take to begin its first request, and at most half the drain time.
+/// Longest wait for the first request of a connection accepted before the drain; at most half the drain time.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
-/// Calls on their way to the adopter.
+/// Most entries on their way to the task of detached calls.
 const DETACHED_QUEUE: usize = 1_024;
 
-/// The server agents talk to.
+/// The server that agents connect to.
 pub struct Server<B: Backends> {
     front: Arc<Front<B>>,
     stateless: Arc<Stateless<B::Link>>,
@@ -66,22 +67,22 @@ pub struct Server<B: Backends> {
     writer: Option<RevocationWriter>,
 }
 
-/// What serves the connections: the front, and what it has of agents without session.
+/// The state a connection is served with: the front, and the state of agents without a session.
 type Services<B> = (Arc<Front<B>>, Arc<Stateless<<B as Backends>::Link>>);
 
-/// Changes what the front allows while it runs.
+/// A handle that changes the configuration of a running front.
 #[derive(Clone)]
 pub struct FrontSettings(Arc<Common>);
 
 impl FrontSettings {
-    /// Puts another configuration in force: for whatever begins from now on. The number of connections stays what it
-    /// was when the front began.
+    /// Applies a new configuration to whatever begins from now on. The number of connections stays what it was at the
+    /// start.
     pub fn apply(&self, config: FrontConfig) {
         self.0.apply(config);
     }
 }
 
-/// What had not finished when the drain time was over.
+/// Connections and calls that had not finished when the drain time was over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
     /// Connections that were dropped.
@@ -112,19 +113,19 @@ impl<B: Backends> Server<B> {
         Self { front: Arc::new(front), stateless, limit, detached, writer }
     }
 
-    /// Numbers to read when somebody looks.
+    /// Gauges of this server, read on demand.
     #[must_use]
     pub fn gauges(&self) -> Arc<Gauges> {
         Arc::clone(&self.front.common.gauges)
     }
 
-    /// Who is served, and what runs.
+    /// A view of the agents and of their running calls.
     #[must_use]
     pub fn census(&self) -> Arc<dyn Census> {
         Arc::<Front<B>>::clone(&self.front)
     }
 
-    /// The way to change the configuration of a front that runs.
+    /// A handle to change the configuration while the server runs.
     #[must_use]
     pub fn settings(&self) -> FrontSettings {
         FrontSettings(Arc::clone(&self.front.common))
@@ -138,7 +139,7 @@ impl<B: Backends> Server<B> {
         self.serve(|services, limit, stop| accept(services, limit, listener, stop), shutdown).await
     }
 
-    /// Serves whoever `accepting` lets in; what it listens on goes with it.
+    /// Serves the connections that `accepting` lets in; dropping `accepting` closes its listener.
     pub(crate) async fn serve<A: Future<Output = ()>>(
         self,
         accepting: impl FnOnce(Services<B>, ConnectionLimit, CancellationToken) -> A,
@@ -152,7 +153,7 @@ impl<B: Backends> Server<B> {
             front.tasks.spawn(writer.run(front.common.kill.clone()));
         }
         let sweeping = async {
-            // Said, and then the next round.
+            // A panic is reported, then the loop starts again.
             while catch_panic(&front.common, "sweep", sweep(&front, &stateless)).await.is_none() {}
         };
         let shedding = async {
@@ -174,7 +175,7 @@ impl<B: Backends> Server<B> {
     }
 }
 
-/// Never resolves; what is left to be accepted is accepted meanwhile.
+/// Goes on accepting while the drain lasts; never resolves.
 async fn ended<F: Future<Output = ()>>(accepting: F) {
     accepting.await;
     std::future::pending().await
@@ -197,7 +198,7 @@ async fn accept<B: Backends>(
                         reject(&services.0, &limit, stream, Rejection::Descriptors);
                     }
                     Ok(permit) => {
-                        // Answers are small and waited for.
+                        // Answers are small and somebody waits for them: send them at once.
                         let _ = stream.set_nodelay(true);
                         welcome(&services, stream, peer, permit, stop.clone());
                     }
@@ -215,7 +216,7 @@ async fn accept<B: Backends>(
     }
 }
 
-/// Serves a connection that may stay.
+/// Serves an admitted connection in a task of its own.
 pub(crate) fn welcome<B: Backends, T>(
     services: &Services<B>,
     stream: T,
@@ -233,7 +234,7 @@ pub(crate) fn welcome<B: Backends, T>(
     });
 }
 
-/// A connection that may not stay is told so, as long as there are not too many of them.
+/// Counts a rejected connection and answers it, unless too many are being answered already.
 fn reject<B: Backends>(front: &Front<B>, limit: &ConnectionLimit, stream: TcpStream, rejection: Rejection) {
     let common = &front.common;
     common.refused(rejection.kind());
@@ -270,11 +271,12 @@ async fn serve_connection<B: Backends>(
         }
     };
     let mut stopped = std::pin::pin!(stopped);
-    // Outermost: giving way is no sign of a peer that does not read.
+    // Outermost: a yield of `ChunkedIo` must not look like a peer that does not read.
     let io = ChunkedIo::new(io);
     let serving = http1::Builder::new()
         .header_read_timeout(None)
-        // What came whole is served whatever becomes of its connection: `connection` looks for its end.
+        // A request that arrived whole is served whatever becomes of its connection: `connection` watches for the end
+        // of the peer's side.
         .half_close(true)
         .keep_alive(!stopping)
         .max_buf_size(common.limits().header_bytes.max(8 << 10))
@@ -298,7 +300,7 @@ async fn serve_connection<B: Backends>(
     }
 }
 
-/// Ends agent sessions nobody uses.
+/// Ends idle agent sessions and idle shared links.
 async fn sweep<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>) {
     loop {
         let idle = front.common.times().agent_idle;
@@ -314,7 +316,7 @@ async fn sweep<B: Backends>(front: &Front<B>, stateless: &Stateless<B::Link>) {
 struct Connected {
     common: Arc<Common>,
     number: u64,
-    /// Whether it came while the front drained.
+    /// Whether it was accepted during the drain.
     late: bool,
     _permit: ConnectionPermit,
 }

@@ -1,8 +1,9 @@
-//! Finds out that a peer ended its sending side while its request is served, without losing what it sent before that.
+//! Peer watch: detects that a peer ended its sending side while its request is served, without losing bytes it sent
+//! before.
 //!
-//! hyper could do this, but it drops a request at once when it sees the end, also one that nobody has looked at yet,
-//! and cannot tell a peer that closed from one that only has nothing more to say. So the end is read here, one byte
-//! ahead, and means no more than that the peer is to be written to: one that has gone refuses what is written.
+//! hyper drops a request at once when it sees the end, even an unread one, and cannot tell a peer that closed from one
+//! that has nothing more to say. So the end is read here, one byte ahead. It only means that bytes should be written to
+//! the peer: a peer that has gone refuses them.
 
 use std::{
     io,
@@ -12,7 +13,7 @@ use std::{
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor};
 
-/// What was read ahead.
+/// The byte read ahead, and whether the end was seen.
 #[derive(Default)]
 pub(crate) struct PeerWatch {
     /// The first byte of the next request.
@@ -21,7 +22,7 @@ pub(crate) struct PeerWatch {
 }
 
 impl PeerWatch {
-    /// Reads ahead. True once: when the end is there.
+    /// Reads one byte ahead. Returns true once, when the end is seen.
     ///
     /// # Errors
     /// The connection broke.
@@ -46,7 +47,7 @@ impl PeerWatch {
         }
     }
 
-    /// Gives back what was read ahead; false if that was nothing.
+    /// Returns the byte read ahead into `buf`. `false` if there is neither a byte nor an end.
     pub(crate) fn left(&mut self, buf: &mut ReadBufCursor<'_>) -> bool {
         match self.ahead.take() {
             Some(byte) => {

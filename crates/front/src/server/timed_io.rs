@@ -1,10 +1,10 @@
-//! The clock of one connection: first byte, header, idle keep-alive, and a peer that does not read.
+//! Timeouts of one connection: first byte, header, idle keep-alive, and a peer that does not read.
 //!
-//! hyper has one timer for the header and the idle time before it, so it is off and this wrapper keeps them apart.
-//! It lives inside the IO: whenever a read or write would wait, the one timer of the connection is polled with the
-//! limit of the moment. The timer is armed lazily and mostly fires early, to be armed again: an active connection
-//! pays no timer operation per request. hyper does not read again between an answer and the next request, so the
-//! timer also runs while a request is served, and the end of the request only leaves its time.
+//! hyper has one timer for the header and the idle time before it, so it is off and this wrapper tells them apart.
+//! Whenever a read or write would wait, the one timer of the connection is polled with the deadline of the moment. The
+//! timer is armed lazily and mostly fires early, to be armed again, so an active connection pays no timer operation per
+//! request. hyper does not read again between an answer and the next request, so the timer also runs while a request is
+//! served; the end of the request only records its time.
 
 use std::{
     io::{self, IoSlice},
@@ -22,7 +22,7 @@ use crate::{
     stream::connection::{BUSY, ConnectionState, IDLE},
 };
 
-/// IO that gives up when the peer does.
+/// An IO wrapper that fails when the peer exceeds a timeout.
 pub(crate) struct TimeoutIo<T> {
     io: T,
     connection: Arc<ConnectionState>,
@@ -54,7 +54,7 @@ impl<T> TimeoutIo<T> {
             }
             BUSY => {
                 self.header_since = None;
-                // Never over while a request is served; this only keeps the timer going for the time after it.
+                // A served request has no deadline here; this keeps the timer going for the idle time after it.
                 self.is_past(cx, Instant::now() + times.keep_alive)
             }
             _ => {
@@ -70,7 +70,7 @@ impl<T> TimeoutIo<T> {
             connection.set_stuck();
             Instant::now()
         });
-        // Registered before it is looked at, so that a cut in between is not missed.
+        // Registered before the check, so that a cut in between is not missed.
         connection.register_writer(cx.waker());
         if connection.is_cut() {
             return true;
@@ -112,7 +112,7 @@ impl<T> TimeoutIo<T> {
 }
 
 impl<T: Read + Unpin> TimeoutIo<T> {
-    /// Looks at the peer of a request that is being served, in the task that serves it.
+    /// Watches the peer while its request is served, from the task that serves it.
     fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if !self.connection.is_watched() {
             return Ok(());
@@ -174,7 +174,7 @@ impl<T: Read + Write + Unpin> Write for TimeoutIo<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.io).poll_flush(cx))?;
-        // hyper comes here in each turn of its loop, and reads nothing while a request is served.
+        // hyper flushes in each turn of its loop, and reads nothing while a request is served.
         Poll::Ready(this.watch(cx))
     }
 

@@ -1,7 +1,7 @@
-//! HTTP+SSE: opening its stream, finding back to it, and the POSTs that belong to it.
+//! HTTP+SSE: the GET that opens or resumes a stream, and the POSTs of its session.
 //!
-//! Every well-formed message of a known session is 202, whatever becomes of it: one other status ends the whole
-//! client (PROTOCOL.md 0.2).
+//! Every well-formed message of a known session gets 202, whatever becomes of it: one other status makes the client
+//! give up (PROTOCOL.md 0.2).
 
 pub(crate) mod task;
 
@@ -33,10 +33,10 @@ use crate::{
     stream::outbox::{Taken, unless_taken},
 };
 
-/// Messages between the POST handlers and the task of one agent; handlers wait for room.
+/// Messages queued between the POST handlers and the task of one agent; a handler waits for room.
 const WORK: usize = 16;
 
-/// A GET without session: a new agent, or one that lost its connection and comes back; after a restart under its old id.
+/// Serves a GET without a session: a new agent, or one that lost its connection and reconnects, even after a restart.
 pub(crate) async fn connect<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Response {
     let target = match front.backends.target(head.backend, head.identity) {
         Ok(target) => target,
@@ -67,22 +67,22 @@ pub(crate) async fn connect<B: Backends>(front: &Arc<Front<B>>, head: &RequestHe
         match begin(front, head, target.clone(), returning, permit) {
             Ok(Some(response)) => return response,
             Err(refused) => return *refused,
-            // Its session of before is just ending: it gets another.
+            // Its earlier session is just ending, so it gets a new one.
             Ok(None) => returning = Some(Returning::Lost),
         }
     }
 }
 
-/// A stream that names one of before.
+/// An agent that returns to an earlier stream.
 #[derive(Clone, Copy)]
 enum Returning {
-    /// The session of that one goes on.
+    /// Its session goes on.
     Restored(AgentSessionId, Claims),
-    /// It cannot: what the agent had there is gone.
+    /// Its session is over, and what it had there is gone.
     Lost,
 }
 
-/// The stream of an agent session under a new id or the one it had, with its task if it is new.
+/// Opens the stream of an agent session under a new or an earlier id, and starts its task if it is new.
 fn begin<B: Backends>(
     front: &Arc<Front<B>>,
     head: &RequestHead<'_>,
@@ -114,7 +114,7 @@ fn begin<B: Backends>(
     Ok(response)
 }
 
-/// The life of an agent's stream; the agent session ends with it, however it ends.
+/// Runs the task of an agent's stream; the agent session ends with it, even by a panic.
 async fn run<B: Backends>(stream: AgentStream<B>) {
     let (front, id, core) = stream.whose();
     if catch_panic(&front.common, "stream", stream.run()).await.is_none() {
@@ -122,15 +122,15 @@ async fn run<B: Backends>(stream: AgentStream<B>) {
     }
 }
 
-/// A POST that names a session.
+/// Serves a POST that names a session.
 pub(crate) async fn parcel<B: Backends>(
     front: &Arc<Front<B>>,
     head: &RequestHead<'_>,
     session: &str,
     mut parcel: Parcel,
 ) -> Response {
-    // One of an earlier life is 404 until its stream is back: not every client comes back as the one it was, and an answer
-    // that nobody fetches would be waited for.
+    // A session from before a restart gets 404 until its stream is back: not every client returns, and an answer that
+    // nobody fetches would be kept.
     let Some(agent) = front.known(Transport::Sse, head, session) else {
         return Response::unknown_session(parcel.id());
     };
@@ -142,7 +142,7 @@ pub(crate) async fn parcel<B: Backends>(
     }
 }
 
-/// A POST that names a session and is no message. A batch that is refused is well-formed: its error is on the stream.
+/// Answers a POST that names a session and is no message. A refused batch is well-formed: its error goes to the stream.
 pub(crate) fn undecodable<B: Backends>(
     front: &Front<B>,
     head: &RequestHead<'_>,

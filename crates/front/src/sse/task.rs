@@ -1,10 +1,10 @@
-//! The task that owns one HTTP+SSE agent: its link, its calls, what came too early, and its end.
+//! The task that owns one HTTP+SSE agent: its link, its calls, messages that came too early, and its end.
 //!
-//! POST handlers only decode and hand over, so the order of messages is the order of their arrival here. Requests
-//! that come while a link is being opened wait for it; without a handshake the agent is served as if it had declared
-//! nothing. When the stream's connection is gone the task waits for the agent to come back, then all of it ends. Who
-//! comes back to a session that is over is served when it has done its handshake again, and told so until then: what
-//! it had there is gone.
+//! POST handlers only decode and hand over, so messages are handled in the order of their arrival here. Requests that
+//! arrive while a link is being opened wait for it; without a handshake the agent is served as if it had declared no
+//! capabilities. When the stream's connection is gone the task waits for the agent to reconnect, then the session ends.
+//! An agent that returns to a session that is over gets errors until it repeats its handshake: what it had there is
+//! gone.
 
 mod opening;
 
@@ -53,28 +53,28 @@ pub(crate) struct AgentStream<B: Backends> {
     origin: Origin,
 }
 
-/// As what its agent comes.
+/// The state in which an agent arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// As one nobody knows.
+    /// A new agent.
     New,
-    /// As one that shared, and goes on as before.
+    /// An agent whose session was shared, and which goes on as before.
     Restored,
-    /// As one whose session is over.
+    /// An agent whose session is over.
     Lost,
 }
 
-/// How far the agent is tied to its backend.
+/// The state of the link to the backend.
 enum LinkState<L> {
     None,
     Opening(Reply<Arc<L>>, OpenFor),
-    /// Tied without a handshake of this agent.
+    /// A link without a handshake of this agent.
     Neutral(Arc<L>),
     /// The agent has done its handshake.
     Greeted(Arc<L>),
 }
 
-/// For whom a link is opened.
+/// The reason a link is opened.
 enum OpenFor {
     PendingInitialize(Box<PendingInitialize>),
     /// A call without a handshake, of this caller.
@@ -112,7 +112,7 @@ impl<B: Backends> AgentStream<B> {
         Self { front, id, core, work, calls, early, link_state: LinkState::None, origin }
     }
 
-    /// Its agent session, and where it is to be found.
+    /// The front, id and core of this session, for the cleanup after a panic.
     pub(crate) fn whose(&self) -> (Arc<Front<B>>, AgentSessionId, Arc<AgentCore>) {
         (Arc::clone(&self.front), self.id, Arc::clone(&self.core))
     }
@@ -121,7 +121,7 @@ impl<B: Backends> AgentStream<B> {
     pub(crate) async fn run(mut self) {
         let grace = self.common().times().reconnect_grace;
         let mut away = std::pin::pin!(tokio::time::sleep(grace));
-        // Kept over all turns: registering with the one token of all tasks costs a lock.
+        // Kept for all iterations: registering with the one token of all tasks costs a lock.
         let mut kill = std::pin::pin!(self.common().kill.clone().cancelled_owned());
         let mut watch = self.core.outbox.watch();
         let end = loop {
@@ -146,7 +146,7 @@ impl<B: Backends> AgentStream<B> {
                 break if self.core.has_ended() { AgentEnd::LinkEnded } else { AgentEnd::Shutdown };
             }
         };
-        // Removing closes the outbox behind what is queued, so the last answers are still read.
+        // Removing closes the outbox behind its queue, so the last answers are still read.
         self.front.agents.remove(self.id, &self.core, end);
     }
 
@@ -178,7 +178,7 @@ impl<B: Backends> AgentStream<B> {
         }
     }
 
-    /// A batch is answered message by message: no client of the revision that has batches reads an array from here.
+    /// Unpacks a batch, which is answered message by message: no client of 2025-03-26 reads an array from this stream.
     fn unpack(&mut self, parcel: Parcel) {
         let messages = match parcel {
             Parcel::One(message) => return self.take(Box::new(message)),
@@ -206,7 +206,7 @@ impl<B: Backends> AgentStream<B> {
         if !matches!(self.link_state, LinkState::Opening(..)) {
             return self.handle(*message);
         }
-        // `ping` asks about us, not about the backend, and a cancellation may be for a call that runs.
+        // `ping` asks about the gateway, not the backend, and a cancellation may be for a call that runs.
         let waits = match &message.body {
             Body::Request(request) => request.method != Method::Ping,
             Body::Notification(method, _) => *method != Method::Cancelled,
@@ -274,7 +274,7 @@ impl<B: Backends> AgentStream<B> {
             return;
         };
         if self.core.running(request.id.value()).is_some_and(|flag| is_same(&flag.message, message.bytes())) {
-            // Sent again because the POST seemed lost. The answer comes on this stream, once.
+            // A repeated request: its answer comes once, on this stream.
             return;
         }
         let outlet: Arc<dyn Outlet> = Arc::<AgentCore>::clone(&self.core);

@@ -1,9 +1,9 @@
-//! One call of a Streamable HTTP session, from its start to the response that carries its answer.
+//! One call of a Streamable HTTP session, from its start to the response with its answer.
 //!
-//! The answer is one JSON body, unless the call says something before, its agent names event streams first, or bytes are
-//! needed before there is an answer: because the call has been silent for so long that a proxy on the way would give it
-//! up, or because the agent has ended its side of the connection, and only writing tells whether it still waits. Then
-//! it is an event stream, if the agent's `Accept` names them, and the call belongs to the adopter.
+//! The answer is one JSON body, unless a message precedes it, the agent names event streams first, or bytes are needed
+//! before there is an answer: because the call has been silent for so long that a proxy would give up, or because the
+//! agent ended its side of the connection and only a write shows whether it still waits. Then the answer is an event
+//! stream, if the agent's `Accept` names them, and the call becomes a detached call.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -36,9 +36,9 @@ use crate::{
     streamable::as_stream,
 };
 
-/// What a handler waits for.
+/// The first thing a handler sees of its call.
 enum First {
-    /// Something is to be read before the answer.
+    /// A message to be read before the answer.
     Part(Arc<Outbox>),
     End(CallResult),
 }
@@ -48,10 +48,10 @@ struct Wait<'a> {
     core: &'a AgentCore,
     call: HandlerCall,
     stream: Option<Arc<CallStream>>,
-    /// Whether bytes of an event stream may be written only to have some written.
+    /// Whether the agent accepts an event stream, so that bytes may be written just to test the connection.
     names_events: bool,
     connection: &'a ConnectionState,
-    /// How long a peer that cannot be written to is waited for, once it ended its side.
+    /// Remaining wait for a peer that ended its side and cannot be written to.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
@@ -91,7 +91,7 @@ pub(crate) async fn call<L: Link>(
                 {
                     return stream(core, reader);
                 }
-                // The adopter has no place: the parts wait for the answer.
+                // No room for another detached call: the messages wait for the answer.
                 wait.stream = None;
             }
         }

@@ -1,5 +1,5 @@
-//! Batches of the one revision that has them, 2025-03-26: split, run side by side, answered as one array, or event by
-//! event when something is said before the last answer. A batch is owned like a call: by its handler, then the adopter.
+//! Batches (2025-03-26 only): split, run side by side, and answered as one array, or as a stream if a message precedes
+//! the last answer. A batch is owned like a call: by its handler, then as detached calls.
 
 use std::{
     future::poll_fn,
@@ -36,14 +36,14 @@ use crate::{
     streamable::{NoAgent, agent_of, as_stream, take},
 };
 
-/// The calls of one batch that still run, and the answers there are.
+/// One batch: the calls that still run, and the answers so far.
 struct Batch {
     calls: Vec<InFlightCall>,
     answers: Answers,
     stream: Option<Arc<CallStream>>,
 }
 
-/// Answers that wait for the others of their batch, counted as what their connection is still to take in.
+/// Answers that wait for the rest of their batch, charged as unwritten bytes of their connection.
 struct Answers {
     texts: Vec<Bytes>,
     unwritten: Unwritten,
@@ -64,7 +64,7 @@ impl Answers {
     }
 }
 
-/// A POST of several messages.
+/// Serves a POST of several messages.
 pub(crate) async fn serve<B: Backends>(
     front: &Arc<Front<B>>,
     head: &RequestHead<'_>,
@@ -94,7 +94,7 @@ pub(crate) async fn serve<B: Backends>(
     let wants_answer = batch.start(&agent, link.as_ref(), messages);
     let names_events = takes_events && names_events(headers);
     connection.watch(names_events.then(|| agent.core.common.times().answer_as_stream));
-    // What is more than may wait on a stream waits for the array: it would close the stream.
+    // More answers than may wait on a stream go into the array: they would close the stream.
     let limits = agent.core.common.limits();
     let said = poll_fn(|cx| {
         let said = batch.poll(cx);
@@ -112,7 +112,7 @@ pub(crate) async fn serve<B: Backends>(
 }
 
 impl Batch {
-    /// Starts all of them in their order. Whether any wants an answer.
+    /// Starts all messages in order. Returns whether any of them needs an answer.
     fn start<L: Link>(
         &mut self,
         agent: &Agent<L>,
@@ -175,7 +175,7 @@ impl Batch {
         self.answers.push(refusal(error.id.as_ref(), error.kind.code(), &reason));
     }
 
-    /// Ready with nothing when all calls have ended, or with the stream as soon as anything was said.
+    /// Ready with `None` when all calls have ended, or with the stream as soon as it has a message.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arc<Outbox>>> {
         if self.poll_calls(cx).is_ready() {
             return Poll::Ready(None);
@@ -186,7 +186,7 @@ impl Batch {
         }
     }
 
-    /// Opens the stream before anything is said.
+    /// Ready with the stream once it has a message.
     fn poll_stream(&self, cx: &mut Context<'_>) -> Poll<Option<Arc<Outbox>>> {
         let Some(stream) = &self.stream else { return Poll::Pending };
         stream.begin();
@@ -223,7 +223,7 @@ impl Batch {
             self.answers.unwritten.less(usize::MAX);
             match hand_over(std::mem::take(&mut self.calls), Some(&outbox)) {
                 Ok(()) => return stream(core, reader),
-                // The adopter is full: what was said waits for the answers.
+                // No room for more detached calls: the messages wait for the answers.
                 Err(calls) => self.calls = calls,
             }
             poll_fn(|cx| self.poll_calls(cx)).await;

@@ -1,10 +1,10 @@
-//! Streamable HTTP: one message per POST, answered as JSON, or as a stream when something comes before the answer or
-//! the agent names streams first.
+//! Streamable HTTP: one message per POST, answered as JSON, or as a stream if a message precedes the answer or the
+//! agent names streams first.
 //!
-//! Every stream can be taken up again by a GET that names its last event (`replay`).
+//! Every stream can be resumed by a GET that names its last event (`replay`).
 //!
-//! A call runs in its handler's future. It moves to the adopter when its answer becomes a stream, so that a peer that
-//! does not read holds up nothing, and when the connection dies, because that is no cancellation.
+//! A call runs in its handler's future. It becomes a detached call when its answer is a stream, so that a peer that
+//! does not read delays nothing, and when its connection dies, because a disconnect is no cancellation.
 
 pub(crate) mod answer;
 pub(crate) mod batch;
@@ -40,7 +40,7 @@ use crate::{
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
-/// A POST with one message of a revision with handshake.
+/// Serves a POST with one message of a revision with handshake.
 pub(crate) async fn message<B: Backends>(
     front: &Arc<Front<B>>,
     head: &RequestHead<'_>,
@@ -72,7 +72,7 @@ pub(crate) async fn message<B: Backends>(
     };
     let caller = front.as_sent(&agent.core, headers);
     match incoming.body {
-        // What the server said of itself to another credential is not for this one.
+        // The server's words for another credential are not reused for this one.
         Body::Request(request) if request.method == Method::Initialize && agent.core.has_moved() => {
             initialize(front, head, request, &incoming.message).await
         }
@@ -107,14 +107,14 @@ pub(crate) async fn message<B: Backends>(
 
 /// Why a request has no agent session.
 pub(crate) enum NoAgent {
-    /// It is answered with this.
+    /// The request is answered with this response.
     Refused(Box<Response>),
-    /// Its session could be restored, but for the backend.
+    /// The session could be restored, but its backend gave no link.
     Unopened(Arc<CallError>, Target),
 }
 
-/// The agent session a POST names, held or restored; `id` is echoed where there is none. A session belongs to the
-/// backend it was opened for: under the URL of another it is unknown.
+/// Finds or restores the agent session that a POST names; `id` is echoed in errors. A session belongs to the backend it
+/// was opened for and is unknown under the URL of another.
 pub(crate) async fn agent_of<B: Backends>(
     front: &Arc<Front<B>>,
     head: &RequestHead<'_>,
@@ -137,7 +137,7 @@ pub(crate) async fn agent_of<B: Backends>(
     }
 }
 
-/// What came for a session whose backend is not there: a call fails like any other, the rest has nobody to go to.
+/// Answers a message of a session whose backend is not there: a call fails like any other, everything else is dropped.
 fn not_opened<B: Backends>(front: &Front<B>, error: &CallError, target: &Target, body: Body) -> Response {
     match body {
         Body::Request(request) => front.unopened(error, &request.id, &request.method, target),
@@ -152,8 +152,8 @@ fn not_opened<B: Backends>(front: &Front<B>, error: &CallError, target: &Target,
     }
 }
 
-/// A GET that names a session: a stream to take up behind its last event, or else the one for what belongs to no call.
-/// The newest one gets it, and the one before is not let in again while that lasts.
+/// Serves a GET that names a session: resumes a stream after its last event, or opens the session's own stream. The
+/// newest connection gets the stream, and the displaced one is not let in again for a while.
 pub(crate) async fn listen<B: Backends>(
     front: &Arc<Front<B>>,
     head: &RequestHead<'_>,
@@ -172,7 +172,7 @@ pub(crate) async fn listen<B: Backends>(
     let reader = match resumed {
         Ok(Resume::Stream(reader)) => return stream(core, reader),
         Ok(Resume::Over) => return Response::nothing_left(),
-        // Who waits for nothing would keep the gateway from ending.
+        // An agent that waits for nothing must not keep the gateway from shutting down.
         Ok(Resume::Unknown) if front.common.is_draining() && core.is_idle() => {
             return Response::no_place(None, &front.common.request_id().to_string(), NoPlace::Draining);
         }
@@ -186,7 +186,8 @@ pub(crate) async fn listen<B: Backends>(
     }
 }
 
-/// A DELETE ends this agent's session for good, held or not; what it shared lives on.
+/// Serves a DELETE: ends the agent session for good, whether this gateway holds it or not. Shared backend sessions live
+/// on.
 pub(crate) async fn delete<B: Backends>(front: &Front<B>, head: &RequestHead<'_>) -> Response {
     let headers = head.headers;
     if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
@@ -214,7 +215,7 @@ async fn end<B: Backends>(
     if front.agents.find(id, &binding).is_none() && front.verify_restorable(id, &binding).is_err() {
         return Response::unknown_session(None);
     }
-    // Buried before it is looked for: one that is being restored meanwhile sees either the one or the other.
+    // Revoked before the look-up: a concurrent restore sees either the revocation or the missing session.
     let revoked = front.common.revoke(id, &binding);
     if let Some(agent) = front.agents.find(id, &binding) {
         front.agents.remove(id, &agent.core, AgentEnd::Deleted);
@@ -269,19 +270,19 @@ async fn initialize<B: Backends>(
     }
 }
 
-/// No session, but a body the agent's SDK shows to its user.
+/// An `initialize` that failed: no session, but a body the agent's SDK shows to its user.
 fn failed(end: &OpenEnd, core: &AgentCore, request: &Request, error: &CallError) -> Response {
     Response::json(StatusCode::OK, Cause::Gateway, end.refused(core, request, error))
 }
 
-/// Answers as the last events of a stream that is complete already.
+/// Answers with the last events of a stream that is complete already.
 pub(crate) fn as_stream(
     core: &AgentCore,
     answers: impl IntoIterator<Item = Bytes>,
     opened: Option<Arc<Outbox>>,
 ) -> Response {
     let outbox = opened.unwrap_or_else(|| core.call_outbox());
-    // Closed already when more was said than an agent may leave unread.
+    // The stream is closed already if more was sent than an agent may leave unread.
     let Some(reader) = outbox.attach() else { return Response::events(AgentBody::empty()) };
     for answer in answers {
         core.send_answer_on(&outbox, answer);
@@ -290,7 +291,7 @@ pub(crate) fn as_stream(
     stream(core, reader)
 }
 
-/// A repeated `initialize` is answered again: the only choice that never breaks an agent (PROTOCOL.md 11.3).
+/// Answers a repeated `initialize` again: the only choice that never breaks an agent.
 fn again<L: Link>(
     core: &AgentCore,
     link: &L,
@@ -309,7 +310,7 @@ fn again<L: Link>(
     }
 }
 
-/// A notification or a response.
+/// Passes on a notification or a response.
 pub(crate) fn take<L: Link>(agent: &Agent<L>, link: &L, body: Body, message: Message) {
     match body {
         Body::Notification(Method::Initialized, _) | Body::Request(_) | Body::BadId(_) => {}

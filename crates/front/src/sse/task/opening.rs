@@ -1,4 +1,4 @@
-//! Opening the link of an HTTP+SSE agent: its handshake, or its first call where it does none.
+//! Opening the link of an HTTP+SSE agent: by its handshake, or by its first call without one.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl<B: Backends> AgentStream<B> {
             Err(why) => return self.core.send_answer(refusal(Some(&request.id), -32602, why)),
         };
         let (revision, interactive) = (client.revision, client.is_interactive());
-        // What the server said of itself to another credential is not for this one.
+        // The server's words for another credential are not reused for this one.
         if let LinkState::Greeted(link) = &self.link_state
             && !self.core.has_moved()
         {
@@ -72,14 +72,14 @@ impl<B: Backends> AgentStream<B> {
                 });
                 self.owns(&link, &greeting.caller);
                 if greeting.interactive {
-                    // Who comes back by its id alone could not be asked any more what it was promised.
+                    // A restored session could not ask the agent anything, though the server was told it can.
                     self.core.revoke();
                 }
                 self.origin = Origin::New;
                 self.link_state = LinkState::Greeted(link);
             }
             (Ok(link), OpenFor::Early(_)) if self.origin == Origin::Restored && link.is_own() => {
-                // What the backend is has changed: the agent would find an empty session, and not know it.
+                // The backend changed: the agent would get an empty session without knowing.
                 self.core.revoke();
                 self.origin = Origin::Lost;
                 return self.refuse_early(&session_ended());
@@ -101,14 +101,15 @@ impl<B: Backends> AgentStream<B> {
         }
     }
 
-    /// Where this link leads to a session of the agent's own, its id restores nothing: that session would be another.
+    /// Marks the id as not restorable if this link leads to a backend session of the agent's own: a restore would lead
+    /// to another one.
     pub(super) fn owns(&self, link: &Arc<B::Link>, caller: &Caller) {
         if link.is_own() {
             self.core.becomes_own(Arc::clone(&caller.forwarded));
         }
     }
 
-    /// What waited for a link that did not come; an `initialize` among it gets a try of its own.
+    /// Refuses the messages that waited for a link that failed; an `initialize` among them gets a try of its own.
     pub(super) fn refuse_early(&mut self, error: &CallError) {
         for message in std::mem::take(&mut self.early) {
             let greets =
@@ -122,7 +123,7 @@ impl<B: Backends> AgentStream<B> {
     }
 }
 
-/// What an agent is told that came back to a session that is over.
+/// The error for an agent that returns to a session that is over.
 pub(super) fn session_ended() -> CallError {
     let message = "this agent's session ended: send initialize";
     CallError::not_sent(ErrorKind::InvalidRequest, message)
