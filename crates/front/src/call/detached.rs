@@ -1,9 +1,9 @@
-//! The owner of calls that outlive their handler: those that answer as a stream, and those whose agent's connection
-//! died. A legacy disconnect is no cancellation (SEMANTICS.md 6.2), so they run on for as long as their stream can be
-//! resumed. The calls of one POST are one entry here: they share a stream.
+//! Detached calls: calls that outlive their handler, because they answer as a stream or their agent's connection died.
+//! A disconnect of an agent with handshake is no cancellation (SEMANTICS.md 6.2), so they run on for as long as their
+//! stream can be resumed. The calls of one POST are one entry here: they share a stream.
 //!
-//! There are places for `limits.adopted_calls` entries, and a place is taken before a call is handed over. What is
-//! handed over therefore runs at once: nothing waits on its way here, unseen by deadlines and cancellations.
+//! There is room for `limits.adopted_calls` entries, reserved before a call is handed over. A handed-over call is
+//! therefore polled at once: it never waits here unseen by deadlines and cancellations.
 
 use std::{
     pin::Pin,
@@ -23,30 +23,30 @@ use crate::{
     stream::outbox::{Outbox, Presence},
 };
 
-/// The calls of one POST without handler.
+/// The detached calls of one POST.
 pub(crate) struct DetachedCalls {
     calls: Vec<InFlightCall>,
     sink: Option<Arc<Outbox>>,
-    /// Whether it is one call, whose stream is its own.
+    /// Whether this is a single call with a stream of its own.
     is_one: bool,
     without_reader: Option<Pin<Box<Sleep>>>,
     patience: Duration,
 }
 
-/// A place at the adopter that nobody has yet.
+/// Reserved room for one entry.
 pub(crate) struct Reservation<'c> {
     mailbox: mpsc::Permit<'c, DetachedCall>,
     permit: DetachedPermit,
 }
 
 impl<'c> Reservation<'c> {
-    /// Takes a place, if one is free now.
+    /// Reserves room. `None` if there is none.
     pub(crate) fn take(common: &'c Common) -> Option<Self> {
         let permit = DetachedPermit::take(&common.gauges, common.limits().adopted_calls)?;
         Some(Self { mailbox: common.detached.try_reserve().ok()?, permit })
     }
 
-    /// Hands calls over; `on_panic` ends what they cannot end themselves any more.
+    /// Hands calls over; `on_panic` cleans up if their task panics.
     pub(crate) fn give(
         self,
         run: impl Future<Output = ()> + Send + 'static,
@@ -68,13 +68,13 @@ impl DetachedCalls {
         Self { is_one: calls.len() == 1, calls, sink, without_reader: None, patience }
     }
 
-    /// What ends the stream of these calls where they cannot end it themselves any more.
+    /// A function that closes the stream of these calls if their task panics.
     pub(crate) fn breaker(&self) -> impl FnOnce() + use<> {
         let sink = self.sink.clone();
         move || sink.iter().for_each(|sink| sink.close())
     }
 
-    /// Whether all calls have ended; their answers are on the stream then.
+    /// Polls the calls. `true` if all have ended and their answers are on the stream.
     fn poll_calls(&mut self, cx: &mut Context<'_>) -> bool {
         let sink = &self.sink;
         let is_heard = sink.as_ref().is_some_and(|sink| matches!(sink.presence(), Presence::Attached(_)));
@@ -126,13 +126,13 @@ impl Future for DetachedCalls {
                 }
                 Poll::Ready(())
             }
-            // Closed over their heads: the agent does not read. Its calls end with its stream.
+            // The stream was closed because the agent does not read. Its calls end with it.
             Presence::Closed => Poll::Ready(()),
         }
     }
 }
 
-/// Runs adopted calls until the front ends. A panic ends the calls of one POST: their stream is closed, and the others
+/// Runs detached calls until the front ends. A panic ends the calls of one POST: their stream is closed, and the others
 /// go on.
 pub(crate) async fn run(common: Arc<Common>, mut calls: mpsc::Receiver<DetachedCall>) {
     let mut running = FuturesUnordered::new();

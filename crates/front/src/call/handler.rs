@@ -1,4 +1,4 @@
-//! Calls in their handlers: where a connection dies, its calls are handed over and run on.
+//! Calls owned by their handlers. If a connection dies, its calls become detached calls.
 
 use std::{
     sync::Arc,
@@ -16,7 +16,7 @@ use crate::{
     stream::outbox::Outbox,
 };
 
-/// A running call in a handler. When the handler is dropped because its connection died, the call runs on.
+/// A call owned by its handler. If the handler is dropped because its connection died, the call is detached.
 pub(crate) struct HandlerCall {
     running: Option<InFlightCall>,
     stream: Option<Arc<CallStream>>,
@@ -39,10 +39,9 @@ impl HandlerCall {
         self.running.as_mut().map_or(Poll::Pending, |running| Poll::Ready(running.give_up(kind, message)))
     }
 
-    /// Gives the call to the adopter, which feeds `sink` from now on. False, and the call stays, when the adopter is
-    /// full.
+    /// Detaches the call, with `sink` as its stream. `false`, and the call stays, if there is no room.
     pub(crate) fn hand_over(&mut self, sink: Option<&Arc<Outbox>>) -> bool {
-        // One that has ended stays, and costs nothing here: this is the end of every call.
+        // A call that has ended stays and costs nothing: every call ends here.
         let Some(running) = self.running.take_if(|running| running.registration.is_some()) else {
             return false;
         };
@@ -66,7 +65,7 @@ impl Drop for HandlerCall {
     }
 }
 
-/// Gives calls of one agent to the adopter, or back when it is full.
+/// Detaches calls of one agent, or gives them back if there is no room.
 pub(crate) fn hand_over(
     calls: Vec<InFlightCall>,
     sink: Option<&Arc<Outbox>>,

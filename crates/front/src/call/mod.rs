@@ -1,4 +1,4 @@
-//! A call on its way: it can be cancelled, moved to another owner, and it reports its end exactly once.
+//! Calls in flight: a call can be cancelled, moved to another owner, and reports its end exactly once.
 
 pub(crate) mod detached;
 pub(crate) mod handler;
@@ -37,7 +37,7 @@ use crate::{
     shared::{Common, Ending, outcome_of},
 };
 
-/// A call whose answer somebody waits for. Dropping it cancels it.
+/// A call in flight. Dropping it cancels it.
 pub(crate) struct InFlightCall {
     reply: Reply<Answer>,
     registration: Option<CallRegistration>,
@@ -46,13 +46,13 @@ pub(crate) struct InFlightCall {
     request_id: RequestId,
     trace: Arc<CallTrace>,
     adapter: Option<ResultAdapter>,
-    /// The message lives as long as its call.
+    /// The charge of the message, held until the call ends.
     _charge: Charge,
 }
 
-/// The end of a call. Holds the request id until the answer is on its way.
+/// The result of a call. Holds the request id until the answer is sent.
 pub(crate) struct CallResult {
-    /// The response under the agent's id; nothing when the agent cancelled the call.
+    /// The response under the agent's id. `None` if the agent cancelled the call.
     pub(crate) body: Option<Bytes>,
     pub(crate) cause: Cause,
     /// Whether the answer is an error.
@@ -61,7 +61,7 @@ pub(crate) struct CallResult {
 }
 
 impl InFlightCall {
-    /// Starts a call of an agent session on `link`, or says why not.
+    /// Starts a call of an agent session on `link`. `Err` is the response that refuses it.
     pub(crate) fn start<L: Link>(
         core: &Arc<AgentCore>,
         link: &L,
@@ -72,7 +72,7 @@ impl InFlightCall {
         Self::begin(core, link, request, message, CallOptions::of_session(outlet))
     }
 
-    /// Starts a call on `link` in this manner, or says why not.
+    /// Starts a call on `link` with these options. `Err` is the response that refuses it.
     pub(crate) fn begin<L: Link>(
         core: &Arc<AgentCore>,
         link: &L,
@@ -139,14 +139,14 @@ impl InFlightCall {
         })
     }
 
-    /// Ends it here with this answer.
+    /// Ends the call now, with this error.
     pub(crate) fn give_up(&mut self, kind: ErrorKind, message: &'static str) -> CallResult {
         let error = CallError::not_sent(kind, message).executed(self.trace.executed());
         self.reply = Box::pin(std::future::pending());
         self.finish(Err(error))
     }
 
-    /// What the agent session knows of it, as long as it has not ended.
+    /// The registration with the agent session; `None` once the call has ended.
     pub(crate) fn registration(&self) -> Option<&CallRegistration> {
         self.registration.as_ref()
     }
@@ -157,7 +157,7 @@ impl InFlightCall {
             let error = CallError::not_sent(ErrorKind::Cancelled, "cancelled by the agent")
                 .executed(self.trace.executed());
             self.report(Outcome::Cancelled, Some(&error));
-            // Dropped now, not when the answer would have come: this is what tells the backend.
+            // Dropping the reply now tells the backend that the call is cancelled.
             self.reply = Box::pin(std::future::pending());
             let registration = self.registration.take();
             return Poll::Ready(CallResult {
@@ -172,7 +172,7 @@ impl InFlightCall {
             Ok(Poll::Pending) => match reason.and_then(|reason| self.stopped(reason)) {
                 None => return Poll::Pending,
                 Some(error) => {
-                    // This is what tells the backend.
+                    // Dropping the reply tells the backend.
                     self.reply = Box::pin(std::future::pending());
                     Err(error)
                 }
@@ -182,7 +182,7 @@ impl InFlightCall {
                 let executed = self.trace.executed();
                 let common =
                     self.registration.as_ref().map(|registration| Arc::clone(&registration.core.common));
-                // What is left of it is dropped now: it must not be polled again.
+                // A future that panicked must not be polled again.
                 self.reply = Box::pin(std::future::pending());
                 Err(failed(common.as_deref(), payload.as_ref()).executed(executed))
             }
@@ -190,7 +190,7 @@ impl InFlightCall {
         Poll::Ready(self.finish(result))
     }
 
-    /// Why a call that has no answer yet ends with the gateway, if it does.
+    /// The error for a call without an answer when the gateway shuts down. `None` if it may go on.
     fn stopped(&self, reason: StopReason) -> Option<CallError> {
         match (reason, self.trace.executed()) {
             (StopReason::UnlessSent | StopReason::Now, Executed::No) => Some(draining()),
@@ -243,7 +243,7 @@ impl InFlightCall {
 }
 
 impl CallResult {
-    /// The same under another id.
+    /// The same result under another id.
     pub(crate) fn under(mut self, id: &RpcId) -> Self {
         self.body = self.body.map(|body| match Envelope::parse(&body) {
             Ok(envelope) => Message::new(body.clone(), &envelope).with_id(id.raw()),
@@ -263,7 +263,7 @@ impl Future for InFlightCall {
 
 impl Drop for InFlightCall {
     fn drop(&mut self) {
-        // Still in flight: nobody will wait for the answer any more.
+        // Dropped in flight: the answer has no reader any more.
         if self.registration.is_some() {
             let error = CallError::not_sent(ErrorKind::Cancelled, "nobody waits for the answer any more")
                 .executed(self.trace.executed());
@@ -272,7 +272,7 @@ impl Drop for InFlightCall {
     }
 }
 
-/// A panic ends its own call, with an answer, and nothing else that runs on the same task.
+/// Reports a panic of a call. It ends that call with an answer, and nothing else on the same task.
 fn failed(common: Option<&Common>, payload: &(dyn Any + Send)) -> CallError {
     if let Some(common) = common {
         common.emit(&FrontEvent::Panicked { task: "call", why: panic_message(payload) });
@@ -290,7 +290,7 @@ fn refuse(
     reject(core, &request.id, &request.method, request_id, trace, &error.error())
 }
 
-/// The error body of a request for which no call is begun.
+/// The error response to a request for which no call is started.
 pub(crate) fn reject_as(
     core: &AgentCore,
     request: &Request,
@@ -303,7 +303,7 @@ pub(crate) fn reject_as(
     reject(core, &request.id, &request.method, core.common.request_id(), &trace, &error)
 }
 
-/// The error body of a call that was refused here, reported like any other end.
+/// The error response to a refused call, which is reported like any other end.
 pub(crate) fn reject(
     core: &AgentCore,
     id: &RpcId,

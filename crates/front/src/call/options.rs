@@ -1,4 +1,4 @@
-//! How a call is made, and what its result is turned into.
+//! Call options: how a call is made, and how its result is adapted.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use mcpool_wire::{
     modern::{Finish, to_modern_result},
 };
 
-/// How a call is made, and what its answer is turned into.
+/// Call options: how a call is made, and how its result is adapted.
 pub(crate) struct CallOptions {
     pub(super) scope: IdScope,
     pub(super) outlet: Option<Arc<dyn Outlet>>,
@@ -17,21 +17,21 @@ pub(crate) struct CallOptions {
     pub(super) adapter: Option<ResultAdapter>,
 }
 
-/// Whose the id of a call is.
+/// The scope in which the id of a call is unique.
 pub(super) enum IdScope {
-    /// An agent session's: it is unique there, and cancels the call.
+    /// An agent session: the id is unique there, and cancels the call.
     Session,
-    /// One of many callers that share a link.
+    /// A shared link: ids of different callers may be equal.
     SharedLink,
 }
 
-/// An answer of a backend with handshake is carried over to the era without.
+/// Adapts a result of a backend with handshake to the stateless era.
 pub(crate) struct ResultAdapter {
     /// The server's name and version as JSON text.
     pub(crate) server_info: Arc<str>,
-    /// For how long the result is good, where it is one that may be kept.
+    /// Milliseconds for which the result may be cached. `None` if it must not be.
     pub(crate) ttl_ms: Option<u64>,
-    /// Whether its caller can be sent to a URL, and asks again.
+    /// Whether the caller can open a URL and repeat its request.
     pub(crate) opens_urls: bool,
 }
 
@@ -41,12 +41,12 @@ impl CallOptions {
         Self { scope: IdScope::Session, outlet, era: Era::Legacy, headers, adapter: None }
     }
 
-    /// Of a guest, to a backend of its own era: nothing is changed on either way.
+    /// Options of a stateless call to a stateless backend: nothing is adapted.
     pub(crate) fn modern(outlet: Arc<dyn Outlet>, headers: Forwarded) -> Self {
         Self { scope: IdScope::SharedLink, outlet: Some(outlet), era: Era::Modern, headers, adapter: None }
     }
 
-    /// Of a guest, to a backend of the other era.
+    /// Options of a stateless call to a backend with handshake.
     pub(crate) fn carried(outlet: Arc<dyn Outlet>, adapter: ResultAdapter) -> Self {
         let headers = Forwarded::default();
         Self {

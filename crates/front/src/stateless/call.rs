@@ -1,8 +1,8 @@
-//! One call of a modern agent, to a backend of either era.
+//! One call of a stateless agent, to a backend of either era.
 //!
-//! It is answered as one JSON body, or as a stream where something is said before. Its connection is all that holds it:
-//! where that ends, the call is cancelled. What a session with handshake asks in the middle of a call is asked of the
-//! caller as an answer, and the call goes on with the request that brings what the caller says.
+//! The answer is one JSON body, or a stream if a message precedes it. The call belongs to its connection: where that
+//! ends, the call is cancelled. If a backend session with handshake asks something during the call, the question is
+//! sent to the caller as an answer, and the call goes on with the request that brings the caller's input.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -47,7 +47,7 @@ use crate::{
     },
 };
 
-/// One POST that listens. Dropped before it heard anything, it was the last.
+/// A POST attached to a call. Dropped before its first step, it ends the call: it was the last consumer.
 struct AttachedPost(Arc<CallOutput>);
 
 impl Drop for AttachedPost {
@@ -99,7 +99,7 @@ pub(super) async fn serve<L: Link>(
     }
 }
 
-/// Goes on with a call whose caller was asked something.
+/// Resumes a parked call with the input of its caller.
 async fn again<L: Link>(
     shared: &Arc<SharedLink<L>>,
     post: &StatelessRequest<'_>,
@@ -124,8 +124,8 @@ async fn again<L: Link>(
     }
 }
 
-/// A state of a call that does not wait: it went on with the same answers before, was not waited for any longer, or is
-/// of an earlier life. Its server had begun with it in any case.
+/// Answers a `requestState` of no parked call: it was resumed before, expired, or is from before a restart. Its server
+/// had begun with the call in any case.
 fn gone(id: &RpcId) -> Response {
     let message = "this requestState stands for no call that waits: the call it was given for went on, ended or was \
                    cancelled, and may have run";
@@ -135,12 +135,12 @@ fn gone(id: &RpcId) -> Response {
     Response::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
 }
 
-/// Whether the answer to such a request may ask for input.
+/// Whether an answer to this method may ask for input.
 fn asks_for_input(method: &Method) -> bool {
     matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead)
 }
 
-/// How the caller is asked, where it can be and its request can be answered so.
+/// The input requests this call may make. `None`: the server must not ask anything.
 fn input_requests_of<L: Link>(
     shared: &Arc<SharedLink<L>>,
     post: &StatelessRequest<'_>,
@@ -158,7 +158,7 @@ fn input_requests_of<L: Link>(
     })
 }
 
-/// Listens to a call with one POST: to the first one it still belongs, to a later one it belongs to the adopter.
+/// Attends a call with one POST: the first POST owns the call, later ones attend a detached call.
 async fn attend(
     core: &Arc<AgentCore>,
     id: &RpcId,
@@ -226,7 +226,7 @@ async fn streamed(
     detached: Option<DetachedStatelessCall>,
 ) -> Response {
     if let Some(mut detached) = detached.and_then(|detached| detach(core, detached).err()) {
-        // The adopter is full: the parts wait for the answer.
+        // No room for another detached call: the messages wait for the answer.
         let outbox = reader.outbox();
         let end = poll_fn(|cx| {
             let is_over = std::pin::Pin::new(&mut *detached).poll(cx).is_ready();
@@ -241,7 +241,7 @@ async fn streamed(
     stream(core, reader)
 }
 
-/// Gives a call to the adopter, or back when it is full.
+/// Detaches a call, or gives it back if there is no room.
 fn detach(core: &AgentCore, detached: DetachedStatelessCall) -> Result<(), Box<DetachedStatelessCall>> {
     match Reservation::take(&core.common) {
         Some(place) => {
@@ -265,7 +265,7 @@ fn whole(result: CallResult) -> Response {
     Response::json(status, result.cause, body)
 }
 
-/// The status of an error that came from behind: by its code, the same for backends of both eras.
+/// The HTTP status of an error from the backend: by its code, the same for backends of both eras.
 fn status_of(body: &Bytes) -> StatusCode {
     match error_code(body) {
         Some(-32601) => StatusCode::NOT_FOUND,
@@ -276,7 +276,7 @@ fn status_of(body: &Bytes) -> StatusCode {
     }
 }
 
-/// The headers that are the backend's to read. One that came twice was refused at the door.
+/// The `Mcp-Param-*` headers, for the backend to read. Doubled headers were refused by the endpoint.
 fn parameters(headers: &HeaderMap) -> Forwarded {
     let mut all: Vec<_> = headers
         .iter()

@@ -1,9 +1,9 @@
-//! What one call says to its caller: its own progress, the log messages its request asked for, what its server asks, and
-//! the answer.
+//! The output of a stateless call to its caller: progress, the log messages its request asked for, questions of the
+//! server, and the answer.
 //!
-//! The caller listens with one POST after the other. A POST waits until something is said, which opens its stream; a
-//! question ends it, and the call is parked until the caller comes back with the next. The subtle thing: who listens is
-//! one value under one lock, so a caller that comes back and the end of everybody's patience never both win.
+//! The caller reads with one POST after the other. A POST waits until there is output, which opens its stream; a
+//! question ends the POST, and the call is parked until the caller returns with the next. The subtle thing: the
+//! consumer is one value under one lock, so a returning caller and an expiry never both win.
 
 mod input_requests;
 mod log_level;
@@ -33,73 +33,73 @@ use crate::{
     stream::outbox::{Outbox, Presence, Reader},
 };
 
-/// Questions one call may have open.
+/// Most open questions of one call.
 const MOST_QUESTIONS: usize = 64;
-/// What is asked so soon after a question is asked along with it: a server may ask several things at once.
+/// Time for which further questions are gathered after the first: a server may ask several things at once.
 const GATHER: Duration = Duration::from_millis(20);
 
 pub(crate) struct CallOutput {
     core: Arc<AgentCore>,
     parked: Arc<Parked>,
-    /// What its caller can be asked; nothing: nothing.
+    /// The input requests this call may make. `None`: the server must not ask anything.
     inputs: Option<InputRequests>,
     state: Mutex<State>,
-    /// The POST that waits.
+    /// Wakes the POST that waits.
     post: AtomicWaker,
-    /// The owner of the call, where that is not the POST.
+    /// Wakes the owner of the call, if that is not the POST.
     owner: AtomicWaker,
 }
 
 struct State {
     consumer: Consumer,
-    /// The request that is to be answered.
+    /// The id of the request to be answered.
     id: RpcId,
-    /// Its progress token; the backend uses that of the first one.
+    /// The progress token of that request; the backend uses the token of the first one.
     token: Option<Bytes>,
     level: Option<LogLevel>,
     questions: Vec<Question>,
-    /// Until when more questions are waited for.
+    /// The time until which further questions are gathered.
     gather_until: Option<Instant>,
-    /// The end of the call, charged while nobody has come for it.
+    /// The result of the call, charged until a POST fetches it.
     end: Option<(CallResult, AnswerCharge)>,
-    /// Its number among the parked.
+    /// The number of the call in the table of parked calls.
     number: Option<u64>,
     /// Whether it is answered under another id than it was begun with.
     is_renamed: bool,
 }
 
-/// Who listens.
+/// The reader of the output.
 enum Consumer {
-    /// A POST, to which nothing was said yet.
+    /// A POST that waits, and has no stream yet.
     Waiting,
-    /// A POST that reads this, or is about to.
+    /// A POST that reads this stream, or is about to.
     Stream {
         outbox: Arc<Outbox>,
         is_read: bool,
     },
-    /// Nobody until the caller comes back, which it may until then.
+    /// No reader: the caller may return until this time.
     Parked(Instant),
     Gone,
 }
 
-/// What the owner of the call is to do.
+/// What the owner of the call does next.
 pub(super) enum OwnerStep {
     Work,
     WaitUntil(Instant),
     Nothing,
 }
 
-/// What a POST has to do.
+/// What a POST does next.
 pub(super) enum PostStep {
-    /// Read this.
+    /// Read this stream.
     Stream(Reader),
-    /// Say this: the answer.
+    /// Send this answer.
     End(CallResult),
-    /// Say this: what is asked.
+    /// Send these questions.
     InputRequired(Bytes),
-    /// Its stream was closed over its head.
+    /// End without output: its stream was closed meanwhile.
     Nothing,
-    /// There are too many parked calls.
+    /// Send this error: too many calls are parked.
     Refused(CallError),
 }
 
@@ -133,7 +133,7 @@ impl CallOutput {
         })
     }
 
-    /// What the POST that waits has to do.
+    /// Polls the next step of the waiting POST.
     pub(super) fn poll_post(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<PostStep> {
         self.post.register(cx.waker());
         let mut state = self.lock();
@@ -141,7 +141,7 @@ impl CallOutput {
             *is_read = true;
             let reader = outbox.attach();
             drop(state);
-            // It may have left the end of the call until there is a reader.
+            // The owner may hold the finished result until a reader attaches; wake it so that it delivers it.
             self.owner.wake();
             return Poll::Ready(reader.map_or(PostStep::Nothing, PostStep::Stream));
         }
@@ -160,7 +160,7 @@ impl CallOutput {
         Poll::Ready(step)
     }
 
-    /// Opens the stream of the POST that waits, before anything is said; false if nobody waits without one.
+    /// Opens the stream of the waiting POST before there is output. `false` if no POST waits without a stream.
     pub(super) fn begin(&self) -> bool {
         let mut state = self.lock();
         if !matches!(state.consumer, Consumer::Waiting) {
@@ -170,12 +170,12 @@ impl CallOutput {
         true
     }
 
-    /// When the POST that waits is to look again, if something is asked and more may follow.
+    /// The time at which the waiting POST polls again, if questions are being gathered.
     pub(super) fn gathers(&self) -> Option<Instant> {
         self.lock().gathers()
     }
 
-    /// What the owner of the call has to do; whoever reads a stream is told what there is to say.
+    /// Polls the next step of the owner, and delivers result and questions to a stream that is read.
     pub(super) fn poll_owner(self: &Arc<Self>, cx: &mut Context<'_>) -> OwnerStep {
         self.owner.register(cx.waker());
         let mut state = self.lock();
@@ -223,7 +223,7 @@ impl CallOutput {
         }
     }
 
-    /// Leaves the call to its caller: what it is asked.
+    /// Parks the call, and returns the questions for its caller.
     fn park(self: &Arc<Self>, state: &mut State) -> Result<Bytes, CallError> {
         let common = &self.core.common;
         let keep = |inputs: &InputRequests| {
@@ -236,7 +236,7 @@ impl CallOutput {
             state.consumer = Consumer::Gone;
             common.emit(&FrontEvent::Parked { outcome: Parking::Refused });
             let message = "too many calls wait for their callers to answer what a server inputs";
-            // The server asks in the middle of it.
+            // The server asks during the call, so the call may have run.
             return Err(CallError::not_sent(ErrorKind::Overloaded, message).executed(Executed::Maybe));
         };
         state.number = Some(number);
@@ -247,7 +247,7 @@ impl CallOutput {
         Ok(input_required(&id, questions, Some(&sealed), &inputs.server_info))
     }
 
-    /// The caller is back with another request and its answers. False if its time was over.
+    /// Resumes the call with another request and its input. `false` if the call is no longer parked.
     pub(super) fn resume(
         &self,
         id: &RpcId,
@@ -280,7 +280,7 @@ impl CallOutput {
         true
     }
 
-    /// The answer of the backend, or why there is none.
+    /// Stores the result of the call and wakes the POST.
     pub(super) fn finish(&self, result: CallResult) {
         let bytes = result.body.as_ref().map_or(0, Bytes::len);
         let charge = AnswerCharge::new(&self.core.common.memory, bytes);
@@ -288,12 +288,12 @@ impl CallOutput {
         self.post.wake();
     }
 
-    /// Bytes of an answer nobody has come for.
+    /// Bytes of a result that no POST has fetched.
     pub(crate) fn owes(&self) -> usize {
         self.lock().end.as_ref().map_or(0, |(_, charge)| charge.bytes())
     }
 
-    /// Nobody came back in time. False if somebody just did.
+    /// Expires a parked call. `false` if its caller has just returned.
     pub(super) fn expire(&self) -> bool {
         let number = {
             let mut state = self.lock();
@@ -309,7 +309,7 @@ impl CallOutput {
         true
     }
 
-    /// Nobody will own it while it is parked.
+    /// Ends a call that cannot be parked, because it has no owner.
     pub(super) fn abandon(&self) {
         let number = {
             let mut state = self.lock();
@@ -321,14 +321,14 @@ impl CallOutput {
         common.emit(&FrontEvent::Parked { outcome: Parking::Refused });
     }
 
-    /// Gives up the answer nobody has come for: memory is short.
+    /// Drops a result that no POST has fetched, because memory is short.
     pub(crate) fn let_go(&self) {
         self.abandon();
         self.lock().end = None;
         self.owner.wake();
     }
 
-    /// Nobody listens any more.
+    /// Ends the output: it has no consumer any more.
     pub(super) fn leave(&self) {
         let mut state = self.lock();
         if let Consumer::Stream { outbox, .. } = std::mem::replace(&mut state.consumer, Consumer::Gone) {
@@ -338,7 +338,7 @@ impl CallOutput {
         self.owner.wake();
     }
 
-    /// The POST that waited is gone.
+    /// Notes that the waiting POST is gone.
     pub(super) fn left(&self) {
         let mut state = self.lock();
         if matches!(state.consumer, Consumer::Waiting | Consumer::Stream { is_read: false, .. }) {
@@ -348,19 +348,19 @@ impl CallOutput {
         }
     }
 
-    // What it guards is consistent between any two statements, so a panic elsewhere does not spoil it.
+    // Consistent between any two statements, so a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Until when more questions are waited for, where there are some.
+    /// The time until which further questions are gathered.
     fn gathers(&self) -> Option<Instant> {
         self.gather_until.filter(|until| !self.questions.is_empty() && *until > Instant::now())
     }
 
-    /// The end of the call, under the id that is to be answered.
+    /// Takes the result, under the id of the request to be answered.
     fn ended(&mut self) -> Option<CallResult> {
         let (result, _) = self.end.take()?;
         Some(if self.is_renamed { result.under(&self.id) } else { result })

@@ -1,5 +1,5 @@
-//! The owner of a call whose POST does not run it any more: because it answers as a stream, or because it waits for its
-//! caller. Whoever listens is found through its voice; where nobody does and nobody is waited for, the call is cancelled.
+//! Detached stateless calls: the owner of a call that answers as a stream or waits for its caller. It finds the
+//! consumer through the call's output; without a consumer, and without one to wait for, it cancels the call.
 
 use std::{
     pin::Pin,
@@ -23,7 +23,7 @@ impl DetachedStatelessCall {
         Self { running, output, expiry: None }
     }
 
-    /// What ends it where it cannot end itself any more.
+    /// A function that ends the output if this task panics.
     pub(crate) fn breaker(&self) -> impl FnOnce() + use<> {
         let output = Arc::clone(&self.output);
         move || output.leave()
@@ -60,7 +60,7 @@ impl Future for DetachedStatelessCall {
                 if this.output.expire() {
                     return Poll::Ready(());
                 }
-                // Its caller was faster.
+                // The caller returned just before the expiry.
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }

@@ -1,4 +1,4 @@
-//! `server/discover`: what a backend can do, said in this era's way.
+//! `server/discover`: the capabilities of a backend, in the form of this era.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +17,10 @@ pub(super) fn respond<L: Link>(shared: &SharedLink<L>, request: &Request) -> Res
     Response::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, &result))
 }
 
-/// The members of what the link says of its server, as they came.
+/// The members of the link's `initialize` result.
 pub(super) type Greeting = BTreeMap<String, Box<RawValue>>;
 
-/// What the link says of its server.
+/// Reads the link's `initialize` result.
 pub(super) fn greeting<L: Link>(link: &L) -> Greeting {
     let said = link.initialize_result(Revision::V2026_07_28);
     std::str::from_utf8(&said).ok().and_then(raw_members).unwrap_or_default()
@@ -35,7 +35,7 @@ fn member<'a>(greeting: &'a Greeting, key: &str) -> &'a str {
     greeting.get(key).map_or("{}", |raw| raw.get())
 }
 
-/// Nobody is told to keep it: it says what the server was at its last handshake.
+/// The result must not be cached: it is from the last handshake of the server.
 fn result_of(greeting: &Greeting) -> Bytes {
     let (version, key) = (Revision::V2026_07_28, key::SERVER_INFO);
     let (capabilities, info) = (member(greeting, "capabilities"), member(greeting, "serverInfo"));

@@ -1,9 +1,9 @@
-//! The links modern agents share: who has no session is a guest of its principal.
+//! Shared links: the links of agents without a session.
 //!
-//! Callers of one principal that a backend could not tell apart anyway (same target, affinity, forwarded headers,
-//! capabilities) come over one link, and over some more of its kind where many call at once, so that they spread over the
-//! sessions. A guest nobody needs goes after a minute; when there are too many, the one that was idle longest goes first.
-//! However many callers find none, one link is opened for them.
+//! Callers with the same key (principal, target, affinity, forwarded headers, capabilities), which a backend could not
+//! tell apart anyway, share one link, and some more if many call at once, so that they spread over the sessions. A link
+//! that is idle for a minute is closed; if there are too many, the one that was idle longest is closed first. However
+//! many callers find no link, one is opened for them.
 
 mod shared_link;
 
@@ -36,17 +36,17 @@ use crate::{
     stream::outbox::Outbox,
 };
 
-/// Most links of guests.
+/// Most shared links.
 const MAX_LINKS: usize = 1_024;
-/// A link nobody calls over is kept this long.
+/// Time after which an idle link is closed.
 const IDLE: Duration = Duration::from_secs(60);
-/// With so many calls in flight on every link of its kind another one is opened: fewer than a session of a backend takes
-/// by default, so that there is room on each.
+/// Calls in flight on each link of a key beyond which another link is opened: fewer than a backend session takes by
+/// default, so that there is room on each.
 const BUSY_CALLS: usize = 8;
-/// Most links of one kind: more sessions than one pool has.
+/// Most links of one key: more than a pool has sessions.
 const MAX_SAME_KEY: usize = 32;
 
-/// What callers must agree in to share a link.
+/// The key of shared links: callers that agree in it share a link.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct LinkKey {
     backend: Target,
@@ -57,18 +57,18 @@ struct LinkKey {
     class: CapabilityClass,
 }
 
-/// Why a caller has no link.
+/// The reason a caller has no link.
 #[derive(Clone, Debug)]
 pub(crate) enum NoLink {
     NoPlace(NoPlace),
-    /// Its backend gave it none.
+    /// The backend gave it no link.
     Unopened(Arc<CallError>),
 }
 
 type OpenResult<L> = Result<Arc<SharedLink<L>>, NoLink>;
 type OpeningLink<L> = Pin<Box<dyn Future<Output = OpenResult<L>> + Send>>;
 
-/// All guests of one front.
+/// All shared links of one front.
 pub(crate) struct SharedLinks<L> {
     state: Mutex<State<L>>,
 }
@@ -76,13 +76,13 @@ pub(crate) struct SharedLinks<L> {
 struct State<L> {
     by_key: HashMap<LinkKey, Vec<Arc<SharedLink<L>>>>,
     count: usize,
-    /// Held by their callers only, so what nobody waits for ends.
+    /// Openings in progress, held by their callers only: one that no caller waits for ends.
     openings: HashMap<LinkKey, WeakShared<OpeningLink<L>>>,
 }
 
 enum Choice<L> {
     Reuse(Arc<SharedLink<L>>),
-    /// All of its kind have much to do; this one the least.
+    /// All links of this key are busy; this one the least.
     AllBusy(Arc<SharedLink<L>>),
     None,
 }
@@ -95,7 +95,7 @@ impl<L> Default for SharedLinks<L> {
 }
 
 impl<L: Link> SharedLinks<L> {
-    /// A link of this kind, if there is one.
+    /// Finds a link of this key.
     fn find(&self, key: &LinkKey) -> Choice<L> {
         let mut gone = Vec::new();
         let mut state = self.lock();
@@ -108,13 +108,13 @@ impl<L: Link> SharedLinks<L> {
             }
             stays
         });
-        // The first with room, so that few are in use.
+        // The first link with room, so that few are in use.
         let with_room = same_key.iter().position(|shared| shared.core.in_flight() < BUSY_CALLS);
         let least = || (0..same_key.len()).min_by_key(|at| same_key[*at].core.in_flight());
         let chosen = with_room.or_else(least).map(|at| Arc::clone(&same_key[at]));
         let choice = match chosen {
             None => Choice::None,
-            // So are all of its kind.
+            // If one link is outdated, so are all of its key.
             Some(shared) if shared.link.is_outdated() => {
                 gone.append(same_key);
                 Choice::None
@@ -130,13 +130,13 @@ impl<L: Link> SharedLinks<L> {
         if same_key.is_empty() {
             by_key.remove(key);
         }
-        // Their links end behind the lock.
+        // The links end after the lock is released.
         drop(state);
         drop(gone);
         choice
     }
 
-    /// Whether links of this kind lead to a backend of this era, where one serves everybody.
+    /// Whether links of this key lead to a stateless backend, where one link serves everybody.
     fn is_modern(&self, key: &LinkKey) -> bool {
         let state = self.lock();
         state.by_key.get(key).and_then(|all| all.first()).is_some_and(|one| one.link.era() == Era::Modern)
@@ -151,7 +151,7 @@ impl<L: Link> SharedLinks<L> {
         drop(gone);
     }
 
-    /// Ends what nobody needs. None stays longer than an agent session would.
+    /// Closes idle links; none stays longer than an agent session would.
     pub(crate) fn sweep(&self, now: u64, longest: Duration) {
         let idle = u64::try_from(IDLE.min(longest).as_millis()).unwrap_or(u64::MAX);
         let is_idle = |shared: &SharedLink<L>| {
@@ -162,12 +162,12 @@ impl<L: Link> SharedLinks<L> {
         drop(gone);
     }
 
-    /// Each of them.
+    /// The cores of all links.
     pub(crate) fn cores(&self) -> Vec<Arc<AgentCore>> {
         self.lock().by_key.values().flatten().map(|shared| Arc::clone(&shared.core)).collect()
     }
 
-    /// Lets go of a link nobody needs now, the one that was idle longest; whether there was one.
+    /// Closes the link that was idle longest. `false` if none is idle.
     pub(crate) fn give_way(&self) -> bool {
         let gone = {
             let mut state = self.lock();
@@ -178,12 +178,12 @@ impl<L: Link> SharedLinks<L> {
         gone.is_some()
     }
 
-    /// The streams of their calls.
+    /// The streams of calls over all links.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
         self.cores().iter().flat_map(|core| core.outboxes()).collect()
     }
 
-    /// Tells the calls of all of them that they are to end.
+    /// Stops the calls of all links.
     pub(crate) fn stop_calls(&self, why: StopReason) {
         let all: Vec<_> =
             self.lock().by_key.values().flatten().map(|shared| Arc::clone(&shared.core)).collect();
@@ -197,14 +197,14 @@ impl<L: Link> SharedLinks<L> {
         drop(gone);
     }
 
-    // What it guards is consistent between any two statements, so a panic elsewhere does not spoil it.
+    // Consistent between any two statements, so a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, State<L>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<L> State<L> {
-    /// Takes out the one that is needed least: idle, and for the longest time.
+    /// Removes the link that is needed least: an idle one before a busy one, and the one that was idle longest.
     fn make_room(&mut self) -> Option<Arc<SharedLink<L>>> {
         let all = self.by_key.values().flatten();
         let need = |shared: &&Arc<SharedLink<L>>| {
@@ -228,7 +228,7 @@ impl<L> State<L> {
 }
 
 impl<B: Backends> Front<B> {
-    /// The link a modern caller comes over.
+    /// The link for a caller without a session.
     pub(crate) async fn shared_link(
         self: &Arc<Self>,
         stateless: &Arc<Stateless<B::Link>>,
@@ -265,7 +265,7 @@ impl<B: Backends> Front<B> {
         key
     }
 
-    /// One more link of this kind; whoever wants one at the same time gets the same.
+    /// Opens one more link of this key; callers that need one at the same time share the opening.
     async fn open_once(
         self: &Arc<Self>,
         stateless: &Arc<Stateless<B::Link>>,
@@ -316,7 +316,7 @@ impl<B: Backends> Front<B> {
         client: ClientHello,
     ) -> OpenResult<B::Link> {
         let result = self.open_and_share(&stateless, &key, caller, target, peer, client).await;
-        // Behind the table, so that who finds no opening finds the guest.
+        // Removed after the insertion: a caller that finds no opening finds the link.
         stateless.links.lock().openings.remove(&key);
         result
     }

@@ -1,8 +1,8 @@
-//! `subscriptions/listen`: a stream of what changes, for as long as its connection lasts.
+//! `subscriptions/listen`: a stream of changes, for as long as its connection lasts.
 //!
-//! Each stream has a link of its own, so that what the backend says of changes finds it as it finds an agent session.
-//! The first message says what will be told: what was asked for and the backend promised. What is said before that
-//! waits, so that no change falls between the subscription and the stream.
+//! Each stream has a link of its own, so that changes reach it as they reach an agent session. Its first message lists
+//! the changes it will carry: those that were asked for and that the backend promised. Changes before that are queued,
+//! so that none is lost between the subscription and the stream.
 
 use std::{
     future::poll_fn,
@@ -39,14 +39,14 @@ use crate::{
     stream::outbox::{Outbox, Presence},
 };
 
-/// Changes that wait for the first message of their stream.
+/// Most changes queued before the first message of a stream.
 const EARLY: usize = 256;
-/// Resources one stream may be about: as many as one agent may subscribe to.
+/// Most resources of one stream: as many as one agent may subscribe to.
 const MOST_RESOURCES: usize = 1_000;
-/// Subscriptions of one stream that are made side by side.
+/// Subscriptions of one stream that are made at a time.
 const AT_ONCE: usize = 16;
 
-/// What hears for one stream.
+/// The receiver of changes of one stream.
 pub(super) struct Listener {
     core: Arc<AgentCore>,
     /// The id of its request, as JSON text.
@@ -59,7 +59,7 @@ enum ListenerState {
     Open(Filter),
 }
 
-/// What a stream needs for as long as it lasts.
+/// The task of one stream, and what it holds.
 struct ListenTask<L> {
     listener: Arc<Listener>,
     _link: Arc<L>,
@@ -125,7 +125,7 @@ async fn link_of<B: Backends>(
     open::bounded(front.backends.open(hello), &front.common).await
 }
 
-/// Which of these resources the backend tells about, in their order.
+/// Subscribes to these resources. Returns those the backend accepted, in their order.
 async fn subscribed<L: Link>(core: &AgentCore, link: &L, uris: Vec<String>) -> Vec<String> {
     let asked = uris.into_iter().map(|uri| {
         let params = json!({ "uri": uri });
@@ -149,7 +149,7 @@ impl Listener {
         Arc::clone(&self.core)
     }
 
-    /// Says what will be told, then what was heard until now. Nothing when the stream ended already.
+    /// Sends the first message, then the queued changes. `None` if the stream has ended already.
     fn begin(&self, filter: Filter) -> Option<crate::stream::outbox::Reader> {
         let reader = self.core.outbox.attach()?;
         let mut state = self.lock();
@@ -158,7 +158,7 @@ impl Listener {
             std::mem::replace(&mut *state, ListenerState::Open(filter.clone()))
         {
             for notification in early {
-                // Counted where it is dropped.
+                // Counted where the message is dropped.
                 let _ = self.tell(&filter, notification);
             }
         }
@@ -166,7 +166,7 @@ impl Listener {
     }
 
     fn hear(&self, notification: Bytes) -> Result<(), OutletFull> {
-        // Held while it is told: what was early comes before what was not.
+        // Locked while it is delivered: queued changes come before later ones.
         match &mut *self.lock() {
             ListenerState::Early(early) if early.len() < EARLY => {
                 early.push(notification);
@@ -221,7 +221,7 @@ impl Outlet for Listener {
 }
 
 impl<L: Link> ListenTask<L> {
-    /// Lasts until nobody reads any more, or everything ends.
+    /// Runs until the reader is gone or the front ends.
     async fn last(self) {
         let core = &self.listener.core;
         let left = poll_fn(|cx| match core.outbox.poll_presence(cx) {

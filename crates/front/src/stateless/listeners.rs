@@ -1,4 +1,4 @@
-//! The streams of `subscriptions/listen` that are open: found when all of them are to end, or when memory is short.
+//! The table of open `subscriptions/listen` streams, to end them at shutdown or when memory is short.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ struct State {
     open: HashMap<u64, Arc<Listener>>,
 }
 
-/// An open stream; dropping it takes it off the list.
+/// One open stream in the table; removed on drop.
 pub(super) struct ListenerEntry {
     list: Arc<Listeners>,
     number: u64,
@@ -25,7 +25,7 @@ pub(super) struct ListenerEntry {
 }
 
 impl Listeners {
-    /// Lists a stream, unless there are as many as there may be agent sessions.
+    /// Adds a stream. `None` if there are as many as agent sessions are allowed.
     pub(super) fn enter(
         self: &Arc<Self>,
         listener: &Arc<Listener>,
@@ -44,7 +44,7 @@ impl Listeners {
         Some(ListenerEntry { list: Arc::clone(self), number, common: Arc::clone(common) })
     }
 
-    /// Ends all of them, each with a word.
+    /// Ends all streams, each with its answer.
     pub(crate) fn end_all(&self) {
         for listener in self.all() {
             listener.end();
@@ -59,7 +59,7 @@ impl Listeners {
         self.all().iter().map(|listener| listener.outbox()).collect()
     }
 
-    // Copied out, so that nothing is done under the lock.
+    // Copied, so that no work is done under the lock.
     fn all(&self) -> Vec<Arc<Listener>> {
         self.lock().open.values().cloned().collect()
     }

@@ -1,11 +1,11 @@
-//! Agents of the era without handshake and session (2026-07-28): every POST says all there is to know of its sender.
+//! The stateless era (2026-07-28): agents without handshake and session; every POST carries all there is to know of its
+//! sender.
 //!
-//! Reading order: `checks` (what a request must say of itself), `guests` (the links they share), `discover`, `call`
-//! with its `output` (what
-//! it says to its caller) and `detached` (who owns it), `parked` (calls that wait for their callers), `listen` (a stream of
-//! its own). The subtle thing: nobody has a
-//! session, so nobody is waited for; a connection that ends is a call that is cancelled. One of which only the agent's side
-//! has ended is written to: whoever waits for its answer reads on, and whoever has gone refuses.
+//! Reading order: `validate` (what a request must carry), `links` (the links that callers share), `discover`, `call`
+//! with its `call_output` (what it says to its caller) and `detached` (its later owner), `parked` (calls that wait for
+//! their callers), `listen` (change streams). The subtle thing: there is no session to return to, so a connection that
+//! ends cancels its call. If only the agent's side has ended, the gateway writes: an agent that waits for its answer
+//! reads on, one that has gone refuses.
 
 mod call;
 mod call_output;
@@ -37,13 +37,14 @@ use listeners::Listeners;
 use parked::Parked;
 pub(crate) use validate::is_modern;
 
-/// What is kept of agents without session: owned beside the front, which knows only that it takes places.
+/// The state of agents without a session. Owned beside the front, which only knows that it takes places of agent
+/// sessions.
 pub(crate) struct Stateless<L> {
-    /// The links they share.
+    /// The links that callers share.
     pub(crate) links: SharedLinks<L>,
-    /// Their streams of what changes.
+    /// Open streams of `subscriptions/listen`.
     pub(crate) listeners: Arc<Listeners>,
-    /// Their calls that wait for them.
+    /// Calls that wait for their callers.
     pub(crate) parked: Arc<Parked>,
 }
 
@@ -65,18 +66,18 @@ impl<L: Link> Sessionless for Stateless<L> {
     }
 }
 
-/// What is done for a request.
+/// The way a request is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Service {
     Discover,
     Listen,
-    /// Goes to the backend; some results say how long they are good for.
+    /// A call of the backend. `is_kept`: its result says how long it may be cached.
     Call {
         is_kept: bool,
     },
 }
 
-/// One request, fit to be served.
+/// One validated request.
 struct StatelessRequest<'a> {
     head: &'a RequestHead<'a>,
     target: Target,
@@ -86,7 +87,7 @@ struct StatelessRequest<'a> {
     connection: &'a ConnectionState,
 }
 
-/// A POST of this era.
+/// Serves a POST of this era.
 pub(crate) async fn message<B: Backends>(
     front: &Arc<Front<B>>,
     stateless: &Arc<Stateless<B::Link>>,
@@ -98,7 +99,8 @@ pub(crate) async fn message<B: Backends>(
     let request = match body {
         Body::Request(request) => request,
         Body::BadId(why) => return Response::refused(StatusCode::BAD_REQUEST, None, -32600, why),
-        // Nothing of it has a meaning here: calls are cancelled by their connections, and nobody is asked anything.
+        // Neither has a meaning here: calls are cancelled by their connections, and servers ask callers nothing outside
+        // of answers.
         Body::Notification(..) => return ignored(front, "notification"),
         Body::Response(_) => return ignored(front, "agent_response"),
     };
@@ -113,7 +115,7 @@ pub(crate) async fn message<B: Backends>(
     };
     let post = StatelessRequest { head, target, request, modern, connection };
     match service {
-        // Boxed, so that calls do not carry around what these need.
+        // Boxed, so that the futures of calls do not grow by what these need.
         Service::Listen => Box::pin(listen::serve(front, &stateless.listeners, post, message.bytes())).await,
         Service::Discover => Box::pin(discovered(front, stateless, post)).await,
         Service::Call { is_kept } => called(front, stateless, post, is_kept, (message, charge)).await,
@@ -129,7 +131,7 @@ async fn discovered<B: Backends>(
         return use_handshake(&post.request.id);
     }
     match front.shared_link(stateless, post.head, &post.target, &post.modern.client).await {
-        // Who was the first to come here showed what the server is.
+        // The first caller of a backend shows what the server is.
         Ok(_) if prefers_handshake(front, &post) => use_handshake(&post.request.id),
         Ok(shared) => discover::respond(&shared, &post.request),
         Err(reason) => no_link(front, &reason, &post),
@@ -142,8 +144,8 @@ fn prefers_handshake<B: Backends>(front: &Front<B>, post: &StatelessRequest<'_>)
     front.backends.prefers_handshake(&post.target, &caller, &post.modern.client)
 }
 
-/// Told as a server tells it that does not know this era, on which all SDKs begin with a handshake. Its calls would be
-/// served, each in a session of its own.
+/// Answers like a server that does not know this era, upon which all SDKs begin with a handshake. Its calls would be
+/// served, but each in a session of its own.
 fn use_handshake(id: &RpcId) -> Response {
     let message = "this server keeps things in the session of each agent: begin with initialize, or say which agent it is \
                    by Mcpool-Affinity";
@@ -176,7 +178,7 @@ fn ignored<B: Backends>(front: &Front<B>, kind: &'static str) -> Response {
     Response::accepted()
 }
 
-/// A method this era does not have, or that nobody knows.
+/// Answers a method that is unknown or not part of this era.
 fn no_method(id: &RpcId, method: &Method) -> Response {
     let shown: String = method.as_str().chars().filter(|c| !c.is_control()).take(80).collect();
     let message = format!("there is no method {shown:?} in revision 2026-07-28");

@@ -1,4 +1,4 @@
-//! Requests that are no agent's: what the gateway asks for on behalf of those who have no session to ask in.
+//! Requests of the gateway's own, on behalf of callers without a session.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::session::agent::AgentCore;
 
-/// Both eras' links know what an agent wants to be told as the era with handshake writes it.
+/// Makes such a request, in the form of the era with handshake: links of both eras understand it.
 pub(super) fn own(core: &AgentCore, method: Method, params: &Value, name: Option<&str>) -> Option<Call> {
     let message = json!({ "jsonrpc": "2.0", "id": 0, "method": method.as_str(), "params": params });
     let bytes = Bytes::from(message.to_string());

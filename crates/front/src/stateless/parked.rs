@@ -1,8 +1,7 @@
-//! Calls that wait for their callers: each was answered with what its server asks, and goes on when its caller comes
-//! back with the answers.
+//! Parked calls: each was answered with questions of its server, and goes on when its caller returns with the input.
 //!
-//! What a caller comes back with is a number of this table, sealed and bound to who it is, to the backend and what it is
-//! given in the caller's headers, and to the request it stands for. It is worth something once: whoever comes back takes the call along.
+//! The `requestState` of a caller is a number of this table, sealed and bound to the caller, the backend with the
+//! forwarded headers, and the request. It is valid once: the first to return takes the call.
 
 use std::{
     collections::HashMap,
@@ -15,7 +14,7 @@ use mcpool_wire::{Caller, modern::essence};
 use super::call_output::CallOutput;
 use crate::{limits::gauges::Gauges, shared::Common};
 
-/// Most calls that wait for their callers.
+/// Most parked calls.
 const MOST: usize = 1_024;
 
 #[derive(Default)]
@@ -27,17 +26,17 @@ struct State {
 }
 
 impl Default for State {
-    /// Numbers begin anywhere: one that was given out in an earlier life is none of this.
+    /// Numbers start at random, so that one from before a restart matches none of this run.
     fn default() -> Self {
         Self { last: u64::from(rand::random::<u32>()) << 31, waiting: HashMap::new() }
     }
 }
 
-/// What a state is bound to.
+/// What a `requestState` is bound to.
 pub(super) struct StateBinding(Vec<u8>);
 
 impl StateBinding {
-    /// To this request of this caller; nothing if it is no request.
+    /// Binds to this request of this caller. `None` if it is no request.
     pub(super) fn to(caller: &Caller, backend: &str, message: &[u8]) -> Option<Self> {
         let mut binding = caller.identity.to_binding();
         let carried = caller.forwarded.iter();
@@ -52,8 +51,8 @@ impl StateBinding {
 }
 
 impl Parked {
-    /// Keeps a call for its caller: its number, and what the caller is to come back with. Nothing when there are too many, or when the
-    /// system has no randomness.
+    /// Parks a call. Returns its number and the sealed state for its caller; `None` when there are too many, or when
+    /// the system has no randomness.
     pub(super) fn keep(
         &self,
         output: &Arc<CallOutput>,
@@ -75,8 +74,8 @@ impl Parked {
         Some((number, sealed))
     }
 
-    /// The call this state stands for, which nobody else gets any more. Nothing if it stands for none, or for nothing of
-    /// this caller and request.
+    /// Takes the call of this state out of the table. `None` if there is none, or if the state is not of this caller
+    /// and request.
     pub(super) fn take(
         &self,
         sealed: &str,
@@ -93,13 +92,13 @@ impl Parked {
         Some(gone)
     }
 
-    /// The calls whose answers wait for their callers, with their bytes.
+    /// Parked calls with a result, and its bytes.
     pub(crate) fn owing(&self) -> Vec<(usize, Arc<CallOutput>)> {
         let all: Vec<_> = self.lock().waiting.values().cloned().collect();
         all.into_iter().map(|output| (output.owes(), output)).filter(|(owes, _)| *owes > 0).collect()
     }
 
-    /// Ends all of them: nobody can come back any more.
+    /// Ends all parked calls: no caller can return any more.
     pub(crate) fn end_all(&self, common: &Common) {
         let all = std::mem::take(&mut self.lock().waiting);
         Gauges::down(&common.gauges.parked, all.len());

@@ -1,6 +1,7 @@
-//! What a request of this era must say of itself, and that its headers say the same (PROTOCOL.md 4).
+//! Validation of stateless requests: what a request must carry, and that its headers agree with its body (PROTOCOL.md
+//! 4).
 //!
-//! Looked at before anything is done for it: what is refused here reaches no backend and leaves nothing behind.
+//! Done before anything else: a request refused here reaches no backend and leaves nothing behind.
 
 use http::{HeaderMap, StatusCode};
 use mcpool_wire::{
@@ -19,25 +20,26 @@ use crate::{
     observe::Cause,
 };
 
-/// Why a request is not served.
+/// The reason a request is refused, with its status and code.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unfit {
-    /// Its sender does not take both kinds of answers. 406.
+    /// The client does not accept both kinds of answers. 406.
     Accept,
-    /// It does not carry what it must. 400, -32602.
+    /// A required member is missing or wrong. 400, -32602.
     Envelope(String),
-    /// A header says something else than the body, or is missing. 400, -32020.
+    /// A header is missing or contradicts the body. 400, -32020.
     Mismatch(String),
-    /// It is written in a revision we do not speak. 400, -32022.
+    /// The revision is not supported. 400, -32022.
     Version(String),
 }
 
-/// Whether a POST is of this era: either mark of it is enough, so that who sets only one is told what is missing.
+/// Whether a POST is of this era. One of the two marks is enough, so that a client that sets only one learns what is
+/// missing.
 pub(crate) fn is_modern(headers: &HeaderMap, incoming: &Incoming) -> bool {
     incoming.is_modern || Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern
 }
 
-/// What the request says of its sender, if all of it is in order.
+/// Validates a request, and returns what it says of its sender.
 pub(super) fn check(headers: &HeaderMap, request: &Request, message: &[u8]) -> Result<ModernRequest, Unfit> {
     if !accepts(headers, "application/json") || !accepts(headers, "text/event-stream") {
         return Err(Unfit::Accept);
@@ -69,14 +71,14 @@ fn same(headers: &HeaderMap, name: &str, body: &str) -> Result<(), Unfit> {
     }
 }
 
-/// `Mcp-Name` names what the body names, where the method names something.
+/// Checks that `Mcp-Name` agrees with the name in the body, for methods that have one.
 fn check_name(headers: &HeaderMap, request: &Request) -> Result<(), Unfit> {
     let is_named = matches!(request.method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead);
     if !is_named {
         return Ok(());
     }
     match (headers.get("mcp-name"), request.name.as_deref()) {
-        // The backend says what is wrong with it.
+        // The backend reports the missing name.
         (None, None) => Ok(()),
         (None, Some(_)) => Err(Unfit::Mismatch("the header mcp-name is missing".to_owned())),
         (Some(header), Some(name)) if decode_header(header).as_deref() == Some(name) => Ok(()),

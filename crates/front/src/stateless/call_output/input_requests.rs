@@ -1,4 +1,4 @@
-//! What a caller can be asked, and what it was.
+//! Input requests: what a server may ask the caller of a stateless call, and what it has asked.
 
 use std::sync::Arc;
 
@@ -6,18 +6,18 @@ use bytes::Bytes;
 use mcpool_wire::{Envelope, Message, Method};
 use serde_json::Value;
 
-/// How a caller is asked, and how its answers get to who asked.
+/// The capabilities of the caller, and the way its input reaches the server.
 pub(in crate::stateless) struct InputRequests {
-    /// The declared capabilities.
+    /// The capabilities the caller declared.
     pub(in crate::stateless) capabilities: Value,
-    /// The request, to which what it goes on with is bound.
+    /// The request; the state of the parked call is bound to it.
     pub(in crate::stateless) message: Bytes,
     pub(in crate::stateless) server_info: Arc<str>,
-    /// Passes on an answer under the link's number.
+    /// Passes the caller's input to the link, under the link's number.
     pub(in crate::stateless) respond: Box<dyn Fn(u64, Message) + Send + Sync>,
 }
 
-/// One thing a server asked, and waits for.
+/// One open question of a server.
 pub(super) struct Question {
     pub(super) number: u64,
     pub(super) key: String,
@@ -25,7 +25,7 @@ pub(super) struct Question {
 }
 
 impl InputRequests {
-    /// Whether the caller declared that it can be asked this.
+    /// Whether the caller declared the capability for this question.
     pub(super) fn allow(&self, message: &[u8]) -> bool {
         let method = Envelope::parse(message).ok().and_then(|envelope| envelope.method);
         let needed = match method {

@@ -1,10 +1,10 @@
-//! How severe a log message is.
+//! Log levels of MCP, ordered by severity.
 
-/// One of the eight levels; the more severe, the greater.
+/// One of the eight levels; a more severe one is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::stateless) struct LogLevel(usize);
 
-/// The least severe first.
+/// All levels, the least severe first.
 const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
 impl LogLevel {

@@ -1,4 +1,5 @@
-//! What the backend says in a stateless call: progress, log messages and questions, as its caller wants them.
+//! Messages of the backend in a stateless call: progress, log messages and questions, filtered by what the caller asked
+//! for.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ impl CallOutput {
         let (outbox, is_first) = match &state.consumer {
             Consumer::Stream { outbox, .. } => (Arc::clone(outbox), false),
             Consumer::Waiting => (self.core.call_outbox(), true),
-            // Progress of a call whose caller is away is nobody's.
+            // Progress of a parked call has no reader.
             Consumer::Parked(_) => return Ok(()),
             Consumer::Gone => return Err(OutletFull),
         };
@@ -53,7 +54,7 @@ impl State {
             && self.level.zip(level).is_some_and(|(least, level)| level >= least)
     }
 
-    /// Progress under the token of the request that is to be answered; nothing if that wants none.
+    /// Progress under the token of the request to be answered. `None` if that request wants none.
     fn progress(&self, notification: Bytes) -> Option<Bytes> {
         let token = self.token.as_ref()?;
         let message = Message::new(notification.clone(), &Envelope::parse(&notification).ok()?);

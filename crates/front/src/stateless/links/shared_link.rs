@@ -21,20 +21,20 @@ use crate::{
     },
 };
 
-/// One link, and who calls over it.
+/// One link that callers share.
 pub(crate) struct SharedLink<L> {
     pub(in crate::stateless) core: Arc<AgentCore>,
     pub(in crate::stateless) link: Arc<L>,
     /// The server's name and version as JSON text.
     pub(in crate::stateless) server_info: Arc<str>,
-    /// The least severe log message its callers wanted so far; nothing where the server has no log.
+    /// The least severe log level its callers asked for so far. `None` if the server does not log.
     level: Option<Mutex<Option<LogLevel>>>,
     pub(super) null_outlet: Arc<NullOutlet>,
-    /// Where its calls wait for their callers.
+    /// The table of parked calls.
     pub(in crate::stateless) parked: Arc<Parked>,
 }
 
-/// What belongs to no call of a guest: there is nobody to tell.
+/// The outlet for messages outside of calls: a shared link has no agent to send them to.
 #[derive(Default)]
 pub(super) struct NullOutlet {
     pub(super) ended: AtomicBool,
@@ -88,8 +88,8 @@ impl<L: Link> SharedLink<L> {
         Self { core, link, server_info, level, null_outlet, parked }
     }
 
-    /// Has the server log what this caller wants: a level there is the link's, so it is the least severe of all its
-    /// callers, and each is told what it asked for. A server that refuses logs as it did.
+    /// Sets the log level of the server to what this caller wants. The level belongs to the link, so it is the least
+    /// severe of all its callers, and each caller gets only what it asked for. If the server refuses, its level stays.
     pub(in crate::stateless) async fn hear(&self, wanted: LogLevel) {
         let Some(level) = &self.level else { return };
         {
