@@ -47,13 +47,6 @@ const LONG: &[(&str, usize)] = &[
     ("crates/gateway/src/config/mod.rs", 526),
     ("crates/gateway/src/observe/backend.rs", 482),
     ("crates/gateway/src/observe/log.rs", 413),
-    ("crates/upstream/src/backend/mod.rs", 427),
-    ("crates/upstream/src/config/mod.rs", 406),
-    ("crates/upstream/src/connector/mod.rs", 435),
-    ("crates/upstream/src/session/driver.rs", 485),
-    ("crates/upstream/src/session/mod.rs", 513),
-    ("crates/upstream/src/transport/memory.rs", 424),
-    ("crates/upstream/src/transport/streamable.rs", 409),
 ];
 
 /// Where `front` names an HTTP status: the place where errors become answers, the routes, and the era whose errors have

@@ -8,10 +8,11 @@ mod control;
 mod lists;
 mod local_answers;
 mod retire;
+mod status;
 pub(crate) mod traffic;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -20,7 +21,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue};
-use mcpool_wire::{CallError, Caller, CapabilityClass, Era, Identity};
+use mcpool_wire::{CallError, Caller, CapabilityClass, Identity};
 use tokio::sync::{Notify, mpsc};
 
 use self::applicants::Applicants;
@@ -31,6 +32,7 @@ pub use self::{
     control::{Activity, Rebuild},
     lists::{ListCall, unknown_cursor},
     retire::Leaving,
+    status::BackendStatus,
 };
 use crate::{
     backend::traffic::{TrafficControl, TrafficState},
@@ -43,11 +45,10 @@ use crate::{
         Binding, OpenRequest, Pool, PoolKey,
         budget::Budget,
         plight::{self, Trouble},
-        sharing::{Decision, Demotion, SharingPolicy},
+        sharing::{Decision, SharingPolicy},
     },
-    queue::{Queue, QueueLimits, Waiting},
+    queue::{Queue, QueueLimits},
     quirks::Quirks,
-    session::{Session, SessionStatus},
     shared::SharedState,
     tasks::Tasks,
     transport::Transport,
@@ -102,49 +103,6 @@ pub struct Backend {
     applicants: Arc<Applicants>,
     /// Calls of agents that come from the registration before and have no binding here yet.
     followers: Arc<Applicants>,
-}
-
-/// What one backend looks like from outside.
-#[derive(Clone, Debug)]
-pub struct BackendStatus {
-    /// Sessions by mode and standing (`ready`, `draining`, ...).
-    pub sessions: Vec<SessionStatus>,
-    /// Handshakes under way.
-    pub opening: usize,
-    /// Budget places taken and there.
-    pub places: (usize, usize),
-    /// Calls in flight, and the most there could be on the sessions there are.
-    pub leases: (usize, usize),
-    /// Calls that wait.
-    pub waiting: Waiting,
-    /// Agents that wait for a session of their own, and how long the first of them has waited.
-    pub applicants: (usize, Option<Duration>),
-    /// Agents that share a pool.
-    pub agents: usize,
-    /// Resources that are subscribed to for agents, over all pools.
-    pub subscriptions: usize,
-    /// Why the last handshake failed, while none has succeeded since.
-    pub trouble: Option<Trouble>,
-    /// Credentials of agents that are refused, and all that are known; none where agents bring none.
-    pub credentials: (usize, usize),
-    /// The transport in use, once known.
-    pub transport: Option<&'static str>,
-    /// The era that is spoken with it, once known.
-    pub era: Option<Era>,
-    /// Who may use a session of an agent that cannot be asked things, and why, once known.
-    pub mode: Option<Decision>,
-    /// Why agents are no longer put on shared sessions, if so.
-    pub demotion: Option<Demotion>,
-    /// Name and version the server gave, once known.
-    pub server: Option<serde_json::Value>,
-    /// What it need not offer and does not, with what that costs; a sentence each.
-    pub missing: Vec<&'static str>,
-    /// Whether calls flow, and since when.
-    pub traffic: (TrafficState, Duration),
-    /// What became of the last wish to have its sessions rebuilt.
-    pub rebuild: Rebuild,
-    /// Background tasks by name.
-    pub tasks: std::collections::BTreeMap<&'static str, usize>,
 }
 
 impl Backend {
@@ -226,22 +184,6 @@ impl Backend {
         pool.plight.trouble().or_else(|| self.trouble())
     }
 
-    /// Credentials of agents whose last handshake was refused, and all that are known.
-    fn credentials(&self) -> (usize, usize) {
-        if !self.has_keys() {
-            return (0, 0);
-        }
-        let pools = self.pools();
-        let keys = |is_one: fn(&Pool) -> bool| {
-            let pools = pools.iter().filter(|pool| is_one(pool));
-            pools.map(|pool| &pool.key.headers).collect::<HashSet<_>>()
-        };
-        let served = keys(|pool| pool.live() > 0);
-        let refused = keys(|pool| pool.plight.is_troubled()).difference(&served).count();
-        let known = keys(|pool| pool.shared.agents() > 0 || pool.plight.is_troubled() || !pool.is_empty());
-        (refused, known.len())
-    }
-
     /// Why the last handshake failed, while none has succeeded since. Where agents bring credentials of their own only
     /// what concerns them all, in no server's words.
     #[must_use]
@@ -279,41 +221,6 @@ impl Backend {
     /// A call waits here for a binding of its agent, which comes from the registration before; counted until it is dropped.
     pub fn awaits_binding(&self) -> Applicant {
         self.followers.enter()
-    }
-
-    /// The calls that wait, in the queue or for the binding of their agent.
-    fn waiting(&self, now: Instant) -> Waiting {
-        let (queue, (calls, longest)) = (self.queue.status(now), self.followers.waiting(now));
-        Waiting { calls: queue.calls + calls, oldest: queue.oldest.max(longest), ..queue }
-    }
-
-    /// What it looks like now.
-    #[must_use]
-    pub fn status(&self) -> BackendStatus {
-        let now = clock::now();
-        let pools = self.pools();
-        let sessions: Vec<Arc<Session>> = pools.iter().flat_map(|pool| pool.sessions()).collect();
-        BackendStatus {
-            tasks: self.tasks.running(),
-            opening: pools.iter().map(|p| p.opening.load(Ordering::Relaxed)).sum(),
-            places: self.budget.usage(),
-            leases: sessions.iter().fold((0, 0), |(used, all), s| (used + s.in_flight(), all + s.limit())),
-            waiting: self.waiting(now),
-            applicants: self.applicants.waiting(now),
-            agents: pools.iter().map(|p| p.shared.agents()).sum(),
-            subscriptions: pools.iter().map(|p| p.shared.subscriptions()).sum(),
-            trouble: self.trouble(),
-            credentials: self.credentials(),
-            traffic: self.traffic_since(now),
-            rebuild: self.rebuild(),
-            mode: self.policy.decide(false),
-            demotion: self.policy.demotion(),
-            transport: sessions.first().map(|s| s.kind.as_str()),
-            era: self.policy.era(),
-            server: pools.iter().find_map(|p| p.catalog.hello()).map(|h| h.server_info.clone()),
-            missing: self.quirks.sentences(),
-            sessions: sessions.iter().map(|s| s.status(now)).collect(),
-        }
     }
 
     /// Ends every session and task; names the tasks that still run at the deadline.

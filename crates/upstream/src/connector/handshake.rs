@@ -21,8 +21,8 @@ use crate::{
     quirks::Quirk,
     session::{
         Session, SessionParts,
-        driver::{self, Driver, MAX_ERRANDS},
-        handshake,
+        driver::{Driver, MAX_ERRANDS},
+        end, handshake,
         tools::ToolReader,
     },
     tasks::caught,
@@ -260,7 +260,7 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
 /// run, and its place is given back.
 async fn repair(backend: &Backend, session: &Session) -> SendError {
     let cause = Cause::Broken(FAULT.to_owned());
-    if caught(driver::end(session, &cause, Some(backend.spec.times.connect))).await.is_err() {
+    if caught(end(session, &cause, Some(backend.spec.times.connect))).await.is_err() {
         session.leave_budget();
     }
     SendError::maybe_sent(cause)

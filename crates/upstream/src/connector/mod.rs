@@ -10,6 +10,7 @@
 
 mod divergence;
 mod handshake;
+mod pause;
 mod resume;
 mod rotate;
 mod syncer;
@@ -21,7 +22,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backon::BackoffBuilder as _;
 use futures::{
     FutureExt as _, StreamExt as _,
     future::{BoxFuture, OptionFuture},
@@ -31,6 +31,7 @@ use tokio::sync::mpsc;
 
 use self::{
     handshake::{HandshakeResult, run_handshake},
+    pause::PAUSE_IDLE,
     resume::Resume,
     rotate::Rotation,
     syncer::Syncer,
@@ -40,30 +41,17 @@ use crate::{
     clock,
     config::BackendSpec,
     credential::Credential,
-    error::{Cause, SendError},
     kinds::{CloseReason, Evidence, Mode, OpenReason},
     observe::{Event, Observe},
     pool::{
         Counted, OpenRequest, Own, Pool,
-        plight::{self, Pause, REFUSALS, Trouble, for_everybody, is_final},
+        plight::{Pause, is_final},
     },
     session::{Session, state::Standing},
     tasks::caught,
     transport::Transport,
 };
 
-/// Longest pause between handshakes while somebody waits, and while nobody does.
-const PAUSE_WAITED: Duration = Duration::from_millis(500);
-const PAUSE_IDLE: Duration = Duration::from_secs(5);
-/// The same after a refusal that will be repeated until somebody changes something.
-const PAUSE_REFUSED: Duration = Duration::from_secs(10);
-/// Handshakes that fail in a row before pauses grow for whatever reason.
-const PATIENT: u32 = 16;
-/// Pause after the backend said it is at its limit, where it named none.
-const PAUSE_PRESSURE: Duration = Duration::from_secs(1);
-/// Also where it said that it is at its limit and at once no longer.
-const MIN_PRESSURE: Duration = Duration::from_millis(100);
-const MAX_PRESSURE: Duration = Duration::from_secs(60);
 /// Rest after the first panic; doubles up to [`PAUSE_IDLE`].
 const FIRST_REST: Duration = Duration::from_millis(50);
 /// How often idle and old sessions are looked for.
@@ -315,36 +303,6 @@ impl Connector {
         }
     }
 
-    fn pause_after(&mut self, pool: &Pool, error: &SendError) {
-        let now = clock::now();
-        let one_more = |before: Option<Trouble>| before.map_or(1, |trouble| trouble.times.saturating_add(1));
-        let is_refusal = error.cause.is_refusal();
-        if !self.backend.has_keys() {
-            let mut trouble = lock(&self.backend.trouble);
-            let times = one_more(trouble.take());
-            *trouble = Some(Trouble { why: error.to_string(), since: now, times, is_refusal });
-            drop(trouble);
-            self.pause = Some(pause(error, times, now, false));
-            if times == REFUSALS && is_refusal {
-                // Those who wait now do so for less long.
-                self.backend.queue.wake_all();
-            }
-            return;
-        }
-        let times = one_more(pool.plight.trouble());
-        pool.plight.failed(
-            error,
-            Trouble { why: error.to_string(), since: now, times, is_refusal },
-            pause(error, times, now, is_final(&error.cause)),
-        );
-        // What is refused is there; and one that hangs for one credential while it serves others is, too.
-        if !plight::is_refusal(&error.cause) && !self.backend.serves_anybody() {
-            let mut trouble = lock(&self.backend.trouble);
-            let times = one_more(trouble.take());
-            *trouble = Some(Trouble { why: for_everybody(&error.cause), since: now, times, is_refusal });
-        }
-    }
-
     /// Withdraws sharing where a session was seen to change by itself.
     fn judge(&self) {
         let now = clock::now();
@@ -395,41 +353,4 @@ impl Connector {
 /// a pool that is full.
 fn is_surplus(backend: &Backend, pool: &Pool) -> bool {
     pool.mode() == Mode::Pinned || pool.live() > backend.sessions_of(pool)
-}
-
-/// How long the next handshake waits after this one, the how-manieth that failed in a row.
-/// With `is_told`, whoever waited was told at once and waits no more.
-fn pause(error: &SendError, times: u32, now: Instant, is_told: bool) -> Pause {
-    match &error.cause {
-        Cause::Pressure(refusal) => Pause::Pressure(
-            now + refusal.retry_after.unwrap_or(PAUSE_PRESSURE).clamp(MIN_PRESSURE, MAX_PRESSURE),
-        ),
-        cause if cause.is_refusal() && !is_told => {
-            let at = now + backoff(times, PAUSE_REFUSED);
-            Pause::Failed { waited: at, idle: at }
-        }
-        // What the circuit does not count, and what may pass, but did not for long.
-        cause if cause.incident().is_none() && times > PATIENT && !is_told => {
-            let at = now + backoff(times, PAUSE_REFUSED);
-            Pause::Failed { waited: at, idle: at }
-        }
-        _ => Pause::Failed {
-            waited: now + backoff(times, PAUSE_WAITED),
-            idle: now + backoff(times, PAUSE_IDLE),
-        },
-    }
-}
-
-/// Exponential with full jitter, from 50 ms.
-fn backoff(times: u32, cap: Duration) -> Duration {
-    let steps = usize::try_from(times.min(16)).unwrap_or(16);
-    backon::ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(cap / 2)
-        .with_max_times(steps)
-        .with_jitter()
-        .build()
-        .nth(steps - 1)
-        .unwrap_or(cap)
-        .min(cap)
 }

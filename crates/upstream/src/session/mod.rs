@@ -4,13 +4,16 @@
 //! register, splice, send, and wait for the response. On Streamable HTTP the response comes in the body of the call's
 //! own POST, on other transports through the driver.
 
+mod activity;
 mod arriving;
 pub(crate) mod driver;
+mod errands;
 pub(crate) mod exclusive;
 pub(crate) mod handshake;
 mod inflight;
 #[cfg(feature = "interleave")]
 pub mod interleave;
+mod owner;
 pub(crate) mod pending;
 pub(crate) mod permit;
 mod permits;
@@ -31,9 +34,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use mcpool_wire::{AgentKey, Call, Era, Method, Outlet};
+use mcpool_wire::{Call, Era, Method, Outlet};
 use tokio::sync::{Notify, mpsc};
 
+pub use self::activity::SessionStatus;
+pub(crate) use self::{
+    errands::{Errand, end},
+    owner::Holder,
+};
 use self::{
     inflight::InFlight,
     pending::{Outcome, Pending},
@@ -108,13 +116,6 @@ pub(crate) struct Session {
     place: Mutex<Option<Place>>,
 }
 
-/// The owner of a session.
-pub(crate) struct Holder {
-    pub(crate) outlet: Weak<dyn Outlet>,
-    /// Set for an exclusive lease: other agents before and after may have set another log level.
-    pub(crate) borrower: Option<AgentKey>,
-}
-
 /// Requests of callers to the driver, merged so that they are bounded and never lost.
 #[derive(Default)]
 struct Wishes {
@@ -124,16 +125,6 @@ struct Wishes {
     lost: Option<SendError>,
     drain: Option<CloseReason>,
     cut: Option<CloseReason>,
-}
-
-/// Sends that the driver makes for others, in its set of futures.
-pub(crate) enum Errand {
-    /// Sends a message without waiting for a result.
-    Send(Bytes),
-    /// Reads the rest of an answered exchange, so that its connection is reusable.
-    Finish(Exchange),
-    /// Cancels a call: notifies the backend once it has the call, and reads the rest.
-    Abandon { id: u64, exchange: Option<Exchange>, accepted: bool },
 }
 
 pub(crate) struct SessionParts {
@@ -154,23 +145,6 @@ pub(crate) struct SessionParts {
     pub(crate) policy: Arc<SharingPolicy>,
     pub(crate) quirks: Arc<Quirks>,
     pub(crate) place: Place,
-}
-
-/// One session from outside.
-#[derive(Clone, Debug)]
-pub struct SessionStatus {
-    /// Its epoch: its name in the log.
-    pub epoch: u64,
-    /// Who may use it.
-    pub mode: Mode,
-    /// `initializing`, `ready`, `suspect`, `draining`, `closed`.
-    pub standing: &'static str,
-    /// Calls in flight.
-    pub in_flight: usize,
-    /// Entries in its book, zombies and the gateway's own requests included.
-    pub pending: usize,
-    /// Its age.
-    pub age: Duration,
 }
 
 impl Session {
@@ -226,43 +200,6 @@ impl Session {
 
     pub(crate) fn limit(&self) -> usize {
         self.limit
-    }
-
-    /// Directs server requests to this agent from now on.
-    pub(crate) fn lend_to(&self, holder: Holder) {
-        *lock(&self.owner) = Some(holder);
-    }
-
-    /// Reserves it for the next agent that gets a session of its own.
-    pub(crate) fn set_aside(&self) {
-        self.spare.store(true, Ordering::SeqCst);
-    }
-
-    pub(crate) fn is_spare(&self) -> bool {
-        self.spare.load(Ordering::SeqCst)
-    }
-
-    /// Assigns it to an agent for good. False if it is taken.
-    pub(crate) fn give_to(&self, outlet: Weak<dyn Outlet>) -> bool {
-        let is_free = self.spare.swap(false, Ordering::SeqCst) && self.standing() == Standing::Ready;
-        if is_free {
-            self.lend_to(Holder { outlet, borrower: None });
-        }
-        is_free
-    }
-
-    /// Clears the owner, and rejects server requests still waiting for it.
-    pub(crate) fn take_back(&self) {
-        *lock(&self.owner) = None;
-        self.refuse_asks();
-    }
-
-    /// The idle time; zero while a call is in flight.
-    pub(crate) fn idle_for(&self) -> Duration {
-        if self.in_flight() > 0 {
-            return Duration::ZERO;
-        }
-        Duration::from_nanos(self.nanos().saturating_sub(self.last_used.load(Ordering::Relaxed)))
     }
 
     /// Pending entries: calls in flight, zombies and the gateway's own requests.
@@ -397,35 +334,6 @@ impl Session {
         }
     }
 
-    pub(crate) fn age(&self) -> Duration {
-        clock::now().saturating_duration_since(self.opened)
-    }
-
-    /// The configured age minus up to 10 %, so that sessions opened together do not end together.
-    pub(crate) fn max_age(&self, configured: Duration) -> Duration {
-        configured.mul_f64(0.9 + 0.1 * f64::from(u32::try_from(self.epoch % 16).unwrap_or(0)) / 16.0)
-    }
-
-    /// True if its handshake completed; its end is then an event of its own.
-    pub(crate) fn was_proven(&self) -> bool {
-        self.proven.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn has_served(&self) -> bool {
-        self.has_served.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn status(&self, now: Instant) -> SessionStatus {
-        SessionStatus {
-            epoch: self.epoch,
-            mode: self.mode,
-            standing: self.standing().as_str(),
-            in_flight: self.in_flight(),
-            pending: self.pending(),
-            age: now.saturating_duration_since(self.opened),
-        }
-    }
-
     /// Applies a failed send to the session.
     fn report(&self, error: &SendError) {
         if let Some(class) = status_class(&error.cause) {
@@ -441,29 +349,6 @@ impl Session {
         } else if matches!(error.cause, Cause::Broken(_) | Cause::Timeout(_) | Cause::Gateway(_)) {
             self.wish(|wishes| wishes.broke = true);
         }
-    }
-
-    /// Records a sign of life: any byte of the backend.
-    fn heard(&self) {
-        self.last_heard.store(self.nanos(), Ordering::SeqCst);
-        if self.standing() == Standing::Suspect {
-            self.nudge.notify_one();
-        }
-    }
-
-    /// The time of the last tool call; `None` if there was none.
-    fn last_tool_call(&self) -> Option<Instant> {
-        let at = self.last_tool.load(Ordering::Relaxed);
-        match at {
-            0 => None,
-            // A running call may be the cause at any moment.
-            _ if self.in_flight() > 0 => Some(clock::now()),
-            nanos => Some(self.opened + Duration::from_nanos(nanos)),
-        }
-    }
-
-    fn last_heard(&self) -> Instant {
-        self.opened + Duration::from_nanos(self.last_heard.load(Ordering::SeqCst))
     }
 
     /// Publishes the standing; returns the previous one.
@@ -483,14 +368,6 @@ impl Session {
     fn wish(&self, change: impl FnOnce(&mut Wishes)) {
         change(&mut lock(&self.wishes));
         self.nudge.notify_one();
-    }
-
-    fn touch(&self) {
-        self.last_used.store(self.nanos(), Ordering::Relaxed);
-    }
-
-    fn nanos(&self) -> u64 {
-        u64::try_from(clock::now().saturating_duration_since(self.opened).as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
