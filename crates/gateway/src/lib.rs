@@ -13,6 +13,7 @@ pub mod observe;
 mod pages;
 pub mod rehearse;
 pub mod reload;
+pub mod serving;
 pub mod signal;
 pub mod startup;
 pub mod state_dir;

@@ -19,7 +19,8 @@ use metrics::{Counter, Gauge};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
 use super::{
-    backend::{BackendMetrics, number},
+    backend::BackendMetrics,
+    backend_gauges::number,
     families::{PerValue, counter, gauge, recorder},
     process::{Process, seconds_now},
     text::by_family,

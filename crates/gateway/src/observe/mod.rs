@@ -3,6 +3,7 @@
 //! It runs inline on the call path, so it must not block; `status` provides snapshots on demand.
 
 mod backend;
+mod backend_gauges;
 mod connect_check;
 mod events;
 mod families;

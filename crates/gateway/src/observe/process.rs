@@ -10,7 +10,7 @@ use metrics::Gauge;
 use metrics_exporter_prometheus::PrometheusRecorder;
 
 use super::{
-    backend::number,
+    backend_gauges::number,
     families::{CPU_SECONDS, gauge},
     fractions,
 };

@@ -287,7 +287,7 @@ fn every_cause_that_counts_has_its_kind() {
     ];
     for cause in causes {
         let kind = cause.incident().expect("it counts");
-        assert!(super::super::backend::INCIDENTS.contains(&kind), "{kind}");
+        assert!(super::super::backend_gauges::INCIDENTS.contains(&kind), "{kind}");
     }
 }
 
