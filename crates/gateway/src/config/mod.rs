@@ -6,8 +6,10 @@
 mod backend;
 mod check;
 mod document;
+mod front;
 mod masked;
 mod memory;
+mod overrides;
 mod problem;
 mod profiles;
 mod raw;
@@ -20,15 +22,12 @@ use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hasher as _},
     net::SocketAddr,
-    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use mcpool_front::{
-    FrontConfig, FrontLimits, FrontTimes, Unauthenticated, check_allowed_host, check_allowed_origin,
-};
+use mcpool_front::{FrontConfig, FrontTimes, Unauthenticated, check_allowed_host, check_allowed_origin};
 use mcpool_upstream::{ModeChoice, Origin, Profile};
 use mcpool_wire::BackendId;
 use toml::Spanned;
@@ -36,13 +35,15 @@ use url::Url;
 
 use self::{
     check::{Checker, Environment},
-    raw::{RawConfig, RawLimits, RawTimes},
+    overrides::level,
+    raw::RawConfig,
 };
 pub(crate) use self::{
     masked::{masked_text, reached_at},
     sessions::keys_of,
 };
 pub use self::{
+    overrides::{BackendFlag, LogConfig, LogFormat, Overrides},
     problem::{Place, Problem, Problems},
     secret::Secret,
     sessions::SessionSettings,
@@ -99,60 +100,6 @@ pub struct Config {
     pub fingerprint: Option<u64>,
 }
 
-/// Log settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// The line format.
-    pub format: LogFormat,
-    /// A level, or a filter such as `info,mcpool=debug`.
-    pub level: String,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// One line of text per event.
-    #[default]
-    Text,
-    /// One JSON object per event.
-    Json,
-}
-
-impl LogFormat {
-    /// The word for it in the configuration file.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        }
-    }
-}
-
-/// Settings from the command line and the environment; they override the file.
-#[derive(Clone, Debug, Default)]
-pub struct Overrides {
-    /// `--listen`
-    pub listen: Option<SocketAddr>,
-    /// `--admin-listen`
-    pub admin_listen: Option<SocketAddr>,
-    /// `--backend`, in addition to those of the file
-    pub backends: Vec<BackendFlag>,
-    /// `--log-format`
-    pub log_format: Option<LogFormat>,
-    /// `MCPOOL_LOG`
-    pub log_level: Option<String>,
-}
-
-/// `--backend NAME=URL`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackendFlag {
-    /// The validated name.
-    pub name: Arc<str>,
-    /// The validated URL.
-    pub url: Url,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -162,7 +109,7 @@ impl Default for Config {
             admin_token: None,
             default_mode: ModeChoice::Auto,
             default_backend: None,
-            front: FrontConfig { limits: default_limits(), ..FrontConfig::default() },
+            front: FrontConfig { limits: front::default_limits(), ..FrontConfig::default() },
             sessions: SessionSettings::default(),
             log: LogConfig { format: LogFormat::Text, level: "info".to_owned() },
             watch: true,
@@ -268,8 +215,8 @@ impl Config {
                     Unauthenticated::Loopback,
                 ),
                 forward_headers: Vec::new(),
-                limits: front_limits(checker, &raw.limits),
-                times: front_times(checker, &raw.times),
+                limits: front::limits(checker, &raw.limits),
+                times: front::times(checker, &raw.times),
                 ..default.front
             },
             sessions: sessions::read(checker, &raw.sessions, folder),
@@ -282,7 +229,7 @@ impl Config {
                 ),
                 level: checker.parsed("log.level", &raw.log.level, level).unwrap_or(default.log.level),
             },
-            profiles: profiles::profiles(checker, &raw.profiles),
+            profiles: profiles::read(checker, &raw.profiles),
             watch: Checker::switch(&raw.watch, default.watch),
             delay: checker.duration("shutdown.delay", &raw.shutdown.delay, default.delay, Duration::ZERO),
             grace: checker.duration("shutdown.grace", &raw.shutdown.grace, default.grace, Duration::ZERO),
@@ -321,28 +268,6 @@ impl Config {
         self.front.forward_headers = forwarded.cloned().collect();
         self.variables = std::mem::take(&mut checker.variables);
         self
-    }
-
-    fn apply(&mut self, overrides: Overrides) -> Result<(), Problems> {
-        self.listen = overrides.listen.unwrap_or(self.listen);
-        self.admin_listen = overrides.admin_listen.unwrap_or(self.admin_listen);
-        self.log.format = overrides.log_format.unwrap_or(self.log.format);
-        if let Some(wanted) = overrides.log_level {
-            self.log.level = level(&wanted).map_err(|reason| Problems::of_flag("MCPOOL_LOG", reason))?;
-        }
-        for one in overrides.backends {
-            if self.backends.iter().any(|known| known.spec.name == one.name) {
-                return Err(Problems::of_flag(
-                    "--backend",
-                    format!("there is already a backend named {:?}", one.name),
-                ));
-            }
-            let id = BackendId(u32::try_from(self.backends.len()).unwrap_or(u32::MAX));
-            let mut settings = self.plain(&one.name, one.url, Origin::Cli);
-            settings.spec.id = id;
-            self.backends.push(settings);
-        }
-        Ok(())
     }
 
     /// A backend with only name and URL configured.
@@ -387,11 +312,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     mcpool_router::settings::rules::check_name(name, mcpool_front::RESERVED)
 }
 
-/// The default limits; `buffered` depends on the memory.
-fn default_limits() -> FrontLimits {
-    FrontLimits { buffered_bytes: memory::buffered(), ..FrontLimits::default() }
-}
-
 /// The valid strings of a list; the others are problems.
 fn names(
     checker: &mut Checker<'_>,
@@ -414,83 +334,6 @@ fn names(
     good
 }
 
-/// Range of `limits.buffered`: a few messages, up to any machine's memory.
-const BUFFERED: RangeInclusive<usize> = 1 << 20..=1 << 40;
-
-fn front_limits(checker: &mut Checker<'_>, raw: &RawLimits) -> FrontLimits {
-    let default = default_limits();
-    checker.section("limits.");
-    let mut count = |key, raw, default| checker.count(key, raw, default, 1..=10_000_000);
-    let (connections, agent_sessions) = (
-        count("connections", &raw.connections, default.connections),
-        count("agent_sessions", &raw.agent_sessions, default.agent_sessions),
-    );
-    let (connections_per_peer, sessions_per_peer) = (
-        count("connections_per_peer", &raw.connections_per_peer, default.connections_per_peer),
-        count("sessions_per_peer", &raw.sessions_per_peer, default.sessions_per_peer),
-    );
-    let deleted_sessions = count("deleted_sessions", &raw.deleted_sessions, default.deleted_sessions);
-    let calls_per_agent = count("calls_per_agent", &raw.calls_per_agent, default.calls_per_agent);
-    let calls_per_principal =
-        count("calls_per_principal", &raw.calls_per_principal, default.calls_per_principal);
-    let outbound_messages = count("agent_messages", &raw.agent_messages, default.outbound_messages);
-    let adopted_calls = count("adopted_calls", &raw.adopted_calls, default.adopted_calls);
-    let replay_events =
-        checker.count("replay_events", &raw.replay_events, default.replay_events, 0..=10_000_000);
-    let buffered_bytes = checker.size_or_auto("buffered", &raw.buffered, default.buffered_bytes, BUFFERED);
-    let mut size = |key, raw, default, least| checker.size(key, raw, default, least..=1 << 30);
-    let limits = FrontLimits {
-        connections,
-        connections_per_peer,
-        count_loopback: default.count_loopback,
-        descriptors: default.descriptors,
-        reserved_descriptors: default.reserved_descriptors,
-        agent_sessions,
-        sessions_per_peer,
-        deleted_sessions,
-        calls_per_agent,
-        calls_per_principal,
-        body_bytes: size("body", &raw.body, default.body_bytes, 1 << 10),
-        body_rate: size("body_rate", &raw.body_rate, default.body_rate, 1),
-        buffered_bytes,
-        header_bytes: size("header", &raw.header, default.header_bytes, 8 << 10),
-        outbound_messages,
-        outbound_bytes: size("agent_buffer", &raw.agent_buffer, default.outbound_bytes, 1 << 10),
-        replay_events,
-        replay_bytes: size("replay_buffer", &raw.replay_buffer, default.replay_bytes, 1 << 10),
-        replay_total_bytes: size("replay_total", &raw.replay_total, default.replay_total_bytes, 1 << 10),
-        adopted_calls,
-    };
-    checker.section("");
-    limits
-}
-
-fn front_times(checker: &mut Checker<'_>, raw: &RawTimes) -> FrontTimes {
-    let default = FrontTimes::default();
-    checker.section("times.");
-    let mut time = |key, raw, default| checker.duration(key, raw, default, Duration::from_millis(1));
-    let times = FrontTimes {
-        header: time("header", &raw.header, default.header),
-        keep_alive: time("keep_alive", &raw.keep_alive, default.keep_alive),
-        body_idle: time("body_idle", &raw.body_idle, default.body_idle),
-        overload_wait: time("overload_wait", &raw.overload_wait, default.overload_wait),
-        write_stall: time("write_stall", &raw.write_stall, default.write_stall),
-        call: time("call", &raw.call, default.call),
-        open: time("open", &raw.open, default.open),
-        reconnect_grace: time("reconnect_grace", &raw.reconnect_grace, default.reconnect_grace),
-        orphan: time("orphan", &raw.orphan, default.orphan),
-        parked: time("parked", &raw.parked, default.parked),
-        agent_idle: time("agent_idle", &raw.agent_idle, default.agent_idle),
-        session_lifetime: time("session_lifetime", &raw.session_lifetime, default.session_lifetime),
-        stream_ping: time("stream_ping", &raw.stream_ping, default.stream_ping),
-        answer_as_stream: time("answer_as_stream", &raw.answer_as_stream, default.answer_as_stream),
-        retry: time("retry", &raw.retry, default.retry),
-        drain: default.drain,
-    };
-    checker.section("");
-    times
-}
-
 /// Parses a token; short ones could be guessed.
 fn secret(text: &str) -> Result<Secret, String> {
     let is_plain = text.chars().all(|c| c.is_ascii_graphic());
@@ -498,16 +341,6 @@ fn secret(text: &str) -> Result<Secret, String> {
         return Err("must be at least 6 printable ASCII characters without spaces".to_owned());
     }
     Ok(Secret::new(text))
-}
-
-/// Validates a log filter.
-fn level(text: &str) -> Result<String, String> {
-    match crate::logging::parse_filter(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(why) => {
-            Err(format!("{text:?} is not a log level ({why}); write error, warn, info, debug or trace"))
-        }
-    }
 }
 
 /// A hash that detects a changed file.

@@ -15,11 +15,11 @@ use super::{
 const BUILT_IN: &str = include_str!("../profiles.toml");
 
 /// The configured profiles; the built-in ones follow.
-pub(super) fn profiles(checker: &mut Checker<'_>, raw: &[Spanned<RawProfile>]) -> Vec<Profile> {
+pub(super) fn read(checker: &mut Checker<'_>, raw: &[Spanned<RawProfile>]) -> Vec<Profile> {
     checker.section("profiles.");
-    let read = raw.iter().filter_map(|one| profile(checker, one)).collect();
+    let profiles = raw.iter().filter_map(|one| profile(checker, one)).collect();
     checker.section("");
-    read
+    profiles
 }
 
 /// The given profiles, then the built-in ones; the first match wins.
@@ -32,7 +32,7 @@ fn built_in() -> Vec<Profile> {
     let mut checker = Checker::new("profiles.toml", BUILT_IN, &none);
     // Part of the program; a test parses it.
     let known: Vec<Spanned<RawProfile>> = built_in_rows().into_iter().map(BuiltIn::profile).collect();
-    profiles(&mut checker, &known)
+    read(&mut checker, &known)
 }
 
 /// A built-in profile and its rationale.

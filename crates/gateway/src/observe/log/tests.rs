@@ -11,7 +11,7 @@ use mcpool_wire::{AgentKey, BackendId, CallError, CallTrace, ErrorKind, Executed
 use serde_json::Value;
 use tracing::subscriber::with_default;
 
-use super::*;
+use super::{call_line::MAX_METHOD, *};
 
 /// The written output.
 #[derive(Clone, Default)]
