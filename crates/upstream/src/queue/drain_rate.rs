@@ -1,32 +1,32 @@
-//! How fast the queue empties, and so when there is a place in it.
+//! The rate at which the queue drains, and the expected waits that follow from it.
 
 use std::time::{Duration, Instant};
 
-/// Calls served and the time it took, while anybody waited; what is long ago counts less and less.
+/// Calls served and the time it took while calls waited, with exponentially decaying weight.
 #[derive(Default)]
 pub(super) struct DrainRate {
     served: f64,
     /// Seconds.
     busy: f64,
-    /// Up to when it was counted; nothing while nobody waits.
+    /// The time of the last count. `None` while no call waits.
     seen: Option<Instant>,
-    /// Up to when places are promised.
+    /// The latest time given to a rejected call.
     promised: Option<Instant>,
 }
 
 impl DrainRate {
-    /// Somebody waits.
+    /// Starts counting: a call waits.
     pub(super) fn begin(&mut self, now: Instant) {
         self.seen = Some(now);
     }
 
-    /// Nobody waits any more.
+    /// Stops counting: no call waits.
     pub(super) fn end(&mut self, now: Instant) {
         self.tick(now, false);
         self.seen = None;
     }
 
-    /// Time has passed, and a call that waited may have been served.
+    /// Counts the time passed and, if `served`, one call.
     pub(super) fn tick(&mut self, now: Instant, served: bool) {
         let Some(seen) = &mut self.seen else { return };
         let passed = now.saturating_duration_since(*seen).as_secs_f64();
@@ -36,13 +36,13 @@ impl DrainRate {
         self.busy = self.busy * kept + MEMORY.as_secs_f64() * (1.0 - kept);
     }
 
-    /// How long `calls` take to be served.
+    /// The time to serve this many calls.
     pub(super) fn time_for(&mut self, calls: usize, now: Instant) -> Duration {
         bounded(self.needed(calls, now))
     }
 
-    /// Promises the next place in a queue for so many, and says when that is. No two get the same, so that those who
-    /// come back do not meet at the door; but none is later than the time in which all who wait are served.
+    /// Returns the wait after which a rejected call should retry. Each gets a later one, so that they do not return at
+    /// once, but none later than the time to serve a full queue.
     pub(super) fn book(&mut self, now: Instant, places: usize) -> Duration {
         let per_call = self.needed(1, now);
         let latest = now + bounded(self.needed(places, now));
@@ -61,16 +61,16 @@ impl DrainRate {
     }
 }
 
-/// What an agent is told: neither to spin nor to give up.
+/// Keeps a wait within the bounds.
 fn bounded(wait: Duration) -> Duration {
     wait.clamp(SHORTEST, LONGEST)
 }
 
-/// How far back counts.
+/// Time constant of the decay.
 const MEMORY: Duration = Duration::from_secs(10);
-/// Seconds for a call while none was served yet.
+/// Assumed seconds per call before one was served.
 const UNKNOWN: f64 = 1.0;
-/// Bounds of what is told.
+/// Bounds of the waits given to agents: neither to spin nor to give up.
 pub(super) const SHORTEST: Duration = Duration::from_millis(50);
 pub(super) const LONGEST: Duration = Duration::from_secs(60);
 

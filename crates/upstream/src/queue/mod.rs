@@ -1,19 +1,20 @@
-//! The queue of one backend: bounded in calls and bytes, fair over principals and their agents, left by
-//! dropping.
+//! The queue of one backend: bounded in calls and bytes, fair over principals and their agents. Dropping a [`Waiter`]
+//! leaves it.
 //!
-//! Callers wait in lanes: one per session for agents that keep to a session, one per pool for the others, one per
-//! session for calls of agents that have some in flight there already (the last permits are not for them), and, where
-//! writes run one at a time, one per session for the turn to write. A free permit wakes one waiter whom it can serve,
-//! whoever's turn is earliest; in a lane principals take turns, and the agents of a principal take turns, so neither a
-//! principal with a thousand agents nor an agent with a thousand calls starves the others. A wake-up is permission to
-//! try, not a permit: who finds nothing goes back to its old turn, and who leaves (the queue or the lane) with an unused
-//! wake-up passes it on, because the permit it stands for is still free.
+//! Calls wait in lanes. Each session has a lane for agents bound to it, one for agents with calls in flight there (the
+//! last permits are reserved for others), and one for the write turn if writes run one at a time. Each pool has a lane for
+//! all other calls. A free permit wakes the waiter with the earliest turn among the lanes it serves. Principals of a lane
+//! take turns, and so do the agents of a principal: neither a principal with a thousand agents nor an agent with a
+//! thousand calls starves the others.
 //!
-//! Of the calls of an agent that has nothing in flight on its session, one at least waits in the session's own lane or
-//! was called up: the others may stand where the last permits are not looked for.
+//! A wake-up allows a call to try; it is no permit. A call that finds none returns to its old turn. A call that leaves the
+//! queue or the lane with an unused wake-up passes it on, because the permit is still free.
 //!
-//! A full queue is shared too: who would have less in it than the heaviest takes the place of the heaviest's latest
-//! call.
+//! If an agent has nothing in flight on its session, at least one of its calls waits in the session's own lane or is
+//! woken; the others may wait in the lane that does not get the last permits.
+//!
+//! A full queue is shared fairly: a new call replaces the latest call of the heaviest agent, if its own agent would hold
+//! less.
 
 mod drain_rate;
 mod round_robin;
@@ -32,40 +33,40 @@ pub use self::waiter::{Displaced, Waiter};
 use self::{round_robin::Inner, usage::Measure};
 use crate::sync::{Mutex, MutexGuard};
 
-/// Where a caller waits.
+/// The lane a call waits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lane {
     /// The pool, by its number.
     pub pool: u64,
-    /// The session the agent keeps to, by its epoch.
+    /// The session the agent is bound to, by its epoch.
     pub session: Option<u64>,
-    /// For what.
+    /// The thing it waits for.
     pub need: Need,
 }
 
-/// What a caller waits for.
+/// The thing a call waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Need {
     /// A permit.
     Permit,
-    /// A permit that is not kept for agents with nothing in flight on the session.
+    /// A permit that is not reserved for agents with nothing in flight on the session.
     OpenPermit,
-    /// The turn to write on the session as well, where writes run one at a time.
+    /// A permit and the write turn of the session.
     WriteTurn,
 }
 
-/// Who waits, and how much of the queue the call takes.
+/// A call of the queue: its agent and its size.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Whose agent it is.
+    /// The principal of the agent.
     pub principal: Arc<Identity>,
     /// The agent.
     pub agent: AgentKey,
-    /// Of its message.
+    /// The size of its message.
     pub bytes: usize,
 }
 
-/// How much fits into a queue.
+/// Limits of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
     /// Calls that may wait.
@@ -74,53 +75,53 @@ pub struct QueueLimits {
     pub bytes: usize,
 }
 
-/// The queue is full, and nobody in it has more of it than the caller.
+/// Rejection by a full queue in which no agent holds more than the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueFull {
-    /// Which limit it would pass.
+    /// The limit that is reached.
     pub of: QueueLimit,
-    /// When a place will be free, at the pace the queue empties; each who is told so is told a later one.
+    /// The expected time to a free place, from the drain rate. Each rejected call gets a later one.
     pub retry_after: Duration,
 }
 
 /// One limit of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueLimit {
-    /// So many calls wait.
+    /// The number of calls.
     Calls(usize),
-    /// The calls that wait may have so many bytes.
+    /// The bytes of their messages.
     Bytes(usize),
 }
 
-/// What came free on a session.
+/// A permit that came free on a session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Freed {
-    /// The session's own.
+    /// The session's own lane.
     pub(crate) lane: Lane,
-    /// The turn to write with the permit.
+    /// True if the write turn is free too.
     pub(crate) turn: bool,
-    /// More permits are free than are kept for agents with nothing in flight.
+    /// True if it is not one of the reserved permits.
     pub(crate) open: bool,
 }
 
-/// What waits now.
+/// The waiting calls at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// Calls, those just woken included.
+    /// The number of calls, including those just woken.
     pub calls: usize,
     /// Bytes of their messages.
     pub bytes: usize,
-    /// What may wait.
+    /// The limits.
     pub limits: QueueLimits,
-    /// How long the call that waits longest has waited.
+    /// The wait of the oldest call.
     pub oldest: Option<Duration>,
 }
 
-/// The queue.
+/// The queue of a backend.
 pub struct Queue {
     inner: Mutex<Inner>,
     limits: QueueLimits,
-    /// Somebody waits who did not wait there before: a session may have to be opened.
+    /// Wakes the connector: a new call waits, so a session may have to be opened.
     pub(crate) demand: Notify,
 }
 
@@ -131,7 +132,7 @@ impl Queue {
         Arc::new(Self { inner: Mutex::new(Inner::default()), limits, demand: Notify::new() })
     }
 
-    /// Takes a place behind the agent's other calls.
+    /// Adds a call behind the agent's other calls.
     ///
     /// # Errors
     /// [`QueueFull`] at a limit.
@@ -144,8 +145,8 @@ impl Queue {
         Ok(self.admit(inner, lane, entry, false, now))
     }
 
-    /// Takes a place before all newcomers, for a call that was being served and must go again. The permits they had are
-    /// the bound on them, so the limits do not turn them away.
+    /// Adds a call that was being served and must be sent again, before all new calls. The limits do not apply: their
+    /// number is bounded by the permits they had.
     pub fn come_back(self: &Arc<Self>, lane: Lane, entry: Entry, now: Instant) -> Waiter {
         self.admit(self.lock(), lane, entry, true, now)
     }
@@ -169,7 +170,7 @@ impl Queue {
         waiter
     }
 
-    /// Sees to it that the entry fits, if need be by sending away calls of who has more in the queue.
+    /// Makes the entry fit, if need be by rejecting calls of agents that hold more.
     fn make_room(&self, inner: &mut Inner, entry: &Entry) -> Result<(), QueueLimit> {
         for (measure, limit) in [
             (Measure::Calls, QueueLimit::Calls(self.limits.calls)),
@@ -188,15 +189,15 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether nobody waits at all: then a caller may try without a place.
+    /// True if no call waits; then a new call may try without joining.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lock().usage.all().calls == 0
     }
 
-    /// A permit is free, perhaps with the turn to write: one waiter whom it can serve may try. Whoever waits for the
-    /// turn is first, because it can use both. `idle` is the agent that gave it back, if it has nothing in flight on
-    /// the session any more: a call of it that did not look for the last permits may do so now.
+    /// Wakes one call that a free permit can serve. With the write turn, a call waiting for the turn is first, because it
+    /// can use both. `idle`: the agent that released it, if it now has nothing in flight on the session; one of its
+    /// calls may then use a reserved permit.
     pub(crate) fn permit_freed(&self, freed: Freed, idle: Option<(&Arc<Identity>, AgentKey)>) {
         if mutant!(FreedSlotWakesNobody) {
             return;
@@ -208,7 +209,7 @@ impl Queue {
         }
     }
 
-    /// A session with this many permits is ready: as many waiters may try, those who keep to it first.
+    /// Wakes as many calls as a new session has permits, those bound to it first.
     pub fn session_ready(&self, lane: Lane, permits: usize) {
         let freed = Freed { lane, turn: false, open: true };
         let mut inner = self.lock();
@@ -223,7 +224,7 @@ impl Queue {
         }
     }
 
-    /// A session takes no more calls: who kept to it waits for any session of the pool, and may look around at once.
+    /// Wakes all calls bound to a session that takes no more; they continue with any session of the pool.
     pub fn session_gone(&self, lane: Lane) {
         let mut inner = self.lock();
         for need in [Need::Permit, Need::OpenPermit, Need::WriteTurn] {
@@ -231,7 +232,7 @@ impl Queue {
         }
     }
 
-    /// Everyone may try: the circuit changed.
+    /// Wakes all calls, after a change of the circuit.
     pub fn wake_all(&self) {
         let mut inner = self.lock();
         let lanes: Vec<Lane> = inner.lanes.keys().copied().collect();
@@ -240,19 +241,19 @@ impl Queue {
         }
     }
 
-    /// How many calls wait in one lane.
+    /// The number of calls waiting in one lane.
     #[must_use]
     pub fn waiting_in(&self, lane: Lane) -> usize {
         self.lock().lanes.get(&lane).map_or(0, |queue| queue.present)
     }
 
-    /// How many calls wait, those just woken included.
+    /// The number of waiting calls, including those just woken.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.lock().usage.all().calls
     }
 
-    /// What waits at this moment.
+    /// The waiting calls at this moment.
     #[must_use]
     pub fn status(&self, now: Instant) -> Waiting {
         let inner = self.lock();
@@ -265,7 +266,7 @@ impl Queue {
         }
     }
 
-    /// How long a call that takes its place behind everybody now would wait, at the pace the queue empties.
+    /// The expected wait of a call that joins now, from the drain rate.
     #[must_use]
     pub fn turn_after(&self, now: Instant) -> Duration {
         let mut inner = self.lock();
@@ -274,19 +275,19 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing below panics while it holds the lock; a poisoned queue would only mean lost fairness.
+        // Nothing below panics under the lock; a poisoned queue would only lose fairness.
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Lane {
-    /// Where agents wait that keep to no session.
+    /// The lane of the pool, for agents bound to no session.
     #[must_use]
     pub fn of_pool(self) -> Self {
         Self { session: None, need: Need::Permit, ..self }
     }
 
-    /// Where calls wait for something else of the same session.
+    /// The lane of the same session for another need.
     #[must_use]
     pub fn needing(self, need: Need) -> Self {
         Self { need, ..self }

@@ -1,4 +1,4 @@
-//! Who waits in which lane, and whose turn it is: the queue without its door.
+//! The lanes of the queue and the turns in them. The limits are checked elsewhere.
 
 use std::{collections::BTreeMap, hash::Hash, sync::Arc, time::Instant};
 
@@ -16,38 +16,38 @@ pub(super) struct Inner {
     returned: Band,
 }
 
-/// The numbers given out to one kind of call. Those that were served and must go again have their own, below all of
-/// the newcomers', so that they go first; among them principals and agents take turns as among the others.
+/// The next numbers for one kind of call. Calls that must be sent again have numbers below those of all new calls, so
+/// they go first; principals and agents take turns among them as among new calls.
 #[derive(Clone, Copy)]
 struct Band {
     next_place: u64,
     next_turn: u64,
 }
 
-/// More calls than will ever return.
+/// First number of new calls: more calls than will ever be sent again.
 const FIRST_NEWCOMER: u64 = 1 << 62;
 
-/// A turn of each band, for whoever goes to the end of his.
+/// A new last turn of each band.
 #[derive(Clone, Copy)]
 struct Fresh {
     newcomer: u64,
     returned: u64,
 }
 
-/// One lane: principals in turn, the agents of each in turn, and the calls of an agent in order of arrival. Turns are
-/// numbered over all lanes, so the lanes a permit serves can be compared.
+/// One lane: principals take turns, then their agents, then an agent's calls in order of arrival. Turns are numbered over
+/// all lanes, so that the lanes a permit serves can be compared.
 #[derive(Default)]
 pub(super) struct LaneQueue {
-    /// Everybody who waits here, those called up and not back yet included.
+    /// The number of waiting calls, including those woken and not back yet.
     pub(super) present: usize,
     principals: RoundRobin<Arc<Identity>, Agents>,
 }
 
 type Agents = RoundRobin<AgentKey, Line>;
-/// The calls of one agent, by place.
+/// The calls of one agent, by number.
 type Line = BTreeMap<u64, QueuedCall>;
 
-/// Members who take turns.
+/// Members that take turns.
 struct RoundRobin<K, V> {
     turns: BTreeMap<u64, K>,
     members: HashMap<K, (u64, V)>,
@@ -59,26 +59,26 @@ struct QueuedCall {
     bytes: usize,
 }
 
-/// What a waiter is called for.
+/// A wake-up and its reason.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wake {
-    /// To try.
+    /// A permit may be free: try.
     Try(WakeToken),
-    /// Its place is somebody else's.
+    /// The call was displaced: leave.
     Leave,
 }
 
-/// Permission to try, and what to give back if it is not used.
+/// Permission to try, passed on if unused.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WakeToken {
-    /// The turns the principal and the agent had.
+    /// The turns that the principal and the agent had.
     pub(super) number: (u64, u64),
     /// The free permit it stands for.
     pub(super) freed: Freed,
 }
 
 impl Freed {
-    /// What may still be found by who waits in a lane, after somebody else of it had what he wanted.
+    /// The permit that the next call of a lane may still find after one of the lane was served.
     pub(super) fn looked_for(lane: Lane) -> Self {
         Self { lane: lane.needing(Need::Permit), turn: lane.need == Need::WriteTurn, open: true }
     }
@@ -98,14 +98,14 @@ impl Default for Inner {
 }
 
 impl Inner {
-    /// The next place, which decides who goes first among the calls of one agent.
+    /// The next number; it orders the calls of one agent.
     pub(super) fn place(&mut self, returned: bool) -> u64 {
         let band = if returned { &mut self.returned } else { &mut self.newcomers };
         band.next_place += 1;
         band.next_place - 1
     }
 
-    /// Counts a waiter in a lane; says whether it is alone there.
+    /// Counts a call in a lane. True if it is alone there.
     pub(super) fn arrive(&mut self, lane: Lane) -> bool {
         let queue = self.lanes.entry(lane).or_default();
         queue.present += 1;
@@ -120,7 +120,7 @@ impl Inner {
         }
     }
 
-    /// A call is no longer in the queue.
+    /// Removes a call from the usage.
     pub(super) fn uncount(&mut self, entry: &Entry, now: Instant) {
         self.usage.remove(entry);
         if self.usage.all().calls == 0 {
@@ -128,7 +128,7 @@ impl Inner {
         }
     }
 
-    /// Queues a call, at an earlier turn of its principal and agent if it gives one back.
+    /// Queues a call, with the earlier turn `back` of its principal and agent if it had one.
     pub(super) fn enqueue(
         &mut self,
         lane: Lane,
@@ -146,7 +146,7 @@ impl Inner {
         woken
     }
 
-    /// Lets one waiter try whom what came free can serve.
+    /// Wakes one call that the permit can serve.
     pub(super) fn call_up(&mut self, freed: Freed) {
         if freed.turn && self.wake_one(freed.lane.needing(Need::WriteTurn), freed) {
             return;
@@ -175,7 +175,7 @@ impl Inner {
         while self.wake_one(lane, Freed::looked_for(lane)) {}
     }
 
-    /// Lets one call of an agent look for the last permits that did not do so while the agent had others in flight.
+    /// Wakes a call of an agent that may use a reserved permit now that the agent has nothing in flight.
     pub(super) fn wake_agent(&mut self, freed: Freed, principal: &Arc<Identity>, agent: AgentKey) {
         let fresh = self.fresh();
         let lane = freed.lane.needing(Need::OpenPermit);
@@ -198,9 +198,9 @@ impl Inner {
         let queue = self.lanes.get_mut(&lane);
         let Some(seated) = queue.and_then(|queue| queue.take(principal, agent, place)) else { return false };
         self.usage.remove(&Entry { principal: principal.clone(), agent, bytes: seated.bytes });
-        // The lane is free of it at once: a later call of the lane would else wait behind it although a permit is free.
+        // It leaves the lane at once: a later call would otherwise wait behind it although a permit is free.
         self.depart(lane);
-        // Who does not hear it leaves at this moment anyway.
+        // Without a receiver the call is leaving anyway.
         let _ = seated.wake.send(Wake::Leave);
         true
     }
@@ -218,7 +218,7 @@ impl Inner {
 }
 
 impl LaneQueue {
-    /// The turn of the agent that is next.
+    /// The turn of the next agent.
     fn next_turn(&self) -> Option<u64> {
         let (_, principal) = self.principals.next()?;
         self.principals.get(principal)?.next().map(|(turn, _)| turn)
@@ -228,14 +228,14 @@ impl LaneQueue {
         self.principals.get(principal)?.get(&agent)
     }
 
-    /// Takes out the call whose turn it is.
+    /// Takes out the next call.
     fn take_next(&mut self, fresh: Fresh) -> Option<((u64, u64), QueuedCall)> {
         let principal = self.principals.next()?.1.clone();
         let agent = *self.principals.get(&principal)?.next()?.1;
         self.take_of(&principal, agent, fresh)
     }
 
-    /// Takes out the first call of an agent; the agent and its principal go to the end.
+    /// Takes out the first call of an agent and moves the agent and its principal to the end.
     fn take_of(
         &mut self,
         principal: &Arc<Identity>,
@@ -260,7 +260,7 @@ impl LaneQueue {
 }
 
 impl<K: Clone + Eq + Hash, V: Default + Emptied> RoundRobin<K, V> {
-    /// The member of this name, with this turn if it had none or a later one.
+    /// The member of this key, with this turn if it has none or a later one.
     fn join(&mut self, key: &K, turn: u64) -> &mut V {
         let (had, value) = self.members.entry(key.clone()).or_insert_with(|| (u64::MAX, V::default()));
         if turn < *had {
@@ -271,8 +271,8 @@ impl<K: Clone + Eq + Hash, V: Default + Emptied> RoundRobin<K, V> {
         value
     }
 
-    /// Lets `take` take something of a member, and gives the turn it had: it gets a fresh one, if there is one, or
-    /// goes when it has nothing left.
+    /// Takes something out of a member and returns the turn it had. The member gets a fresh turn, if any, or is removed
+    /// when empty.
     fn take_of<T>(
         &mut self,
         key: &K,
@@ -312,10 +312,10 @@ impl<K, V> Default for RoundRobin<K, V> {
     }
 }
 
-/// What goes when nothing is left of it.
+/// A member that is removed when empty.
 trait Emptied {
     fn is_empty(&self) -> bool;
-    /// Whether what is next was served before.
+    /// True if its next call was sent before.
     fn has_returned(&self) -> bool;
 }
 

@@ -1,4 +1,4 @@
-//! How much of the queue each principal and each of its agents takes.
+//! The usage of the queue by principal and agent.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub(super) struct Usage {
     principals: HashMap<Arc<Identity>, PrincipalUsage>,
 }
 
-/// A principal, with its agents.
+/// The usage of one principal and its agents.
 #[derive(Default)]
 struct PrincipalUsage {
     load: Load,
@@ -27,7 +27,7 @@ pub(super) struct Load {
     pub(super) bytes: usize,
 }
 
-/// What the queue has a limit of.
+/// The measures that the queue limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
     Calls,
@@ -85,8 +85,8 @@ impl Usage {
         }
     }
 
-    /// Who has more of the queue than the entry would have with one call more: the heaviest agent of the heaviest
-    /// principal, or of the entry's own.
+    /// The agent to displace for this entry: the heaviest of the heaviest principal, or of the entry's own, if it would
+    /// still hold more than the entry's agent.
     pub(super) fn heavier_than(&self, entry: &Entry, measure: Measure) -> Option<(Arc<Identity>, AgentKey)> {
         let more = measure.of_entry(entry);
         let own = self.principals.get(&entry.principal);

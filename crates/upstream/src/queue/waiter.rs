@@ -1,4 +1,4 @@
-//! A caller's place in the queue, from entering to leaving.
+//! The place of one call in the queue, from joining to leaving.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::clock;
 
-/// A caller's place in the queue.
+/// The place of one call in the queue; dropping it leaves.
 pub struct Waiter {
     queue: Arc<Queue>,
     lane: Lane,
@@ -21,17 +21,17 @@ pub struct Waiter {
     first: bool,
 }
 
-/// The place went to an agent that had less in a full queue.
+/// The place was given to an agent that held less of a full queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Displaced;
 
-/// Where a waiter stands.
+/// The state of a waiter.
 enum WaiterState {
     /// In the queue of its lane.
     Queued(oneshot::Receiver<Wake>),
-    /// Called up.
+    /// Woken.
     Called(WakeToken),
-    /// In the queue again after it was called up, about to try.
+    /// Queued again after a wake-up, about to try.
     Trying(oneshot::Receiver<Wake>, WakeToken),
     /// Rejected to make room for another call: it is in no lane and not counted.
     Dismissed,
@@ -39,7 +39,7 @@ enum WaiterState {
     Out,
 }
 
-/// What a waiter that leaves its queue leaves behind.
+/// The result of leaving a lane.
 #[derive(Default)]
 struct Left {
     unused: Option<WakeToken>,
@@ -59,10 +59,10 @@ impl Waiter {
         Self { queue, lane, entry, place, since, state, first }
     }
 
-    /// Resolves when the caller may try again. Waiting once more means that the last turn found nothing.
+    /// Resolves when the call may try. Waiting again means that the last try found nothing.
     ///
     /// # Errors
-    /// [`Displaced`]: there is no place to wait at any more.
+    /// [`Displaced`]: the call lost its place.
     ///
     /// # Cancel safety
     /// Dropping the future keeps the place.
@@ -81,14 +81,14 @@ impl Waiter {
         }
     }
 
-    /// What it was called for is gone: it is in demand again. Or it is there and kept for agents with nothing in
-    /// flight, whom nobody may have told.
+    /// Handles a try without result: the permit is gone, so there is demand; or it is reserved for agents with nothing in
+    /// flight, so one of their calls is woken.
     fn found_nothing(&mut self) {
         let (woken, turn) = match std::mem::replace(&mut self.state, WaiterState::Out) {
             WaiterState::Trying(woken, turn) => (woken, turn),
             other => return self.state = other,
         };
-        // The turn is over: said twice, it would wake the same ones again and again.
+        // The token is used up: passed on twice, it would wake the same calls again and again.
         self.state = WaiterState::Queued(woken);
         if self.lane.need == Need::OpenPermit {
             let mut inner = self.queue.lock();
@@ -98,8 +98,8 @@ impl Waiter {
         self.queue.demand.notify_one();
     }
 
-    /// Takes the old place again, perhaps in another lane. Do this *before* trying again, so that a permit that
-    /// comes back meanwhile wakes this caller and is not lost.
+    /// Queues the call again at its old turn, perhaps in another lane. Call it *before* trying, so that a permit released
+    /// meanwhile wakes this call.
     pub fn back_to(&mut self, lane: Lane) {
         let queue = self.queue.clone();
         let mut inner = queue.lock();
@@ -121,7 +121,7 @@ impl Waiter {
             };
         }
         if moved || left.dismissed {
-            // What woke it does not serve the lane it goes to, and those behind it have not looked.
+            // The free permit does not serve the new lane, and the calls behind it have not tried.
             if let Some(turn) = left.unused {
                 inner.call_up(turn.freed);
                 inner.wake_one(from, Freed::looked_for(from));
@@ -136,20 +136,20 @@ impl Waiter {
         }
     }
 
-    /// Where it waits.
+    /// The lane it waits in.
     #[must_use]
     pub fn lane(&self) -> Lane {
         self.lane
     }
 
-    /// Whether nobody else waited in the lane when it took its place: then nobody is overtaken by trying.
+    /// True if its lane was empty when it joined; then a try overtakes no call.
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.first
     }
 
-    /// Got what it waited for: leaves, and lets the next one in the lane look, because there may be more. So may
-    /// those who keep to the session whose permit woke it: it may have taken another one.
+    /// Leaves with a permit and wakes the next call of the lane, because there may be more. A call bound to the session
+    /// whose permit woke this one is woken too: this one may have taken another.
     pub fn served(mut self, now: Instant) {
         let queue = self.queue.clone();
         let used = match std::mem::replace(&mut self.state, WaiterState::Out) {
@@ -164,7 +164,7 @@ impl Waiter {
         };
         let lane = self.lane;
         let mut inner = queue.lock();
-        // Who did not have to wait says nothing of how fast the queue empties.
+        // A call that did not wait says nothing about the drain rate.
         inner.drain_rate.tick(now, used.is_some());
         if let Some(again) = self.leave(&mut inner, now) {
             inner.call_up(again.freed);
@@ -175,13 +175,13 @@ impl Waiter {
         }
     }
 
-    /// Since when this call waits.
+    /// The time it joined.
     #[must_use]
     pub fn since(&self) -> Instant {
         self.since
     }
 
-    /// Another call of the agent may look for the last permits in place of this one.
+    /// Lets another call of the agent try for the reserved permits in its place.
     fn let_another_look(&self, inner: &mut Inner, lane: Lane) {
         if lane.session.is_some() {
             let freed = Freed { lane: lane.needing(Need::Permit), turn: false, open: false };
@@ -189,7 +189,7 @@ impl Waiter {
         }
     }
 
-    /// Leaves the queue; gives back a turn that was not used.
+    /// Leaves the queue; returns an unused wake-up.
     fn leave(&mut self, inner: &mut Inner, now: Instant) -> Option<WakeToken> {
         let left = self.leave_queue(inner);
         self.state = WaiterState::Out;
@@ -200,7 +200,7 @@ impl Waiter {
         left.unused
     }
 
-    /// Leaves the queue; gives back a turn that was not used.
+    /// Leaves the lane; returns an unused wake-up.
     fn leave_queue(&mut self, inner: &mut Inner) -> Left {
         let (mut woken, held) = match std::mem::replace(&mut self.state, WaiterState::Dismissed) {
             WaiterState::Queued(woken) => (woken, None),
@@ -209,7 +209,7 @@ impl Waiter {
             WaiterState::Dismissed | WaiterState::Out => return Left { unused: None, dismissed: true },
         };
         inner.dequeue(self.lane, &self.entry, self.place);
-        // At most one of the two is owed: both were sent because of permits this waiter could not use.
+        // At most one of the two is returned: both stand for permits this call did not use.
         match (held, woken.try_recv()) {
             (held, Ok(Wake::Leave)) => Left { unused: held, dismissed: true },
             (held, Ok(Wake::Try(other))) => {
@@ -230,10 +230,10 @@ impl Drop for Waiter {
         }
         let queue = self.queue.clone();
         let mut inner = queue.lock();
-        // Woken and gone before it could try: the turn is somebody else's.
+        // Dropped after a wake-up and before a try: the next call gets it.
         if let Some(turn) = self.leave(&mut inner, clock::now()).filter(|_| !mutant!(TurnNotPassedOn)) {
             inner.call_up(turn.freed);
-            // What woke it may be gone, and those behind it have not looked for anything else because it would.
+            // That permit may be gone, and the calls behind this one have not tried for others.
             inner.wake_one(self.lane, Freed::looked_for(self.lane));
         }
         self.let_another_look(&mut inner, self.lane);
