@@ -1,4 +1,4 @@
-//! How a call comes by a session of a backend: what it needs, a permit if there is one, else a place to wait.
+//! Sessions for calls: what a call needs, its permit if one is free, and its place in the queue if not.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use crate::{
 };
 
 impl Backend {
-    /// A permit on the agent's session, if there is one now; `only`: on this one, where the agent keeps to none.
+    /// Takes a permit on the agent's session, if one is free. `only`: on this session, if the agent is bound to none.
     ///
     /// # Errors
-    /// [`NoLease`] says where to wait, or that waiting is of no use.
+    /// [`NoLease`] with the lane to wait in, or the reason not to wait.
     pub fn try_lease(&self, binding: &Binding, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
         let refused = |shut| match shut {
             TrafficState::Drained => NoLease::Drained,
@@ -29,7 +29,7 @@ impl Backend {
         };
         let resume_permit = self.traffic.admit().map_err(refused)?;
         let lease = binding.try_lease(kind, only)?;
-        // Whoever shut it meanwhile counts the permits after that, and must not be told that none is taken.
+        // A pause counts the permits after it set the state, and must not report none taken.
         match self.traffic.state() {
             shut @ (TrafficState::Paused | TrafficState::Drained) => Err(refused(shut)),
             TrafficState::Flowing | TrafficState::Resuming => {
@@ -38,7 +38,7 @@ impl Backend {
         }
     }
 
-    /// What a call needs of its session besides a permit.
+    /// The need of a call besides a permit.
     #[must_use]
     pub fn kind_of(&self, binding: &Binding, call: &Call) -> CallKind {
         let writes =
@@ -46,14 +46,14 @@ impl Backend {
         if writes { CallKind::Write } else { CallKind::Free }
     }
 
-    /// Whether nobody waits for a session of this backend.
+    /// True if no call waits for a session of this backend.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Whether there are more permits for this call than callers who wait for anything: then it overtakes nobody. Where
-    /// a binding keeps to a session only the few that wait for the same one matter, and its lane looks after them.
+    /// True if there are more free permits for this call than waiting calls, so that it overtakes none. A binding to
+    /// one session is excluded: only the calls waiting for that session matter, and its lane orders them.
     #[must_use]
     pub fn has_permits_for_all(&self, binding: &Binding, kind: CallKind) -> bool {
         kind == CallKind::Free
@@ -62,7 +62,7 @@ impl Backend {
             && binding.pool.free_permits() > self.queue.waiting()
     }
 
-    /// A place in the queue for a call with a message of so many bytes.
+    /// Adds a call with a message of this size to the queue.
     ///
     /// # Errors
     /// [`QueueFull`] at a limit.
@@ -71,13 +71,13 @@ impl Backend {
         self.queue.enter(binding.lane(kind, &self.queue), entry, clock::now())
     }
 
-    /// How long a call would wait that comes now, as fast as calls were served lately.
+    /// The expected wait of a new call, from the drain rate.
     #[must_use]
     pub fn wait_expected(&self) -> Duration {
         self.queue.turn_after(clock::now())
     }
 
-    /// A place before all newcomers, for a call that was being served and must go again.
+    /// Adds a call that was being served and must be sent again, before all new calls.
     #[must_use]
     pub fn wait_again(&self, binding: &Binding, kind: CallKind, bytes: usize) -> Waiter {
         let entry = Entry { principal: binding.caller.identity.clone(), agent: binding.caller.agent, bytes };
@@ -86,26 +86,26 @@ impl Backend {
 }
 
 impl Binding {
-    /// Until when nothing is to be sent for this agent, because the backend asked for it.
+    /// The end of the pause that the backend asked for, for this agent.
     #[must_use]
     pub fn paused_until(&self, now: Instant) -> Option<Instant> {
         self.pool.paused_until().filter(|until| *until > now)
     }
 
-    /// The backend does not know this session any more.
+    /// Reports that the backend has forgotten this session.
     pub fn session_lost(&self, epoch: u64) {
         self.pool.doubt_others(epoch);
     }
 
-    /// Resolves when the server refuses what this agent brings (`forward_headers`) from now on, so that waiting for a
-    /// session is of no use; never, where it is the gateway's credential that is refused.
+    /// Resolves when the server refuses the agent's own credential (`forward_headers`) from now on, so that waiting is
+    /// useless. Never resolves if the refused credential is the gateway's.
     pub fn next_refusal(&self) -> impl Future<Output = SendError> + Send + use<> {
         let pool = self.pool.clone();
         let mut refusal = pool.plight.next_refusal().boxed();
         async move {
             loop {
                 let error = refusal.await;
-                // Who has a session waits for that.
+                // An agent with a session continues on it.
                 if pool.live() == 0 {
                     return SendError::clone(&error);
                 }
@@ -114,11 +114,11 @@ impl Binding {
         }
     }
 
-    /// The backend is at its limit: nothing is sent for the agents of this pool for so long, a minute at most.
+    /// Pauses sends for the agents of this pool, at most a minute: the backend is at its limit.
     pub fn pause_for(&self, pause: Duration) {
         self.pool.pause_until(clock::now() + pause.min(LONGEST_PAUSE));
     }
 }
 
-/// Longest time a backend can ask to be left alone (SEMANTICS.md 7).
+/// Longest pause that a backend can ask for (SEMANTICS.md 7).
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ use std::{
 
 use crate::clock;
 
-/// Those who wait, in the order in which they came.
+/// The waiting agents or calls, in order of arrival.
 #[derive(Default)]
 pub(crate) struct Applicants(Mutex<State>);
 
@@ -19,7 +19,7 @@ struct State {
     since: BTreeMap<u64, Instant>,
 }
 
-/// One of them, for as long as it waits.
+/// One wait, counted until it is dropped.
 #[must_use = "dropping it ends the wait"]
 pub struct Applicant {
     of: Arc<Applicants>,
@@ -35,14 +35,14 @@ impl Applicants {
         Applicant { of: self.clone(), number }
     }
 
-    /// How many wait, and how long the one that came first has waited.
+    /// The number of waits, and the age of the oldest.
     pub(super) fn waiting(&self, now: Instant) -> (usize, Option<Duration>) {
         let state = self.lock();
         let first = state.since.values().next();
         (state.since.len(), first.map(|since| now.saturating_duration_since(*since)))
     }
 
-    // Consistent between any two statements.
+    // The state is consistent between any two statements.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! How an agent comes by its binding: who may use the sessions it gets, and what it waits for until there is one.
+//! Binding of an agent to a backend: its mode, its pool, and the wait for a first handshake or a session of its own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,25 +14,24 @@ use crate::{
 };
 
 impl Backend {
-    /// Ties an agent to this backend.
+    /// Binds an agent to this backend.
     ///
     /// # Errors
-    /// A [`CallError`] when the backend does not complete its first handshake, or no session is free for an agent
-    /// that needs its own, in time.
+    /// [`CallError`] if the first handshake, or a session for an agent that needs its own, is not complete in time.
     ///
     /// # Cancel safety
-    /// Dropping the future gives everything back; a shared handshake goes on for the others.
+    /// Dropping the future releases everything; a shared handshake continues for the others.
     pub async fn bind(self: &Arc<Self>, hello: &Hello) -> Result<Binding, CallError> {
         self.bind_within(hello, self.spec.times.first_open).await
     }
 
-    /// Ties an agent to this backend, with this much patience for its first handshake.
+    /// Binds an agent to this backend, with this patience for its first handshake.
     ///
     /// # Errors
-    /// As [`Backend::binding`].
+    /// As [`Backend::bind`].
     ///
     /// # Cancel safety
-    /// As [`Backend::binding`].
+    /// As [`Backend::bind`].
     pub async fn bind_within(
         self: &Arc<Self>,
         hello: &Hello,
@@ -43,7 +42,7 @@ impl Backend {
         }
         let session_use = match self.session_use(hello) {
             Some(session_use) => session_use,
-            // What the server is decides, and nobody has met it yet.
+            // The mode depends on the server, and there was no handshake yet.
             None => {
                 if let Some(binding) = self.met(hello, patience).await? {
                     return Ok(binding);
@@ -69,8 +68,8 @@ impl Backend {
         })
     }
 
-    /// Meets a server nobody has met, with the key of the agent that wants to be seated. Where that is a session of the
-    /// agent's own, and is what it needs, it has its binding.
+    /// Does the first handshake with an unknown server, with the key of the agent to be bound. Returns the binding if
+    /// that is a session of the agent's own and the agent needs one.
     async fn met(self: &Arc<Self>, hello: &Hello, patience: Duration) -> Result<Option<Binding>, CallError> {
         let Hello { caller, client, .. } = hello;
         let has_handshake = client.revision.era() == Era::Legacy;
@@ -81,10 +80,10 @@ impl Backend {
             return Ok(Some(binding).filter(|_| fits));
         }
         let first = match self.policy.decide(false).map(|decision| decision.mode) {
-            // Sessions of agents' own are opened for who asks for one, and here nobody does: it is met by the session
-            // that the first call of who waits has anew.
+            // Sessions of one agent are opened on request only, and no agent requests one here. The session of the
+            // first waiting call shows what the server is.
             Some(Mode::Pinned) => self.pool(self.key(caller, client.class(), Mode::Exclusive)),
-            // The gateway's own credential is as good, and its session will be wanted.
+            // The gateway's own credential serves as well, and its session will be needed.
             None if client.is_interactive() && !self.has_keys() => self.default_pool(),
             Some(_) | None => self.pool(self.key(caller, CapabilityClass::neutral(), Mode::Shared)),
         };
@@ -96,21 +95,21 @@ impl Backend {
         self.policy.session_use(&hello.client, hello.caller.affinity.is_some())
     }
 
-    /// Whether a binding for this agent would be another one today.
+    /// True if a new binding of this agent would have another mode.
     #[must_use]
     pub fn is_outdated(&self, binding: &Binding, hello: &Hello) -> bool {
         self.session_use(hello).is_some_and(|session_use| keyed(session_use.mode()) != binding.mode())
     }
 
-    /// Whether an agent without handshake would lose what the server keeps for one that has a session. False while
-    /// nobody has met the server.
+    /// True if an agent without handshake would lose state that the server keeps per session. False before the first
+    /// handshake.
     #[must_use]
     pub fn prefers_handshake(&self, client: &ClientHello, is_named: bool) -> bool {
         self.policy.session_use(client, is_named) == Some(SessionUse::Fresh)
     }
 
-    /// Whether what the agent can be asked is said to the backend on its behalf: where nobody else could be asked
-    /// instead. On a backend of its own era a modern agent says it itself.
+    /// True if the gateway declares the agent's capabilities to the backend: if no other agent could be asked instead.
+    /// On a backend of the modern era a modern agent declares them itself.
     fn declares(&self, client: &ClientHello, mode: Mode) -> bool {
         match (self.policy.era(), client.revision.era()) {
             (Some(Era::Modern), Era::Modern) => false,
@@ -119,7 +118,7 @@ impl Backend {
         }
     }
 
-    /// Waits, for a bounded time, for the first handshake of a pool.
+    /// Waits for the first handshake of a pool, for a bounded time.
     async fn greeted(&self, pool: &Arc<Pool>, patience: Duration) -> Result<(), CallError> {
         if pool.catalog.hello().is_some() {
             return Ok(());
@@ -130,7 +129,7 @@ impl Backend {
         let greeted = async {
             tokio::select! {
                 _ = pool.catalog.wait_hello() => Ok(()),
-                // Whoever else is refused, this agent is.
+                // A refusal of the pool's credential refuses this agent too.
                 why = refused => Err(self.refused(&why)),
             }
         };
@@ -184,7 +183,7 @@ impl Backend {
         }
     }
 
-    /// What an agent is told whose credential the server refused.
+    /// The error for an agent whose credential the server refused.
     fn refused(&self, why: &SendError) -> CallError {
         let kind = match why.cause {
             Cause::Credential(_) => ErrorKind::Denied,
@@ -193,8 +192,8 @@ impl Backend {
         self.named(CallError::not_sent(kind, format!("backend {:?}: {why}", self.spec.name)))
     }
 
-    /// Waits for a session that is to be one agent's own, and says how long it would have. A backend that was never
-    /// reached is not waited for as long as one that is merely busy, and that may become known while it is waited for.
+    /// Waits for a session of the agent's own. Returns the result and the time allowed: a backend that never answered
+    /// is not awaited as long as a busy one, and the two may only be told apart meanwhile.
     async fn wait_for_own<T>(
         &self,
         pool: &Pool,

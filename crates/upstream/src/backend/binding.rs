@@ -1,5 +1,5 @@
-//! What one agent can do on its backend, whatever session it has: what it is told of the server, what it says outside
-//! of calls, and the call on a leased permit.
+//! The operations of an agent on its backend that need no particular session: initialize, notifications, responses, and
+//! the call on a leased permit.
 
 use bytes::Bytes;
 use mcpool_wire::{Answer, Call, CallTrace, Era, Forwarded, Message, Method, Revision, ServerHello};
@@ -13,13 +13,13 @@ use crate::{
 };
 
 impl Binding {
-    /// Who may use the sessions of this binding.
+    /// The mode of its sessions.
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.pool.mode()
     }
 
-    /// What the agent is told about the server at this revision, which holds for it from now on.
+    /// The result of `initialize` at this revision, which applies from now on.
     #[must_use]
     pub fn initialize_result(&self, revision: Revision) -> Bytes {
         *lock(&self.revision) = revision;
@@ -28,35 +28,34 @@ impl Binding {
         };
         match self.mode() {
             Mode::Pinned => hello.to_agent(revision, &["tasks"]),
-            // Experimental capabilities may imply state in the session.
+            // Experimental capabilities may imply state per session.
             Mode::Stateless | Mode::Shared | Mode::Exclusive => {
                 hello.to_agent(revision, &["tasks", "experimental", "extensions"])
             }
         }
     }
 
-    /// The era the backend speaks.
+    /// The era of the backend.
     #[must_use]
     pub fn era(&self) -> Era {
         self.pool.catalog.hello().map_or(Era::Legacy, |hello| hello.revision.era())
     }
 
-    /// Whether running the call twice is known to change nothing.
+    /// True if the call is known to be safe to repeat.
     #[must_use]
     pub fn is_safe(&self, call: &Call) -> bool {
         self.pool.catalog.is_safe(&call.method, call.name.as_deref())
     }
 
-    /// Whether the headers of a call of the era without handshake say what its arguments say, as far as the tool is
-    /// known.
+    /// Checks that the headers of a call of the modern era agree with its arguments, if the tool is known.
     ///
     /// # Errors
-    /// A sentence that names the header.
+    /// A sentence with the name of the header.
     pub fn check_params(&self, tool: &str, message: &[u8], headers: &Forwarded) -> Result<(), String> {
         self.pool.catalog.check_params(tool, message, headers)
     }
 
-    /// The backend's answer as this agent reads it: only lists are ever changed, results of calls never.
+    /// The backend's response as this agent reads it. Only lists are changed, never results of calls.
     #[must_use]
     pub fn for_agent(&self, call: &Call, answer: Answer) -> Answer {
         match call.method {
@@ -70,7 +69,7 @@ impl Binding {
         }
     }
 
-    /// Passes on a notification of the agent, on a session of its own only.
+    /// Forwards a notification of the agent, only on a session of its own.
     pub fn notify(&self, notification: Bytes) {
         if self.mode() == Mode::Pinned
             && let [session] = self.own_sessions().as_slice()
@@ -79,7 +78,7 @@ impl Binding {
         }
     }
 
-    /// Passes on the agent's answer to a server request.
+    /// Forwards the agent's response to a server request.
     pub fn respond(&self, number: u64, response: &Message) {
         let sessions = self.asking_sessions();
         if !sessions.iter().any(|session| session.respond(self.caller.agent, number, response))
@@ -89,7 +88,7 @@ impl Binding {
         }
     }
 
-    /// Whether the server waits for this agent to answer something: its calls wait for a human.
+    /// True if the server waits for a response of this agent, so that its calls may wait for a human.
     #[must_use]
     pub fn awaits_agent(&self) -> bool {
         self.asking_sessions().iter().any(|session| session.awaits_agent(self.caller.agent))
@@ -100,13 +99,13 @@ impl Lease {
     /// Runs the call on the leased permit.
     ///
     /// # Errors
-    /// A [`SendError`] that says how far it got.
+    /// [`SendError`] with the phase it reached.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the call upstream; the permit comes back with the answer or after `cancel_grace`.
+    /// Dropping the future cancels the call upstream; the permit is released with the response or after `cancel_grace`.
     pub async fn call(self, call: &Call) -> Result<Answer, SendError> {
         mark(&call.trace, &self);
-        // Whoever waits behind it after a pause waits for its end.
+        // Held to the end of the call: during a slow start the next call waits for it.
         let _resume_permit = self.resume_permit;
         self.session.call(self.permit, call).await
     }

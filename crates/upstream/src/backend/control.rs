@@ -1,7 +1,7 @@
-//! What an operator can do to a backend that runs: let it rest, let it go on, have its sessions rebuilt, empty it.
+//! Operator commands on a running backend: pause, resume, reconnect, drain.
 //!
-//! Each verb says what is wanted and returns at once; the connector does what takes time, and [`Backend::activity`] and
-//! [`Backend::rebuild`] say how far it is.
+//! Each command sets a state and returns at once. The connector does the rest; [`Backend::activity`] and
+//! [`Backend::rebuild`] show the progress.
 
 use std::{
     collections::VecDeque,
@@ -19,57 +19,57 @@ use crate::{
     session::Session,
 };
 
-/// What goes on at a backend.
+/// The current activity of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Activity {
-    /// Calls in flight, those that were cancelled and not yet answered included.
+    /// Calls in flight, including cancelled ones without a response.
     pub calls: usize,
-    /// Handshakes under way.
+    /// Handshakes in progress.
     pub handshakes: usize,
-    /// Sessions, those that end included.
+    /// Sessions, including those that are ending.
     pub sessions: usize,
 }
 
-/// How far the rebuilding of sessions is.
+/// Progress of a reconnect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rebuild {
-    /// Sessions to be rebuilt.
+    /// Sessions to replace.
     pub total: usize,
-    /// Those that are.
+    /// Sessions replaced.
     pub done: usize,
-    /// Whether it goes on.
+    /// True while it is running.
     pub is_running: bool,
-    /// Why it was given up: the sessions that are left were not touched.
+    /// The reason it was given up; the remaining sessions were not touched.
     pub why: Option<String>,
 }
 
-/// The same, with what is to be done and not yet taken up.
+/// The progress, and the plan that the connector has not taken yet.
 #[derive(Default)]
 pub(crate) struct Rebuilding {
     pub(crate) plan: Option<VecDeque<Old>>,
     pub(crate) progress: Rebuild,
 }
 
-/// A session to be replaced.
+/// A session to replace.
 pub(crate) struct Old {
     pub(crate) pool: Arc<Pool>,
     pub(crate) session: Arc<Session>,
 }
 
 impl Backend {
-    /// Whether calls flow.
+    /// The traffic state.
     #[must_use]
     pub fn traffic(&self) -> TrafficState {
         self.traffic.state()
     }
 
-    /// When calls last began to flow: what was waited before is not to be held against anybody.
+    /// The time calls last began to flow; earlier waiting does not count.
     #[must_use]
     pub fn flows_since(&self) -> Instant {
         self.traffic.last_change().flows_since
     }
 
-    /// New calls wait, and nothing is sent but what belongs to calls that run. Twice is once.
+    /// Pauses: new calls wait, and only messages of calls in flight are sent. Idempotent.
     pub fn pause(&self) {
         self.traffic.set(TrafficState::Paused);
         for Old { session, .. } in self.all_sessions() {
@@ -77,7 +77,7 @@ impl Backend {
         }
     }
 
-    /// New calls are refused; those that run end, and then the sessions do. Twice is once.
+    /// Drains: new calls are refused, calls in flight finish, and then the sessions end. Idempotent.
     pub fn drain(&self) {
         self.traffic.set(TrafficState::Drained);
         for Old { session, .. } in self.all_sessions() {
@@ -87,7 +87,7 @@ impl Backend {
         self.reconsider();
     }
 
-    /// Calls flow again, in order, once sessions were seen to be there. Does nothing where they flow.
+    /// Resumes: calls flow again, in order, after the sessions were checked. No effect while calls flow.
     pub fn resume(&self) {
         let shut = self.traffic.set_if(TrafficState::Resuming, |change| change.state.is_shut());
         if shut {
@@ -97,8 +97,8 @@ impl Backend {
         }
     }
 
-    /// Every session is replaced by a new one, one at a time, while calls go on; a pinned one, which nobody can
-    /// replace for its agent, ends if that is wanted.
+    /// Replaces every session by a new one, one at a time, while calls continue. A pinned session cannot be replaced
+    /// for its agent; with `pinned` it ends.
     pub fn reconnect(&self, with_pinned: bool) {
         let wanted = |old: &Old| old.session.is_live() && (with_pinned || old.pool.mode() != Mode::Pinned);
         let plan: VecDeque<Old> = self.all_sessions().filter(wanted).collect();
@@ -107,13 +107,13 @@ impl Backend {
         self.queue.demand.notify_one();
     }
 
-    /// How far the last [`Backend::reconnect`] is.
+    /// The progress of the last [`Backend::reconnect`].
     #[must_use]
     pub fn rebuild(&self) -> Rebuild {
         lock(&self.rebuilding).progress.clone()
     }
 
-    /// What goes on.
+    /// The current activity.
     #[must_use]
     pub fn activity(&self) -> Activity {
         let (mut calls, mut sessions) = (0, 0);
@@ -125,7 +125,7 @@ impl Backend {
         Activity { calls, handshakes, sessions }
     }
 
-    /// The refusal of a call while the backend is drained.
+    /// The error of a call while the backend is drained.
     #[must_use]
     pub fn drained(&self) -> CallError {
         let message = format!("backend {:?} was drained by its operator and takes no calls", self.spec.name);
@@ -147,5 +147,5 @@ impl Backend {
     }
 }
 
-/// Nobody knows when the operator will be ready.
+/// Suggested retry time: the end of the operator's work is unknown.
 const RETRY_DRAINED: Duration = Duration::from_secs(5);

@@ -1,5 +1,5 @@
-//! Lists on a session agents share: kept where the server announces changes, asked for once by those who ask at the
-//! same time, and with cursors that lead back to the session they came from.
+//! Lists on shared sessions: cached if the server announces changes, requested once for all agents that ask at the same
+//! time, with cursors that lead back to the session they came from.
 
 use mcpool_wire::{Answer, Call, CallError, Era, ErrorKind, Message, Method, Reply};
 
@@ -12,20 +12,19 @@ use crate::{
     shared::{ListFlight, cursor, ran_out_of_time},
 };
 
-/// What a list request becomes.
+/// The kind of a list request.
 pub enum ListCall {
-    /// The first page, the same for all agents of the pool.
+    /// The first page, equal for all agents of the pool.
     First,
-    /// A page only the session with this epoch has, where there is one.
+    /// A later page, which only the session with this epoch has, if any.
     Next(Message, Option<u64>),
 }
 
 impl Binding {
-    /// Whether a call asks for a list that is the pool's, not the agent's own. A session of an agent's own may list
-    /// what only that agent sees.
+    /// True if a call requests a list of the pool. The list of a session of one agent's own may be for that agent only.
     #[must_use]
     pub fn shares_list(&self, call: &Call) -> bool {
-        // What is read in the modern era is that era's answer, as it came.
+        // Modern clients get the modern response unchanged.
         self.mode() != Mode::Pinned
             && call.era == Era::Legacy
             && matches!(
@@ -37,10 +36,10 @@ impl Binding {
             )
     }
 
-    /// What to do with a list request of [`Binding::shares_list`].
+    /// Classifies a list request of [`Binding::shares_list`].
     ///
     /// # Errors
-    /// A refusal where its cursor leads nowhere any more, or never did.
+    /// An error if its cursor is expired or was never valid.
     pub fn list_call(&self, call: &Call) -> Result<ListCall, CallError> {
         let Some(cursor) = cursor::of_request(&call.message, self.place_of(&call.method)) else {
             return Ok(ListCall::First);
@@ -57,10 +56,10 @@ impl Binding {
         cursor::Place { list, backend, generation }
     }
 
-    /// A list that is known to be current, as this agent reads it.
+    /// The cached list as this agent reads it, if current.
     #[must_use]
     pub fn cached_list(&self, call: &Call) -> Option<Answer> {
-        // While no session listens, a change would not be heard of.
+        // Without a listening session a change could be missed.
         if self.pool.live() == 0 {
             return None;
         }
@@ -68,31 +67,31 @@ impl Binding {
         self.can_follow(&page).then_some(page.answer)
     }
 
-    /// Whether the agent can ask for the page after this one.
+    /// True if the agent can request the next page.
     #[must_use]
     pub fn can_follow(&self, page: &Page) -> bool {
         page.epoch.is_none_or(|epoch| self.keeps_to(epoch))
     }
 
-    /// The request for a first page that is under way, or this one; and whether it is this one.
+    /// The request for a first page in progress, or this new one; and whether it is the new one.
     pub fn join_list(&self, call: &Call, begin: impl FnOnce() -> Reply<Page>) -> (ListFlight, bool) {
         self.pool.shared.flights().join(&call.method, begin)
     }
 
-    /// Whether a request the agent only joined failed by the time of another agent, so that it should join again.
+    /// True if a request the agent joined failed by the time limit of another agent, so that it should join again.
     #[must_use]
     pub fn should_rejoin(error: &CallError) -> bool {
         ran_out_of_time(error)
     }
 
-    /// The answer of the session `epoch` to a list request, as agents get it. A first page is remembered, if
-    /// the session would hear of a change.
+    /// The response of session `epoch` to a list request as agents get it. A first page is cached if the session would
+    /// announce a change.
     ///
     /// # Errors
-    /// Where the page's cursor is longer than agents can be given.
+    /// If the cursor is too long for agents.
     pub fn page(&self, call: &Call, answer: Answer, epoch: u64) -> Result<Page, CallError> {
         let listens = call.is_plain_list && self.pool.listens(epoch);
-        // Who has another session for each call follows a cursor wherever it leads.
+        // An agent with another session per call may use the cursor on any.
         let epoch = if self.mode() == Mode::Exclusive { ANY_SESSION } else { epoch };
         let page = match cursor::seal_page(&answer, self.place_of(&call.method), self.pool.number, epoch) {
             Ok(Some(answer)) => Page { answer, epoch: Some(epoch) },
@@ -109,7 +108,7 @@ impl Binding {
     }
 }
 
-/// The refusal of a cursor that leads nowhere.
+/// The error for an invalid cursor.
 #[must_use]
 pub fn unknown_cursor() -> CallError {
     CallError::not_sent(ErrorKind::InvalidParams, "unknown cursor, start over")

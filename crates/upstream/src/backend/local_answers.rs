@@ -1,4 +1,5 @@
-//! What the gateway answers itself for an agent: what is merged over the agents of a pool, and what is not offered.
+//! Responses of the gateway itself: subscriptions and log levels, which are shared by the agents of a pool, and methods
+//! that are not offered.
 
 use std::{sync::Arc, time::Instant};
 
@@ -16,7 +17,7 @@ use crate::{
 };
 
 impl Binding {
-    /// The answer to a call that the gateway gives itself on this kind of session.
+    /// The gateway's own response to a call, if any, on this kind of session.
     #[must_use]
     pub fn answer_here(&self, backend: &Arc<Backend>, call: &Call) -> Option<Reply<Answer>> {
         if call.era == Era::Modern {
@@ -40,7 +41,7 @@ impl Binding {
         Some(futures::future::ready(answer).boxed())
     }
 
-    /// Tasks are not offered: on no session, by no method.
+    /// Tasks are not offered, on any session.
     fn refuse_task(&self, call: &Call) -> Option<CallError> {
         let message = match call.method {
             Method::ToolsCall if call.wants_task => {
@@ -107,7 +108,7 @@ async fn subscribe(
     }
 }
 
-/// Longest URI that is subscribed to, bytes (SEMANTICS.md 12).
+/// Longest URI of a subscription, bytes (SEMANTICS.md 12).
 const MAX_URI: usize = 8 * 1024;
 
 fn uri_of(call: &Call) -> Result<Arc<str>, CallError> {

@@ -1,5 +1,4 @@
-//! The end of a registration while the gateway runs on: the configuration named another server under this name, or no
-//! longer named it.
+//! End of a registration: the configuration has another server under its name, or none.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -12,52 +11,53 @@ use crate::{
     shared::list_changed,
 };
 
-/// How a registration ends.
+/// The way a registration ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaving {
-    /// Another one took its name: agents go there, but those that have a session of their own may keep it for a while.
+    /// Replaced by another registration of the same name: agents move to it, but may keep a session of their own for a
+    /// while.
     Replaced,
-    /// Nothing took its name.
+    /// Removed without replacement.
     Removed,
 }
 
 pub(super) const STAYS: u8 = 0;
 const REPLACED: u8 = 1;
-/// Replaced, and agents with a session of their own have had their time.
+/// Replaced, and the time for sessions of agents' own is over.
 const OVERDUE: u8 = 2;
 const REMOVED: u8 = 3;
 
 impl Backend {
-    /// Ends the registration: calls in flight finish, those that wait are sent back, and nothing is opened any more.
+    /// Ends the registration: calls in flight finish, waiting calls are sent back, and no session is opened.
     pub fn leave(&self, why: Leaving) {
         let state = match why {
             Leaving::Replaced => REPLACED,
             Leaving::Removed => REMOVED,
         };
-        // One that was replaced can still be removed, not the other way round.
+        // A replaced registration can still be removed, but not the reverse.
         self.leaving.fetch_max(state, Ordering::SeqCst);
         self.reconsider();
     }
 
-    /// Ends the sessions that agents have for themselves, each with its last call: they had their time.
+    /// Ends the sessions of agents' own, each after its last call: their time is over.
     pub fn end_pinned(&self) {
         let _ = self.leaving.compare_exchange(REPLACED, OVERDUE, Ordering::SeqCst, Ordering::SeqCst);
         self.reconsider();
     }
 
-    /// Whether an agent may go on with a session of its own although the registration ended.
+    /// True if an agent may keep its own session after the end of the registration.
     pub(crate) fn keeps_pinned(&self) -> bool {
         matches!(self.leaving.load(Ordering::SeqCst), STAYS | REPLACED)
     }
 
-    /// Ends every session now, whatever is in flight on it.
+    /// Ends every session now, with any calls in flight.
     pub fn cut(&self) {
         for Old { session, .. } in self.all_sessions() {
             session.cut(CloseReason::Replaced);
         }
     }
 
-    /// Whether and how its registration ends.
+    /// The way its registration ends, if it does.
     #[must_use]
     pub fn leaving(&self) -> Option<Leaving> {
         match self.leaving.load(Ordering::SeqCst) {
@@ -67,7 +67,7 @@ impl Backend {
         }
     }
 
-    /// Resolves when the last session of a registration that ends is over.
+    /// Resolves when the last session of an ending registration is closed.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
@@ -82,13 +82,13 @@ impl Backend {
         }
     }
 
-    /// Whether a session that several agents use is there, or about to be.
+    /// True if a shared session exists or is being opened.
     #[must_use]
     pub fn has_shared(&self) -> bool {
         self.pools().iter().any(|pool| pool.mode() != Mode::Pinned && holds(pool))
     }
 
-    /// Whether a call that may change something runs on one of its sessions, where such calls run one at a time.
+    /// True if a write runs on one of its sessions, if writes run one at a time.
     #[must_use]
     pub fn is_writing(&self) -> bool {
         self.all_sessions().any(|old| old.session.is_writing())
@@ -100,8 +100,8 @@ fn holds(pool: &Arc<Pool>) -> bool {
 }
 
 impl Binding {
-    /// Takes over what the agent asked of another server under this name: its revision, its log level, and the
-    /// resources it is subscribed to. With `anew` it is told that all lists may be others.
+    /// Takes over the agent's requests to another server of this name: its revision, its log level and its
+    /// subscriptions. With `anew` it is told that all lists may have changed.
     pub fn follow(&self, old: &Self, anew: bool) {
         *super::lock(&self.revision) = *super::lock(&old.revision);
         self.pool.shared.adopt(self.number, self.caller.agent, old.pool.shared.wishes_of(old.number));
@@ -112,7 +112,7 @@ impl Binding {
             ("resources", Method::ResourcesListChanged),
         ] {
             if hello.capabilities[key]["listChanged"] == true {
-                // An agent that does not keep up asks for its lists when it comes to it.
+                // A slow agent requests its lists later.
                 let _ = self.outlet.push(LinkEvent::Notification(list_changed(&kind)));
             }
         }

@@ -20,51 +20,51 @@ use crate::{
     session::{Session, SessionStatus},
 };
 
-/// What one backend looks like from outside.
+/// The status of one backend.
 #[derive(Clone, Debug)]
 pub struct BackendStatus {
-    /// Sessions by mode and standing (`ready`, `draining`, ...).
+    /// Sessions by mode and state (`ready`, `draining`, ...).
     pub sessions: Vec<SessionStatus>,
-    /// Handshakes under way.
+    /// Handshakes in progress.
     pub opening: usize,
-    /// Budget places taken and there.
+    /// Places of the session budget: taken, and all.
     pub places: (usize, usize),
-    /// Calls in flight, and the most there could be on the sessions there are.
+    /// Calls in flight, and permits of the present sessions.
     pub leases: (usize, usize),
-    /// Calls that wait.
+    /// Waiting calls.
     pub waiting: Waiting,
-    /// Agents that wait for a session of their own, and how long the first of them has waited.
+    /// Agents waiting for a session of their own, and the longest wait.
     pub applicants: (usize, Option<Duration>),
-    /// Agents that share a pool.
+    /// Agents bound to a shared pool.
     pub agents: usize,
-    /// Resources that are subscribed to for agents, over all pools.
+    /// Subscribed resources over all pools.
     pub subscriptions: usize,
-    /// Why the last handshake failed, while none has succeeded since.
+    /// The reason of the last failed handshake, if none succeeded since.
     pub trouble: Option<Trouble>,
-    /// Credentials of agents that are refused, and all that are known; none where agents bring none.
+    /// Refused credentials of agents, and all known ones; 0 if agents bring none.
     pub credentials: (usize, usize),
-    /// The transport in use, once known.
+    /// The transport, once known.
     pub transport: Option<&'static str>,
-    /// The era that is spoken with it, once known.
+    /// The era, once known.
     pub era: Option<Era>,
-    /// Who may use a session of an agent that cannot be asked things, and why, once known.
+    /// The mode for an agent that is not interactive, and its reason, once known.
     pub mode: Option<Decision>,
-    /// Why agents are no longer put on shared sessions, if so.
+    /// The reason sharing was withdrawn, if it was.
     pub demotion: Option<Demotion>,
-    /// Name and version the server gave, once known.
+    /// Name and version of the server, once known.
     pub server: Option<serde_json::Value>,
-    /// What it need not offer and does not, with what that costs; a sentence each.
+    /// Optional features the server lacks, a sentence each with the consequence.
     pub missing: Vec<&'static str>,
-    /// Whether calls flow, and since when.
+    /// The traffic state and its age.
     pub traffic: (TrafficState, Duration),
-    /// What became of the last wish to have its sessions rebuilt.
+    /// The progress of the last reconnect.
     pub rebuild: Rebuild,
     /// Background tasks by name.
     pub tasks: std::collections::BTreeMap<&'static str, usize>,
 }
 
 impl Backend {
-    /// Credentials of agents whose last handshake was refused, and all that are known.
+    /// Refused credentials of agents, and all known ones.
     fn credentials(&self) -> (usize, usize) {
         if !self.has_keys() {
             return (0, 0);
@@ -80,13 +80,13 @@ impl Backend {
         (refused, known.len())
     }
 
-    /// The calls that wait, in the queue or for the binding of their agent.
+    /// Waiting calls, in the queue or for the binding of their agent.
     fn waiting(&self, now: Instant) -> Waiting {
         let (queue, (calls, longest)) = (self.queue.status(now), self.followers.waiting(now));
         Waiting { calls: queue.calls + calls, oldest: queue.oldest.max(longest), ..queue }
     }
 
-    /// What it looks like now.
+    /// The current status.
     #[must_use]
     pub fn status(&self) -> BackendStatus {
         let now = clock::now();

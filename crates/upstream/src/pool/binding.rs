@@ -1,4 +1,5 @@
-//! One agent's tie to a backend: to one session it keeps to, to one of its own, to another for each call, or to none.
+//! The binding of an agent to a backend: to one shared session, to a session of its own, to a leased one per call, or
+//! to none.
 
 use std::sync::Arc;
 
@@ -16,19 +17,19 @@ use crate::{
     sync::Mutex,
 };
 
-/// Stands for the epoch of a session where every one of the pool will do; no session has it.
+/// Epoch that stands for any session of the pool; no session has it.
 pub(crate) const ANY_SESSION: u64 = 0;
 
-/// One agent's tie to a backend: which pool it draws on and which session it keeps to.
+/// The binding of one agent to a backend: its pool, and the session it uses.
 pub struct Binding {
     pub(crate) caller: Arc<Caller>,
     pub(crate) pool: Arc<Pool>,
     kind: BindingKind,
-    /// What was last agreed with the agent: it may initialise again.
+    /// The revision last agreed with the agent, which may initialise again.
     pub(crate) revision: std::sync::Mutex<Revision>,
-    /// Its name among the agents of the pool.
+    /// Its number among the agents of the pool.
     pub(crate) number: u64,
-    /// Keeps the agent's outlet alive for as long as the pool may want to tell it something.
+    /// The agent's outlet, held for messages of the pool.
     pub(crate) outlet: Arc<dyn Outlet>,
 }
 
@@ -36,7 +37,7 @@ enum BindingKind {
     Sticky {
         bound: Mutex<Option<Bound>>,
     },
-    /// To no session: its calls are those of many callers that nobody can tell apart, each as if it had no other.
+    /// No session: its calls come from callers that cannot be told apart, each as if it were the only one.
     Unbound,
     Exclusive {
         leases: Arc<ExclusiveLeases>,
@@ -47,7 +48,7 @@ enum BindingKind {
     },
 }
 
-/// The session an agent keeps to, and what it has in flight there.
+/// The shared session of an agent, and its permits there.
 struct Bound {
     session: Arc<Session>,
     agent_permits: Arc<AgentPermits>,
@@ -55,14 +56,14 @@ struct Bound {
 
 impl Binding {
     pub(crate) fn shared(hello: &Hello, pool: Arc<Pool>) -> Self {
-        // Who has no handshake and does not say which agent it is keeps to nothing.
+        // A caller without handshake that does not name its agent is bound to no session.
         let is_anybody = hello.client.revision.era() == Era::Modern && hello.caller.affinity.is_none();
         let kind =
             if is_anybody { BindingKind::Unbound } else { BindingKind::Sticky { bound: Mutex::new(None) } };
         Self::new(hello, pool, kind)
     }
 
-    /// A binding whose calls have a session to themselves, one after the other; with `reset` each has a fresh one.
+    /// A binding whose calls lease a session each; with `reset` a fresh one.
     pub(crate) fn exclusive(hello: &Hello, pool: Arc<Pool>, reset: bool) -> Self {
         let leases = ExclusiveLeases::new(hello.caller.agent, &hello.outlet);
         Self::new(hello, pool, BindingKind::Exclusive { leases, reset })
@@ -79,14 +80,14 @@ impl Binding {
         Self { caller: hello.caller.clone(), pool, kind, revision, number, outlet }
     }
 
-    /// Whose it is.
+    /// The agent's caller.
     #[must_use]
     pub fn caller(&self) -> &Arc<Caller> {
         &self.caller
     }
 
-    /// Takes a permit on the agent's session, binding it to one if it has none. `only`: no other session is of use, where
-    /// the agent keeps to none.
+    /// Takes a permit on the agent's session, and binds the agent to one if it has none. `only`: no other session is
+    /// useful, for an agent bound to none.
     pub(crate) fn try_lease(&self, kind: CallKind, only: Option<u64>) -> Result<Lease, NoLease> {
         let bound = match &self.kind {
             BindingKind::Pinned { session } => return Self::lease_pinned(session),
@@ -113,7 +114,7 @@ impl Binding {
         Ok(Lease::new(session, permit))
     }
 
-    /// Whether its calls are of callers that nobody can tell apart.
+    /// True if its calls come from callers that cannot be told apart.
     pub(crate) fn keeps_to_none(&self) -> bool {
         matches!(self.kind, BindingKind::Unbound)
     }
@@ -132,7 +133,7 @@ impl Binding {
     }
 
     fn lease_exclusive(&self, leases: &Arc<ExclusiveLeases>, reset: bool) -> Result<Lease, NoLease> {
-        // Its session is the call's alone: there is nobody to take turns with.
+        // The session belongs to the call alone, so there is no write turn.
         let chosen =
             self.pool.choose(&self.caller, CallKind::Free, None).ok_or(NoLease::Wait(self.pool.lane()))?;
         let (session, permit) = (chosen.0, chosen.1.map_err(|_| NoLease::Wait(self.pool.lane()))?);
@@ -151,8 +152,8 @@ impl Binding {
         }
     }
 
-    /// Where this agent waits: for the session it keeps to, or for any of its pool. A write goes behind the others
-    /// that wait for the turn.
+    /// The lane of this agent: of its session, or of the pool. A write queues behind the others that wait for the write
+    /// turn.
     pub(crate) fn lane(&self, kind: CallKind, queue: &Queue) -> Lane {
         let bound = match &self.kind {
             BindingKind::Pinned { session } => return session.lane,
@@ -177,8 +178,8 @@ impl Binding {
         }
     }
 
-    /// Whether this agent is served by this session, or can be from now on: it keeps to the one it has. Who has another
-    /// one for each call is served by [`ANY_SESSION`] only.
+    /// True if the agent is bound to this session, or is now. An agent that leases one per call matches [`ANY_SESSION`]
+    /// only.
     pub(crate) fn keeps_to(&self, epoch: u64) -> bool {
         let mut bound = match &self.kind {
             BindingKind::Pinned { session } => return session.epoch == epoch,
@@ -196,8 +197,8 @@ impl Binding {
         is_there
     }
 
-    /// The sessions that may ask this agent something: its own, or, where each call says what its agent can be asked,
-    /// any it may have used.
+    /// The sessions that may send this agent requests: its own, or any it may have used if each call declares its
+    /// capabilities.
     pub(crate) fn asking_sessions(&self) -> Vec<Arc<Session>> {
         match &self.kind {
             BindingKind::Pinned { .. } | BindingKind::Exclusive { .. } => self.own_sessions(),
@@ -209,7 +210,7 @@ impl Binding {
         }
     }
 
-    /// The sessions that are the agent's alone now.
+    /// The sessions that belong to the agent alone now.
     pub(crate) fn own_sessions(&self) -> Vec<Arc<Session>> {
         match &self.kind {
             BindingKind::Pinned { session } => vec![session.clone()],

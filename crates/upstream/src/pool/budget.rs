@@ -40,7 +40,7 @@ impl Budget {
         Ok(Self { places, limit })
     }
 
-    /// A place if one is free: waiting is the queue's business.
+    /// Takes a place if one is free. Waiting is done in the queue.
     pub(crate) async fn take(&self) -> Option<Place> {
         let now = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
         self.places.timeout_get(&now).await.ok().map(Place)

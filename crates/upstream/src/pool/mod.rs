@@ -1,4 +1,4 @@
-//! Who may use which sessions: keys, the session budget, and an agent's binding (`binding`).
+//! Pools of interchangeable sessions, their keys, and the bindings of agents to them.
 
 mod binding;
 pub(crate) mod budget;
@@ -36,20 +36,20 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// What sessions must agree in to be interchangeable (SEMANTICS.md 3). The transport is fixed per backend and
+/// Key of a pool: sessions with equal keys are interchangeable (SEMANTICS.md 3). The transport is fixed per backend and
 /// generation, so the generation stands for it; the protocol version is always the highest the server offers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
     pub(crate) backend: BackendId,
     pub(crate) generation: u64,
     pub(crate) identity: Arc<Identity>,
-    /// The same before and after a rotation.
+    /// Equal before and after a rotation.
     pub(crate) credential: CredentialKey,
     pub(crate) affinity: Option<Arc<str>>,
     pub(crate) class: CapabilityClass,
-    /// What agents sent in headers that are passed on.
+    /// Values of the agents' headers that are forwarded.
     pub(crate) headers: Forwarded,
-    /// Shared (also where there are no sessions), exclusive or pinned.
+    /// Shared (also without sessions), exclusive or pinned.
     pub(crate) mode: Mode,
 }
 
@@ -58,18 +58,18 @@ pub(crate) struct Pool {
     pub(crate) number: u64,
     pub(crate) key: PoolKey,
     pub(crate) catalog: Arc<Catalog>,
-    /// What its agents share beside the sessions.
+    /// The state its agents share beside the sessions.
     pub(crate) shared: Arc<SharedState>,
-    /// Handshakes under way for this pool.
+    /// Number of handshakes in progress.
     pub(crate) opening: AtomicUsize,
-    /// Agents that wait for the pool's first handshake to be told who the server is.
+    /// Number of agents waiting for the first handshake.
     pub(crate) greeting: AtomicUsize,
-    /// What is wrong with it, if something is.
+    /// The failures of its handshakes.
     pub(crate) plight: Plight,
     pub(crate) early_ends: EarlyEnds,
-    /// Nothing is sent before this moment: the backend asked for it.
+    /// The end of the pause that the backend asked for.
     paused: std::sync::Mutex<Option<Instant>>,
-    /// The session that was last lost, by its epoch.
+    /// The epoch of the last lost session.
     last_lost: AtomicU64,
     sessions: Mutex<Vec<Arc<Session>>>,
 }
@@ -103,7 +103,7 @@ impl Pool {
         *self.paused.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// A shorter pause does not end a longer one.
+    /// Extends the pause; a shorter one does not end a longer one.
     pub(crate) fn pause_until(&self, until: Instant) {
         let mut paused = self.paused.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *paused = (*paused).max(Some(until));
@@ -121,12 +121,12 @@ impl Pool {
         self.lock().clone()
     }
 
-    /// Sessions that can be lent now or soon; those whose ladder is being climbed count as opening.
+    /// The number of sessions available now or soon. Those in their handshake count as opening.
     pub(crate) fn live(&self) -> usize {
         self.lock().iter().filter(|session| session.is_live()).count()
     }
 
-    /// Whether this session lives, so that changes announced on it are heard.
+    /// True if this session is live, so that its announcements are heard.
     pub(crate) fn listens(&self, epoch: u64) -> bool {
         self.live_session(epoch).is_some()
     }
@@ -135,15 +135,15 @@ impl Pool {
         self.lock().iter().find(|session| session.epoch == epoch && session.is_live()).cloned()
     }
 
-    /// Slots that could be leased now.
+    /// The number of free permits.
     pub(crate) fn free_permits(&self) -> usize {
         let sessions = self.lock();
         let ready = sessions.iter().filter(|session| session.standing() == Standing::Ready);
         ready.map(|session| session.free_permits()).sum()
     }
 
-    /// A backend that lost one session may have lost them all: the others are lent again once they were heard of, so
-    /// that a call which is repeated does not meet the next one that is lost.
+    /// Marks the other sessions as suspect after the backend lost one: it may have lost all, and a repeated call must
+    /// not meet the next lost one.
     pub(crate) fn doubt_others(&self, lost: u64) {
         if self.mode() == Mode::Pinned || self.last_lost.swap(lost, Ordering::AcqRel) == lost {
             return;
@@ -151,13 +151,13 @@ impl Pool {
         self.lock().iter().filter(|session| session.epoch != lost).for_each(|session| session.look());
     }
 
-    /// Whether it has no session at all, not even one that ends.
+    /// True if it has no session at all, not even one that ends.
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
 
-    /// The session an agent should keep to: the highest-ranked one that has what the call needs now, else one where
-    /// it can wait for the turn to write. `agent_permits` is of an agent that has nothing in flight on any of them.
+    /// The session for an agent: the highest-ranked one with what the call needs now, else one where it can wait for
+    /// the write turn. `agent_permits` has none in flight on any of them.
     fn choose(
         &self,
         caller: &Caller,
@@ -191,11 +191,11 @@ fn rank(agent: u64, epoch: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// A permit an agent may use now, and the session it is on.
+/// A permit of an agent, and its session.
 pub struct Lease {
     pub(crate) session: Arc<Session>,
     pub(crate) permit: CallPermit,
-    /// After a pause calls are let through step by step, and this is one of them.
+    /// The permit of a slow start after a pause.
     pub(crate) resume_permit: Option<ResumePermit>,
 }
 
@@ -204,32 +204,32 @@ impl Lease {
         Self { session, permit, resume_permit: None }
     }
 
-    /// The session, by its epoch.
+    /// The epoch of the session.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.session.epoch
     }
 
-    /// When the session was opened.
+    /// The opening time of the session.
     #[must_use]
     pub fn opened(&self) -> Instant {
         self.session.opened
     }
 }
 
-/// No permit now.
+/// The reason for no permit, and what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoLease {
-    /// Wait here.
+    /// Wait in this lane.
     Wait(Lane),
-    /// The agent's own session is over; another one would not know what it did.
+    /// The agent's own session is closed; another one would lack its state.
     Gone,
-    /// The operator drained the backend: nothing is to be waited for.
+    /// The operator drained the backend; do not wait.
     Drained,
 }
 
 impl NoPermit {
-    /// The lane in which to wait for it.
+    /// The lane to wait in.
     fn at(self, session: &Session) -> NoLease {
         NoLease::Wait(session.lane.needing(match self {
             Self::Full => Need::Permit,
@@ -239,7 +239,7 @@ impl NoPermit {
     }
 }
 
-/// Counts for as long as it lives.
+/// Increments a counter of the pool until it is dropped.
 pub(crate) struct Counted(pub(crate) Arc<Pool>, pub(crate) fn(&Pool) -> &AtomicUsize);
 
 impl Counted {

@@ -1,7 +1,7 @@
-//! What is wrong with one pool: why its last handshake failed, when the next one may be tried, and who is to be told.
+//! Failures of one pool's handshakes: the last error, the pause before the next, and notices to waiting agents.
 //!
-//! Where agents bring credentials of their own (`forward_headers`) each pool has its own plight: what a server says to
-//! one credential keeps no other one waiting, and nobody else reads it.
+//! If agents bring credentials of their own (`forward_headers`), each pool has its own failures: the refusal of one
+//! credential delays no other, and no other agent reads it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,26 +15,26 @@ use crate::{
     kinds::OpenReason,
 };
 
-/// Why the last handshake failed.
+/// The last failed handshake.
 #[derive(Clone, Debug)]
 pub struct Trouble {
-    /// For a human.
+    /// The error, for a human.
     pub why: String,
-    /// When.
+    /// The time.
     pub since: Instant,
-    /// How many in a row.
+    /// The number of failures in a row.
     pub times: u32,
-    /// It will be repeated until somebody changes something.
+    /// True if it recurs until the configuration or a credential changes.
     pub is_refusal: bool,
 }
 
-/// Handshakes refused in a row after which nobody waits long for the next.
+/// Refusals in a row after which waits are shortened.
 pub(crate) const REFUSALS: u32 = 3;
 
-/// The plight of a pool.
+/// The failures of a pool.
 pub(crate) struct Plight {
     inner: Mutex<Inner>,
-    /// The last refusal: told to who waits for the pool's first handshake.
+    /// The last refusal, for agents waiting for the pool's first handshake.
     refusal: watch::Sender<Option<Arc<SendError>>>,
 }
 
@@ -42,21 +42,21 @@ pub(crate) struct Plight {
 struct Inner {
     trouble: Option<Trouble>,
     pause: Option<Pause>,
-    /// When its latest handshake began.
+    /// The start of the latest handshake.
     begun: Option<Instant>,
 }
 
-/// After a failed handshake: how long the next one waits.
+/// The pause after a failed handshake.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pause {
-    /// Somebody waiting makes it shorter.
+    /// After a failure; shorter if a call waits.
     Failed { waited: Instant, idle: Instant },
-    /// The backend is at its limit and said so.
+    /// The backend reported that it is at its limit.
     Pressure(Instant),
 }
 
 impl Pause {
-    /// When a handshake for this reason may be tried. With `probing` the circuit has its own pauses.
+    /// The end of the pause for this reason. With `probing` the circuit has its own pauses.
     pub(crate) fn until(self, reason: OpenReason, probing: bool) -> Option<Instant> {
         match (self, reason) {
             (Self::Pressure(at), _) => Some(at),
@@ -86,12 +86,12 @@ impl Plight {
         self.lock().pause
     }
 
-    /// Whether it is still kept waiting: then it is not forgotten, or it would not be.
+    /// True while it pauses; then it must not be forgotten, or the pause would be too.
     pub(crate) fn is_paused(&self, now: Instant) -> bool {
         self.pause().and_then(|pause| pause.until(OpenReason::Demand, false)).is_some_and(|at| at > now)
     }
 
-    /// A handshake begins.
+    /// Notes the start of a handshake.
     pub(crate) fn begins(&self, now: Instant) {
         self.lock().begun = Some(now);
     }
@@ -100,7 +100,7 @@ impl Plight {
         self.lock().begun
     }
 
-    /// A handshake failed.
+    /// Notes a failed handshake.
     pub(crate) fn failed(&self, error: &SendError, trouble: Trouble, pause: Pause) {
         {
             let mut inner = self.lock();
@@ -112,13 +112,13 @@ impl Plight {
         }
     }
 
-    /// A handshake succeeded, or the operator says that all is well.
+    /// Clears the failures after a successful handshake or a resume.
     pub(crate) fn mended(&self) {
         let mut inner = self.lock();
         (inner.trouble, inner.pause) = (None, None);
     }
 
-    /// Resolves when a handshake is refused in words from now on.
+    /// Resolves at the next definitive refusal.
     pub(crate) fn next_refusal(&self) -> impl Future<Output = Arc<SendError>> + Send + use<> {
         let mut refusals = self.refusal.subscribe();
         refusals.mark_unchanged();
@@ -135,12 +135,12 @@ impl Plight {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Consistent between any two statements.
+        // The state is consistent between any two statements.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether the server answered, so that it is there and only this credential is refused.
+/// True if the server answered, so that it is up and only this credential is refused.
 pub(crate) fn is_refusal(cause: &Cause) -> bool {
     match cause {
         Cause::Connect(_)
@@ -162,7 +162,7 @@ pub(crate) fn is_refusal(cause: &Cause) -> bool {
     }
 }
 
-/// Whether the same credential is told the same again at once: who waits need not wait on.
+/// True if a retry with the same credential would be refused again, so that waiting is useless.
 pub(crate) fn is_final(cause: &Cause) -> bool {
     match cause {
         Cause::Credential(_) | Cause::Protocol(_) => true,
@@ -171,7 +171,7 @@ pub(crate) fn is_final(cause: &Cause) -> bool {
     }
 }
 
-/// Why a handshake failed, without the words a server said to the one credential it was for.
+/// The error for all agents, without the server's words to one credential.
 pub(crate) fn for_everybody(cause: &Cause) -> String {
     match cause {
         Cause::Connect(_) | Cause::Tls(_) | Cause::Broken(_) | Cause::Timeout(_) | Cause::Closed(_) => {

@@ -8,14 +8,14 @@ use tokio::sync::oneshot;
 use super::Pool;
 use crate::{error::SendError, kinds::CloseReason, session::Session};
 
-/// An agent that wants a session of its own.
+/// A request for a session of one agent's own.
 pub(crate) struct OpenRequest {
     pub(crate) pool: Arc<Pool>,
     pub(crate) owner: Weak<dyn Outlet>,
     pub(crate) reply: oneshot::Sender<Result<Own, SendError>>,
 }
 
-/// A session on its way to its agent: closed if the agent is no longer there to take it.
+/// A session on its way to its agent; closed on drop if the agent has left.
 pub(crate) struct Own(Option<Arc<Session>>);
 
 impl Own {

@@ -1,7 +1,7 @@
-//! Who may use one session of a backend at a time, and why (SEMANTICS.md 4): the first rule that applies decides.
+//! The sharing mode of a backend and its reason (SEMANTICS.md 4): the first rule that applies decides.
 //!
-//! Sharing on probation ends at the first sign that the server keeps state per session: from then on new agents get
-//! sessions of their own. Agents that are there already keep the mode they began with. No clock, no IO.
+//! Sharing is on probation until the first sign that the server keeps state per session; from then on new agents get
+//! sessions of their own, and present agents keep their mode. No clock, no IO.
 
 use std::{
     collections::VecDeque,
@@ -20,29 +20,29 @@ use crate::{
     observe::{Event, Reporter},
 };
 
-/// A list that changes within this time of a tool call of the same session changed because of it.
+/// A list change within this time of a tool call on the same session counts as caused by it.
 const CAUSED_WITHIN: Duration = Duration::from_secs(2);
-/// How long the other sessions have to announce the same change before it counts as one session's own.
+/// Time for the other sessions to announce the same change, before it counts as one session's own.
 const SIBLINGS_WITHIN: Duration = Duration::from_millis(500);
-/// Announced changes that are remembered; the oldest goes first.
+/// Most announced changes remembered; the oldest is dropped.
 const MAX_CHANGES: usize = 256;
 
-/// A mode and the rule that chose it.
+/// A mode and its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Who may use one session at a time.
+    /// The mode.
     pub mode: Mode,
-    /// Why.
+    /// The rule that chose it.
     pub reason: ModeReason,
 }
 
-/// How one agent uses sessions.
+/// The use of sessions by one agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SessionUse {
     /// As the mode says.
     Usual(Mode),
-    /// Each call has a session that nobody used before and nobody uses after: an agent without handshake has no session
-    /// in which it could find what the server keeps, and must not find what others left.
+    /// A fresh session for each call: an agent without handshake has no session to find its state in, and must not find
+    /// that of others.
     Fresh,
 }
 
@@ -55,18 +55,18 @@ impl SessionUse {
     }
 }
 
-/// Why agents are no longer put on shared sessions.
+/// The reason sharing was withdrawn.
 #[derive(Clone, Debug)]
 pub struct Demotion {
-    /// The sign.
+    /// The evidence.
     pub evidence: Evidence,
     /// Details, for a human.
     pub why: String,
-    /// When it was seen.
+    /// The time.
     pub at: Instant,
 }
 
-/// What the first handshake showed.
+/// Facts about a server from its first handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServerFacts {
     /// In lower case.
@@ -75,7 +75,7 @@ pub(crate) struct ServerFacts {
     pub(crate) has_session: bool,
     pub(crate) kind: TransportKind,
     pub(crate) era: Era,
-    /// A tool of it that the operator said needs a session per agent.
+    /// True if it has a tool that the operator pinned.
     pub(crate) has_pinned_tool: bool,
 }
 
@@ -103,7 +103,7 @@ pub(crate) struct SharingPolicy {
     spec: Arc<BackendSpec>,
     reporter: Reporter,
     inner: Mutex<Inner>,
-    /// Asked by every call, so apart from the lock.
+    /// Read by every call, so apart from the lock.
     writes_in_turn: AtomicBool,
 }
 
@@ -114,13 +114,13 @@ struct Inner {
     changes: VecDeque<Change>,
 }
 
-/// A list change one session announced.
+/// A list change that one session announced.
 struct Change {
     pool: u64,
     epoch: u64,
     list: &'static str,
     at: Instant,
-    /// A tool call of the session may have caused it.
+    /// True if a tool call of the session may have caused it.
     suspicious: bool,
 }
 
@@ -130,18 +130,18 @@ impl SharingPolicy {
         Self { spec, reporter, inner: Mutex::default(), writes_in_turn }
     }
 
-    /// Whether calls that may change something run one at a time on a shared session.
+    /// True if writes run one at a time on a shared session.
     pub(crate) fn writes_in_turn(&self) -> bool {
         self.writes_in_turn.load(Ordering::Relaxed)
     }
 
-    /// The mode of the next agent; nothing while it depends on a server that was never reached.
+    /// The mode of the next agent. `None` while it depends on a server not reached yet.
     pub(crate) fn decide(&self, interactive: bool) -> Option<Decision> {
         let inner = self.lock();
         decide(&self.spec, inner.facts.as_ref(), inner.demoted.is_some(), interactive)
     }
 
-    /// How this agent uses sessions; nothing while it depends on a server that was never reached.
+    /// The use of sessions by this agent. `None` while it depends on a server not reached yet.
     pub(crate) fn session_use(&self, client: &ClientHello, is_named: bool) -> Option<SessionUse> {
         let Decision { mode, .. } = self.decide(client.is_interactive())?;
         let is_nobodys = client.revision.era() == Era::Modern && !is_named;
@@ -154,12 +154,12 @@ impl SharingPolicy {
         })
     }
 
-    /// The era the server speaks, once it was reached.
+    /// The era of the server, once reached.
     pub(crate) fn era(&self) -> Option<Era> {
         self.lock().facts.as_ref().map(|facts| facts.era)
     }
 
-    /// Notes what a handshake showed.
+    /// Stores the facts of a handshake.
     pub(crate) fn learn(&self, facts: ServerFacts) {
         let mut inner = self.lock();
         let of = |inner: &Inner| decide(&self.spec, inner.facts.as_ref(), inner.demoted.is_some(), false);
@@ -174,18 +174,18 @@ impl SharingPolicy {
         }
     }
 
-    /// The profile the server matches.
+    /// The matching profile.
     pub(crate) fn profile(&self) -> Option<&Profile> {
         profile_of(&self.spec, self.lock().facts.as_ref()?)
     }
 
-    /// Whether neutral agents of such a program get sessions of their own, as far as its handshake says.
+    /// True if neutral agents of such a program get sessions of their own.
     pub(crate) fn pins(&self, facts: &ServerFacts) -> bool {
         let decision = decide(&self.spec, Some(facts), self.lock().demoted.is_some(), false);
         facts.kind == TransportKind::Stdio && decision.is_some_and(is_of_program)
     }
 
-    /// Whether a process is kept for the next agent that gets one of its own: a package runner takes its time.
+    /// True if a spare process is held for the next agent that gets its own: a package runner is slow to start.
     pub(crate) fn keeps_spare(&self) -> bool {
         let is_process = self.lock().facts.as_ref().is_some_and(|facts| facts.kind == TransportKind::Stdio);
         is_process && self.decide(false).is_some_and(is_of_program)
@@ -195,12 +195,12 @@ impl SharingPolicy {
         self.lock().demoted.clone()
     }
 
-    /// Whether agents share on probation: only then evidence means anything.
+    /// True if agents share on probation; only then evidence matters.
     pub(crate) fn is_on_probation(&self) -> bool {
         self.decide(false).is_some_and(|decision| decision.reason == ModeReason::Probation)
     }
 
-    /// Withdraws sharing for new agents, where it was on probation.
+    /// Withdraws sharing for new agents, if it was on probation.
     pub(crate) fn demote(&self, evidence: Evidence, why: &str, now: Instant) {
         let mut inner = self.lock();
         let decision = decide(&self.spec, inner.facts.as_ref(), inner.demoted.is_some(), false);
@@ -212,7 +212,7 @@ impl SharingPolicy {
         self.reporter.on(Event::Demoted { evidence, why });
     }
 
-    /// A session announced that a list changed; `called` is when a tool call of it last was under way.
+    /// Notes a list change announced by a session. `called`: the time of its last tool call.
     pub(crate) fn list_changed(
         &self,
         pool: u64,
@@ -229,12 +229,12 @@ impl SharingPolicy {
         inner.changes.push_back(Change { pool, epoch, list: list.label(), at: now, suspicious });
     }
 
-    /// Whether a list of this pool changed since.
+    /// True if a list of this pool changed since.
     pub(crate) fn changed_since(&self, pool: u64, since: Instant) -> bool {
         self.lock().changes.iter().any(|change| change.pool == pool && change.at >= since)
     }
 
-    /// A change that only one session announced, right after a call on it; what is older than it matters is forgotten.
+    /// Finds a change that only one session announced, right after a call on it, and forgets changes that are too old.
     pub(crate) fn judge_changes(&self, now: Instant) -> Option<String> {
         let mut inner = self.lock();
         inner.changes.retain(|change| now.saturating_duration_since(change.at) < 5 * CAUSED_WITHIN);
@@ -257,13 +257,13 @@ impl SharingPolicy {
     }
 }
 
-/// Whether another session of the pool announced the same change.
+/// True if another session of the pool announced the same change.
 fn is_same_change(one: &Change, other: &Change) -> bool {
     let apart = one.at.max(other.at).saturating_duration_since(one.at.min(other.at));
     one.pool == other.pool && one.epoch != other.epoch && one.list == other.list && apart <= CAUSED_WITHIN
 }
 
-/// The rules in their order.
+/// Applies the rules in their order.
 fn decide(
     spec: &BackendSpec,
     facts: Option<&ServerFacts>,
@@ -298,12 +298,12 @@ fn decide(
     }
 }
 
-/// Whether it is what the server is that gives each agent a session of its own.
+/// True if the kind of the server is the reason for sessions of agents' own.
 fn is_of_program(decision: Decision) -> bool {
     decision.mode == Mode::Pinned && matches!(decision.reason, ModeReason::Program | ModeReason::Profile)
 }
 
-/// The operator's word, else the profile's, else what its transport suggests.
+/// The operator's setting, else the profile's, else that of the transport.
 fn writes_in_turn(spec: &BackendSpec, profile: Option<&Profile>) -> bool {
     match spec.limits.serial_writes {
         SerialWrites::On => true,
