@@ -98,7 +98,7 @@ impl Backend {
     }
 
     /// Replaces every session by a new one, one at a time, while calls continue. A pinned session cannot be replaced
-    /// for its agent; with `pinned` it ends.
+    /// for its agent; `with_pinned` ends it.
     pub fn reconnect(&self, with_pinned: bool) {
         let wanted = |old: &Old| old.session.is_live() && (with_pinned || old.pool.mode() != Mode::Pinned);
         let plan: VecDeque<Old> = self.all_sessions().filter(wanted).collect();

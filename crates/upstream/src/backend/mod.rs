@@ -1,4 +1,4 @@
-//! One registered server: its session budget, its pools by key, its queue, and the connector that feeds them.
+//! One registered server: its session budget, its pools by key, its queue, and the requests to its connector.
 
 mod acquire;
 mod applicants;
@@ -54,23 +54,23 @@ use crate::{
     transport::Transport,
 };
 
-/// Whether a handshake may be tried now: the circuit's word.
+/// The circuit's decision on a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// Yes.
+    /// Allowed.
     Free,
-    /// Yes, this one, as the probe.
+    /// Allowed, as the probe.
     Probe,
-    /// Not before this moment.
+    /// Not before this time.
     Wait(Instant),
 }
 
-/// Asked before every handshake; its outcome is reported through [`Observe`].
+/// Gate for handshakes, implemented by the circuit. Their outcomes are reported through [`Observe`].
 pub trait Gate: Send + Sync + 'static {
-    /// May a handshake be tried now?
+    /// Decides on a handshake now.
     fn may_open(&self, now: Instant) -> Opening;
 
-    /// Whether it waits for a probe: then a handshake is of use even if nobody wants a session. Changes nothing.
+    /// True if a probe is due; then a handshake is useful even without demand. Changes nothing.
     fn wants_probe(&self, now: Instant) -> bool;
 }
 
@@ -91,25 +91,25 @@ pub struct Backend {
     next_pool: AtomicU64,
     requests: mpsc::Sender<OpenRequest>,
     pub(crate) trouble: Mutex<Option<Trouble>>,
-    /// Whether and how its registration ends.
+    /// The way its registration ends, if it does.
     leaving: AtomicU8,
-    /// A session or a handshake may have ended: told to who waits for the last one.
+    /// Wakes the waiters for the end of the last session: a session or handshake may have ended.
     pub(crate) left: Notify,
-    /// Nanoseconds the last handshake took that succeeded; 0 while there was none.
+    /// Duration of the last successful handshake in nanoseconds; 0 before the first.
     handshake: AtomicU64,
     pub(crate) traffic: TrafficControl,
     pub(crate) rebuilding: Mutex<Rebuilding>,
-    /// Agents that wait for a session of their own.
+    /// Agents waiting for a session of their own.
     applicants: Arc<Applicants>,
-    /// Calls of agents that come from the registration before and have no binding here yet.
+    /// Calls of agents from the previous registration that have no binding here yet.
     followers: Arc<Applicants>,
 }
 
 impl Backend {
-    /// A backend without its connector, which takes the requests of the receiver.
+    /// Creates a backend without its connector, which reads the requests of the receiver.
     ///
     /// # Errors
-    /// A sentence for the operator when the session budget cannot be built.
+    /// A sentence for the operator if the session budget cannot be built.
     pub(crate) fn new(
         spec: BackendSpec,
         transport: Arc<dyn Transport>,
@@ -147,7 +147,7 @@ impl Backend {
         Ok((backend, inbox))
     }
 
-    /// What it is configured to be.
+    /// Its configuration.
     #[must_use]
     pub fn spec(&self) -> &BackendSpec {
         &self.spec
@@ -157,24 +157,24 @@ impl Backend {
         error.of_backend(self.spec.name.clone())
     }
 
-    /// Something changed that those who wait should know: the circuit opened or closed.
+    /// Wakes the waiting calls and the connector after a change of the circuit.
     pub fn reconsider(&self) {
         self.queue.wake_all();
         self.queue.demand.notify_one();
     }
 
-    /// Whether its agents bring credentials of their own: then the gateway has none, and what the server says to one of
-    /// them is for that one alone.
+    /// True if agents bring credentials of their own. The gateway then has none, and the server's responses to one are
+    /// for that agent only.
     pub(crate) fn has_keys(&self) -> bool {
         !self.spec.sharing.forward_headers.is_empty()
     }
 
-    /// Whether any session can be lent.
+    /// True if any session is available.
     pub(crate) fn serves_anybody(&self) -> bool {
         self.pools().iter().any(|pool| pool.live() > 0)
     }
 
-    /// Why the last handshake failed of those that concern this agent, while none has succeeded since.
+    /// The last failed handshake that concerns this agent, if none succeeded since.
     #[must_use]
     pub fn trouble_of(&self, binding: &Binding) -> Option<Trouble> {
         self.trouble_in(&binding.pool)
@@ -184,22 +184,21 @@ impl Backend {
         pool.plight.trouble().or_else(|| self.trouble())
     }
 
-    /// Why the last handshake failed, while none has succeeded since. Where agents bring credentials of their own only
-    /// what concerns them all, in no server's words.
+    /// The last failed handshake, if none succeeded since. If agents bring credentials of their own, only a failure
+    /// that concerns all, without the server's words.
     #[must_use]
     pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.trouble).clone()
     }
 
-    /// Whether the handshakes this agent waits for are refused, again and again, and there is no session for it.
+    /// True if the handshakes for this agent are refused repeatedly and it has no session.
     #[must_use]
     pub fn is_refused(&self, binding: &Binding) -> bool {
         let is_stuck = |trouble: Trouble| trouble.is_refusal && trouble.times >= plight::REFUSALS;
         self.trouble_of(binding).is_some_and(is_stuck) && binding.pool.live() == 0
     }
 
-    /// The mode of the next agent that can be asked things, or cannot; nothing while the server was never reached and
-    /// it depends on it.
+    /// The mode of the next agent, interactive or not. `None` while it depends on a server not reached yet.
     #[must_use]
     pub fn mode_of(&self, interactive: bool) -> Option<Decision> {
         self.policy.decide(interactive)
@@ -209,7 +208,7 @@ impl Backend {
         self.handshake.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     }
 
-    /// How long the next handshake will take, if it is like the last one.
+    /// The expected duration of the next handshake: that of the last one.
     #[must_use]
     pub fn handshake_expected(&self) -> Duration {
         match self.handshake.load(Ordering::Relaxed) {
@@ -218,12 +217,12 @@ impl Backend {
         }
     }
 
-    /// A call waits here for a binding of its agent, which comes from the registration before; counted until it is dropped.
+    /// Counts a call that waits for the binding of an agent from the previous registration, until it is dropped.
     pub fn awaits_binding(&self) -> Applicant {
         self.followers.enter()
     }
 
-    /// Ends every session and task; names the tasks that still run at the deadline.
+    /// Ends every session and task. Returns the tasks still running at the deadline.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the sessions ending by themselves.
@@ -231,10 +230,10 @@ impl Backend {
         self.tasks.shutdown(deadline).await
     }
 
-    /// Forgets pools nobody uses: their keys come from what agents say, so they must not pile up.
+    /// Removes unused pools: their keys come from agents, so they must not accumulate.
     pub(crate) fn forget_empty_pools(&self) {
         let (kept, now) = (self.default_pool(), clock::now());
-        // Nobody gets hold of a pool but under this lock, so a pool with one owner has no user.
+        // Pools are handed out under this lock only, so a pool with one owner is unused.
         lock(&self.pools).retain(|_, pool| {
             pool.number == kept.number
                 || Arc::strong_count(pool) > 1
@@ -247,7 +246,7 @@ impl Backend {
         lock(&self.pools).values().cloned().collect()
     }
 
-    /// The pool that is kept warm and probed with: neutral agents without a name.
+    /// The pool for warm and probe sessions: neutral agents without a name.
     pub(crate) fn default_pool(&self) -> Arc<Pool> {
         let mode = self.policy.decide(false).map_or(Mode::Shared, |decision| decision.mode);
         let identity = Identity::anonymous();
@@ -263,17 +262,17 @@ impl Backend {
         })
     }
 
-    /// Calls in flight on one session of this mode.
+    /// Permits of one session in this mode.
     pub(crate) fn calls_per_session(&self, mode: Mode) -> usize {
         if mode == Mode::Exclusive { 1 } else { self.spec.limits.calls_per_session }
     }
 
-    /// Most sessions of one pool: the budget where each serves one agent at a time.
+    /// Most sessions of one pool; the whole budget if each serves one agent at a time.
     pub(crate) fn sessions_of(&self, pool: &Pool) -> usize {
         let limits = &self.spec.limits;
         match (pool.mode(), &pool.key.affinity) {
             (Mode::Exclusive | Mode::Pinned, _) => limits.max_sessions,
-            // One affinity value keeps to one session.
+            // An affinity value has one session.
             (_, Some(_)) => 1,
             (_, None) => {
                 let known = self.policy.profile().and_then(|profile| profile.shared_sessions);
@@ -282,7 +281,7 @@ impl Backend {
         }
     }
 
-    /// Whether the sessions of this binding carry what this caller sends in the headers the backend is given.
+    /// True if the sessions of this binding carry this caller's values of the forwarded headers.
     #[must_use]
     pub fn carries(&self, binding: &Binding, caller: &Caller) -> bool {
         let given = &self.spec.sharing.forward_headers;
@@ -305,7 +304,7 @@ impl Backend {
         }
     }
 
-    /// The pool of the same agents in another mode.
+    /// The pool of the same key in another mode.
     pub(crate) fn pool_in(&self, key: &PoolKey, mode: Mode) -> Arc<Pool> {
         self.pool(PoolKey { mode, ..key.clone() })
     }
@@ -321,12 +320,12 @@ impl Backend {
     }
 }
 
-/// Where there are no sessions, what stands for them is used like a shared one.
+/// Without sessions the pool is used like a shared one.
 fn keyed(mode: Mode) -> Mode {
     if mode == Mode::Stateless { Mode::Shared } else { mode }
 }
 
-/// Stands in for the time of a handshake while none has succeeded.
+/// Assumed duration of a handshake before the first success.
 const UNKNOWN_HANDSHAKE: Duration = Duration::from_millis(250);
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,4 +1,4 @@
-//! Two sessions of one pool that list different things: the server keeps state per session.
+//! Comparison of the lists of two sessions of one pool: if they differ, the server keeps state per session.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -6,11 +6,11 @@ use mcpool_wire::Method;
 
 use crate::{backend::Backend, catalog::item_names, clock, kinds::Evidence, pool::Pool, session::Session};
 
-/// The lists that are compared, and the capability without which there is none.
+/// The compared lists and the capability each needs.
 const LISTS: [(Method, &str); 3] =
     [(Method::ToolsList, "tools"), (Method::PromptsList, "prompts"), (Method::ResourcesList, "resources")];
 
-/// How long both sessions have for one list. A busy server is not evidence.
+/// Time limit of one list on both sessions. A slow server is no evidence.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Compares a new session with an older one of its pool, while agents share on probation.
@@ -35,7 +35,7 @@ async fn compare(backend: &Backend, pool: &Pool, new: &Arc<Session>, old: &Arc<S
         let Ok((Some(new_names), Some(old_names))) = tokio::time::timeout(PATIENCE, both).await else {
             continue;
         };
-        // A list that changed meanwhile may have changed for both, one after the other.
+        // Both may have changed meanwhile, one after the other.
         if new_names == old_names || backend.policy.changed_since(pool.number, since) {
             continue;
         }
@@ -50,7 +50,7 @@ async fn compare(backend: &Backend, pool: &Pool, new: &Arc<Session>, old: &Arc<S
     }
 }
 
-/// What one session lists on its first page; nothing if it cannot say.
+/// The names on the first page of a list; `None` without a valid response.
 async fn names(session: &Arc<Session>, list: &Method) -> Option<BTreeSet<String>> {
     let answer = session.request_own(list.as_str(), Some("{}")).await.ok()?;
     item_names(list, answer.message.bytes())

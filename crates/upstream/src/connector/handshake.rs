@@ -1,6 +1,6 @@
-//! One handshake, from the connection to a session that may be lent, and the session's life after it.
+//! One handshake, from the connection to a ready session, and the session's life after it.
 //!
-//! A ladder that is not climbed to its end leaves nothing behind: whoever drops the attempt closes the session.
+//! A handshake that is dropped before its end closes the session.
 
 use std::sync::{
     Arc, Weak,
@@ -31,7 +31,7 @@ use crate::{
 
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
-/// A handshake that ended.
+/// The result of a handshake.
 pub(super) struct HandshakeResult {
     pub(super) pool: Arc<Pool>,
     pub(super) request: Option<OpenRequest>,
@@ -39,7 +39,7 @@ pub(super) struct HandshakeResult {
     pub(super) outcome: Result<Arc<Session>, SendError>,
 }
 
-/// One handshake from connect to ready, under one deadline.
+/// Runs one handshake from connect to ready, under one deadline.
 pub(super) async fn run_handshake(
     backend: Arc<Backend>,
     wanted: Wanted,
@@ -79,7 +79,7 @@ pub(super) async fn run_handshake(
         Err(error) => backend.reporter.on(Event::OpenFailed {
             epoch,
             reason,
-            // A backend that rests may be down: that is what it rests for. One that refuses a credential is up.
+            // A paused backend may be down for maintenance. One that refuses a credential is up.
             incident: error
                 .cause
                 .incident()
@@ -91,9 +91,9 @@ pub(super) async fn run_handshake(
     HandshakeResult { pool, request: wanted.request, reason: wanted.reason, outcome }
 }
 
-/// Whether a handshake failed because of the credential it was for, so that it says nothing of the backend.
+/// True if a failed handshake concerns only its credential, not the backend.
 fn concerns_one_key(backend: &Backend, reason: OpenReason, error: &SendError) -> bool {
-    // Where others are served the backend is up; a probe asks about just that.
+    // If others are served the backend is up; a probe tests exactly that.
     let others_are = reason != OpenReason::Probe && backend.serves_anybody();
     backend.has_keys() && (is_refusal(&error.cause) || others_are)
 }
@@ -114,7 +114,8 @@ async fn climb(
     let greeted = handshake::greet(backend.transport.as_ref(), request, &backend.reporter).await?;
     let (kind, has_session) = (greeted.opened.kind, greeted.opened.has_session);
     let wanted_for = pool.clone();
-    // Nobody knew what the program is: it was opened to be shared, and is kept for one agent.
+    // The server is a program that was unknown before: the session was opened to be shared, and is reserved for one
+    // agent.
     if pool.mode() == Mode::Shared
         && owner.is_none()
         && backend.policy.pins(&ServerFacts::of(&greeted.hello, has_session, kind, false))
@@ -157,12 +158,12 @@ async fn climb(
     }
     let driver = Driver::new(session.clone(), greeted.inbound, inbox, backend.spec.times.clone());
     pool.add(session.clone());
-    // A pause parks the sessions there are after that.
+    // A pause parks the sessions in the pool at that moment.
     if backend.traffic.state().is_shut() {
         session.park();
     }
     backend.tasks.spawn("session", drive(backend.clone(), pool.clone(), session.clone(), driver));
-    // If the ladder is not climbed to its end, the driver must not stay behind.
+    // If the handshake does not complete, the driver must end too.
     let unfinished = CloseUnlessReady(Some(session.clone()));
     let patterns = &backend.spec.sharing.pinned_tools;
     let listed = handshake::prove(&session, &greeted.hello, &backend.reporter).await?;
@@ -170,14 +171,14 @@ async fn climb(
     let has_pinned_tool = tools.has_pinned_tool().await;
     read_later(backend, tools);
     unfinished.disarm();
-    // First the facts, then the hello: whoever waits for the hello decides on a mode next.
+    // First the facts, then the hello: whoever waits for the hello chooses a mode next.
     backend.policy.learn(ServerFacts::of(&greeted.hello, has_session, kind, has_pinned_tool));
     if !Arc::ptr_eq(&wanted_for, pool) {
         wanted_for.catalog.learn_hello(greeted.hello.clone());
     }
     pool.catalog.learn_hello(greeted.hello);
     if pool.live() == 0 {
-        // Nobody listened until now: a change may have been announced and not heard.
+        // No session listened until now, so a change may have been missed.
         pool.catalog.forget_lists();
     }
     Ok(session)
@@ -213,7 +214,7 @@ impl Drop for CloseUnlessReady {
     }
 }
 
-/// A session's life after its handshake.
+/// Runs a session after its handshake, to its end.
 async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, driver: Driver) {
     let (reason, error) = match caught(driver.run()).await {
         Ok(end) => end,
@@ -229,7 +230,7 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
     backend.queue.demand.notify_one();
     backend.left.notify_waiters();
     if !session.was_proven() {
-        // A ladder that was not climbed is reported as a failed opening, not as a second incident.
+        // A failed handshake is reported as such, not as a second incident.
         return;
     }
     if reason.is_gone() {
@@ -256,8 +257,7 @@ async fn drive(backend: Arc<Backend>, pool: Arc<Pool>, session: Arc<Session>, dr
     }
 }
 
-/// Does for a session whose driver panicked what the driver did not come to: its calls are told whether they may have
-/// run, and its place is given back.
+/// Cleans up after a driver that panicked: fails its calls with their execution state, and releases its place.
 async fn repair(backend: &Backend, session: &Session) -> SendError {
     let cause = Cause::Broken(FAULT.to_owned());
     if caught(end(session, &cause, Some(backend.spec.times.connect))).await.is_err() {
@@ -266,5 +266,5 @@ async fn repair(backend: &Backend, session: &Session) -> SendError {
     SendError::maybe_sent(cause)
 }
 
-/// What agents are told: where it failed is in the log.
+/// The message to agents; the place of the panic is in the log.
 const FAULT: &str = "the gateway failed on this session";

@@ -1,12 +1,12 @@
-//! The one task of a backend that opens sessions and keeps the pools in shape. Callers wait in the queue and share
-//! its handshakes, so fifty waiters open one session and a caller that leaves cancels nothing.
+//! The connector: the one task of a backend that opens sessions and maintains the pools. Waiting calls share its
+//! handshakes: fifty waiters open one session, and a caller that leaves cancels nothing.
 //!
-//! It wakes on demand (a caller waits, an agent wants a session of its own, a place came back), when a handshake
-//! ends, and once a second for upkeep: warm sessions, idle and old ones. In the same loop the syncer sends what the
-//! agents of a pool want together.
+//! It wakes on demand (a waiting call, a request for a session of one agent's own, a released place), at the end of a
+//! handshake, and once a second for maintenance: warm, idle and old sessions. In the same loop the syncer sends the
+//! requests of the pools' shared state.
 //!
-//! Pools that want a session have it opened in turn (`turns`). Where agents bring credentials of their own, each pool has
-//! its own trouble and its own pause, and the gateway, which has no credential, opens nothing that no agent waits for.
+//! Pools open sessions in turn (`turns`). If agents bring credentials of their own, each pool has its own failures and
+//! pause, and the connector opens sessions on an agent's demand only, because the gateway has no credential.
 
 mod divergence;
 mod handshake;
@@ -52,9 +52,9 @@ use crate::{
     transport::Transport,
 };
 
-/// Rest after the first panic; doubles up to [`PAUSE_IDLE`].
+/// Pause after the first panic; doubles up to [`PAUSE_IDLE`].
 const FIRST_REST: Duration = Duration::from_millis(50);
-/// How often idle and old sessions are looked for.
+/// Interval of the search for idle and old sessions.
 const UPKEEP: Duration = Duration::from_secs(1);
 
 pub(crate) struct Connector {
@@ -62,20 +62,20 @@ pub(crate) struct Connector {
     inbox: mpsc::Receiver<OpenRequest>,
     waiting: VecDeque<OpenRequest>,
     openings: FuturesUnordered<BoxFuture<'static, HandshakeResult>>,
-    /// Of all pools, where they have one credential.
+    /// The pause of all pools, if they have one credential.
     pause: Option<Pause>,
-    /// The pool whose turn was last.
+    /// The pool that had the last turn.
     last: u64,
-    /// When what is wanted may be opened, where it must wait.
+    /// The earliest time of the next handshake, if it must wait.
     next_try: Option<Instant>,
-    /// The session that was last asked to leave for another key.
+    /// The session last evicted for another key.
     evicted: Weak<Session>,
     syncer: Syncer,
     resume: Resume,
     rotation: Rotation,
 }
 
-/// What the next handshake is for.
+/// The purpose of the next handshake.
 struct Wanted {
     pool: Arc<Pool>,
     reason: OpenReason,
@@ -118,8 +118,8 @@ impl Connector {
         }
     }
 
-    /// Works until the backend ends. After a panic it goes on with what it had, after a pause: a fault that comes
-    /// again at once must not take a processor.
+    /// Works until the backend ends. After a panic it continues with its state, after a pause, so that a recurring
+    /// fault does not spin.
     pub(crate) async fn run(mut self) {
         let stop = self.backend.tasks.stopping();
         let mut faults = 0_u32;
@@ -146,7 +146,7 @@ impl Connector {
         loop {
             let due = self.do_what_is_due().await;
             let timer = OptionFuture::from(due.map(|at| tokio::time::sleep_until(clock::at(at))));
-            // The inbox is the bound on who may wait for a session of its own.
+            // The inbox bounds the number of waiting requests.
             let has_room = self.waiting.len() < self.backend.spec.limits.queue.max(1);
             let opened = OptionFuture::from((!self.openings.is_empty()).then(|| self.openings.next()));
             tokio::select! {
@@ -162,8 +162,8 @@ impl Connector {
         }
     }
 
-    /// The registration is over: sessions end with their calls, but those that are one agent's own, where it may keep
-    /// them, and nobody gets another.
+    /// Lets the sessions end with their calls after the end of the registration, except sessions of agents' own that
+    /// may be kept, and rejects all requests.
     fn let_go(&mut self, why: Leaving) {
         self.next_try = None;
         self.waiting.clear();
@@ -182,11 +182,11 @@ impl Connector {
         self.backend.left.notify_waiters();
     }
 
-    /// Does what can be done now; gives back when there is more to do that nobody wakes for.
+    /// Does what can be done now. Returns the time of the next step that no event wakes it for.
     async fn do_what_is_due(&mut self) -> Option<Instant> {
         let (resumes, next_step) = self.resume.look(&self.backend);
         if resumes {
-            // Whatever failed before the pause is mended, says the operator; perhaps by moving it.
+            // The operator resumed, so earlier failures are resolved, perhaps by a move of the server.
             self.pause = None;
             self.backend.pools().iter().for_each(|pool| pool.plight.mended());
             self.backend.transport.renew();
@@ -199,7 +199,7 @@ impl Connector {
             Some(why) => self.let_go(why),
         }
         self.backend.transport.keep_started(self.wants_standby());
-        // A backend that rests is not asked for anything.
+        // A paused backend gets no requests.
         let shut = self.backend.traffic().is_shut();
         let due = if shut { None } else { self.syncer.look(&self.backend.pools()) };
         [due, self.next_try, next_step, self.rotation.next].into_iter().flatten().min()
@@ -228,7 +228,7 @@ impl Connector {
             wanted.pool.plight.begins(now);
             let counted = Counted::new(&wanted.pool, |pool| &pool.opening);
             if wanted.reason == OpenReason::Pinned {
-                // Not before: who waits must not be lost with what fails until here.
+                // Taken last: a request must not be lost when an earlier step fails.
                 let own = self.waiting.iter().position(|request| Arc::ptr_eq(&request.pool, &wanted.pool));
                 wanted.request = own.and_then(|at| self.waiting.remove(at));
             }
@@ -236,7 +236,7 @@ impl Connector {
         }
     }
 
-    /// Whether callers wait that one more session of this pool would serve.
+    /// True if one more session of this pool would serve waiting calls.
     fn is_in_demand(&self, pool: &Pool) -> bool {
         if pool.mode() == Mode::Pinned {
             return false;
@@ -246,22 +246,22 @@ impl Connector {
         let most = self.backend.sessions_of(pool);
         let unasked = pool.greeting.load(Ordering::Acquire) > 0 || pool.shared.wants_session();
         let greeting = unasked && live + opening == 0;
-        // Those who wait for the session they keep to are not served by another one; and those who were called and
-        // did not come yet have permits waiting for them.
+        // Calls waiting for a session they are bound to are not served by another, and calls already woken have permits
+        // waiting.
         let waiting = self.backend.queue.waiting_in(pool.lane());
         let served = opening * self.backend.calls_per_session(pool.mode()) + pool.free_permits();
         live + opening < most && (greeting || waiting > served)
     }
 
-    /// Sessions that stand in the way of another one. Where writes run one at a time, one that ends counts for as long as
-    /// a write runs on it: that must be through before the next session takes one.
+    /// The number of sessions that count against another one. If writes run one at a time, a draining session counts
+    /// while a write runs on it: the write must end before another session takes one.
     fn there(&self, pool: &Pool) -> usize {
         if !self.backend.policy.writes_in_turn() || pool.mode() != Mode::Shared {
             return pool.live();
         }
-        // Those whose ladder is being climbed count as opening.
+        // Sessions in their handshake count as opening.
         let stands = |session: &&Arc<Session>| match session.standing() {
-            // One that is closed may be a process that is not gone yet.
+            // A closed session may be a process that still runs.
             Standing::Ready | Standing::Suspect | Standing::Closed => true,
             Standing::Draining => session.is_writing(),
             Standing::Initializing => false,
@@ -282,7 +282,7 @@ impl Connector {
                     session.drain(CloseReason::Operator);
                 }
                 match result.request {
-                    // An agent that left meanwhile does not take it, and it closes.
+                    // An agent that left does not take it, and it is closed.
                     Some(request) => drop(request.reply.send(Ok(Own::new(session)))),
                     None if result.reason == OpenReason::Reconnect => {}
                     None if self.wants_spare(&result.pool) => session.set_aside(),
@@ -303,7 +303,7 @@ impl Connector {
         }
     }
 
-    /// Withdraws sharing where a session was seen to change by itself.
+    /// Withdraws sharing if a session was seen to change by itself.
     fn judge(&self) {
         let now = clock::now();
         let Some(why) = self.backend.policy.judge_changes(now) else { return };
@@ -332,8 +332,8 @@ impl Connector {
                 }
                 let over = session.age().checked_sub(session.max_age(spec.times.max_age));
                 if let Some(over) = over {
-                    // A pinned session is its agent's state: it is not replaced behind the agent's back. And where the next
-                    // one must wait for a write that runs, everybody would: for a while it is waited for here.
+                    // A pinned session is its agent's state and is not replaced. If the next session would have to wait
+                    // for a running write, every call would; so the old one stays for a while.
                     let waits = session.is_writing() && over < spec.times.drain;
                     if pool.mode() != Mode::Pinned && !waits {
                         self.backend.transport.renew();
@@ -349,8 +349,8 @@ impl Connector {
     }
 }
 
-/// Whether a session without an agent is one too many: a probe of a backend whose agents each have their own, or of
-/// a pool that is full.
+/// True if a session without agent is surplus: the probe of a backend with sessions of agents' own, or one more than
+/// the pool may have.
 fn is_surplus(backend: &Backend, pool: &Pool) -> bool {
     pool.mode() == Mode::Pinned || pool.live() > backend.sessions_of(pool)
 }

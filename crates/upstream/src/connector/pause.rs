@@ -15,16 +15,16 @@ use crate::{
     },
 };
 
-/// Longest pause between handshakes while somebody waits, and while nobody does.
+/// Longest pause between handshakes with and without waiting calls.
 const PAUSE_WAITED: Duration = Duration::from_millis(500);
 pub(super) const PAUSE_IDLE: Duration = Duration::from_secs(5);
-/// The same after a refusal that will be repeated until somebody changes something.
+/// Longest pause after a refusal that recurs until the configuration or a credential changes.
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
-/// Handshakes that fail in a row before pauses grow for whatever reason.
+/// Failures in a row after which every kind of failure has growing pauses.
 const PATIENT: u32 = 16;
-/// Pause after the backend said it is at its limit, where it named none.
+/// Pause for a backend at its limit that names none.
 const PAUSE_PRESSURE: Duration = Duration::from_secs(1);
-/// Also where it said that it is at its limit and at once no longer.
+/// Bounds of the pause that a backend at its limit names.
 const MIN_PRESSURE: Duration = Duration::from_millis(100);
 const MAX_PRESSURE: Duration = Duration::from_secs(60);
 
@@ -40,7 +40,7 @@ impl Connector {
             drop(trouble);
             self.pause = Some(pause(error, times, now, false));
             if times == REFUSALS && is_refusal {
-                // Those who wait now do so for less long.
+                // The waits of the waiting calls are shortened now.
                 self.backend.queue.wake_all();
             }
             return;
@@ -51,7 +51,7 @@ impl Connector {
             Trouble { why: error.to_string(), since: now, times, is_refusal },
             pause(error, times, now, is_final(&error.cause)),
         );
-        // What is refused is there; and one that hangs for one credential while it serves others is, too.
+        // A server that refuses is up; so is one that hangs for one credential while it serves others.
         if !plight::is_refusal(&error.cause) && !self.backend.serves_anybody() {
             let mut trouble = lock(&self.backend.trouble);
             let times = one_more(trouble.take());
@@ -60,8 +60,8 @@ impl Connector {
     }
 }
 
-/// How long the next handshake waits after this one, the how-manieth that failed in a row.
-/// With `is_told`, whoever waited was told at once and waits no more.
+/// The pause after this failure, the `times`-th in a row. With `is_told` waiting agents got the error and wait no
+/// longer.
 fn pause(error: &SendError, times: u32, now: Instant, is_told: bool) -> Pause {
     match &error.cause {
         Cause::Pressure(refusal) => Pause::Pressure(
@@ -71,7 +71,7 @@ fn pause(error: &SendError, times: u32, now: Instant, is_told: bool) -> Pause {
             let at = now + backoff(times, PAUSE_REFUSED);
             Pause::Failed { waited: at, idle: at }
         }
-        // What the circuit does not count, and what may pass, but did not for long.
+        // Failures that the circuit does not count and that may pass, but have not for long.
         cause if cause.incident().is_none() && times > PATIENT && !is_told => {
             let at = now + backoff(times, PAUSE_REFUSED);
             Pause::Failed { waited: at, idle: at }
@@ -83,7 +83,7 @@ fn pause(error: &SendError, times: u32, now: Instant, is_told: bool) -> Pause {
     }
 }
 
-/// Exponential with full jitter, from 50 ms.
+/// Exponential backoff with full jitter, from 50 ms.
 fn backoff(times: u32, cap: Duration) -> Duration {
     let steps = usize::try_from(times.min(16)).unwrap_or(16);
     backon::ExponentialBuilder::default()

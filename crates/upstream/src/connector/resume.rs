@@ -1,5 +1,5 @@
-//! The way back from a pause: sessions are looked at before they are lent, because the backend may have been another
-//! one since; those that do not answer are forgotten. Then who waits is woken in order, step by step.
+//! Resume after a pause: sessions are checked before use, because the backend may have been replaced. Those without a
+//! response are closed. Then waiting calls are woken in order, step by step.
 
 use std::{
     sync::Arc,
@@ -27,7 +27,7 @@ pub(super) struct Resume {
     next: Option<Instant>,
 }
 
-/// A session that was looked at.
+/// A checked session.
 pub(super) struct Checked {
     session: Arc<Session>,
     is_there: bool,
@@ -35,7 +35,7 @@ pub(super) struct Checked {
 }
 
 impl Resume {
-    /// Does what is due; says whether calls have only just begun to flow, and when there is more to do.
+    /// Does what is due. Returns true if calls have just begun to flow, and the time of the next step.
     pub(super) fn look(&mut self, backend: &Arc<Backend>) -> (bool, Option<Instant>) {
         let change = backend.traffic.last_change();
         if change.state != TrafficState::Resuming {
@@ -47,7 +47,7 @@ impl Resume {
             self.number = change.number;
             self.next = Some(now);
             self.check_all(backend);
-            // Nothing is lent yet, but who kept to a session that is gone now waits for any.
+            // Nothing is available yet, but calls bound to a closed session now wait for any.
             backend.queue.wake_all();
         }
         if self.next.is_some_and(|next| next <= now) {
@@ -57,7 +57,7 @@ impl Resume {
         (begins, self.next)
     }
 
-    /// Resolves when a session was looked at; never, if none is.
+    /// Resolves when a session was checked; never, if none is being checked.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -68,14 +68,14 @@ impl Resume {
         }
     }
 
-    /// Lends it, or forgets it.
+    /// Releases the session for use, or closes it.
     pub(super) fn settle(backend: &Backend, checked: &Checked) {
         let Checked { session, is_there, number } = checked;
-        // Paused again meanwhile: it will be looked at again.
+        // Paused again meanwhile; it will be checked again.
         if *number != backend.traffic.last_change().number {
             return;
         }
-        // A server that is busy with a call need not answer.
+        // A server busy with a call need not respond.
         if *is_there || session.in_flight() > 0 {
             session.unpark();
         } else {
@@ -86,7 +86,7 @@ impl Resume {
     fn check_all(&mut self, backend: &Backend) {
         for old in backend.all_sessions() {
             match old.session.standing() {
-                // Its ladder proves it.
+                // Its handshake is the check.
                 Standing::Initializing => old.session.unpark(),
                 Standing::Ready | Standing::Suspect => {
                     let limit = backend.spec.times.probe_timeout;
@@ -103,7 +103,7 @@ impl Resume {
         if self.checks.is_empty() && (is_last || nobody_waits) {
             let number = self.number;
             backend.traffic.set_if(TrafficState::Flowing, |change| change.number == number);
-            // Also those whose own session is gone, who would wait for nothing.
+            // Including calls whose own session is closed, which would wait in vain.
             return backend.queue.wake_all();
         }
         wake(backend, more);
@@ -115,7 +115,7 @@ async fn check(session: Arc<Session>, limit: Duration, number: u64) -> Checked {
     Checked { session, is_there, number }
 }
 
-/// Lets as many try as may, those who wait for each session in their order.
+/// Wakes as many calls as the step allows, in the order of each session.
 fn wake(backend: &Backend, mut more: usize) {
     let ready = backend.all_sessions().map(|old| old.session);
     let mut lendable: Vec<_> = ready

@@ -1,5 +1,5 @@
-//! Replaces sessions one at a time because the operator wants that: the new one is ready before the old one takes no
-//! more calls. Where there is no place for both, or two must not write at once, the old one goes first and calls wait.
+//! Replacement of sessions one at a time, on the operator's request: the new one is ready before the old one stops
+//! taking calls. If there is no place for both, or two must not write at once, the old one ends first and calls wait.
 
 use std::{
     collections::VecDeque,
@@ -24,38 +24,38 @@ pub(super) struct Rotation {
     queue: VecDeque<Old>,
     step: Step,
     failures: u32,
-    /// Since when the end of a write is waited for.
+    /// Since when it waits for the end of a write.
     writing_since: Option<Instant>,
-    /// When to look again, where nothing else wakes it.
+    /// The time of the next step, if no event wakes it.
     pub(super) next: Option<Instant>,
 }
 
-/// Where the replacement of one session stands.
+/// The state of one replacement.
 #[derive(Default)]
 enum Step {
     #[default]
     Idle,
-    /// It ends before there is another.
+    /// The old session ends before there is another.
     Leaving(Old),
-    /// A new one is to be opened.
+    /// A new session is to be opened.
     Wanted(Successor),
-    /// It is being opened.
+    /// The new session is being opened.
     Opening(Successor),
 }
 
 struct Successor {
     pool: Arc<Pool>,
-    /// The one it replaces, if that is still there.
+    /// The session to replace, if it still exists.
     old: Option<Arc<Session>>,
 }
 
-/// Failed handshakes in a row after which the rest is left as it is.
+/// Failures in a row after which the remaining sessions are left alone.
 const MAX_FAILURES: u32 = 3;
-/// How soon a circuit that is not closed is asked again.
+/// Interval of attempts while the circuit is not closed.
 const AGAIN: Duration = Duration::from_millis(250);
 
 impl Connector {
-    /// Goes as far as it can now.
+    /// Goes as far as possible now.
     pub(super) async fn rotate(&mut self) {
         if let Some(plan) = lock(&self.backend.rebuilding).plan.take() {
             self.rotation.queue = plan;
@@ -76,7 +76,7 @@ impl Connector {
                     Some(old) => self.begin(old),
                     None => return lock(&self.backend.rebuilding).progress.is_running = false,
                 },
-                // A session that only ends with its last call is not in the way of the next, but for its place.
+                // A session that only waits for its last call blocks the next one by its place alone.
                 Step::Leaving(old) if old.session.holds_place() && self.is_in_the_way(&old) => {
                     return self.stay(Step::Leaving(old));
                 }
@@ -91,7 +91,7 @@ impl Connector {
         }
     }
 
-    /// A session opened for this is there, or is not.
+    /// Handles the end of a handshake for a replacement.
     pub(super) fn rotated(&mut self, outcome: Result<(), &SendError>) {
         let Step::Opening(successor) = std::mem::take(&mut self.rotation.step) else { return };
         let error = match outcome {
@@ -120,8 +120,8 @@ impl Connector {
         self.rotation.step = step;
     }
 
-    /// Whether this one is left until the write that runs on it is through: the next session would have to wait for that,
-    /// and every call with it. Only for a while, because there may always be one.
+    /// True if the replacement waits for the write that runs on the session: the next session would have to wait for
+    /// it, and every call too. Bounded, because there may always be a write.
     fn waits_for_write(&mut self, old: &Old) -> bool {
         let now = clock::now();
         if !old.session.is_live() || !old.session.is_writing() {
@@ -160,14 +160,14 @@ impl Connector {
         let now = clock::now();
         let others = self.there(&successor.pool) + successor.pool.opening.load(Ordering::Acquire);
         if successor.old.is_none() && others >= self.backend.sessions_of(&successor.pool) {
-            // Somebody who waited had it opened.
+            // A waiting call had it opened.
             return Ok(self.done());
         }
         if self.openings.len() >= self.backend.spec.limits.max_creating {
             return Err(successor);
         }
         let paused = self.paused_until(&successor.pool, OpenReason::Reconnect).filter(|at| *at > now);
-        // An open circuit is probed first, and not by this.
+        // An open circuit is probed first, by another handshake.
         let shut = self.backend.gate.wants_probe(now).then(|| now + AGAIN);
         if let Some(at) = paused.max(shut) {
             self.rotation.next = Some(at);
@@ -179,7 +179,7 @@ impl Connector {
                     session.drain(CloseReason::Operator);
                     Step::Leaving(Old { pool: successor.pool, session })
                 }
-                // Its place was taken by a session somebody waited for.
+                // A waiting call took its place.
                 None => self.done(),
             });
         };
@@ -201,7 +201,7 @@ impl Connector {
         Step::Idle
     }
 
-    /// Nobody calls: they all end at once, and new ones are opened when calls flow.
+    /// Ends all at once while no calls flow; new ones are opened on resume.
     fn end_all(&mut self) {
         let under_way = match std::mem::take(&mut self.rotation.step) {
             Step::Idle => None,

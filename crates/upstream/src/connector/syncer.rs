@@ -1,6 +1,6 @@
-//! Sends what the agents of the pools want together: subscriptions on each pool's event lane, log levels on every
-//! session, and the news of changed lists. It works inside the connector's loop and has no task of its own; what it
-//! sends is bounded per pool, and nobody's request waits for anything but its own answer.
+//! The syncer sends the requests of the pools' shared state: subscriptions on the event session of each pool, log
+//! levels on every session, and announcements of changed lists. It runs in the connector's loop without a task of its
+//! own; its sends are bounded per pool, and no agent's request waits for another's response.
 
 use std::{
     sync::Arc,
@@ -17,7 +17,7 @@ use crate::{
     shared::{SharedState, subscriptions::Job},
 };
 
-/// How long a backend may take for a request of the syncer's before it counts as lost.
+/// Time limit of a request of the syncer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -26,13 +26,13 @@ pub(crate) struct Syncer {
 }
 
 impl Syncer {
-    /// Sends what is to be sent now; gives back when there is more to do that nobody wakes for.
+    /// Sends what is due. Returns the time of the next step that no event wakes it for.
     pub(crate) fn look(&mut self, pools: &[Arc<Pool>]) -> Option<Instant> {
         let now = clock::now();
         pools.iter().filter(|pool| pool.mode() != Mode::Pinned).filter_map(|pool| self.serve(pool, now)).min()
     }
 
-    /// Resolves when something that was sent is settled; never, if nothing is under way.
+    /// Resolves when a request is settled; never, if none is in progress.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -59,13 +59,13 @@ impl Syncer {
         shared.next_due()
     }
 
-    /// Keeps the event lane on a session that lives, and sends what it is to carry.
+    /// Keeps the subscriptions on a live session, and sends what is due there.
     fn ride(&mut self, shared: &Arc<SharedState>, sessions: &[Arc<Session>], now: Instant) {
         let mut lane = None;
         let jobs = shared.jobs(now, |at| {
             lane = sessions
                 .iter()
-                // One whose probe is late may live all the same; to move is to ask for everything again.
+                // A session with a late probe may be alive; a move would repeat every subscription.
                 .find(|s| Some(s.epoch) == at && s.is_live())
                 .or_else(|| sessions.iter().find(|s| s.standing() == Standing::Ready));
             lane.map(|session| session.epoch)
@@ -86,7 +86,7 @@ async fn run(session: Arc<Session>, shared: Arc<SharedState>, job: Job) {
 
 async fn set_level(session: Arc<Session>, level: &'static str) {
     let params = format!("{{\"level\":\"{level}\"}}");
-    // A server that refuses its own capability is left as it is.
+    // A server that rejects its own capability is left alone.
     let _ = tokio::time::timeout(PATIENCE, session.request_own("logging/setLevel", Some(&params))).await;
     session.level.done();
 }
