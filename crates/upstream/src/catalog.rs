@@ -1,5 +1,5 @@
-//! What is known about one pool's servers without asking them: the handshake's answer, which tools are read-only,
-//! and lists the server promised to announce changes of. The only place that parses list items.
+//! Cached facts of one pool's server: the result of `initialize`, the annotations of its tools, and lists whose changes
+//! it announces. The only place that parses list items.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -16,29 +16,29 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-/// Longest time a list is served from here although no change was announced: the announcement may be lost with a
+/// Longest time a list is served from the cache without an announced change: the announcement may be lost with a
 /// stream.
 const MAX_LIST_AGE: Duration = Duration::from_secs(30);
 
-/// Tools whose annotations are remembered; beyond it a tool counts as not read-only.
+/// Most tools with known annotations; any further tool counts as not read-only.
 const MAX_TOOLS: usize = 10_000;
 
 /// One page of a list as agents get it.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// The answer, its cursor sealed.
+    /// The response, its cursor sealed.
     pub answer: Answer,
-    /// The session that has the next page, where there is one.
+    /// The session with the next page, if any.
     pub epoch: Option<u64>,
 }
 
-/// The knowledge about one pool.
+/// The cached facts of one pool.
 pub(crate) struct Catalog {
     hello: watch::Sender<Option<Arc<ServerHello>>>,
     inner: Mutex<Inner>,
-    /// Whether there is a task-only tool: most servers have none, and every call asks.
+    /// True if there is a task-only tool: read by every call, and most servers have none.
     has_task_only: AtomicBool,
-    /// Whether there is a tool whose calls say arguments in headers, likewise.
+    /// True if there is a tool whose calls repeat arguments in headers; as above.
     has_marked: AtomicBool,
 }
 
@@ -47,14 +47,14 @@ struct Inner {
     read_only: HashSet<Box<str>>,
     /// Tools that run as tasks only.
     task_only: HashSet<Box<str>>,
-    /// What the calls of tools say in headers, too, where they do.
+    /// Tools whose calls repeat arguments in headers, with those arguments.
     marked: HashMap<Box<str>, ToolParams>,
     lists: HashMap<&'static str, Kept>,
-    /// When each list last changed: an answer to an earlier question is not kept.
+    /// Time of the last change of each list: a response to an earlier request is not cached.
     changed: HashMap<&'static str, Instant>,
 }
 
-/// A list as the backend gave it, and as agents of older revisions read it: one entry for each revision at most.
+/// A cached list, as received and as read by each older revision.
 struct Kept {
     page: Page,
     at: Instant,
@@ -76,7 +76,7 @@ struct ToolsResult<'a> {
     next_cursor: Option<&'a RawValue>,
 }
 
-/// A tool of which only its name can be read.
+/// A tool of which only the name is readable.
 #[derive(Deserialize)]
 struct Named<'a> {
     #[serde(borrow)]
@@ -121,12 +121,12 @@ impl Default for Catalog {
 }
 
 impl Catalog {
-    /// What the backend answered to `initialize`, once it did.
+    /// The result of `initialize`, once received.
     pub(crate) fn hello(&self) -> Option<Arc<ServerHello>> {
         self.hello.borrow().clone()
     }
 
-    /// Resolves when the backend's first handshake is through.
+    /// Resolves after the first handshake.
     pub(crate) async fn wait_hello(&self) -> Option<Arc<ServerHello>> {
         let mut watch = self.hello.subscribe();
         watch.wait_for(Option::is_some).await.ok()?.clone()
@@ -136,7 +136,7 @@ impl Catalog {
         self.hello.send_replace(Some(hello));
     }
 
-    /// Learns the annotations of one page of `tools/list`; gives back the cursor of the next page.
+    /// Learns the annotations of one page of `tools/list`; returns the cursor of the next page.
     pub(crate) fn learn_tools(&self, response: &[u8], first_page: bool) -> Option<String> {
         let mut inner = self.lock();
         if first_page {
@@ -146,14 +146,14 @@ impl Catalog {
         }
         let page = serde_json::from_slice::<ToolsAnswer<'_>>(response).ok()?.result;
         for tool in page.tools {
-            // Item by item: one that cannot be read says nothing of the others, and nothing good of itself.
+            // Item by item: an unreadable one does not affect the others, and counts as not read-only.
             let Ok(tool) = serde_json::from_str::<ToolItem<'_>>(tool.get()) else {
                 if let Ok(Named { name }) = serde_json::from_str(tool.get()) {
                     inner.read_only.remove(name.as_ref());
                 }
                 continue;
             };
-            // One whose marks make no sense is not called by who reads them.
+            // A tool with invalid marks is not called by clients that read them.
             let marks = tool.input_schema.and_then(|schema| ToolParams::read(schema.get()).ok());
             match marks.filter(|marks| !marks.is_empty()) {
                 None => drop(inner.marked.remove(tool.name.as_ref())),
@@ -180,12 +180,12 @@ impl Catalog {
         page.next_cursor.and_then(|cursor| serde_json::from_str(cursor.get()).ok())
     }
 
-    /// Whether this tool can only be run as a task.
+    /// True if this tool runs as a task only.
     pub(crate) fn is_task_only(&self, tool: &str) -> bool {
         self.has_task_only.load(Ordering::Relaxed) && self.lock().task_only.contains(tool)
     }
 
-    /// Whether the headers of a call say what its arguments say, as far as the tool is known.
+    /// Checks that the headers of a call agree with its arguments, if the tool is known.
     pub(crate) fn check_params(
         &self,
         tool: &str,
@@ -198,13 +198,13 @@ impl Catalog {
         self.lock().marked.get(tool).map_or(Ok(()), |marks| marks.check(message, headers))
     }
 
-    /// Whether agents were told that changes of this list are announced.
+    /// True if the server announces changes of this list.
     pub(crate) fn announces(&self, changed: &Method) -> bool {
         let list = lists_of(changed).first();
         list.and_then(capability_of).zip(self.hello()).is_some_and(|(c, hello)| hello.announces_changes(c))
     }
 
-    /// Whether running this twice is known to change nothing (SEMANTICS.md 9.1).
+    /// True if the call is known to be safe to repeat (SEMANTICS.md 9.1).
     pub(crate) fn is_safe(&self, method: &Method, name: Option<&str>) -> bool {
         if mutant!(UnsafeRepeated) {
             return true;
@@ -215,7 +215,7 @@ impl Catalog {
         }
     }
 
-    /// A list that is known to be current, as an agent of this revision reads it.
+    /// The cached list as an agent of this revision reads it, if current.
     pub(crate) fn list(&self, method: &Method, revision: Revision, now: Instant) -> Option<Page> {
         let (page, at) = {
             let inner = self.lock();
@@ -241,7 +241,7 @@ impl Catalog {
         Some(Page { answer: older, epoch: page.epoch })
     }
 
-    /// An answer as an agent of this revision reads it: lists lose what the revision does not know.
+    /// A response as an agent of this revision reads it: without fields the revision lacks.
     pub(crate) fn for_agent(&self, method: &Method, revision: Revision, answer: Answer) -> Answer {
         if self.is_newer_than(revision) { at_revision(answer, method, revision) } else { answer }
     }
@@ -250,7 +250,7 @@ impl Catalog {
         self.hello().is_some_and(|hello| hello.revision > revision)
     }
 
-    /// Keeps the answer to a list request made at `asked`, where the server promised to announce changes.
+    /// Caches the response to a list request made at `asked`, if the server announces changes.
     pub(crate) fn keep_list(&self, method: &Method, page: &Page, asked: Instant, now: Instant) {
         let announced = capability_of(method)
             .zip(self.hello())
@@ -271,7 +271,7 @@ impl Catalog {
         self.lock().changed.get(method.label()).is_none_or(|changed| asked > *changed)
     }
 
-    /// A list changed: what is kept of it is no longer true.
+    /// Drops a changed list from the cache.
     pub(crate) fn invalidate(&self, changed: &Method, now: Instant) {
         if mutant!(StaleList) {
             return;
@@ -282,12 +282,12 @@ impl Catalog {
             inner.changed.insert(method.label(), now);
         }
         if *changed == Method::ToolsListChanged {
-            // A tool may have ceased to be read-only: until the next list none counts as safe.
+            // A tool may no longer be read-only: until the next list none counts as safe.
             inner.read_only.clear();
         }
     }
 
-    /// Nothing kept is true any more: the sessions it was learnt from are gone.
+    /// Drops everything: the sessions it was learnt from are gone.
     pub(crate) fn forget_lists(&self) {
         self.lock().lists.clear();
     }
@@ -297,7 +297,7 @@ impl Catalog {
     }
 }
 
-/// The names (of resources: URIs) in one page of a list; nothing if it is an error or no list.
+/// The names (of resources: URIs) on one page of a list; `None` for an error.
 pub(crate) fn item_names(list: &Method, response: &[u8]) -> Option<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct Listed<'a> {
@@ -320,12 +320,12 @@ pub(crate) fn item_names(list: &Method, response: &[u8]) -> Option<BTreeSet<Stri
     let items: Vec<&RawValue> = serde_json::from_str(result.get(key)?.get()).ok()?;
     let by_uri = *list == Method::ResourcesList;
     let name = |item: Item| item.uri.filter(|_| by_uri).unwrap_or(item.name);
-    // What cannot be read has no name an agent could call it by.
+    // An unreadable item has no name an agent could use.
     let read = |item: &RawValue| serde_json::from_str::<Item>(item.get()).ok();
     Some(items.into_iter().filter_map(read).map(name).collect())
 }
 
-/// The lists a notification announces a change of.
+/// The lists whose change a notification announces.
 pub(crate) fn lists_of(changed: &Method) -> &'static [Method] {
     match changed {
         Method::ToolsListChanged => &[Method::ToolsList],

@@ -1,8 +1,7 @@
-//! Whose turn it is: which pool has a session opened next, when, and on whose place.
+//! The turns of the pools: which one opens a session next, when, and with whose place.
 //!
-//! Pools take turns. Those without a session come before those that want one more, and those whose credential was
-//! refused lately after all others, on fewer handshakes than there may be: whoever keeps coming back with a bad token
-//! keeps nobody waiting.
+//! Pools without a session come before those that need one more. Pools whose credential was refused lately come last,
+//! with fewer handshakes at a time: an agent that keeps sending a bad token delays no other.
 
 use std::{
     collections::HashSet,
@@ -21,29 +20,28 @@ use crate::{
     session::{Session, state::Standing},
 };
 
-/// A handshake that takes longer is not counted among those there may be, where it may be for its credential alone that it
-/// hangs; but there are never more than so many times as many.
+/// A handshake longer than this does not count against `max_creating` if only its credential may make it hang; but
+/// there are never more than `WITH_HANGING` times as many.
 const HANGS: Duration = Duration::from_millis(500);
 const WITH_HANGING: usize = 8;
 
-/// A session that was used within this time is not taken from its agents. Shorter than an agent is kept waiting for the
-/// first session of its pool.
+/// A session used within this time is not evicted. Shorter than an agent waits for the first session of its pool.
 const IN_USE: Duration = Duration::from_secs(2);
 
 impl Connector {
-    /// What to open next: for who waits, in turn; else for warmth, or because the circuit is to be probed.
+    /// The next session to open: for waiting agents, in turn; else a warm one, or a probe for the circuit.
     pub(super) fn wanted(&mut self, now: Instant) -> Option<Wanted> {
         if let Some(wanted) = self.in_turn(now) {
             return Some(wanted);
         }
-        // A backend must come back also if nobody asks for it.
+        // A backend must recover without demand too.
         let probes = self.backend.gate.wants_probe(now);
         let wanted =
             if self.backend.has_keys() { self.probe_of_agents(probes) } else { self.unasked(probes) }?;
         self.is_due(&wanted.pool, wanted.reason, now).then_some(wanted)
     }
 
-    /// Whether one more handshake may be made now.
+    /// True if one more handshake is allowed now.
     pub(super) fn may_begin(&mut self) -> bool {
         let (limit, all) = (self.backend.spec.limits.max_creating, self.openings.len());
         if all < limit || !self.backend.has_keys() || all >= limit * WITH_HANGING {
@@ -62,12 +60,12 @@ impl Connector {
         all < limit + hanging
     }
 
-    /// When the next try makes sense, if not earlier.
+    /// Moves the time of the next try forward.
     pub(super) fn try_at(&mut self, at: Instant) {
         self.next_try = Some(self.next_try.map_or(at, |before| before.min(at)));
     }
 
-    /// Until when no session of this pool is opened for this reason.
+    /// The end of the pause for this pool and reason.
     pub(super) fn paused_until(&self, pool: &Pool, reason: OpenReason) -> Option<Instant> {
         let pause = if self.backend.has_keys() { pool.plight.pause() } else { self.pause };
         let after_failure =
@@ -75,7 +73,7 @@ impl Connector {
         after_failure.max(pool.early_ends.until())
     }
 
-    /// Whether its pause is over; else it is looked at again then.
+    /// True if the pause of the pool is over; else notes its end for the next try.
     fn is_due(&mut self, pool: &Pool, reason: OpenReason, now: Instant) -> bool {
         let at = self.paused_until(pool, reason).filter(|at| *at > now);
         at.into_iter().for_each(|at| self.try_at(at));
@@ -106,14 +104,14 @@ impl Connector {
         first.map(|(_, wanted)| wanted)
     }
 
-    /// Whether one more handshake may be made for a credential that was refused lately.
+    /// True if one more handshake is allowed for a credential refused lately.
     fn may_fail(&self, pools: &[Arc<Pool>]) -> bool {
         let troubled = pools.iter().filter(|pool| pool.plight.is_troubled());
         let opening: usize = troubled.map(|pool| pool.opening.load(Ordering::Acquire)).sum();
         opening < self.backend.spec.limits.max_creating.saturating_sub(1).max(1)
     }
 
-    /// Nobody waits: the pool of everybody is kept warm and probed with.
+    /// Without demand: keeps the default pool warm, or probes with it.
     fn unasked(&self, probes: bool) -> Option<Wanted> {
         let limits = &self.backend.spec.limits;
         let warm = self.backend.default_pool();
@@ -131,7 +129,7 @@ impl Connector {
         Some(Wanted { pool: warm, reason, request: None })
     }
 
-    /// Whether a process is to be kept for the next agent of this pool.
+    /// True if a spare process is to be held for the next agent of this pool.
     pub(super) fn wants_spare(&self, pool: &Pool) -> bool {
         pool.mode() == Mode::Pinned
             && self.backend.spec.limits.min_idle > 0
@@ -139,8 +137,8 @@ impl Connector {
             && spare_of(pool).is_none()
     }
 
-    /// Whether a process that was not told yet what its agent can be asked is to be kept for the next agent that can be
-    /// asked something: while one is there, and within the budget.
+    /// True if a process without declared capabilities is to be started for the next interactive agent: while one is
+    /// bound, and within the budget.
     pub(super) fn wants_standby(&self) -> bool {
         let backend = &self.backend;
         let is_own = |pool: &Arc<Pool>| pool.mode() == Mode::Pinned && pool.live() > 0;
@@ -153,21 +151,21 @@ impl Connector {
             && backend.pools().iter().any(|pool| pool.key.class != CapabilityClass::neutral() && is_own(pool))
     }
 
-    /// Gives agents that wait for a session of their own those that were kept for them.
+    /// Gives spare sessions to agents that wait for a session of their own.
     pub(super) fn hand_out_spares(&mut self) {
         self.waiting = std::mem::take(&mut self.waiting)
             .into_iter()
             .filter_map(|request| {
                 let spare = spare_of(&request.pool).filter(|spare| spare.give_to(request.owner.clone()));
                 let Some(spare) = spare else { return Some(request) };
-                // An agent that left meanwhile does not take it, and it closes.
+                // An agent that left does not take it, and it is closed.
                 drop(request.reply.send(Ok(Own::new(spare))));
                 None
             })
             .collect();
     }
 
-    /// The gateway has no credential to probe with: agents that are there lend theirs, in turn.
+    /// Probes with the credentials of present agents, in turn, because the gateway has none.
     fn probe_of_agents(&self, probes: bool) -> Option<Wanted> {
         let there = self.backend.pools().into_iter().filter(|pool| probes && pool.shared.agents() > 0);
         let turn = |pool: &Arc<Pool>| (pool.plight.is_troubled(), pool.number <= self.last, pool.number);
@@ -175,13 +173,13 @@ impl Connector {
         Some(Wanted { pool, reason: OpenReason::Probe, request: None })
     }
 
-    /// A place in the budget; where there is none, a session of another key is asked to leave, one at a time.
+    /// Takes a place of the budget. If none is free, a session of another key is evicted, one at a time.
     pub(super) async fn find_place(&mut self, wanted: &Wanted) -> Option<Place> {
         if let Some(place) = self.backend.budget.take().await {
             return Some(place);
         }
         let leaving = self.evicted.upgrade().is_some_and(|session| session.holds_place());
-        // Nobody loses a session for mere warmth.
+        // A warm session evicts no other.
         if leaving || wanted.reason == OpenReason::Warm {
             return None;
         }
@@ -197,15 +195,15 @@ impl Connector {
     }
 }
 
-/// A session others could do without.
+/// A session that can be evicted.
 enum Dispensable {
     Now(Arc<Session>),
-    /// One, in so long.
+    /// A session that can be evicted after this time.
     In(Duration),
 }
 
-/// The session of another key that was idle for longest, if it was not used just now. A pool that has none gets one of a
-/// pool that has several.
+/// The session of another key with the longest idle time, unless used just now. A pool without a session gets one of a
+/// pool with several.
 fn dispensable(backend: &Backend, pool: &Pool) -> Option<Dispensable> {
     let mut others = backend.pools().into_iter().filter(|other| other.number != pool.number);
     if let Some(session) = others.find_map(|other| spare_of(&other)) {
@@ -222,7 +220,7 @@ fn dispensable(backend: &Backend, pool: &Pool) -> Option<Dispensable> {
         .filter(|(_, _, session)| session.standing() == Standing::Ready)
         .collect();
     let idle = sessions.iter().filter(|(_, _, session)| session.in_flight() == 0);
-    // One that carries subscriptions is missed by its agents: it goes last.
+    // The event session comes last: its agents would miss changes.
     let longest = idle.clone().max_by_key(|(is_lane, _, session)| (!is_lane, session.idle_for()));
     if let Some((_, _, session)) = longest.filter(|(_, _, session)| session.idle_for() >= IN_USE) {
         return Some(Dispensable::Now(session.clone()));
@@ -239,14 +237,14 @@ fn dispensable(backend: &Backend, pool: &Pool) -> Option<Dispensable> {
     soonest.map(Dispensable::In)
 }
 
-/// The session of this pool that waits for an agent.
+/// The spare session of this pool.
 fn spare_of(pool: &Pool) -> Option<Arc<Session>> {
     let waits = |session: &Arc<Session>| session.is_spare() && session.standing() == Standing::Ready;
     pool.sessions().into_iter().find(waits)
 }
 
-/// The session of one agent's own that was idle longest, if that is so long that others come first: its agent has to
-/// initialise again.
+/// The session of one agent's own with the longest idle time, if that exceeds `pinned_idle`; its agent must initialise
+/// again.
 fn abandoned(backend: &Backend) -> Option<Arc<Session>> {
     let pinned = backend.pools().into_iter().filter(|pool| pool.mode() == Mode::Pinned);
     pinned

@@ -16,15 +16,15 @@ use mcpool_wire::{CallError, Method, Reply};
 
 use crate::catalog::{Page, lists_of};
 
-/// A list request under way.
+/// A list request in progress.
 pub type ListFlight = Shared<Reply<Page>>;
 
-/// The requests under way of one pool: at most one per kind of list.
+/// The list requests in progress of one pool, at most one per kind of list.
 #[derive(Default)]
 pub(crate) struct ListFlights(Mutex<HashMap<&'static str, WeakShared<Reply<Page>>>>);
 
 impl ListFlights {
-    /// The request under way, or a new one; and whether it is new.
+    /// Returns the request in progress, or a new one, and whether it is new.
     pub(crate) fn join(&self, method: &Method, begin: impl FnOnce() -> Reply<Page>) -> (ListFlight, bool) {
         let mut flights = self.lock();
         let under_way = flights.get(method.label()).and_then(WeakShared::upgrade);
@@ -38,7 +38,7 @@ impl ListFlights {
         (flight, true)
     }
 
-    /// A list changed: who asks from now on is not served by a request that was sent before.
+    /// Forgets a request sent before a list changed: it does not serve later agents.
     pub(crate) fn forget(&self, changed: &Method) {
         let mut flights = self.lock();
         for method in lists_of(changed) {
@@ -51,7 +51,7 @@ impl ListFlights {
     }
 }
 
-/// Whether a list request failed only because of the time of the one that began it.
+/// True if a list request failed only by the time limit of the agent that began it.
 #[must_use]
 pub(crate) fn ran_out_of_time(error: &CallError) -> bool {
     use mcpool_wire::ErrorKind;

@@ -1,8 +1,8 @@
-//! Cursors of lists as agents get them: sealed with the pool and the session that gave them.
+//! Cursors of lists, sealed for agents with the pool and the session they came from.
 //!
-//! A cursor means something to the one session that issued it, and may hold what the backend would not tell
-//! others. Agents get it encrypted and authenticated under a key of this process, tied to the backend, its generation and
-//! the kind of list, and it comes back unwrapped to that session or not at all.
+//! A cursor is valid on the session that issued it, and may hold data that is not for others. Agents get it encrypted
+//! and authenticated with a key of this process, bound to the backend, its generation and the kind of list. It is
+//! unsealed for that session only.
 
 use std::sync::LazyLock;
 
@@ -16,17 +16,17 @@ use serde_json::value::RawValue;
 /// Longest cursor of a backend that is sealed, bytes of JSON.
 pub(crate) const MAX_INNER: usize = 8 * 1024;
 
-/// Longest sealed cursor that is looked at, bytes of text.
+/// Longest sealed cursor that is unsealed, bytes of text.
 const MAX_SEALED: usize = (HEAD + MAX_INNER + NONCE_LEN + 16) * 4 / 3 + 4;
 
 /// The pool and the session, eight bytes each.
 const HEAD: usize = 16;
 
-/// Random per process; without randomness no cursor leaves or comes in.
+/// Random per process; without randomness no cursor is sealed or unsealed.
 static KEY: LazyLock<Option<RandomizedNonceKey>> =
     LazyLock::new(|| RandomizedNonceKey::new(&AES_256_GCM, &rand::random::<[u8; 32]>()).ok());
 
-/// The list cursors are of: of which kind, and at which registration of which backend.
+/// The list a cursor belongs to: its kind, and the registration of its backend.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     pub(crate) list: &'a Method,
@@ -35,18 +35,18 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// What is authenticated with a cursor: of one length behind the name of the list.
+    /// The data authenticated with a cursor: fixed length after the name of the list.
     fn bound(&self) -> Aad<Vec<u8>> {
         let (backend, generation) = (self.backend.0.to_be_bytes(), self.generation.to_be_bytes());
         Aad::from([self.list.label().as_bytes(), &backend, &generation].concat())
     }
 }
 
-/// How some servers write that there is no next page. Agents that know it so must not be given anything else, and what
-/// they bring back is the backend's to judge.
+/// Values with which some servers say that there is no next page. They pass unchanged in both directions, because
+/// agents know them.
 const EMPTY: &str = "\"\"";
 
-/// What a cursor says when it is opened.
+/// An unsealed cursor.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Cursor {
     pub(crate) pool: u64,
@@ -55,7 +55,7 @@ pub(crate) struct Cursor {
     pub(crate) inner: Vec<u8>,
 }
 
-/// A page whose cursor cannot be given to an agent.
+/// Error: the cursor of a page cannot be given to an agent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unsealable;
 
@@ -73,7 +73,7 @@ struct Next<'a> {
 }
 
 impl Cursor {
-    /// As an agent gets it; `None` where it is too long.
+    /// Seals it for an agent; `None` if it is too long.
     pub(crate) fn seal(&self, place: Place<'_>) -> Option<String> {
         if self.inner.len() > MAX_INNER {
             return None;
@@ -87,7 +87,7 @@ impl Cursor {
         Some(BASE64_URL_SAFE_NO_PAD.encode(sealed))
     }
 
-    /// What an agent brought back; `None` unless this process sealed exactly this for this list.
+    /// Unseals a cursor of an agent; `None` unless this process sealed it for this list.
     pub(crate) fn open(text: &str, place: Place<'_>) -> Option<Self> {
         if text.len() > MAX_SEALED {
             return None;
@@ -107,7 +107,7 @@ impl Cursor {
     }
 }
 
-/// The page with its cursor sealed, if it has one.
+/// Seals the cursor of a page, if it has one.
 pub(crate) fn seal_page(
     answer: &Answer,
     place: Place<'_>,
@@ -118,7 +118,7 @@ pub(crate) fn seal_page(
     if memchr::memmem::find(bytes, b"nextCursor").is_none() {
         return Ok(None);
     }
-    // What cannot be read as a page passes as it is: whatever is in it opens nothing here.
+    // An unreadable page passes unchanged; nothing in it can be unsealed here.
     let Ok(text) = std::str::from_utf8(bytes) else { return Ok(None) };
     let Some(raw) = serde_json::from_str::<Listed<'_>>(text).ok().and_then(|page| page.result.next_cursor)
     else {
@@ -134,7 +134,7 @@ pub(crate) fn seal_page(
     Ok(Some(Answer { message, ..answer.clone() }))
 }
 
-/// The cursor of a list request, opened. `None` where there is none.
+/// The unsealed cursor of a list request; `None` without one.
 pub(crate) fn of_request(message: &Message, place: Place<'_>) -> Option<Option<Cursor>> {
     let envelope = Envelope::parse(message.bytes()).ok()?;
     let raw = envelope.params.cursor.filter(|raw| raw.get() != EMPTY)?;
@@ -142,7 +142,7 @@ pub(crate) fn of_request(message: &Message, place: Place<'_>) -> Option<Option<C
     Some(text.and_then(|text| Cursor::open(&text, place)))
 }
 
-/// The list request with the backend's own cursor in it.
+/// The list request with the backend's own cursor.
 pub(crate) fn unwrapped(message: &Message, inner: &[u8]) -> Option<Message> {
     let span = Envelope::parse(message.bytes()).ok()?.cursor_span()?;
     replaced(message.bytes(), span, inner)

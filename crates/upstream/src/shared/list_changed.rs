@@ -1,18 +1,18 @@
-//! Announced changes of lists, shared: all of one kind within a moment become one, and a large pool is told bit by
-//! bit, so that a thousand agents do not list again at once. Pure: time comes in as an argument.
+//! Announcements of changed lists: changes of one kind within a moment become one, and a large pool is notified bit by
+//! bit, so that a thousand agents do not list again at once. Pure: the time is an argument.
 
 use std::time::{Duration, Instant};
 
 use mcpool_wire::Method;
 
-/// Changes of one kind within this time are one.
+/// Changes of one kind within this time become one.
 pub(super) const WINDOW: Duration = Duration::from_millis(250);
 
-/// Agents told at once; more are told spread over [`SPREAD`].
+/// Agents notified at once; more are spread over [`SPREAD`].
 pub(super) const AT_ONCE: usize = 50;
 pub(super) const SPREAD: Duration = Duration::from_secs(1);
 
-/// How often the next ones of a large pool are told.
+/// Interval of the notifications in a large pool.
 const TICK: Duration = Duration::from_millis(50);
 
 const KINDS: [Method; 3] =
@@ -21,21 +21,21 @@ const KINDS: [Method; 3] =
 #[derive(Default)]
 pub(super) struct ListChanges([Round; 3]);
 
-/// One announcement on its way.
+/// One announcement in progress.
 #[derive(Default)]
 struct Round {
-    /// When the telling begins.
+    /// The time it begins.
     begins: Option<Instant>,
-    /// How far it got: agents whose turn comes earlier were told.
+    /// Its progress: agents with an earlier turn are notified.
     told: Duration,
-    /// It changed again since the telling began.
+    /// True if the list changed again since it began.
     again: bool,
-    /// When to look again.
+    /// The time of the next step.
     next: Option<Instant>,
 }
 
 impl ListChanges {
-    /// A list changed.
+    /// Notes a changed list.
     pub(super) fn changed(&mut self, kind: &Method, now: Instant) {
         let Some(round) = KINDS.iter().position(|k| k == kind).and_then(|at| self.0.get_mut(at)) else {
             return;
@@ -46,12 +46,12 @@ impl ListChanges {
         }
     }
 
-    /// When somebody is to be told next.
+    /// The time of the next notification.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.0.iter().filter_map(|round| round.next).min()
     }
 
-    /// Who is to be told what now, of these agents.
+    /// The due notifications: each kind with its agents.
     pub(super) fn take(&mut self, agents: &[u64], now: Instant) -> Vec<(Method, Vec<u64>)> {
         let spread = if agents.len() > AT_ONCE { SPREAD } else { Duration::ZERO };
         let rounds = KINDS.iter().zip(&mut self.0);
@@ -86,7 +86,7 @@ impl Round {
     }
 }
 
-/// When an agent's turn is (splitmix64 finaliser).
+/// The turn of an agent (splitmix64 finaliser).
 fn turn_of(agent: u64, spread: Duration) -> Duration {
     let mut x = agent.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,7 +1,7 @@
-//! How much the agents of one pool want to hear of a backend's log.
+//! Log levels of the agents of one pool.
 //!
-//! The level belongs to a whole session upstream, so a shared one is set to the most verbose level any agent asked
-//! for, and each agent is filtered by its own. Pure but for the note each session keeps of what it was told.
+//! The level is a setting of a whole session upstream, so a shared one gets the most verbose level that any agent
+//! requested, and each agent is filtered by its own. Pure, except for the level noted per session.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
 
 use mcpool_wire::AgentKey;
 
-/// Syslog's eight, the most verbose first.
+/// The eight levels of syslog, the most verbose first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum LogLevel {
     Debug,
@@ -23,8 +23,8 @@ pub(crate) enum LogLevel {
     Emergency,
 }
 
-/// What a session is set to when the last agent that asked for a level is gone: what a server sends unasked is not
-/// known, and most begin here.
+/// The level of a session after the last agent with a level is gone. The server's own default is unknown; most begin
+/// here.
 const UNASKED: LogLevel = LogLevel::Info;
 
 const NAMES: [(&str, LogLevel); 8] = [
@@ -48,10 +48,10 @@ impl LogLevel {
     }
 }
 
-/// What the agents asked for. An agent that asked for nothing gets whatever comes.
+/// The requested levels. An agent without one gets every message.
 #[derive(Default)]
 pub(super) struct LogLevels {
-    /// By agent, with the number of the binding that asked.
+    /// By agent, with the number of its binding.
     asked: HashMap<AgentKey, (u64, LogLevel)>,
 }
 
@@ -60,31 +60,31 @@ impl LogLevels {
         self.asked.insert(agent, (binding, level));
     }
 
-    /// What this binding asked for.
+    /// The level requested by this binding.
     pub(super) fn asked_by(&self, agent: AgentKey, binding: u64) -> Option<LogLevel> {
         self.asked.get(&agent).filter(|(of, _)| *of == binding).map(|(_, level)| *level)
     }
 
-    /// A binding is gone; a newer binding of the same agent keeps its word.
+    /// Removes a binding; the level of a newer binding of the same agent stays.
     pub(super) fn leave(&mut self, agent: AgentKey, binding: u64) {
         if self.asked.get(&agent).is_some_and(|(of, _)| *of == binding) {
             self.asked.remove(&agent);
         }
     }
 
-    /// Whether this agent wants a message of this level; what has no level it does.
+    /// True if this agent gets a message of this level, or without one.
     pub(super) fn admits(&self, agent: AgentKey, level: Option<LogLevel>) -> bool {
         let asked = self.asked.get(&agent).map(|(_, level)| *level).filter(|_| !mutant!(LevelIgnored));
         asked.zip(level).is_none_or(|(asked, level)| level >= asked)
     }
 
-    /// What the sessions are to be set to, if any agent asked.
+    /// The level for the sessions, if any agent requested one.
     pub(super) fn wanted(&self) -> Option<LogLevel> {
         self.asked.values().map(|(_, level)| *level).min()
     }
 }
 
-/// What one session was told.
+/// The level set on one session.
 #[derive(Default)]
 pub(crate) struct SessionLogLevel(Mutex<Told>);
 
@@ -95,7 +95,7 @@ struct Told {
 }
 
 impl SessionLogLevel {
-    /// What to tell it now, if it was told something else. One at a time: two could overtake each other.
+    /// The level to set now, if it changed. One request at a time: two could overtake each other.
     pub(crate) fn begin(&self, wanted: Option<LogLevel>) -> Option<LogLevel> {
         let mut told = self.lock();
         let wanted = wanted.or(told.level.map(|_| UNASKED));

@@ -34,26 +34,26 @@ use crate::{
     queue::Queue,
 };
 
-/// What the agents of one pool share.
+/// The shared state of one pool's agents.
 pub(crate) struct SharedState {
     state: Mutex<Inner>,
     flights: ListFlights,
-    /// Log lines that belong to no call go to every agent.
+    /// True if log lines that belong to no call go to every agent.
     fan_out_logs: bool,
-    /// Its demand wakes the connector, where the syncer works.
+    /// Its demand wakes the connector, where the syncer runs.
     queue: Arc<Queue>,
     reporter: Reporter,
 }
 
 #[derive(Default)]
 struct Inner {
-    /// By binding.
+    /// The agents by binding.
     agents: HashMap<u64, Member>,
     /// The newest binding of each agent.
     bindings: HashMap<AgentKey, u64>,
     last_binding: u64,
     subscriptions: Subscriptions,
-    /// Those who wait for a subscription.
+    /// The agents waiting for a subscription.
     waiting: HashMap<Ticket, oneshot::Sender<Told>>,
     log_levels: LogLevels,
     list_changes: ListChanges,
@@ -64,24 +64,24 @@ struct Member {
     outlet: Weak<dyn Outlet>,
 }
 
-/// What one agent asked for that lasts.
+/// The lasting requests of one agent.
 pub(crate) struct Wishes {
     subscribed: Vec<Arc<str>>,
     level: Option<LogLevel>,
 }
 
-/// What the backend said to a subscription: nothing to add, or its error.
+/// The backend's response to a subscription: success, or its error.
 type Told = Result<(), Answer>;
 
-/// Why a subscription was not granted.
+/// The reason a subscription failed.
 pub(crate) enum NotSubscribed {
-    /// Too many topics of: whom, and how many there may be.
+    /// Too many subscriptions: of the agent or the pool, and the limit.
     Full(&'static str, usize),
     /// The backend's own error.
     Refused(Answer),
 }
 
-/// A subscriber on its way; dropped before it was told, it never subscribed.
+/// A waiting subscriber; dropped before the response, it is not subscribed.
 struct Waiting<'a> {
     shared: &'a SharedState,
     ticket: Ticket,
@@ -95,7 +95,7 @@ impl SharedState {
         Self { state: Mutex::default(), flights: ListFlights::default(), fan_out_logs, queue, reporter }
     }
 
-    /// Notes an agent; gives back the number of its binding.
+    /// Adds an agent; returns the number of its binding.
     pub(crate) fn add_agent(&self, key: AgentKey, outlet: &Arc<dyn Outlet>) -> u64 {
         let mut state = self.lock();
         state.last_binding += 1;
@@ -105,7 +105,7 @@ impl SharedState {
         binding
     }
 
-    /// The agent is gone, with its subscriptions and its log level.
+    /// Removes an agent with its subscriptions and its log level.
     pub(crate) fn remove_agent(&self, binding: u64) {
         {
             let mut state = self.lock();
@@ -119,7 +119,7 @@ impl SharedState {
         self.wake();
     }
 
-    /// What the agent of this binding is subscribed to, and how much of the log it wants.
+    /// The subscriptions and the log level of this binding.
     pub(crate) fn wishes_of(&self, binding: u64) -> Wishes {
         let state = self.lock();
         let level =
@@ -127,8 +127,8 @@ impl SharedState {
         Wishes { subscribed: state.subscriptions.topics_of(binding), level }
     }
 
-    /// An agent comes from another pool with what it had there. It is subscribed at once, and told of each resource
-    /// that it may have changed meanwhile.
+    /// Takes over the requests of an agent from another pool: subscribes it at once, and notifies it of each resource
+    /// that may have changed meanwhile.
     pub(crate) fn adopt(&self, binding: u64, agent: AgentKey, wishes: Wishes) {
         let (held, outlets) = {
             let mut state = self.lock();
@@ -145,31 +145,31 @@ impl SharedState {
         self.wake();
     }
 
-    /// How many agents there are.
+    /// The number of agents.
     pub(crate) fn agents(&self) -> usize {
         self.lock().agents.len()
     }
 
-    /// Resources subscribed to upstream, or about to be.
+    /// The number of resources subscribed upstream, or about to be.
     pub(crate) fn subscriptions(&self) -> usize {
         self.lock().subscriptions.len()
     }
 
-    /// Whether it needs a session although nobody calls.
+    /// True if it needs a session although no call waits.
     pub(crate) fn wants_session(&self) -> bool {
         self.lock().subscriptions.is_wanted()
     }
 
-    /// The session that carries the subscriptions, by its epoch.
+    /// The epoch of the event session, which carries the subscriptions.
     pub(crate) fn event_lane(&self) -> Option<u64> {
         let state = self.lock();
         state.subscriptions.lane().filter(|_| state.subscriptions.is_wanted())
     }
 
-    /// Subscribes an agent; resolves when the backend accepted, or had before.
+    /// Subscribes an agent; resolves when the backend has accepted.
     ///
     /// # Cancel safety
-    /// Dropped, the agent is not subscribed; a request under way goes on and is taken back after the linger.
+    /// Dropped, the agent is not subscribed; a request in progress continues and is undone after the linger.
     pub(crate) async fn subscribe(&self, binding: u64, uri: &str) -> Result<(), NotSubscribed> {
         let (mut waiting, told) = {
             let mut state = self.lock();
@@ -183,25 +183,25 @@ impl SharedState {
             (Waiting { shared: self, ticket, binding, uri, told: false }, told)
         };
         self.wake();
-        // The sender is dropped with its agent's binding, which holds us: then nobody reads what we say.
+        // The sender is dropped with the agent's binding, which holds `self`; then nobody reads the result.
         let outcome = told.await.unwrap_or(Ok(()));
         waiting.told = true;
         outcome.map_err(NotSubscribed::Refused)
     }
 
-    /// Unsubscribes an agent. The backend hears of it when nobody else wants the resource for a while.
+    /// Unsubscribes an agent. The backend is told after no other agent wants the resource for a while.
     pub(crate) fn unsubscribe(&self, binding: u64, uri: &str) {
         self.lock().subscriptions.leave(binding, uri, clock::now());
         self.wake();
     }
 
-    /// An agent wants to hear this much of the log.
+    /// Sets the log level of an agent.
     pub(crate) fn ask_level(&self, agent: AgentKey, binding: u64, level: LogLevel) {
         self.lock().log_levels.ask(agent, binding, level);
         self.wake();
     }
 
-    /// Whether a log line of this level is for this agent.
+    /// True if a log line of this level is for this agent.
     pub(crate) fn admits(&self, agent: AgentKey, level: Option<&str>) -> bool {
         self.lock().log_levels.admits(agent, level.and_then(LogLevel::parse))
     }
@@ -212,8 +212,8 @@ impl SharedState {
         state.agents.get(state.bindings.get(&agent)?)?.outlet.upgrade()
     }
 
-    /// A log line that belongs to no call: for nobody, unless the operator wants it for everybody who wants its
-    /// level. Whether anybody was meant.
+    /// Delivers a log line that belongs to no call: to no agent, or by configuration to every agent that wants its
+    /// level. True if it was meant for any.
     pub(crate) fn uncorrelated_log(&self, message: &Bytes, level: Option<&str>) -> bool {
         if !self.fan_out_logs && !mutant!(LogForEverybody) {
             return false;
@@ -228,14 +228,14 @@ impl SharedState {
         true
     }
 
-    /// A list changed: every agent is told, soon.
+    /// Announces a changed list to every agent, soon.
     pub(crate) fn changed(&self, kind: &Method) {
         self.flights.forget(kind);
         self.lock().list_changes.changed(kind, clock::now());
         self.wake();
     }
 
-    /// A resource changed: its subscribers are told. Whether there is one.
+    /// Notifies the subscribers of a changed resource. True if there is one.
     pub(crate) fn updated(&self, uri: &str, message: &Bytes) -> bool {
         let outlets = {
             let state = self.lock();
@@ -245,25 +245,24 @@ impl SharedState {
         !outlets.is_empty()
     }
 
-    /// List requests under way.
+    /// The list requests in progress.
     pub(crate) fn flights(&self) -> &ListFlights {
         &self.flights
     }
 
-    /// The log level the sessions are to have, and whether anything is subscribed to.
+    /// The log level for the sessions, and true if there are subscriptions.
     pub(crate) fn wanted(&self) -> (Option<LogLevel>, bool) {
         let state = self.lock();
         (state.log_levels.wanted(), state.subscriptions.len() > 0)
     }
 
-    /// When there is more to send or to announce.
+    /// The time of the next request or announcement.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let state = self.lock();
         [state.list_changes.next_due(), state.subscriptions.next_due()].into_iter().flatten().min()
     }
 
-    /// The requests to send on the session that carries the subscriptions: `choose` gets its epoch and answers that of
-    /// the next one.
+    /// The requests to send on the event session: `choose` gets its epoch and returns that of the next one.
     pub(crate) fn jobs(&self, now: Instant, choose: impl FnOnce(Option<u64>) -> Option<u64>) -> Vec<Job> {
         let mut state = self.lock();
         let epoch = choose(state.subscriptions.lane());
@@ -292,7 +291,7 @@ impl SharedState {
         }
     }
 
-    /// Tells what is due of changed lists.
+    /// Sends the due announcements of changed lists.
     pub(crate) fn announce_list_changes(&self, now: Instant) {
         let due: Vec<_> = {
             let mut state = self.lock();

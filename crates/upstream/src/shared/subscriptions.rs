@@ -1,9 +1,9 @@
-//! Who of one pool subscribed to which resource, as a pure machine: no clock, no runtime, no IO.
+//! Subscriptions of the agents of one pool, as a pure state machine: no clock, no runtime, no IO.
 //!
-//! A topic is one URI, byte for byte as agents send it. It is asked for upstream once for all its agents, on one
-//! session of the pool (the *event lane*), and given up when nobody wanted it for a while. An agent waits with a
-//! ticket until the backend accepted; whoever was subscribed before a new lane took over is told that something may
-//! have changed meanwhile.
+//! A topic is one URI, byte for byte as agents send it. It is subscribed upstream once for all its agents, on one
+//! session of the pool (the *event session*), and unsubscribed when no agent wanted it for a while. An agent waits with
+//! a ticket until the backend accepts. Agents subscribed before another event session took over are notified that the
+//! resource may have changed.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a topic nobody wants stays subscribed upstream: who comes back meanwhile costs nothing.
+/// Time an unwanted topic stays subscribed upstream, so that a returning agent costs nothing.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 
 /// Most topics of one agent.
@@ -20,24 +20,24 @@ pub(super) const MAX_PER_AGENT: usize = 1_000;
 /// Most topics of one pool.
 pub(super) const MAX_TOPICS: usize = 10_000;
 
-/// Requests under way on the lane at a time.
+/// Most requests in progress on the event session.
 const MAX_ASKING: usize = 16;
 
-/// Pause after a request whose answer was lost, and after a topic that was granted before was refused.
+/// Pause after a request without response, and after the rejection of a topic accepted before.
 const RETRY_LOST: Duration = Duration::from_secs(1);
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
-/// One waiting subscriber.
+/// The ticket of one waiting subscriber.
 pub(super) type Ticket = u64;
 
 #[derive(Default)]
 pub(super) struct Subscriptions {
     topics: HashMap<Arc<str>, Topic>,
-    /// The topics of each agent that has or wants one.
+    /// The topics of each agent, wanted or subscribed.
     agents: HashMap<u64, HashSet<Arc<str>>>,
-    /// Topics to be asked for on the lane.
+    /// Topics to subscribe on the event session.
     queued: BTreeSet<Arc<str>>,
-    /// When lingering topics are given up and refused ones are asked for again.
+    /// Times at which unwanted topics end and rejected ones are tried again.
     timers: BTreeSet<(Instant, Arc<str>)>,
     asking: usize,
     lane: Option<u64>,
@@ -46,14 +46,14 @@ pub(super) struct Subscriptions {
 
 #[derive(Default)]
 struct Topic {
-    /// Those who were told; a ticket stands where the telling is not known to have arrived.
+    /// The subscribed agents; with a ticket while it is unknown whether the agent got the response.
     subscribers: HashMap<u64, Option<Ticket>>,
     waiting: Vec<(Ticket, u64)>,
     upstream: Upstream,
     timer: Option<Instant>,
 }
 
-/// Where a topic stands on the lane.
+/// The state of a topic on the event session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Upstream {
     #[default]
@@ -64,18 +64,18 @@ enum Upstream {
     Leaving,
 }
 
-/// What becomes of an agent that subscribes.
+/// The result of a subscribe request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Joined {
-    /// It is subscribed.
+    /// Subscribed at once.
     Now,
-    /// It is once the backend accepted.
+    /// Subscribed when the backend accepts.
     Waits(Ticket),
-    /// Too many topics: of this agent, or of the pool.
+    /// Too many topics of the agent or the pool.
     Full(&'static str, usize),
 }
 
-/// Something to be sent on the lane.
+/// A request to send on the event session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Job {
     pub(super) epoch: u64,
@@ -83,26 +83,26 @@ pub(crate) struct Job {
     pub(crate) subscribe: bool,
 }
 
-/// What the backend said to a job.
+/// The backend's response to a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Accepted,
     Refused,
-    /// Nothing: the session broke, or it took too long.
+    /// No response: the session broke, or the time was over.
     Lost,
 }
 
-/// Who is to be told of a settled job.
+/// The agents concerned by a settled job.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Settled {
-    /// Those who waited for it.
+    /// The waiting ones.
     pub(super) told: Vec<Ticket>,
-    /// Those who were subscribed already and may have missed a change.
+    /// Those already subscribed that may have missed a change.
     pub(super) doubtful: Vec<u64>,
 }
 
 impl Subscriptions {
-    /// An agent wants a topic.
+    /// Adds an agent to a topic.
     pub(super) fn join(&mut self, agent: u64, uri: &str) -> Joined {
         let uri = self.topics.get_key_value(uri).map_or_else(|| Arc::from(uri), |(known, _)| known.clone());
         if !self.topics.contains_key(&uri) && self.topics.len() >= MAX_TOPICS {
@@ -135,14 +135,14 @@ impl Subscriptions {
         Joined::Waits(ticket)
     }
 
-    /// The topics an agent is subscribed to.
+    /// The topics of an agent.
     pub(super) fn topics_of(&self, agent: u64) -> Vec<Arc<str>> {
         let has = |uri: &&Arc<str>| self.topics.get(*uri).is_some_and(|t| t.subscribers.contains_key(&agent));
         self.agents.get(&agent).into_iter().flatten().filter(has).cloned().collect()
     }
 
-    /// An agent that was subscribed elsewhere is so here, as far as the limits go. Whether the topic is held upstream
-    /// already, so that nobody will tell the agent of it by itself.
+    /// Adds an agent that was subscribed elsewhere, within the limits. True if the topic is already subscribed
+    /// upstream, so that no response will notify the agent.
     pub(super) fn adopt(&mut self, agent: u64, uri: &str) -> bool {
         match self.join(agent, uri) {
             Joined::Now => true,
@@ -157,7 +157,7 @@ impl Subscriptions {
         }
     }
 
-    /// An agent wants a topic no more.
+    /// Removes an agent from a topic.
     pub(super) fn leave(&mut self, agent: u64, uri: &str, now: Instant) {
         let Some((uri, _)) = self.topics.get_key_value(uri) else { return };
         let uri = uri.clone();
@@ -170,7 +170,7 @@ impl Subscriptions {
         self.part(agent, &uri, now);
     }
 
-    /// An agent is gone, with all it has and waits for.
+    /// Removes an agent from all its topics.
     pub(super) fn leave_all(&mut self, agent: u64, now: Instant) {
         for uri in self.agents.remove(&agent).unwrap_or_default() {
             if let Some(topic) = self.topics.get_mut(&uri) {
@@ -181,7 +181,7 @@ impl Subscriptions {
         }
     }
 
-    /// Whoever waited with this ticket was told so.
+    /// Confirms that the agent with this ticket got the response.
     pub(super) fn confirm(&mut self, ticket: Ticket, agent: u64, uri: &str) {
         let topic = self.topics.get_mut(uri);
         if let Some(at) = topic.and_then(|t| t.subscribers.get_mut(&agent)).filter(|at| **at == Some(ticket))
@@ -190,7 +190,7 @@ impl Subscriptions {
         }
     }
 
-    /// Whoever waited with this ticket does so no more, and was not told anything.
+    /// Withdraws a ticket whose agent got no response.
     pub(super) fn withdraw(&mut self, ticket: Ticket, agent: u64, uri: &str, now: Instant) {
         let Some((uri, _)) = self.topics.get_key_value(uri) else { return };
         let uri = uri.clone();
@@ -203,7 +203,7 @@ impl Subscriptions {
         self.part(agent, &uri, now);
     }
 
-    /// The session that carries the subscriptions from now on; everything is asked for on it anew.
+    /// Sets the event session; every topic is subscribed on it anew.
     pub(super) fn ride(&mut self, lane: Option<u64>) {
         if self.lane == lane {
             return;
@@ -223,7 +223,7 @@ impl Subscriptions {
         self.lane
     }
 
-    /// What is to be sent now.
+    /// The requests to send now.
     pub(super) fn jobs(&mut self, now: Instant) -> Vec<Job> {
         let Some(epoch) = self.lane else { return Vec::new() };
         let mut jobs = Vec::new();
@@ -253,16 +253,16 @@ impl Subscriptions {
         jobs
     }
 
-    /// When there is something to send that is not now.
+    /// The time of the next request that is not due now.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        // With all places taken the end of a job is what wakes.
+        // With all places taken the end of a job wakes it.
         self.timers.first().filter(|_| self.asking < MAX_ASKING).map(|(at, _)| *at)
     }
 
-    /// A job ended.
+    /// Applies the end of a job.
     pub(super) fn settled(&mut self, job: &Job, verdict: Verdict, now: Instant) -> Settled {
         let mut settled = Settled::default();
-        // What an earlier lane says no longer counts.
+        // Responses of an earlier event session no longer count.
         if self.lane != Some(job.epoch) {
             return settled;
         }
@@ -302,8 +302,8 @@ impl Subscriptions {
         settled
     }
 
-    /// Whom a change of this resource concerns: the subscribers of the URI, or, where there are none, those of the
-    /// nearest one above it (a change may be of a part of what was subscribed to).
+    /// The subscribers of a changed resource: of the URI, or, if there are none, of its nearest ancestor (a change may
+    /// concern a part of it).
     pub(super) fn subscribers(&self, uri: &str) -> Vec<u64> {
         let mut at = uri;
         loop {
@@ -317,12 +317,12 @@ impl Subscriptions {
         }
     }
 
-    /// Whether anybody has or wants a topic.
+    /// True if any agent has or wants a topic.
     pub(super) fn is_wanted(&self) -> bool {
         !self.agents.is_empty()
     }
 
-    /// Topics there are, those nobody wants any more included.
+    /// The number of topics, including unwanted ones.
     pub(super) fn len(&self) -> usize {
         self.topics.len()
     }
@@ -337,7 +337,7 @@ impl Subscriptions {
         }
     }
 
-    /// Forgets that the agent has to do with the topic, if it has not.
+    /// Removes the agent's link to the topic if it is unused.
     fn part(&mut self, agent: u64, uri: &Arc<str>, now: Instant) {
         if self.topics.get(uri).is_some_and(|topic| topic.knows(agent)) {
             return;
@@ -351,7 +351,7 @@ impl Subscriptions {
         self.release(uri, now);
     }
 
-    /// Lets go of a topic nobody wants: at once where nothing is known of it upstream, else after the linger.
+    /// Ends an unwanted topic: at once if it is unknown upstream, else after the linger.
     fn release(&mut self, uri: &Arc<str>, now: Instant) {
         let Some(topic) = self.topics.get_mut(uri).filter(|topic| !topic.is_wanted()) else { return };
         match topic.upstream {
