@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     id::{IdValue, RpcId},
+    lenient::raw_member,
     method::Method,
 };
 
@@ -80,9 +81,6 @@ pub struct Params<'a> {
     pub has_task: bool,
     /// True if `params._meta` has the protocol version key of 2026-07-28.
     pub is_modern: bool,
-    /// `name` and `uri` as they came.
-    name_text: Option<&'a str>,
-    uri_text: Option<&'a str>,
     /// Ambiguity found: another parser could read the params differently.
     ambiguity: Option<String>,
     /// True if a string that the gateway reads is not valid Unicode.
@@ -205,13 +203,28 @@ impl<'a> Envelope<'a> {
     /// The byte span of a tool's or prompt's name, quotes included.
     #[must_use]
     pub fn name_span(&self) -> Option<Span> {
-        self.params.name_text.map(|text| span_of(self.text, text))
+        self.string_span("name", self.params.name.as_ref()?)
     }
 
     /// The byte span of a resource's URI, quotes included.
     #[must_use]
     pub fn uri_span(&self) -> Option<Span> {
-        self.params.uri_text.map(|text| span_of(self.text, text))
+        self.string_span("uri", self.params.uri.as_ref()?)
+    }
+
+    /// The byte span of a string of the params, quotes included. One with escapes is looked for again: its value is no
+    /// view into the text.
+    fn string_span(&self, key: &str, value: &Cow<'a, str>) -> Option<Span> {
+        match value {
+            Cow::Borrowed(value) => {
+                let inside = span_of(self.text, value);
+                Some(inside.start - 1..inside.end + 1)
+            }
+            Cow::Owned(_) => {
+                let text = raw_member(raw_member(self.text, "params")?, key)?;
+                Some(span_of(self.text, text))
+            }
+        }
     }
 
     /// The byte span of the id in `notifications/cancelled`.

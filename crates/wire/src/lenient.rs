@@ -22,6 +22,12 @@ pub fn raw_members(json: &str) -> Option<BTreeMap<String, Box<RawValue>>> {
     Some(members.into_iter().map(|(key, value)| (text_of(key.0.get()), value.to_owned())).collect())
 }
 
+/// The text of one member of an object.
+pub(crate) fn raw_member<'a>(json: &'a str, name: &str) -> Option<&'a str> {
+    let members: BTreeMap<RawKey<'a>, &'a RawValue> = serde_json::from_str(json).ok()?;
+    members.into_iter().find(|(key, _)| text_of(key.0.get()) == name).map(|(_, value)| value.get())
+}
+
 /// An object key as raw JSON text, so that lone surrogates survive.
 #[derive(serde::Deserialize)]
 struct RawKey<'a>(#[serde(borrow)] &'a RawValue);

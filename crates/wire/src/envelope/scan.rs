@@ -132,7 +132,6 @@ impl<'de> Deserialize<'de> for Params<'de> {
                     }
                 }
                 out.unreadable = [&name, &uri, &version].into_iter().any(|text| *text == Text::Unreadable);
-                (out.name_text, out.uri_text) = (name.raw(), uri.raw());
                 (out.name, out.uri, out.protocol_version) = (name.read(), uri.read(), version.read());
                 out.level = level.read();
                 out.ambiguity = unread.ambiguity;
@@ -156,8 +155,7 @@ impl<'de> Deserialize<'de> for Params<'de> {
 #[derive(PartialEq)]
 enum Text<'a> {
     Absent,
-    /// The value, and its text.
-    Read(Cow<'a, str>, &'a str),
+    Read(Cow<'a, str>),
     Other,
     /// A string with a lone surrogate.
     Unreadable,
@@ -166,14 +164,7 @@ enum Text<'a> {
 impl<'a> Text<'a> {
     fn read(self) -> Option<Cow<'a, str>> {
         match self {
-            Self::Read(value, _) => Some(value),
-            Self::Absent | Self::Other | Self::Unreadable => None,
-        }
-    }
-
-    fn raw(&self) -> Option<&'a str> {
-        match self {
-            Self::Read(_, text) => Some(text),
+            Self::Read(text) => Some(text),
             Self::Absent | Self::Other | Self::Unreadable => None,
         }
     }
@@ -188,7 +179,7 @@ where
     }
     let raw: &'de RawValue = map.next_value()?;
     *slot = match serde_json::from_str(raw.get()) {
-        Ok(Key(value)) => Text::Read(value, raw.get()),
+        Ok(Key(text)) => Text::Read(text),
         Err(_) if raw.get().starts_with('"') => Text::Unreadable,
         Err(_) => Text::Other,
     };
