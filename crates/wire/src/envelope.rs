@@ -203,19 +203,19 @@ impl<'a> Envelope<'a> {
     /// The byte span of a tool's or prompt's name, quotes included.
     #[must_use]
     pub fn name_span(&self) -> Option<Span> {
-        self.string_span("name", self.params.name.as_ref()?)
+        self.string_span("name", self.params.name.as_ref())
     }
 
     /// The byte span of a resource's URI, quotes included.
     #[must_use]
     pub fn uri_span(&self) -> Option<Span> {
-        self.string_span("uri", self.params.uri.as_ref()?)
+        self.string_span("uri", self.params.uri.as_ref())
     }
 
     /// The byte span of a string of the params, quotes included. One with escapes is looked for again: its value is no
     /// view into the text.
-    fn string_span(&self, key: &str, value: &Cow<'a, str>) -> Option<Span> {
-        match value {
+    fn string_span(&self, key: &str, value: Option<&Cow<'a, str>>) -> Option<Span> {
+        match value? {
             Cow::Borrowed(value) => {
                 let inside = span_of(self.text, value);
                 Some(inside.start - 1..inside.end + 1)
