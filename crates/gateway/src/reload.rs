@@ -102,15 +102,15 @@ impl Reloader {
                 Change::Content if self.takes_nothing_away().await => return,
                 Change::Content => match watch.still().await {
                     Some(now) if Some(now) == self.config.load().fingerprint => {
-                        tracing::info!(target: CONFIG, %file, "the file says again what is in force");
+                        tracing::info!(target: CONFIG, %file, "the file is as it was loaded; nothing to reload");
                     }
                     _ => return,
                 },
                 Change::Gone(why) => {
-                    tracing::warn!(target: CONFIG, %file, why, "the configuration file is gone; what it said stays in force");
+                    tracing::warn!(target: CONFIG, %file, why, "the configuration file is gone; what was loaded from it stays in force");
                 }
                 Change::Back => {
-                    tracing::info!(target: CONFIG, %file, "the configuration file is there again, and says what is in force");
+                    tracing::info!(target: CONFIG, %file, "the configuration file is back and unchanged");
                 }
             }
         }
@@ -139,7 +139,7 @@ impl Reloader {
             Ok(watch) => Some(watch),
             Err(why) => {
                 let file = file.display();
-                tracing::warn!(target: CONFIG, %file, why, "changes of the file are not noticed; send SIGHUP");
+                tracing::warn!(target: CONFIG, %file, why, "the file cannot be watched; send SIGHUP to reload it");
                 None
             }
         }
@@ -154,17 +154,17 @@ impl Reloader {
         match self.take().await {
             Ok((changes, fixed)) => {
                 let changes = sentence(&changes);
-                tracing::info!(target: CONFIG, cause, changes, "configuration taken");
+                tracing::info!(target: CONFIG, cause, changes, "configuration loaded");
                 if fixed.is_empty() {
                     return Ok(changes);
                 }
                 let keys = fixed.join(", ");
-                tracing::warn!(target: CONFIG, keys, "this part of the configuration needs a restart");
+                tracing::warn!(target: CONFIG, keys, "a change of these keys needs a restart");
                 Ok(format!("{changes}; needs a restart: {keys}"))
             }
             Err(why) => {
                 self.parts.metrics.misconfigured();
-                tracing::error!(target: CONFIG, cause, why, "configuration refused; the one before stays in force");
+                tracing::error!(target: CONFIG, cause, why, "configuration refused; the previous one stays in force");
                 Err(why)
             }
         }

@@ -197,7 +197,7 @@ impl Serving {
 /// Keeps serving agents if the admin listener panics.
 async fn unharmed(admin: impl Future<Output = ()>) {
     if AssertUnwindSafe(admin).catch_unwind().await.is_err() {
-        tracing::error!("the admin listener ended by a panic; a restart brings it back");
+        tracing::error!("the admin listener panicked and has ended; restart the gateway to get it back");
     }
 }
 

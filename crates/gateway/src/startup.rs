@@ -18,9 +18,9 @@ pub fn raise_descriptors() -> usize {
         && soft < hard
     {
         match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-            Ok(()) => tracing::info!(from = soft, to = hard, "the limit of descriptors was raised"),
+            Ok(()) => tracing::info!(from = soft, to = hard, "the open-file limit was raised"),
             Err(error) => {
-                tracing::warn!(%error, soft, hard, "the limit of descriptors could not be raised");
+                tracing::warn!(%error, soft, hard, "the open-file limit could not be raised");
             }
         }
     }

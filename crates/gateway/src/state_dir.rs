@@ -38,9 +38,7 @@ impl State {
     pub fn open(config: &Config) -> Self {
         let configured = config.sessions.configured();
         if fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
-            tracing::warn!(
-                "the gateway runs as root: so do the programs it starts; a user of its own is enough"
-            );
+            tracing::warn!("the gateway and the programs it starts run as root; run it as a user of its own");
         }
         let Some(folder) = config.state_dir() else {
             let state = Self::without_folder(&configured);
@@ -95,11 +93,14 @@ impl State {
 
 fn warn(why: &str, configured: &[SessionKey]) {
     if configured.is_empty() {
-        tracing::warn!(why, "cannot keep the key of agent sessions: after a restart agents initialise again");
+        tracing::warn!(
+            why,
+            "cannot store the key of agent sessions: after a restart agents must initialize again"
+        );
     } else {
         tracing::warn!(
             why,
-            "cannot keep which agent sessions were deleted: after a restart they may come back"
+            "cannot store which agent sessions were deleted: after a restart their ids may be accepted again"
         );
     }
 }

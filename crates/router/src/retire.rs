@@ -126,14 +126,14 @@ impl RetireTask {
             tracing::info!(
                 target: "mcpool::backend",
                 backend = %name,
-                "sessions that agents have for themselves at its former registration end with their last call"
+                "pinned sessions of the previous configuration end with their last call"
             );
             backend.end_pinned();
             cut.cancelled().await;
             tracing::warn!(
                 target: "mcpool::backend",
                 backend = %name,
-                "calls at its former registration are cut: too many registrations ended and still have calls"
+                "calls of a previous configuration are cut: too many previous configurations still have calls in flight"
             );
             backend.cut();
         };
@@ -143,7 +143,7 @@ impl RetireTask {
         }
         let left = backend.shutdown(CLOSE_TIMEOUT).await;
         if !left.is_empty() {
-            tracing::warn!(target: "mcpool::backend", backend = %name, ?left, "of its former registration is left");
+            tracing::warn!(target: "mcpool::backend", backend = %name, ?left, "tasks of the previous configuration did not end in time");
         }
         self.forget(retirement);
     }

@@ -65,8 +65,8 @@ impl Router {
                 %backend,
                 client,
                 declares = declares.join(", "),
-                "agents of this client have sessions of their own only because it declares that they can be asked things; \
-                 where the server asks nothing, mode = \"shared\" shares it with them"
+                "agents of this client get pinned sessions only because the client declares these capabilities; \
+                 if the server sends them no requests, mode = \"shared\" shares its sessions"
             );
         }
     }

@@ -69,10 +69,10 @@ impl Log {
                 debug!(target: AGENT, %agent, transport = transport.as_str(), reason = reason.as_str(), "agent session closed");
             }
             FrontEvent::Panicked { task, why } => {
-                error!(target: PANIC, task, why, "a task panicked; what it looked after has ended")
+                error!(target: PANIC, task, why, "a task panicked; what it served has ended, all else goes on")
             }
             FrontEvent::SlowAgentClosed => {
-                warn!(target: AGENT, "stream of an agent closed: it does not read")
+                warn!(target: AGENT, "agent stream closed: the agent does not read")
             }
             FrontEvent::Refused { kind } => self.refused(kind),
             FrontEvent::Overload { from, to, held, limit } => {
@@ -117,7 +117,7 @@ impl Log {
     /// Logs that the session limit was reached and an idle session was dropped, which is harmless.
     fn gave_way(&self) {
         if let Some(unsaid) = self.refusals.admit("evicted", "evicted", now()) {
-            info!(target: AGENT, left_out = left_out(unsaid), "limits.agent_sessions is reached: the session idle longest gave way; its id brings it back");
+            info!(target: AGENT, left_out = left_out(unsaid), "limits.agent_sessions is reached: the longest idle session was evicted; its id restores it");
         }
     }
 
@@ -149,7 +149,7 @@ impl Log {
     fn leftovers(&self) {
         let now = now();
         for ((agent, cause), count) in self.calls.left_over(now) {
-            info!(target: CALL, %agent, cause, left_out = count, "more calls failed like those before");
+            info!(target: CALL, %agent, cause, left_out = count, "more calls of this agent failed for this cause");
         }
         for (backend, count) in self.sessions.left_over(now) {
             info!(target: BACKEND, backend = backend.as_ref(), left_out = count, "more sessions were opened");
@@ -159,7 +159,7 @@ impl Log {
             info!(target: AGENT, %peer, client, left_out = count, "more agent sessions were opened");
         }
         for (kind, count) in self.refusals.left_over(now) {
-            info!(target: AGENT, kind, left_out = count, "the same went on");
+            info!(target: AGENT, kind, left_out = count, "more agents were rejected for this reason");
         }
     }
 
@@ -234,7 +234,7 @@ impl Log {
                 info!(target: BACKEND, backend, took_ms = millis(*took), "health check failed: a silent session did not answer a probe");
             }
             Event::Panicked { task, why } => {
-                error!(target: PANIC, backend, task, why, "a task panicked; what it looked after has ended")
+                error!(target: PANIC, backend, task, why, "a task panicked; what it served has ended, all else goes on")
             }
             Event::Dropped { kind } => debug!(target: BACKEND, backend, kind, "message of a backend dropped"),
             Event::Opening { .. }
@@ -295,10 +295,10 @@ impl Log {
 fn advice(level: PressureLevel) -> &'static str {
     match level {
         PressureLevel::Calm => "everything is taken again",
-        PressureLevel::Holding => {
-            "large bodies and new agent sessions wait; limits.buffered says how much there is"
+        PressureLevel::Holding => "large bodies and new agent sessions wait; limits.buffered sets the limit",
+        PressureLevel::Refusing => {
+            "new requests are refused, and streams of agents that do not read are closed"
         }
-        PressureLevel::Refusing => "new work is refused, and agents that do not read are closed",
         PressureLevel::Shedding => "the limit is reached: the most expensive agents are closed",
     }
 }
@@ -311,14 +311,12 @@ fn turned_away(kind: &str) -> &'static str {
         }
         "peer_sessions" => "its address has as many agent sessions as limits.sessions_per_peer allows",
         "peer_connections" => "its address has as many connections as limits.connections_per_peer allows",
-        "descriptors" | "limit" => {
-            "there is no descriptor for another connection; `ulimit -n` says how many there are"
-        }
+        "descriptors" | "limit" => "the open-file limit (`ulimit -n`) is reached",
         "peer" => {
             "without authentication only this machine is served; unauthenticated = \"allow\" serves others"
         }
-        "host" => "the Host it names is not in allowed_hosts",
-        "origin" => "its page's origin is not in allowed_origins",
+        "host" => "its Host header is not in allowed_hosts",
+        "origin" => "its Origin header is not in allowed_origins",
         _ => "the gateway does not serve it",
     }
 }
