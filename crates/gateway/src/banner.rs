@@ -72,7 +72,7 @@ pub fn checked(out: &mut dyn Write, config: &Config, whole: bool) -> io::Result<
 
 /// The last line: what did not finish in time.
 #[must_use]
-pub fn farewell(unfinished: &[String]) -> String {
+pub fn last_line(unfinished: &[String]) -> String {
     if unfinished.is_empty() {
         "mcpool: stopped; everything finished".to_owned()
     } else {
@@ -159,8 +159,8 @@ mod tests {
 
     #[test]
     fn the_farewell_is_one_line() {
-        assert_eq!(farewell(&[]), "mcpool: stopped; everything finished");
+        assert_eq!(last_line(&[]), "mcpool: stopped; everything finished");
         let left = ["2 calls".to_owned(), "1 driver of a".to_owned()];
-        assert_eq!(farewell(&left), "mcpool: stopped; not finished in time: 2 calls, 1 driver of a");
+        assert_eq!(last_line(&left), "mcpool: stopped; not finished in time: 2 calls, 1 driver of a");
     }
 }

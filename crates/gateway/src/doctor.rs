@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::{
     config::reached_at,
-    embedded::Inside,
-    observe::{Climbed, Failed, Rung, climb},
+    embedded::EmbeddedGateway,
+    observe::{Connected, Failed, Step, connect},
     terminal,
 };
 use mcpool_router::settings::BackendSettings;
@@ -27,17 +27,17 @@ pub async fn examine(backend: BackendSettings, out: &mut dyn Write) -> Result<bo
     terminal::line(out, &format!("{}  {}\n", backend.spec.name, reached_at(&backend.spec.endpoint)))?;
     let began = Instant::now();
     let (mut written, mut last) = (Ok(()), None);
-    let climbed = climb(backend, &mut |rung| {
-        if rung.ok && written.is_ok() {
-            written = terminal::line(out, &line_of(&rung));
-        } else if !rung.ok {
-            last = Some(rung);
+    let connected = connect(backend, &mut |step| {
+        if step.ok && written.is_ok() {
+            written = terminal::line(out, &line_of(&step));
+        } else if !step.ok {
+            last = Some(step);
         }
     })
     .await?;
     written?;
     let took = began.elapsed();
-    let Climbed { outcome, gateway } = climbed;
+    let Connected { outcome, gateway } = connected;
     match outcome {
         Err(failed) => {
             gateway.shutdown(GOODBYE).await;
@@ -48,7 +48,7 @@ pub async fn examine(backend: BackendSettings, out: &mut dyn Write) -> Result<bo
             let era = gateway.backends().first().and_then(|one| one.backend.status().era);
             let over = spoken(transport, era);
             terminal::line(out, &format!("\nready after {}, over {over}", millis(took)))?;
-            let inside = Inside::serve(gateway).await?;
+            let inside = EmbeddedGateway::serve(gateway).await?;
             let told = describe(&inside, out).await;
             inside.end(GOODBYE).await;
             told.map(|()| true)
@@ -56,8 +56,8 @@ pub async fn examine(backend: BackendSettings, out: &mut dyn Write) -> Result<bo
     }
 }
 
-fn line_of(rung: &Rung) -> String {
-    format!("  {:<12} {:>9}   {}", rung.step, millis(rung.took), meaning(rung.step))
+fn line_of(step: &Step) -> String {
+    format!("  {:<12} {:>9}   {}", step.step, millis(step.took), meaning(step.step))
 }
 
 /// The meaning of a completed step.
@@ -74,18 +74,18 @@ fn meaning(step: &str) -> &'static str {
 }
 
 /// The failed step, its cause and the remedy.
-fn diagnosis(last: Option<&Rung>, failed: &Failed, patience: Duration) -> String {
-    let rung = match (&failed.cause, last) {
+fn diagnosis(last: Option<&Step>, failed: &Failed, patience: Duration) -> String {
+    let step = match (&failed.cause, last) {
         (Some(Cause::Connect(_) | Cause::Tls(_) | Cause::Descriptors), _) => "connect",
-        (_, Some(rung)) => rung.step,
+        (_, Some(step)) => step.step,
         (_, None) => "handshake",
     };
-    let after = last.map(|rung| millis(rung.took)).unwrap_or_default();
+    let after = last.map(|step| millis(step.took)).unwrap_or_default();
     let remedy = failed.cause.as_ref().map_or_else(
         || format!("it neither refuses nor answers; a slower start needs a longer handshake_timeout (now {patience:?})"),
         remedy,
     );
-    format!("  {rung:<12} {after:>9}   FAILED: {}\n\nnot ready\n  what to do: {remedy}", failed.why)
+    format!("  {step:<12} {after:>9}   FAILED: {}\n\nnot ready\n  what to do: {remedy}", failed.why)
 }
 
 /// The remedy for a cause.
@@ -164,7 +164,7 @@ fn unreachable(why: &str) -> String {
 }
 
 /// Describes a ready server, and what this means for agents.
-async fn describe(inside: &Inside, out: &mut dyn Write) -> Result<(), String> {
+async fn describe(inside: &EmbeddedGateway, out: &mut dyn Write) -> Result<(), String> {
     let backends = inside.gateway().backends();
     let Some(registered) = backends.first() else { return Ok(()) };
     let agent = Agent::ready(AgentConfig::http(inside.url("mcp"))).await.map_err(|why| why.to_string())?;

@@ -10,14 +10,14 @@ use crate::observe::{Phase, Status};
 use mcpool_router::gateway::Gateway;
 
 /// A running gateway; ends at once on drop.
-pub(crate) struct Inside {
+pub(crate) struct EmbeddedGateway {
     gateway: Arc<Gateway>,
     addr: SocketAddr,
     stop: CancellationToken,
     serving: JoinHandle<()>,
 }
 
-impl Inside {
+impl EmbeddedGateway {
     /// Serves these backends on a free loopback port.
     ///
     /// # Errors
@@ -31,7 +31,7 @@ impl Inside {
         status.enter(Phase::Serving);
         let router = Arc::new(gateway.router());
         let server =
-            Server::new(FrontConfig::default(), router, Arc::new(Unheard), status, Arc::new(AllowAll));
+            Server::new(FrontConfig::default(), router, Arc::new(NullObserver), status, Arc::new(AllowAll));
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
         let serving = tokio::spawn(async move {
@@ -57,15 +57,15 @@ impl Inside {
     }
 }
 
-impl Drop for Inside {
+impl Drop for EmbeddedGateway {
     fn drop(&mut self) {
         self.serving.abort();
     }
 }
 
 /// Observer that ignores all events.
-struct Unheard;
+struct NullObserver;
 
-impl FrontObserve for Unheard {
+impl FrontObserve for NullObserver {
     fn on(&self, _: &FrontEvent<'_>) {}
 }

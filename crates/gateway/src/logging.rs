@@ -23,7 +23,7 @@ pub fn init(config: &LogConfig) -> Result<(), String> {
 }
 
 /// Logs the place of every panic in one line; the code that catches it logs the consequence.
-pub fn tell_of_panics() {
+pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let why = panic.payload_as_str().unwrap_or("no message");

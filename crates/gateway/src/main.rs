@@ -15,7 +15,7 @@ use mcpool::{
     config::{Config, Overrides, Problems},
     console::Ask,
     logging,
-    observe::walk,
+    observe::check_connections,
     serving::{Listeners, Serving},
     signal::{Hangups, Signals},
 };
@@ -78,7 +78,7 @@ async fn serve(args: ServeArgs) -> ExitCode {
     };
     let served = async {
         logging::init(&config.log)?;
-        logging::tell_of_panics();
+        logging::log_panics();
         serve_until_signalled(config, overrides).await
     };
     served.await.unwrap_or_else(|why: String| fail(&why))
@@ -110,11 +110,11 @@ async fn serve_until_signalled(config: Config, overrides: Overrides) -> Result<E
     };
     tokio::select! {
         unfinished = running => {
-            say(&banner::farewell(&unfinished));
+            print_error(&banner::last_line(&unfinished));
             Ok(ExitCode::SUCCESS)
         }
         name = signalled => {
-            say(&format!("mcpool: ended at once by a second signal, {name}"));
+            print_error(&format!("mcpool: ended at once by a second signal, {name}"));
             Ok(ExitCode::from(130))
         }
     }
@@ -130,26 +130,26 @@ async fn check(args: CheckArgs) -> ExitCode {
     if !args.connect {
         return ExitCode::SUCCESS;
     }
-    told(walk(&config, &mut io::stdout()).await)
+    exit_code(check_connections(&config, &mut io::stdout()).await)
 }
 
 async fn doctor(args: &DoctorArgs) -> ExitCode {
     match args.backend() {
-        Ok(Some(backend)) => told(mcpool::doctor::examine(backend, &mut io::stdout()).await),
-        Ok(None) => told(mcpool::console::examine(args, &mut io::stdout()).await),
+        Ok(Some(backend)) => exit_code(mcpool::doctor::examine(backend, &mut io::stdout()).await),
+        Ok(None) => exit_code(mcpool::console::examine(args, &mut io::stdout()).await),
         Err(why) => {
-            say(&format!("mcpool: {why}"));
+            print_error(&format!("mcpool: {why}"));
             ExitCode::from(2)
         }
     }
 }
 
 async fn rehearse(args: &RehearseArgs) -> ExitCode {
-    told(mcpool::rehearse::rehearse(&args.rehearsal(), args.json, &mut io::stdout()).await)
+    exit_code(mcpool::rehearse::rehearse(&args.rehearsal(), args.json, &mut io::stdout()).await)
 }
 
 /// Exit status of a command that answers yes or no.
-fn told(outcome: Result<bool, String>) -> ExitCode {
+fn exit_code(outcome: Result<bool, String>) -> ExitCode {
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -167,16 +167,16 @@ async fn console(ask: Ask) -> ExitCode {
 }
 
 fn refuse(problems: &Problems) -> ExitCode {
-    say(&problems.to_string());
+    print_error(&problems.to_string());
     ExitCode::from(2)
 }
 
 fn fail(why: &str) -> ExitCode {
-    say(&format!("mcpool: {why}"));
+    print_error(&format!("mcpool: {why}"));
     ExitCode::FAILURE
 }
 
-fn say(line: &str) {
+fn print_error(line: &str) {
     // Nothing can be done if standard error is closed.
     let _ = writeln!(io::stderr(), "{}", mcpool::terminal::escaped(line));
 }

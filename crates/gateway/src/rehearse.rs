@@ -18,7 +18,7 @@ use self::{
     orders::{ORDERS, Order, Stage},
     outcome::Outcome,
 };
-use crate::{embedded::Inside, observe::climb, terminal};
+use crate::{embedded::EmbeddedGateway, observe::connect, terminal};
 use mcpool_router::{
     events::{GatewayObserve, StackObserve},
     gateway::Gateway,
@@ -111,11 +111,11 @@ pub async fn rehearse(rehearsal: &Rehearsal, json: bool, out: &mut dyn Write) ->
 /// Connects to the server once; an unreachable server needs `doctor` instead. Returns the transport and the missing
 /// optional features.
 async fn first_the_ladder(rehearsal: &Rehearsal) -> Result<(&'static str, Vec<&'static str>), String> {
-    let climbed = climb(rehearsal.backend.clone(), &mut |_| {}).await?;
-    let missing = climbed.gateway.backends().first().map(|one| one.backend.status().missing);
-    climbed.gateway.shutdown(GOODBYE).await;
+    let connected = connect(rehearsal.backend.clone(), &mut |_| {}).await?;
+    let missing = connected.gateway.backends().first().map(|one| one.backend.status().missing);
+    connected.gateway.shutdown(GOODBYE).await;
     let missing = missing.unwrap_or_default();
-    climbed.outcome.map(|transport| (transport, missing)).map_err(|failed| {
+    connected.outcome.map(|transport| (transport, missing)).map_err(|failed| {
         format!("the server is not ready: {}; `mcpool doctor {}` says more", failed.why, rehearsal.url)
     })
 }
@@ -133,7 +133,7 @@ async fn both_ways(
     let observe = Arc::new(Quiet);
     // A cold pool, as just after a start.
     let gateway = Gateway::start(vec![rehearsal.backend.clone()], None, &observe)?;
-    let inside = Inside::serve(gateway).await?;
+    let inside = EmbeddedGateway::serve(gateway).await?;
     let stage = Stage::pooled(rehearsal, transport, &inside);
     for _ in 0..rehearsal.rounds {
         (order.pooled)(&stage, &mut pooled).await;

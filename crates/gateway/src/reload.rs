@@ -80,7 +80,7 @@ impl Reloader {
         loop {
             let changed = async {
                 match &mut watch {
-                    Some(watch) => self.wanted_by(watch).await,
+                    Some(watch) => self.new_content(watch).await,
                     None => std::future::pending().await,
                 }
             };
@@ -95,12 +95,12 @@ impl Reloader {
     }
 
     /// Resolves when the file has new content worth applying; logs other changes of the file.
-    async fn wanted_by(&self, watch: &mut Watch) {
+    async fn new_content(&self, watch: &mut Watch) {
         let file = self.file.as_deref().unwrap_or(Path::new("")).display();
         loop {
             match watch.changed().await {
-                Change::Content if self.takes_nothing_away().await => return,
-                Change::Content => match watch.still().await {
+                Change::Content if self.names_every_backend().await => return,
+                Change::Content => match watch.settled().await {
                     Some(now) if Some(now) == self.config.load().fingerprint => {
                         tracing::info!(target: CONFIG, %file, "the file is as it was loaded; nothing to reload");
                     }
@@ -117,7 +117,7 @@ impl Reloader {
     }
 
     /// True if the file is valid and names every running backend, so that it cannot be half written.
-    async fn takes_nothing_away(&self) -> bool {
+    async fn names_every_backend(&self) -> bool {
         let Ok(new) = self.read().await else { return false };
         let running = self.config.load();
         let has = |name: &str| new.backends.iter().any(|one| *one.spec.name == *name);
@@ -151,14 +151,14 @@ impl Reloader {
     /// The reason of the rejection in one line, with file and line; then nothing has changed.
     pub async fn reload(&self, cause: &str) -> Result<String, String> {
         let _turn = self.turn.acquire().await;
-        match self.take().await {
-            Ok((changes, fixed)) => {
+        match self.load_and_apply().await {
+            Ok((changes, restart_only)) => {
                 let changes = sentence(&changes);
                 tracing::info!(target: CONFIG, cause, changes, "configuration loaded");
-                if fixed.is_empty() {
+                if restart_only.is_empty() {
                     return Ok(changes);
                 }
-                let keys = fixed.join(", ");
+                let keys = restart_only.join(", ");
                 tracing::warn!(target: CONFIG, keys, "a change of these keys needs a restart");
                 Ok(format!("{changes}; needs a restart: {keys}"))
             }
@@ -170,13 +170,13 @@ impl Reloader {
         }
     }
 
-    async fn take(&self) -> Result<(Changes, Vec<&'static str>), String> {
+    async fn load_and_apply(&self) -> Result<(Changes, Vec<&'static str>), String> {
         let mut new = self.read().await?;
         let running = self.config.load_full();
         if new.backends.is_empty() && running.backends.iter().any(|one| one.spec.origin != Origin::Demo) {
             return Err(NO_BACKEND.to_owned());
         }
-        let fixed = new.keep_fixed(&running);
+        let restart_only = new.keep_restart_only(&running);
         new.generation = running.generation.saturating_add(1);
         if let Some(url) = self.demo.clone().filter(|_| new.backends.is_empty()) {
             new.serve_demo(url);
@@ -188,7 +188,7 @@ impl Reloader {
             Ok(changes) => {
                 metrics.configured(new.generation);
                 self.config.store(Arc::new(new));
-                Ok((changes, fixed))
+                Ok((changes, restart_only))
             }
             Err(why) => {
                 front.apply(running.front.clone());

@@ -88,7 +88,7 @@ impl Serving {
     /// One sentence for the operator.
     pub async fn start(mut config: Config) -> Result<Self, String> {
         let descriptors = startup::raise_descriptors();
-        startup::warn_of_proxies();
+        startup::warn_about_proxies();
         let demo = if config.backends.is_empty() { Some(start_demo(&mut config).await?) } else { None };
         let metrics = Arc::new(Metrics::new()?);
         let observer = Arc::new(Observer::new(metrics.clone()));
@@ -187,7 +187,7 @@ impl Serving {
         };
         let unfinished = tokio::select! {
             unfinished = running => unfinished,
-            () = state.keep(&status) => Vec::new(),
+            () = state.maintain(&status) => Vec::new(),
         };
         drop(demo);
         unfinished

@@ -28,7 +28,7 @@ pub fn raise_descriptors() -> usize {
 }
 
 /// Warns that a proxy set in the environment is not used.
-pub fn warn_of_proxies() {
+pub fn warn_about_proxies() {
     if let Some(name) = proxy_of(|name| env::var_os(name).is_some_and(|value| !value.is_empty())) {
         tracing::warn!(
             "{name} is set, and mcpool does not use it: backends are connected to directly; one that can be reached \

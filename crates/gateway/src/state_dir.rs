@@ -47,11 +47,11 @@ impl State {
             }
             return state;
         };
-        let opened = own(&folder).and_then(|lock| {
+        let opened = lock_folder(&folder).and_then(|lock| {
             if !configured.is_empty() {
                 return Ok((lock, configured.clone(), None));
             }
-            let keys = kept_key(&folder)?;
+            let keys = stored_key(&folder)?;
             let key = keys.first().cloned();
             Ok((lock, keys, key))
         });
@@ -83,9 +83,9 @@ impl State {
     ///
     /// # Cancel safety
     /// Dropping the future releases the folder to the next process that locks it.
-    pub async fn keep(self, status: &Status) {
+    pub async fn maintain(self, status: &Status) {
         if let Some(folder) = self.folder {
-            folder.keep(status).await;
+            folder.maintain(status).await;
         }
         std::future::pending().await
     }
@@ -106,27 +106,27 @@ fn warn(why: &str, configured: &[SessionKey]) {
 }
 
 /// Creates and locks the folder: two gateways writing to one would lose each other's deletions.
-fn own(folder: &Path) -> io::Result<File> {
+fn lock_folder(folder: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    keep_to_ourselves(folder, 0o022)?;
+    restrict_permissions(folder, 0o022)?;
     let lock = OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
         .open(folder.join(LOCK))
-        .map_err(named(LOCK))?;
+        .map_err(in_file(LOCK))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => {
             Err(io::Error::other("another gateway uses this folder; give each its own sessions.state_dir"))
         }
-        Err(TryLockError::Error(why)) => Err(named(LOCK)(why)),
+        Err(TryLockError::Error(why)) => Err(in_file(LOCK)(why)),
     }
 }
 
 /// Removes other users' permissions: a writer to the folder could replace the key, and a reader of the key could forge
 /// session ids. Fails if it cannot.
-fn keep_to_ourselves(path: &Path, others: u32) -> io::Result<()> {
+fn restrict_permissions(path: &Path, others: u32) -> io::Result<()> {
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & others == 0 {
         return Ok(());
@@ -147,20 +147,20 @@ fn keep_to_ourselves(path: &Path, others: u32) -> io::Result<()> {
 }
 
 /// The stored keys, or a new one.
-fn kept_key(folder: &Path) -> io::Result<Vec<SessionKey>> {
+fn stored_key(folder: &Path) -> io::Result<Vec<SessionKey>> {
     let path = folder.join(KEY);
     match fs::read_to_string(&path) {
         Ok(text) => {
-            keep_to_ourselves(&path, 0o077)?;
-            keys_of(&text).map_err(|why| named(KEY)(io::Error::other(why)))
+            restrict_permissions(&path, 0o077)?;
+            keys_of(&text).map_err(|why| in_file(KEY)(io::Error::other(why)))
         }
         Err(why) if why.kind() == io::ErrorKind::NotFound => {
             let key = SessionKey::random()
                 .ok_or_else(|| io::Error::other("the system has no randomness to give"))?;
-            write_key(folder, &key).map_err(named(KEY))?;
+            write_key(folder, &key).map_err(in_file(KEY))?;
             Ok(vec![key])
         }
-        Err(why) => Err(named(KEY)(why)),
+        Err(why) => Err(in_file(KEY)(why)),
     }
 }
 
@@ -179,7 +179,7 @@ fn write_key(folder: &Path, key: &SessionKey) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn named(file: &'static str) -> impl Fn(io::Error) -> io::Error {
+fn in_file(file: &'static str) -> impl Fn(io::Error) -> io::Error {
     move |why| io::Error::new(why.kind(), format!("{file}: {why}"))
 }
 

@@ -105,7 +105,7 @@ impl Watch {
     ///
     /// # Cancel safety
     /// As [`Watch::changed`].
-    pub async fn still(&mut self) -> Option<u64> {
+    pub async fn settled(&mut self) -> Option<u64> {
         self.quiet(STILL, RESTLESS).await;
         let now = self.read().await.ok();
         self.seen = now.or(self.seen);

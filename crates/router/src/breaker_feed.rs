@@ -98,13 +98,13 @@ impl Crash {
     }
 
     /// True if a failed opening belongs to the counted crash.
-    fn is_echo(&self, epoch: u64, kind: &str, now: Instant) -> bool {
+    fn is_same_crash(&self, epoch: u64, kind: &str, now: Instant) -> bool {
         let is_soon = |at| now.saturating_duration_since(at) < ONE_CRASH;
         kind == "broken" && epoch <= self.hurried && self.counted.is_some_and(|(at, _)| is_soon(at))
     }
 
     /// True if the loss of this session is a new crash; counts it.
-    fn is_news(&mut self, epoch: u64, now: Instant) -> bool {
+    fn is_new_crash(&mut self, epoch: u64, now: Instant) -> bool {
         let is_same = self
             .counted
             .is_some_and(|(at, newest)| epoch <= newest && now.saturating_duration_since(at) < ONE_CRASH);
@@ -133,7 +133,7 @@ impl Feed {
     }
 
     /// True if the backend is paused or drained; a failed probe then proves nothing.
-    fn rests(&self) -> bool {
+    fn is_shut(&self) -> bool {
         self.backend.get().and_then(Weak::upgrade).is_some_and(|backend| backend.traffic().is_shut())
     }
 
@@ -156,7 +156,7 @@ impl Observe for Feed {
             Event::Opened { epoch, started, .. } => self.breaker.success(*epoch, *started, now),
             Event::OpenFailed { epoch, reason: OpenReason::Probe, incident, cause, .. } => match incident {
                 Some(kind) => self.breaker.probe_failed(*epoch, kind, now),
-                None if self.rests() || **cause == Cause::Descriptors => self.breaker.probe_abandoned(now),
+                None if self.is_shut() || **cause == Cause::Descriptors => self.breaker.probe_abandoned(now),
                 // A proxy answered without its backend.
                 None if cause.is_of_another() || matches!(cause, Cause::Pressure(_)) => {
                     self.breaker.probe_inconclusive(*epoch, now);
@@ -165,11 +165,11 @@ impl Observe for Feed {
                 None => self.breaker.probe_succeeded(*epoch, now),
             },
             Event::OpenFailed { epoch, incident: Some(kind), .. }
-                if !self.crash().is_echo(*epoch, kind, now) =>
+                if !self.crash().is_same_crash(*epoch, kind, now) =>
             {
                 self.breaker.incident(*epoch, kind, now);
             }
-            Event::Closed { epoch, incident: Some(kind), .. } if self.crash().is_news(*epoch, now) => {
+            Event::Closed { epoch, incident: Some(kind), .. } if self.crash().is_new_crash(*epoch, now) => {
                 self.breaker.incident(*epoch, kind, now);
             }
             Event::Answered { epoch, started, .. } => self.breaker.success(*epoch, *started, now),
@@ -191,7 +191,8 @@ mod tests {
         let start = now();
         let mut crash = Crash::default();
         (1..=8).for_each(|epoch| crash.opening(epoch, start));
-        let lost = |crash: &mut Crash, epoch, ms| crash.is_news(epoch, start + Duration::from_millis(ms));
+        let lost =
+            |crash: &mut Crash, epoch, ms| crash.is_new_crash(epoch, start + Duration::from_millis(ms));
         assert!(lost(&mut crash, 3, 0));
         for epoch in [1, 2, 4, 5, 6, 7, 8] {
             assert!(!lost(&mut crash, epoch, 10 * epoch));
@@ -208,14 +209,14 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let mut crash = Crash::default();
         crash.opening(1, start);
-        assert!(!crash.is_echo(1, "broken", start), "nothing broke before");
+        assert!(!crash.is_same_crash(1, "broken", start), "nothing broke before");
         crash.opening(2, at(9));
-        assert!(crash.is_news(1, at(10)));
+        assert!(crash.is_new_crash(1, at(10)));
         crash.opening(3, at(20));
-        assert!(crash.is_echo(2, "broken", at(30)) && crash.is_echo(3, "broken", at(30)));
-        assert!(!crash.is_echo(3, "connect", at(30)), "who is refused has a new connection");
-        assert!(!crash.is_echo(3, "broken", at(1_010)), "too late");
+        assert!(crash.is_same_crash(2, "broken", at(30)) && crash.is_same_crash(3, "broken", at(30)));
+        assert!(!crash.is_same_crash(3, "connect", at(30)), "who is refused has a new connection");
+        assert!(!crash.is_same_crash(3, "broken", at(1_010)), "too late");
         crash.opening(4, at(120));
-        assert!(!crash.is_echo(4, "broken", at(130)), "opened with the crash behind it");
+        assert!(!crash.is_same_crash(4, "broken", at(130)), "opened with the crash behind it");
     }
 }

@@ -122,8 +122,8 @@ impl Gateway {
         let before = self.registry.load_full();
         let mut next = Next::default();
         for one in new.merged() {
-            if let Err(why) = next.take(one.clone(), &before, self) {
-                next.give_up().await;
+            if let Err(why) = next.add(one.clone(), &before, self) {
+                next.discard().await;
                 return Err(why);
             }
         }
@@ -191,7 +191,7 @@ struct Next {
 
 impl Next {
     /// Adds a backend: reuses the registration if its configuration is unchanged, else starts a new one.
-    fn take(&mut self, mut one: BackendSettings, before: &Registry, gateway: &Gateway) -> Result<(), String> {
+    fn add(&mut self, mut one: BackendSettings, before: &Registry, gateway: &Gateway) -> Result<(), String> {
         let name = one.spec.name.clone();
         let known = before.backends.get(&name);
         if let Some(known) = known {
@@ -214,7 +214,7 @@ impl Next {
     }
 
     /// Shuts down the backends started for this set, which is discarded because another failed to start.
-    async fn give_up(self) {
+    async fn discard(self) {
         for one in self.started {
             one.backend.shutdown(Duration::ZERO).await;
         }

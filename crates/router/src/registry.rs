@@ -143,31 +143,31 @@ fn assemble(
     let spec = settings.spec.clone();
     let source = Source { id: spec.id, name: spec.name.clone() };
     // Circuit and backend refer to each other. The cell links them, weakly, so that a removed backend is freed.
-    let woken: Arc<OnceLock<Weak<Backend>>> = Arc::default();
-    let woken_by = woken.clone();
+    let cell: Arc<OnceLock<Weak<Backend>>> = Arc::default();
+    let backend_cell = cell.clone();
     let reconsider = move || {
-        if let Some(backend) = woken_by.get().and_then(Weak::upgrade) {
+        if let Some(backend) = backend_cell.get().and_then(Weak::upgrade) {
             backend.reconsider();
         }
     };
     // Jitter keeps replicas from probing a backend at the same moment.
     let circuit = mcpool_breaker::Settings { jitter: Some(rand::random()), ..settings.breaker.clone() };
-    let told = {
+    let on_transition = {
         let (observe, source, reconsider) = (observe.clone(), source.clone(), reconsider.clone());
         move |transition| {
             observe.transition(&source, &transition);
             reconsider();
         }
     };
-    let breaker = Breaker::with_listeners(&circuit, now(), told, reconsider);
-    let feed = Arc::new(Feed::new(breaker.clone(), woken.clone(), observe.clone()));
+    let breaker = Breaker::with_listeners(&circuit, now(), on_transition, reconsider);
+    let feed = Arc::new(Feed::new(breaker.clone(), cell.clone(), observe.clone()));
     let name = spec.name.clone();
     let gate = Arc::new(BreakerGate::new(breaker.clone(), &spec, before.map(|old| &old.backend)));
     // Created before the first event, so that none is lost.
     let observed = observe.stack(&source);
     let backend = Backend::start(spec, transport, credential, gate, feed)
         .map_err(|why| format!("backend {name:?}: {why}"))?;
-    let _ = woken.set(Arc::downgrade(&backend));
+    let _ = cell.set(Arc::downgrade(&backend));
     // Pause and drain apply to the name: a new configuration does not revert them.
     match before.map(|old| old.backend.traffic()) {
         Some(TrafficState::Paused) => backend.pause(),

@@ -27,19 +27,19 @@ pub struct Router {
     registry: Arc<ArcSwap<Registry>>,
     links: Arc<Links>,
     /// Clients already logged as having own sessions only because of their declared capabilities.
-    told: Arc<Mutex<HashSet<String>>>,
+    logged: Arc<Mutex<HashSet<String>>>,
 }
 
 /// Maximum number of logged clients.
-const MOST_TOLD: usize = 256;
+const MAX_LOGGED: usize = 256;
 
 impl Router {
     pub(crate) fn new(registry: Arc<ArcSwap<Registry>>, links: Arc<Links>) -> Self {
-        Self { registry, links, told: Arc::default() }
+        Self { registry, links, logged: Arc::default() }
     }
 
     /// Logs once per client that its agents have sessions of their own only because of declared capabilities.
-    fn tell_of_declared(&self, backend: &Backend, binding: &Binding, hello: &Hello) {
+    fn log_declared_capabilities(&self, backend: &Backend, binding: &Binding, hello: &Hello) {
         let decided =
             |interactive| backend.mode_of(interactive).map(|decision| (decision.mode, decision.reason));
         let is_declared = binding.mode() == Mode::Pinned
@@ -50,8 +50,8 @@ impl Router {
         }
         let client = hello.client.client_info["name"].as_str().unwrap_or("?");
         let backend = &backend.spec().name;
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() < MOST_TOLD && told.insert(format!("{backend} {client}")) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.len() < MAX_LOGGED && logged.insert(format!("{backend} {client}")) {
             let declares: Vec<&str> = hello
                 .client
                 .capabilities
@@ -82,7 +82,7 @@ impl Router {
             };
             let patience = registered.backend.spec().times.first_open;
             if let Some(binding) = bind_unless_retired(&registered, &hello, patience).await? {
-                self.tell_of_declared(&registered.backend, &binding, &hello);
+                self.log_declared_capabilities(&registered.backend, &binding, &hello);
                 let attachment = Attachment::new(&registered, binding);
                 return Ok(Arc::new(GatewayLink::new(hello, self.registry.clone(), attachment, &self.links)));
             }

@@ -10,7 +10,7 @@ pub(crate) fn describe(status: &BackendStatus, circuit: State) -> (&'static str,
     let ready = status.sessions.iter().filter(|s| s.standing == "ready").count();
     let why = status.trouble.as_ref().map(|trouble| trouble.why.clone());
     if status.traffic.0.is_shut() {
-        return (status.traffic.0.as_str(), at_rest(status));
+        return (status.traffic.0.as_str(), shut_reason(status));
     }
     if let Some(why) = full(status) {
         return ("full", why);
@@ -58,7 +58,7 @@ fn refused(status: &BackendStatus) -> Option<String> {
 }
 
 /// The reason for a paused or drained backend.
-fn at_rest(status: &BackendStatus) -> String {
+fn shut_reason(status: &BackendStatus) -> String {
     let (traffic, since) = status.traffic;
     let calls = match traffic {
         TrafficState::Drained => "calls are refused",

@@ -72,9 +72,9 @@ impl Registered {
     /// The action takes effect before any wait; dropping the future does not undo it.
     pub async fn perform(&self, verb: Verb, wait: Duration) -> Done {
         let started = now();
-        self.give_word(verb);
+        self.start(verb);
         let through = async {
-            while !self.is_through(verb) {
+            while !self.is_complete(verb) {
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -82,7 +82,7 @@ impl Registered {
         self.report(verb, is_done, now().saturating_duration_since(started))
     }
 
-    fn give_word(&self, verb: Verb) {
+    fn start(&self, verb: Verb) {
         match verb {
             Verb::Pause => self.backend.pause(),
             Verb::Drain => self.backend.drain(),
@@ -97,7 +97,7 @@ impl Registered {
         }
     }
 
-    fn is_through(&self, verb: Verb) -> bool {
+    fn is_complete(&self, verb: Verb) -> bool {
         let Activity { calls, handshakes, sessions } = self.backend.activity();
         match verb {
             Verb::Pause => calls + handshakes == 0,

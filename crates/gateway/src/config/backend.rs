@@ -12,7 +12,7 @@ use mcpool_upstream::Origin;
 use toml::Spanned;
 
 use super::{
-    check::{Checker, unsaid},
+    check::{Checker, reason_of_written},
     raw::{Amount, Number, RawBackend, Span, Switch, Text},
 };
 
@@ -68,7 +68,7 @@ fn hide_variables(
             Some(one_program(command, &written.args))
         });
         let text = values.get(&problem.path).map_or("", |value| &value.written);
-        problem.reason = unsaid(text, of_text);
+        problem.reason = reason_of_written(text, of_text);
     }
 }
 

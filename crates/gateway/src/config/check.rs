@@ -95,18 +95,19 @@ impl<'a> Checker<'a> {
         raw: &Text,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        self.understood(key, raw.as_ref()?, parse)
+        self.required(key, raw.as_ref()?, parse)
     }
 
     /// As [`Self::parsed`], for a required string.
-    pub(super) fn understood<T>(
+    pub(super) fn required<T>(
         &mut self,
         key: &str,
         raw: &Spanned<String>,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
         let (text, written) = (self.string(key, raw)?, raw.get_ref());
-        let tell = |reason| if text == *written { reason } else { unsaid(written, parse(written).err()) };
+        let tell =
+            |reason| if text == *written { reason } else { reason_of_written(written, parse(written).err()) };
         parse(&text).map_err(|reason| self.problem(key, Some(&raw.span()), tell(reason))).ok()
     }
 
@@ -218,7 +219,7 @@ impl<'a> Checker<'a> {
 }
 
 /// The message about a value with variables: the error for the unexpanded text, or a generic one.
-pub(super) fn unsaid(written: &str, of_the_text: Option<String>) -> String {
+pub(super) fn reason_of_written(written: &str, of_the_text: Option<String>) -> String {
     of_the_text.unwrap_or_else(|| format!("{written:?} will not do with its variables put in"))
 }
 

@@ -5,7 +5,7 @@ use super::Config;
 impl Config {
     /// Restores the running values of settings that need a restart; returns the keys that differ.
     #[must_use]
-    pub fn keep_fixed(&mut self, running: &Self) -> Vec<&'static str> {
+    pub fn keep_restart_only(&mut self, running: &Self) -> Vec<&'static str> {
         let mut kept = Vec::new();
         keep("listen", &mut self.listen, &running.listen, &mut kept);
         keep("admin_listen", &mut self.admin_listen, &running.admin_listen, &mut kept);
@@ -55,7 +55,7 @@ mod tests {
         new.listen.set_port(1);
         new.log.level = "debug".to_owned();
         new.front.limits.body_bytes = 7;
-        assert_eq!(new.keep_fixed(&running), ["listen", "log.level"]);
+        assert_eq!(new.keep_restart_only(&running), ["listen", "log.level"]);
         assert_eq!((new.listen, new.log), (running.listen, running.log));
         assert_eq!(new.front.limits.body_bytes, 7);
     }

@@ -22,7 +22,7 @@ async fn a_server_that_works_is_shown_rung_by_rung_with_its_mode() {
         assert!(said.contains("\n  listen "), "beside the others: {said}");
         let rungs = ["\n  initialize ", "\n  initialized ", "\n  ping ", "\n  list "];
         let at: Vec<_> =
-            rungs.iter().map(|rung| said.find(rung).unwrap_or_else(|| panic!("{rung}: {said}"))).collect();
+            rungs.iter().map(|step| said.find(step).unwrap_or_else(|| panic!("{step}: {said}"))).collect();
         assert!(at.is_sorted(), "{said}");
         assert!(said.contains(&format!("over {spoken}")), "{said}");
         assert!(said.contains("agents      shared on probation, because nothing was seen"), "{said}");
@@ -38,7 +38,7 @@ async fn a_server_that_works_is_shown_rung_by_rung_with_its_mode() {
 async fn what_is_wrong_is_named_with_the_rung_and_what_to_do() {
     let server = Server::start(Script::default()).await.unwrap();
     let status = |code, text: &str| FaultKind::Status(code, text.to_owned());
-    for (fault, rung, remedy) in [
+    for (fault, step, remedy) in [
         (Fault::always(Stage::Initialize, status(401, "no token")), "initialize", "Authorization"),
         (Fault::always(Stage::Initialize, status(502, "bad gateway")), "initialize", "behind that proxy"),
         (Fault::always(Stage::Initialize, FaultKind::Hang), "handshake", "handshake_timeout"),
@@ -46,7 +46,7 @@ async fn what_is_wrong_is_named_with_the_rung_and_what_to_do() {
         server.set_fault(fault);
         let (ready, said) = examined(&server.url_http(), "transport = \"http\"").await;
         let broke = said.lines().find(|line| line.contains("FAILED")).unwrap_or_default();
-        assert!(!ready && broke.trim_start().starts_with(rung), "{said}");
+        assert!(!ready && broke.trim_start().starts_with(step), "{said}");
         assert!(said.contains("not ready\n  what to do: ") && said.contains(remedy), "{said}");
     }
     let url = server.url_http();

@@ -1,5 +1,5 @@
 //! `check --connect`: opens one session with every backend, as the gateway would, and prints each step. `doctor` shows
-//! [`climb`] in full.
+//! [`connect`] in full.
 
 use std::{io::Write, sync::Arc, time::Duration};
 
@@ -18,37 +18,37 @@ use mcpool_router::{
 ///
 /// # Errors
 /// One sentence if a backend cannot be set up, or the output is closed.
-pub async fn walk(config: &Config, out: &mut dyn Write) -> Result<bool, String> {
+pub async fn check_connections(config: &Config, out: &mut dyn Write) -> Result<bool, String> {
     let mut all_ready = true;
     for backend in &config.backends {
-        all_ready &= walk_one(backend.clone(), out).await?;
+        all_ready &= check_one(backend.clone(), out).await?;
     }
     Ok(all_ready)
 }
 
-async fn walk_one(backend: BackendSettings, out: &mut dyn Write) -> Result<bool, String> {
+async fn check_one(backend: BackendSettings, out: &mut dyn Write) -> Result<bool, String> {
     let name = backend.spec.name.clone();
     let mut steps = Vec::new();
-    let climbed = climb(backend, &mut |rung| {
-        let verdict = if rung.ok { "" } else { " failed" };
-        steps.push(format!("{}{verdict} {:.1} ms", rung.step, rung.took.as_secs_f64() * 1e3));
+    let connected = connect(backend, &mut |step| {
+        let verdict = if step.ok { "" } else { " failed" };
+        steps.push(format!("{}{verdict} {:.1} ms", step.step, step.took.as_secs_f64() * 1e3));
     })
     .await?;
-    let server = climbed.gateway.backends().first().and_then(|b| b.backend.status().server);
-    climbed.gateway.shutdown(MARGIN).await;
+    let server = connected.gateway.backends().first().and_then(|b| b.backend.status().server);
+    connected.gateway.shutdown(MARGIN).await;
     let steps = if steps.is_empty() { "nothing was reached".to_owned() } else { steps.join(", ") };
-    match &climbed.outcome {
+    match &connected.outcome {
         Ok(transport) => {
             let server = server.map(|server| format!(", {server}")).unwrap_or_default();
             terminal::line(out, &format!("{name}: ready over {transport}{server} ({steps})"))?;
         }
         Err(failed) => terminal::line(out, &format!("{name}: not ready: {} ({steps})", failed.why))?,
     }
-    Ok(climbed.outcome.is_ok())
+    Ok(connected.outcome.is_ok())
 }
 
 /// Result of connecting, with the gateway that did it.
-pub(crate) struct Climbed {
+pub(crate) struct Connected {
     /// The session's transport, or the failure.
     pub(crate) outcome: Result<&'static str, Failed>,
     /// The gateway, still running with its session, if any.
@@ -66,7 +66,7 @@ pub(crate) struct Failed {
 
 /// A step towards a ready session.
 #[derive(Debug)]
-pub(crate) struct Rung {
+pub(crate) struct Step {
     /// `connect`, `initialize`, `initialized`, `listen`, `ping`, `list`.
     pub(crate) step: &'static str,
     /// True if it succeeded.
@@ -79,10 +79,10 @@ pub(crate) struct Rung {
 ///
 /// # Errors
 /// One sentence if the backend cannot be set up.
-pub(crate) async fn climb(
+pub(crate) async fn connect(
     mut backend: BackendSettings,
-    seen: &mut dyn FnMut(Rung),
-) -> Result<Climbed, String> {
+    seen: &mut dyn FnMut(Step),
+) -> Result<Connected, String> {
     // A shared session opens by itself, whatever the configuration.
     if backend.spec.mode != ModeChoice::Auto {
         backend.spec.mode = ModeChoice::Shared;
@@ -90,12 +90,12 @@ pub(crate) async fn climb(
     backend.spec.limits.min_idle = 1;
     let patience = backend.spec.times.handshake + MARGIN;
     let (tell, mut told) = mpsc::channel(MOST_EVENTS);
-    let gateway = Gateway::start(vec![backend], None, &Arc::new(Walker(tell)))?;
+    let gateway = Gateway::start(vec![backend], None, &Arc::new(StepObserver(tell)))?;
     let failed = |why| Err(Failed { cause: None, why });
     let outcome = tokio::time::timeout(patience, async {
         loop {
             match told.recv().await {
-                Some(Seen::Rung(rung)) => seen(rung),
+                Some(Seen::Step(step)) => seen(step),
                 Some(Seen::Ended(outcome)) => break outcome,
                 None => break failed("it was given up".to_owned()),
             }
@@ -103,21 +103,21 @@ pub(crate) async fn climb(
     })
     .await
     .unwrap_or_else(|_| failed(format!("nothing happened within {patience:?}")));
-    Ok(Climbed { outcome, gateway })
+    Ok(Connected { outcome, gateway })
 }
 
 /// Events of interest.
 enum Seen {
-    Rung(Rung),
+    Step(Step),
     Ended(Result<&'static str, Failed>),
 }
 
-struct Walker(mpsc::Sender<Seen>);
+struct StepObserver(mpsc::Sender<Seen>);
 
-impl Observe for Walker {
+impl Observe for StepObserver {
     fn on(&self, _: &Source, event: Event<'_>) {
         let seen = match event {
-            Event::Rung { step, ok, took } => Seen::Rung(Rung { step, ok, took }),
+            Event::Rung { step, ok, took } => Seen::Step(Step { step, ok, took }),
             Event::Opened { transport, .. } => Seen::Ended(Ok(transport)),
             Event::OpenFailed { cause, why, .. } => {
                 Seen::Ended(Err(Failed { cause: Some(cause.clone()), why: why.to_owned() }))
@@ -137,18 +137,18 @@ impl Observe for Walker {
     }
 }
 
-impl GatewayObserve for Walker {
+impl GatewayObserve for StepObserver {
     fn stack(&self, _: &Source) -> Arc<dyn StackObserve> {
-        Arc::new(Unheard)
+        Arc::new(NullObserver)
     }
 
     fn transition(&self, _: &Source, _: &Transition) {}
 }
 
 /// Observer that ignores everything, as no calls are made.
-struct Unheard;
+struct NullObserver;
 
-impl StackObserve for Unheard {
+impl StackObserve for NullObserver {
     fn leased(&self, _: Duration) {}
 
     fn retried(&self, _: &'static str) {}
@@ -169,7 +169,7 @@ mod tests {
         let text = format!("[backends.a]\nurl = \"{url}\"\nmode = \"pinned\"\nmin_idle = 0");
         let config = Config::parse("file.toml", &text, std::path::Path::new(""), &|_| None).unwrap();
         let mut out = Vec::new();
-        let ready = walk(&config, &mut out).await.unwrap();
+        let ready = check_connections(&config, &mut out).await.unwrap();
         (ready, String::from_utf8(out).unwrap())
     }
 

@@ -59,12 +59,12 @@ impl Log {
         match event {
             FrontEvent::CallEnded(end) => self.call(end),
             FrontEvent::AgentOpened { agent, transport, backend, peer, client } => {
-                self.came(*agent, backend, transport.as_str(), *peer, *client);
+                self.agent_opened(*agent, backend, transport.as_str(), *peer, *client);
             }
             FrontEvent::AgentGreeted { agent, backend, peer, client } => {
-                self.came(*agent, backend, "sse", *peer, *client);
+                self.agent_opened(*agent, backend, "sse", *peer, *client);
             }
-            FrontEvent::AgentClosed { reason: AgentEnd::Evicted, .. } => self.gave_way(),
+            FrontEvent::AgentClosed { reason: AgentEnd::Evicted, .. } => self.agent_evicted(),
             FrontEvent::AgentClosed { agent, transport, reason } => {
                 debug!(target: AGENT, %agent, transport = transport.as_str(), reason = reason.as_str(), "agent session closed");
             }
@@ -92,7 +92,7 @@ impl Log {
     }
 
     /// Logs new agents and their client names, rate-limited per client.
-    fn came(
+    fn agent_opened(
         &self,
         agent: AgentKey,
         backend: &str,
@@ -115,7 +115,7 @@ impl Log {
     }
 
     /// Logs that the session limit was reached and an idle session was dropped, which is harmless.
-    fn gave_way(&self) {
+    fn agent_evicted(&self) {
         if let Some(unsaid) = self.refusals.admit("evicted", "evicted", now()) {
             info!(target: AGENT, left_out = left_out(unsaid), "limits.agent_sessions is reached: the longest idle session was evicted; its id restores it");
         }
@@ -124,7 +124,7 @@ impl Log {
     fn refused(&self, kind: &'static str) {
         match self.refusals.admit(kind, kind, now()) {
             Some(unsaid) => {
-                warn!(target: AGENT, kind, left_out = left_out(unsaid), "agent rejected: {}", turned_away(kind));
+                warn!(target: AGENT, kind, left_out = left_out(unsaid), "agent rejected: {}", rejection_reason(kind));
             }
             None => debug!(target: AGENT, kind, "connection or request of an agent refused"),
         }
@@ -304,7 +304,7 @@ fn advice(level: PressureLevel) -> &'static str {
 }
 
 /// The exceeded limit and its configuration key.
-fn turned_away(kind: &str) -> &'static str {
+fn rejection_reason(kind: &str) -> &'static str {
     match kind {
         "agent_sessions" => {
             "there are as many agent sessions as limits.agent_sessions allows, and none is idle"

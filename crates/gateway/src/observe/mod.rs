@@ -21,10 +21,10 @@ use mcpool_breaker::{Snapshot, Transition};
 use mcpool_front::{FrontEvent, FrontObserve};
 use mcpool_upstream::{Event, Observe, Source};
 
-pub(crate) use self::connect_check::{Climbed, Failed, Rung, climb};
+pub(crate) use self::connect_check::{Connected, Failed, Step, connect};
 use self::log::Log;
 pub use self::{
-    connect_check::walk,
+    connect_check::check_connections,
     events::Events,
     metrics::Metrics,
     process::{descriptors, max_descriptors},

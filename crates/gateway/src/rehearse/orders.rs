@@ -9,7 +9,7 @@ use mcpool_demo::{
 };
 
 use super::{Errand, Rehearsal, outcome::Outcome};
-use crate::embedded::Inside;
+use crate::embedded::EmbeddedGateway;
 
 /// One order, for direct and pooled runs.
 pub(super) struct Order {
@@ -112,7 +112,7 @@ impl<'a> Stage<'a> {
         Self::new(rehearsal, config)
     }
 
-    pub(super) fn pooled(rehearsal: &'a Rehearsal, transport: &str, inside: &Inside) -> Self {
+    pub(super) fn pooled(rehearsal: &'a Rehearsal, transport: &str, inside: &EmbeddedGateway) -> Self {
         let path = if transport == "sse" { "sse" } else { "mcp" };
         Self::new(rehearsal, AgentConfig::new(inside.url(path), wire(transport)))
     }

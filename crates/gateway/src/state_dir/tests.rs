@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::{upkeep::Found, *};
+use super::{upkeep::Condition, *};
 
 /// A folder for one test, removed at its end.
 struct Folder(PathBuf);
@@ -127,25 +127,25 @@ fn a_folder_that_is_removed_or_replaced_is_written_anew() {
     let folder = Folder::new();
     let mut state = State::open(&folder.config()).folder.expect("a folder");
     let (path, key) = (folder.0.join("state"), folder.key());
-    let anew = || Found::Mended("the folder of the session key");
-    assert_eq!(state.mend().unwrap(), Found::Ours);
+    let anew = || Condition::Restored("the folder of the session key");
+    assert_eq!(state.restore().unwrap(), Condition::Ours);
     fs::remove_dir_all(&path).unwrap();
-    assert_eq!(state.mend().unwrap(), anew());
+    assert_eq!(state.restore().unwrap(), anew());
     assert_eq!(folder.key(), key);
     // Another, unlocked folder.
     fs::rename(&path, folder.0.join("elsewhere")).unwrap();
     fs::create_dir(&path).unwrap();
-    assert_eq!((state.mend().unwrap(), state.mend().unwrap()), (anew(), Found::Ours));
+    assert_eq!((state.restore().unwrap(), state.restore().unwrap()), (anew(), Condition::Ours));
     assert_eq!(folder.key(), key);
     // A folder locked by another gateway.
     fs::remove_dir_all(&path).unwrap();
     let other = State::open(&folder.config());
     let theirs = folder.key();
-    assert!(state.mend().unwrap_err().to_string().contains("another gateway"));
+    assert!(state.restore().unwrap_err().to_string().contains("another gateway"));
     assert_eq!(folder.key(), theirs);
     drop(other);
     // The other gateway ended: its folder and key remain, the lock is free.
-    assert_eq!(state.mend().unwrap(), anew());
+    assert_eq!(state.restore().unwrap(), anew());
     assert_eq!(folder.key(), key);
 }
 
@@ -155,20 +155,20 @@ fn a_key_that_is_removed_alone_is_written_anew_and_one_that_is_replaced_is_left(
     let mut state = State::open(&folder.config()).folder.expect("a folder");
     let (path, key) = (folder.0.join("state").join(KEY), folder.key());
     fs::remove_file(&path).unwrap();
-    assert_eq!(state.mend().unwrap(), Found::Mended("the session key"));
-    assert_eq!((folder.key(), state.mend().unwrap()), (key.clone(), Found::Ours));
+    assert_eq!(state.restore().unwrap(), Condition::Restored("the session key"));
+    assert_eq!((folder.key(), state.restore().unwrap()), (key.clone(), Condition::Ours));
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     // Keys appended: the sealing key is unchanged.
     let other = SessionKey::random().unwrap().to_secret_text();
     fs::write(&path, format!("{key}{other}\n")).unwrap();
-    assert_eq!(state.mend().unwrap(), Found::Ours);
+    assert_eq!(state.restore().unwrap(), Condition::Ours);
     // The next start would seal with another key.
     for text in [format!("{other}\n"), format!("# new\n{other}\n{key}")] {
         fs::write(&path, &text).unwrap();
-        assert_eq!((state.mend().unwrap(), folder.key()), (Found::OtherKey, text));
+        assert_eq!((state.restore().unwrap(), folder.key()), (Condition::OtherKey, text));
     }
     fs::write(&path, "hunter2\n").unwrap();
-    assert!(state.mend().unwrap_err().to_string().starts_with("session.key: line 1 is "));
+    assert!(state.restore().unwrap_err().to_string().starts_with("session.key: line 1 is "));
     assert_eq!(folder.key(), "hunter2\n", "a file of somebody is not overwritten");
 }
 
@@ -178,6 +178,6 @@ fn where_keys_are_configured_no_file_of_one_is_missed() {
     let mut config = folder.config();
     config.sessions.keys = vec![SessionKey::random().unwrap()];
     let mut state = State::open(&config).folder.expect("a folder");
-    assert_eq!(state.mend().unwrap(), Found::Ours);
+    assert_eq!(state.restore().unwrap(), Condition::Ours);
     assert!(!folder.0.join("state").join(KEY).exists());
 }

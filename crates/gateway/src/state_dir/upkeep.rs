@@ -8,7 +8,7 @@
 
 use std::{os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
-use super::{File, KEY, LOCK, SessionKey, fs, io, keys_of, named, own, write_key};
+use super::{File, KEY, LOCK, SessionKey, fs, in_file, io, keys_of, lock_folder, write_key};
 use crate::observe::{FolderNote, Status};
 
 /// Interval of checks.
@@ -24,36 +24,36 @@ pub(super) struct Folder {
 
 /// Result of a check.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum Condition {
     /// As expected.
     Ours,
     /// A missing part was restored: this one.
-    Mended(&'static str),
+    Restored(&'static str),
     /// A key from elsewhere.
     OtherKey,
 }
 
 impl Folder {
     /// Checks the folder at intervals until dropped; reports problems in the log and on `/readyz`.
-    pub(super) async fn keep(mut self, status: &Status) {
+    pub(super) async fn maintain(mut self, status: &Status) {
         let mut told = None;
         loop {
             tokio::time::sleep(LOOK).await;
             // Blocking: the disk may hang.
             let looked = tokio::task::spawn_blocking(move || {
-                let outcome = self.mend();
+                let outcome = self.restore();
                 (self, outcome)
             });
             let Ok((folder, outcome)) = looked.await else { return };
             self = folder;
             let path = self.path.display();
             let note = match outcome {
-                Ok(Found::Ours) => None,
-                Ok(Found::Mended(what)) => {
+                Ok(Condition::Ours) => None,
+                Ok(Condition::Restored(what)) => {
                     tracing::warn!(%path, "{what} was removed or replaced while the gateway runs; it was written anew");
                     None
                 }
-                Ok(Found::OtherKey) => Some(FolderNote {
+                Ok(Condition::OtherKey) => Some(FolderNote {
                     why: format!(
                         "{path}/{KEY} holds another key than the gateway uses: it takes effect at the next start, and \
                          agents whose ids it does not open initialise again then"
@@ -82,27 +82,27 @@ impl Folder {
     }
 
     /// Restores the folder if it is not ours.
-    pub(super) fn mend(&mut self) -> io::Result<Found> {
+    pub(super) fn restore(&mut self) -> io::Result<Condition> {
         if !self.is_ours()? {
-            self.lock = own(&self.path)?;
+            self.lock = lock_folder(&self.path)?;
             if let Some(key) = &self.key {
-                write_key(&self.path, key).map_err(named(KEY))?;
+                write_key(&self.path, key).map_err(in_file(KEY))?;
             }
-            return Ok(Found::Mended("the folder of the session key"));
+            return Ok(Condition::Restored("the folder of the session key"));
         }
-        let Some(key) = &self.key else { return Ok(Found::Ours) };
+        let Some(key) = &self.key else { return Ok(Condition::Ours) };
         match fs::read_to_string(self.path.join(KEY)) {
             Ok(text) => match keys_of(&text) {
-                Ok(keys) if keys.first() == Some(key) => Ok(Found::Ours),
-                Ok(_) => Ok(Found::OtherKey),
+                Ok(keys) if keys.first() == Some(key) => Ok(Condition::Ours),
+                Ok(_) => Ok(Condition::OtherKey),
                 // A foreign, maybe partial file stays.
-                Err(why) => Err(named(KEY)(io::Error::other(why))),
+                Err(why) => Err(in_file(KEY)(io::Error::other(why))),
             },
             Err(why) if why.kind() == io::ErrorKind::NotFound => {
-                write_key(&self.path, key).map_err(named(KEY))?;
-                Ok(Found::Mended("the session key"))
+                write_key(&self.path, key).map_err(in_file(KEY))?;
+                Ok(Condition::Restored("the session key"))
             }
-            Err(why) => Err(named(KEY)(why)),
+            Err(why) => Err(in_file(KEY)(why)),
         }
     }
 
@@ -111,7 +111,7 @@ impl Folder {
         match fs::metadata(self.path.join(LOCK)) {
             Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
             Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(why) => Err(named(LOCK)(why)),
+            Err(why) => Err(in_file(LOCK)(why)),
         }
     }
 }

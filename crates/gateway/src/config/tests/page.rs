@@ -111,7 +111,7 @@ fn restart_only(items: &[Item]) -> Vec<&'static str> {
             Item::Key { .. } => {}
         }
     }
-    read(&text).keep_fixed(&Config::default())
+    read(&text).keep_restart_only(&Config::default())
 }
 
 /// The code's default for this kind of backend.

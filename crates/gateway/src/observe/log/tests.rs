@@ -175,7 +175,7 @@ fn who_is_turned_away_is_said_once_with_the_key_to_raise() {
     assert_eq!(said, [(Some("agent_sessions"), Some("WARN")), (Some("host"), Some("WARN"))]);
     assert!(lines[0]["message"].as_str().unwrap().contains("limits.agent_sessions"), "{lines:?}");
     for kind in mcpool_front::REFUSALS {
-        assert_ne!(turned_away(kind), turned_away("?"), "{kind}");
+        assert_ne!(rejection_reason(kind), rejection_reason("?"), "{kind}");
     }
 }
 

@@ -143,12 +143,12 @@ impl Rig {
         ] {
             self.observer.on(&source, event);
         }
-        self.climbed(&source);
+        self.connected(&source);
         self.observer.stack(&source).leased(took);
     }
 
     /// Reports all steps of a handshake.
-    fn climbed(&self, source: &Source) {
+    fn connected(&self, source: &Source) {
         for step in ["connect", "initialize", "initialized", "listen", "ping", "list"] {
             self.observer.on(source, Event::Rung { step, ok: true, took: Duration::from_millis(3) });
         }
@@ -208,7 +208,7 @@ async fn eight_backends_that_are_ready_are_a_small_scrape() {
     };
     for name in names {
         rig.text();
-        rig.climbed(&Source { id: BackendId(0), name: name.into() });
+        rig.connected(&Source { id: BackendId(0), name: name.into() });
         assert!(count(Some(name)) < 150, "{name}: {}", count(Some(name)));
     }
     assert!(count(None) < 2_000, "{}", count(None));
