@@ -1,8 +1,8 @@
-//! Requests of an agent session that come again because their connection died: the call that runs is taken over, and
-//! one that has ended unheard is not run twice.
+//! Repeated requests: an agent session sends a request again because its connection died. A call that still runs is
+//! taken over; one that ended without a reader is not run twice.
 //!
-//! A request is the same if its id is and it asks for the same (`same_request`). An id that is used again for something
-//! else, or after its answer was read, is a new request: some clients use one id for all.
+//! A request is the same if its id is and it asks for the same (`same_request`). An id used again for something else,
+//! or after its answer was read, is a new request: some clients use one id for all.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,19 +23,19 @@ use crate::{
     },
 };
 
-/// The connection of the first request may be found dead only when it is written to.
+/// Checks whether the connection of the first request has died: it may be found dead only when it is written to.
 const LOOKS: u32 = 20;
 const BETWEEN: Duration = Duration::from_millis(50);
 
-/// What there is of the same request.
+/// What is left of an earlier copy of the request.
 enum Earlier {
     Nothing,
     InFlightCall(Option<Arc<Outbox>>),
     Ended(Option<u32>),
 }
 
-/// What answers a request that has come before: the stream of its first copy, or the word that it may have run.
-/// Nothing if it is new.
+/// Answers a repeated request: with the stream of its first copy, or with the error that it may have run. `None` if the
+/// request is new.
 pub(crate) async fn come_again(
     core: &AgentCore,
     request: &Request,
@@ -46,7 +46,7 @@ pub(crate) async fn come_again(
     for look in 0..LOOKS {
         match earlier(core, request.id.value(), message, &mut first) {
             Earlier::Nothing if look == 0 => return None,
-            // It ended while its connection was still looked for.
+            // The call ended while its connection was still checked.
             Earlier::Nothing => break,
             Earlier::Ended(stream) => {
                 let left =
@@ -67,7 +67,7 @@ pub(crate) async fn come_again(
     Some(Err(may_have_run(core, request)))
 }
 
-/// `first` is the call that was found to run for the same request, compared once.
+/// Finds the earlier copy; `first` is the running call that was already compared.
 fn earlier(
     core: &AgentCore,
     id: &IdValue,

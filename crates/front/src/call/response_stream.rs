@@ -1,5 +1,5 @@
-//! The stream of one POST: what its calls say before their answers. It is opened by the first thing that is said, so a
-//! call that is just answered pays one allocation for the chance of it.
+//! The response stream of one POST: messages of its calls before their answers. Opened by the first message, so a call
+//! that is just answered pays one allocation for the option.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -17,11 +17,11 @@ use crate::{
 
 pub(crate) struct CallStream {
     core: Arc<AgentCore>,
-    /// Whether a server may ask this agent things.
+    /// Whether a server may ask this agent anything.
     interactive: bool,
-    /// Whether its agent wants a stream in any case, and knows how to come back to it.
+    /// Whether the agent prefers a stream in any case and can resume it.
     polls: bool,
-    /// Nothing inside: the POST is gone, there will be no stream.
+    /// `None` inside: the POST is gone, there will be no stream.
     opened: OnceLock<Option<Arc<Outbox>>>,
     waker: AtomicWaker,
 }
@@ -31,7 +31,7 @@ impl CallStream {
         Arc::new(Self::unopened(core, interactive))
     }
 
-    /// Open before anything was said.
+    /// A response stream, opened at once if the agent prefers one.
     pub(crate) fn open(core: &Arc<AgentCore>, interactive: bool) -> Arc<Self> {
         let polls = core.revision() == Some(Revision::V2025_11_25);
         let opened = OnceLock::from(Some(core.call_outbox()));
@@ -48,23 +48,23 @@ impl CallStream {
         }
     }
 
-    /// The stream, if anything was said.
+    /// The stream, if it is open.
     pub(crate) fn opened(&self) -> Option<&Arc<Outbox>> {
         self.opened.get().and_then(Option::as_ref)
     }
 
-    /// Ready as soon as anything was said.
+    /// Ready as soon as the stream is open.
     pub(crate) fn poll_opened(&self, cx: &mut Context<'_>) -> Poll<&Arc<Outbox>> {
         self.waker.register(cx.waker());
         self.opened().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Opens the stream before anything was said.
+    /// Opens the stream before it has a message.
     pub(crate) fn begin(&self) {
         self.opened.get_or_init(|| Some(self.core.call_outbox()));
     }
 
-    /// The POST is gone before there was a stream: its agent knows none it could resume.
+    /// Notes that the POST is gone before it had a stream: its agent knows none it could resume.
     pub(crate) fn abandon(&self) {
         if let Some(outbox) = self.opened.get_or_init(|| None) {
             outbox.abandon();
@@ -94,7 +94,7 @@ impl Outlet for CallStream {
     }
 }
 
-/// A stream as its agent's revision knows it.
+/// The response with a stream, in the form the agent's revision knows.
 pub(crate) fn stream(core: &AgentCore, reader: Reader) -> Response {
     let times = core.common.times();
     let knows_priming = core.revision() == Some(Revision::V2025_11_25);

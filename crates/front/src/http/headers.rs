@@ -1,4 +1,4 @@
-//! Reading the headers of a request: what its sender takes, and what its body is.
+//! Request headers: what the client accepts, and what its body is.
 
 use http::{HeaderMap, header};
 
@@ -7,7 +7,7 @@ pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }
 
-/// Whether the client can take this media type; who does not say takes everything.
+/// Whether the client accepts this media type; without an `Accept` header it accepts everything.
 pub(crate) fn accepts(headers: &HeaderMap, media: &str) -> bool {
     let family = media.split_once('/').map_or(media, |(family, _)| family);
     let mut silent = true;
@@ -24,7 +24,7 @@ pub(crate) fn accepts(headers: &HeaderMap, media: &str) -> bool {
     silent
 }
 
-/// Whether the client would rather have events than JSON: of two it takes equally, the one it names first.
+/// Whether the client prefers events to JSON: of two equal media types, the one it names first.
 pub(crate) fn prefers_events(headers: &HeaderMap) -> bool {
     let wish = |media| {
         let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -39,20 +39,20 @@ pub(crate) fn prefers_events(headers: &HeaderMap) -> bool {
     wish("text/event-stream") > wish("application/json")
 }
 
-/// Whether the client names event streams among what it takes. Who takes anything may still not read them.
+/// Whether the client names event streams in `Accept`. A client that accepts anything may still not read them.
 pub(crate) fn names_events(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut ranges = values.flat_map(|value| value.split(',')).map(|range| range.split(';').next());
     ranges.any(|range| range.is_some_and(|range| range.trim().eq_ignore_ascii_case("text/event-stream")))
 }
 
-/// Whether the body of this request is JSON by its own account.
+/// Whether the body is JSON, by its content type.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let media = text(headers, "content-type").unwrap_or_default().split(';').next().unwrap_or_default();
     media.trim().eq_ignore_ascii_case("application/json")
 }
 
-/// What a body was encoded with, if it was.
+/// The content coding of the body, if it has one.
 pub(crate) fn coding_of(headers: &HeaderMap) -> Option<String> {
     let all = headers.get_all(header::CONTENT_ENCODING).iter();
     let mut codings = all.flat_map(|value| value.to_str().unwrap_or("?").split(',')).map(str::trim);

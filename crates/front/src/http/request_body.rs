@@ -1,8 +1,7 @@
-//! The body of a POST: bounded in size, in the time it may stand still, in how slowly it may come, and in what it may
-//! cost when memory is short.
+//! The body of a POST: limited in size, in pauses, in rate, and in memory.
 //!
-//! Near the ceiling a body beyond its first bytes waits, and if that does not help it is read without being kept: what
-//! is found of its id in passing is enough to refuse the call in a way its client survives (PROTOCOL.md 0.2).
+//! Near the memory limit a body beyond its first bytes waits, and if that does not help it is read without being
+//! stored: its id, found in passing, is enough to refuse the call in a way its client survives (PROTOCOL.md 0.2).
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,16 +19,16 @@ use crate::{
     shared::Common,
 };
 
-/// A body of this size is read whatever happens: it may be the answer or the cancellation that ends a call.
+/// A body of at most this size is always read: it may be the answer or the cancellation that ends a call.
 const SMALL: usize = 16 << 10;
-/// How long the rest of a body that is too large is read and thrown away.
+/// Longest time to read and discard the rest of a body that is too large.
 const DISCARD: Duration = Duration::from_secs(2);
 
-/// What came of reading.
+/// A body as it was read.
 pub(crate) enum Received {
-    /// All of it, charged for as long as it is kept.
+    /// The whole body, charged while it is held.
     Whole(Bytes, Charge),
-    /// Not kept: this is what was seen of it.
+    /// Not stored: only what the scanner saw.
     Unkept(IdScanner),
 }
 
@@ -39,7 +38,7 @@ struct Reading<'c> {
     first: Bytes,
     rest: BytesMut,
     charge: Charge,
-    /// Bytes so far, kept or not.
+    /// Bytes so far, stored or not.
     read: usize,
     begun: Instant,
     scanner: Option<IdScanner>,
@@ -52,7 +51,8 @@ enum Next {
     Short,
 }
 
-/// Reads the body of a POST. Whoever `expects` to be told before it sends the body is told nothing if it is too large.
+/// Reads the body of a POST. With `expects` (`Expect: 100-continue`) a body that is too large is refused before it is
+/// sent.
 ///
 /// # Errors
 /// The response, when it is too large or does not come.
@@ -89,12 +89,12 @@ impl Reading<'_> {
         &self.common.memory
     }
 
-    /// Whether it has to stand back when memory is short.
+    /// Whether this body must wait when memory is short.
     fn is_large(&self) -> bool {
         self.read > SMALL || self.payload.size_hint().lower() > SMALL as u64
     }
 
-    /// Waits while memory is short; if that does not help, no more of it is kept.
+    /// Waits while memory is short; if that does not help, stops storing the body.
     async fn hold_back(&mut self) {
         let is_complete = self.payload.is_end_stream();
         if is_complete || self.scanner.is_some() || self.memory().is_calm() || !self.is_large() {
@@ -109,7 +109,7 @@ impl Reading<'_> {
             self.scanner = Some(scanner);
             self.charge = Charge::nothing(self.memory());
         }
-        // It was us who did not read.
+        // The gateway's own wait does not count against the client's rate.
         self.begun += began.elapsed();
     }
 
@@ -136,7 +136,7 @@ impl Reading<'_> {
         }
     }
 
-    /// How long to wait for more: it may stand still for a while, but not come by drops for ever.
+    /// Longest wait for more bytes: the body may pause for a while, but not trickle for ever.
     fn patience(&self) -> Duration {
         let idle = self.common.times().body_idle;
         let rate = self.common.limits().body_rate.max(1);
@@ -150,7 +150,7 @@ impl Reading<'_> {
             return scanner.feed(&data);
         }
         self.charge.add(data.len());
-        // Nearly every message is one frame: it is used where it lies.
+        // Nearly every message is one frame: it is used without a copy.
         if self.first.is_empty() && self.rest.is_empty() {
             self.first = data;
         } else {
@@ -167,7 +167,7 @@ impl Reading<'_> {
         }
     }
 
-    /// 413, after reading a little more: a peer that is cut off while it writes may never see the answer.
+    /// Answers 413 after reading a little more: a peer that is cut off while it writes may never see the answer.
     async fn too_large(self) -> Response {
         let limit = self.common.limits().body_bytes;
         let mut payload = self.payload;

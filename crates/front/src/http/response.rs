@@ -1,7 +1,7 @@
-//! Where errors become responses: the only place that pairs a JSON-RPC error with an HTTP status.
+//! Responses: the place that pairs a JSON-RPC error with an HTTP status.
 //!
-//! On a session that exists a legacy agent gets 200 or 202 for whatever happened behind the gateway; other statuses
-//! are for its own mistakes and for sessions that do not exist (PROTOCOL.md 0.2, SEMANTICS.md 7).
+//! On an existing session an agent with handshake gets 200 or 202 for whatever happens behind the gateway; other
+//! statuses are for its own mistakes and for unknown sessions (PROTOCOL.md 0.2, SEMANTICS.md 7).
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -16,12 +16,12 @@ use crate::{
     stream::{connection::Unwritten, outbox::Reader},
 };
 
-/// The error of a message that was refused here, before anything was sent to a backend.
+/// The error body for a message that was refused here, before anything was sent to a backend.
 pub(crate) fn refusal(id: Option<&RpcId>, code: i32, message: &str) -> Bytes {
     error_response(id, code, message, Some(&refused_here()))
 }
 
-/// What every error of the gateway says of the call: whether it ran.
+/// The error data of a refusal: the call did not run.
 pub(crate) fn refused_here() -> Value {
     json!({ "source": "gateway", "executed": "no", "retryable": false })
 }
@@ -44,7 +44,7 @@ impl Response {
         Self::json(status, cause, Bytes::from(body.to_string()))
     }
 
-    /// Received, nothing to say.
+    /// 202: received, without a body.
     pub(crate) fn accepted() -> Self {
         Self::bare(StatusCode::ACCEPTED, Cause::Gateway, AgentBody::empty())
     }
@@ -74,33 +74,33 @@ impl Response {
         response
     }
 
-    /// A stream that is over and cannot be resumed. Clients give up on a 405; on a stream that is empty they would
-    /// come back for ever.
+    /// 405: a stream that is over and cannot be resumed. Clients give up on a 405; on an empty stream they would
+    /// reconnect for ever.
     pub(crate) fn nothing_left() -> Self {
         let message = "this stream is over, and nothing of it is left to resume";
         Self::refused(StatusCode::METHOD_NOT_ALLOWED, None, -32600, message)
             .with(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE"))
     }
 
-    /// A stream that somebody else reads, who came later. The same status, for the same reason: its client stays away.
+    /// 405: a stream that a newer connection reads; this status keeps its client from reconnecting.
     pub(crate) fn taken() -> Self {
         let message = "another connection reads this stream of the session and has displaced this one: do not come back";
         Self::refused(StatusCode::METHOD_NOT_ALLOWED, None, -32600, message)
             .with(header::ALLOW, HeaderValue::from_static("POST, DELETE"))
     }
 
-    /// A JSON-RPC error that is the sender's own doing.
+    /// A JSON-RPC error caused by the sender.
     pub(crate) fn refused(status: StatusCode, id: Option<&RpcId>, code: i32, message: &str) -> Self {
         Self::json(status, Cause::Agent, refusal(id, code, message))
     }
 
-    /// Bytes that are no message.
+    /// 400: bytes that are no message.
     pub(crate) fn undecodable(error: &DecodeError) -> Self {
         let body = refusal(error.id.as_ref(), error.kind.code(), &error.to_string());
         Self::json(StatusCode::BAD_REQUEST, Cause::Agent, body)
     }
 
-    /// The gateway itself has no place for another agent.
+    /// The response when there is no place for another agent session.
     pub(crate) fn no_place(id: Option<&RpcId>, request_id: &str, why: NoPlace) -> Self {
         let (status, kind, message) = match why {
             NoPlace::Draining => {
@@ -138,7 +138,7 @@ impl Response {
         let challenge = refusal.challenge.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
         let headers = response.http.headers_mut();
         headers.extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
-        // Rounded up, so that nobody comes back too early.
+        // Rounded up, so that no client retries too early.
         let after = refusal
             .retry_after
             .map(|after| HeaderValue::from(after.as_secs() + u64::from(after.subsec_nanos() > 0)));

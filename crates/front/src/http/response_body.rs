@@ -1,8 +1,8 @@
-//! The bodies of responses. A stream's body only drains its outbox: it never runs a call, so a peer that does not
-//! read stops nothing but itself.
+//! Response bodies. The body of a stream only drains its outbox: it never runs a call, so a peer that does not read
+//! stops only itself.
 //!
-//! An event is three slices handed to hyper as one buffer, so a payload of any size is written from where it lies. A
-//! stream that ends because its connection does not take it in any more takes what waits for it along.
+//! An event is three slices handed to hyper as one buffer, so a payload of any size is written without a copy. A stream
+//! that ends because its connection stalled drops what is queued for it.
 
 use std::{
     convert::Infallible,
@@ -22,22 +22,22 @@ use crate::stream::{
     outbox::{Next, Reader},
 };
 
-/// Room for the longest head of an event: two numbers of 10 and 20 digits and what stands around them.
+/// Room for the longest head of an event: two numbers of 10 and 20 digits and the text around them.
 const HEAD: usize = 64;
 
-/// Bytes between a short head and a fixed tail.
+/// One chunk: a payload between a short head and a fixed tail.
 pub(crate) struct BodyChunk {
     head: [u8; HEAD],
-    /// What is left of the head.
+    /// The part of the head that is not written yet.
     from: u8,
     to: u8,
     body: Bytes,
     tail: &'static [u8],
-    /// Counts it until it is written.
+    /// Counts the payload until it is written.
     unwritten: Option<Unwritten>,
 }
 
-/// The body of any response, which also keeps its connection counted as busy.
+/// The body of any response; it also keeps its connection counted as busy.
 pub(crate) struct AgentBody {
     source: BodySource,
     in_flight: Option<RequestInFlight>,
@@ -46,7 +46,7 @@ pub(crate) struct AgentBody {
 enum BodySource {
     Done,
     Full(Bytes),
-    /// Several pieces, their length together, and what pays for those that wait.
+    /// Several chunks, their total length, and the charge of those that wait.
     Many(std::vec::IntoIter<Bytes>, u64, Unwritten),
     Stream(Box<EventStream>),
 }
@@ -55,15 +55,15 @@ struct EventStream {
     reader: Reader,
     first: Option<Bytes>,
     quiet: Duration,
-    /// Between two pings: shorter for a while when it is in doubt whether the peer is still there.
+    /// Time between two pings; shorter for a while if it is in doubt whether the peer is still there.
     pause: Duration,
     in_doubt: bool,
     last: Instant,
     ping: Pin<Box<Sleep>>,
 }
 
-/// How soon a peer that ended its side of the connection is written to again. One that has gone refuses the first
-/// ping, and that shows at the next.
+/// Time until a peer that ended its side is written to again. A peer that has gone refuses the first ping, and that
+/// shows at the next.
 const DOUBT: Duration = Duration::from_millis(50);
 const PING: &[u8] = b": ping\n\n";
 
@@ -91,7 +91,7 @@ impl AgentBody {
         Self { source: BodySource::Many(chunks.into_iter(), length, unwritten), in_flight: None }
     }
 
-    /// Events as they come, `first` (already in SSE form) before all of them, a comment after each `quiet` silence.
+    /// Events of a reader; `first` (already in SSE form) precedes them, and a comment follows each `quiet` silence.
     pub(crate) fn stream(reader: Reader, first: Option<Bytes>, quiet: Duration) -> Self {
         let last = Instant::now();
         let ping = Box::pin(tokio::time::sleep_until(last + quiet));
@@ -263,19 +263,19 @@ impl Buf for BodyChunk {
     }
 }
 
-/// The first event of an HTTP+SSE stream: where to POST, relative to the URL of the stream, so that it survives any
-/// path prefix. Its id comes back as `Last-Event-ID` when the agent reconnects.
+/// The first event of an HTTP+SSE stream: the URL to POST to, relative to that of the stream, so that it survives any
+/// path prefix. Its id returns as `Last-Event-ID` when the agent reconnects.
 pub(crate) fn endpoint_event(session: &str) -> Bytes {
     Bytes::from(format!("event: endpoint\nid: {session}\ndata: ?session_id={session}\n\n"))
 }
 
-/// The first event of a stream for an agent that knows it (2025-11-25): where to take up the stream, should it break
-/// before anything was said, and when. Older agents choke on its empty data.
+/// The priming event (2025-11-25): where and when to resume the stream, should it break before the first message. Older
+/// agents fail on its empty data.
 pub(crate) fn priming_event(id: EventId, retry: Duration) -> Bytes {
     Bytes::from(format!("id: {id}\nretry: {}\ndata: \n\n", retry.as_millis()))
 }
 
-/// When to come back to a stream that ends before it is over (2025-11-25).
+/// The `retry` field (2025-11-25): when to resume a stream that is ended early.
 fn retry_field(wait: Duration) -> Bytes {
     Bytes::from(format!("retry: {}\n\n", wait.as_millis()))
 }

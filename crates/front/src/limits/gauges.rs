@@ -1,5 +1,4 @@
-//! Numbers of one front that are read when somebody looks: what is there, what the limits are, and who was turned away
-//! because of one.
+//! Gauges of one front, read on demand: current counts, limits, and recent refusals because of a limit.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{config::FrontLimits, limits::pressure::PressureLevel, observe::Transport};
 
-/// Those of [`REFUSALS`](crate::observe::REFUSALS) that a limit is the reason for, and the key that says how high it is.
+/// The [`REFUSALS`](crate::observe::REFUSALS) caused by a limit, and the configuration key of that limit.
 const BY_LIMIT: [(&str, &str); 5] = [
     ("limit", "the limit of open files (ulimit -n)"),
     ("agent_sessions", "limits.agent_sessions"),
@@ -24,7 +23,7 @@ const BY_LIMIT: [(&str, &str); 5] = [
     ("descriptors", "the limit of open files (ulimit -n)"),
 ];
 
-/// Numbers that are read when somebody looks.
+/// Gauges, read on demand.
 #[derive(Debug, Default)]
 pub struct Gauges {
     /// Open connections.
@@ -37,13 +36,13 @@ pub struct Gauges {
     pub modern_agents: AtomicUsize,
     /// Calls in flight.
     pub calls: AtomicUsize,
-    /// Calls that wait for their callers.
+    /// Parked calls.
     pub parked: AtomicUsize,
-    /// Calls owned by the adopter.
+    /// Entries of detached calls.
     pub adopted: AtomicUsize,
-    /// Bytes kept for agents in all; the three below are its parts.
+    /// Bytes held for agents in all; the three below are its parts.
     pub buffered_bytes: AtomicUsize,
-    /// Most bytes that may be kept.
+    /// Most bytes that may be held.
     pub buffered_limit: AtomicUsize,
     /// Bytes of bodies that are read, and of messages whose calls have not ended.
     pub request_bytes: AtomicUsize,
@@ -51,21 +50,21 @@ pub struct Gauges {
     pub outbound_bytes: AtomicUsize,
     /// Bytes sent and kept for agents that resume a stream.
     pub replay_bytes: AtomicUsize,
-    /// How near the ceiling that is.
+    /// The memory pressure.
     level: AtomicU8,
     /// Most agent sessions.
     agents_limit: AtomicUsize,
     /// Most connections.
     connections_limit: AtomicUsize,
-    /// Most calls the adopter may own.
+    /// Most entries of detached calls.
     adopted_limit: AtomicUsize,
     refusals: Mutex<Refusals>,
 }
 
-/// Who was turned away this long ago is still told of in `/readyz`.
+/// Time for which a refusal is shown in `/readyz`.
 const LATELY: Duration = Duration::from_secs(60);
 
-/// What `/readyz` says of the limits.
+/// The limits part of `/readyz`.
 #[derive(Clone, Debug, Default)]
 pub struct Strain {
     near: Vec<Value>,
@@ -73,13 +72,13 @@ pub struct Strain {
 }
 
 impl Strain {
-    /// Whether somebody was turned away lately.
+    /// Whether there was a refusal lately.
     #[must_use]
     pub fn refuses(&self) -> bool {
         !self.refused.is_empty()
     }
 
-    /// Adds what there is to say to a body.
+    /// Adds it to a body.
     pub fn put_into(self, body: &mut Map<String, Value>) {
         for (key, all) in [("limits", self.near), ("refused", self.refused)] {
             if !all.is_empty() {
@@ -89,7 +88,7 @@ impl Strain {
     }
 }
 
-/// What a limit was the reason for turning away: how often, and when last.
+/// Refusals by kind: how many, and the time of the last.
 type Refusals = BTreeMap<&'static str, (u64, Instant)>;
 
 /// A limit, and how much of it is taken.
@@ -112,7 +111,7 @@ impl LimitUse {
 }
 
 impl Gauges {
-    /// How near the ceiling what is kept for agents has come.
+    /// The memory pressure.
     #[must_use]
     pub fn pressure(&self) -> PressureLevel {
         let level = self.level.load(Ordering::Acquire);
@@ -123,7 +122,7 @@ impl Gauges {
         self.level.store(level as u8, Ordering::Release);
     }
 
-    /// What `/readyz` says while not everything is taken as usual.
+    /// The overload part of `/readyz`; `None` at the calm level.
     #[must_use]
     pub fn overload(&self) -> Option<serde_json::Value> {
         let level = self.pressure();
@@ -141,7 +140,7 @@ impl Gauges {
     #[must_use]
     pub fn limits(&self) -> Vec<LimitUse> {
         let of = |used: &AtomicUsize| used.load(Ordering::Relaxed);
-        // Who has no session takes a place as well.
+        // Agents without a session take places, too.
         let agents = of(&self.sse_agents) + of(&self.http_agents) + of(&self.modern_agents);
         let one = |name, used, limit: &AtomicUsize| LimitUse { name, used, limit: of(limit) };
         vec![
@@ -170,8 +169,7 @@ impl Gauges {
         }
     }
 
-    /// What `/readyz` says of the limits: those that are nearly reached, and who was turned away because of one within
-    /// the last minute.
+    /// The limits part of `/readyz`: limits that are nearly reached, and refusals of the last minute.
     #[must_use]
     pub fn strain(&self) -> Strain {
         let near = self.limits().into_iter().filter(LimitUse::is_near);

@@ -1,4 +1,4 @@
-//! What may be used up: memory, places, and shares of a principal or an address.
+//! Limits: memory, places for sessions and calls, and shares per principal and per address.
 
 pub(crate) mod gauges;
 pub(crate) mod memory;

@@ -1,4 +1,5 @@
-//! Calls in flight per principal, over all its agent sessions and all backends; and how soon one of several ends.
+//! Limits per principal: calls in flight over all its agent sessions and backends, and an estimate of when the next one
+//! ends.
 
 use std::{
     collections::HashMap,
@@ -11,21 +12,21 @@ use std::{
 
 use mcpool_wire::{Caller, Identity};
 
-/// The calls in flight of every principal with a limit.
+/// Counts calls in flight per principal, up to a limit.
 pub(crate) struct Principals {
     limit: usize,
     calls: Mutex<HashMap<Arc<Identity>, usize>>,
-    /// Mean length of a call lately, in nanoseconds.
+    /// The recent mean length of a call, in nanoseconds.
     length: AtomicU64,
 }
 
-/// One call of a principal; dropping it makes room for another.
+/// One call in the count; released on drop.
 pub(crate) struct Share {
     of: Arc<Principals>,
     principal: Arc<Identity>,
 }
 
-/// The principal has as many calls in flight as it may.
+/// The principal is at its limit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooMany(pub(crate) usize);
 
@@ -34,8 +35,7 @@ impl Principals {
         Arc::new(Self { limit, calls: Mutex::default(), length: AtomicU64::new(0) })
     }
 
-    /// Counts one call more. Nothing is counted for agents of this machine that nobody asked who they are: they are
-    /// not one user but all its programs.
+    /// Counts one more call. Anonymous agents on this machine are exempt: they are not one user but all its programs.
     pub(crate) fn take(self: &Arc<Self>, caller: &Caller) -> Result<Option<Share>, TooMany> {
         if caller.is_local && caller.identity.is_anonymous() {
             return Ok(None);
@@ -49,16 +49,16 @@ impl Principals {
         Ok(Some(Share { of: Arc::clone(self), principal: Arc::clone(&caller.identity) }))
     }
 
-    /// A call has ended.
+    /// Notes the length of a call that ended.
     pub(crate) fn ended(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX / WEIGHT);
-        // Two that end at the same moment may overwrite each other: it is a mean.
+        // Two calls that end at once may overwrite each other: it is only a mean.
         let before = self.length.load(Ordering::Relaxed);
         let mean = if before == 0 { took } else { before - before / WEIGHT + took / WEIGHT };
         self.length.store(mean, Ordering::Relaxed);
     }
 
-    /// When one of so many calls in flight will have ended, if they are like those before.
+    /// The expected time until one of this many calls ends.
     pub(crate) fn next_end(&self, in_flight: usize) -> Duration {
         let mean = match self.length.load(Ordering::Relaxed) {
             0 => UNKNOWN,
@@ -85,11 +85,11 @@ impl Drop for Share {
     }
 }
 
-/// One call counts an eighth in the mean.
+/// The weight of one call in the mean: an eighth.
 const WEIGHT: u64 = 8;
-/// Length of a call while none has ended.
+/// The assumed length before a call has ended.
 const UNKNOWN: Duration = Duration::from_secs(1);
-/// Bounds of what an agent is told.
+/// Bounds of the time given to agents.
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(60);
 

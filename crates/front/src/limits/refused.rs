@@ -1,4 +1,4 @@
-//! Why the gateway takes no more work: the reasons, and the errors of the calls they turn away.
+//! Refusals: the reasons why the gateway takes no more work, and the errors for the refused calls.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use mcpool_wire::{CallError, ErrorKind};
 
 use crate::limits::memory::MemoryAccount;
 
-/// Why there is no place for another agent session.
+/// The reason there is no place for another agent session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoPlace {
-    /// The gateway stops.
+    /// The gateway is shutting down.
     Draining,
-    /// There are as many as there may be.
+    /// The gateway is at its limit of agent sessions.
     Full,
-    /// Its peer has as many as it may.
+    /// The peer is at its limit.
     Peer,
-    /// Too much is kept in memory.
+    /// Memory is short.
     Overloaded,
 }
 
-/// Why a call that was not sent is not sent any more.
+/// The error for a call that was not sent before the shutdown.
 pub(crate) fn draining() -> CallError {
     let message = "the gateway is shutting down and sends no more calls";
     CallError::not_sent(ErrorKind::Draining, message).retry_after(Duration::from_secs(2))
 }
 
-/// Why no work is taken now.
+/// The error for a call refused because memory is short.
 pub(crate) fn overloaded(memory: &MemoryAccount) -> CallError {
     let message = format!(
         "the gateway keeps {} of at most {} bytes in memory and takes no new calls until that is less",

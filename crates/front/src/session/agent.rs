@@ -1,4 +1,4 @@
-//! One agent session: who it is, what it has in flight, what waits for it.
+//! One agent session: its caller, its calls in flight, and the messages that wait for it.
 //!
 //! [`AgentCore`] is the part that calls and links hold; it never holds a link, so dropping the agent drops its link.
 
@@ -36,61 +36,61 @@ use crate::{
     },
 };
 
-/// The part of an agent session that does not know what lies behind.
+/// The core of an agent session: everything but its link.
 pub(crate) struct AgentCore {
-    /// Who it is, with what it was opened with.
+    /// The caller, with the headers the session was opened with.
     pub(crate) caller: Arc<Caller>,
-    /// With what it was opened, and with what it comes now.
+    /// The headers it was opened with, and those of its latest request.
     owner: Owner,
     pub(crate) target: Target,
     pub(crate) transport: Transport,
     pub(crate) profile: Profile,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) common: Arc<Common>,
-    /// Of agents that can resume a stream: those of Streamable HTTP.
+    /// Events stored for a resume; only for Streamable HTTP.
     replay: Option<Arc<Replay>>,
-    /// What its last `initialize` agreed on.
+    /// The revision of its last `initialize`.
     revision: Mutex<Option<Revision>>,
     inflight: Mutex<HashMap<IdValue, Arc<CancelFlag>>>,
-    /// The last number given to a call whose caller has no session: ids of different callers may be the same.
+    /// The last number given to a call over a shared link: ids of different callers may be equal.
     joined: AtomicI64,
-    /// The streams of its calls.
+    /// Open streams of its calls.
     streams: OpenStreams,
     server_requests: Mutex<ServerRequests>,
     pub(crate) unclaimed: Unclaimed,
     pub(crate) last_seen: AtomicU64,
     ended: AtomicBool,
-    /// There are only so many, in all and of its peer; given back when the session ends, whoever still holds it.
+    /// The permit of this session; released when the session ends, whoever still holds the core.
     permit: Mutex<Option<SessionPermit>>,
 }
 
 /// One agent session.
 pub(crate) struct Agent<L> {
-    /// Made when it is known what it must say: the core is there before.
+    /// Sealed when its claims are known, which is after the core is made.
     pub(crate) id: AgentSessionId,
     pub(crate) core: Arc<AgentCore>,
     pub(crate) side: Side<L>,
 }
 
-/// Where an agent's messages go.
+/// The place an agent's messages go to.
 pub(crate) enum Side<L> {
     /// Streamable HTTP: straight to its link.
     Http {
         link: Arc<L>,
-        /// Whether a server may ask it things while a call runs.
+        /// Whether a server may ask the agent while a call runs.
         interactive: bool,
     },
     /// HTTP+SSE: to the task that owns its stream.
     Sse { work: mpsc::Sender<Box<Parcel>> },
 }
 
-/// What a `Last-Event-ID` leads to.
+/// The result of a look-up by `Last-Event-ID`.
 pub(crate) enum Resume {
-    /// What came after it, and the rest of its stream.
+    /// The events after it, and the rest of its stream.
     Stream(Reader),
-    /// Nothing: its stream is over and was read, or is forgotten.
+    /// Nothing is left: its stream is over and was read, or was dropped.
     Over,
-    /// No event of this session.
+    /// The id names no event of this session.
     Unknown,
 }
 
@@ -137,7 +137,7 @@ impl AgentCore {
         *lock(&self.revision) = Some(revision);
     }
 
-    /// The stream of a POST.
+    /// Opens the stream of a POST.
     pub(crate) fn call_outbox(&self) -> Arc<Outbox> {
         self.streams.insert(|number| {
             let stream = self.replay.as_ref().map(|replay| Stream { replay: Arc::clone(replay), number });
@@ -145,7 +145,7 @@ impl AgentCore {
         })
     }
 
-    /// Takes up a stream behind one of its events.
+    /// Resumes a stream after one of its events.
     pub(crate) fn resume(&self, id: EventId) -> Result<Resume, Taken> {
         let Some(replay) = &self.replay else { return Ok(Resume::Unknown) };
         if id.stream == LISTENING {
@@ -170,12 +170,12 @@ impl AgentCore {
         Ok(Resume::Stream(over.past(left, id.seq)))
     }
 
-    /// Gives its place to others.
+    /// Releases the permit of this session.
     pub(crate) fn leave(&self) {
         drop(lock(&self.permit).take());
     }
 
-    /// Ends its stream and its calls, and forgets what it was sent.
+    /// Ends its streams and calls, and drops stored events.
     pub(crate) fn end(&self) {
         self.leave();
         self.outbox.close();
@@ -185,7 +185,7 @@ impl AgentCore {
         }
     }
 
-    /// Lets go of what nobody will resume any more.
+    /// Drops events and streams that can no longer be resumed.
     pub(crate) fn sweep(&self) {
         if let Some(replay) = &self.replay {
             replay.sweep();
@@ -205,14 +205,14 @@ impl AgentCore {
         }
     }
 
-    /// Its streams: its own, and those of its calls.
+    /// All its streams: its own and those of its calls.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
         let mut all = self.streams.all();
         all.push(Arc::clone(&self.outbox));
         all
     }
 
-    /// Gives up what is kept for a resume; whether there was anything.
+    /// Drops the events stored for a resume. `false` if there were none.
     pub(crate) fn forget_replay(&self) -> bool {
         self.replay.as_ref().is_some_and(|replay| replay.forget())
     }
@@ -226,7 +226,7 @@ impl AgentCore {
     }
 }
 
-// What these locks guard is consistent between any two statements, so a panic elsewhere does not spoil it.
+// Consistent between any two statements, so a panic elsewhere does not spoil it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

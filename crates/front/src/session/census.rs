@@ -1,6 +1,6 @@
-//! Who is served and what runs now, for operators: counted on the way, put together when somebody asks.
+//! The census, for operators: which agents are served and which calls run. Counted on the way, put together on request.
 //!
-//! Ids of sessions open them, so they are never shown; an agent is named by its number, as in the log.
+//! Session ids are secrets and never shown; an agent is named by its number, as in the log.
 
 use std::{
     net::IpAddr,
@@ -24,32 +24,32 @@ use crate::{
     stream::outbox::Presence,
 };
 
-/// What is asked for.
+/// A query of the census.
 #[derive(Clone, Debug, Default)]
 pub struct CensusQuery {
-    /// Of this backend only.
+    /// Only agents or calls of this backend.
     pub backend: Option<String>,
-    /// Agents with a higher number only: the next page.
+    /// Only agents with a higher number: the next page.
     pub after: u64,
-    /// So many at most.
+    /// The most entries of an answer.
     pub limit: usize,
 }
 
-/// Answers it.
+/// Answers queries of the census.
 pub trait Census: Send + Sync {
-    /// The agents that are held, by number, and how many there are in all.
+    /// The agents, by number, and their total count.
     fn agents(&self, query: &CensusQuery) -> Value;
 
-    /// The calls that run or wait, the longest first, and how many there are in all.
+    /// Calls in flight, the longest first, and their total count.
     fn calls(&self, query: &CensusQuery) -> Value;
 }
 
-/// What is known of one agent beside its state.
+/// Counts and facts about one agent.
 pub(crate) struct Profile {
     pub(crate) peer: IpAddr,
     began: Instant,
     client: OnceLock<ClientName>,
-    /// Who may use the session of the backend it is tied to.
+    /// The sharing mode of its backend session.
     mode: OnceLock<&'static str>,
     calls: AtomicU64,
     failed: AtomicU64,
@@ -58,7 +58,7 @@ pub(crate) struct Profile {
     sent: AtomicU64,
 }
 
-/// What is known of one call while it runs.
+/// Facts about one call in flight.
 pub(crate) struct CallNote {
     pub(crate) request_id: RequestId,
     pub(crate) method: Method,
@@ -83,7 +83,7 @@ impl Profile {
         }
     }
 
-    /// It introduced itself.
+    /// Notes name and version of the client.
     pub(crate) fn introduced(&self, client_info: &Value) {
         let word = |key| short(client_info.get(key).and_then(Value::as_str).unwrap_or_default());
         let client = ClientName { name: word("name"), version: word("version") };
@@ -96,18 +96,18 @@ impl Profile {
         self.client.get()
     }
 
-    /// It is tied to its backend.
+    /// Notes the link to the backend.
     pub(crate) fn tied<L: Link>(&self, link: &L) {
         let _ = self.mode.set(link.sharing());
     }
 
-    /// A call of it began.
+    /// Counts a call that began.
     pub(crate) fn calls(&self, bytes: usize) {
         add(&self.calls, 1);
         add(&self.received, bytes);
     }
 
-    /// A call of it ended.
+    /// Counts a call that ended.
     pub(crate) fn ended(&self, outcome: Outcome, trace: &CallTrace) {
         if matches!(outcome, Outcome::Rejected | Outcome::Timeout | Outcome::Lost) {
             add(&self.failed, 1);
@@ -116,7 +116,7 @@ impl Profile {
         add(&self.waited_ms, usize::try_from(waited).unwrap_or(usize::MAX));
     }
 
-    /// It was answered with so much.
+    /// Counts the bytes of an answer.
     pub(crate) fn answered(&self, bytes: usize) {
         add(&self.sent, bytes);
     }
@@ -158,7 +158,7 @@ impl<B: Backends> Census for Front<B> {
 }
 
 impl<B: Backends> Front<B> {
-    /// Everybody who is served: agent sessions, and the links and streams of agents without.
+    /// The cores of all agents: sessions, shared links and listeners.
     fn cores(&self, query: &CensusQuery) -> Vec<Arc<AgentCore>> {
         let mut all = self.agents.cores();
         all.extend(self.sessionless.cores());
@@ -235,10 +235,10 @@ impl CallNote {
     }
 }
 
-/// To the millisecond.
+/// Seconds, to the millisecond.
 fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e3).round() / 1e3
 }
 
-/// Of what an agent may say at any length.
+/// Most characters shown of a text an agent chooses.
 const MOST_CHARS: usize = 64;

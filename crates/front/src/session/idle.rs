@@ -1,9 +1,9 @@
-//! Which agent session gives way to another: the one that was idle longest, found without a look at all of them.
+//! Idle agent sessions: finds the one that was idle longest, to be evicted, without a look at all of them.
 //!
-//! A heap orders the sessions by when each was last seen in use at the time it was put in. An entry that has become old
-//! is put right when it comes to the top, so a request costs nothing here, and an entry moves at most once for each time
-//! its session was used. Sessions that cannot give way at the moment (a call runs, a stream is open) are set aside, and
-//! looked at again after a pause: many of them do not slow down every newcomer.
+//! A heap orders the sessions by their last use at the time of insertion. An outdated entry is corrected when it
+//! reaches the top, so a request costs nothing here, and an entry moves at most once per use of its session. Sessions
+//! that cannot be evicted at the moment (a call runs, a stream is open) are set aside and checked again after a pause,
+//! so that many of them do not slow down every newcomer.
 
 use std::{
     cmp::Reverse,
@@ -11,22 +11,22 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Milliseconds between two looks at those set aside.
+/// Milliseconds between two checks of those set aside.
 const AGAIN: u64 = 250;
-/// Entries of sessions that ended are thrown out when there are this many more than sessions.
+/// Entries of ended sessions are removed when there are this many more entries than sessions.
 const SLACK: usize = 64;
 
-/// What can be said of a session now.
+/// The use of a session at this moment.
 pub(crate) enum Use {
-    /// It ended.
+    /// It has ended.
     Over,
-    /// It cannot give way now.
+    /// It cannot be evicted now.
     Busy,
-    /// Nobody has used it since this millisecond.
+    /// It has been idle since this millisecond.
     Idle(u64),
 }
 
-/// The sessions that may give way.
+/// The sessions that may be evicted.
 pub(crate) struct IdleSessions<I>(Mutex<Order<I>>);
 
 struct Order<I> {
@@ -42,18 +42,18 @@ impl<I: Ord> Default for IdleSessions<I> {
 }
 
 impl<I: Copy + Ord> IdleSessions<I> {
-    /// A session that may give way from now on: since when, a number that orders those of the same millisecond, and its
-    /// name. `live` is how many sessions there are.
+    /// Adds a session: since when it is idle, a number that orders those of the same millisecond, and its name. `live`
+    /// is the number of sessions.
     pub(crate) fn add(&self, entry: (u64, u64, I), live: usize, of: impl Fn(&I) -> Use) {
         self.lock().add(entry, live, &of);
     }
 
-    /// Takes out the session that was idle longest, and since when it was.
+    /// Removes the session that was idle longest. Returns it with the time since which it is idle.
     pub(crate) fn longest(&self, now: u64, of: impl Fn(&I) -> Use) -> Option<(I, u64)> {
         self.lock().longest(now, &of)
     }
 
-    // Consistent between any two statements.
+    // Consistent between any two statements, so a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, Order<I>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

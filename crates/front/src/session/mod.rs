@@ -1,4 +1,4 @@
-//! One front: the agents it holds and what lies behind them.
+//! Agent sessions of one front, and what the front holds to serve them.
 
 pub(crate) mod agent;
 pub(crate) mod census;
@@ -31,12 +31,12 @@ use crate::{
     shared::Common,
 };
 
-/// The links and streams of agents without session: they take places of agent sessions.
+/// Links and streams of agents without a session, which take places of agent sessions.
 pub(crate) trait Sessionless: Send + Sync {
-    /// Lets go of a link nobody needs now; whether there was one.
+    /// Closes an idle shared link. `false` if there is none.
     fn give_way(&self) -> bool;
 
-    /// Each of them.
+    /// The cores of all of them.
     fn cores(&self) -> Vec<Arc<AgentCore>>;
 }
 
@@ -57,18 +57,18 @@ pub(crate) struct Front<B: Backends> {
     /// Decides about each request once.
     pub(crate) guard: Arc<dyn Guard>,
     pub(crate) agents: Agents<B::Link>,
-    /// What else takes places of agent sessions.
+    /// Links and streams that also take places of agent sessions.
     pub(crate) sessionless: Arc<dyn Sessionless>,
     pub(crate) common: Arc<Common>,
     pub(crate) health: Arc<dyn Health>,
-    /// Who holds how many agent sessions.
+    /// Counts agent sessions per peer.
     pub(crate) peers: Arc<PerPeerLimit>,
-    /// Owns connections, agent streams and the adopter.
+    /// Owns the tasks of connections, agent streams and detached calls.
     pub(crate) tasks: TaskTracker,
 }
 
 impl<B: Backends> Front<B> {
-    /// The agent session of this id that is held, if it is this caller's.
+    /// Finds the agent session of this id, if the gateway holds it and it belongs to this caller.
     pub(crate) fn known(
         &self,
         transport: Transport,
@@ -76,7 +76,7 @@ impl<B: Backends> Front<B> {
         session: &str,
     ) -> Option<Arc<Agent<B::Link>>> {
         let id = AgentSessionId::parse(session)?;
-        // A backend that is no longer configured still has agents: their calls are told so.
+        // A backend that is no longer configured still has agents: their calls get an error that says so.
         let gone = || self.agents.target_of(id).filter(|held| head.backend == Some(&*held.name));
         let target = self.backends.target(head.backend, head.identity).ok().or_else(gone)?;
         let carried = self.carried(&target, head.headers);
@@ -84,17 +84,17 @@ impl<B: Backends> Front<B> {
         self.agents.find(id, &binding)
     }
 
-    /// What a request carries in the headers this backend is given.
+    /// The values of the headers that are forwarded to this backend.
     pub(crate) fn carried(&self, target: &Target, headers: &HeaderMap) -> Carried {
         Carried::of(self.backends.forwards(target), headers)
     }
 
-    /// The agent of this session, as the one this request is from.
+    /// The caller of this session, with the forwarded headers of this request.
     pub(crate) fn as_sent(&self, core: &AgentCore, headers: &HeaderMap) -> Arc<Caller> {
         core.as_sent(&self.carried(&core.target, headers))
     }
 
-    /// A place for one more agent session, taken before its backend is asked; it waits a little while memory is short.
+    /// Acquires a permit for one more agent session, before its backend is asked; waits a little while memory is short.
     pub(crate) async fn acquire_session(&self, peer: IpAddr) -> Result<SessionPermit, NoPlace> {
         let common = &self.common;
         if common.is_draining() {
@@ -110,10 +110,10 @@ impl<B: Backends> Front<B> {
         self.try_acquire_session(peer)
     }
 
-    /// The same at once, for who is restored too.
+    /// Acquires a permit without waiting, also for restored sessions.
     pub(crate) fn try_acquire_session(&self, peer: IpAddr) -> Result<SessionPermit, NoPlace> {
         let mut place = self.agents.take_place();
-        // A link that callers without session share, and none needs now, gives way, too.
+        // An idle shared link gives way, too.
         if place.is_none() && self.sessionless.give_way() {
             place = self.agents.take_place();
         }
@@ -128,7 +128,7 @@ impl<B: Backends> Front<B> {
         Ok(SessionPermit { _place: place, _peer: peer })
     }
 
-    /// An agent session that nobody knows yet; `opened_with` is what its id says came with it, where it has one.
+    /// Makes the core of an agent session; `opened_with` are the header bits of its id, if it has one already.
     pub(crate) fn new_agent(
         &self,
         head: &RequestHead<'_>,
@@ -145,8 +145,8 @@ impl<B: Backends> Front<B> {
         Arc::new(AgentCore::new(caller, target, transport, from, opened, common))
     }
 
-    /// An id for this agent session; `None` when the system has no randomness for it. `own`: a session of the backend is
-    /// its alone; `interactive`: it can be asked things.
+    /// Seals an id for this agent session; `None` when the system has no randomness. `own`: it has a backend session of
+    /// its own; `interactive`: servers can ask its agent.
     pub(crate) fn mint(&self, core: &AgentCore, own: bool, interactive: bool) -> Option<AgentSessionId> {
         let (issued, revision, carried) = (self.common.expiry.now(), core.revision(), core.opened_with());
         let claims = Claims { issued, revision, own, interactive, carried };
@@ -155,7 +155,7 @@ impl<B: Backends> Front<B> {
 }
 
 impl RequestHead<'_> {
-    /// The caller, as far as the request says.
+    /// The caller, from what the request carries.
     pub(crate) fn caller(&self, agent: AgentKey, carried: &Carried) -> Caller {
         let affinity = self.headers.get("mcpool-affinity").and_then(|value| value.to_str().ok());
         Caller {

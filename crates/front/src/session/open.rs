@@ -1,4 +1,4 @@
-//! Opening a link for an agent: bounded in time, and its end reported like that of any call.
+//! Opening a link for an agent: limited in time, and reported like the end of any call.
 
 use std::sync::Arc;
 
@@ -14,14 +14,13 @@ use crate::{
     shared::{Common, Ending},
 };
 
-/// The end of one `initialize`, to be reported.
+/// Reports the end of one `initialize`.
 pub(crate) struct OpenEnd {
     request_id: RequestId,
     trace: CallTrace,
 }
 
-/// The link, or a deadline error: whatever lies behind must not keep an agent waiting for ever, nor the gateway from
-/// ending.
+/// The link, or an error at the deadline or at shutdown: a backend must not keep an agent waiting for ever.
 pub(crate) fn bounded<L: Link>(open: Reply<Arc<L>>, common: &Common) -> Reply<Arc<L>> {
     let (limit, stopping) = (common.times().open, common.draining.clone());
     Box::pin(async move {

@@ -1,5 +1,5 @@
-//! The table of all agent sessions of one front: found by id, counted, swept, ended. Where it is full, the session that
-//! was idle longest gives way: its sealed id brings it back.
+//! The registry of agent sessions of one front: found by id, counted, swept, ended. If it is full, the session that was
+//! idle longest is evicted: its sealed id restores it.
 
 use std::{
     collections::VecDeque,
@@ -29,13 +29,13 @@ use crate::{
 /// All agent sessions of one front.
 pub(crate) struct Agents<L> {
     table: DashMap<AgentSessionId, Arc<Agent<L>>>,
-    /// HTTP+SSE agents whose stream is gone and who may come back, oldest first.
+    /// HTTP+SSE agents without a stream that may reconnect, oldest first.
     away: Mutex<VecDeque<AgentSessionId>>,
-    /// Those that may give way to others.
+    /// Sessions that may be evicted.
     idle: IdleSessions<AgentSessionId>,
-    /// Sessions that are on their way back into the table.
+    /// Sessions that are being restored.
     pub(crate) restores: SingleFlight<L>,
-    /// Of all that are served, those without session and those on their way included.
+    /// Counts all that take a place: sessions, sessions being opened, and agents without a session.
     pub(crate) places: Arc<Places>,
     common: Arc<Common>,
 }
@@ -46,7 +46,7 @@ impl<L: Link> Agents<L> {
         Self { table: DashMap::new(), away, idle, restores, places: Arc::default(), common }
     }
 
-    /// A place for one more, those on their way counted too; none where nobody can give way.
+    /// Takes a place for one more session, evicting an idle one if needed. `None` if none can be evicted.
     pub(crate) fn take_place(&self) -> Option<Place> {
         let limit = self.common.limits().agent_sessions;
         loop {
@@ -57,12 +57,12 @@ impl<L: Link> Agents<L> {
         }
     }
 
-    /// Ends the session that was idle longest, of those that their ids bring back.
+    /// Evicts the session that was idle longest, among those that can be restored.
     fn evict(&self) -> bool {
         loop {
             let found = self.idle.longest(self.common.millis(), |id| self.use_of(*id));
             let Some((id, since)) = found else { return false };
-            // Looked at again while nobody can find it: it may have ended or be used just now.
+            // Checked again while it cannot be found: it may have ended or been used just now.
             let is_idle = |_: &AgentSessionId, agent: &Arc<Agent<L>>| agent.idle_since() == Some(since);
             if let Some((_, agent)) = self.table.remove_if(&id, is_idle) {
                 self.ended(&agent.core, AgentEnd::Evicted);
@@ -79,14 +79,14 @@ impl<L: Link> Agents<L> {
         agent.idle_since().map_or(Use::Busy, Use::Idle)
     }
 
-    /// A session that may give way from now on.
+    /// Remembers a session that may be evicted.
     fn remember(&self, id: &AgentSessionId) {
         let Some(agent) = self.table.get(id).map(|entry| Arc::clone(entry.value())) else { return };
         let entry = (self.common.millis(), agent.core.caller.agent.0, agent.id);
         self.idle.add(entry, self.table.len(), |id| self.use_of(*id));
     }
 
-    /// The agent session of this id from now on, and whether it is this one: the first stays.
+    /// Inserts a session. Returns the one under this id, and whether it is the given one: the first stays.
     pub(crate) fn insert(&self, agent: Agent<L>) -> (Arc<Agent<L>>, bool) {
         let agent = Arc::new(agent);
         let held = Arc::clone(self.table.entry(agent.id).or_insert_with(|| Arc::clone(&agent)).value());
@@ -109,21 +109,21 @@ impl<L: Link> Agents<L> {
         (agent, true)
     }
 
-    /// The backend of the HTTP+SSE session with this id, if it is held. Says nothing about whose it is.
+    /// The backend of the HTTP+SSE session with this id, if it is held. Does not check the caller.
     pub(crate) fn backend_of(&self, session: &str) -> Option<Arc<str>> {
         let agent = self.table.get(&AgentSessionId::parse(session)?)?;
         let core = &agent.value().core;
         (core.transport == Transport::Sse).then(|| Arc::clone(&core.target.name))
     }
 
-    /// The backend for which the session with this id was opened, if it is held. Says nothing about whose it is.
+    /// The backend the session with this id was opened for, if it is held. Does not check the caller.
     pub(crate) fn target_of(&self, id: AgentSessionId) -> Option<Target> {
         self.table.get(&id).map(|agent| agent.value().core.target.clone())
     }
 
-    /// The agent session of this id, if it lives and is presented as what it is.
+    /// Finds the session of this id, if it lives and the binding is right.
     pub(crate) fn find(&self, id: AgentSessionId, binding: &Binding<'_>) -> Option<Arc<Agent<L>>> {
-        // Seen before it is let go of: nobody takes it for idle in between.
+        // Marked as used before the entry is released, so that it is not taken for idle in between.
         let entry = self.table.get(&id)?;
         entry.value().core.seen();
         let agent = Arc::clone(entry.value());
@@ -137,7 +137,7 @@ impl<L: Link> Agents<L> {
             return None;
         }
         if core.has_ended() {
-            // An SSE agent's own task removes it, once its calls have told their end.
+            // An HTTP+SSE agent's own task removes it, once its calls have sent their results.
             if core.transport == Transport::Http {
                 self.remove(id, core, AgentEnd::LinkEnded);
             }
@@ -146,15 +146,15 @@ impl<L: Link> Agents<L> {
         Some(agent)
     }
 
-    /// An HTTP+SSE agent lost its stream and may come back. Executors that open a session per call leave thousands
-    /// behind within the grace: beyond a quarter of the limit the longest absent one is not waited for.
+    /// Notes that an HTTP+SSE agent lost its stream and may reconnect. Executors that open a session per call leave
+    /// thousands behind within the grace time: beyond a quarter of the limit the longest absent one is removed.
     pub(crate) fn went_away(&self, id: AgentSessionId) {
         let most = (self.common.limits().agent_sessions / 4).max(1);
         let mut given_up = Vec::new();
         {
             let mut away = lock(&self.away);
             away.push_back(id);
-            // Two out for one in: those that came back or ended do not pile up.
+            // Inspect up to two old entries per insertion, so stale ids cannot accumulate.
             for _ in 0..2 {
                 let Some(oldest) = away.front().copied() else { break };
                 let absent = oldest != id && self.is_absent(oldest);
@@ -182,22 +182,22 @@ impl<L: Link> Agents<L> {
         agent.core.outbox.presence() == Presence::Absent && agent.core.is_idle()
     }
 
-    /// Ends an agent session: its stream, its calls, and with the last handle its link. One that was restored under the
-    /// same id is another.
+    /// Removes an agent session and ends its stream, its calls, and with the last handle its link. A session restored
+    /// under the same id is another one and stays.
     pub(crate) fn remove(&self, id: AgentSessionId, core: &Arc<AgentCore>, reason: AgentEnd) -> bool {
         let is_this = |_: &AgentSessionId, agent: &Arc<Agent<L>>| Arc::ptr_eq(&agent.core, core);
         if self.table.remove_if(&id, is_this).is_none() {
             return false;
         }
         if reason == AgentEnd::LinkEnded {
-            // It is told to begin again, so it must not come back. Nothing of it outlives this life.
+            // Its agent must begin again, so the id must not restore it.
             self.common.revoke(id, &core.binding());
         }
         self.ended(core, reason);
         true
     }
 
-    /// One that is no longer in the table ends.
+    /// Ends a session that is no longer in the table.
     fn ended(&self, core: &AgentCore, reason: AgentEnd) {
         core.end();
         Gauges::down(self.common.gauges.agents(core.transport), 1);
@@ -208,7 +208,7 @@ impl<L: Link> Agents<L> {
         });
     }
 
-    /// Ends what was idle too long or lost its link. SSE agents are ended by their own stream.
+    /// Ends sessions that were idle too long or lost their link. HTTP+SSE agents are ended by their own stream.
     pub(crate) fn sweep(&self, idle: Duration) {
         let now = self.common.millis();
         let limit = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
@@ -224,7 +224,7 @@ impl<L: Link> Agents<L> {
         }
     }
 
-    /// Ends the streams of agents that wait for nothing; the others' as soon as their calls have ended.
+    /// Ends the streams of agents without calls; the others' as soon as their calls have ended.
     pub(crate) fn close_idle_streams(&self) {
         for (_, core) in self.snapshot() {
             match core.transport {
@@ -235,22 +235,22 @@ impl<L: Link> Agents<L> {
         }
     }
 
-    /// Everybody.
+    /// The cores of all sessions.
     pub(crate) fn cores(&self) -> Vec<Arc<AgentCore>> {
         self.table.iter().map(|entry| Arc::clone(&entry.value().core)).collect()
     }
 
-    /// The streams of everybody.
+    /// The streams of all sessions.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
         self.snapshot().into_iter().flat_map(|(_, core)| core.outboxes()).collect()
     }
 
-    /// Gives up what is kept for a resume; whether there was anything.
+    /// Drops all events stored for a resume. `false` if there were none.
     pub(crate) fn forget_replays(&self) -> bool {
         self.snapshot().into_iter().filter(|(_, core)| core.forget_replay()).count() > 0
     }
 
-    /// Tells the calls of everybody that they are to end.
+    /// Stops the calls of all sessions.
     pub(crate) fn stop_calls(&self, why: StopReason) {
         for (_, core) in self.snapshot() {
             core.stop_calls(why);
@@ -263,14 +263,14 @@ impl<L: Link> Agents<L> {
         }
     }
 
-    // Copied out, so that no shard is locked while sessions are looked at.
+    // Copied, so that no shard is locked while sessions are visited.
     fn snapshot(&self) -> Vec<(AgentSessionId, Arc<AgentCore>)> {
         self.table.iter().map(|entry| (*entry.key(), Arc::clone(&entry.value().core))).collect()
     }
 }
 
 impl<L: Link> Agent<L> {
-    /// Whether its sealed id brings it back once it is no longer held.
+    /// Whether its sealed id can restore it.
     fn comes_back(&self) -> bool {
         match &self.side {
             Side::Http { link, interactive } => !interactive && !link.is_own() && !self.core.has_ended(),
@@ -278,8 +278,8 @@ impl<L: Link> Agent<L> {
         }
     }
 
-    /// Since when nobody has used it, where it may give way: who listens is not idle, nor who waits for an answer, and
-    /// who has a session of the backend to itself would lose it.
+    /// The time since which it is idle, if it may be evicted. A session with a stream or a call is not idle, and one
+    /// with its own backend session would lose it.
     fn idle_since(&self) -> Option<u64> {
         let listens = matches!(self.core.outbox.presence(), Presence::Attached(_));
         let is_idle = !listens && self.core.is_idle() && self.comes_back();
@@ -287,7 +287,7 @@ impl<L: Link> Agent<L> {
     }
 }
 
-// What this lock guards is consistent between any two statements, so a panic elsewhere does not spoil it.
+// Consistent between any two statements, so a panic elsewhere does not spoil it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

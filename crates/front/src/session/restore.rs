@@ -1,8 +1,7 @@
-//! Serving an agent whose session this gateway does not hold, by what its sealed id says: after a restart, or after
-//! the session was put away because it was idle.
+//! Restoring agent sessions from their sealed ids: after a restart, or after an idle session was evicted.
 //!
-//! Only neutral agents that share come back: who had a session of the backend to itself lost what was in it, and must
-//! begin again knowingly. However many requests bring one id at a time, one link is opened for it.
+//! Only neutral agents that share are restored: an agent with its own backend session lost its state there and must
+//! knowingly begin again. However many requests bring one id at a time, one link is opened for it.
 
 use std::{
     collections::HashMap,
@@ -34,24 +33,24 @@ use crate::{
     shared::Ending,
 };
 
-/// Ids whose requests have all left are looked for when this many are being restored.
+/// Abandoned restores are removed when this many are in the table.
 const MANY: usize = 1_024;
 
-/// Why there is no agent session.
+/// The reason there is no agent session.
 #[derive(Clone)]
 pub(crate) enum Missing {
-    /// None of this id; it does not matter why.
+    /// The id is not valid; it does not matter why.
     Unknown,
     /// The gateway has no place for it.
     NoPlace(NoPlace),
-    /// Its backend gave it no link.
+    /// The backend gave it no link.
     Unopened(Arc<CallError>),
 }
 
 type Restored<L> = Result<Arc<Agent<L>>, Missing>;
 type Restoring<L> = Pin<Box<dyn Future<Output = Restored<L>> + Send>>;
 
-/// The sessions that are being restored. Held by their requests only, so what nobody waits for ends.
+/// Restores in progress, one per id. Held by their requests only: one that no request waits for ends.
 pub(crate) struct SingleFlight<L>(Mutex<HashMap<AgentSessionId, WeakShared<Restoring<L>>>>);
 
 impl<L> Default for SingleFlight<L> {
@@ -67,7 +66,7 @@ impl<L: Link> SingleFlight<L> {
 }
 
 impl<B: Backends> Front<B> {
-    /// The Streamable session of this id: the one that is held, or one that is restored.
+    /// Finds or restores the Streamable HTTP session of this id.
     pub(crate) async fn agent(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
@@ -81,11 +80,12 @@ impl<B: Backends> Front<B> {
             return Ok(agent);
         }
         let claims = self.verify_restorable(id, &binding).map_err(|()| Missing::Unknown)?;
-        // Boxed: hardly any request comes this way.
+        // Boxed: few requests take this path.
         Box::pin(self.restored(head, id, claims, target)).await
     }
 
-    /// What a valid id that is not held says; told where it is worth nothing any more.
+    /// Opens a sealed id that is not in the registry. `Err` if it is invalid, expired, deleted or not restorable; those
+    /// cases are counted.
     pub(crate) fn verify_restorable(&self, id: AgentSessionId, binding: &Binding<'_>) -> Result<Claims, ()> {
         let claims = self.common.in_force().config.sessions.keys.open(id, binding).ok_or(())?;
         if binding.carried.lacks(claims.carried) {
@@ -157,7 +157,7 @@ impl<B: Backends> Front<B> {
         claims: Claims,
         core: Arc<AgentCore>,
     ) -> Restored<B::Link> {
-        // Another flight may have landed since this one was wanted.
+        // Another restore may have finished meanwhile.
         if let Some(agent) = self.agents.find(id, &core.binding()) {
             return Ok(agent);
         }
@@ -168,7 +168,7 @@ impl<B: Backends> Front<B> {
             Err(Missing::NoPlace(_)) => Restore::Full,
             Err(Missing::Unopened(_)) => Restore::Failed,
         });
-        // Behind the table, so that who finds no flight finds the session.
+        // Removed after the insertion: a request that finds no restore in progress finds the session.
         self.agents.restores.with(|restores| restores.remove(&id));
         result
     }
@@ -189,13 +189,13 @@ impl<B: Backends> Front<B> {
         let opened = open::bounded(self.backends.open(hello), &self.common).await;
         let link = opened.map_err(|error| Missing::Unopened(Arc::new(error)))?;
         if link.is_own() {
-            // What the backend is has changed: from now on the agent would have something to lose.
+            // The backend changed: from now on the agent has its own session, which it could lose.
             return Err(Missing::Unknown);
         }
         core.profile.tied(link.as_ref());
         let (agent, _) =
             self.agents.insert(Agent { id, core, side: Side::Http { link, interactive: false } });
-        // It may have been deleted meanwhile; who deletes buries first and looks in the table then.
+        // It may have been deleted meanwhile: a DELETE revokes first and looks in the table then.
         if self.obstacle(id, &claims).is_some() {
             self.agents.remove(id, &agent.core, AgentEnd::Deleted);
             return Err(Missing::Unknown);
@@ -207,8 +207,7 @@ impl<B: Backends> Front<B> {
         self.common.emit(&FrontEvent::Restore { outcome });
     }
 
-    /// The answer to a request that found no agent session; a call whose backend is not there is answered like any
-    /// other that failed.
+    /// The response to a request without an agent session; if the backend gave no link, like that of any failed call.
     pub(crate) fn missing(&self, missing: &Missing, id: Option<&RpcId>) -> Response {
         match missing {
             Missing::Unknown => Response::unknown_session(id),
@@ -221,7 +220,7 @@ impl<B: Backends> Front<B> {
         }
     }
 
-    /// The answer to a URL that names no backend; `id` is echoed where there is a message.
+    /// The response to a URL that names no backend; `id` is echoed if there is a message.
     pub(crate) fn unknown_backend(&self, head: &RequestHead<'_>, id: Option<&RpcId>, why: &str) -> Response {
         let known: Vec<String> =
             self.backends.servers(head.identity).into_iter().map(|entry| entry.name).collect();
@@ -230,7 +229,7 @@ impl<B: Backends> Front<B> {
         Response::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))
     }
 
-    /// The answer to a call of a session that could not be restored because of its backend.
+    /// The response to a call of a session that could not be restored because of its backend.
     pub(crate) fn unopened(
         &self,
         error: &CallError,

@@ -1,23 +1,24 @@
-//! Whether two requests under one id are the same: the one that came, and the one that runs or ended.
+//! Comparison of two requests under one id: the new one, and the one in flight or ended.
 //!
-//! A client that sends a request again may write it anew: with other white space, its members in another order, another
-//! progress token. Ids are unique in a session, so what asks for the same under the same id is the same.
+//! A client may write a repeated request anew: with other white space, its members in another order, another progress
+//! token. Ids are unique in a session, so a request that asks for the same under the same id is the same.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// Whether both ask for the same. They are read only where their bytes differ.
+/// Whether both ask for the same. They are parsed only if their bytes differ.
 pub(crate) fn is_same(one: &[u8], other: &[u8]) -> bool {
     one == other || asked(one).is_some_and(|one| asked(other) == Some(one))
 }
 
-/// What a request asks for, in one way of writing it; its own bytes, where they cannot be read.
+/// A request in canonical form; its own bytes, if they cannot be parsed.
 pub(crate) fn written_one_way(message: &[u8]) -> Cow<'_, [u8]> {
     asked(message).map_or(Cow::Borrowed(message), |asked| Cow::Owned(asked.to_string().into_bytes()))
 }
 
-/// All a request says but its id, which is compared elsewhere, and its progress token, which is made anew each time.
+/// The content of a request without its id, which is compared elsewhere, and its progress token, which clients make
+/// anew.
 fn asked(message: &[u8]) -> Option<Value> {
     let mut request: Value = serde_json::from_slice(message).ok()?;
     request.as_object_mut()?.remove("id");

@@ -1,5 +1,5 @@
-//! Calls of an agent session that ended when nobody was there for their answers: remembered, so that a request that
-//! comes again is not run twice.
+//! Unclaimed results: calls of an agent session that ended without a reader are remembered, so that a repeated request
+//! does not run twice.
 
 use std::{
     collections::VecDeque,
@@ -19,10 +19,10 @@ use crate::{
     stream::outbox::Outbox,
 };
 
-/// Calls of one session that ended unheard and are remembered.
+/// Most remembered calls of one session.
 const MOST: usize = 64;
 
-/// Calls that ended when nobody was there for their answer.
+/// Calls that ended without a reader.
 #[derive(Default)]
 pub(crate) struct Unclaimed {
     has_any: AtomicBool,
@@ -32,13 +32,13 @@ pub(crate) struct Unclaimed {
 struct Call {
     id: IdValue,
     digest: [u8; 32],
-    /// The stream its answer is on, as long as that is kept.
+    /// The stream with its answer, while that is stored.
     stream: Option<u32>,
     ended: Instant,
 }
 
 impl Unclaimed {
-    /// Remembers a call that ended unheard.
+    /// Remembers a call that ended without a reader.
     pub(crate) fn add(&self, registration: &CallRegistration, sink: Option<&Arc<Outbox>>) {
         let stream = sink.and_then(|sink| sink.stream_number());
         let digest = digest_of(&registration.flag.message);
@@ -50,7 +50,7 @@ impl Unclaimed {
         self.has_any.store(true, Ordering::Release);
     }
 
-    /// The stream of the call that ended for the same request not longer ago than this. It is asked for once.
+    /// Claims the stream of the call that ended for the same request within this time. Each call can be claimed once.
     pub(crate) fn claim(&self, id: &IdValue, message: &[u8], within: Duration) -> Option<Option<u32>> {
         if !self.has_any.load(Ordering::Acquire) {
             return None;

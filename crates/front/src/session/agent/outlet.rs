@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Server requests one agent may owe an answer at a time.
+/// Most unanswered server requests of one agent.
 const MAX_SERVER_REQUESTS: usize = 64;
 
 #[derive(Default)]
@@ -25,7 +25,7 @@ pub(super) struct ServerRequests {
 }
 
 impl AgentCore {
-    /// The link's number for the server request the agent answers with this id.
+    /// Takes the link's number of the server request that the agent answers with this id.
     pub(crate) fn take_link_id(&self, id: &IdValue) -> Option<u64> {
         let (id, _) = id.as_number_lenient()?;
         let mut server_requests = lock(&self.server_requests);
@@ -41,7 +41,7 @@ impl AgentCore {
             LinkEvent::Request { id, message } => self.ask(outbox, id, &message),
             LinkEvent::Withdrawn { id, reason } => self.withdraw(outbox, id, reason),
             LinkEvent::Paused(wait) => {
-                // An HTTP+SSE session is one stream: who leaves it for a while loses everything else with it.
+                // An HTTP+SSE session has one stream: an agent that leaves it for a while loses everything else.
                 if self.transport != Transport::Sse {
                     outbox.dismiss(wait);
                 }
@@ -54,7 +54,7 @@ impl AgentCore {
             LinkEvent::Ended(_) => {
                 self.ended.store(true, Ordering::Relaxed);
                 match self.transport {
-                    // Its calls still tell what became of them.
+                    // Its calls still send their results.
                     Transport::Sse => self.outbox.finish(),
                     Transport::Http | Transport::Other => self.outbox.close(),
                 }
@@ -63,7 +63,7 @@ impl AgentCore {
         }
     }
 
-    /// Queues a message that must arrive.
+    /// Queues a message that must arrive on the agent's own stream.
     pub(crate) fn send_answer(&self, bytes: Bytes) {
         self.send_answer_on(&self.outbox, bytes);
     }
@@ -100,7 +100,7 @@ impl AgentCore {
         sent
     }
 
-    /// Tells the agent that nobody waits for its answer any more; an answer that comes all the same is dropped.
+    /// Cancels a server request; a late answer of the agent is dropped.
     fn withdraw(&self, outbox: &Outbox, link_id: u64, reason: &str) -> Result<(), OutletFull> {
         let id = {
             let mut server_requests = lock(&self.server_requests);

@@ -1,5 +1,5 @@
-//! Whose an agent session is: what its id is bound to, what it was opened with in the headers its backend is given, and
-//! whether a session of the backend is its alone.
+//! The owner of an agent session: what its id is bound to, the forwarded headers it was opened with, and whether it has
+//! a backend session of its own.
 
 use std::sync::{
     Arc, Mutex, OnceLock,
@@ -16,17 +16,17 @@ use crate::{
 };
 
 pub(super) struct Owner {
-    /// Its agent with what its latest request came with.
+    /// The caller, with the headers of its latest request.
     latest: ArcSwap<Caller>,
-    /// Whether a request came with something else than it was opened with.
+    /// Whether a request came with other values than the session was opened with.
     moved: AtomicBool,
-    /// What it was opened with.
+    /// The forwarded headers it was opened with.
     carried: Carried,
-    /// The headers its id says came with it.
+    /// The bits of the headers it was opened with, as its id has them.
     opened_with: u32,
-    /// Where a session of its backend is its alone: the values of its headers that was opened with.
+    /// The header values its own backend session was opened with. `None` if it shares.
     owned: Mutex<Option<Forwarded>>,
-    /// Once it is known.
+    /// The id, once it is known.
     id: OnceLock<AgentSessionId>,
 }
 
@@ -44,7 +44,7 @@ impl Owner {
 }
 
 impl AgentCore {
-    /// What its id is bound to.
+    /// The binding of its id.
     pub(crate) fn binding(&self) -> Binding<'_> {
         Binding {
             transport: self.transport,
@@ -54,20 +54,20 @@ impl AgentCore {
         }
     }
 
-    /// The headers that came with it when its id was given out.
+    /// The bits of the headers present when its id was sealed.
     pub(crate) fn opened_with(&self) -> u32 {
         self.owner.opened_with
     }
 
-    /// Whether a request that carries this may be one of this session. One that is served on a session of its own stays
-    /// with the values that was opened with: with others it begins again.
+    /// Whether a request with these headers may belong to this session. A session with its own backend session keeps
+    /// the values that was opened with; with others its agent must begin again.
     pub(crate) fn may_carry(&self, carried: &Carried) -> bool {
         carried.is_of_nothing()
             || (!carried.lacks(self.owner.opened_with)
                 && lock(&self.owner.owned).as_ref().is_none_or(|values| carried.agrees_with(values)))
     }
 
-    /// Its agent, as the one a request comes from that carries this.
+    /// The caller, with the headers of this request.
     pub(crate) fn as_sent(&self, carried: &Carried) -> Arc<Caller> {
         let latest = self.owner.latest.load_full();
         if latest.forwarded == carried.values {
@@ -79,13 +79,12 @@ impl AgentCore {
         caller
     }
 
-    /// Whether a request came with other values than it was opened with: then nothing that was said with those is
-    /// said again.
+    /// Whether a request came with other values than the session was opened with.
     pub(crate) fn has_moved(&self) -> bool {
         self.owner.moved.load(Ordering::Relaxed)
     }
 
-    /// It is in the table, under this id.
+    /// Notes that it is in the table under this id.
     pub(crate) fn known_as(&self, id: AgentSessionId) {
         let _ = self.owner.id.set(id);
         if lock(&self.owner.owned).is_some() {
@@ -93,13 +92,14 @@ impl AgentCore {
         }
     }
 
-    /// A session of its backend is its alone, opened with these values: what it leaves there is lost with the session.
+    /// Notes that it has its own backend session, opened with these values: its state is lost with the session, so its
+    /// id must not be restored.
     pub(crate) fn becomes_own(&self, values: Forwarded) {
         *lock(&self.owner.owned) = Some(values);
         self.revoke();
     }
 
-    /// From now on its id restores nothing.
+    /// Revokes its id: it can no longer be restored.
     pub(crate) fn revoke(&self) {
         if let Some(id) = self.owner.id.get() {
             let revoked = self.common.revoke(*id, &self.binding());

@@ -24,32 +24,32 @@ use crate::{
     stream::outbox::Outbox,
 };
 
-/// Tells one call that it is to end, and why; and others what was asked.
+/// The flag that stops one call; also describes the call to others.
 #[derive(Default)]
 pub(crate) struct CancelFlag {
     reason: AtomicU8,
     waker: AtomicWaker,
-    /// Where there is a call to tell of.
+    /// A description of the call, for operators.
     pub(crate) note: OnceLock<CallNote>,
-    /// The request, to know it again.
+    /// The request, to recognise a repeated one.
     pub(crate) message: Bytes,
-    /// The stream its answer goes to, where its connection does not hold it any more.
+    /// The stream of its answer, once the call is detached.
     pub(crate) stream: OnceLock<Weak<Outbox>>,
 }
 
-/// Why a call is to end. The greater word stands.
+/// The reason a call must end. The greater one wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum StopReason {
-    /// The gateway ends, and waits for what runs only.
+    /// Shutdown: only calls that were sent may go on.
     UnlessSent = 1,
-    /// The gateway waits no longer.
+    /// Shutdown: the drain time is over.
     Now = 2,
-    /// Its agent no longer wants the answer.
+    /// The agent cancelled it.
     Cancelled = 3,
 }
 
-/// A request id in use; dropping it frees the id.
+/// A request id in use, with its share of the limits; released on drop.
 pub(crate) struct CallRegistration {
     pub(crate) core: Arc<AgentCore>,
     pub(crate) flag: Arc<CancelFlag>,
@@ -58,20 +58,20 @@ pub(crate) struct CallRegistration {
     _share: Option<Share>,
 }
 
-/// Why a request id cannot be used.
+/// The reason a call cannot begin.
 pub(crate) enum BeginError {
-    /// Another request runs under it.
+    /// Another request with this id is in flight.
     Duplicate,
-    /// The same request runs under it.
+    /// The same request is in flight.
     Repeated,
-    /// The agent has this many in flight, and one will end after about this time.
+    /// The agent has this many calls in flight; one should end after about this time.
     TooMany(usize, Duration),
-    /// Its principal has, over all its agents.
+    /// The principal has this many, over all its agents.
     TooManyOfPrincipal(usize, Duration),
 }
 
 impl AgentCore {
-    /// Takes the id of this request for as long as its call runs.
+    /// Registers a call under the id of its request.
     pub(crate) fn begin(
         self: &Arc<Self>,
         id: &IdValue,
@@ -80,7 +80,7 @@ impl AgentCore {
         let limit = self.common.limits().calls_per_agent;
         let mut inflight = lock(&self.inflight);
         if let Some(flag) = inflight.get(id).cloned() {
-            // Nobody waits while they are compared.
+            // Compared without the lock.
             drop(inflight);
             return Err(if is_same(&flag.message, message) {
                 BeginError::Repeated
@@ -94,13 +94,13 @@ impl AgentCore {
         self.enter(&mut inflight, id.clone(), message.clone())
     }
 
-    /// The call that runs under this id.
+    /// The call in flight under this id.
     pub(crate) fn running(&self, id: &IdValue) -> Option<Arc<CancelFlag>> {
         lock(&self.inflight).get(id).cloned()
     }
 
-    /// Takes part for as long as one call of a caller without session runs. How many there may be is for its principal
-    /// to say: each holds a connection.
+    /// Registers a call of a caller without a session. Only the principal's limit applies: each such call holds a
+    /// connection.
     pub(crate) fn join(self: &Arc<Self>) -> Result<CallRegistration, BeginError> {
         let id = IdValue::Num(self.joined.fetch_add(1, Ordering::Relaxed));
         self.enter(&mut lock(&self.inflight), id, Bytes::new())
@@ -121,7 +121,7 @@ impl AgentCore {
         Ok(CallRegistration { core: Arc::clone(self), flag, id, since: Instant::now(), _share: share })
     }
 
-    /// Cancels one call of this agent, if it still runs.
+    /// Cancels the call with this id, if it is in flight.
     pub(crate) fn cancel(&self, id: &IdValue) {
         let flag = lock(&self.inflight).get(id).cloned();
         if let Some(flag) = flag {
@@ -129,14 +129,14 @@ impl AgentCore {
         }
     }
 
-    /// Tells all its calls that they are to end.
+    /// Stops all its calls.
     pub(crate) fn stop_calls(&self, why: StopReason) {
         for flag in self.flags() {
             flag.set(why);
         }
     }
 
-    /// Those of its calls in flight.
+    /// The flags of its calls in flight.
     pub(crate) fn flags(&self) -> Vec<Arc<CancelFlag>> {
         lock(&self.inflight).values().cloned().collect()
     }
@@ -151,7 +151,7 @@ impl AgentCore {
 }
 
 impl BeginError {
-    /// What the agent is told.
+    /// The error for the agent.
     pub(crate) fn error(&self) -> CallError {
         match self {
             Self::Duplicate => CallError::not_sent(
@@ -178,7 +178,7 @@ impl BeginError {
 }
 
 impl CancelFlag {
-    /// What was said so far; whoever waits is woken by the next word.
+    /// The reason set so far; the next one wakes this waker.
     pub(crate) fn reason(&self, waker: &std::task::Waker) -> Option<StopReason> {
         self.waker.register(waker);
         match self.reason.load(Ordering::Acquire) {
