@@ -1,4 +1,4 @@
-//! What the front may be told: limits, times and who may reach it. Plain data, checked by whoever reads the file.
+//! Configuration of the front: limits, times and who may reach it. Plain data, checked by whoever reads the file.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,22 +16,22 @@ pub struct FrontConfig {
     pub allowed_origins: Vec<String>,
     /// Who is served without authentication.
     pub unauthenticated: Unauthenticated,
-    /// Headers of agents that some backend is given.
+    /// Headers of agents that are forwarded to some backend.
     pub forward_headers: Vec<HeaderName>,
     /// Numbers and sizes.
     pub limits: FrontLimits,
     /// Times.
     pub times: FrontTimes,
-    /// What lets agent sessions outlive a restart.
+    /// Settings that let agent sessions outlive a restart.
     pub sessions: SessionsConfig,
 }
 
-/// What lets agent sessions outlive a restart.
+/// Settings that let agent sessions outlive a restart.
 #[derive(Clone, Debug, Default)]
 pub struct SessionsConfig {
-    /// What seals their ids; by default a key of this life, so that none does.
+    /// The keys that seal their ids; by default a key of this process, so that none outlives it.
     pub keys: SessionKeys,
-    /// The file of those that were deleted.
+    /// The file of deleted sessions.
     pub deleted: Option<PathBuf>,
     /// Where the time of day comes from.
     pub clock: WallClock,
@@ -71,7 +71,7 @@ pub struct FrontLimits {
     pub count_loopback: bool,
     /// Most descriptors of this process; a quarter of them is not for agents.
     pub descriptors: usize,
-    /// Those of them that neither agents nor backends take, so that the operator can always ask what is going on.
+    /// Descriptors that neither agents nor backends take, so that operators can always connect.
     pub reserved_descriptors: usize,
     /// Agent sessions.
     pub agent_sessions: usize,
@@ -87,7 +87,7 @@ pub struct FrontLimits {
     pub body_bytes: usize,
     /// Bytes per second at which a request body must come, after it was late for `body_idle`.
     pub body_rate: usize,
-    /// Bytes kept for agents in all: bodies, calls, what waits to be read, what is kept for a resume.
+    /// Bytes held for agents in all: bodies, calls, unread messages, events stored for a resume.
     pub buffered_bytes: usize,
     /// Bytes of a header block; 8 KiB is the least.
     pub header_bytes: usize,
@@ -116,7 +116,7 @@ pub struct FrontTimes {
     pub body_idle: Duration,
     /// A body or a new agent session waits this long for memory before it is refused.
     pub overload_wait: Duration,
-    /// An agent may refuse to read this long.
+    /// Longest time an agent may take nothing of what is written to it.
     pub write_stall: Duration,
     /// Latest end of a call.
     pub call: Duration,
@@ -128,17 +128,16 @@ pub struct FrontTimes {
     pub orphan: Duration,
     /// How long a call waits for its caller to come back with what its server asked (2026-07-28).
     pub parked: Duration,
-    /// An agent session without stream and calls is put away after this; one that can be restored comes back with its
-    /// next request.
+    /// Idle time after which an agent session is evicted; one that can be restored returns with its next request.
     pub agent_idle: Duration,
-    /// How long after it was given out the id of a session that is not held is worth restoring it.
+    /// Time after its issue for which the id of an evicted session can be restored.
     pub session_lifetime: Duration,
     /// A silent stream gets a comment this often.
     pub stream_ping: Duration,
     /// A call that has been silent for this long is answered as a stream, where its agent names event streams among
     /// what it takes.
     pub answer_as_stream: Duration,
-    /// How soon an agent is told to come back to a stream that broke (2025-11-25).
+    /// Time after which an agent resumes a stream that broke (2025-11-25).
     pub retry: Duration,
     /// After shutdown began, what has not ended by then is dropped.
     pub drain: Duration,
@@ -159,8 +158,8 @@ impl Default for FrontConfig {
 }
 
 impl FrontLimits {
-    /// Most connections of agents. Of the descriptors a quarter is left to backends, operators, and for telling those who
-    /// are turned away.
+    /// Most connections of agents. A quarter of the descriptors is left to backends, operators, and the answers to
+    /// rejected connections.
     pub(crate) fn agent_connections(&self) -> usize {
         self.connections.min(self.descriptors - self.descriptors / 4)
     }

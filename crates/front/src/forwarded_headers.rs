@@ -1,16 +1,16 @@
-//! What a request carries in the headers its backend is given (`forward_headers`): compared on every request with what
-//! its agent session was opened with.
+//! Forwarded headers (`forward_headers`): their values in a request, compared on every request with those its agent
+//! session was opened with.
 //!
-//! Which of these headers were there is noted in the session id, a bit for each name, because a session that was
-//! opened with credentials is unknown to a request without them. Their values are not noted: a token is refreshed while
-//! its session lives, and whoever sends other values is served on the sessions of those.
+//! The session id holds a bit for each of these headers that was present, because a session opened with credentials
+//! must be unknown to a request without them. The values are not in it: a token is refreshed while its session lives,
+//! and a request with other values is served on backend sessions with those.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 use mcpool_wire::Forwarded;
 
-/// The headers a backend is given, and what one request says in them.
+/// The headers forwarded to a backend, and their values in one request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Carried {
     names: Arc<[HeaderName]>,
@@ -18,8 +18,8 @@ pub(crate) struct Carried {
 }
 
 impl Carried {
-    /// What these headers say under these names, in the order of the names; values are treated as secrets. A header
-    /// that came twice is left out: it would be open which one counts.
+    /// Reads the headers of these names, in the order of the names; values are treated as secrets. A doubled header is
+    /// left out: it is unclear which value counts.
     pub(crate) fn of(names: Arc<[HeaderName]>, headers: &HeaderMap) -> Self {
         if names.is_empty() {
             return Self::default();
@@ -34,23 +34,23 @@ impl Carried {
         Self { names, values }
     }
 
-    /// Whether the backend is given nothing, so that there is nothing to compare.
+    /// Whether no headers are forwarded to the backend, so that there is nothing to compare.
     pub(crate) fn is_of_nothing(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// A bit for each header that is there.
+    /// One bit for each header that is present.
     pub(crate) fn bits(&self) -> u32 {
         self.values.iter().fold(0, |bits, (name, _)| bits | bit_of(name))
     }
 
-    /// Whether one of the headers with these bits is missing. One the backend is no longer given is not missed.
+    /// Whether one of the headers with these bits is missing. A header that is no longer forwarded does not count.
     pub(crate) fn lacks(&self, opened_with: u32) -> bool {
         let given = self.names.iter().fold(0, |bits, name| bits | bit_of(name));
         opened_with & given & !self.bits() != 0
     }
 
-    /// Whether these values are the same, as far as the backend is given them.
+    /// Whether the forwarded values are equal.
     pub(crate) fn agrees_with(&self, others: &Forwarded) -> bool {
         let value =
             |all: &Forwarded, name| all.iter().find(|(one, _)| one == name).map(|(_, value)| value.clone());
@@ -58,8 +58,8 @@ impl Carried {
     }
 }
 
-/// The bit of a header name (FNV-1a, folded). Written into ids that outlive this program: it never changes. Where two
-/// names have the same one, nobody notices that one of them is missing, and the request is served without it.
+/// The bit of a header name (FNV-1a, folded). Part of ids that outlive this program, so it never changes. If two names
+/// share a bit, the absence of one goes unnoticed and the request is served without it.
 fn bit_of(name: &HeaderName) -> u32 {
     let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
     let hash = name.as_str().as_bytes().iter().fold(0x811c_9dc5, step);

@@ -1,7 +1,7 @@
-//! Who may reach this listener: host names, origins and peers (DESIGN.md 2, "Hosts").
+//! Host policy: which host names, origins and peers may reach this listener.
 //!
-//! A page in a browser can send requests to a loopback port under any host name it resolves there; only the names
-//! tell such a request from an honest one.
+//! A page in a browser can send requests to a loopback port under any host name that resolves there; only the name
+//! tells such a request from an honest one.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,18 +16,18 @@ pub struct HostPolicy {
     peers: Unauthenticated,
 }
 
-/// Why a request is turned away.
+/// The reason a request is refused.
 pub struct TurnedAway {
-    /// The HTTP status that says so.
+    /// The HTTP status of the answer.
     pub status: StatusCode,
-    /// What was wrong: `peer`, `host`, `origin`.
+    /// The kind of refusal: `peer`, `host`, `origin`.
     pub kind: &'static str,
     /// One sentence that names the key to change.
     pub message: String,
 }
 
 impl HostPolicy {
-    /// What the configuration allows.
+    /// The policy of this configuration.
     #[must_use]
     pub fn new(config: &FrontConfig) -> Self {
         let lower = |list: &[String]| list.iter().map(|entry| entry.to_ascii_lowercase()).collect();
@@ -38,7 +38,7 @@ impl HostPolicy {
         }
     }
 
-    /// Whether this peer is served.
+    /// Checks whether this peer is served.
     ///
     /// # Errors
     /// Why not.
@@ -55,7 +55,7 @@ impl HostPolicy {
         })
     }
 
-    /// Whether the host named by the request is served.
+    /// Checks whether the host named by the request is served.
     ///
     /// # Errors
     /// Why not.
@@ -80,15 +80,15 @@ impl HostPolicy {
         Err(TurnedAway { status: StatusCode::MISDIRECTED_REQUEST, kind: "host", message })
     }
 
-    /// Whether pages of this origin are served.
+    /// Checks whether pages of this origin are served.
     ///
     /// # Errors
     /// Why not.
     pub fn check_origin(&self, headers: &HeaderMap) -> Result<(), TurnedAway> {
         let away = |message| TurnedAway { status: StatusCode::FORBIDDEN, kind: "origin", message };
         let Some(origin) = headers.get(header::ORIGIN) else {
-            // A page's request that needs no permission, such as an image, does not say where the page is from, but
-            // whether it is from elsewhere.
+            // A page's request that needs no permission, such as an image, does not name its origin, but says whether
+            // it is cross-site.
             return match headers.get("sec-fetch-site") {
                 Some(site) if site.as_bytes().eq_ignore_ascii_case(b"cross-site") => {
                     Err(away("pages of other sites are not response here".to_owned()))
@@ -112,7 +112,7 @@ impl HostPolicy {
     }
 }
 
-/// The host a request names, in lower case: that of its target, else of its header.
+/// The host a request names, in lower case: from its target, else from its header.
 #[must_use]
 pub fn host_of(uri: &Uri, headers: &HeaderMap) -> String {
     let named = uri.authority().map(|authority| authority.as_str());
@@ -120,7 +120,7 @@ pub fn host_of(uri: &Uri, headers: &HeaderMap) -> String {
     host.unwrap_or_default().to_ascii_lowercase()
 }
 
-/// Whether an origin can be allowed.
+/// Checks whether an origin can be allowed.
 ///
 /// # Errors
 /// Why not, as a sentence.
@@ -137,7 +137,7 @@ pub fn check_allowed_origin(origin: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Whether a host can be allowed.
+/// Checks whether a host can be allowed.
 ///
 /// # Errors
 /// Why not, as a sentence.
@@ -154,7 +154,7 @@ pub fn check_allowed_host(host: &str) -> Result<(), &'static str> {
     }
 }
 
-/// The name in an authority without user, or nothing where it is none: `name`, `name:port`, `[address]:port`.
+/// The name in an authority without user (`name`, `name:port`, `[address]:port`); `None` if it is malformed.
 fn name_of(host: &str) -> Option<&str> {
     let (name, port) = split_port(host);
     let is_port = |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
@@ -167,7 +167,7 @@ fn name_of(host: &str) -> Option<&str> {
     (known && port.is_none_or(|port| is_port(port) && port.parse::<u16>().is_ok())).then_some(name)
 }
 
-/// The host in an origin, which has nothing else but its scheme and a port.
+/// The host in an origin, which consists of scheme, host and optional port.
 fn origin_host(origin: &str) -> Option<&str> {
     let (scheme, host) = origin.split_once("://")?;
     let is_scheme = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'-' | b'.');

@@ -1,5 +1,5 @@
-//! How agents reach the gateway: a hyper server that speaks HTTP+SSE and Streamable HTTP on every agent URL, over
-//! any [`mcpool_wire::Backends`].
+//! The front: a hyper server that speaks HTTP+SSE and Streamable HTTP to agents on every agent URL, over any
+//! [`mcpool_wire::Backends`].
 //!
 //! Reading order, top to bottom: `server` (connections), `endpoint` (what a request means), the three transports
 //! `streamable`, `sse` and `stateless`, `call` (calls in flight and their owners), `session` (agent sessions), `http`
@@ -7,10 +7,11 @@
 //! `session_id` (sealed ids), `observe`. The subtle thing: no response body ever runs a call, so an agent that does not
 //! read holds up nobody.
 //!
-//! An agent that does not keep up loses logs first, then all but the latest progress; changes are told once. When twice
-//! `outbound_bytes` or `outbound_messages` wait, the next answer closes that stream, as does a connection that takes in
-//! nothing for `write_stall`, and the calls of that stream are cancelled. The limit is looked at before a message is
-//! queued, so one answer of any size reaches an agent that reads; beyond `replay_bytes` it is not kept for a resume.
+//! An agent that does not keep up loses logs first, then all but the latest progress; change notices are merged. When
+//! twice `outbound_bytes` or `outbound_messages` wait, the next answer closes that stream, as does a connection that
+//! takes nothing for `write_stall`, and the calls of that stream are cancelled. The limit is checked before a message
+//! is queued, so one answer of any size reaches an agent that reads; beyond `replay_bytes` it is not stored for a
+//! resume.
 
 mod call;
 mod config;

@@ -1,4 +1,4 @@
-//! One message of an agent, decoded once and owned: what is left of the envelope when the borrow ends.
+//! Messages of agents: decoded once and owned, independent of the borrowed envelope.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -13,20 +13,20 @@ use crate::limits::memory::Charge;
 pub(crate) struct Incoming {
     pub(crate) body: Body,
     pub(crate) message: Message,
-    /// Carries the marks of the era without sessions.
+    /// Whether it is marked as stateless (2026-07-28).
     pub(crate) is_modern: bool,
-    /// Its bytes, for as long as they are kept.
+    /// The charge of its bytes.
     pub(crate) charge: Charge,
 }
 
-/// What one POST carries.
+/// The content of one POST.
 pub(crate) enum Parcel {
     One(Incoming),
     /// A batch (2025-03-26): each message, or why it is none.
     Many(Vec<Result<Incoming, DecodeError>>),
 }
 
-/// What the message is, with what the front decides on.
+/// The message as the front needs it.
 pub(crate) enum Body {
     Request(Request),
     Notification(Method, Option<IdValue>),
@@ -43,9 +43,9 @@ pub(crate) struct Request {
     pub(crate) name: Option<Arc<str>>,
     pub(crate) is_plain_list: bool,
     pub(crate) wants_task: bool,
-    /// Why it is too much for anybody to be called with.
+    /// The limit it exceeds, for which it is refused.
     pub(crate) beyond: Option<&'static str>,
-    /// Its agent with what the request came with; else it came with what its agent was opened with.
+    /// The caller with the headers of this request; `None`: those its session was opened with.
     pub(crate) caller: Option<Arc<Caller>>,
 }
 
@@ -66,7 +66,7 @@ impl Parcel {
         Ok(Self::Many(messages))
     }
 
-    /// Notes whom its requests are from.
+    /// Sets the caller of its requests.
     pub(crate) fn sent_by(&mut self, caller: &Arc<Caller>) {
         match self {
             Self::One(message) => message.body.sent_by(caller),
@@ -76,7 +76,7 @@ impl Parcel {
         }
     }
 
-    /// The id to echo, where there is one.
+    /// The id to echo, if there is one.
     pub(crate) fn id(&self) -> Option<&RpcId> {
         match self {
             Self::One(message) => message.id(),
@@ -85,15 +85,15 @@ impl Parcel {
     }
 }
 
-/// Why the second of two messages with one id is refused.
+/// The error for the second of two messages with one id.
 pub(crate) const REPEATED: &str = "this id stands in the batch twice";
 
-/// Ids that stand in one batch twice: the second is refused, whether or not the first still runs.
+/// Ids seen in one batch: the second request with one id is refused, whether or not the first still runs.
 #[derive(Default)]
 pub(crate) struct Seen(HashSet<IdValue>);
 
 impl Seen {
-    /// Whether this is a request whose id came before.
+    /// Whether this is a request whose id was seen before.
     pub(crate) fn is_repeated(&mut self, message: &Incoming) -> bool {
         message.id().is_some_and(|id| !self.0.insert(id.value().clone()))
     }
@@ -117,7 +117,7 @@ impl Incoming {
         matches!(&self.body, Body::Request(request) if request.method == Method::Initialize)
     }
 
-    /// The id to echo, where there is one.
+    /// The id to echo, if there is one.
     pub(crate) fn id(&self) -> Option<&RpcId> {
         match &self.body {
             Body::Request(request) => Some(&request.id),
@@ -127,7 +127,7 @@ impl Incoming {
 }
 
 impl Body {
-    /// Notes whom it is from, where it is a request.
+    /// Sets the caller, if it is a request.
     pub(crate) fn sent_by(&mut self, caller: &Arc<Caller>) {
         if let Self::Request(request) = self {
             request.caller = Some(Arc::clone(caller));

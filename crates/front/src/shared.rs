@@ -1,4 +1,4 @@
-//! What every part of one front shares and that does not depend on what lies behind it.
+//! State shared by every part of one front, independent of the backends.
 
 use std::sync::{
     Arc,
@@ -32,19 +32,19 @@ pub(crate) struct Common {
     pub(crate) observe: Arc<dyn FrontObserve>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) memory: Arc<MemoryAccount>,
-    /// The open connections, by their numbers: looked through when memory is short.
+    /// Open connections by number, for load shedding.
     pub(crate) connections: DashMap<u64, Arc<ConnectionState>>,
     pub(crate) principals: Arc<Principals>,
-    /// Calls whose handler is gone or answers as a stream go here.
+    /// The way of calls to the task of detached calls.
     pub(crate) detached: mpsc::Sender<DetachedCall>,
-    /// Everything ends now.
+    /// Cancelled when everything must end at once.
     pub(crate) kill: CancellationToken,
-    /// Which ids are too old.
+    /// Decides which ids have expired.
     pub(crate) expiry: Expiry,
     pub(crate) revocations: RevocationList,
-    /// The front takes nothing new: what runs may end.
+    /// Cancelled when the drain begins: no new work, running calls may end.
     pub(crate) draining: CancellationToken,
-    /// Connections accepted since.
+    /// Connections accepted since the drain began.
     pub(crate) late: AtomicUsize,
     /// The replica this is.
     pub(crate) slot: Slot,
@@ -55,16 +55,16 @@ pub(crate) struct Common {
     epoch: Instant,
 }
 
-/// Calls that outlive their handler, on their way to the task that owns them, with their place there.
+/// One entry of detached calls on its way to their task, with its permit.
 pub(crate) struct DetachedCall {
     pub(crate) run: BoxFuture<'static, ()>,
-    /// Ends what they cannot end themselves any more.
+    /// Cleans up if the task panics.
     pub(crate) on_panic: Box<dyn FnOnce() + Send>,
     pub(crate) permit: DetachedPermit,
 }
 
-/// What is allowed now. It can be replaced while the front runs: what exists keeps what it began with where it has
-/// copied it, and whatever begins later goes by the new one.
+/// The configuration in force. It can be replaced at run time: what exists keeps the values it has copied, and whatever
+/// begins later uses the new ones.
 pub(crate) struct InForce {
     pub(crate) config: FrontConfig,
     pub(crate) hosts: HostPolicy,
@@ -113,7 +113,7 @@ impl Common {
         (common, writer)
     }
 
-    /// What is allowed now. Not to be kept: a guard holds up the next change.
+    /// The configuration in force. Do not keep the guard: it delays the next change.
     pub(crate) fn in_force(&self) -> Guard<Arc<InForce>> {
         self.in_force.load()
     }
@@ -147,7 +147,7 @@ impl Common {
         self.observe.on(event);
     }
 
-    /// Somebody or something was turned away: one of [`REFUSALS`](crate::observe::REFUSALS).
+    /// Counts a refusal: one of [`REFUSALS`](crate::observe::REFUSALS).
     pub(crate) fn refused(&self, kind: &'static str) {
         self.gauges.note_refusal(kind);
         self.emit(&FrontEvent::Refused { kind });
@@ -157,7 +157,7 @@ impl Common {
         self.emit(&FrontEvent::Dropped { kind });
     }
 
-    /// An agent sent credentials that go nowhere.
+    /// Reports an `Authorization` header that is not forwarded.
     pub(crate) fn authorization_ignored(&self) {
         self.emit(&FrontEvent::AuthorizationIgnored);
         if !self.warned.swap(true, Ordering::Relaxed) {
@@ -173,7 +173,7 @@ impl Common {
         self.draining.cancel();
     }
 
-    /// Sees to it that this id is never restored, where it could be; what is needed to wait until that is written down.
+    /// Revokes a session id. Returns the revocation to await if the id could have been restored.
     pub(crate) fn revoke(&self, id: AgentSessionId, binding: &Binding<'_>) -> Option<Revocation> {
         let claims = self.in_force().config.sessions.keys.open(id, binding).filter(Claims::is_restorable)?;
         let one = Revocation { issued: claims.issued, fingerprint: fingerprint_of(id) };
@@ -187,7 +187,7 @@ impl Common {
     }
 }
 
-/// A call as its end is reported.
+/// The end of a call, to be reported.
 pub(crate) struct Ending<'a> {
     pub(crate) agent: AgentKey,
     pub(crate) request_id: RequestId,
@@ -213,7 +213,7 @@ impl Ending<'_> {
         }));
     }
 
-    /// A call that was refused before anything was tried.
+    /// Reports a call that was refused before anything was tried.
     pub(crate) fn refused(&self, common: &Common, error: &CallError) {
         self.report(common, outcome_of(error), Some(error));
     }

@@ -31,7 +31,7 @@ impl CallStream {
         Arc::new(Self::unopened(core, interactive))
     }
 
-    /// A response stream, opened at once if the agent prefers one.
+    /// A response stream that is open from the start.
     pub(crate) fn open(core: &Arc<AgentCore>, interactive: bool) -> Arc<Self> {
         let polls = core.revision() == Some(Revision::V2025_11_25);
         let opened = OnceLock::from(Some(core.call_outbox()));

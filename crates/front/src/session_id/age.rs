@@ -1,4 +1,4 @@
-//! The wall clock, for the one thing that outlives the process: the age of sealed ids. All timers are monotonic.
+//! Expiry of sealed ids by the wall clock, because ids outlive the process. All timers are monotonic.
 
 use std::{
     fmt,
@@ -6,14 +6,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// How wrong the wall clock may be: set a day forward or back it neither ends a session nor refuses one.
+/// Tolerated error of the wall clock: set a day forward or back it neither ends a session nor refuses one.
 const LEEWAY: u64 = 24 * 60 * 60 * 1_000;
 
-/// Where the time of day comes from.
+/// The source of the time of day.
 #[derive(Clone)]
 pub struct WallClock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
 
-/// Tells which ids are still worth something.
+/// Decides which ids have expired.
 pub(crate) struct Expiry {
     clock: WallClock,
     /// Milliseconds.
@@ -21,7 +21,7 @@ pub(crate) struct Expiry {
 }
 
 impl WallClock {
-    /// A clock of one's own.
+    /// A custom clock.
     #[must_use]
     pub fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
@@ -55,12 +55,13 @@ impl Expiry {
         self.clock.now()
     }
 
-    /// Whether an id given out then is not too old, and not from a future further off than a clock may be wrong.
+    /// Whether an id issued at this time has not expired, and is not from further in the future than a clock may be
+    /// wrong.
     pub(crate) fn is_good(&self, issued: u64) -> bool {
         issued >= self.expired() && issued <= self.now().saturating_add(LEEWAY)
     }
 
-    /// Ids given out before this moment are worth nothing any more.
+    /// The time of issue before which ids have expired.
     pub(crate) fn expired(&self) -> u64 {
         self.now().saturating_sub(self.lifetime.saturating_add(LEEWAY))
     }

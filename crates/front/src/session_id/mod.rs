@@ -1,7 +1,7 @@
-//! The id of an agent session: opaque, unguessable, with a codec of its own.
+//! Agent session ids: opaque, unguessable, with a codec of their own.
 //!
 //! Layout: format version, key id, owner slot (which replica holds the session), then the sealed body with its nonce
-//! and tag. This file knows where the parts lie; what they say only [`crate::session_id::seal`] can read. Nothing else looks inside.
+//! and tag. This file knows where the parts lie; only [`crate::session_id::seal`] can read the body.
 
 pub(crate) mod age;
 pub(crate) mod revoked;
@@ -20,10 +20,10 @@ pub(crate) const NONCE: usize = 12;
 pub(crate) const BODY: usize = 16;
 pub(crate) const TAG: usize = 16;
 const LEN: usize = HEAD + NONCE + BODY + TAG;
-/// Without remainder: every bit of the text is a bit of the id.
+/// No remainder: every bit of the text is a bit of the id.
 const TEXT_LEN: usize = LEN / 3 * 4;
 
-/// The name of an agent session, known to its agent only.
+/// The id of an agent session, known to its agent only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentSessionId([u8; LEN]);
 
@@ -34,7 +34,7 @@ impl AgentSessionId {
         [FORMAT, key, high, low]
     }
 
-    /// Puts an id together; `sealed` is the body and its tag.
+    /// Composes an id; `sealed` is the body and its tag.
     pub(crate) fn of_parts(head: [u8; HEAD], nonce: &[u8; NONCE], sealed: &[u8]) -> Option<Self> {
         let mut bytes = [0; LEN];
         bytes[..HEAD].copy_from_slice(&head);
@@ -44,8 +44,7 @@ impl AgentSessionId {
         Some(Self(bytes))
     }
 
-    /// Reads an id as an agent sends it; `None` for anything that is no id of this format. One that was never given
-    /// out passes: whether it was sealed here is for the keys to say.
+    /// Parses an id; `None` for anything not of this format. A forged id passes: only the keys can tell.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; LEN];
@@ -60,8 +59,8 @@ impl AgentSessionId {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 
-    /// The replica that gave it out. In the open, so that another one can tell whose it is; true only of an id that the
-    /// keys open.
+    /// The replica that issued it. Not encrypted, so that another replica can tell whose it is; only trustworthy once
+    /// the keys have opened the id.
     #[must_use]
     pub fn owner(self) -> Slot {
         Slot::read(u16::from_be_bytes([self.0[2], self.0[3]]))
@@ -82,7 +81,7 @@ impl AgentSessionId {
 }
 
 impl fmt::Debug for AgentSessionId {
-    // Whoever knows the id owns the session: it does not belong in a log.
+    // The id is a secret that opens its session: it does not belong in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AgentSessionId(..)")
     }

@@ -1,8 +1,8 @@
-//! Agent sessions that were deleted, kept for as long as their sealed ids could bring them back.
+//! The revocation list: deleted agent sessions, kept for as long as their sealed ids could restore them.
 //!
-//! Bounded: beyond the limit the oldest tombstone goes, and with it the word of every id as old as it or older. So a
-//! deleted session stays deleted in any case; what is lost is that others of that age can be restored. Kept in a file
-//! too (`tombstone_file`), because a restart must not bring them back either.
+//! The list is bounded: beyond the limit its oldest entry goes, and all ids as old as it or older become invalid. So a
+//! deleted session is never restored, and the cost is that other sessions of that age cannot be restored either. Also
+//! written to a file (`revoked_file`), so that a restart does not restore them.
 
 use std::{
     collections::VecDeque,
@@ -18,36 +18,36 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::session_id::revoked_file::{PendingRevocation, RevocationSnapshot, RevocationWriter};
 
-/// Burials on their way to the file; who deletes waits for room.
+/// Most revocations on their way to the file; beyond, a deletion waits.
 const MAX_PENDING: usize = 256;
-/// Longest wait of a deletion for the disk: it counts in this life anyhow.
+/// Longest wait of a deletion for the disk: until a restart it counts in any case.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// One deleted session: when its id was given out, and a number that stands for it.
+/// One revoked id: its time of issue, and its fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Revocation {
     pub(crate) issued: u64,
     pub(crate) fingerprint: u64,
 }
 
-/// All of them.
+/// The revoked ids, and the way to their file.
 pub(crate) struct RevocationList {
     revoked: Arc<RevokedIds>,
     pending: Option<mpsc::Sender<PendingRevocation>>,
 }
 
-/// What is remembered of an id.
+/// The status of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RevocationStatus {
-    /// Nothing speaks against it.
+    /// It was not revoked.
     Valid,
-    /// It was deleted.
+    /// It was revoked.
     Deleted,
-    /// So old that it may have been deleted.
+    /// It is so old that it may have been revoked.
     Forgotten,
 }
 
-/// The deleted, shared with the task that writes them down.
+/// The revoked ids, shared with the task that writes them.
 pub(crate) struct RevokedIds {
     inner: Mutex<Inner>,
     limit: usize,
@@ -57,16 +57,17 @@ pub(crate) struct RevokedIds {
 
 #[derive(Default)]
 struct Inner {
-    /// Oldest first, each once. A queue, because a tree that grows at its end has its nodes half empty.
+    /// Oldest first, without duplicates. A queue, because a tree that grows at its end has half-empty nodes.
     ids: VecDeque<Revocation>,
-    /// Ids given out up to this moment are not remembered one by one.
+    /// The time of issue up to which ids are no longer remembered one by one.
     forgotten: u64,
 }
 
 impl RevocationList {
-    /// Those of this file, and the task that keeps it; only of this life without a file.
+    /// Reads the list from this file. Returns it with the task that writes the file; without a file the list lasts
+    /// until a restart.
     ///
-    /// A file that cannot be used is said in the log. Where it cannot be read, no id from before `now` is restored.
+    /// An unusable file is logged. If it cannot be read, no id from before `now` is restored.
     pub(crate) fn open(file: Option<&Path>, limit: usize, now: u64) -> (Self, Option<RevocationWriter>) {
         let Some(path) = file else {
             return (
@@ -100,7 +101,7 @@ impl RevocationList {
         })
     }
 
-    /// Notes a deletion; ids from before `expired` are worth nothing any more.
+    /// Revokes an id; entries from before `expired` are dropped.
     pub(crate) fn revoke(&self, one: Revocation, expired: u64) {
         self.revoked.with(|inner| {
             if let Err(at) = inner.ids.binary_search(&one) {
@@ -113,24 +114,24 @@ impl RevocationList {
         });
     }
 
-    /// Has a deletion written down without waiting for it.
+    /// Queues a revocation for the file, without waiting.
     pub(crate) fn write(&self, one: Revocation) {
         let Some(pending) = &self.pending else { return };
         if let Err(mpsc::error::TrySendError::Full(_)) =
             pending.try_send(PendingRevocation { one, done: None })
         {
-            // Those that are waiting are written soon, and then everything is.
+            // The queued ones are written soon, and then the whole list is.
             self.revoked.unwritten.store(true, Ordering::Release);
         }
     }
 
-    /// Waits until a deletion is written down, or that takes too long.
+    /// Waits until a revocation is written, or that takes too long.
     pub(crate) async fn written(&self, one: Revocation) {
         let Some(pending) = &self.pending else { return };
         let (done, written) = oneshot::channel();
         let written = async {
             if pending.send(PendingRevocation { one, done: Some(done) }).await.is_ok() {
-                // The keeper says itself what went wrong.
+                // The writer logs its own failures.
                 let _ = written.await;
             }
         };
@@ -148,7 +149,7 @@ impl RevokedIds {
         Self { inner: Mutex::new(inner), limit, unwritten: AtomicBool::new(false) }
     }
 
-    /// Whether the file has to be written as a whole; asked for once.
+    /// Whether the whole file must be written; resets the mark.
     pub(crate) fn is_unwritten(&self) -> bool {
         self.unwritten.swap(false, Ordering::AcqRel)
     }
@@ -157,7 +158,7 @@ impl RevokedIds {
         self.limit
     }
 
-    /// What a file written anew holds.
+    /// The content of a newly written file.
     pub(crate) fn snapshot(&self) -> RevocationSnapshot {
         self.with(|inner| RevocationSnapshot {
             forgotten: inner.forgotten,

@@ -1,6 +1,6 @@
-//! The file of deleted agent sessions: 16 bytes each, appended, and written anew when it holds twice the limit.
+//! The file of revoked ids: 16 bytes each, appended, and written anew when it holds twice the limit.
 //!
-//! A deletion is answered when it was handed to the system, so that killing the gateway loses none; a crash of the
+//! A deletion is answered once it was handed to the system, so that killing the gateway loses none; a crash of the
 //! machine may lose the last ones. One task owns the file: no handler touches the disk.
 
 use std::{
@@ -22,40 +22,41 @@ use tokio_util::sync::CancellationToken;
 use crate::session_id::revoked::{Revocation, RevokedIds};
 
 const MAGIC: &[u8; 8] = b"mcpool-1";
-/// The magic number and the moment up to which nothing is remembered one by one; then the tombstones.
+/// The size of a record. The first one holds the magic number and the time up to which ids are no longer remembered one
+/// by one; the others are revocations.
 const RECORD: usize = 16;
-/// Burials written at once.
+/// Most revocations written at once.
 const BATCH: usize = 256;
-/// How often it is looked whether the file is still there.
+/// Time between two checks whether the file is still there.
 const LOOK: Duration = Duration::from_secs(5);
-/// Larger than any limit allows: not a file of ours.
+/// A larger file is not ours.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct RevocationSnapshot {
     pub(crate) forgotten: u64,
     pub(crate) ids: Vec<Revocation>,
 }
 
-/// A deletion to be written, and who waits for it, if anybody.
+/// A revocation to be written, and who waits for it, if anybody.
 pub(crate) struct PendingRevocation {
     pub(crate) one: Revocation,
     pub(crate) done: Option<oneshot::Sender<()>>,
 }
 
-/// Owns the file.
+/// The task that owns the file.
 pub(crate) struct RevocationWriter {
     path: PathBuf,
     file: Option<File>,
     waiting: mpsc::Receiver<PendingRevocation>,
-    /// What a file written anew holds.
+    /// The list, to write the file anew.
     revoked: Arc<RevokedIds>,
     records: usize,
 }
 
 impl RevocationSnapshot {
-    /// A file that is not there is an empty one; half a record at its end, of a crash, is left out.
+    /// Reads the file. A missing file is empty; half a record at its end, after a crash, is ignored.
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
         match fs::metadata(path) {
             Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -82,7 +83,7 @@ impl RevocationSnapshot {
         bytes
     }
 
-    /// Puts a whole file in place of the one there is.
+    /// Replaces the file as a whole.
     fn write(&self, path: &Path) -> io::Result<()> {
         let new = path.with_extension("new");
         fs::write(&new, self.to_bytes())?;
@@ -97,7 +98,7 @@ impl Revocation {
 }
 
 impl RevocationWriter {
-    /// Writes the file anew and goes on from there; says in the log why it cannot.
+    /// Opens the file by writing it anew; logs why if it cannot.
     pub(crate) fn open(
         path: &Path,
         revoked: Arc<RevokedIds>,
@@ -111,7 +112,7 @@ impl RevocationWriter {
         Some(Self { path: path.to_owned(), file: Some(file), waiting, records: snapshot.ids.len(), revoked })
     }
 
-    /// Writes what is buried, until the front ends; what is being written then still is.
+    /// Writes revocations until the front ends, and finishes those it has begun.
     pub(crate) async fn run(mut self, kill: CancellationToken) {
         let mut pending = Vec::with_capacity(BATCH);
         let mut looks = tokio::time::interval(LOOK);
@@ -126,8 +127,8 @@ impl RevocationWriter {
                 }
                 () = kill.cancelled() => return,
                 _ = looks.tick() => {
-                    // It was removed or replaced: what was deleted is written down where the next life reads it. Its
-                    // folder may not be back yet; who looks after that says so.
+                    // The file was removed or replaced: the list is written where the next start reads it. Its folder
+                    // may not be back yet; that failure is logged.
                     if !self.is_in_place().await {
                         self.file = None;
                         let _ = self.anew().await;
@@ -137,10 +138,10 @@ impl RevocationWriter {
             }
             if let Err(why) = self.write(&pending).await {
                 cannot_write(&self.path, &why);
-                // Tried again, whole, with the next.
+                // Tried again as a whole with the next revocation.
                 self.file = None;
             }
-            // Whoever waits has done what it could; it may also have left.
+            // A deletion that waits has done what it could; it may also have given up.
             for done in pending.drain(..).filter_map(|pending| pending.done) {
                 let _ = done.send(());
             }
@@ -159,7 +160,7 @@ impl RevocationWriter {
         file.flush().await
     }
 
-    /// Whether the path still leads to the file that is written to.
+    /// Whether the path still leads to the open file.
     async fn is_in_place(&self) -> bool {
         let Some(file) = &self.file else { return false };
         let (Ok(ours), Ok(there)) = (file.metadata().await, tokio::fs::metadata(&self.path).await) else {

@@ -1,10 +1,8 @@
-//! What an agent session id says, sealed: enough to serve its agent again after the gateway was restarted, without a
-//! store.
+//! Sealed ids: the claims of an agent session id, enough to restore the session after a restart without a store.
 //!
-//! The body is encrypted and authenticated. Who may present the id (identity), where (backend), and over which
-//! transport is not in it but bound to it: presented by or for anything else it does not open, like any text nobody
-//! gave out. The cipher is AES-256-GCM-SIV, because the keys live for years and nonces are random: with plain GCM a
-//! nonce that came up twice would let anybody forge ids.
+//! The body is encrypted and authenticated. Identity, backend and transport are not in it but bound to it: presented by
+//! or for anything else the id does not open, like any forged text. The cipher is AES-256-GCM-SIV, because the keys
+//! live for years and nonces are random: with plain GCM a repeated nonce would let anybody forge ids.
 
 use std::{fmt, sync::Arc};
 
@@ -36,27 +34,27 @@ pub struct SessionKey([u8; KEY_BYTES]);
 pub struct SessionKeys(Arc<[Ready]>);
 
 struct Ready {
-    /// In the open part of an id: says which key to try.
+    /// The key id, in the readable part of an id.
     id: u8,
     cipher: RandomizedNonceKey,
 }
 
-/// What an id says.
+/// The claims of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claims {
-    /// When it was given out, in milliseconds since 1970 of the wall clock.
+    /// The time of issue, in milliseconds since 1970 of the wall clock.
     pub(crate) issued: u64,
-    /// What was agreed on; HTTP+SSE agents get their id before they agree on anything.
+    /// The agreed revision; an HTTP+SSE agent gets its id before its handshake.
     pub(crate) revision: Option<Revision>,
-    /// Whether a session of the backend was this agent's alone: then what it left there is lost with the gateway.
+    /// Whether it had its own backend session, whose state is lost with the gateway.
     pub(crate) own: bool,
-    /// Whether the agent can be asked things.
+    /// Whether servers can ask the agent anything.
     pub(crate) interactive: bool,
-    /// Which headers its backend is given came with it, a bit for each; none in ids of before there was such a thing.
+    /// The forwarded headers it was opened with, a bit each; none in ids from before this claim existed.
     pub(crate) carried: u32,
 }
 
-/// By whom and for what an id is presented.
+/// The binding: by whom and for what an id is presented.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Binding<'a> {
     pub(crate) transport: Transport,
@@ -77,7 +75,7 @@ impl SessionKey {
             .ok_or("not a key; write 32 random bytes in base64, such as `openssl rand -base64 32` prints")
     }
 
-    /// A new key; `None` when the system has no randomness to give.
+    /// A random key; `None` when the system has no randomness.
     #[must_use]
     pub fn random() -> Option<Self> {
         let mut bytes = [0; KEY_BYTES];
@@ -85,17 +83,17 @@ impl SessionKey {
         Some(Self(bytes))
     }
 
-    /// What [`Self::parse`] reads: the secret itself.
+    /// The text that [`Self::parse`] reads: the secret itself.
     #[must_use]
     pub fn to_secret_text(&self) -> String {
         STANDARD.encode(self.0)
     }
 }
 
-/// Draws the first random bytes, for which the library gathers its entropy: tens of milliseconds, once a process. To be
-/// done before anybody waits for an id.
+/// Warms up the random generator, for which the library gathers entropy: tens of milliseconds, once per process. Call
+/// it before an id is needed.
 pub fn warm_up() {
-    // Without randomness no id can be sealed either, and that is said where one is asked for.
+    // Without randomness no id can be sealed either, and that failure is reported when one is needed.
     let _ = aws_lc_rs::rand::fill(&mut [0; 1]);
 }
 
@@ -106,7 +104,7 @@ impl SessionKeys {
         Self(keys.iter().filter_map(Ready::new).collect())
     }
 
-    /// An id for what is said; `None` when the system has no randomness for it.
+    /// Seals an id; `None` when the system has no randomness.
     pub(crate) fn seal(&self, owner: Slot, claims: &Claims, binding: &Binding<'_>) -> Option<AgentSessionId> {
         let key = self.0.first()?;
         let head = AgentSessionId::head(key.id, owner);
@@ -116,8 +114,8 @@ impl SessionKeys {
         AgentSessionId::of_parts(head, nonce.as_ref(), &sealed)
     }
 
-    /// What an id says; `None` unless one of these keys sealed it for exactly this. An id of before its backend had a
-    /// record is bound to the name alone, and stays good.
+    /// Opens an id; `None` unless one of these keys sealed it for exactly this binding. An id from before its backend
+    /// had a record is bound to the name alone, and stays valid.
     pub(crate) fn open(&self, id: AgentSessionId, binding: &Binding<'_>) -> Option<Claims> {
         let by_name = Target::named(Arc::clone(&binding.target.name));
         let has_record = binding.target.durable_id.is_some();
@@ -154,7 +152,7 @@ impl SessionKeys {
     pub(crate) fn open_note(&self, text: &str, bound: &[u8]) -> Option<u64> {
         const REST: usize = NONCE + 8 + TAG;
         let mut bytes = [0; 3 + REST];
-        // Another length is none, and decoding is strict: one text for one number.
+        // Other lengths are invalid, and decoding is strict: one text for one number.
         let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
         let (head, rest) = bytes[..length].split_at_checked(length.checked_sub(REST)?)?;
         let id = head.first().filter(|_| matches!(head.len(), 1 | 3))?;
@@ -176,7 +174,7 @@ fn note(head: &[u8], bound: &[u8]) -> Aad<Vec<u8>> {
 }
 
 impl Default for SessionKeys {
-    /// A key of this life: what it seals is worth nothing afterwards.
+    /// A key of this process: its ids are invalid after a restart.
     fn default() -> Self {
         Self::new(SessionKey::random().as_slice())
     }
@@ -196,7 +194,7 @@ impl Claims {
     /// The four bytes behind the revision say what was carried; without it they are random, as the rest.
     const CARRIED: u8 = 4;
 
-    /// Whether its agent can be served as before by a gateway that has forgotten it.
+    /// Whether a gateway that does not hold the session can restore it.
     pub(crate) fn is_restorable(&self) -> bool {
         !self.own && !self.interactive
     }
@@ -243,7 +241,7 @@ fn number_of(revision: Revision) -> u8 {
         Revision::V2025_03_26 => 2,
         Revision::V2025_06_18 => 3,
         Revision::V2025_11_25 => 4,
-        // Has no session.
+        // The stateless era has no session.
         Revision::V2026_07_28 => 0,
     }
 }
@@ -268,7 +266,7 @@ impl Binding<'_> {
     }
 }
 
-/// A number that stands for an id among those that were deleted: part of its nonce.
+/// The fingerprint of an id in the revocation list: part of its nonce.
 pub(crate) fn fingerprint_of(id: AgentSessionId) -> u64 {
     let (_, nonce, _): (_, [u8; NONCE], _) = id.parts();
     nonce.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))

@@ -1,5 +1,5 @@
-//! The state of one connection, shared by its IO, the request that is served on it and whoever looks for slow peers:
-//! what it waits for, what is still to be written, and whether its peer is still there.
+//! The state of one connection, shared by its IO, the request served on it, and load shedding: its phase, its unwritten
+//! bytes, and whether its peer is still there.
 
 use std::{
     sync::{
@@ -20,13 +20,13 @@ const HEADER: u8 = 1;
 pub(crate) const BUSY: u8 = 2;
 pub(crate) const IDLE: u8 = 3;
 
-/// The time of what is not awaited.
+/// Stands for no deadline.
 const NEVER: u64 = u64::MAX;
 
-/// What is written at once is not counted below this: it is less than the buffer of the connection.
+/// Smaller writes are not counted: they fit the buffer of the connection.
 const COUNTED: usize = 4 << 10;
 
-/// What the connection is waiting for, shared by its IO and its service.
+/// The state of one connection.
 pub(crate) struct ConnectionState {
     phase: AtomicU8,
     begun: Instant,
@@ -34,30 +34,30 @@ pub(crate) struct ConnectionState {
     idle_since: AtomicU64,
     /// The peer was cut off because it does not read.
     stalled: AtomicBool,
-    /// Milliseconds after `begun`, and one, at which a write had to wait; 0 while none does.
+    /// Milliseconds after `begun`, plus one, since which a write waits; 0 if none does.
     stuck_since: AtomicU64,
-    /// Bytes handed over to be written and not taken in yet.
+    /// Bytes handed over for writing that the peer has not taken.
     unwritten: AtomicUsize,
     memory: Arc<MemoryAccount>,
-    /// Waits for the peer to read.
+    /// Wakes the writer that waits for the peer.
     writer: AtomicWaker,
-    /// The request that is served waits for something that takes its time: the peer is watched meanwhile.
+    /// Whether the peer is watched, because the served request takes its time.
     is_watched: AtomicBool,
-    /// Milliseconds after `begun` at which the request has been silent for too long; `NEVER` where it may be.
+    /// Milliseconds after `begun` at which the request has been silent for too long, or `NEVER`.
     bytes_due_at: AtomicU64,
     /// The request has been silent for too long.
     is_overdue: AtomicBool,
-    /// The peer has ended its sending side: it has gone, or it only waits for its answer.
+    /// The peer has ended its sending side: it is gone, or it only waits for its answer.
     has_half_closed: AtomicBool,
 }
 
-/// Bytes on their way into the socket. Small ones are not worth the counting.
+/// Bytes on their way into the socket, counted until they are written.
 pub(crate) struct Unwritten {
     connection: Arc<ConnectionState>,
     bytes: usize,
 }
 
-/// A request is being served. Dropped with the response body.
+/// One request being served; released with the response body.
 pub(crate) struct RequestInFlight(Arc<ConnectionState>);
 
 impl ConnectionState {
@@ -78,42 +78,42 @@ impl ConnectionState {
         }
     }
 
-    /// Watches the peer for as long as the request of this moment is served. Whoever serves it must be polled by the
-    /// task of the connection, which is woken when the peer ends its side or `silence` is over.
+    /// Watches the peer while the current request is served. The request must be polled by the task of the connection,
+    /// which is woken when the peer ends its side or `silence` is over.
     pub(crate) fn watch(&self, silence: Option<Duration>) {
         let due = silence.map_or(NEVER, |silence| self.millis().saturating_add(millis(silence)));
         self.bytes_due_at.store(due, Ordering::Relaxed);
         self.is_watched.store(true, Ordering::Release);
     }
 
-    /// Whether the request needs bytes of its answer now: to find out whether its peer is still there, or because a
-    /// proxy between them would give up.
+    /// Whether the request should write bytes now: to test whether its peer is still there, or because a proxy would
+    /// give up.
     pub(crate) fn wants_bytes(&self) -> bool {
         self.is_overdue.load(Ordering::Acquire) || self.has_half_closed()
     }
 
-    /// Whether the peer has ended its sending side. Only writing tells a peer that has gone from one that waits.
+    /// Whether the peer has ended its sending side. Only a write tells a peer that has gone from one that waits.
     pub(crate) fn has_half_closed(&self) -> bool {
         self.has_half_closed.load(Ordering::Acquire)
     }
 
-    /// Bytes its peer has not taken in.
+    /// Bytes the peer has not taken.
     pub(crate) fn owes(&self) -> usize {
         self.unwritten.load(Ordering::Relaxed)
     }
 
-    /// Counts what is to be written later: answers that wait for others.
+    /// A counter for bytes that are written later: answers that wait for others.
     pub(crate) fn owing(self: &Arc<Self>) -> Unwritten {
         Unwritten { connection: Arc::clone(self), bytes: 0 }
     }
 
-    /// Whether its peer has taken in nothing for this long although there was something.
+    /// Whether the peer has taken nothing for this long although bytes were waiting.
     pub(crate) fn is_stuck(&self, since: Duration) -> bool {
         let stuck = self.stuck_since.load(Ordering::Acquire);
         stuck > 0 && self.millis().saturating_sub(stuck - 1) >= millis(since)
     }
 
-    /// Ends the connection at its next write, or the one that waits; whether it was not ending already.
+    /// Cuts the connection at its next or waiting write. `false` if it was cut already.
     pub(crate) fn cut(&self) -> bool {
         let is_first = !self.stalled.swap(true, Ordering::AcqRel);
         self.writer.wake();
@@ -143,29 +143,29 @@ impl ConnectionState {
         self.phase.load(Ordering::Acquire)
     }
 
-    /// The first bytes of a request are there, unless it is known already.
+    /// Starts the header phase, unless a request is in progress.
     pub(crate) fn start_header(&self) {
         for before in [FRESH, IDLE] {
             let _ = self.phase.compare_exchange(before, HEADER, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
-    /// A write has to wait from now on.
+    /// Notes that a write waits.
     pub(crate) fn set_stuck(&self) {
         self.stuck_since.store(self.millis() + 1, Ordering::Release);
     }
 
-    /// The peer has taken in something.
+    /// Notes that the peer has taken bytes.
     pub(crate) fn clear_stuck(&self) {
         self.stuck_since.store(0, Ordering::Release);
     }
 
-    /// The peer took in nothing for too long.
+    /// Notes that the peer took nothing for too long.
     pub(crate) fn set_stalled(&self) {
         self.stalled.store(true, Ordering::Release);
     }
 
-    /// Registers the writer's task, to be woken when the connection is cut.
+    /// Registers the task of the writer, to wake it when the connection is cut.
     pub(crate) fn register_writer(&self, writer: &Waker) {
         self.writer.register(writer);
     }
@@ -179,7 +179,8 @@ impl ConnectionState {
         self.has_half_closed.store(true, Ordering::Release);
     }
 
-    /// When the request will have been silent for too long, if that may be and is not so yet.
+    /// The time at which the request will have been silent for too long. `None` if there is no such time or it has
+    /// passed.
     pub(crate) fn bytes_due_at(&self) -> Option<Instant> {
         let due = self.bytes_due_at.load(Ordering::Relaxed);
         let awaited = due != NEVER && !self.is_overdue.load(Ordering::Relaxed);
@@ -197,7 +198,7 @@ impl ConnectionState {
 }
 
 impl RequestInFlight {
-    /// Whether the connection ends because its peer does not read.
+    /// Whether the connection is cut because its peer does not read.
     pub(crate) fn has_stalled(&self) -> bool {
         self.0.is_cut()
     }

@@ -1,26 +1,26 @@
-//! What a message may lose when its agent does not keep up (SEMANTICS.md 10).
+//! Drop policies: what may be dropped or merged when an agent does not keep up (SEMANTICS.md 10).
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use mcpool_wire::{Envelope, Method};
 
-/// How a message may be treated when the queue is full.
+/// The treatment of a message when the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DropPolicy {
-    /// A log line: the first to go.
+    /// A log line: dropped first.
     Log,
-    /// Only the latest of this token matters, and none of them for long.
+    /// Progress of this token: only the latest matters.
     Progress(u64),
-    /// Says that something changed: one of these waiting is as good as several.
+    /// A change notice: one waiting notice is as good as several.
     Change(u64),
-    /// Any other notification: kept up to the hard limit.
+    /// Any other notification: queued up to the hard limit.
     Note,
-    /// Must arrive.
+    /// A message that must arrive.
     Required,
 }
 
 impl DropPolicy {
-    /// The weight of a notification: its method decides, and for an update the resource it names.
+    /// The policy of a notification: decided by its method, and for an update by its resource.
     pub(crate) fn of_notification(bytes: &[u8]) -> Self {
         let Ok(envelope) = Envelope::parse(bytes) else { return Self::Note };
         match &envelope.method {
@@ -35,19 +35,19 @@ impl DropPolicy {
         }
     }
 
-    /// The weight of a progress notification.
+    /// The policy of a progress notification.
     pub(crate) fn of_progress(bytes: &[u8]) -> Self {
         let envelope = Envelope::parse(bytes);
         let token = envelope.as_ref().ok().and_then(|envelope| envelope.params.progress_token);
         Self::Progress(hash(&token.map(|token| token.get())))
     }
 
-    /// Whether a waiting message of this weight is replaced by a later one of the same.
+    /// Whether a queued message of this policy is replaced by a later one.
     pub(crate) fn is_merged(self) -> bool {
         matches!(self, Self::Progress(_) | Self::Change(_))
     }
 
-    /// What a dropped one is counted as.
+    /// The metric label of a dropped message.
     pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::Log => "log",

@@ -1,10 +1,10 @@
-//! One event of a stream: its name, its bytes, and the form its payload must have.
+//! Events of a stream: their ids, their bytes, and the required form of their payload.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-/// The name of one event in its session.
+/// The id of one event in its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EventId {
     pub(crate) stream: u32,
@@ -15,7 +15,7 @@ pub(crate) struct EventId {
 /// One event on its way to an agent.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
-    /// None where nothing can be resumed.
+    /// `None` if the stream cannot be resumed.
     pub(crate) id: Option<EventId>,
     pub(crate) bytes: Bytes,
 }
@@ -38,7 +38,7 @@ impl fmt::Display for EventId {
     }
 }
 
-/// The same JSON without raw line breaks, which would end the event. Between tokens they are only space, and inside
+/// The same JSON without raw line breaks, which would end the event. Between tokens they are white space, and inside
 /// strings JSON has none.
 pub(crate) fn one_line(json: Bytes) -> Bytes {
     if !json.contains(&b'\n') && !json.contains(&b'\r') {

@@ -1,4 +1,4 @@
-//! What an agent reads: the outbox of a stream, what is kept for a resume, and the state of its connection.
+//! Streams to agents: their outboxes, events stored for a resume, and the state of their connections.
 
 pub(crate) mod connection;
 pub(crate) mod drop_policy;

@@ -1,4 +1,4 @@
-//! The streams of the calls of one agent session that are open, by their numbers.
+//! Open streams of the calls of one agent session, by number.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -7,25 +7,25 @@ use crate::stream::outbox::Outbox;
 #[derive(Default)]
 pub(crate) struct OpenStreams(Mutex<Inner>);
 
-/// Where a call's stream is.
+/// The status of a call's stream.
 pub(crate) enum StreamStatus {
-    /// It lives, or somebody still reads it.
+    /// It is open, or is still being read.
     Live(Arc<Outbox>),
-    /// It is over; what is left of it is in the ring.
+    /// It is over; stored events may be left.
     Over,
-    /// There never was one.
+    /// There was none with this number.
     Never,
 }
 
 #[derive(Default)]
 struct Inner {
-    /// Streams of calls opened so far; their numbers begin at 1.
+    /// Streams opened so far; numbers begin at 1.
     opened: u32,
     live: Vec<(u32, Weak<Outbox>)>,
 }
 
 impl OpenStreams {
-    /// Gives a call's stream its number.
+    /// Inserts a stream and gives it its number.
     pub(crate) fn insert(&self, stream: impl FnOnce(u32) -> Arc<Outbox>) -> Arc<Outbox> {
         let mut inner = self.lock();
         inner.live.retain(|(_, outbox)| outbox.strong_count() > 0);
@@ -51,14 +51,14 @@ impl OpenStreams {
         }
     }
 
-    /// The streams of calls that are still there.
+    /// All streams that still exist.
     pub(crate) fn all(&self) -> Vec<Arc<Outbox>> {
         // Upgraded outside the lock: the last handle of an outbox must not be dropped under it.
         let live: Vec<_> = self.lock().live.iter().map(|(_, outbox)| outbox.clone()).collect();
         live.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Forgets those that are gone.
+    /// Removes streams that no longer exist.
     pub(crate) fn sweep(&self) {
         let mut inner = self.lock();
         inner.live.retain(|(_, outbox)| outbox.strong_count() > 0);

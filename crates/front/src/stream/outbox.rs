@@ -1,8 +1,8 @@
-//! What waits for one agent stream to read it: a bounded queue with one reader that may change.
+//! The outbox of one stream: a bounded queue of messages with one reader, which may change.
 //!
-//! Nobody ever waits to push. In a full queue logs make room first, progress and news of changes are merged; answers
-//! and server requests are kept, so a queue that grows beyond its hard limit closes the stream instead. The queue
-//! outlives its reader: an agent that reconnects finds what it missed.
+//! A push never waits. In a full queue logs are dropped first, and progress and change notices are merged; answers and
+//! server requests are kept, so a queue beyond its hard limit closes the stream. The queue outlives its reader: an
+//! agent that reconnects reads what it missed.
 
 mod displace;
 mod queue;
@@ -42,13 +42,13 @@ pub(crate) struct Outbox {
     stream: Option<Stream>,
 }
 
-/// Which stream of a session that can resume this is.
+/// The number of a resumable stream in its session, and the store of its events.
 pub(crate) struct Stream {
     pub(crate) replay: Arc<Replay>,
     pub(crate) number: u32,
 }
 
-/// Whether somebody reads.
+/// Whether a stream has a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
     Attached(u64),
@@ -56,21 +56,21 @@ pub(crate) enum Presence {
     Closed,
 }
 
-/// What the owner of a stream has to know: who reads, and whether the stream is to end when its calls have.
+/// A snapshot for the owner of a stream: its reader, and whether it must end with its calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Watch {
     pub(crate) presence: Presence,
     pub(crate) finishing: bool,
 }
 
-/// Why a message was not queued.
+/// The reason a message was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Full, or nobody reads.
+    /// The queue is full, or the stream has no reader.
     Dropped,
     /// The stream is closed.
     Closed,
-    /// This message made the stream close.
+    /// The message closed the stream.
     Overflowed,
 }
 
@@ -82,18 +82,18 @@ struct State {
     readers: u64,
     /// The number of the last event that was read.
     seq: u64,
-    /// When the last reader left.
+    /// The time at which the last reader left.
     left: Option<Instant>,
-    /// Who reads is to go, once it has read what waits, and to come back after this.
+    /// The reader must leave once it has read the queue, and return after this time.
     dismissed: Option<Duration>,
     waker: Option<Waker>,
-    /// The connection of who reads.
+    /// The connection of the reader.
     connection: Option<Arc<ConnectionState>>,
-    /// The last event that was sent to readers before this one.
+    /// The last event sent before this reader attached.
     began_after: u64,
-    /// Until then who reads is not displaced by another.
+    /// The time until which the reader is not displaced.
     protected_until: Option<Instant>,
-    /// How often one that seemed alive was displaced.
+    /// How often a reader that seemed alive was displaced.
     displaced: u32,
 }
 
@@ -123,7 +123,7 @@ impl Outbox {
         Self { state: Mutex::new(state), owner: AtomicWaker::new(), memory, messages, bytes, stream }
     }
 
-    /// The newest reader reads; an older one is at its end. `None` when the stream is closed.
+    /// Attaches a reader; an older one ends. `None` when the stream is closed.
     pub(crate) fn attach(self: &Arc<Self>) -> Option<Reader> {
         let mut state = self.lock();
         if state.presence == Presence::Closed {
@@ -137,8 +137,8 @@ impl Outbox {
         Some(reader)
     }
 
-    /// A reader that begins behind event `seq`. `None` when there never was one, or when the stream is closed and
-    /// nothing is left of it.
+    /// Attaches a reader that begins after event `seq`. `None` when there was no such event, or when the stream is
+    /// closed and nothing of it is left.
     pub(crate) fn attach_after(self: &Arc<Self>, seq: u64) -> Option<Reader> {
         let stream = self.stream.as_ref()?;
         let mut state = self.lock();
@@ -156,7 +156,7 @@ impl Outbox {
         Some(reader)
     }
 
-    /// Reads what is left of a stream that is over.
+    /// A reader of stored events of a stream that is over.
     pub(crate) fn past(self: Arc<Self>, again: VecDeque<Event>, after: u64) -> Reader {
         self.close();
         Reader { outbox: self, generation: 0, again, after }
@@ -164,7 +164,7 @@ impl Outbox {
 
     fn take_over(self: &Arc<Self>, state: &mut State, again: VecDeque<Event>, after: u64) -> Reader {
         if state.readers > 0 {
-            // Meant for the one before, who has come back or was replaced.
+            // The dismissal was for the previous reader, which has returned or was replaced.
             state.dismissed = None;
         }
         state.readers += 1;
@@ -176,7 +176,7 @@ impl Outbox {
         Reader { outbox: Arc::clone(self), generation: state.readers, again, after }
     }
 
-    /// Queues one message. Says how many log lines had to go for it.
+    /// Queues one message. Returns how many log lines were dropped for it.
     pub(crate) fn push(&self, policy: DropPolicy, bytes: Bytes) -> Result<usize, Refused> {
         let mut state = self.lock();
         let presence = state.presence;
@@ -219,7 +219,7 @@ impl Outbox {
         Ok(gone)
     }
 
-    /// Ends the stream once what is queued was read.
+    /// Closes the stream behind the queued messages.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         if state.presence == Presence::Absent {
@@ -231,7 +231,7 @@ impl Outbox {
         self.wake(waker);
     }
 
-    /// Ends the reading and not the stream: who reads, or is about to, comes back to it after `wait`.
+    /// Dismisses the reader, but not the stream: the present or next reader returns after `wait`.
     pub(crate) fn dismiss(&self, wait: Duration) {
         let mut state = self.lock();
         let is_awaited = state.readers == 0 && state.presence == Presence::Absent;
@@ -243,7 +243,7 @@ impl Outbox {
         self.wake(waker);
     }
 
-    /// Ends the stream with what waits in it: nobody will come for it.
+    /// Closes the stream and drops its queue: no reader will come.
     pub(crate) fn abandon(&self) {
         let mut state = self.lock();
         self.clear(&mut state);
@@ -253,7 +253,7 @@ impl Outbox {
         self.wake(waker);
     }
 
-    /// Forgets what waits for an agent that has been away for longer than it may resume.
+    /// Drops the queue of an agent that has been away for longer than it may resume.
     pub(crate) fn sweep(&self) {
         let mut state = self.lock();
         if state.presence == Presence::Absent && state.left.is_some() {
@@ -261,17 +261,17 @@ impl Outbox {
         }
     }
 
-    /// Bytes that wait.
+    /// Bytes in the queue.
     pub(crate) fn owes(&self) -> usize {
         self.lock().bytes
     }
 
-    /// Whether what waits is read by nobody, or by somebody who has taken in nothing for this long.
+    /// Whether the queue has no reader, or one that has taken nothing for this long.
     pub(crate) fn is_stuck(&self, since: Duration) -> bool {
         self.lock().connection.as_ref().is_none_or(|connection| connection.is_stuck(since))
     }
 
-    /// Ends the stream with what waits in it, and the connection of who reads it: memory is short.
+    /// Closes the stream, drops its queue and cuts the connection of its reader, because memory is short.
     pub(crate) fn let_go(&self) {
         let mut state = self.lock();
         let waker = self.shed(&mut state);
@@ -279,7 +279,7 @@ impl Outbox {
         self.wake(waker);
     }
 
-    /// Its number among the streams of its session, where it can be resumed.
+    /// The number of the stream in its session, if it can be resumed.
     pub(crate) fn stream_number(&self) -> Option<u32> {
         self.stream.as_ref().map(|stream| stream.number)
     }
@@ -299,14 +299,14 @@ impl Outbox {
         Watch { presence: state.presence, finishing: state.finishing }
     }
 
-    /// Waits until something changed since `seen`; for the one task that owns the stream.
+    /// Polls for a change since `seen`; for the one task that owns the stream.
     pub(crate) fn poll_watch(&self, cx: &mut Context<'_>, seen: Watch) -> Poll<Watch> {
         self.owner.register(cx.waker());
         let now = self.watch();
         if now == seen { Poll::Pending } else { Poll::Ready(now) }
     }
 
-    /// Whether somebody reads; the owner is woken when that changes.
+    /// The present reader; the owner is woken when that changes.
     pub(crate) fn poll_presence(&self, cx: &mut Context<'_>) -> Presence {
         self.owner.register(cx.waker());
         self.presence()
@@ -319,14 +319,14 @@ impl Outbox {
         self.owner.wake();
     }
 
-    // A panic while holding it leaves a queue that is still a queue.
+    // A panic under the lock leaves a consistent queue.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Nobody reads from now on.
+    /// Notes that the reader has left.
     fn leave(&mut self) {
         self.presence = Presence::Absent;
         self.left = Some(Instant::now());

@@ -1,9 +1,8 @@
-//! What an agent session has been sent lately, so that a stream whose connection died can be taken up again.
+//! Replay: the latest events of an agent session, stored so that a stream whose connection died can be resumed.
 //!
-//! The session owns one ring for all its streams, bounded in events, bytes and age, and bounded over all sessions; it
-//! costs nothing before the first event. An event id is the number of the stream in its session and the number of the
-//! event in its stream. It is looked up in the session that names it and nowhere else, so the ids of one agent say
-//! nothing to another.
+//! The session has one ring for all its streams, limited in events, bytes and age, and in bytes over all sessions; it
+//! costs nothing before the first event. An event id is the number of the stream in its session and that of the event
+//! in its stream. It is looked up in its own session only, so the ids of one agent say nothing to another.
 
 use std::{
     collections::VecDeque,
@@ -20,10 +19,10 @@ use crate::{
     stream::event::{Event, EventId},
 };
 
-/// The stream for what belongs to no call.
+/// The session's own stream, for messages that belong to no call.
 pub(crate) const LISTENING: u32 = 0;
 
-/// The events of one agent session.
+/// The stored events of one agent session.
 pub(crate) struct Replay {
     inner: Mutex<Inner>,
     limits: Limits,
@@ -56,19 +55,19 @@ impl Replay {
         let limits = Limits {
             events: config.limits.replay_events,
             bytes: config.limits.replay_bytes,
-            // What is only kept for convenience must leave room for work.
+            // Events are stored for convenience, so they must leave room for work.
             total: config.limits.replay_total_bytes.min(config.limits.buffered_bytes / 4),
             window: config.times.orphan,
         };
         Self { inner: Mutex::default(), limits, memory }
     }
 
-    /// How long after its connection died a stream can be taken up again.
+    /// Time for which a stream can be resumed after its connection died.
     pub(crate) fn window(&self) -> Duration {
         self.limits.window
     }
 
-    /// Keeps an event for as long as there is room and time.
+    /// Stores an event while there is room and time.
     pub(crate) fn keep(&self, id: EventId, bytes: Bytes) {
         let size = bytes.len();
         let mut inner = self.lock();
@@ -90,7 +89,7 @@ impl Replay {
         inner.ring.push_back(StoredEvent { at: Instant::now(), id, bytes });
     }
 
-    /// What came after this event on its stream and is still there, oldest first.
+    /// The stored events after this one on its stream, oldest first.
     pub(crate) fn after(&self, id: EventId) -> VecDeque<Event> {
         let mut inner = self.lock();
         inner.expire(&self.limits, &self.memory);
@@ -98,13 +97,13 @@ impl Replay {
         later.map(|kept| Event { id: Some(kept.id), bytes: kept.bytes.clone() }).collect()
     }
 
-    /// Lets go of everything, for good.
+    /// Drops all events and stores no more.
     pub(crate) fn end(&self) {
         self.lock().ended = true;
         self.forget();
     }
 
-    /// Lets go of everything; whether there was anything.
+    /// Drops all events. `false` if there were none.
     pub(crate) fn forget(&self) -> bool {
         let mut inner = self.lock();
         let had_any = !inner.ring.is_empty();
@@ -115,7 +114,7 @@ impl Replay {
         had_any
     }
 
-    /// Lets go of what is too old.
+    /// Drops expired events.
     pub(crate) fn sweep(&self) {
         self.lock().expire(&self.limits, &self.memory);
     }

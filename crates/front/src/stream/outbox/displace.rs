@@ -1,5 +1,5 @@
-//! Two who want to read one stream. The newer one does, since the older may be a connection that died unnoticed; but
-//! when both live, each would come back for ever, and both would be sent what is kept for a resume.
+//! Displacing a reader: two connections want to read one stream. The newer one gets it, since the older may have died
+//! unnoticed; but if both live, each would return for ever and be sent the stored events again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,19 +7,19 @@ use tokio::time::Instant;
 
 use super::{Outbox, Presence, Reader, State};
 
-/// For how long a reader that displaced another stays, at least; twice as long each time.
+/// Least time a reader that displaced another stays; doubled each time.
 const PROTECTED: Duration = Duration::from_secs(60);
 
-/// Somebody reads already, and stays.
+/// The stream has a reader that stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Taken;
 
-/// How often, and how far apart, it is looked whether who reads has gone: a client that comes back at once is served
-/// while its connection of before still seems to be there.
+/// Number of checks, and the pause between them, whether the reader has gone: a client that reconnects at once is
+/// served while its earlier connection still seems alive.
 const LOOKS: u32 = 10;
 const BETWEEN: Duration = Duration::from_millis(50);
 
-/// Tries until nobody else stays; an error if somebody does.
+/// Retries until the present reader has gone. `Err` if it stays.
 pub(crate) async fn unless_taken<T>(mut attempt: impl FnMut() -> Result<T, Taken>) -> Result<T, Taken> {
     for _ in 0..LOOKS {
         if let Ok(done) = attempt() {
@@ -31,8 +31,8 @@ pub(crate) async fn unless_taken<T>(mut attempt: impl FnMut() -> Result<T, Taken
 }
 
 impl Outbox {
-    /// The reader of a request that asks for this stream, if that may displace who reads now. The newest reads, once: an
-    /// older one that comes back is not let in again for a while, so that two never displace each other for ever.
+    /// Attaches the reader of a request, if it may displace the present one. The newest gets the stream, once: an older
+    /// one that returns is refused for a while, so that two never displace each other for ever.
     pub(crate) fn request(self: &Arc<Self>, after: Option<u64>) -> Result<Option<Reader>, Taken> {
         if !self.may_displace(&mut self.lock(), after) {
             return Err(Taken);
@@ -46,7 +46,7 @@ impl Outbox {
     fn may_displace(&self, state: &mut State, after: Option<u64>) -> bool {
         let Presence::Attached(_) = state.presence else { return true };
         let has_gone = state.connection.as_ref().is_some_and(|connection| connection.has_half_closed());
-        // Whoever knows an event only the present reader was sent is that reader, over another connection.
+        // A client that knows an event only the present reader was sent is that reader, on another connection.
         let is_the_same = after.is_some_and(|seq| seq > state.began_after);
         if has_gone || is_the_same {
             return true;

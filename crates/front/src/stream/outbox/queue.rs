@@ -1,4 +1,4 @@
-//! The queue of an outbox: what is dropped or merged when it is full, and what is left to an agent that resumes.
+//! The queue of an outbox: what is dropped or merged when it is full, and what is stored for a resume.
 
 use std::{collections::VecDeque, task::Waker};
 
@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Outbox {
-    /// Whether a message is kept although nobody reads. The stream of a call is read later or never; the one for what
-    /// belongs to no call is waited for as long as it may be resumed. A server request must be asked elsewhere.
+    /// Whether a message is queued without a reader. The stream of a call is read later or never; the session's own
+    /// stream waits for as long as it may be resumed. A server request must be asked elsewhere.
     pub(super) fn waits_for_reader(&self, state: &mut State, policy: DropPolicy) -> bool {
         let Some(stream) = self.stream.as_ref().filter(|stream| stream.number == LISTENING) else {
             return true;
@@ -38,7 +38,7 @@ impl Outbox {
         true
     }
 
-    /// Drops the oldest logs until there is room, or none is left.
+    /// Drops the oldest logs until there is room, or no log is left.
     pub(super) fn make_room(&self, state: &mut State) -> usize {
         let mut gone = 0;
         while self.is_full(state, 1) {
@@ -52,15 +52,15 @@ impl Outbox {
         gone
     }
 
-    /// Ends the stream of an agent that does not read. The one for what belongs to no call can be opened again.
+    /// Ends the stream of an agent that does not read. The session's own stream can be opened again.
     pub(super) fn shed(&self, state: &mut State) -> Option<Waker> {
         self.clear(state);
-        // What was handed to the connection already is as much as one answer.
+        // The bytes already handed to the connection can be as much as one answer.
         if let Some(connection) = state.connection.take() {
             connection.cut();
         }
         if self.stream.as_ref().is_some_and(|stream| stream.number == LISTENING) {
-            // Whoever reads now is at its end.
+            // The present reader ends.
             state.readers += 1;
             state.presence = Presence::Absent;
             state.left = None;
@@ -76,7 +76,7 @@ impl Outbox {
         state.queue = VecDeque::new();
     }
 
-    /// Leaves what nobody read to an agent that resumes.
+    /// Stores the queued messages for an agent that resumes.
     pub(super) fn retire(&self, state: &mut State) {
         while let Some(entry) = state.queue.pop_front() {
             self.count(state, 0, entry.bytes.len());
@@ -85,7 +85,7 @@ impl Outbox {
         state.queue = VecDeque::new();
     }
 
-    /// The id of the next event, which is kept from now on.
+    /// Numbers the next event and stores it.
     pub(super) fn number(&self, state: &mut State, bytes: &Bytes) -> Option<EventId> {
         let stream = self.stream.as_ref()?;
         state.seq += 1;

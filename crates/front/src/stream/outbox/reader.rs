@@ -1,4 +1,4 @@
-//! The one who reads an outbox. Dropping it leaves the queue to the next.
+//! The reader of an outbox. Dropping it leaves the queue to the next.
 
 use std::{
     collections::VecDeque,
@@ -16,32 +16,32 @@ use crate::stream::{
 pub(crate) struct Reader {
     pub(super) outbox: Arc<Outbox>,
     pub(super) generation: u64,
-    /// What an earlier reader was sent and may not have seen.
+    /// Events an earlier reader was sent and may not have seen.
     pub(super) again: VecDeque<Event>,
-    /// The last event before the first this one gets.
+    /// The last event before the first one of this reader.
     pub(super) after: u64,
 }
 
-/// What a reader gets.
+/// The next thing for a reader.
 pub(crate) enum Next {
     Event(Event),
-    /// Nothing more here: the rest is for who comes back after this time.
+    /// The end of this response: the client returns after this time for the rest.
     BackIn(Duration),
 }
 
 impl Reader {
-    /// What this reader begins behind, where that can be resumed.
+    /// The event this reader begins after, if the stream can be resumed.
     pub(crate) fn begins_after(&self) -> Option<EventId> {
         let stream = self.outbox.stream.as_ref()?;
         Some(EventId { stream: stream.number, seq: self.after })
     }
 
-    /// What it reads.
+    /// The outbox it reads.
     pub(crate) fn outbox(&self) -> Arc<Outbox> {
         Arc::clone(&self.outbox)
     }
 
-    /// Says over which connection it reads.
+    /// Sets the connection it reads over.
     pub(crate) fn over(&self, connection: &Arc<ConnectionState>) {
         let mut state = self.outbox.lock();
         if state.readers == self.generation {
@@ -49,7 +49,7 @@ impl Reader {
         }
     }
 
-    /// What comes next; `None` at the end of the stream, or when a newer reader took over.
+    /// Polls the next event; `None` at the end of the stream, or when a newer reader took over.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
         let mut state = self.outbox.lock();
         if state.readers != self.generation {
@@ -72,7 +72,7 @@ impl Reader {
         }
         if let Some(wait) = state.dismissed.take() {
             state.leave();
-            // From now on this one is at its end.
+            // This reader ends here.
             state.readers += 1;
             drop(state);
             self.outbox.owner.wake();
@@ -82,7 +82,7 @@ impl Reader {
         Poll::Pending
     }
 
-    /// The agent does not read: its stream ends, with what waits for it.
+    /// Ends the stream and drops its queue, because the agent does not read.
     pub(crate) fn give_up(&self) {
         let mut state = self.outbox.lock();
         if state.readers != self.generation {
