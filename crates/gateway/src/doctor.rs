@@ -65,10 +65,10 @@ fn meaning(step: &str) -> &'static str {
     match step {
         "connect" => "it accepts connections",
         "initialize" => "it is an MCP server and agrees on a revision",
-        "initialized" => "it took note that the handshake is over",
-        "listen" => "the session's own stream is open, or it is not offered now",
-        "ping" => "the session answers a ping, or shows that it knows none",
-        "list" => "it serves a real request: nothing can be too early any more",
+        "initialized" => "it accepted the end of the handshake",
+        "listen" => "the stream for server messages is open, or not offered",
+        "ping" => "it answers a ping, or does not support it",
+        "list" => "it answers a real request: the session is ready",
         _ => "",
     }
 }
@@ -99,9 +99,9 @@ fn remedy(cause: &Cause) -> String {
              must be replaced; a plain server needs http://"
                 .to_owned()
         }
-        Cause::Broken(_) => "it took the connection and closed it: its own log says why".to_owned(),
+        Cause::Broken(_) => "it accepted the connection and closed it: see its log for the reason".to_owned(),
         Cause::Timeout(what) => format!(
-            "it took the connection and then kept silent ({what}): it is still starting, or blocked by a tool that runs \
+            "it accepted the connection and did not answer ({what}): it is still starting, or blocked by a tool that runs \
              in its event loop; a slow start needs a longer handshake_timeout"
         ),
         Cause::SessionLost(_) => {
@@ -119,10 +119,11 @@ fn remedy(cause: &Cause) -> String {
             )
         }
         Cause::Credential(_) => {
-            "it wants a credential: headers = { Authorization = \"Bearer ${TOKEN}\" } in its table".to_owned()
+            "it requires a credential: set headers = { Authorization = \"Bearer ${TOKEN}\" } in its table"
+                .to_owned()
         }
         Cause::NotInitialized(_) => {
-            "it still takes requests for too early after 2 s: is it one of several instances \
+            "it still rejects requests as too early after 2 s: is it one of several instances \
              without session affinity?"
                 .to_owned()
         }

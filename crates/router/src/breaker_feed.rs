@@ -1,5 +1,5 @@
-//! The breaker's feed: backend events become incidents and successes of the circuit, and the circuit answers before each
-//! handshake.
+//! The breaker's feed: turns backend events into incidents and successes of the circuit. The gate beside it asks the
+//! circuit before each handshake.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},

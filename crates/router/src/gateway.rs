@@ -1,6 +1,7 @@
 //! The gateway behind the front: starts the configured backends, applies a new configuration, ends everything.
 //!
-//! Each source of backends (file, command line, ..) changes its own set; the merged set runs. A new configuration replaces the registry as one snapshot; `retire.rs` ends what it removed or replaced.
+//! Each source of backends (file, command line) changes its own set, and the merged set runs. A change replaces the
+//! registry as one snapshot; `retire.rs` ends the registrations that it removed or replaced.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +28,7 @@ use crate::{
     stack::now,
 };
 
-/// The running backends.
+/// The gateway: the running backends, and the sources that configure them.
 pub struct Gateway {
     registry: Arc<ArcSwap<Registry>>,
     /// What is in force; locked while a change is applied, so that changes do not overlap.
@@ -80,7 +81,7 @@ impl Gateway {
         Ok(Self { registry, sources, links, retirements, observe, next_id })
     }
 
-    /// Applies what the file and the command line configure, the demo included, as [`Self::apply_of`] does.
+    /// Applies the backends of the file, the command line and the demo, as [`Self::apply_of`] does for one source.
     ///
     /// # Errors
     /// As [`Self::apply_of`].

@@ -1,8 +1,7 @@
 //! Retirement of registrations that were removed or replaced: agents move, calls finish, sessions end, and finally the
 //! metric series disappear.
 //!
-//! One task retires all of them. Calls end by their own deadlines; agents with a session of their own keep it for
-//! `drain_timeout`. Beyond a number of retiring registrations the oldest loses this time, and beyond a limit its calls
+//! One task retires all of them. Calls end by their own deadlines; pinned sessions stay for `drain_timeout`. Beyond a number of retiring registrations the oldest loses this time, and beyond a limit its calls
 //! are cut, so that frequent reloads cannot accumulate servers.
 
 use std::{

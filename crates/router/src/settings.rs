@@ -1,6 +1,7 @@
 //! The settings of a backend: what it is configured to be, as plain data.
 //!
-//! `input` is what a source gives, `rules` checks it. No file is read here but those that an input of this machine names.
+//! `input` is what a source gives, and `rules` checks it. The only files read here are those that the input names; it may
+//! do so only if it comes from this machine's configuration.
 
 mod check;
 mod headers;

@@ -1,5 +1,5 @@
-//! Variables in the strings of a file: `${ENV}` is expanded in parsed strings, never in the file's text, so that a value
-//! cannot become syntax.
+//! Variables of the environment in the configuration file. `${ENV}` is expanded in parsed strings, never in the text of
+//! the file, so that a value cannot become syntax.
 
 /// Expands `${NAME}` and `${NAME:-default}` (also for an empty variable); `$${` is a plain `${`. `lookup` receives
 /// every name, so that the caller can record it.

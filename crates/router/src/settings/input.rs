@@ -94,6 +94,6 @@ pub struct Problem {
     pub path: String,
     /// The reason, and what to write instead.
     pub reason: String,
-    /// True if the reason may quote a value of the input, which the giver may want to keep secret.
+    /// True if the reason may quote a value of the input, which may be secret.
     pub quotes: bool,
 }

@@ -37,7 +37,7 @@ pub(super) fn keep_apart(check: &mut Check, input: &BackendInput) {
     }
 }
 
-/// Reports the keys of this machine, for an input from elsewhere.
+/// Reports keys that name programs or files, for an input that is not from this machine's configuration.
 pub(super) fn keep_out(check: &mut Check, local: &LocalInput) {
     for (key, is_there) in [
         ("command", local.command.is_some()),

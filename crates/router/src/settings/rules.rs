@@ -27,8 +27,8 @@ pub struct Rules<'r> {
     pub default_mode: ModeChoice,
     /// Known servers.
     pub profiles: &'r Arc<[Profile]>,
-    /// The folder that relative paths refer to. `None` for an input from elsewhere, which may not name files or
-    /// programs of this machine.
+    /// The folder that relative paths refer to. `None` for an input that is not from this machine's configuration: it
+    /// may not name files or programs.
     pub folder: Option<&'r Path>,
 }
 
