@@ -1,8 +1,8 @@
-//! How a connection to a backend is opened: the name, TCP, and TLS where the URL asks for it, all within one limit.
+//! Connections to a backend: name resolution, TCP, and TLS for `https`, within one limit.
 //!
-//! The connection paces its reader: a peer that always has more to say gets [`BURST`] bytes at a time, then the other
-//! tasks of the thread have their turn. TLS is set up when the first `https` URL needs it, because loading the roots of
-//! the system costs start-up and memory, and it is shared by all clients of the backend.
+//! A connection paces its reader: after [`BURST`] bytes from a busy peer the other tasks of the thread get a turn. TLS
+//! is set up on first use, because loading the system's roots costs start-up time and memory, and is shared by all
+//! clients of the backend.
 
 use std::{
     fmt, io,
@@ -33,17 +33,17 @@ use tower_service::Service;
 use super::dns::DnsResolver;
 use crate::descriptors;
 
-/// Bytes read of one connection before other tasks have their turn.
+/// Bytes read from one connection before other tasks get a turn.
 const BURST: usize = 128 * 1024;
-/// Pause before it is looked again for a descriptor, give or take a half.
+/// Pause before the next try for a descriptor, with a jitter of a half.
 const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(40);
-/// TCP asks a silent peer whether it is there after this time, and again after each further one.
+/// Interval of TCP keep-alive probes of a silent peer.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// Written bytes that are not acknowledged for so long end the connection.
+/// Time without acknowledgement of written bytes that ends the connection.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// Opens connections of one backend.
+/// Connector of one backend.
 #[derive(Clone)]
 pub(super) struct Connector {
     tcp: HttpConnector<DnsResolver>,
@@ -58,16 +58,16 @@ pub(super) struct Tls {
     config: Arc<OnceLock<Result<Arc<ClientConfig>, String>>>,
 }
 
-/// Why there is no connection.
+/// The reason for no connection.
 #[derive(Clone, Debug)]
 pub(super) enum NoConnection {
-    /// It took too long.
+    /// The time was over.
     Late,
-    /// There is no address, or nobody listens there.
+    /// There is no address, or no listener.
     Tcp(String),
     /// TLS failed.
     Tls(String),
-    /// This process has no descriptor for it.
+    /// This process has no free descriptor.
     Descriptors,
 }
 
@@ -90,8 +90,8 @@ impl Connector {
         Self { tcp, tls, limit }
     }
 
-    /// Waits for a descriptor, where there is none. A request that waits here takes the first connection of another
-    /// that becomes free.
+    /// Waits for a free descriptor. A request that waits here takes the first connection of another request that
+    /// becomes idle.
     async fn open_when_possible(self, to: Uri) -> Result<Stream, NoConnection> {
         loop {
             if !descriptors::are_short() {
@@ -132,7 +132,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// The part below TLS.
+/// The TCP part, below TLS.
 struct Tcp(HttpConnector<DnsResolver>);
 
 impl Service<Uri> for Tcp {
@@ -156,10 +156,10 @@ impl Service<Uri> for Tcp {
 }
 
 impl Tls {
-    /// With these roots beside those of the system.
+    /// Uses these roots beside those of the system.
     ///
     /// # Errors
-    /// A sentence for the operator when the roots cannot be used; for a plain backend they are not looked at.
+    /// A sentence for the operator if the roots are unusable; for a plain backend they are not read.
     pub(super) fn new(ca_pem: Option<&[u8]>, is_needed: bool) -> Result<Self, String> {
         let tls = Self { ca_pem: ca_pem.map(|pem| Arc::new(pem.to_vec())), config: Arc::default() };
         if is_needed {
@@ -182,7 +182,7 @@ fn client_config(ca_pem: Option<&[u8]>) -> Result<Arc<ClientConfig>, String> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("no TLS: {error}"))?
-        // The builder's word for a verifier that is handed in; this one checks chain, name and time.
+        // The name is the builder's for any custom verifier; this one checks chain, name and time.
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
@@ -222,7 +222,7 @@ fn tcp_stage(error: &(dyn std::error::Error + 'static)) -> NoConnection {
     NoConnection::Tcp(innermost(error))
 }
 
-/// What failed below TLS says so itself.
+/// Errors below TLS pass through unchanged.
 fn tls_stage(error: &BoxError) -> NoConnection {
     if let Some(below) = error.downcast_ref::<NoConnection>() {
         return below.clone();
@@ -230,7 +230,7 @@ fn tls_stage(error: &BoxError) -> NoConnection {
     NoConnection::Tls(tls_words(error.as_ref()))
 }
 
-/// A failed handshake in words an operator can act on; the library's own stand behind them.
+/// A failed TLS handshake as a sentence for an operator, with the library's text behind it.
 fn tls_words(error: &(dyn std::error::Error + 'static)) -> String {
     let Some(tls) = rustls_error(error) else { return innermost(error) };
     let words = match tls {
@@ -263,10 +263,10 @@ fn tls_words(error: &(dyn std::error::Error + 'static)) -> String {
     format!("{words} ({tls})")
 }
 
-/// How the library calls a CA certificate that a server shows as its own.
+/// The library's text for a CA certificate used as a server certificate.
 const CA_AS_SERVER: &str = "CaUsedAsEndEntity";
 
-/// The TLS library's error; it may be wrapped in an `io::Error` within another, which a chain of sources steps over.
+/// The TLS library's error; it may be an `io::Error` within another, which a chain of sources skips.
 fn rustls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     std::iter::successors(Some(error), |error| error.source()).find_map(|error| {
         let mut inner = error;
@@ -283,7 +283,7 @@ pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// What caused an error, and what caused that.
+/// The chain of causes of an error.
 pub(super) fn causes<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {

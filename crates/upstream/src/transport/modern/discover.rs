@@ -1,4 +1,4 @@
-//! `server/discover`: whether the backend speaks this era, what it says of itself, and later whether it is still there.
+//! `server/discover`: whether the backend speaks the modern era, its self-description, and later its health check.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -35,13 +35,13 @@ use crate::error::{Cause, Refusal, SendError};
 
 const DISCOVER: &str = "server/discover";
 
-/// What a backend says of itself, member by member, as it came.
+/// The self-description of a backend, member by member, as received.
 type Said = BTreeMap<String, Box<RawValue>>;
 
-/// Statuses by which servers of the other era, and what is no MCP server, refuse the request.
+/// Statuses with which legacy servers, and other servers, reject the request.
 const NOT_SPOKEN: [u16; 6] = [400, 404, 405, 406, 415, 501];
 
-/// Asks what the backend is; done when it said so.
+/// Runs the discovery; complete with the self-description.
 pub(super) async fn open(
     http: Arc<HttpClient>,
     target: Arc<Target>,
@@ -102,7 +102,7 @@ async fn answer(session: &Session, reply: Reply) -> Result<Bytes, SendError> {
     }
 }
 
-/// What the backend said of itself, if it speaks this era.
+/// The self-description, if the backend speaks the modern era.
 fn read(answer: &[u8]) -> Result<Said, SendError> {
     #[derive(Deserialize)]
     struct Whole<'a> {
@@ -126,7 +126,7 @@ fn not_spoken(refusal: Refusal) -> SendError {
     SendError::refused(Cause::WrongTransport(refusal))
 }
 
-/// The answer to `initialize` that says the same. Extensions are not bridged.
+/// An `initialize` result with the same content. Extensions are not bridged.
 fn initialized(id: &RpcId, said: &Said) -> Bytes {
     let members = |key: &str| said.get(key).and_then(|raw| raw_members(raw.get()));
     let mut capabilities = members("capabilities").unwrap_or_default();
@@ -143,7 +143,7 @@ fn initialized(id: &RpcId, said: &Said) -> Bytes {
     result_response(id, result.as_bytes())
 }
 
-/// Whether the backend is still there and still speaks this era.
+/// True if the backend is up and still speaks the modern era.
 pub(super) async fn probe(session: &Session) -> Result<(), SendError> {
     let answer = ask_own(session, DISCOVER, "{}").await?;
     match read(&answer) {

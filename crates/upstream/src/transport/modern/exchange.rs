@@ -1,7 +1,7 @@
-//! One message of a session on its way: answered here, or carried over, sent, and its answer carried back.
+//! One message of a session: answered here, or converted, sent, and its result converted back.
 //!
-//! A result may ask for input. Then the agent is asked as a server of its era would ask it, and the request is sent
-//! again with what it said, under a new id: to the session it is one call all the time.
+//! A result may require input. The agent then gets a server request of its own era, and the request is sent again with
+//! the response under a new id; for the session it stays one call.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,14 +27,14 @@ use crate::error::{SendError, SendPhase};
 
 mod asking;
 
-/// How often a request is sent again because its answer asked for something (SEMANTICS.md 11).
+/// Most repetitions of a request for input (SEMANTICS.md 11).
 const MAX_ROUNDS: u32 = 8;
 
-/// Pause before a request is sent again that asked for nothing but that; doubled each time.
+/// Pause before a repetition without input; doubled each time.
 const PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
-/// Sends a message of the other era.
+/// Sends a legacy message.
 pub(super) async fn carry(session: Arc<Session>, message: Bytes, left: Left, out: Out<Received>) {
     let Ok(envelope) = Envelope::parse(&message) else {
         return out.fail(protocol("the message cannot be read")).await;
@@ -49,12 +49,12 @@ pub(super) async fn carry(session: Arc<Session>, message: Bytes, left: Left, out
             }
             out.say(Received::Accepted).await;
         }
-        // Notifications have no place in this era. What they mean is done otherwise, or concerns nobody.
+        // The modern era has no notifications from clients; their purpose is handled elsewhere or moot.
         _ => out.say(Received::Accepted).await,
     }
 }
 
-/// Sends a request that is written in this era as it is, with its headers.
+/// Sends a modern request unchanged, with its headers.
 pub(super) async fn pass(
     session: Arc<Session>,
     message: Bytes,
@@ -137,11 +137,11 @@ fn subscribed(id: &RpcId, outcome: Result<(), NotSubscribed>) -> Result<Bytes, S
     }
 }
 
-/// A request on its way through its rounds.
+/// A request in progress through its rounds.
 struct Call<'a> {
     session: &'a Session,
     first: Message,
-    /// The id it came with and is answered under.
+    /// The id of the session's request and its response.
     id: &'a RpcId,
     number: u64,
     method: Method,
@@ -151,7 +151,7 @@ struct Call<'a> {
     out: &'a Out<Received>,
 }
 
-/// What the next round carries.
+/// The data of the next round.
 #[derive(Default)]
 struct Carry {
     responses: Option<String>,
@@ -168,7 +168,7 @@ impl Call<'_> {
             {
                 Ok(answered) => answered,
                 Err(error) if rounds == 0 => return self.out.fail(error).await,
-                // It ran as far as its first question.
+                // The request ran up to its first question.
                 Err(error) => {
                     let error = SendError { phase: SendPhase::MaybeSent, ..error };
                     return self.out.fail(error).await;
@@ -215,7 +215,7 @@ impl Call<'_> {
         (headers, version)
     }
 
-    /// Sends it once, to its answer.
+    /// Sends it once and waits for the response.
     async fn round(
         &self,
         number: u64,
@@ -239,7 +239,7 @@ impl Call<'_> {
         Ok((answer, round))
     }
 
-    /// Asks the agent. The answers as `inputResponses`; nothing where nothing was asked.
+    /// Asks the agent. Returns the `inputResponses`; `None` if there was no question.
     async fn fulfil(&self, requests: &[InputRequest], rounds: u32) -> Result<Option<String>, String> {
         if requests.is_empty() {
             tokio::time::sleep((PAUSE * (1 << rounds.min(8))).min(MAX_PAUSE)).await;
@@ -276,7 +276,7 @@ impl Call<'_> {
     }
 }
 
-/// Passes on what comes before the answer, up to it.
+/// Passes on everything up to the response.
 async fn answer_of(round: &mut Round, out: &Out<Received>) -> Result<Bytes, SendError> {
     loop {
         match round.next().await? {
@@ -316,7 +316,7 @@ fn number_of(envelope: &Envelope<'_>) -> Option<u64> {
     }
 }
 
-/// What `Mcp-Name` says of a request.
+/// The value of `Mcp-Name` for a request.
 fn name_of(method: &Method, envelope: &Envelope<'_>, message: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct OfTask {

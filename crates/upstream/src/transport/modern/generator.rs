@@ -1,4 +1,4 @@
-//! What a future tells while it runs, as a stream: no task, it moves when the stream is polled and ends when it is
+//! A stream of the items that a running future emits: no task; it runs when the stream is polled, and ends when it is
 //! dropped.
 
 use std::{pin::Pin, task::Poll};
@@ -9,16 +9,16 @@ use tokio::sync::mpsc;
 use super::super::Received;
 use crate::error::SendError;
 
-/// Where a running future tells.
+/// The emitter of a running future.
 pub(super) struct Out<T>(mpsc::Sender<Result<T, SendError>>);
 
 impl<T> Out<T> {
-    /// Tells one thing. Waits until it is taken; whoever runs this takes it, or is gone with it.
+    /// Emits one item and waits until it is taken.
     pub(super) async fn say(&self, item: T) {
         let _ = self.0.send(Ok(item)).await;
     }
 
-    /// Tells why there is nothing more.
+    /// Emits the error that ends the stream.
     pub(super) async fn fail(&self, error: SendError) {
         let _ = self.0.send(Err(error)).await;
     }
@@ -33,7 +33,7 @@ impl Out<Received> {
     }
 }
 
-/// The stream of what `run` tells.
+/// The stream of the items that `run` emits.
 pub(super) fn told<T, F>(
     run: impl FnOnce(Out<T>) -> F,
 ) -> Pin<Box<dyn Stream<Item = Result<T, SendError>> + Send>>
@@ -41,7 +41,7 @@ where
     T: Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    // One at a time: what is told is taken in the same poll.
+    // Capacity one: an item is taken in the same poll.
     let (tx, mut rx) = mpsc::channel(1);
     let mut running = Some(run(Out(tx)).boxed());
     Box::pin(stream::poll_fn(move |cx| {

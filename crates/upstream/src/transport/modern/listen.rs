@@ -1,9 +1,8 @@
-//! The stream of news (`subscriptions/listen`): one per session, kept open over its breaks and over changes of its
-//! filter. A new stream is there before the old one is closed, so that nothing is missed in between; after a break
-//! something may have been: lists are compared with what they were, and resources are said to have changed.
+//! The notification stream (`subscriptions/listen`): one per session, reopened after breaks and changes of its filter.
+//! A new stream is opened before the old one is closed, so that nothing is missed. After a break changes may have been
+//! missed: lists are compared with their last state, and resources are reported as changed.
 //!
-//! A server need not offer it. Whatever refuses it says that it is not offered now: it is asked for again, after pauses
-//! that grow.
+//! It is optional for a server. A rejection means unavailable for now: it is requested again, with growing pauses.
 
 use std::{
     collections::BTreeSet,
@@ -44,7 +43,7 @@ use crate::{
 const LISTEN: &str = "subscriptions/listen";
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
-/// What an attempt to open a stream came to.
+/// The result of an attempt to open a stream.
 enum Opening {
     Open {
         events: Box<Events>,
@@ -56,7 +55,7 @@ enum Opening {
     NotOffered {
         version: u64,
     },
-    /// There is nothing to listen for.
+    /// The filter is empty.
     Nothing {
         version: u64,
     },
@@ -65,17 +64,17 @@ enum Opening {
 struct Listening {
     session: Arc<Session>,
     line: Option<Box<Events>>,
-    /// The attempt under way, and the version of the filter it is for.
+    /// The attempt in progress, and the version of its filter.
     opening: Option<(u64, BoxFuture<'static, Result<Opening, SendError>>)>,
-    /// The filter that is in force, by its version; nothing while a stream is to be opened.
+    /// The version of the filter in force. `None` while a stream is to be opened.
     served: Option<u64>,
-    /// A stream broke since the last one that was opened.
+    /// True if a stream broke since the last opening.
     missed: bool,
-    /// When the current stream, or the last one, was opened.
+    /// The opening time of the current or last stream.
     opened: Option<Instant>,
-    /// Streams in a row that ended soon.
+    /// Streams in a row that ended early.
     short_lived: u32,
-    /// Refusals in a row.
+    /// Rejections in a row.
     failures: u32,
     lists: Lists,
 }
@@ -87,7 +86,7 @@ enum Wake {
     Changed,
 }
 
-/// Hands over what comes of all streams; the first one opens itself when it is read.
+/// The items of all streams; the first stream opens when it is read.
 pub(super) fn listen(session: Arc<Session>) -> Inbound {
     generator::told(|out| {
         let listening = Listening {
@@ -132,13 +131,13 @@ async fn ask(session: Arc<Session>) -> Result<Opening, SendError> {
     acknowledged(Box::new(reply.events(session.http.max_message)), version).await
 }
 
-/// Whether a refusal says that there is no such thing, rather than not now.
+/// True if a rejection means unsupported, not unavailable for now.
 fn is_unknown(status: u16, error: &SendError) -> bool {
     let code = error.refusal().and_then(|refusal| refusal.code);
     matches!(status, 405 | 501) || code == Some(-32601)
 }
 
-/// Waits for the first word of a stream.
+/// Waits for the first message of a stream.
 async fn acknowledged(mut events: Box<Events>, version: u64) -> Result<Opening, SendError> {
     loop {
         let data = match events.next().await {
@@ -160,13 +159,13 @@ async fn acknowledged(mut events: Box<Events>, version: u64) -> Result<Opening, 
                 let uris = agreed(&data);
                 Opening::Open { events, version, uris, early: None }
             }
-            // It has to begin otherwise, but it is open.
+            // It should begin with another message, but it is open.
             _ => Opening::Open { events, version, uris: BTreeSet::new(), early: Some(data) },
         });
     }
 }
 
-/// The resources a stream was opened with.
+/// The resources of a stream's filter.
 fn agreed(acknowledgement: &[u8]) -> BTreeSet<String> {
     let message: serde_json::Value = serde_json::from_slice(acknowledgement).unwrap_or_default();
     let uris = message.pointer("/params/notifications/resourceSubscriptions");
@@ -204,14 +203,14 @@ impl Listening {
         }
     }
 
-    /// Opens a stream where the filter in force is not the one that is wanted.
+    /// Opens a stream if the filter in force is outdated.
     fn plan(&mut self) {
         let version = self.session.filter.version();
         if self.opening.is_some() || self.served == Some(version) {
             return;
         }
         let pause = match (self.failures, self.missed) {
-            // A change of the filter is no trouble.
+            // A changed filter is no failure.
             (0, false) => Duration::ZERO,
             (0, true) => jittered(grown(PAUSE, self.short_lived.saturating_sub(1), MAX_PAUSE)),
             (failures, _) => jittered(grown(PAUSE, failures - 1, MAX_PAUSE_REFUSED)),
@@ -244,7 +243,7 @@ impl Listening {
         }
         self.failures = self.failures.saturating_add(1);
         if !may_pass(&error.cause) {
-            // Who wants to subscribe need not wait for it.
+            // A subscribing agent need not wait for it.
             self.session.filter.settle(version, BTreeSet::new());
         }
         self.session.settle();
@@ -277,10 +276,11 @@ impl Listening {
             let missed = std::mem::take(&mut self.missed);
             self.lists.compare(missed);
             if missed {
-                // Lists are compared, resources cannot be: only reading one tells whether it changed, and that may cost its
-                // server much. An agent that reads once too often loses a moment; an agent without the notification keeps
-                // old content. So each subscriber gets one `updated` after a break, however short: the length of the break
-                // says nothing of what was not delivered before it. A server that ends streams all the time is bounded by the pauses.
+                // Lists are compared, but resources cannot be: only reading one shows a change, and that may be
+                // expensive for its server. An unneeded read costs an agent a moment; a missed notification leaves it
+                // with old content. So each subscriber gets one `updated` after a break of any length, because the
+                // length says nothing about losses before it. A server that keeps ending streams is bounded by the
+                // pauses.
                 say_all(self.session.filter.missed(), out).await;
             }
         }
@@ -300,7 +300,7 @@ impl Listening {
         }
     }
 
-    /// Passes on what belongs here, as the other era says it. An answer ends the stream.
+    /// Passes on notifications in their legacy form. A response ends the stream.
     async fn tell(&mut self, message: Bytes, out: &Out<Heard>) {
         match news(&message) {
             News::Change(change) => {
@@ -321,7 +321,7 @@ impl Listening {
     }
 }
 
-/// Whether an attempt may succeed in a moment.
+/// True if a retry may succeed soon.
 fn may_pass(cause: &Cause) -> bool {
     matches!(cause, Cause::Broken(_) | Cause::Timeout(_) | Cause::Gateway(_) | Cause::Pressure(_))
 }
@@ -332,7 +332,7 @@ async fn say_all(changes: Vec<String>, out: &Out<Heard>) {
     }
 }
 
-/// What an old stream had said already when it was replaced.
+/// The remaining items of an old stream that was replaced.
 async fn drain(mut old: Box<Events>, out: &Out<Heard>) {
     while let Some(Some(Ok(item))) = old.next().now_or_never() {
         if let SseItem::Event(event) = item

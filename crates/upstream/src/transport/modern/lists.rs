@@ -1,5 +1,5 @@
-//! What the lists of a backend were when it was last heard of, so that a break of the stream of news is told as a change
-//! only where there was one.
+//! The last state of a backend's lists, so that a break of the notification stream is reported as a change only if
+//! there was one.
 
 use std::{
     collections::HashSet,
@@ -15,9 +15,9 @@ use serde_json::{json, value::RawValue};
 
 use super::{Session, request::ask_own};
 
-/// Pause before a list that changed is read again.
+/// Pause before a changed list is read again.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long reading all lists may take.
+/// Time limit for reading all lists.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most pages of one list.
 const MAX_PAGES: usize = 100;
@@ -26,16 +26,16 @@ pub(super) struct Lists {
     session: Arc<Session>,
     known: Vec<Known>,
     reading: Option<BoxFuture<'static, Vec<Option<u64>>>>,
-    /// A break came before what is being read now, or before what is to be read next.
+    /// True after a break, until the lists are read again.
     missed: bool,
     missed_again: bool,
 }
 
-/// One list.
+/// The state of one list.
 struct Known {
     capability: &'static str,
     notification: &'static str,
-    /// What it was; nothing if it changed since, or cannot be read.
+    /// Its fingerprint; `None` if it changed since or is unreadable.
     print: Option<u64>,
 }
 
@@ -46,7 +46,7 @@ impl Lists {
         Self { known: known.collect(), session, reading: None, missed: false, missed_again: false }
     }
 
-    /// A stream was opened, perhaps after a break.
+    /// Notes an opened stream, perhaps after a break.
     pub(super) fn compare(&mut self, missed: bool) {
         if self.known.is_empty() || !missed && self.known.iter().all(|list| list.print.is_some()) {
             return;
@@ -60,7 +60,7 @@ impl Lists {
         }
     }
 
-    /// The backend said that one changed.
+    /// Notes a change announced by the backend.
     pub(super) fn changed(&mut self, notification: &[u8]) {
         let method = Envelope::parse(notification).ok().and_then(|envelope| envelope.method);
         let Some(method) = method else { return };
@@ -72,7 +72,8 @@ impl Lists {
         }
     }
 
-    /// Resolves when lists were read after a break: the notifications of those that changed. Never, while none is read.
+    /// Resolves when lists were read after a break, with the notifications of the changed ones; never, while none is
+    /// read.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -115,7 +116,7 @@ impl Lists {
     }
 }
 
-/// A print of one list, whatever the order of its items; nothing if it cannot be read.
+/// The fingerprint of one list, independent of the order; `None` if unreadable.
 async fn print(session: &Session, list: &str) -> Option<u64> {
     let (mut followed, mut items, mut params) = (HashSet::new(), Vec::new(), "{}".to_owned());
     for _ in 0..MAX_PAGES {
@@ -134,7 +135,7 @@ async fn print(session: &Session, list: &str) -> Option<u64> {
     Some(hasher.finish())
 }
 
-/// Adds the prints of the items of one page; gives back the cursor of the next.
+/// Adds the fingerprints of the items of one page; returns the next cursor.
 fn read_page(answer: &[u8], list: &str, items: &mut Vec<u64>) -> Option<Option<String>> {
     #[derive(Deserialize)]
     struct Listed<'a> {

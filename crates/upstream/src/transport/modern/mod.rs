@@ -1,12 +1,11 @@
-//! The era without handshake and session (PROTOCOL.md 4), to the rest of the crate a session without an id.
+//! The modern era, without handshake and session (PROTOCOL.md 4); for the rest of the crate a session without an id.
 //!
-//! Whoever uses a session writes messages of the other era; here each request is given its envelope and headers, each
-//! result loses what only this era knows, and what a result asks for becomes requests of the server, whose answers the
-//! request is sent again with. Nothing of it lasts: what an agent subscribes to and the log level it wants are kept
-//! here, and said by each request and by the one stream of news. A request that is written in this era already passes
-//! as it is.
+//! Sessions write legacy messages. Here each request gets its envelope and headers, each result loses modern fields,
+//! and a required input becomes a server request, with whose response the request is sent again. Nothing lasts
+//! upstream: subscriptions and log level are stored here, and sent with each request and with the one notification
+//! stream. A modern request passes unchanged.
 //!
-//! An exchange is one boxed future and no task: it moves when its caller polls it. Dropping it closes its connection,
+//! An exchange is one boxed future without a task: it runs when its caller polls it. Dropping it closes its connection,
 //! which is how this era cancels.
 
 mod discover;
@@ -45,37 +44,37 @@ use crate::error::SendError;
 
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
-/// What an agent may say in headers to a backend.
+/// Prefix of the headers an agent may send to a backend.
 const PARAM: &str = "mcp-param-";
 
-/// Where the ids of this transport's own requests begin: above those of the session's book. As many again, and they
-/// begin anew, still within 30 bits.
+/// First id of this transport's own requests: above the session's ids. There are as many again, then they restart, all
+/// within 30 bits.
 const OWN_IDS: u64 = IDS;
 
-/// Reaches a backend that speaks the modern era.
+/// Transport to a backend of the modern era.
 pub(super) struct Modern {
     http: Arc<Http>,
     target: Arc<Target>,
 }
 
-/// What all requests for the same agents have in common.
+/// The state shared by all requests of a session.
 struct Session {
     http: Arc<HttpClient>,
     target: Arc<Target>,
-    /// What every POST carries.
+    /// Headers of every POST.
     headers: Headers,
     declared: Declared,
-    /// The least severe log message that is wanted.
+    /// The least severe wanted log message.
     level: Mutex<Option<String>>,
     tools: Tools,
     inputs: Inputs,
     filter: Filter,
     last_id: AtomicU64,
-    /// Whether the stream of news is open, or known not to be offered now.
+    /// True if the notification stream is open, or known to be unavailable for now.
     settled: watch::Sender<bool>,
 }
 
-/// What the handshake of the other era would have said of the agents, for every envelope.
+/// The capabilities that a legacy handshake would declare, for every envelope.
 struct Declared {
     capabilities: Value,
     capabilities_text: String,
@@ -107,7 +106,7 @@ impl Transport for Modern {
 
 impl Outbound for Sender {
     fn agreed(&self, _: Revision) {
-        // Every request says its revision itself.
+        // Each request carries its revision.
     }
 
     fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {
@@ -139,23 +138,23 @@ impl Outbound for Sender {
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
-        // There is nothing to end.
+        // There is no session to end.
         futures::future::ready(()).boxed()
     }
 }
 
 impl Session {
-    /// An id nobody used before.
+    /// A fresh id.
     fn next_id(&self) -> u64 {
         OWN_IDS + self.last_id.fetch_add(1, Ordering::Relaxed) % OWN_IDS
     }
 
-    /// The stream of news is open, or not offered now.
+    /// Marks the notification stream as open or unavailable.
     fn settle(&self) {
         self.settled.send_replace(true);
     }
 
-    /// What a request carries besides its own headers.
+    /// The common headers of a request.
     fn headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
         let mut headers = self.headers.next(&self.http).post.clone();
         headers.insert(METHOD, encode_header(method));
@@ -192,7 +191,7 @@ impl Declared {
             found.filter(Value::is_object).unwrap_or_else(|| Value::Object(serde_json::Map::new()))
         };
         let (mut capabilities, client_info) = (taken("capabilities"), taken("clientInfo"));
-        // Nobody announces changes of its roots in this era: they are asked for when they are needed.
+        // This era has no announcement of changed roots: they are requested when needed.
         if let Some(roots) = capabilities.get_mut("roots").and_then(Value::as_object_mut) {
             roots.remove("listChanged");
         }
@@ -203,7 +202,7 @@ impl Declared {
         }
     }
 
-    /// Whether the agents can be asked this. An elicitation without a word about its mode is a form.
+    /// Checks that the agents declared this. An elicitation without a mode is a form.
     fn allows(&self, method: &str, params: &Value) -> Result<(), Undeclared> {
         let capability = match method {
             "elicitation/create" => "elicitation",
@@ -223,17 +222,17 @@ impl Declared {
     }
 }
 
-/// Why agents cannot be asked something.
+/// The reason agents cannot be asked something.
 enum Undeclared {
-    /// Not by any capability there is.
+    /// There is no capability for it.
     Unknown,
-    /// They did not declare this one.
+    /// The capability is not declared.
     Capability(&'static str),
-    /// They can be asked, but not in this way.
+    /// The mode is not declared.
     Mode,
 }
 
-/// What an agent says in headers, as far as it may.
+/// The headers of an agent that may be forwarded.
 fn params_of(headers: &Forwarded) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
     headers.iter().filter(|(name, _)| name.as_str().starts_with(PARAM)).cloned()
 }

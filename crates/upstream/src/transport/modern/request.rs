@@ -1,5 +1,5 @@
-//! One request on the wire: a POST, what its stream says before the answer, and the answer. A status with a JSON-RPC
-//! body is an answer.
+//! One request: a POST, the items of its stream before the response, and the response. A status with a JSON-RPC body is
+//! a response.
 
 use std::collections::VecDeque;
 
@@ -26,14 +26,14 @@ use super::{
 };
 use crate::error::{Cause, Refusal, SendError};
 
-/// The answer to one POST.
+/// The response to one POST, item by item.
 pub(super) struct Round {
     /// The id of the request.
     id: u64,
     from: From,
-    /// What was read and not said yet.
+    /// Items read and not returned yet.
     read: VecDeque<Bytes>,
-    /// What came in place of an answer: it counts if no better one comes.
+    /// A substitute for the response, used if none comes.
     stray: Option<Stray>,
 }
 
@@ -44,21 +44,21 @@ enum From {
 }
 
 enum Stray {
-    /// An error without an id, or under none of ours.
+    /// An error without an id, or with none of ours.
     Error(Bytes),
     Unusable(String),
 }
 
-/// One thing a POST was answered with.
+/// One item.
 pub(super) enum Said {
-    /// Before the answer.
+    /// A message before the response.
     Notification(Bytes),
-    /// No message, but the backend is there.
+    /// A sign of life without a message.
     Alive,
     Answer(Bytes),
 }
 
-/// Sends a request that has this id.
+/// Sends a request with this id.
 pub(super) async fn begin(
     session: &Session,
     headers: &HeaderMap,
@@ -72,7 +72,7 @@ pub(super) async fn begin(
     if !reply.is_success() {
         let status = reply.status();
         let messages = answers_in(reply, Asked::Message { has_session: false }, cap).await?;
-        // It does not speak this era any more: to be found out anew.
+        // It no longer speaks this era, so its era must be determined again.
         let unsupported = messages
             .iter()
             .find(|message| status == 400 && error_code(message.as_ref()) == Some(code::UNSUPPORTED_VERSION));
@@ -97,7 +97,7 @@ pub(super) async fn begin(
 }
 
 impl Round {
-    /// The next thing; after the answer, and after an error, there is none.
+    /// The next item; none after the response or an error.
     pub(super) async fn next(&mut self) -> Result<Said, SendError> {
         loop {
             while let Some(message) = self.read.pop_front() {
@@ -120,7 +120,7 @@ impl Round {
         }
     }
 
-    /// What came next: bytes of a message, or none of them as a mere sign of life.
+    /// The next bytes of a message; empty for a sign of life.
     async fn more(&mut self) -> Result<Option<Bytes>, SendError> {
         match std::mem::replace(&mut self.from, From::Done) {
             From::Body(reply, cap) => Ok(Some(reply.body(cap).await?).filter(|body| !body.is_empty())),
@@ -147,7 +147,7 @@ impl Round {
         }
     }
 
-    /// Servers ask nothing in this era but in their results, so a request is none of ours.
+    /// Servers of this era ask in results only, so a request is foreign.
     fn sort(&mut self, message: Bytes) -> Option<Said> {
         let envelope = match Envelope::parse(&message) {
             Ok(envelope) => envelope,
@@ -181,7 +181,7 @@ impl Round {
         }
     }
 
-    /// What is known where nothing came that is plainly the answer.
+    /// The result without a clear response.
     fn end(&mut self) -> Result<Said, SendError> {
         match self.stray.take() {
             Some(Stray::Error(message)) => self.amended(&message),
@@ -194,7 +194,7 @@ impl Round {
         readdressed(message, self.id).map(Said::Answer).ok_or_else(unanswered)
     }
 
-    /// Reads what comes after the answer, so that the connection can be used again.
+    /// Reads the rest after the response, so that the connection is reusable.
     pub(super) async fn read_out(self) {
         if let From::Events(mut events) = self.from {
             while let Some(Ok(_)) = events.next().await {}
@@ -206,7 +206,7 @@ fn unanswered() -> SendError {
     SendError::maybe_sent(Cause::Broken("the answer stream ended without an answer".to_owned()))
 }
 
-/// A request of the transport's own to its answer.
+/// Sends a request of the transport's own and waits for its response.
 pub(super) async fn ask_own(session: &Session, method: &str, params: &str) -> Result<Bytes, SendError> {
     let id = session.next_id();
     let message = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\",\"params\":{params}}}");

@@ -1,5 +1,5 @@
-//! What a session wants to hear of: the lists whose changes the backend announces, and the resources that are
-//! subscribed to. A stream of news has one filter for its whole life, so a change of it is a new stream.
+//! The filter of a session's notification stream: the lists whose changes the backend announces, and the subscribed
+//! resources. A stream has one filter for its whole life, so a change opens a new stream.
 
 use std::{
     collections::BTreeSet,
@@ -12,13 +12,13 @@ use tokio::sync::watch;
 
 use crate::error::{Cause, SendError};
 
-/// Most resources of one session; the agents of a shared one are held to fewer before.
+/// Most resources of one session; the limits of its agents are lower.
 const MAX_URIS: usize = 10_000;
 
-/// Longest wait of a subscription for the stream that carries it.
+/// Longest wait of a subscription for its stream.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The lists, by their capability, the name in the filter, and the notification of a change.
+/// The lists: capability, name in the filter, and notification.
 const LISTS: [(&str, &str, &str); 3] = [
     ("tools", "toolsListChanged", "notifications/tools/list_changed"),
     ("prompts", "promptsListChanged", "notifications/prompts/list_changed"),
@@ -27,45 +27,45 @@ const LISTS: [(&str, &str, &str); 3] = [
 
 #[derive(Default)]
 pub(super) struct Filter {
-    /// Places in [`LISTS`].
+    /// Indexes into [`LISTS`].
     promised: Vec<usize>,
     wanted: Mutex<Wanted>,
     changed: watch::Sender<u64>,
     settled: watch::Sender<Settled>,
 }
 
-/// The resources wanted now; the version grows with every change.
+/// The wanted resources; the version grows with every change.
 #[derive(Default)]
 struct Wanted {
     uris: BTreeSet<String>,
     version: u64,
 }
 
-/// What the backend agreed to last.
+/// The last filter that the backend accepted.
 #[derive(Clone, Debug, Default)]
 struct Settled {
     version: u64,
     uris: BTreeSet<String>,
 }
 
-/// A filter as it is sent.
+/// A filter to send.
 pub(super) struct Snapshot {
     pub(super) version: u64,
-    /// `params.notifications`; nothing: there is nothing to listen for.
+    /// `params.notifications`; `None` for an empty filter.
     pub(super) notifications: Option<Value>,
 }
 
-/// Why a resource cannot be subscribed to.
+/// The reason a subscription failed.
 pub(super) enum NotSubscribed {
-    /// That many are.
+    /// The limit is reached.
     Full(usize),
-    /// The backend left it out.
+    /// The backend omitted it.
     NotOffered,
     Lost(SendError),
 }
 
 impl Filter {
-    /// For a backend with these capabilities.
+    /// The filter for a backend with these capabilities.
     pub(super) fn promised(capabilities: &Value) -> Self {
         let announces = |capability: &str| capabilities[capability]["listChanged"] == true;
         let promised = (0..LISTS.len()).filter(|at| announces(LISTS[*at].0)).collect();
@@ -87,17 +87,17 @@ impl Filter {
         self.lock().version
     }
 
-    /// Wakes with every change.
+    /// Wakes on every change.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// The stream with this version of the filter is open, or there is none, and the backend agreed to these resources.
+    /// Notes that the stream of this version is open, or unavailable, and the resources the backend accepted.
     pub(super) fn settle(&self, version: u64, uris: BTreeSet<String>) {
         self.settled.send_replace(Settled { version, uris });
     }
 
-    /// Subscribes; done when a stream carries it.
+    /// Subscribes; complete when a stream carries it.
     pub(super) async fn subscribe(&self, uri: &str) -> Result<(), NotSubscribed> {
         let mut settled = self.settled.subscribe();
         let version = self.want(uri)?;
@@ -111,7 +111,7 @@ impl Filter {
             }
         };
         if !is_agreed {
-            // Left out of the next filter; nobody needs a new stream for it.
+            // It is omitted from the next filter; no new stream is needed.
             self.lock().uris.remove(uri);
             return Err(NotSubscribed::NotOffered);
         }
@@ -125,7 +125,7 @@ impl Filter {
         }
     }
 
-    /// The lists whose changes are announced, each with its notification.
+    /// The announced lists, each with its notification.
     pub(super) fn lists(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
         self.promised.iter().map(|at| (LISTS[*at].0, LISTS[*at].2))
     }

@@ -1,34 +1,33 @@
-//! An event above the limit: its lines pass by in constant memory, and only its data is looked at, for the id of the call
-//! it answers.
+//! An event above the limit: skipped in constant memory. Only its data is scanned, for the id of the call it answers.
 
 use mcpool_wire::IdScanner;
 use memchr::memchr2;
 
-/// Longest name of a field that is told from others.
+/// Longest field name that is recognised.
 const NAME: usize = 4;
 
-/// What was seen of it so far.
+/// The state of the scan.
 #[derive(Debug, Default)]
 pub(super) struct Skipped {
     pub(super) seen: IdScanner,
     at: At,
-    /// What the line begins with.
+    /// The beginning of the line.
     name: Vec<u8>,
 }
 
-/// Where in a line.
+/// Position in a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
     #[default]
     Name,
-    /// Behind the colon, where one blank counts for nothing.
+    /// After the colon, where one blank is ignored.
     Colon,
     Data,
     Other,
 }
 
 impl Skipped {
-    /// Looks at more of it.
+    /// Scans the next bytes.
     pub(super) fn feed(&mut self, mut bytes: &[u8]) {
         while let Some(first) = bytes.first() {
             match self.at {

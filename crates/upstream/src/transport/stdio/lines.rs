@@ -1,7 +1,7 @@
-//! Standard output, cut into messages: one line each, strict UTF-8, under a limit.
+//! Messages on standard output: one line each, strict UTF-8, under a limit.
 //!
-//! The subtle thing: a line above the limit is not kept. Its bytes pass by up to the next line break, where reading
-//! starts anew, so that memory stays bounded however long it is, and one giant does not cost the session.
+//! A line above the limit is not buffered: its bytes are skipped up to the next line break. Memory stays bounded, and
+//! one oversized line does not end the session.
 
 use std::io;
 
@@ -12,33 +12,33 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Room made for each read, bytes.
 const CHUNK: usize = 64 * 1024;
-/// Lines up to this size are checked to be JSON here, because what prints other things prints short ones. A longer
-/// one that only looks like a message is noticed when it is routed.
+/// Lines up to this size are checked to be JSON, because other output is mostly short. A longer line that only looks
+/// like a message is rejected when it is routed.
 const CHECKED: usize = 64 * 1024;
-/// Characters of a line that is no message that are kept for the log.
+/// Logged characters of a line that is no message.
 const SHOWN: usize = 200;
 
-/// A line.
+/// An item of the output.
 pub(crate) enum Line {
-    /// Looks like a message.
+    /// A line that looks like a message.
     Message(Bytes),
-    /// Is none: this is what it begins with.
+    /// Any other line, with its beginning.
     Noise(String),
-    /// Was above the limit.
+    /// A line above the limit.
     TooLarge(IdScanner),
-    /// Is not complete: more of it was read.
+    /// Part of a line: a sign of life.
     Part,
 }
 
-/// Cuts what it reads.
+/// Reader of the lines.
 pub(crate) struct Lines<R> {
     from: R,
     limit: usize,
     buffer: BytesMut,
-    /// Bytes of the buffer that hold no line break.
+    /// Bytes of the buffer known to hold no line break.
     scanned: usize,
     skipping: Option<IdScanner>,
-    /// Whether bytes were read that are not reported yet.
+    /// True if bytes were read that are not reported yet.
     is_fresh: bool,
 }
 
@@ -47,16 +47,15 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         Self { from, limit, buffer: BytesMut::new(), scanned: 0, skipping: None, is_fresh: false }
     }
 
-    /// The most bytes of a line.
+    /// With this limit per line, bytes.
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// The next line, or the news that more of it was read. `None` at the end; what came after the last line break is
-    /// not a line.
+    /// The next line, or a sign of life. `None` at the end; bytes after the last line break are no line.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    /// Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             while let Some(line) = self.cut() {
@@ -98,18 +97,18 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         })
     }
 
-    /// Lets an unfinished line go that is above the limit already.
+    /// Drops an unfinished line that is above the limit.
     fn shed(&mut self) {
         if self.skipping.is_none() && self.buffer.len() <= self.limit {
             return;
         }
         self.skipping.get_or_insert_default().feed(&self.buffer);
-        // Not merely emptied: it has grown to the size of the limit.
+        // Replaced, not cleared: it has grown to the size of the limit.
         self.buffer = BytesMut::new();
         self.scanned = 0;
     }
 
-    /// Bytes it holds, for tests of its bound.
+    /// Its size in bytes, for tests of the bound.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn held(&self) -> usize {
         self.buffer.capacity()
@@ -117,7 +116,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 }
 
 fn judge(line: &Bytes) -> Option<Line> {
-    // Some write a byte order mark at the beginning of what they say.
+    // Some programs write a byte order mark first.
     let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line).trim_ascii();
     if text.is_empty() {
         return None;

@@ -1,14 +1,14 @@
-//! A process that has started and waits for its handshake: what the next session finds, where starting takes its time.
+//! A standby process: started ahead for the next session, for programs that are slow to start.
 //!
-//! It can serve any agent, because it is not told what its agent can be asked before `initialize`. A program that ends
-//! while it waits is not started for nobody again.
+//! It can serve any agent, because capabilities are declared in `initialize`. A program that ends on standby is not
+//! started again without demand.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::process::Started;
 use crate::error::SendError;
 
-/// At most one such process.
+/// At most one standby process.
 #[derive(Default)]
 pub(super) struct Standby(Mutex<State>);
 
@@ -17,15 +17,15 @@ enum State {
     #[default]
     Empty,
     Waiting(Waiting),
-    /// One did not start, or ended while it waited.
+    /// The last one did not start, or ended on standby.
     GivenUp,
 }
 
-/// Ended when it is dropped, unless a session took it.
+/// The standby process; ended on drop unless a session took it.
 struct Waiting(Option<Started>);
 
 impl Standby {
-    /// Starts one where one is wanted and none waits; ends it where none is wanted.
+    /// Starts one if wanted and absent; ends it if unwanted.
     pub(super) fn keep(&self, wanted: bool, start: impl FnOnce() -> Result<Started, SendError>) {
         let mut state = self.lock();
         let next = match &*state {
@@ -39,7 +39,7 @@ impl Standby {
         *state = next;
     }
 
-    /// The one that waits.
+    /// Takes the standby process.
     pub(super) fn take(&self) -> Option<Started> {
         let mut state = self.lock();
         match &mut *state {

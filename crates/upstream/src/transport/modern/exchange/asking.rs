@@ -1,4 +1,4 @@
-//! What a result asks for, as requests of a server to its agent, and what the agent says as `inputResponses`.
+//! Required input as server requests to the agent, and the agent's responses as `inputResponses`.
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -8,23 +8,23 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::super::{super::Received, Session, Undeclared, generator::Out};
 
-/// Most things one result may ask for.
+/// Most inputs of one result.
 const MAX_REQUESTS: usize = 32;
 
 const ELICITATION: &str = "elicitation/create";
 
-/// What becomes of one thing that is asked for.
+/// The handling of one input.
 enum Input<'a> {
-    /// The agent is asked.
+    /// Ask the agent.
     Asked(super::super::input_requests::Question<'a>),
-    /// It cannot be asked in this way, and that is an answer too.
+    /// It cannot be asked in this mode, which is a response too.
     Known(&'static str),
 }
 
-/// Asks the agent for all of it and waits for all answers.
+/// Asks the agent for all inputs and waits for all responses.
 ///
 /// # Errors
-/// Why there is no answer, as a sentence for the agent: then the call has none either.
+/// A sentence for the agent if there is none; then the call fails.
 pub(super) async fn ask(
     session: &Session,
     requests: &[InputRequest],
@@ -33,7 +33,7 @@ pub(super) async fn ask(
     if requests.len() > MAX_REQUESTS {
         return Err(format!("the backend asks for {} things at once (limit {MAX_REQUESTS})", requests.len()));
     }
-    // Nobody is asked for anything if one of the things cannot be asked for.
+    // Nothing is asked unless everything can be asked.
     let mut allowed = Vec::with_capacity(requests.len());
     for request in requests {
         allowed.push(allow(session, request)?);
@@ -45,7 +45,7 @@ pub(super) async fn ask(
             continue;
         }
         let id = session.next_id();
-        // First the place for the answer, then the question.
+        // The waiting place is created before the question is sent.
         inputs.push(Input::Asked(session.inputs.ask(id)));
         out.say(Received::Message(question(id, request))).await;
     }
@@ -60,7 +60,7 @@ pub(super) async fn ask(
     Ok(input_responses(named))
 }
 
-/// Whether the agent can be asked this; false: it can be asked things of this kind, but not in this way.
+/// True if the agent can be asked this; false if only in another mode.
 fn allow(session: &Session, request: &InputRequest) -> Result<bool, String> {
     let InputRequest { method, params, .. } = request;
     let params =
@@ -84,7 +84,7 @@ fn question(id: u64, request: &InputRequest) -> Bytes {
     Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":{method}{params}}}"))
 }
 
-/// In the other era an elicitation by URL has an id of its own.
+/// A legacy elicitation by URL has an id of its own.
 fn with_elicitation_id(id: u64, request: &InputRequest, params: &str) -> String {
     let read: Option<Value> = serde_json::from_str(params).ok();
     let is_url =
@@ -97,8 +97,8 @@ fn with_elicitation_id(id: u64, request: &InputRequest, params: &str) -> String 
     }
 }
 
-/// The result in a response of the agent. One who fails at an elicitation gave none; of anything else the call cannot
-/// do without.
+/// The result in a response of the agent. A failed elicitation counts as cancelled; the call cannot do without other
+/// results.
 fn result(request: &InputRequest, response: Option<Bytes>) -> Result<String, String> {
     #[derive(Deserialize)]
     struct Response<'a> {
