@@ -26,9 +26,9 @@ use super::{
         streamable::ENDPOINT_FOR_POST,
     },
     Declared, Sender, Session,
-    input_requests::Inputs,
+    input_requests::InputRequests,
     request::ask_own,
-    subscription_filter::Filter,
+    subscription_filter::SubscriptionFilter,
     tools::Tools,
 };
 use crate::error::{Cause, Refusal, SendError};
@@ -36,7 +36,7 @@ use crate::error::{Cause, Refusal, SendError};
 const DISCOVER: &str = "server/discover";
 
 /// The self-description of a backend, member by member, as received.
-type Said = BTreeMap<String, Box<RawValue>>;
+type SelfDescription = BTreeMap<String, Box<RawValue>>;
 
 /// Statuses with which legacy servers, and other servers, reject the request.
 const NOT_SPOKEN: [u16; 6] = [400, 404, 405, 406, 415, 501];
@@ -55,8 +55,8 @@ pub(super) async fn open(
         declared: Declared::of(&request.initialize),
         level: Mutex::default(),
         tools: Tools::default(),
-        inputs: Inputs::default(),
-        filter: Filter::default(),
+        inputs: InputRequests::default(),
+        filter: SubscriptionFilter::default(),
         last_id: AtomicU64::new(0),
         settled: watch::Sender::new(false),
     };
@@ -66,7 +66,7 @@ pub(super) async fn open(
     let answer = answer(&session, reply).await?;
     let said = read(&answer)?;
     let capabilities = said.get("capabilities").map(|raw| read_leniently(raw.get())).unwrap_or_default();
-    session.filter = Filter::promised(&capabilities);
+    session.filter = SubscriptionFilter::promised(&capabilities);
     let id = Envelope::parse(&request.initialize).ok().and_then(|envelope| envelope.id()?.ok());
     Ok(Opened {
         kind: TransportKind::Http,
@@ -103,7 +103,7 @@ async fn answer(session: &Session, reply: Reply) -> Result<Bytes, SendError> {
 }
 
 /// The self-description, if the backend speaks the modern era.
-fn read(answer: &[u8]) -> Result<Said, SendError> {
+fn read(answer: &[u8]) -> Result<SelfDescription, SendError> {
     #[derive(Deserialize)]
     struct Whole<'a> {
         #[serde(borrow)]
@@ -127,7 +127,7 @@ fn not_spoken(refusal: Refusal) -> SendError {
 }
 
 /// An `initialize` result with the same content. Extensions are not bridged.
-fn initialized(id: &RpcId, said: &Said) -> Bytes {
+fn initialized(id: &RpcId, said: &SelfDescription) -> Bytes {
     let members = |key: &str| said.get(key).and_then(|raw| raw_members(raw.get()));
     let mut capabilities = members("capabilities").unwrap_or_default();
     capabilities.remove("extensions");

@@ -18,9 +18,9 @@ use serde_json::Value;
 use super::{
     super::{Received, leaving::Left, streamable::protocol},
     Session, discover,
-    generator::Out,
+    generator::Emitter,
     params_of,
-    request::{Round, Said, begin},
+    request::{ResponseItem, ResponseStream, begin},
     subscription_filter::NotSubscribed,
 };
 use crate::error::{SendError, SendPhase};
@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 /// Sends a legacy message.
-pub(super) async fn carry(session: Arc<Session>, message: Bytes, left: Left, out: Out<Received>) {
+pub(super) async fn carry(session: Arc<Session>, message: Bytes, left: Left, out: Emitter<Received>) {
     let Ok(envelope) = Envelope::parse(&message) else {
         return out.fail(protocol("the message cannot be read")).await;
     };
@@ -60,7 +60,7 @@ pub(super) async fn pass(
     message: Bytes,
     own: Forwarded,
     left: Left,
-    out: Out<Received>,
+    out: Emitter<Received>,
 ) {
     let Ok(envelope) = Envelope::parse(&message) else {
         return out.fail(protocol("the message cannot be read")).await;
@@ -88,7 +88,7 @@ async fn request(
     envelope: &Envelope<'_>,
     id: &RpcId,
     left: &Left,
-    out: &Out<Received>,
+    out: &Emitter<Received>,
 ) {
     let method = envelope.method.clone().unwrap_or(Method::Other("".into()));
     let uri = envelope.params.uri.as_deref().unwrap_or_default();
@@ -148,7 +148,7 @@ struct Call<'a> {
     name: Option<String>,
     is_first_page: bool,
     left: &'a Left,
-    out: &'a Out<Received>,
+    out: &'a Emitter<Received>,
 }
 
 /// The data of the next round.
@@ -222,7 +222,7 @@ impl Call<'_> {
         headers: &HeaderMap,
         carry: &Carry,
         is_first: bool,
-    ) -> Result<(Bytes, Round), SendError> {
+    ) -> Result<(Bytes, ResponseStream), SendError> {
         let level = self.session.level();
         let mut stamp = self.session.stamp(level.as_deref());
         if carry.responses.is_some() || carry.state.is_some() {
@@ -277,12 +277,12 @@ impl Call<'_> {
 }
 
 /// Passes on everything up to the response.
-async fn answer_of(round: &mut Round, out: &Out<Received>) -> Result<Bytes, SendError> {
+async fn answer_of(round: &mut ResponseStream, out: &Emitter<Received>) -> Result<Bytes, SendError> {
     loop {
         match round.next().await? {
-            Said::Notification(message) => out.say(Received::Message(message)).await,
-            Said::Alive => out.say(Received::Alive).await,
-            Said::Answer(answer) => return Ok(answer),
+            ResponseItem::Notification(message) => out.say(Received::Message(message)).await,
+            ResponseItem::Alive => out.say(Received::Alive).await,
+            ResponseItem::Answer(answer) => return Ok(answer),
         }
     }
 }

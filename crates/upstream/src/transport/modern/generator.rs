@@ -10,9 +10,9 @@ use super::super::Received;
 use crate::error::SendError;
 
 /// The emitter of a running future.
-pub(super) struct Out<T>(mpsc::Sender<Result<T, SendError>>);
+pub(super) struct Emitter<T>(mpsc::Sender<Result<T, SendError>>);
 
-impl<T> Out<T> {
+impl<T> Emitter<T> {
     /// Emits one item and waits until it is taken.
     pub(super) async fn say(&self, item: T) {
         let _ = self.0.send(Ok(item)).await;
@@ -24,7 +24,7 @@ impl<T> Out<T> {
     }
 }
 
-impl Out<Received> {
+impl Emitter<Received> {
     pub(super) async fn finish(&self, outcome: Result<bytes::Bytes, SendError>) {
         match outcome {
             Ok(answer) => self.say(Received::Message(answer)).await,
@@ -35,7 +35,7 @@ impl Out<Received> {
 
 /// The stream of the items that `run` emits.
 pub(super) fn told<T, F>(
-    run: impl FnOnce(Out<T>) -> F,
+    run: impl FnOnce(Emitter<T>) -> F,
 ) -> Pin<Box<dyn Stream<Item = Result<T, SendError>> + Send>>
 where
     T: Send + 'static,
@@ -43,7 +43,7 @@ where
 {
     // Capacity one: an item is taken in the same poll.
     let (tx, mut rx) = mpsc::channel(1);
-    let mut running = Some(run(Out(tx)).boxed());
+    let mut running = Some(run(Emitter(tx)).boxed());
     Box::pin(stream::poll_fn(move |cx| {
         loop {
             if let Poll::Ready(item) = rx.poll_recv(cx) {

@@ -11,18 +11,18 @@ use tokio::sync::oneshot;
 
 /// The waiting questions. Each belongs to a call, and a call has few at a time.
 #[derive(Default)]
-pub(super) struct Inputs {
+pub(super) struct InputRequests {
     open: Mutex<HashMap<u64, oneshot::Sender<Bytes>>>,
 }
 
 /// One waiting question; on drop its response is no longer awaited.
 pub(super) struct Question<'a> {
-    inputs: &'a Inputs,
+    inputs: &'a InputRequests,
     id: u64,
     answer: oneshot::Receiver<Bytes>,
 }
 
-impl Inputs {
+impl InputRequests {
     pub(super) fn ask(&self, id: u64) -> Question<'_> {
         let (tx, answer) = oneshot::channel();
         self.lock().insert(id, tx);

@@ -31,7 +31,7 @@ use super::{
         sse_reader::{SseError, SseItem},
     },
     Session,
-    generator::{self, Out},
+    generator::{self, Emitter},
     lists::Lists,
     subscription_filter::Snapshot,
 };
@@ -173,7 +173,7 @@ fn agreed(acknowledgement: &[u8]) -> BTreeSet<String> {
 }
 
 impl Listening {
-    async fn run(mut self, out: Out<Heard>) {
+    async fn run(mut self, out: Emitter<Heard>) {
         let mut changes = self.session.filter.changes();
         loop {
             self.plan();
@@ -222,7 +222,7 @@ impl Listening {
         &mut self,
         version: u64,
         outcome: Result<Opening, SendError>,
-        out: &Out<Heard>,
+        out: &Emitter<Heard>,
     ) -> Result<(), SendError> {
         let error = match outcome {
             Ok(opening) => {
@@ -251,7 +251,7 @@ impl Listening {
         Ok(())
     }
 
-    async fn opened(&mut self, opening: Opening, out: &Out<Heard>) {
+    async fn opened(&mut self, opening: Opening, out: &Emitter<Heard>) {
         let (version, uris) = match opening {
             Opening::NotOffered { version } => (version, BTreeSet::new()),
             Opening::Nothing { version } => {
@@ -286,7 +286,7 @@ impl Listening {
         }
     }
 
-    async fn heard(&mut self, item: Option<Result<SseItem, SseError<SendError>>>, out: &Out<Heard>) {
+    async fn heard(&mut self, item: Option<Result<SseItem, SseError<SendError>>>, out: &Emitter<Heard>) {
         match item {
             Some(Ok(SseItem::Event(event))) if event.name.is_none() && !event.data.is_empty() => {
                 self.tell(event.data, out).await;
@@ -301,7 +301,7 @@ impl Listening {
     }
 
     /// Passes on notifications in their legacy form. A response ends the stream.
-    async fn tell(&mut self, message: Bytes, out: &Out<Heard>) {
+    async fn tell(&mut self, message: Bytes, out: &Emitter<Heard>) {
         match news(&message) {
             News::Change(change) => {
                 self.lists.changed(&change);
@@ -326,14 +326,14 @@ fn may_pass(cause: &Cause) -> bool {
     matches!(cause, Cause::Broken(_) | Cause::Timeout(_) | Cause::Gateway(_) | Cause::Pressure(_))
 }
 
-async fn say_all(changes: Vec<String>, out: &Out<Heard>) {
+async fn say_all(changes: Vec<String>, out: &Emitter<Heard>) {
     for change in changes {
         out.say(Heard::Message(Bytes::from(change))).await;
     }
 }
 
 /// The remaining items of an old stream that was replaced.
-async fn drain(mut old: Box<Events>, out: &Out<Heard>) {
+async fn drain(mut old: Box<Events>, out: &Emitter<Heard>) {
     while let Some(Some(Ok(item))) = old.next().now_or_never() {
         if let SseItem::Event(event) = item
             && let News::Change(change) = news(&event.data)

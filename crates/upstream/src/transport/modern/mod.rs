@@ -33,7 +33,7 @@ use mcpool_wire::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use self::{input_requests::Inputs, subscription_filter::Filter, tools::Tools};
+use self::{input_requests::InputRequests, subscription_filter::SubscriptionFilter, tools::Tools};
 use super::{
     ConnectRequest, Exchange, IDS, Inbound, Opened, Outbound, Transport,
     headers::Headers,
@@ -67,8 +67,8 @@ struct Session {
     /// The least severe wanted log message.
     level: Mutex<Option<String>>,
     tools: Tools,
-    inputs: Inputs,
-    filter: Filter,
+    inputs: InputRequests,
+    filter: SubscriptionFilter,
     last_id: AtomicU64,
     /// True if the notification stream is open, or known to be unavailable for now.
     settled: watch::Sender<bool>,

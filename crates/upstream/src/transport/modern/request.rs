@@ -27,7 +27,7 @@ use super::{
 use crate::error::{Cause, Refusal, SendError};
 
 /// The response to one POST, item by item.
-pub(super) struct Round {
+pub(super) struct ResponseStream {
     /// The id of the request.
     id: u64,
     from: From,
@@ -50,7 +50,7 @@ enum Stray {
 }
 
 /// One item.
-pub(super) enum Said {
+pub(super) enum ResponseItem {
     /// A message before the response.
     Notification(Bytes),
     /// A sign of life without a message.
@@ -65,10 +65,10 @@ pub(super) async fn begin(
     body: Bytes,
     id: u64,
     left: &Left,
-) -> Result<Round, SendError> {
+) -> Result<ResponseStream, SendError> {
     let reply = session.post(headers, body, left).await?;
     let cap = session.http.max_message;
-    let new = |from, read| Round { id, from, read, stray: None };
+    let new = |from, read| ResponseStream { id, from, read, stray: None };
     if !reply.is_success() {
         let status = reply.status();
         let messages = answers_in(reply, Asked::Message { has_session: false }, cap).await?;
@@ -96,9 +96,9 @@ pub(super) async fn begin(
     }
 }
 
-impl Round {
+impl ResponseStream {
     /// The next item; none after the response or an error.
-    pub(super) async fn next(&mut self) -> Result<Said, SendError> {
+    pub(super) async fn next(&mut self) -> Result<ResponseItem, SendError> {
         loop {
             while let Some(message) = self.read.pop_front() {
                 if let Some(said) = self.sort(mended(message)) {
@@ -106,7 +106,7 @@ impl Round {
                 }
             }
             match self.more().await {
-                Ok(Some(bytes)) if bytes.is_empty() => return Ok(Said::Alive),
+                Ok(Some(bytes)) if bytes.is_empty() => return Ok(ResponseItem::Alive),
                 Ok(Some(bytes)) => match parts(bytes) {
                     Ok(parts) => self.read.extend(parts),
                     Err(why) => self.unusable(&why),
@@ -148,7 +148,7 @@ impl Round {
     }
 
     /// Servers of this era ask in results only, so a request is foreign.
-    fn sort(&mut self, message: Bytes) -> Option<Said> {
+    fn sort(&mut self, message: Bytes) -> Option<ResponseItem> {
         let envelope = match Envelope::parse(&message) {
             Ok(envelope) => envelope,
             Err(why) => {
@@ -158,8 +158,8 @@ impl Round {
         };
         let is_ours = envelope.answers().is_some_and(|(id, _)| id == self.id);
         match envelope.kind {
-            Kind::Success | Kind::Failure if is_ours => return Some(Said::Answer(message)),
-            Kind::Notification => return Some(Said::Notification(message)),
+            Kind::Success | Kind::Failure if is_ours => return Some(ResponseItem::Answer(message)),
+            Kind::Notification => return Some(ResponseItem::Notification(message)),
             Kind::Failure if !matches!(self.stray, Some(Stray::Error(_))) => {
                 self.stray = Some(Stray::Error(message));
             }
@@ -182,7 +182,7 @@ impl Round {
     }
 
     /// The result without a clear response.
-    fn end(&mut self) -> Result<Said, SendError> {
+    fn end(&mut self) -> Result<ResponseItem, SendError> {
         match self.stray.take() {
             Some(Stray::Error(message)) => self.amended(&message),
             Some(Stray::Unusable(why)) => Err(protocol(&why)),
@@ -190,8 +190,8 @@ impl Round {
         }
     }
 
-    fn amended(&self, message: &[u8]) -> Result<Said, SendError> {
-        readdressed(message, self.id).map(Said::Answer).ok_or_else(unanswered)
+    fn amended(&self, message: &[u8]) -> Result<ResponseItem, SendError> {
+        readdressed(message, self.id).map(ResponseItem::Answer).ok_or_else(unanswered)
     }
 
     /// Reads the rest after the response, so that the connection is reusable.
@@ -213,7 +213,7 @@ pub(super) async fn ask_own(session: &Session, method: &str, params: &str) -> Re
     let body = to_modern_request(&Bytes::from(message), &session.stamp(None));
     let mut round = begin(session, &session.headers(method, None), body, id, &Left::default()).await?;
     loop {
-        if let Said::Answer(answer) = round.next().await? {
+        if let ResponseItem::Answer(answer) = round.next().await? {
             return Ok(answer);
         }
     }

@@ -26,7 +26,7 @@ const LISTS: [(&str, &str, &str); 3] = [
 ];
 
 #[derive(Default)]
-pub(super) struct Filter {
+pub(super) struct SubscriptionFilter {
     /// Indexes into [`LISTS`].
     promised: Vec<usize>,
     wanted: Mutex<Wanted>,
@@ -64,7 +64,7 @@ pub(super) enum NotSubscribed {
     Lost(SendError),
 }
 
-impl Filter {
+impl SubscriptionFilter {
     /// The filter for a backend with these capabilities.
     pub(super) fn promised(capabilities: &Value) -> Self {
         let announces = |capability: &str| capabilities[capability]["listChanged"] == true;

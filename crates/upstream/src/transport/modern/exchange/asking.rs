@@ -6,7 +6,7 @@ use mcpool_wire::modern::{InputRequest, input_responses};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::super::{super::Received, Session, Undeclared, generator::Out};
+use super::super::{super::Received, Session, Undeclared, generator::Emitter};
 
 /// Most inputs of one result.
 const MAX_REQUESTS: usize = 32;
@@ -28,7 +28,7 @@ enum Input<'a> {
 pub(super) async fn ask(
     session: &Session,
     requests: &[InputRequest],
-    out: &Out<Received>,
+    out: &Emitter<Received>,
 ) -> Result<String, String> {
     if requests.len() > MAX_REQUESTS {
         return Err(format!("the backend asks for {} things at once (limit {MAX_REQUESTS})", requests.len()));
@@ -97,8 +97,8 @@ fn with_elicitation_id(id: u64, request: &InputRequest, params: &str) -> String 
     }
 }
 
-/// The result in a response of the agent. A failed elicitation counts as cancelled; the call cannot do without other
-/// results.
+/// The result in a response of the agent. A failed elicitation counts as cancelled; without any other result the
+/// call fails.
 fn result(request: &InputRequest, response: Option<Bytes>) -> Result<String, String> {
     #[derive(Deserialize)]
     struct Response<'a> {
