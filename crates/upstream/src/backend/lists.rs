@@ -51,9 +51,9 @@ impl Binding {
         message.map(next).ok_or_else(unknown_cursor)
     }
 
-    fn place_of<'a>(&self, list: &'a Method) -> cursor::Place<'a> {
+    fn place_of<'a>(&self, list: &'a Method) -> cursor::ListScope<'a> {
         let PoolKey { backend, generation, .. } = self.pool.key;
-        cursor::Place { list, backend, generation }
+        cursor::ListScope { list, backend, generation }
     }
 
     /// The cached list as this agent reads it, if current.

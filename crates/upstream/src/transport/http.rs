@@ -28,7 +28,7 @@ use super::{
     leaving::Left,
     notes::{Notes, Oddity},
     reply::Unfollowed,
-    target::{MAX_REDIRECTS, Place, follow, is_lasting, is_redirect},
+    target::{Location, MAX_REDIRECTS, follow, is_lasting, is_redirect},
 };
 pub(super) use super::{
     reply::{Content, Events, Reply},
@@ -201,7 +201,7 @@ impl HttpClient {
                     next.path()
                 ),
             );
-            place = Arc::new(Place::new(next));
+            place = Arc::new(Location::new(next));
             lasts &= is_lasting(&method, status);
             hops += 1;
         }
@@ -210,7 +210,7 @@ impl HttpClient {
     async fn once(
         &self,
         method: Method,
-        place: &Place,
+        place: &Location,
         headers: &HeaderMap,
         body: Bytes,
         left: &Left,

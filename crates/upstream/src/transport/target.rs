@@ -13,16 +13,16 @@ use url::Url;
 pub(super) const MAX_REDIRECTS: usize = 5;
 
 /// A URL, and the target of a redirect within its origin.
-pub(super) struct Target(ArcSwap<Place>);
+pub(super) struct Target(ArcSwap<Location>);
 
 /// A URL in the required forms, parsed once.
-pub(super) struct Place {
+pub(super) struct Location {
     pub(super) url: Arc<Url>,
     /// `None` if it is not a valid URI; the two parsers differ.
     pub(super) uri: Option<Uri>,
 }
 
-impl Place {
+impl Location {
     pub(super) fn new(url: Url) -> Self {
         Self { uri: url.as_str().parse().ok(), url: Arc::new(url) }
     }
@@ -30,15 +30,15 @@ impl Place {
 
 impl Target {
     pub(super) fn new(url: Url) -> Self {
-        Self(ArcSwap::from_pointee(Place::new(url)))
+        Self(ArcSwap::from_pointee(Location::new(url)))
     }
 
-    pub(super) fn place(&self) -> Arc<Place> {
+    pub(super) fn place(&self) -> Arc<Location> {
         self.0.load_full()
     }
 
     /// Makes later requests use this place at once.
-    pub(super) fn moved(&self, to: Arc<Place>) {
+    pub(super) fn moved(&self, to: Arc<Location>) {
         self.0.store(to);
     }
 }

@@ -44,7 +44,7 @@ const LISTEN: &str = "subscriptions/listen";
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
 /// The result of an attempt to open a stream.
-enum Opening {
+enum OpenResult {
     Open {
         events: Box<Events>,
         version: u64,
@@ -61,11 +61,11 @@ enum Opening {
     },
 }
 
-struct Listening {
+struct NotificationStream {
     session: Arc<Session>,
     line: Option<Box<Events>>,
     /// The attempt in progress, and the version of its filter.
-    opening: Option<(u64, BoxFuture<'static, Result<Opening, SendError>>)>,
+    opening: Option<(u64, BoxFuture<'static, Result<OpenResult, SendError>>)>,
     /// The version of the filter in force. `None` while a stream is to be opened.
     served: Option<u64>,
     /// True if a stream broke since the last opening.
@@ -81,7 +81,7 @@ struct Listening {
 
 enum Wake {
     Line(Option<Result<SseItem, SseError<SendError>>>),
-    Opened(u64, Result<Opening, SendError>),
+    Opened(u64, Result<OpenResult, SendError>),
     Compared(Vec<String>),
     Changed,
 }
@@ -89,7 +89,7 @@ enum Wake {
 /// The items of all streams; the first stream opens when it is read.
 pub(super) fn listen(session: Arc<Session>) -> Inbound {
     generator::told(|out| {
-        let listening = Listening {
+        let listening = NotificationStream {
             lists: Lists::of(Arc::clone(&session)),
             session,
             line: None,
@@ -105,15 +105,15 @@ pub(super) fn listen(session: Arc<Session>) -> Inbound {
 }
 
 /// One attempt, after a pause.
-async fn open(session: Arc<Session>, pause: Duration) -> Result<Opening, SendError> {
+async fn open(session: Arc<Session>, pause: Duration) -> Result<OpenResult, SendError> {
     tokio::time::sleep(pause).await;
     let late = || SendError::refused(Cause::Timeout("the acknowledgement of the stream of news"));
     tokio::time::timeout(HEADERS, ask(session)).await.unwrap_or_else(|_| Err(late()))
 }
 
-async fn ask(session: Arc<Session>) -> Result<Opening, SendError> {
+async fn ask(session: Arc<Session>) -> Result<OpenResult, SendError> {
     let Snapshot { version, notifications } = session.filter.snapshot();
-    let Some(notifications) = notifications else { return Ok(Opening::Nothing { version }) };
+    let Some(notifications) = notifications else { return Ok(OpenResult::Nothing { version }) };
     let params = json!({ "notifications": notifications });
     let message = json!({ "jsonrpc": "2.0", "id": session.next_id(), "method": LISTEN, "params": params });
     let body = to_modern_request(&Bytes::from(message.to_string()), &session.stamp(None));
@@ -122,11 +122,11 @@ async fn ask(session: Arc<Session>) -> Result<Opening, SendError> {
         let status = reply.status();
         let (error, _) = reply.refusal(Asked::Listen).await;
         let is_off = is_unknown(status, &error);
-        return if is_off { Ok(Opening::NotOffered { version }) } else { Err(error) };
+        return if is_off { Ok(OpenResult::NotOffered { version }) } else { Err(error) };
     }
     if reply.content() != Content::Events {
         reply.drain().await;
-        return Ok(Opening::NotOffered { version });
+        return Ok(OpenResult::NotOffered { version });
     }
     acknowledged(Box::new(reply.events(session.http.max_message)), version).await
 }
@@ -138,7 +138,7 @@ fn is_unknown(status: u16, error: &SendError) -> bool {
 }
 
 /// Waits for the first message of a stream.
-async fn acknowledged(mut events: Box<Events>, version: u64) -> Result<Opening, SendError> {
+async fn acknowledged(mut events: Box<Events>, version: u64) -> Result<OpenResult, SendError> {
     loop {
         let data = match events.next().await {
             Some(Ok(SseItem::Event(event))) if event.name.is_none() && !event.data.is_empty() => event.data,
@@ -154,13 +154,13 @@ async fn acknowledged(mut events: Box<Events>, version: u64) -> Result<Opening, 
         };
         let Ok(envelope) = Envelope::parse(&data) else { continue };
         return Ok(match envelope.kind {
-            Kind::Success | Kind::Failure => Opening::NotOffered { version },
+            Kind::Success | Kind::Failure => OpenResult::NotOffered { version },
             _ if envelope.method == Some(Method::Other(ACKNOWLEDGED.into())) => {
                 let uris = agreed(&data);
-                Opening::Open { events, version, uris, early: None }
+                OpenResult::Open { events, version, uris, early: None }
             }
             // It should begin with another message, but it is open.
-            _ => Opening::Open { events, version, uris: BTreeSet::new(), early: Some(data) },
+            _ => OpenResult::Open { events, version, uris: BTreeSet::new(), early: Some(data) },
         });
     }
 }
@@ -172,7 +172,7 @@ fn agreed(acknowledgement: &[u8]) -> BTreeSet<String> {
     uris.and_then(|uris| serde_json::from_value(uris.clone()).ok()).unwrap_or_default()
 }
 
-impl Listening {
+impl NotificationStream {
     async fn run(mut self, out: Emitter<Heard>) {
         let mut changes = self.session.filter.changes();
         loop {
@@ -221,7 +221,7 @@ impl Listening {
     async fn settled(
         &mut self,
         version: u64,
-        outcome: Result<Opening, SendError>,
+        outcome: Result<OpenResult, SendError>,
         out: &Emitter<Heard>,
     ) -> Result<(), SendError> {
         let error = match outcome {
@@ -251,14 +251,14 @@ impl Listening {
         Ok(())
     }
 
-    async fn opened(&mut self, opening: Opening, out: &Emitter<Heard>) {
+    async fn opened(&mut self, opening: OpenResult, out: &Emitter<Heard>) {
         let (version, uris) = match opening {
-            Opening::NotOffered { version } => (version, BTreeSet::new()),
-            Opening::Nothing { version } => {
+            OpenResult::NotOffered { version } => (version, BTreeSet::new()),
+            OpenResult::Nothing { version } => {
                 self.line = None;
                 (version, BTreeSet::new())
             }
-            Opening::Open { events, version, uris, early } => {
+            OpenResult::Open { events, version, uris, early } => {
                 self.opened = Some(clock::now());
                 let old = self.line.replace(events);
                 if let Some(old) = old {
@@ -303,12 +303,12 @@ impl Listening {
     /// Passes on notifications in their legacy form. A response ends the stream.
     async fn tell(&mut self, message: Bytes, out: &Emitter<Heard>) {
         match news(&message) {
-            News::Change(change) => {
+            ListenEvent::Change(change) => {
                 self.lists.changed(&change);
                 out.say(Heard::Message(change)).await;
             }
-            News::Nothing => out.say(Heard::Alive).await,
-            News::End => self.lost(),
+            ListenEvent::Nothing => out.say(Heard::Alive).await,
+            ListenEvent::End => self.lost(),
         }
     }
 
@@ -336,23 +336,23 @@ async fn say_all(changes: Vec<String>, out: &Emitter<Heard>) {
 async fn drain(mut old: Box<Events>, out: &Emitter<Heard>) {
     while let Some(Some(Ok(item))) = old.next().now_or_never() {
         if let SseItem::Event(event) = item
-            && let News::Change(change) = news(&event.data)
+            && let ListenEvent::Change(change) = news(&event.data)
         {
             out.say(Heard::Message(change)).await;
         }
     }
 }
 
-enum News {
+enum ListenEvent {
     Change(Bytes),
     Nothing,
     End,
 }
 
-fn news(message: &Bytes) -> News {
-    let Ok(envelope) = Envelope::parse(message) else { return News::Nothing };
+fn news(message: &Bytes) -> ListenEvent {
+    let Ok(envelope) = Envelope::parse(message) else { return ListenEvent::Nothing };
     match (envelope.kind, &envelope.method) {
-        (Kind::Success | Kind::Failure, _) => News::End,
+        (Kind::Success | Kind::Failure, _) => ListenEvent::End,
         (
             Kind::Notification,
             Some(
@@ -361,7 +361,7 @@ fn news(message: &Bytes) -> News {
                 | Method::ResourcesListChanged
                 | Method::ResourcesUpdated,
             ),
-        ) => News::Change(to_legacy_notification(message)),
-        (Kind::Notification | Kind::Request, _) => News::Nothing,
+        ) => ListenEvent::Change(to_legacy_notification(message)),
+        (Kind::Notification | Kind::Request, _) => ListenEvent::Nothing,
     }
 }

@@ -24,7 +24,7 @@ const MAX_PAGES: usize = 100;
 
 pub(super) struct Lists {
     session: Arc<Session>,
-    known: Vec<Known>,
+    known: Vec<ListState>,
     reading: Option<BoxFuture<'static, Vec<Option<u64>>>>,
     /// True after a break, until the lists are read again.
     missed: bool,
@@ -32,7 +32,7 @@ pub(super) struct Lists {
 }
 
 /// The state of one list.
-struct Known {
+struct ListState {
     capability: &'static str,
     notification: &'static str,
     /// Its fingerprint; `None` if it changed since or is unreadable.
@@ -42,7 +42,8 @@ struct Known {
 impl Lists {
     pub(super) fn of(session: Arc<Session>) -> Self {
         let known = session.filter.lists();
-        let known = known.map(|(capability, notification)| Known { capability, notification, print: None });
+        let known =
+            known.map(|(capability, notification)| ListState { capability, notification, print: None });
         Self { known: known.collect(), session, reading: None, missed: false, missed_again: false }
     }
 

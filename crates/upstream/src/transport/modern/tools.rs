@@ -21,13 +21,13 @@ const MAX_TOOLS: usize = 10_000;
 const MAX_PAGES: usize = 20;
 
 pub(super) struct Tools {
-    known: Mutex<Known>,
+    known: Mutex<KnownTools>,
     /// Serialises the reads; a waiting call uses the result.
     turn: Semaphore,
 }
 
 #[derive(Default)]
-struct Known {
+struct KnownTools {
     /// The version; grows with everything learnt.
     version: u64,
     /// Only tools with marks.
@@ -74,7 +74,7 @@ impl Tools {
         read.message
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, KnownTools> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
