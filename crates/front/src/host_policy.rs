@@ -3,9 +3,12 @@
 //! A page in a browser can send requests to a loopback port under any host name that resolves there; only the name
 //! tells such a request from an honest one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
 
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 
 use crate::config::{FrontConfig, Unauthenticated};
 
@@ -25,6 +28,8 @@ pub struct TurnedAway {
     /// One sentence that names the key to change.
     pub message: String,
 }
+
+static FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 impl HostPolicy {
     /// The policy of this configuration.
@@ -63,7 +68,7 @@ impl HostPolicy {
         let host = host_of(uri, headers);
         if let Some(name) = name_of(&host)
             && (is_loopback_name(name)
-                || self.hosts.iter().any(|allowed| *allowed == host || allowed == name))
+                || self.hosts.iter().any(|allowed| allowed == &host || allowed == name))
         {
             return Ok(());
         }
@@ -89,7 +94,7 @@ impl HostPolicy {
         let Some(origin) = headers.get(header::ORIGIN) else {
             // A page's request that needs no permission, such as an image, does not name its origin, but says whether
             // it is cross-site.
-            return match headers.get("sec-fetch-site") {
+            return match headers.get(&FETCH_SITE) {
                 Some(site) if site.as_bytes().eq_ignore_ascii_case(b"cross-site") => {
                     Err(away("pages of other sites are not response here".to_owned()))
                 }
@@ -114,10 +119,14 @@ impl HostPolicy {
 
 /// The host a request names, in lower case: from its target, else from its header.
 #[must_use]
-pub fn host_of(uri: &Uri, headers: &HeaderMap) -> String {
+pub fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Cow<'a, str> {
     let named = uri.authority().map(|authority| authority.as_str());
     let host = named.or_else(|| headers.get(header::HOST).and_then(|value| value.to_str().ok()));
-    host.unwrap_or_default().to_ascii_lowercase()
+    let host = host.unwrap_or_default();
+    match host.bytes().any(|b| b.is_ascii_uppercase()) {
+        true => Cow::Owned(host.to_ascii_lowercase()),
+        false => Cow::Borrowed(host),
+    }
 }
 
 /// Checks whether an origin can be allowed.

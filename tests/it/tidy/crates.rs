@@ -71,6 +71,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "http-body-util",
             "hyper",
             "hyper-util",
+            // Looks for line breaks in each message of an event stream.
+            "memchr",
             "rand",
             "serde_json",
             "tokio",

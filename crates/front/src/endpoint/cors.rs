@@ -4,7 +4,7 @@
 //! Only pages of allowed origins get these headers (see `host_policy`). No cookie is used, so credentials are not
 //! allowed.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 
 use crate::{config::FrontConfig, host_policy::HostPolicy, http::response::Response, observe::Cause};
 
@@ -36,12 +36,15 @@ pub(crate) fn preflight(config: &FrontConfig, headers: &HeaderMap, methods: &'st
     response
 }
 
-/// Lets pages of an allowed origin read an answer. `headers` are those of the request.
-pub(crate) fn share(hosts: &HostPolicy, headers: &HeaderMap, answer: &mut HeaderMap) {
-    // Added even without an origin: a cache may reuse the answer for a page that has one.
-    answer.append(header::VARY, HeaderValue::from_static("Origin"));
-    let Some(origin) = headers.get(header::ORIGIN) else { return };
-    if hosts.check_origin(headers).is_err() {
+/// Lets pages of an allowed origin read an answer.
+pub(crate) fn share(hosts: &HostPolicy, request: &Parts, answer: &mut HeaderMap) {
+    let origin = request.headers.get(header::ORIGIN);
+    // A browser may keep the answer to a GET without an origin for a page that has one.
+    if origin.is_some() || !matches!(request.method, Method::POST | Method::DELETE) {
+        answer.append(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    let Some(origin) = origin else { return };
+    if hosts.check_origin(&request.headers).is_err() {
         return;
     }
     answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());

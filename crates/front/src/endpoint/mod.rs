@@ -20,7 +20,7 @@ use crate::{
     guard::{GuardedRequest, Verdict},
     host_policy::TurnedAway,
     http::{
-        headers::{accepts, coding_of, is_json, text},
+        headers::{Accept, SESSION_ID, VERSION, coding_of, is_json, text},
         request_body::{self, Received},
         response::{Response, refusal},
         response_body::AgentBody,
@@ -57,13 +57,14 @@ impl<B: Backends> Service<Request<Payload>> for Endpoint<B> {
         let in_flight = self.connection.request_in_flight();
         let (front, stateless) = (Arc::clone(&self.front), Arc::clone(&self.stateless));
         let (peer, connection) = (self.peer, Arc::clone(&self.connection));
+        // Work that is rare or long has a box of its own, so that this one stays small.
         Box::pin(async move {
             let (parts, payload) = request.into_parts();
             let response = serve(&front, &stateless, peer, &parts, payload, &connection).await;
             let Response { http: mut response, cause, transport } = response;
             let code = response.status().as_u16();
             front.common.emit(&FrontEvent::Responded { transport, code, cause });
-            cors::share(&front.common.in_force().hosts, &parts.headers, response.headers_mut());
+            cors::share(&front.common.in_force().hosts, &parts, response.headers_mut());
             Ok(response.map(|body| body.holding(in_flight)))
         })
     }
@@ -98,8 +99,8 @@ async fn serve<B: Backends>(
     match route {
         Route::Agent(_) => match parts.method {
             Method::POST => post(front, stateless, &head, parts, payload, connection).await,
-            Method::GET => get(front, &head).await,
-            Method::DELETE => streamable::delete(front, &head).await,
+            Method::GET => Box::pin(get(front, &head)).await,
+            Method::DELETE => Box::pin(streamable::delete(front, &head)).await,
             _ => Response::method_not_allowed("GET, POST, DELETE, OPTIONS"),
         },
         Route::Messages(name, session) => match parts.method {
@@ -211,24 +212,24 @@ async fn post<B: Backends>(
         (None, Err(error)) => Response::undecodable(&error),
         (Some(session), Ok(parcel)) => sse::parcel(front, head, session, parcel).await,
         (None, Ok(Parcel::One(incoming))) if stateless::is_modern(&parts.headers, &incoming) => {
-            stateless::message(front, stateless, head, incoming, connection).await
+            Box::pin(stateless::message(front, stateless, head, incoming, connection)).await
         }
         (None, Ok(Parcel::One(incoming))) => streamable::message(front, head, incoming, connection).await,
-        (None, Ok(Parcel::Many(messages))) => batch::serve(front, head, messages, connection).await,
+        (None, Ok(Parcel::Many(messages))) => Box::pin(batch::serve(front, head, messages, connection)).await,
     }
     .over(transport)
 }
 
 async fn get<B: Backends>(front: &Arc<Front<B>>, head: &RequestHead<'_>) -> Response {
     let headers = head.headers;
-    if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
+    if Era::of_header(text(headers, &VERSION)) == Era::Modern {
         return Response::method_not_allowed("POST").over(Transport::Http);
     }
-    if !accepts(headers, "text/event-stream") {
+    if !Accept::of(headers).events {
         let message = "a GET opens an event stream: Accept must allow text/event-stream";
         return Response::refused(StatusCode::NOT_ACCEPTABLE, None, -32600, message);
     }
-    match text(headers, "mcp-session-id") {
+    match text(headers, &SESSION_ID) {
         Some(session) => streamable::listen(front, head, session).await.over(Transport::Http),
         None => sse::connect(front, head).await.over(Transport::Sse),
     }
@@ -264,7 +265,7 @@ fn unkept<B: Backends>(
         }
         return Response::accepted();
     }
-    match text(head.headers, "mcp-session-id") {
+    match text(head.headers, &SESSION_ID) {
         Some(session) if front.known(Transport::Http, head, session).is_none() => {
             Response::unknown_session(id)
         }

@@ -39,13 +39,15 @@ pub(crate) enum Route<'a> {
 
 impl<'a> Route<'a> {
     pub(crate) fn of(path: &'a str, query: Option<&'a str>) -> Self {
-        match (Self::of_path(path), session_of(query)) {
-            (Self::Unknown, Some(session)) => match path.trim_matches('/') {
-                "" => Self::Messages(None, session),
-                name if name.contains('/') || RESERVED.contains(&name) => Self::Unknown,
-                name => Self::Messages(Some(name), session),
-            },
-            (route, _) => route,
+        let route = Self::of_path(path);
+        if route != Self::Unknown {
+            return route;
+        }
+        let Some(session) = session_of(query) else { return route };
+        match path.trim_matches('/') {
+            "" => Self::Messages(None, session),
+            name if name.contains('/') || RESERVED.contains(&name) => Self::Unknown,
+            name => Self::Messages(Some(name), session),
         }
     }
 

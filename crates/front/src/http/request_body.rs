@@ -6,8 +6,9 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
 use http::StatusCode;
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming as Payload;
 use mcpool_wire::IdScanner;
@@ -114,6 +115,10 @@ impl Reading<'_> {
     }
 
     async fn next(&mut self) -> Result<Next, Response> {
+        // Most bodies arrive with their head: then nothing is waited for.
+        if let Some(frame) = self.payload.frame().now_or_never() {
+            return Self::read(frame).ok_or_else(broken);
+        }
         let limit = self.patience();
         let may_stand_back = self.scanner.is_none() && self.is_large();
         let memory = Arc::clone(self.memory());
@@ -122,17 +127,19 @@ impl Reading<'_> {
             frame = tokio::time::timeout(limit, self.payload.frame()) => frame,
             () = memory.left_calm(), if may_stand_back => return Ok(Next::Short),
         };
+        let Ok(frame) = frame else {
+            let message = "the body did not arrive";
+            return Err(Response::refused(StatusCode::REQUEST_TIMEOUT, None, -32700, message));
+        };
+        Self::read(frame).ok_or_else(broken)
+    }
+
+    /// `None` if the body is broken.
+    fn read(frame: Option<Result<Frame<Bytes>, hyper::Error>>) -> Option<Next> {
         match frame {
-            Ok(Some(Ok(frame))) => Ok(Next::Data(frame.into_data().unwrap_or_default())),
-            Ok(None) => Ok(Next::End),
-            Ok(Some(Err(_))) => {
-                let message = "the body ended before it was complete, or its chunks are malformed";
-                Err(Response::refused(StatusCode::BAD_REQUEST, None, -32700, message))
-            }
-            Err(_) => {
-                let message = "the body did not arrive";
-                Err(Response::refused(StatusCode::REQUEST_TIMEOUT, None, -32700, message))
-            }
+            Some(Ok(frame)) => Some(Next::Data(frame.into_data().unwrap_or_default())),
+            None => Some(Next::End),
+            Some(Err(_)) => None,
         }
     }
 
@@ -183,6 +190,11 @@ impl Reading<'_> {
         let _ = tokio::time::timeout(DISCARD, discard).await;
         too_large(limit)
     }
+}
+
+fn broken() -> Response {
+    let message = "the body ended before it was complete, or its chunks are malformed";
+    Response::refused(StatusCode::BAD_REQUEST, None, -32700, message)
 }
 
 fn too_large(limit: usize) -> Response {

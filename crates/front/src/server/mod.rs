@@ -264,11 +264,15 @@ async fn serve_connection<B: Backends>(
     let begun = Arc::clone(&connection);
     let stopped = async {
         stop.cancelled().await;
-        // An agent that has just connected is about to send: a graceful shutdown would close it without an answer.
-        let until = Instant::now() + FIRST_REQUEST.min(common.times().drain / 2);
-        while begun.is_fresh() && Instant::now() < until {
-            tokio::time::sleep(DRAIN_STEP).await;
-        }
+        // An agent that has just connected is about to send: a graceful shutdown would close it without an answer. In a
+        // box, because no idle connection needs the room for it.
+        let first_request = async {
+            let until = Instant::now() + FIRST_REQUEST.min(common.times().drain / 2);
+            while begun.is_fresh() && Instant::now() < until {
+                tokio::time::sleep(DRAIN_STEP).await;
+            }
+        };
+        Box::pin(first_request).await;
     };
     let mut stopped = std::pin::pin!(stopped);
     // Outermost: a yield of `ChunkedIo` must not look like a peer that does not read.

@@ -11,6 +11,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -26,12 +27,20 @@ use crate::{
 pub(crate) struct TimeoutIo<T> {
     io: T,
     connection: Arc<ConnectionState>,
-    times: FrontTimes,
+    times: IoTimes,
     timer: Option<Pin<Box<Sleep>>>,
     header_since: Option<Instant>,
     stalled: Option<Instant>,
     peer_watch: PeerWatch,
     on_stall: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// The timeouts of a connection. A copy, and small: every idle connection has one.
+#[derive(Clone, Copy)]
+struct IoTimes {
+    header: Duration,
+    keep_alive: Duration,
+    write_stall: Duration,
 }
 
 impl<T> TimeoutIo<T> {
@@ -41,7 +50,8 @@ impl<T> TimeoutIo<T> {
         times: FrontTimes,
         on_stall: Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
-        let peer_watch = PeerWatch::default();
+        let FrontTimes { header, keep_alive, write_stall, .. } = times;
+        let (times, peer_watch) = (IoTimes { header, keep_alive, write_stall }, PeerWatch::default());
         Self { io, connection, times, timer: None, header_since: None, stalled: None, peer_watch, on_stall }
     }
 

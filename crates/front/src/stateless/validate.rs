@@ -13,7 +13,7 @@ use serde_json::json;
 use super::call_output::LogLevel;
 use crate::{
     http::{
-        headers::{accepts, text},
+        headers::{Accept, VERSION, text},
         response::Response,
     },
     message::{Incoming, Request},
@@ -36,12 +36,13 @@ pub(super) enum Unfit {
 /// Whether a POST is of this era. One of the two marks is enough, so that a client that sets only one learns what is
 /// missing.
 pub(crate) fn is_modern(headers: &HeaderMap, incoming: &Incoming) -> bool {
-    incoming.is_modern || Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern
+    incoming.is_modern || Era::of_header(text(headers, &VERSION)) == Era::Modern
 }
 
 /// Validates a request, and returns what it says of its sender.
 pub(super) fn check(headers: &HeaderMap, request: &Request, message: &[u8]) -> Result<ModernRequest, Unfit> {
-    if !accepts(headers, "application/json") || !accepts(headers, "text/event-stream") {
+    let accept = Accept::of(headers);
+    if !accept.json || !accept.events {
         return Err(Unfit::Accept);
     }
     let modern = match ModernRequest::parse(message) {

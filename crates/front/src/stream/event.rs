@@ -41,7 +41,7 @@ impl fmt::Display for EventId {
 /// The same JSON without raw line breaks, which would end the event. Between tokens they are white space, and inside
 /// strings JSON has none.
 pub(crate) fn one_line(json: Bytes) -> Bytes {
-    if !json.contains(&b'\n') && !json.contains(&b'\r') {
+    if memchr::memchr2(b'\n', b'\r', &json).is_none() {
         return json;
     }
     json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect()

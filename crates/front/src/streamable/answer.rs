@@ -23,11 +23,7 @@ use crate::{
         repeated::come_again,
         response_stream::{CallStream, stream},
     },
-    http::{
-        headers::{accepts, names_events, prefers_events},
-        response::Response,
-        response_body::AgentBody,
-    },
+    http::{headers::Accept, response::Response, response_body::AgentBody},
     limits::memory::Charge,
     message::Request,
     observe::Cause,
@@ -64,12 +60,12 @@ pub(crate) async fn call<L: Link>(
     (message, charge): (Message, Charge),
     connection: &ConnectionState,
 ) -> Response {
-    let takes_events = accepts(headers, "text/event-stream");
-    let takes_json = accepts(headers, "application/json") || !takes_events;
-    if let Some(earlier) = come_again(core, &request, message.bytes(), takes_events).await {
+    let accept = Accept::of(headers);
+    let takes_json = accept.json || !accept.events;
+    if let Some(earlier) = come_again(core, &request, message.bytes(), accept.events).await {
         return earlier.map_or_else(|response| response, |reader| stream(core, reader));
     }
-    let said = takes_events.then(|| match prefers_events(headers) {
+    let said = accept.events.then(|| match accept.prefers_events {
         true => CallStream::open(core, interactive),
         false => CallStream::new(core, interactive),
     });
@@ -79,9 +75,15 @@ pub(crate) async fn call<L: Link>(
         Err(refusal) => return Response::json(StatusCode::OK, Cause::Gateway, refusal),
     };
     let call = HandlerCall::new(running, said.clone());
-    let names_events = takes_events && names_events(headers);
-    let mut wait = Wait { core, call, stream: said.clone(), names_events, connection, patience: None };
-    connection.watch(names_events.then(|| core.common.times().answer_as_stream));
+    let mut wait = Wait {
+        core,
+        call,
+        stream: said.clone(),
+        names_events: accept.names_events,
+        connection,
+        patience: None,
+    };
+    connection.watch(accept.names_events.then(|| core.common.times().answer_as_stream));
     let result = loop {
         match poll_fn(|cx| wait.poll(cx)).await {
             First::End(result) => break result,

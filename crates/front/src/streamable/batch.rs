@@ -18,7 +18,7 @@ use crate::{
         response_stream::{CallStream, stream},
     },
     http::{
-        headers::{accepts, names_events, text},
+        headers::{Accept, VERSION, text},
         response::{Response, refusal},
         response_body::AgentBody,
     },
@@ -72,7 +72,7 @@ pub(crate) async fn serve<B: Backends>(
     connection: &Arc<ConnectionState>,
 ) -> Response {
     let headers = head.headers;
-    if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
+    if Era::of_header(text(headers, &VERSION)) == Era::Modern {
         let why = "revision 2026-07-28 has no batches: send one message per request";
         return Response::refused(StatusCode::BAD_REQUEST, None, -32600, why);
     }
@@ -87,19 +87,18 @@ pub(crate) async fn serve<B: Backends>(
     let Side::Http { link, interactive } = &agent.side else { return Response::unknown_session(None) };
     let caller = front.as_sent(&agent.core, headers);
     messages.iter_mut().flatten().for_each(|message| message.body.sent_by(&caller));
-    let takes_events = accepts(headers, "text/event-stream");
-    let takes_json = accepts(headers, "application/json") || !takes_events;
-    let stream = takes_events.then(|| CallStream::new(&agent.core, *interactive));
+    let accept = Accept::of(headers);
+    let takes_json = accept.json || !accept.events;
+    let stream = accept.events.then(|| CallStream::new(&agent.core, *interactive));
     let mut batch = Batch { calls: Vec::new(), answers: Answers::new(connection), stream };
     let wants_answer = batch.start(&agent, link.as_ref(), messages);
-    let names_events = takes_events && names_events(headers);
-    connection.watch(names_events.then(|| agent.core.common.times().answer_as_stream));
+    connection.watch(accept.names_events.then(|| agent.core.common.times().answer_as_stream));
     // More answers than may wait on a stream go into the array: they would close the stream.
     let limits = agent.core.common.limits();
     let said = poll_fn(|cx| {
         let said = batch.poll(cx);
         let fits = batch.answers.fit(2 * limits.outbound_bytes, 2 * limits.outbound_messages);
-        if said.is_pending() && names_events && fits && connection.wants_bytes() {
+        if said.is_pending() && accept.names_events && fits && connection.wants_bytes() {
             return batch.poll_stream(cx);
         }
         said

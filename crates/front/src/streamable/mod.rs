@@ -12,7 +12,7 @@ pub(crate) mod batch;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use mcpool_wire::{
     Backends, CallError, ClientHello, Era, Hello, Link, Message, Method, Outlet, Revision, RpcId, Target,
     result_response,
@@ -20,7 +20,11 @@ use mcpool_wire::{
 
 use crate::{
     call::response_stream::stream,
-    http::{headers::text, response::Response, response_body::AgentBody},
+    http::{
+        headers::{SESSION_ID, VERSION, text},
+        response::Response,
+        response_body::AgentBody,
+    },
     limits::refused::NoPlace,
     message::{Body, Incoming, Request},
     observe::{AgentEnd, Cause, Transport},
@@ -38,8 +42,6 @@ use crate::{
     },
 };
 
-const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
-
 /// Serves a POST with one message of a revision with handshake.
 pub(crate) async fn message<B: Backends>(
     front: &Arc<Front<B>>,
@@ -48,19 +50,17 @@ pub(crate) async fn message<B: Backends>(
     connection: &Arc<ConnectionState>,
 ) -> Response {
     let headers = head.headers;
-    if let Some(version) =
-        text(headers, "mcp-protocol-version").filter(|version| Revision::parse(version).is_none())
-    {
+    if let Some(version) = text(headers, &VERSION).filter(|version| Revision::parse(version).is_none()) {
         return unsupported(version, &incoming);
     }
     if let Body::BadId(why) = incoming.body {
         return Response::refused(StatusCode::BAD_REQUEST, None, -32600, why);
     }
-    if text(headers, "mcp-session-id").is_none()
+    if text(headers, &SESSION_ID).is_none()
         && let Body::Request(request) = &incoming.body
         && request.method == Method::Initialize
     {
-        return initialize(front, head, request.clone(), &incoming.message).await;
+        return Box::pin(initialize(front, head, request.clone(), &incoming.message)).await;
     }
     let agent = match agent_of(front, head, incoming.id()).await {
         Ok(agent) => agent,
@@ -74,7 +74,7 @@ pub(crate) async fn message<B: Backends>(
     match incoming.body {
         // The server's words for another credential are not reused for this one.
         Body::Request(request) if request.method == Method::Initialize && agent.core.has_moved() => {
-            initialize(front, head, request, &incoming.message).await
+            Box::pin(initialize(front, head, request, &incoming.message)).await
         }
         Body::Request(mut request) => {
             request.caller = Some(caller);
@@ -121,7 +121,7 @@ pub(crate) async fn agent_of<B: Backends>(
     id: Option<&RpcId>,
 ) -> Result<Arc<Agent<B::Link>>, NoAgent> {
     let refused = |response| NoAgent::Refused(Box::new(response));
-    let session = text(head.headers, "mcp-session-id");
+    let session = text(head.headers, &SESSION_ID);
     let target = match front.backends.target(head.backend, head.identity) {
         Ok(target) => target,
         Err(why) => {
@@ -190,10 +190,10 @@ pub(crate) async fn listen<B: Backends>(
 /// on.
 pub(crate) async fn delete<B: Backends>(front: &Front<B>, head: &RequestHead<'_>) -> Response {
     let headers = head.headers;
-    if Era::of_header(text(headers, "mcp-protocol-version")) == Era::Modern {
+    if Era::of_header(text(headers, &VERSION)) == Era::Modern {
         return Response::method_not_allowed("POST").over(Transport::Http);
     }
-    let Some(session) = text(headers, "mcp-session-id") else {
+    let Some(session) = text(headers, &SESSION_ID) else {
         let message = "DELETE needs an Mcp-Session-Id header";
         return Response::refused(StatusCode::BAD_REQUEST, None, -32600, message).over(Transport::Http);
     };
@@ -303,7 +303,7 @@ fn again<L: Link>(
         Ok(client) => {
             core.agreed_on(client.revision);
             let body = result_response(&request.id, &link.initialize_result(client.revision));
-            let session = text(headers, "mcp-session-id").unwrap_or_default();
+            let session = text(headers, &SESSION_ID).unwrap_or_default();
             with_session(Response::json(StatusCode::OK, Cause::Gateway, body), session)
         }
         Err(why) => Response::refused(StatusCode::OK, Some(&request.id), -32602, why),
@@ -343,7 +343,7 @@ fn unsupported(version: &str, incoming: &Incoming) -> Response {
 
 fn with_session(response: Response, session: &str) -> Response {
     match HeaderValue::from_str(session) {
-        Ok(value) => response.with(SESSION, value),
+        Ok(value) => response.with(SESSION_ID.clone(), value),
         Err(_) => response,
     }
 }
