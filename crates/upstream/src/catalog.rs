@@ -49,13 +49,13 @@ struct Inner {
     task_only: HashSet<Box<str>>,
     /// Tools whose calls repeat arguments in headers, with those arguments.
     marked: HashMap<Box<str>, ToolParams>,
-    lists: HashMap<&'static str, CachedList>,
+    lists: HashMap<&'static str, Kept>,
     /// Time of the last change of each list: a response to an earlier request is not cached.
     changed: HashMap<&'static str, Instant>,
 }
 
 /// A cached list, as received and as read by each older revision.
-struct CachedList {
+struct Kept {
     page: Page,
     at: Instant,
     older: Vec<(Revision, Answer)>,
@@ -259,7 +259,7 @@ impl Catalog {
             return;
         }
         if announced {
-            let kept = CachedList { page: page.clone(), at: now, older: Vec::new() };
+            let kept = Kept { page: page.clone(), at: now, older: Vec::new() };
             self.lock().lists.insert(method.label(), kept);
         }
         if *method == Method::ToolsList {

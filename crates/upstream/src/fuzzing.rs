@@ -79,8 +79,8 @@ pub fn seal_page(answer: &Answer, list: &Method, pool: u64, epoch: u64) -> Resul
     cursor::seal_page(answer, place(list), pool, epoch).map_err(|_| ())
 }
 
-fn place(list: &Method) -> cursor::ListScope<'_> {
-    cursor::ListScope { list, backend: BackendId(1), generation: 1 }
+fn place(list: &Method) -> cursor::Place<'_> {
+    cursor::Place { list, backend: BackendId(1), generation: 1 }
 }
 
 /// A list request with the backend's own cursor in it.

@@ -51,9 +51,9 @@ impl Binding {
         message.map(next).ok_or_else(unknown_cursor)
     }
 
-    fn place_of<'a>(&self, list: &'a Method) -> cursor::ListScope<'a> {
+    fn place_of<'a>(&self, list: &'a Method) -> cursor::Place<'a> {
         let PoolKey { backend, generation, .. } = self.pool.key;
-        cursor::ListScope { list, backend, generation }
+        cursor::Place { list, backend, generation }
     }
 
     /// The cached list as this agent reads it, if current.

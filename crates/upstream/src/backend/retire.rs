@@ -104,7 +104,7 @@ impl Binding {
     /// subscriptions. With `anew` it is told that all lists may have changed.
     pub fn follow(&self, old: &Self, anew: bool) {
         *super::lock(&self.revision) = *super::lock(&old.revision);
-        self.pool.shared.adopt(self.number, self.caller.agent, old.pool.shared.requests_of(old.number));
+        self.pool.shared.adopt(self.number, self.caller.agent, old.pool.shared.wishes_of(old.number));
         let Some(hello) = old.pool.catalog.hello().filter(|_| anew) else { return };
         for (key, kind) in [
             ("tools", Method::ToolsListChanged),

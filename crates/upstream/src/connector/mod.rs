@@ -319,7 +319,7 @@ impl Connector {
         let warm = self.backend.default_pool().number;
         self.backend.forget_empty_pools();
         for pool in self.backend.pools() {
-            let lane = pool.shared.event_session();
+            let lane = pool.shared.event_lane();
             let keep = match pool.mode() {
                 Mode::Pinned => usize::MAX,
                 _ if pool.number == warm => spec.limits.min_idle,

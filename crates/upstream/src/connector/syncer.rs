@@ -54,13 +54,13 @@ impl Syncer {
             }
         }
         if has_topics {
-            self.sync_subscriptions(shared, &sessions, now);
+            self.ride(shared, &sessions, now);
         }
         shared.next_due()
     }
 
     /// Keeps the subscriptions on a live session, and sends what is due there.
-    fn sync_subscriptions(&mut self, shared: &Arc<SharedState>, sessions: &[Arc<Session>], now: Instant) {
+    fn ride(&mut self, shared: &Arc<SharedState>, sessions: &[Arc<Session>], now: Instant) {
         let mut lane = None;
         let jobs = shared.jobs(now, |at| {
             lane = sessions

@@ -214,7 +214,7 @@ fn dispensable(backend: &Backend, pool: &Pool) -> Option<Dispensable> {
     let others = others.filter(|other| other.mode() != Mode::Pinned);
     let sessions: Vec<_> = others
         .flat_map(|other| {
-            let (lane, live) = (other.shared.event_session(), other.live());
+            let (lane, live) = (other.shared.event_lane(), other.live());
             other.sessions().into_iter().map(move |session| (lane == Some(session.epoch), live, session))
         })
         .filter(|(_, _, session)| session.standing() == Standing::Ready)

@@ -96,8 +96,7 @@ impl InFlight {
                 }
             }
             match polled {
-                Poll::Ready(Some(Ok(Received::Left))) => {}
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending | Poll::Ready(Some(Ok(Received::Left))) => return Poll::Pending,
                 Poll::Ready(Some(Ok(Received::Accepted))) => {
                     self.accepted = true;
                     if let Some(trace) = &self.trace {

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::{
     error::{Cause, SendError, SendPhase},
     session::permit::CallPermit,
-    sync::{HashMap, Mutex, MutexGuard},
+    sync::{ById, Mutex, MutexGuard},
     transport::IDS,
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Pending {
 }
 
 enum Book {
-    Open { next: u64, calls: HashMap<u64, Entry> },
+    Open { next: u64, calls: ById<Entry> },
     Closed(SendError),
 }
 
@@ -82,7 +82,7 @@ impl Pending {
     /// Starts ids at an arbitrary value below [`IDS`], so that a response for another session matches nothing.
     pub(crate) fn new(first_id: u32) -> Self {
         let next = following(u64::from(first_id) % IDS);
-        Self { book: Mutex::new(Book::Open { next, calls: HashMap::default() }) }
+        Self { book: Mutex::new(Book::Open { next, calls: ById::default() }) }
     }
 
     /// Registers a call; the entry takes its permit.

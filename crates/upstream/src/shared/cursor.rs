@@ -28,13 +28,13 @@ static KEY: LazyLock<Option<RandomizedNonceKey>> =
 
 /// The list a cursor belongs to: its kind, and the registration of its backend.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ListScope<'a> {
+pub(crate) struct Place<'a> {
     pub(crate) list: &'a Method,
     pub(crate) backend: BackendId,
     pub(crate) generation: u64,
 }
 
-impl ListScope<'_> {
+impl Place<'_> {
     /// The data authenticated with a cursor: fixed length after the name of the list.
     fn bound(&self) -> Aad<Vec<u8>> {
         let (backend, generation) = (self.backend.0.to_be_bytes(), self.generation.to_be_bytes());
@@ -74,7 +74,7 @@ struct Next<'a> {
 
 impl Cursor {
     /// Seals it for an agent; `None` if it is too long.
-    pub(crate) fn seal(&self, place: ListScope<'_>) -> Option<String> {
+    pub(crate) fn seal(&self, place: Place<'_>) -> Option<String> {
         if self.inner.len() > MAX_INNER {
             return None;
         }
@@ -88,7 +88,7 @@ impl Cursor {
     }
 
     /// Unseals a cursor of an agent; `None` unless this process sealed it for this list.
-    pub(crate) fn open(text: &str, place: ListScope<'_>) -> Option<Self> {
+    pub(crate) fn open(text: &str, place: Place<'_>) -> Option<Self> {
         if text.len() > MAX_SEALED {
             return None;
         }
@@ -110,7 +110,7 @@ impl Cursor {
 /// Seals the cursor of a page, if it has one.
 pub(crate) fn seal_page(
     answer: &Answer,
-    place: ListScope<'_>,
+    place: Place<'_>,
     pool: u64,
     epoch: u64,
 ) -> Result<Option<Answer>, Unsealable> {
@@ -135,7 +135,7 @@ pub(crate) fn seal_page(
 }
 
 /// The unsealed cursor of a list request; `None` without one.
-pub(crate) fn of_request(message: &Message, place: ListScope<'_>) -> Option<Option<Cursor>> {
+pub(crate) fn of_request(message: &Message, place: Place<'_>) -> Option<Option<Cursor>> {
     let envelope = Envelope::parse(message.bytes()).ok()?;
     let raw = envelope.params.cursor.filter(|raw| raw.get() != EMPTY)?;
     let text = serde_json::from_str::<String>(raw.get()).ok();
@@ -162,8 +162,8 @@ fn replaced(bytes: &Bytes, span: Span, with: &[u8]) -> Option<Message> {
 mod tests {
     use super::*;
 
-    fn of(list: &Method) -> ListScope<'_> {
-        ListScope { list, backend: BackendId(1), generation: 2 }
+    fn of(list: &Method) -> Place<'_> {
+        Place { list, backend: BackendId(1), generation: 2 }
     }
 
     fn cursor(inner: &str) -> Cursor {
@@ -192,8 +192,8 @@ mod tests {
     fn a_cursor_of_another_backend_or_of_one_that_was_replaced_is_none() {
         let here = of(&Method::ToolsList);
         let sealed = cursor("\"page 2\"").seal(here).expect("sealed");
-        assert_eq!(Cursor::open(&sealed, ListScope { backend: BackendId(2), ..here }), None);
-        assert_eq!(Cursor::open(&sealed, ListScope { generation: 3, ..here }), None);
+        assert_eq!(Cursor::open(&sealed, Place { backend: BackendId(2), ..here }), None);
+        assert_eq!(Cursor::open(&sealed, Place { generation: 3, ..here }), None);
         assert!(Cursor::open(&sealed, here).is_some());
     }
 

@@ -65,7 +65,7 @@ struct Member {
 }
 
 /// The lasting requests of one agent.
-pub(crate) struct AgentRequests {
+pub(crate) struct Wishes {
     subscribed: Vec<Arc<str>>,
     level: Option<LogLevel>,
 }
@@ -120,26 +120,23 @@ impl SharedState {
     }
 
     /// The subscriptions and the log level of this binding.
-    pub(crate) fn requests_of(&self, binding: u64) -> AgentRequests {
+    pub(crate) fn wishes_of(&self, binding: u64) -> Wishes {
         let state = self.lock();
         let level =
             state.agents.get(&binding).and_then(|member| state.log_levels.asked_by(member.key, binding));
-        AgentRequests { subscribed: state.subscriptions.topics_of(binding), level }
+        Wishes { subscribed: state.subscriptions.topics_of(binding), level }
     }
 
     /// Takes over the requests of an agent from another pool: subscribes it at once, and notifies it of each resource
     /// that may have changed meanwhile.
-    pub(crate) fn adopt(&self, binding: u64, agent: AgentKey, requests: AgentRequests) {
+    pub(crate) fn adopt(&self, binding: u64, agent: AgentKey, wishes: Wishes) {
         let (held, outlets) = {
             let mut state = self.lock();
-            if let Some(level) = requests.level {
+            if let Some(level) = wishes.level {
                 state.log_levels.ask(agent, binding, level);
             }
-            let held: Vec<_> = requests
-                .subscribed
-                .into_iter()
-                .filter(|uri| state.subscriptions.adopt(binding, uri))
-                .collect();
+            let held: Vec<_> =
+                wishes.subscribed.into_iter().filter(|uri| state.subscriptions.adopt(binding, uri)).collect();
             (held, state.outlets(&[binding]))
         };
         for uri in held {
@@ -164,9 +161,9 @@ impl SharedState {
     }
 
     /// The epoch of the event session, which carries the subscriptions.
-    pub(crate) fn event_session(&self) -> Option<u64> {
+    pub(crate) fn event_lane(&self) -> Option<u64> {
         let state = self.lock();
-        state.subscriptions.event_session().filter(|_| state.subscriptions.is_wanted())
+        state.subscriptions.lane().filter(|_| state.subscriptions.is_wanted())
     }
 
     /// Subscribes an agent; resolves when the backend has accepted.
@@ -268,8 +265,8 @@ impl SharedState {
     /// The requests to send on the event session: `choose` gets its epoch and returns that of the next one.
     pub(crate) fn jobs(&self, now: Instant, choose: impl FnOnce(Option<u64>) -> Option<u64>) -> Vec<Job> {
         let mut state = self.lock();
-        let epoch = choose(state.subscriptions.event_session());
-        state.subscriptions.move_to(epoch);
+        let epoch = choose(state.subscriptions.lane());
+        state.subscriptions.ride(epoch);
         state.subscriptions.jobs(now)
     }
 

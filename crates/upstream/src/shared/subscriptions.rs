@@ -204,7 +204,7 @@ impl Subscriptions {
     }
 
     /// Sets the event session; every topic is subscribed on it anew.
-    pub(super) fn move_to(&mut self, lane: Option<u64>) {
+    pub(super) fn ride(&mut self, lane: Option<u64>) {
         if self.lane == lane {
             return;
         }
@@ -219,7 +219,7 @@ impl Subscriptions {
         }
     }
 
-    pub(super) fn event_session(&self) -> Option<u64> {
+    pub(super) fn lane(&self) -> Option<u64> {
         self.lane
     }
 

@@ -58,7 +58,7 @@ fn answer(text: &'static [u8]) -> Answer {
 fn run_all(shared: &SharedState, text: &'static [u8]) -> usize {
     let jobs = {
         let mut state = shared.lock();
-        state.subscriptions.move_to(Some(1));
+        state.subscriptions.ride(Some(1));
         state.subscriptions.jobs(clock::now())
     };
     jobs.iter().for_each(|job| shared.settle(job, Some(answer(text))));

@@ -10,6 +10,7 @@ use async_compression::tokio::bufread::{DeflateDecoder, GzipDecoder, ZlibDecoder
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::BoxStream};
 use http::{HeaderMap, header};
+
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, BufReader};

@@ -1,8 +1,8 @@
-//! Connections to a backend: name resolution, TCP, and TLS for `https`, within one limit.
+//! How a connection to a backend is opened: the name, TCP, and TLS where the URL asks for it, all within one limit.
 //!
-//! A connection paces its reader: after [`BURST`] bytes from a busy peer the other tasks of the thread get a turn. TLS
-//! is set up on first use, because loading the system's roots costs start-up time and memory, and is shared by all
-//! clients of the backend.
+//! The connection paces its reader: a peer that always has more to say gets [`BURST`] bytes at a time, then the other
+//! tasks of the thread have their turn. TLS is set up when the first `https` URL needs it, because loading the roots of
+//! the system costs start-up and memory, and it is shared by all clients of the backend.
 
 use std::{
     fmt, io,
@@ -29,26 +29,31 @@ use tokio::{
     net::TcpStream,
 };
 use tower_service::Service;
+use url::Url;
 
 use super::dns::DnsResolver;
 use crate::descriptors;
 
-/// Bytes read from one connection before other tasks get a turn.
+/// Bytes read of one connection before other tasks have their turn.
 const BURST: usize = 128 * 1024;
-/// Pause before the next try for a descriptor, with a jitter of a half.
+/// Pause before it is looked again for a descriptor, give or take a half.
 const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(40);
-/// Interval of TCP keep-alive probes of a silent peer.
+/// TCP asks a silent peer whether it is there after this time, and again after each further one.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// Time without acknowledgement of written bytes that ends the connection.
+/// Written bytes that are not acknowledged for so long end the connection.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// Connector of one backend.
+/// Opens connections of one backend. It is cloned for each request.
 #[derive(Clone)]
-pub(super) struct Connector {
+pub(super) struct Connector(Arc<Settings>);
+
+struct Settings {
     tcp: HttpConnector<DnsResolver>,
     tls: Tls,
     limit: Duration,
+    /// Address of a plain backend, whose requests do not name it.
+    plain: Option<Uri>,
 }
 
 /// The TLS of one backend.
@@ -58,16 +63,16 @@ pub(super) struct Tls {
     config: Arc<OnceLock<Result<Arc<ClientConfig>, String>>>,
 }
 
-/// The reason for no connection.
+/// Why there is no connection.
 #[derive(Clone, Debug)]
 pub(super) enum NoConnection {
-    /// The time was over.
+    /// It took too long.
     Late,
-    /// There is no address, or no listener.
+    /// There is no address, or nobody listens there.
     Tcp(String),
     /// TLS failed.
     Tls(String),
-    /// This process has no free descriptor.
+    /// This process has no descriptor for it.
     Descriptors,
 }
 
@@ -77,7 +82,7 @@ pub(super) type Stream = MaybeHttpsStream<TokioIo<Paced>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connector {
-    pub(super) fn new(dns: DnsResolver, tls: Tls, limit: Duration) -> Self {
+    pub(super) fn new(backend: &Url, dns: DnsResolver, tls: Tls, limit: Duration) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(dns);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -87,11 +92,12 @@ impl Connector {
         tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
         #[cfg(target_os = "linux")]
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-        Self { tcp, tls, limit }
+        let plain = (backend.scheme() == "http").then(|| backend.as_str().parse().ok()).flatten();
+        Self(Arc::new(Settings { tcp, tls, limit, plain }))
     }
 
-    /// Waits for a free descriptor. A request that waits here takes the first connection of another request that
-    /// becomes idle.
+    /// Waits for a descriptor, where there is none. A request that waits here takes the first connection of another
+    /// that becomes free.
     async fn open_when_possible(self, to: Uri) -> Result<Stream, NoConnection> {
         loop {
             if !descriptors::are_short() {
@@ -105,11 +111,11 @@ impl Connector {
     }
 
     async fn open(self, to: Uri) -> Result<Stream, NoConnection> {
-        let mut tcp = Tcp(self.tcp);
+        let mut tcp = Tcp(self.0.tcp.clone());
         if to.scheme() != Some(&Scheme::HTTPS) {
             return tcp.call(to).await.map(MaybeHttpsStream::Http);
         }
-        let config = self.tls.config().map_err(NoConnection::Tls)?;
+        let config = self.0.tls.config().map_err(NoConnection::Tls)?;
         let names = Arc::new(DefaultServerNameResolver::default());
         HttpsConnector::new(tcp, config, true, names).call(to).await.map_err(|error| tls_stage(&error))
     }
@@ -125,14 +131,15 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
+        let to = self.0.plain.clone().unwrap_or(to);
         let connecting = self.clone().open_when_possible(to);
-        let limit = self.limit;
+        let limit = self.0.limit;
         let late = || if descriptors::are_short() { NoConnection::Descriptors } else { NoConnection::Late };
         async move { tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(late())) }.boxed()
     }
 }
 
-/// The TCP part, below TLS.
+/// The part below TLS.
 struct Tcp(HttpConnector<DnsResolver>);
 
 impl Service<Uri> for Tcp {
@@ -156,10 +163,10 @@ impl Service<Uri> for Tcp {
 }
 
 impl Tls {
-    /// Uses these roots beside those of the system.
+    /// With these roots beside those of the system.
     ///
     /// # Errors
-    /// A sentence for the operator if the roots are unusable; for a plain backend they are not read.
+    /// A sentence for the operator when the roots cannot be used; for a plain backend they are not looked at.
     pub(super) fn new(ca_pem: Option<&[u8]>, is_needed: bool) -> Result<Self, String> {
         let tls = Self { ca_pem: ca_pem.map(|pem| Arc::new(pem.to_vec())), config: Arc::default() };
         if is_needed {
@@ -182,7 +189,7 @@ fn client_config(ca_pem: Option<&[u8]>) -> Result<Arc<ClientConfig>, String> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("no TLS: {error}"))?
-        // The name is the builder's for any custom verifier; this one checks chain, name and time.
+        // The builder's word for a verifier that is handed in; this one checks chain, name and time.
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
@@ -222,7 +229,7 @@ fn tcp_stage(error: &(dyn std::error::Error + 'static)) -> NoConnection {
     NoConnection::Tcp(innermost(error))
 }
 
-/// Errors below TLS pass through unchanged.
+/// What failed below TLS says so itself.
 fn tls_stage(error: &BoxError) -> NoConnection {
     if let Some(below) = error.downcast_ref::<NoConnection>() {
         return below.clone();
@@ -230,7 +237,7 @@ fn tls_stage(error: &BoxError) -> NoConnection {
     NoConnection::Tls(tls_words(error.as_ref()))
 }
 
-/// A failed TLS handshake as a sentence for an operator, with the library's text behind it.
+/// A failed handshake in words an operator can act on; the library's own stand behind them.
 fn tls_words(error: &(dyn std::error::Error + 'static)) -> String {
     let Some(tls) = rustls_error(error) else { return innermost(error) };
     let words = match tls {
@@ -263,10 +270,10 @@ fn tls_words(error: &(dyn std::error::Error + 'static)) -> String {
     format!("{words} ({tls})")
 }
 
-/// The library's text for a CA certificate used as a server certificate.
+/// How the library calls a CA certificate that a server shows as its own.
 const CA_AS_SERVER: &str = "CaUsedAsEndEntity";
 
-/// The TLS library's error; it may be an `io::Error` within another, which a chain of sources skips.
+/// The TLS library's error; it may be wrapped in an `io::Error` within another, which a chain of sources steps over.
 fn rustls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     std::iter::successors(Some(error), |error| error.source()).find_map(|error| {
         let mut inner = error;
@@ -283,7 +290,7 @@ pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// The chain of causes of an error.
+/// What caused an error, and what caused that.
 pub(super) fn causes<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
@@ -299,7 +306,8 @@ pub(super) struct Paced {
 
 impl Connection for Paced {
     fn connected(&self) -> Connected {
-        self.stream.connected()
+        // Without the addresses, which would be copied into each response.
+        Connected::new()
     }
 }
 

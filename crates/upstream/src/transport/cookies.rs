@@ -29,12 +29,12 @@ const MAX_HEADER: usize = 16 * 1024;
 /// The cookies of a session.
 #[derive(Default)]
 pub(super) struct Cookies {
-    kept: Mutex<Vec<StoredCookie>>,
+    kept: Mutex<Vec<Kept>>,
     /// False while there are none: most backends set none, and their calls take no lock.
     any: AtomicBool,
 }
 
-struct StoredCookie {
+struct Kept {
     name: String,
     value: String,
     path: String,
@@ -68,10 +68,10 @@ impl Cookies {
         kept.retain(|cookie| cookie.until.is_none_or(|until| until > now));
         let given: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
         let mut line = given.join(&b"; "[..]);
-        let mut fitting: Vec<&StoredCookie> = kept.iter().filter(|cookie| cookie.belongs_to(to)).collect();
+        let mut fitting: Vec<&Kept> = kept.iter().filter(|cookie| cookie.belongs_to(to)).collect();
         // Most specific path first.
         fitting.sort_by_key(|cookie| std::cmp::Reverse(cookie.path.len()));
-        for StoredCookie { name, value, .. } in fitting {
+        for Kept { name, value, .. } in fitting {
             if is_given(&given, name) || line.len() + name.len() + value.len() + 3 > MAX_HEADER {
                 continue;
             }
@@ -90,7 +90,7 @@ impl Cookies {
     }
 }
 
-impl StoredCookie {
+impl Kept {
     fn belongs_to(&self, to: &Url) -> bool {
         (!self.is_secure || to.scheme() == "https") && path_fits(&self.path, to.path())
     }
@@ -103,7 +103,7 @@ fn is_given(given: &[&[u8]], name: &str) -> bool {
         .any(|key| key.trim_ascii() == name.as_bytes())
 }
 
-fn keep(kept: &mut Vec<StoredCookie>, from: &Url, cookie: &Cookie<'_>, headers: &HeaderMap) {
+fn keep(kept: &mut Vec<Kept>, from: &Url, cookie: &Cookie<'_>, headers: &HeaderMap) {
     let (name, value) = (cookie.name(), cookie.value());
     let is_plain = |text: &str| text.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b';');
     if name.is_empty() || name.len() + value.len() > MAX_BYTES || !is_plain(name) || !is_plain(value) {
@@ -129,7 +129,7 @@ fn keep(kept: &mut Vec<StoredCookie>, from: &Url, cookie: &Cookie<'_>, headers: 
         kept.remove(0);
     }
     let until = lifetime.map(|lifetime| clock::now() + lifetime);
-    kept.push(StoredCookie { name: name.to_owned(), value: value.to_owned(), path, is_secure, until });
+    kept.push(Kept { name: name.to_owned(), value: value.to_owned(), path, is_secure, until });
 }
 
 /// The lifetime, if given; zero deletes the cookie. More than a day counts as the session's lifetime.

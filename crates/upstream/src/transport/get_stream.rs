@@ -45,7 +45,7 @@ const BUSY_ATTEMPTS: u32 = 8;
 pub(super) const HEADERS: Duration = Duration::from_secs(300);
 
 /// The backend's own messages across reconnections.
-pub(super) struct GetStream {
+pub(super) struct Listening {
     session: Arc<Session>,
     early: VecDeque<Bytes>,
     state: State,
@@ -53,7 +53,7 @@ pub(super) struct GetStream {
     last_id: Option<String>,
     /// The reconnection time set by the server.
     retry: Option<Duration>,
-    /// OpenResult time of the current or last stream.
+    /// Opening time of the current or last stream.
     opened: Option<Instant>,
     /// Consecutive short-lived streams.
     short_lived: u32,
@@ -79,7 +79,7 @@ enum State {
 }
 
 /// Result of opening the stream.
-enum OpenResult {
+enum Opening {
     Open(Events),
     /// The server offers none.
     Never,
@@ -87,7 +87,7 @@ enum OpenResult {
     Refused(String, Option<Duration>),
 }
 
-impl GetStream {
+impl Listening {
     pub(super) fn new(session: Arc<Session>, early: VecDeque<Bytes>) -> Self {
         // Without a session the backend has no addressee.
         let state = if session.has_session() { State::Closed } else { State::NotOffered };
@@ -183,9 +183,9 @@ impl GetStream {
     async fn open(&mut self) -> Result<Option<String>, SendError> {
         tokio::time::sleep(self.pause()).await;
         let opening = tokio::time::timeout(HEADERS, self.session.open_stream(self.last_id.as_deref())).await;
-        let late = || OpenResult::Refused("its headers did not come".to_owned(), None);
+        let late = || Opening::Refused("its headers did not come".to_owned(), None);
         let why = match opening.unwrap_or_else(|_| Ok(late())) {
-            Ok(OpenResult::Open(events)) => {
+            Ok(Opening::Open(events)) => {
                 (self.refusals, self.busy, self.retry_after, self.is_polled) = (0, 0, None, false);
                 self.opened = Some(clock::now());
                 // The new stream may have another keep-alive interval, or none.
@@ -193,12 +193,12 @@ impl GetStream {
                 self.state = State::Open(events);
                 None
             }
-            Ok(OpenResult::Never) => {
+            Ok(Opening::Never) => {
                 self.state = State::NotOffered;
                 self.session.hears_nothing();
                 return Ok(None);
             }
-            Ok(OpenResult::Refused(why, retry_after)) => {
+            Ok(Opening::Refused(why, retry_after)) => {
                 self.refusals = self.refusals.saturating_add(1);
                 self.retry_after = retry_after;
                 Some(why)
@@ -250,21 +250,18 @@ impl GetStream {
 
 impl Session {
     /// Requests the stream.
-    async fn open_stream(&self, last_id: Option<&str>) -> Result<OpenResult, SendError> {
+    async fn open_stream(&self, last_id: Option<&str>) -> Result<Opening, SendError> {
         let reply = self.request(Method::GET, last_id, Bytes::new()).await?;
         let status = reply.status();
         match (status, reply.content()) {
-            (200..=299, Content::Events) => Ok(OpenResult::Open(reply.events(self.max_message()))),
+            (200..=299, Content::Events) => Ok(Opening::Open(reply.events(self.max_message()))),
             (200..=299, Content::Json | Content::Other) => {
                 reply.drain().await;
-                Ok(OpenResult::Refused(
-                    format!("GET was answered {status}, and with no stream of events"),
-                    None,
-                ))
+                Ok(Opening::Refused(format!("GET was answered {status}, and with no stream of events"), None))
             }
             (405, _) => {
                 reply.drain().await;
-                Ok(OpenResult::Never)
+                Ok(Opening::Never)
             }
             (_, _) => Err(reply.refusal(Asked::Listen).await.0),
         }

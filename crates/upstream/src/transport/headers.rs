@@ -40,7 +40,7 @@ impl Headers {
         session: Option<HeaderValue>,
         revision: Option<Revision>,
     ) -> Self {
-        let built = build(&http.presented(), &forwarded, session.as_ref(), revision);
+        let built = build(http, &http.presented(), &forwarded, session.as_ref(), revision);
         Self { forwarded, session, built: ArcSwap::from_pointee(built) }
     }
 
@@ -56,32 +56,37 @@ impl Headers {
             return built;
         }
         // A revision that is agreed at the same time must not be lost.
-        self.built.rcu(|built| self.build(&presented, built.revision));
+        self.built.rcu(|built| self.build(http, &presented, built.revision));
         self.built.load_full()
     }
 
     /// Sets the version header of later requests.
     pub(super) fn agree(&self, http: &HttpClient, revision: Revision) {
-        self.built.store(Arc::new(self.build(&http.presented(), Some(revision))));
+        self.built.store(Arc::new(self.build(http, &http.presented(), Some(revision))));
     }
 
-    fn build(&self, presented: &Presented, revision: Option<Revision>) -> Built {
-        build(presented, &self.forwarded, self.session.as_ref(), revision)
+    fn build(&self, http: &HttpClient, presented: &Presented, revision: Option<Revision>) -> Built {
+        build(http, presented, &self.forwarded, self.session.as_ref(), revision)
     }
 }
 
 fn build(
+    http: &HttpClient,
     presented: &Presented,
     forwarded: &[(HeaderName, HeaderValue)],
     session: Option<&HeaderValue>,
     revision: Option<Revision>,
 ) -> Built {
-    let mut common = HeaderMap::new();
+    // Room for the headers of one request: a full map grows in each copy.
+    let mut common = HeaderMap::with_capacity(12 + forwarded.len() + presented.headers.len());
     common.insert(header::USER_AGENT, AGENT);
     for (name, value) in forwarded.iter().chain(&*presented.headers) {
         common.append(name, value.clone());
     }
     common.entry(header::ACCEPT_ENCODING).or_insert(UNCODED);
+    if let Some(host) = &http.host {
+        common.entry(header::HOST).or_insert_with(|| host.clone());
+    }
     if let Some(id) = session {
         common.insert(SESSION_ID, id.clone());
     }
@@ -94,5 +99,7 @@ fn build(
     let mut post = common;
     post.insert(header::ACCEPT, BOTH);
     post.insert(header::CONTENT_TYPE, JSON);
+    // A place that the client fills for each message.
+    post.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
     Built { post, get, revision, version: presented.version }
 }

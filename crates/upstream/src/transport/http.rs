@@ -7,28 +7,28 @@
 //! Sessions opened after [`Http::renew`] use new connections and resolve the name again, so that a backend that moved
 //! is followed even while its old address still answers.
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, task::Poll, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::FutureExt as _;
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use http_body_util::Full;
 use hyper_util::{
-    client::legacy::{self, connect::capture_connection},
+    client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
+use url::Url;
 
 use super::{
     coding::Body,
     connect::{Connector, NoConnection, Tls, causes, innermost},
     cookies::Cookies,
     dns::DnsResolver,
-    interim::Interim,
     leaving::Left,
     notes::{Notes, Oddity},
     reply::Unfollowed,
-    target::{Location, MAX_REDIRECTS, follow, is_lasting, is_redirect},
+    target::{MAX_REDIRECTS, Place, follow, is_lasting, is_redirect},
 };
 pub(super) use super::{
     reply::{Content, Events, Reply},
@@ -55,6 +55,8 @@ pub(super) struct Http {
     /// Used by the next session.
     connections: ArcSwap<Connections>,
     credential: Arc<dyn Credential>,
+    /// `Host` of a plain origin, so that it is not written for every request. TLS may choose HTTP/2, which has none.
+    pub(super) host: Option<HeaderValue>,
     /// Replaces all connections in tests.
     #[cfg(feature = "seeded-bugs")]
     answering: Option<super::wire::Answering>,
@@ -90,11 +92,12 @@ impl Http {
     ) -> Result<Self, String> {
         let dns = DnsResolver::new(endpoint.resolver.clone(), times.connect);
         let tls = Tls::new(endpoint.ca_pem.as_deref(), endpoint.url.scheme() == "https")?;
-        let connector = Connector::new(dns, tls, times.connect);
+        let connector = Connector::new(&endpoint.url, dns, tls, times.connect);
         Ok(Self {
             connections: ArcSwap::from_pointee(connections(&connector)),
             connector,
             credential,
+            host: host(&endpoint.url),
             #[cfg(feature = "seeded-bugs")]
             answering: None,
             max_message: limits.max_message,
@@ -130,6 +133,12 @@ impl Http {
         let connections = Connections::clone(&self.connections.load());
         Arc::new(HttpClient { http: Arc::clone(self), connections, cookies, key: key.clone() })
     }
+}
+
+fn host(url: &Url) -> Option<HeaderValue> {
+    let name = url.host_str().filter(|_| url.scheme() == "http")?;
+    let host = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
+    HeaderValue::try_from(host).ok()
 }
 
 fn connections(connector: &Connector) -> Connections {
@@ -201,7 +210,7 @@ impl HttpClient {
                     next.path()
                 ),
             );
-            place = Arc::new(Location::new(next));
+            place = Arc::new(Place::new(next));
             lasts &= is_lasting(&method, status);
             hops += 1;
         }
@@ -210,7 +219,7 @@ impl HttpClient {
     async fn once(
         &self,
         method: Method,
-        place: &Location,
+        place: &Place,
         headers: &HeaderMap,
         body: Bytes,
         left: &Left,
@@ -220,10 +229,14 @@ impl HttpClient {
                 "its URL cannot be asked for by HTTP".to_owned(),
             )));
         };
+        let length = body.len();
         let mut request = http::Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = headers.clone();
+        if let Some(place) = request.headers_mut().get_mut(header::CONTENT_LENGTH) {
+            *place = HeaderValue::from(length);
+        }
         if let Some(cookies) = &self.cookies {
             cookies.add_to(&place.url, request.headers_mut());
         }
@@ -240,19 +253,17 @@ impl HttpClient {
                 left: left.clone(),
             });
         }
-        let interim = Interim::watch(&mut request);
-        let connection = capture_connection(&mut request);
+        let connection = left.watch(&mut request);
         let mut sending = self.connections.request(request);
         let sending = std::future::poll_fn(|cx| {
-            let polled = sending.poll_unpin(cx);
+            if let Some(why) = left.exceeded(cx) {
+                return Poll::Ready(Err(SendError::maybe_sent(Cause::Protocol(why))));
+            }
+            let polled = sending.poll_unpin(cx).map_err(|error| send_error(&error));
             left.look(&connection);
             polled
         });
-        let (head, body) = tokio::select! {
-            biased;
-            why = interim.exceeded() => return Err(SendError::maybe_sent(Cause::Protocol(why))),
-            answer = sending => answer.map_err(|error| send_error(&error))?.into_parts(),
-        };
+        let (head, body) = sending.await?.into_parts();
         if self.cookies.as_ref().is_some_and(|cookies| cookies.learn(&place.url, &head.headers)) {
             self.notes.say(
                 Oddity::Cookies,

@@ -6,13 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use futures::stream;
-use hyper_util::client::legacy::connect::CaptureConnection;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 
-use super::{Exchange, Received};
+use super::{Exchange, Received, interim::Interim};
 
 /// Whether a message may be on its way, and whether bytes of its answer have arrived.
 #[derive(Clone, Debug, Default)]
@@ -22,9 +22,22 @@ pub(super) struct Left(Arc<Progress>);
 struct Progress {
     has_left: AtomicBool,
     has_bytes: AtomicBool,
+    interim: Interim,
 }
 
 impl Left {
+    /// Watches a request: counts its interim answers, and returns what tells whether it has a connection.
+    pub(super) fn watch<B>(&self, request: &mut http::Request<B>) -> CaptureConnection {
+        let progress = Arc::clone(&self.0);
+        hyper::ext::on_informational(request, move |answer| progress.interim.count(answer.headers()));
+        capture_connection(request)
+    }
+
+    /// The reason to give up the request if too many interim answers came.
+    pub(super) fn exceeded(&self, cx: &Context<'_>) -> Option<String> {
+        self.0.interim.exceeded(cx)
+    }
+
     /// Looks whether the request has a connection. To be asked in the poll that may have given it one.
     pub(super) fn look(&self, connection: &CaptureConnection) {
         if connection.connection_metadata().is_some() {
@@ -39,7 +52,8 @@ impl Left {
 }
 
 /// An exchange that says [`Received::Left`] in the poll in which its message got a connection, and
-/// [`Received::Alive`] in each in which bytes of an answer arrived that is not complete.
+/// [`Received::Alive`] in each in which bytes of an answer arrived that is not complete. It says `Left` in place of
+/// `Pending`: the task is registered, so that there is no need to poll again.
 pub(super) fn leaving(exchange: impl FnOnce(Left) -> Exchange) -> Exchange {
     let left = Left::default();
     let (mut exchange, mut is_told) = (exchange(left.clone()), false);

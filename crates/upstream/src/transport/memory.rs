@@ -1,8 +1,8 @@
 //! A backend in memory, for tests of sessions and pools: no port, no task, drives well with a paused clock.
 //!
-//! A handler answers each message with a future. The futures run inside the session's inbound stream (or, with
-//! [`Memory::answering_in_exchange`], inside the exchange), so responses overtake each other by their delays. Without a
-//! reader nothing is answered, as with a real stream.
+//! A handler answers each message with a future; the futures run inside the session's inbound stream (or, for
+//! [`Memory::answering_in_exchange`], inside the exchange), so answers overtake each other as their delays say.
+//! Nothing is answered while nobody polls, exactly as with a real stream nobody reads.
 
 mod connection;
 
@@ -78,8 +78,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Memory {
-    /// A backend whose messages, including `initialize`, are answered by `handler`: usually one response, none for
-    /// notifications.
+    /// A backend whose messages, `initialize` included, are answered by `handler`: it gives the messages that
+    /// come back, usually one answer, none for notifications.
     pub fn new<H, F>(handler: H) -> Self
     where
         H: Fn(Turn) -> F + Send + Sync + 'static,
@@ -95,22 +95,22 @@ impl Memory {
         Self::new(|turn| async move { turn.reply().into_iter().collect() })
     }
 
-    /// Answers in the exchange of each message, as Streamable HTTP does. Called before the first connect.
+    /// Answers in the exchange of each message, as Streamable HTTP does. To be called before the first connect.
     ///
     /// # Panics
-    /// If the backend was cloned before.
+    /// When the backend was cloned before.
     #[must_use]
     pub fn answering_in_exchange(mut self) -> Self {
         Arc::get_mut(&mut self.0).expect("configured before it is shared").kind = TransportKind::Http;
         self
     }
 
-    /// Delays every later connect.
+    /// Lets every later connect take this long.
     pub fn delay_connects(&self, delay: Duration) {
         lock(&self.0.script).connect_delay = delay;
     }
 
-    /// Delays the opening of every later stream.
+    /// Lets every later stream take this long to be opened.
     pub fn delay_listens(&self, delay: Duration) {
         lock(&self.0.script).listen_delay = delay;
     }
@@ -120,31 +120,31 @@ impl Memory {
         lock(&self.0.script).failing.extend(std::iter::repeat_n(error.clone(), times));
     }
 
-    /// Takes it down: every connect fails with this error until it is back.
+    /// It is gone, and fails every connect with this error, until it is back.
     pub fn goes_down(&self, error: &SendError) {
         lock(&self.0.script).down = Some(error.clone());
     }
 
-    /// Brings it back: connects succeed again.
+    /// Connects succeed again.
     pub fn is_back(&self) {
         lock(&self.0.script).down = None;
     }
 
-    /// Clears all connect failures.
+    /// No connect fails any more.
     pub fn mend(&self) {
         lock(&self.0.script).failing.clear();
     }
 
-    /// All sessions, oldest first.
+    /// Every session ever opened, oldest first.
     #[must_use]
     pub fn sessions(&self) -> Vec<MemorySession> {
         lock(&self.0.script).sessions.clone()
     }
 
-    /// The latest session.
+    /// The session opened last.
     ///
     /// # Panics
-    /// If there is none.
+    /// When none was opened.
     #[must_use]
     pub fn last(&self) -> MemorySession {
         self.sessions().pop().expect("a session was opened")
@@ -201,34 +201,34 @@ impl MemorySession {
         self.0.index
     }
 
-    /// Sends a message of the backend's own.
+    /// The backend says something by itself.
     pub fn say(&self, message: impl Into<Bytes>) {
         self.push(Ok(Heard::Message(message.into())));
     }
 
-    /// Sends a sign of life.
+    /// A sign of life.
     pub fn keep_alive(&self) {
         self.push(Ok(Heard::Alive));
     }
 
-    /// Fails the stream.
+    /// The stream fails.
     pub fn fail(&self, error: SendError) {
         self.push(Err(error));
     }
 
-    /// Ends the stream after earlier messages.
+    /// The stream ends, after what was said before.
     pub fn end(&self) {
         let mut state = lock(&self.0.state);
         state.is_ended = true;
         wake(&mut state);
     }
 
-    /// Rejects the next `times` messages with this error; the handler does not get them.
+    /// Refuses the next `times` messages with this error; the handler does not see them.
     pub fn refuse(&self, times: usize, error: &SendError) {
         lock(&self.0.state).refusing.extend(std::iter::repeat_n(error.clone(), times));
     }
 
-    /// All messages the backend got, `initialize` first.
+    /// Every message the backend got, `initialize` first.
     #[must_use]
     pub fn sent(&self) -> Vec<Bytes> {
         lock(&self.0.state).sent.clone()
@@ -241,13 +241,13 @@ impl MemorySession {
         self.sent().iter().map(|message| method(message).unwrap_or_default()).collect()
     }
 
-    /// The negotiated revision.
+    /// The revision the gateway agreed to.
     #[must_use]
     pub fn agreed(&self) -> Option<Revision> {
         lock(&self.0.state).agreed
     }
 
-    /// True if the gateway closed the session.
+    /// Whether the gateway said good-bye.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         lock(&self.0.state).is_closed
@@ -273,14 +273,14 @@ fn wake(state: &mut State) {
 }
 
 impl Turn {
-    /// The method of the message, if it is a known request.
+    /// What the message asks for, if it is a request the ordinary backend knows.
     #[must_use]
     pub fn method(&self) -> Option<Method> {
         Envelope::parse(&self.message).ok()?.method
     }
 
-    /// The response of an ordinary backend: a handshake, and one tool `echo` that returns its params. `None` for
-    /// notifications and responses.
+    /// The answer of an ordinary backend: a handshake, one tool `echo` that gives its params back, no other
+    /// surprises. `None` for notifications and responses.
     #[must_use]
     pub fn reply(&self) -> Option<Bytes> {
         let envelope = Envelope::parse(&self.message).ok()?;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use futures::{StreamExt, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt, stream::BoxStream};
 use http::{HeaderName, HeaderValue, header, response};
 use url::Url;
 
@@ -150,8 +150,19 @@ impl Reply {
     }
 
     /// Discards a body so that its connection is reusable, bounded in size and time.
-    pub(super) async fn drain(self) {
-        let _ = tokio::time::timeout(UNWANTED_TIME, self.beginning()).await;
+    pub(super) async fn drain(mut self) {
+        let mut left = DRAIN_BYTES;
+        let rest = async {
+            while left > 0 {
+                let Ok(Some(chunk)) = self.chunk().await else { break };
+                left = left.saturating_sub(chunk.len());
+            }
+        };
+        let mut rest = std::pin::pin!(rest);
+        // Most bodies are there with their head.
+        if rest.as_mut().now_or_never().is_none() {
+            let _ = tokio::time::timeout(UNWANTED_TIME, rest).await;
+        }
     }
 
     /// The meaning of a rejection, and its body.

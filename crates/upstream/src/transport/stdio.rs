@@ -227,7 +227,7 @@ impl Streaming {
         }))
     }
 
-    /// The response to `initialize`; earlier messages are stored.
+    /// The answer to `initialize`; what comes before it is kept.
     async fn first_answer(&mut self) -> Result<Bytes, SendError> {
         let mut early = VecDeque::new();
         loop {
@@ -259,7 +259,7 @@ impl Streaming {
         tokio::select! {
             line = self.lines.next() => match line {
                 Ok(Some(line)) => self.judge(line),
-                // The end of the output ends the session; the reason is the exit status, if it comes soon.
+                // The end of its output is the end of the session; the exit status, if it comes soon, is the reason.
                 Ok(None) => {
                     let why = tokio::time::timeout(LAST_WORDS, process.ended()).await.map(|ended| ended.why);
                     Err(broken(why.unwrap_or_else(|_| "it closed its output".to_owned())))
@@ -291,8 +291,8 @@ impl Streaming {
 }
 
 impl Streaming {
-    /// Any amount of it is tolerated: a program that responds is an MCP server, and any other fails its
-    /// handshake.
+    /// However much of it there is, it ends no session: what answers is an MCP server, and what never does is given up
+    /// with the handshake.
     fn noise(&self, text: &str) {
         let (backend, pid) = (self.shared.backend.as_ref(), self.process.pid);
         if self.shared.is_noisy.swap(true, Ordering::Relaxed) {

@@ -30,7 +30,7 @@ use super::{
     answered::answers_in,
     classify::Asked,
     early::{First, answer_among, first_answer},
-    get_stream::GetStream,
+    get_stream::Listening,
     headers::{Headers, SESSION_ID},
     http::{Content, Events, Http, HttpClient, LAST_EVENT_ID, Reply, Target},
     leaving::{Left, leaving},
@@ -191,7 +191,7 @@ impl Outbound for Sender {
         let session = Arc::clone(&self.0);
         async move {
             let early = std::mem::take(&mut *session.early.lock().unwrap_or_else(PoisonError::into_inner));
-            Ok(GetStream::new(session, early).into_inbound())
+            Ok(Listening::new(session, early).into_inbound())
         }
         .boxed()
     }

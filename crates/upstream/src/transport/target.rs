@@ -13,34 +13,44 @@ use url::Url;
 pub(super) const MAX_REDIRECTS: usize = 5;
 
 /// A URL, and the target of a redirect within its origin.
-pub(super) struct Target(ArcSwap<Location>);
+pub(super) struct Target(ArcSwap<Place>);
 
 /// A URL in the required forms, parsed once.
-pub(super) struct Location {
+pub(super) struct Place {
     pub(super) url: Arc<Url>,
-    /// `None` if it is not a valid URI; the two parsers differ.
+    /// The URI of its requests. `None` if it is not a valid URI; the two parsers differ. The authority of a plain origin
+    /// is one letter, because the connection pool hashes it twice per request: the connector knows the address, and
+    /// `Host` is a header of the session.
     pub(super) uri: Option<Uri>,
 }
 
-impl Location {
+impl Place {
     pub(super) fn new(url: Url) -> Self {
-        Self { uri: url.as_str().parse().ok(), url: Arc::new(url) }
+        let uri = url.as_str().parse().ok();
+        let uri = if url.scheme() == "http" { uri.and_then(shortened) } else { uri };
+        Self { uri, url: Arc::new(url) }
     }
 }
 
 impl Target {
     pub(super) fn new(url: Url) -> Self {
-        Self(ArcSwap::from_pointee(Location::new(url)))
+        Self(ArcSwap::from_pointee(Place::new(url)))
     }
 
-    pub(super) fn place(&self) -> Arc<Location> {
+    pub(super) fn place(&self) -> Arc<Place> {
         self.0.load_full()
     }
 
     /// Makes later requests use this place at once.
-    pub(super) fn moved(&self, to: Arc<Location>) {
+    pub(super) fn moved(&self, to: Arc<Place>) {
         self.0.store(to);
     }
+}
+
+fn shortened(uri: Uri) -> Option<Uri> {
+    let mut parts = uri.into_parts();
+    parts.authority = Some(http::uri::Authority::from_static("b"));
+    Uri::from_parts(parts).ok()
 }
 
 /// True for a redirect status.

@@ -13,7 +13,7 @@ fn start() -> Instant {
 
 fn on_lane() -> Subscriptions {
     let mut all = Subscriptions::default();
-    all.move_to(Some(1));
+    all.ride(Some(1));
     all
 }
 
@@ -101,9 +101,9 @@ fn a_new_lane_carries_everything_and_the_old_ones_answers_count_no_more() {
     run_one(&mut all, Verdict::Accepted, now);
     all.join(2, "demo://b");
     let old = all.jobs(now);
-    all.move_to(None);
+    all.ride(None);
     assert!(all.jobs(now).is_empty() && all.is_wanted());
-    all.move_to(Some(2));
+    all.ride(Some(2));
     assert_eq!(all.settled(&old[0], Verdict::Accepted, now), Settled::default());
     let jobs = all.jobs(now);
     assert_eq!(jobs.iter().map(|j| j.uri.as_ref()).collect::<Vec<_>>(), [A, "demo://b"]);
@@ -116,7 +116,7 @@ fn a_topic_that_is_refused_on_a_new_lane_is_asked_for_later() {
     let (mut all, now) = (on_lane(), start());
     all.join(1, A);
     run_one(&mut all, Verdict::Accepted, now);
-    all.move_to(Some(2));
+    all.ride(Some(2));
     assert_eq!(run_one(&mut all, Verdict::Refused, now).1, Settled::default());
     assert_eq!(all.next_due(), Some(now + RETRY_REFUSED));
     let (_, settled) = run_one(&mut all, Verdict::Accepted, now + RETRY_REFUSED);
@@ -247,7 +247,7 @@ proptest! {
                     // What the backend knew is gone with its session.
                     held.clear();
                     epoch += 1;
-                    all.move_to(is_there.then_some(epoch));
+                    all.ride(is_there.then_some(epoch));
                 }
                 Step::Wait(ms) => now += Duration::from_millis(ms),
                 Step::Run(drain, verdict) => loop {

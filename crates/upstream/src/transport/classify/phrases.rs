@@ -1,33 +1,33 @@
-//! Phrases of transports: whole messages that tell what happened to a request before anything ran.
+//! The words of transports: whole messages that say what became of a request before anything ran.
 //!
-//! A row matches only if status, code and the whole message fit. Part of a message is never enough: a tool that reports
-//! its own sessions, versions or limits uses the same words in other sentences. An error with the id of the call may be
-//! a tool's as well; with that id only rows match that a transport is known to send with it. All others come with
-//! `null`, a word, or no id.
+//! A row is believed only if status, code and the whole message fit. Part of a message is never enough: a tool that
+//! speaks of sessions, versions or limits of its own uses the same words in other sentences. An error under the id of
+//! the call is a tool's as much as a transport's: only rows that a transport is known to send under that id are believed
+//! there; all others are sent with `null`, a word, or no id.
 
-/// The meaning of a transport's own message.
+/// What a transport says with one of its own messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// The session is unknown.
+    /// The session is not known (any more).
     SessionLost,
-    /// The session is unknown, but the message may have been accepted before.
+    /// The session is not known, and the message may have been taken before that was noticed.
     SessionHalfGone,
-    /// The protocol version in the header is rejected.
+    /// The protocol version in the header is refused.
     WrongVersion,
-    /// The handshake is incomplete on its side.
+    /// The handshake is not through on its side.
     NotInitialized,
 }
 
 /// One message of one or more transports.
 struct Phrase {
     statuses: &'static [u16],
-    /// Codes of the JSON-RPC error; empty: the message is the whole body.
+    /// Codes of the JSON-RPC error it comes in; empty: it is the whole body.
     codes: &'static [i64],
     message: &'static str,
     meaning: Meaning,
-    /// True if the transport sends it with the id of the request.
+    /// Whether the origin sends it under the id of the request.
     own_id: bool,
-    /// The source of the row.
+    /// Where it was read or seen.
     #[cfg_attr(not(test), expect(dead_code, reason = "for whoever reads or extends the table"))]
     origin: &'static str,
 }
@@ -36,7 +36,7 @@ const fn rpc(codes: &'static [i64], message: &'static str, origin: &'static str)
     Phrase { statuses: &[400, 404], codes, message, meaning: Meaning::SessionLost, own_id: false, origin }
 }
 
-/// The row of a transport that uses the id of the request.
+/// What a transport sends under the id of the request.
 const fn own(
     statuses: &'static [u16],
     codes: &'static [i64],
@@ -132,14 +132,14 @@ const PHRASES: &[Phrase] = &[
     },
 ];
 
-/// Beginnings of the rejection of a version header; only versions follow. No legacy SDK sends it with the id of the
-/// request.
+/// Beginnings of the refusal of a version header; what follows names versions and nothing else. No SDK of the revisions
+/// with a handshake sends it under the id of the request.
 const VERSION: &[&str] =
     &["Bad Request: Unsupported protocol version", "Bad Request: Unsupported MCP-Protocol-Version"];
 const VERSION_CODES: &[i64] = &[-32000, -32600];
 
-/// The meaning of this message, if it is a transport's. `code`: of its JSON-RPC error, if any; `own_id`: true if that
-/// has the id of the request; `message`: with single white space.
+/// What this message of a transport means, if it is one. `code` is that of its JSON-RPC error, if it came in one, and
+/// `own_id` whether that has the id of the request; `message` has its white space made single.
 pub(super) fn meaning(status: u16, code: Option<i64>, own_id: bool, message: &str) -> Option<Meaning> {
     let in_words = |codes: &[i64]| match code {
         Some(code) => codes.contains(&code),
@@ -159,7 +159,7 @@ pub(super) fn meaning(status: u16, code: Option<i64>, own_id: bool, message: &st
     (of_version && names_versions).then_some(Meaning::WrongVersion)
 }
 
-/// True if the rest of a sentence is a list of versions.
+/// Whether the rest of a sentence is a list of versions.
 fn is_versions(rest: &str) -> bool {
     rest.split(|c: char| c.is_whitespace() || ":.,()[]'\"".contains(c)).all(|word| {
         word.chars().all(|c| c.is_ascii_digit() || c == '-')

@@ -55,7 +55,7 @@ impl Outbound for Connection {
             if std::mem::replace(&mut lock(&session.0.state).is_listening, true) {
                 return Err(SendError::not_sent(Cause::Closed("its stream was taken already")));
             }
-            let inbound: Inbound = Box::pin(MemoryStream { session, running: FuturesUnordered::new() });
+            let inbound: Inbound = Box::pin(Listening { session, running: FuturesUnordered::new() });
             Ok(inbound)
         }
         .boxed()
@@ -98,12 +98,12 @@ impl Outbound for Connection {
     }
 }
 
-struct MemoryStream {
+struct Listening {
     session: MemorySession,
     running: FuturesUnordered<BoxFuture<'static, Vec<Bytes>>>,
 }
 
-impl Stream for MemoryStream {
+impl Stream for Listening {
     type Item = Result<Heard, SendError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

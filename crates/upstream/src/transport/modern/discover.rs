@@ -1,4 +1,4 @@
-//! `server/discover`: whether the backend speaks the modern era, its self-description, and later its health check.
+//! `server/discover`: whether the backend speaks this era, what it says of itself, and later whether it is still there.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,22 +26,22 @@ use super::{
         streamable::ENDPOINT_FOR_POST,
     },
     Declared, Sender, Session,
-    input_requests::InputRequests,
+    input_requests::Inputs,
     request::ask_own,
-    subscription_filter::SubscriptionFilter,
+    subscription_filter::Filter,
     tools::Tools,
 };
 use crate::error::{Cause, Refusal, SendError};
 
 const DISCOVER: &str = "server/discover";
 
-/// The self-description of a backend, member by member, as received.
-type SelfDescription = BTreeMap<String, Box<RawValue>>;
+/// What a backend says of itself, member by member, as it came.
+type Said = BTreeMap<String, Box<RawValue>>;
 
-/// Statuses with which legacy servers, and other servers, reject the request.
+/// Statuses by which servers of the other era, and what is no MCP server, refuse the request.
 const NOT_SPOKEN: [u16; 6] = [400, 404, 405, 406, 415, 501];
 
-/// Runs the discovery; complete with the self-description.
+/// Asks what the backend is; done when it said so.
 pub(super) async fn open(
     http: Arc<HttpClient>,
     target: Arc<Target>,
@@ -55,8 +55,8 @@ pub(super) async fn open(
         declared: Declared::of(&request.initialize),
         level: Mutex::default(),
         tools: Tools::default(),
-        inputs: InputRequests::default(),
-        filter: SubscriptionFilter::default(),
+        inputs: Inputs::default(),
+        filter: Filter::default(),
         last_id: AtomicU64::new(0),
         settled: watch::Sender::new(false),
     };
@@ -66,7 +66,7 @@ pub(super) async fn open(
     let answer = answer(&session, reply).await?;
     let said = read(&answer)?;
     let capabilities = said.get("capabilities").map(|raw| read_leniently(raw.get())).unwrap_or_default();
-    session.filter = SubscriptionFilter::promised(&capabilities);
+    session.filter = Filter::promised(&capabilities);
     let id = Envelope::parse(&request.initialize).ok().and_then(|envelope| envelope.id()?.ok());
     Ok(Opened {
         kind: TransportKind::Http,
@@ -102,8 +102,8 @@ async fn answer(session: &Session, reply: Reply) -> Result<Bytes, SendError> {
     }
 }
 
-/// The self-description, if the backend speaks the modern era.
-fn read(answer: &[u8]) -> Result<SelfDescription, SendError> {
+/// What the backend said of itself, if it speaks this era.
+fn read(answer: &[u8]) -> Result<Said, SendError> {
     #[derive(Deserialize)]
     struct Whole<'a> {
         #[serde(borrow)]
@@ -126,8 +126,8 @@ fn not_spoken(refusal: Refusal) -> SendError {
     SendError::refused(Cause::WrongTransport(refusal))
 }
 
-/// An `initialize` result with the same content. Extensions are not bridged.
-fn initialized(id: &RpcId, said: &SelfDescription) -> Bytes {
+/// The answer to `initialize` that says the same. Extensions are not bridged.
+fn initialized(id: &RpcId, said: &Said) -> Bytes {
     let members = |key: &str| said.get(key).and_then(|raw| raw_members(raw.get()));
     let mut capabilities = members("capabilities").unwrap_or_default();
     capabilities.remove("extensions");
@@ -143,7 +143,7 @@ fn initialized(id: &RpcId, said: &SelfDescription) -> Bytes {
     result_response(id, result.as_bytes())
 }
 
-/// True if the backend is up and still speaks the modern era.
+/// Whether the backend is still there and still speaks this era.
 pub(super) async fn probe(session: &Session) -> Result<(), SendError> {
     let answer = ask_own(session, DISCOVER, "{}").await?;
     match read(&answer) {

@@ -1,7 +1,7 @@
-//! One message of a session: answered here, or converted, sent, and its result converted back.
+//! One message of a session on its way: answered here, or carried over, sent, and its answer carried back.
 //!
-//! A result may require input. The agent then gets a server request of its own era, and the request is sent again with
-//! the response under a new id; for the session it stays one call.
+//! A result may ask for input. Then the agent is asked as a server of its era would ask it, and the request is sent
+//! again with what it said, under a new id: to the session it is one call all the time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,24 +18,24 @@ use serde_json::Value;
 use super::{
     super::{Received, leaving::Left, streamable::protocol},
     Session, discover,
-    generator::Emitter,
+    generator::Out,
     params_of,
-    request::{ResponseItem, ResponseStream, begin},
+    request::{Round, Said, begin},
     subscription_filter::NotSubscribed,
 };
 use crate::error::{SendError, SendPhase};
 
 mod asking;
 
-/// Most repetitions of a request for input (SEMANTICS.md 11).
+/// How often a request is sent again because its answer asked for something (SEMANTICS.md 11).
 const MAX_ROUNDS: u32 = 8;
 
-/// Pause before a repetition without input; doubled each time.
+/// Pause before a request is sent again that asked for nothing but that; doubled each time.
 const PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
-/// Sends a legacy message.
-pub(super) async fn carry(session: Arc<Session>, message: Bytes, left: Left, out: Emitter<Received>) {
+/// Sends a message of the other era.
+pub(super) async fn carry(session: Arc<Session>, message: Bytes, left: Left, out: Out<Received>) {
     let Ok(envelope) = Envelope::parse(&message) else {
         return out.fail(protocol("the message cannot be read")).await;
     };
@@ -49,18 +49,18 @@ pub(super) async fn carry(session: Arc<Session>, message: Bytes, left: Left, out
             }
             out.say(Received::Accepted).await;
         }
-        // The modern era has no notifications from clients; their purpose is handled elsewhere or moot.
+        // Notifications have no place in this era. What they mean is done otherwise, or concerns nobody.
         _ => out.say(Received::Accepted).await,
     }
 }
 
-/// Sends a modern request unchanged, with its headers.
+/// Sends a request that is written in this era as it is, with its headers.
 pub(super) async fn pass(
     session: Arc<Session>,
     message: Bytes,
     own: Forwarded,
     left: Left,
-    out: Emitter<Received>,
+    out: Out<Received>,
 ) {
     let Ok(envelope) = Envelope::parse(&message) else {
         return out.fail(protocol("the message cannot be read")).await;
@@ -88,7 +88,7 @@ async fn request(
     envelope: &Envelope<'_>,
     id: &RpcId,
     left: &Left,
-    out: &Emitter<Received>,
+    out: &Out<Received>,
 ) {
     let method = envelope.method.clone().unwrap_or(Method::Other("".into()));
     let uri = envelope.params.uri.as_deref().unwrap_or_default();
@@ -137,21 +137,21 @@ fn subscribed(id: &RpcId, outcome: Result<(), NotSubscribed>) -> Result<Bytes, S
     }
 }
 
-/// A request in progress through its rounds.
+/// A request on its way through its rounds.
 struct Call<'a> {
     session: &'a Session,
     first: Message,
-    /// The id of the session's request and its response.
+    /// The id it came with and is answered under.
     id: &'a RpcId,
     number: u64,
     method: Method,
     name: Option<String>,
     is_first_page: bool,
     left: &'a Left,
-    out: &'a Emitter<Received>,
+    out: &'a Out<Received>,
 }
 
-/// The data of the next round.
+/// What the next round carries.
 #[derive(Default)]
 struct Carry {
     responses: Option<String>,
@@ -168,7 +168,7 @@ impl Call<'_> {
             {
                 Ok(answered) => answered,
                 Err(error) if rounds == 0 => return self.out.fail(error).await,
-                // The request ran up to its first question.
+                // It ran as far as its first question.
                 Err(error) => {
                     let error = SendError { phase: SendPhase::MaybeSent, ..error };
                     return self.out.fail(error).await;
@@ -215,14 +215,14 @@ impl Call<'_> {
         (headers, version)
     }
 
-    /// Sends it once and waits for the response.
+    /// Sends it once, to its answer.
     async fn round(
         &self,
         number: u64,
         headers: &HeaderMap,
         carry: &Carry,
         is_first: bool,
-    ) -> Result<(Bytes, ResponseStream), SendError> {
+    ) -> Result<(Bytes, Round), SendError> {
         let level = self.session.level();
         let mut stamp = self.session.stamp(level.as_deref());
         if carry.responses.is_some() || carry.state.is_some() {
@@ -239,7 +239,7 @@ impl Call<'_> {
         Ok((answer, round))
     }
 
-    /// Asks the agent. Returns the `inputResponses`; `None` if there was no question.
+    /// Asks the agent. The answers as `inputResponses`; nothing where nothing was asked.
     async fn fulfil(&self, requests: &[InputRequest], rounds: u32) -> Result<Option<String>, String> {
         if requests.is_empty() {
             tokio::time::sleep((PAUSE * (1 << rounds.min(8))).min(MAX_PAUSE)).await;
@@ -276,13 +276,13 @@ impl Call<'_> {
     }
 }
 
-/// Passes on everything up to the response.
-async fn answer_of(round: &mut ResponseStream, out: &Emitter<Received>) -> Result<Bytes, SendError> {
+/// Passes on what comes before the answer, up to it.
+async fn answer_of(round: &mut Round, out: &Out<Received>) -> Result<Bytes, SendError> {
     loop {
         match round.next().await? {
-            ResponseItem::Notification(message) => out.say(Received::Message(message)).await,
-            ResponseItem::Alive => out.say(Received::Alive).await,
-            ResponseItem::Answer(answer) => return Ok(answer),
+            Said::Notification(message) => out.say(Received::Message(message)).await,
+            Said::Alive => out.say(Received::Alive).await,
+            Said::Answer(answer) => return Ok(answer),
         }
     }
 }
@@ -316,7 +316,7 @@ fn number_of(envelope: &Envelope<'_>) -> Option<u64> {
     }
 }
 
-/// The value of `Mcp-Name` for a request.
+/// What `Mcp-Name` says of a request.
 fn name_of(method: &Method, envelope: &Envelope<'_>, message: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct OfTask {

@@ -1,4 +1,4 @@
-//! A stream of the items that a running future emits: no task; it runs when the stream is polled, and ends when it is
+//! What a future tells while it runs, as a stream: no task, it moves when the stream is polled and ends when it is
 //! dropped.
 
 use std::{pin::Pin, task::Poll};
@@ -9,22 +9,22 @@ use tokio::sync::mpsc;
 use super::super::Received;
 use crate::error::SendError;
 
-/// The emitter of a running future.
-pub(super) struct Emitter<T>(mpsc::Sender<Result<T, SendError>>);
+/// Where a running future tells.
+pub(super) struct Out<T>(mpsc::Sender<Result<T, SendError>>);
 
-impl<T> Emitter<T> {
-    /// Emits one item and waits until it is taken.
+impl<T> Out<T> {
+    /// Tells one thing. Waits until it is taken; whoever runs this takes it, or is gone with it.
     pub(super) async fn say(&self, item: T) {
         let _ = self.0.send(Ok(item)).await;
     }
 
-    /// Emits the error that ends the stream.
+    /// Tells why there is nothing more.
     pub(super) async fn fail(&self, error: SendError) {
         let _ = self.0.send(Err(error)).await;
     }
 }
 
-impl Emitter<Received> {
+impl Out<Received> {
     pub(super) async fn finish(&self, outcome: Result<bytes::Bytes, SendError>) {
         match outcome {
             Ok(answer) => self.say(Received::Message(answer)).await,
@@ -33,17 +33,17 @@ impl Emitter<Received> {
     }
 }
 
-/// The stream of the items that `run` emits.
+/// The stream of what `run` tells.
 pub(super) fn told<T, F>(
-    run: impl FnOnce(Emitter<T>) -> F,
+    run: impl FnOnce(Out<T>) -> F,
 ) -> Pin<Box<dyn Stream<Item = Result<T, SendError>> + Send>>
 where
     T: Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    // Capacity one: an item is taken in the same poll.
+    // One at a time: what is told is taken in the same poll.
     let (tx, mut rx) = mpsc::channel(1);
-    let mut running = Some(run(Emitter(tx)).boxed());
+    let mut running = Some(run(Out(tx)).boxed());
     Box::pin(stream::poll_fn(move |cx| {
         loop {
             if let Poll::Ready(item) = rx.poll_recv(cx) {

@@ -1,5 +1,5 @@
-//! Questions to agents for results that require input. Each has an id of ours, under which the asking call waits for
-//! the response.
+//! What agents are asked on behalf of a result that needs input: each question has an id of ours, and whoever asked
+//! waits for the answer under it.
 
 use std::{
     collections::HashMap,
@@ -9,27 +9,27 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-/// The waiting questions. Each belongs to a call, and a call has few at a time.
+/// The questions that wait. Each is bounded by its call, and a call asks few at a time.
 #[derive(Default)]
-pub(super) struct InputRequests {
+pub(super) struct Inputs {
     open: Mutex<HashMap<u64, oneshot::Sender<Bytes>>>,
 }
 
-/// One waiting question; on drop its response is no longer awaited.
+/// One question on its way; dropped, nobody waits for its answer.
 pub(super) struct Question<'a> {
-    inputs: &'a InputRequests,
+    inputs: &'a Inputs,
     id: u64,
     answer: oneshot::Receiver<Bytes>,
 }
 
-impl InputRequests {
+impl Inputs {
     pub(super) fn ask(&self, id: u64) -> Question<'_> {
         let (tx, answer) = oneshot::channel();
         self.lock().insert(id, tx);
         Question { inputs: self, id, answer }
     }
 
-    /// Delivers the response with this id; the call may be gone.
+    /// Hands over the response with this id; whoever asked may be gone.
     pub(super) fn answered(&self, id: u64, response: Bytes) {
         let waiting = self.lock().remove(&id);
         if waiting.and_then(|waiting| waiting.send(response).ok()).is_none() {
@@ -43,7 +43,7 @@ impl InputRequests {
 }
 
 impl Question<'_> {
-    /// The response; `None` if there will be none.
+    /// The response; nothing if there will be none.
     pub(super) async fn answer(&mut self) -> Option<Bytes> {
         (&mut self.answer).await.ok()
     }

@@ -1,8 +1,9 @@
-//! The notification stream (`subscriptions/listen`): one per session, reopened after breaks and changes of its filter.
-//! A new stream is opened before the old one is closed, so that nothing is missed. After a break changes may have been
-//! missed: lists are compared with their last state, and resources are reported as changed.
+//! The stream of news (`subscriptions/listen`): one per session, kept open over its breaks and over changes of its
+//! filter. A new stream is there before the old one is closed, so that nothing is missed in between; after a break
+//! something may have been: lists are compared with what they were, and resources are said to have changed.
 //!
-//! It is optional for a server. A rejection means unavailable for now: it is requested again, with growing pauses.
+//! A server need not offer it. Whatever refuses it says that it is not offered now: it is asked for again, after pauses
+//! that grow.
 
 use std::{
     collections::BTreeSet,
@@ -31,7 +32,7 @@ use super::{
         sse_reader::{SseError, SseItem},
     },
     Session,
-    generator::{self, Emitter},
+    generator::{self, Out},
     lists::Lists,
     subscription_filter::Snapshot,
 };
@@ -43,8 +44,8 @@ use crate::{
 const LISTEN: &str = "subscriptions/listen";
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
-/// The result of an attempt to open a stream.
-enum OpenResult {
+/// What an attempt to open a stream came to.
+enum Opening {
     Open {
         events: Box<Events>,
         version: u64,
@@ -55,41 +56,41 @@ enum OpenResult {
     NotOffered {
         version: u64,
     },
-    /// The filter is empty.
+    /// There is nothing to listen for.
     Nothing {
         version: u64,
     },
 }
 
-struct NotificationStream {
+struct Listening {
     session: Arc<Session>,
     line: Option<Box<Events>>,
-    /// The attempt in progress, and the version of its filter.
-    opening: Option<(u64, BoxFuture<'static, Result<OpenResult, SendError>>)>,
-    /// The version of the filter in force. `None` while a stream is to be opened.
+    /// The attempt under way, and the version of the filter it is for.
+    opening: Option<(u64, BoxFuture<'static, Result<Opening, SendError>>)>,
+    /// The filter that is in force, by its version; nothing while a stream is to be opened.
     served: Option<u64>,
-    /// True if a stream broke since the last opening.
+    /// A stream broke since the last one that was opened.
     missed: bool,
-    /// The opening time of the current or last stream.
+    /// When the current stream, or the last one, was opened.
     opened: Option<Instant>,
-    /// Streams in a row that ended early.
+    /// Streams in a row that ended soon.
     short_lived: u32,
-    /// Rejections in a row.
+    /// Refusals in a row.
     failures: u32,
     lists: Lists,
 }
 
 enum Wake {
     Line(Option<Result<SseItem, SseError<SendError>>>),
-    Opened(u64, Result<OpenResult, SendError>),
+    Opened(u64, Result<Opening, SendError>),
     Compared(Vec<String>),
     Changed,
 }
 
-/// The items of all streams; the first stream opens when it is read.
+/// Hands over what comes of all streams; the first one opens itself when it is read.
 pub(super) fn listen(session: Arc<Session>) -> Inbound {
     generator::told(|out| {
-        let listening = NotificationStream {
+        let listening = Listening {
             lists: Lists::of(Arc::clone(&session)),
             session,
             line: None,
@@ -105,15 +106,15 @@ pub(super) fn listen(session: Arc<Session>) -> Inbound {
 }
 
 /// One attempt, after a pause.
-async fn open(session: Arc<Session>, pause: Duration) -> Result<OpenResult, SendError> {
+async fn open(session: Arc<Session>, pause: Duration) -> Result<Opening, SendError> {
     tokio::time::sleep(pause).await;
     let late = || SendError::refused(Cause::Timeout("the acknowledgement of the stream of news"));
     tokio::time::timeout(HEADERS, ask(session)).await.unwrap_or_else(|_| Err(late()))
 }
 
-async fn ask(session: Arc<Session>) -> Result<OpenResult, SendError> {
+async fn ask(session: Arc<Session>) -> Result<Opening, SendError> {
     let Snapshot { version, notifications } = session.filter.snapshot();
-    let Some(notifications) = notifications else { return Ok(OpenResult::Nothing { version }) };
+    let Some(notifications) = notifications else { return Ok(Opening::Nothing { version }) };
     let params = json!({ "notifications": notifications });
     let message = json!({ "jsonrpc": "2.0", "id": session.next_id(), "method": LISTEN, "params": params });
     let body = to_modern_request(&Bytes::from(message.to_string()), &session.stamp(None));
@@ -122,23 +123,23 @@ async fn ask(session: Arc<Session>) -> Result<OpenResult, SendError> {
         let status = reply.status();
         let (error, _) = reply.refusal(Asked::Listen).await;
         let is_off = is_unknown(status, &error);
-        return if is_off { Ok(OpenResult::NotOffered { version }) } else { Err(error) };
+        return if is_off { Ok(Opening::NotOffered { version }) } else { Err(error) };
     }
     if reply.content() != Content::Events {
         reply.drain().await;
-        return Ok(OpenResult::NotOffered { version });
+        return Ok(Opening::NotOffered { version });
     }
     acknowledged(Box::new(reply.events(session.http.max_message)), version).await
 }
 
-/// True if a rejection means unsupported, not unavailable for now.
+/// Whether a refusal says that there is no such thing, rather than not now.
 fn is_unknown(status: u16, error: &SendError) -> bool {
     let code = error.refusal().and_then(|refusal| refusal.code);
     matches!(status, 405 | 501) || code == Some(-32601)
 }
 
-/// Waits for the first message of a stream.
-async fn acknowledged(mut events: Box<Events>, version: u64) -> Result<OpenResult, SendError> {
+/// Waits for the first word of a stream.
+async fn acknowledged(mut events: Box<Events>, version: u64) -> Result<Opening, SendError> {
     loop {
         let data = match events.next().await {
             Some(Ok(SseItem::Event(event))) if event.name.is_none() && !event.data.is_empty() => event.data,
@@ -154,26 +155,26 @@ async fn acknowledged(mut events: Box<Events>, version: u64) -> Result<OpenResul
         };
         let Ok(envelope) = Envelope::parse(&data) else { continue };
         return Ok(match envelope.kind {
-            Kind::Success | Kind::Failure => OpenResult::NotOffered { version },
+            Kind::Success | Kind::Failure => Opening::NotOffered { version },
             _ if envelope.method == Some(Method::Other(ACKNOWLEDGED.into())) => {
                 let uris = agreed(&data);
-                OpenResult::Open { events, version, uris, early: None }
+                Opening::Open { events, version, uris, early: None }
             }
-            // It should begin with another message, but it is open.
-            _ => OpenResult::Open { events, version, uris: BTreeSet::new(), early: Some(data) },
+            // It has to begin otherwise, but it is open.
+            _ => Opening::Open { events, version, uris: BTreeSet::new(), early: Some(data) },
         });
     }
 }
 
-/// The resources of a stream's filter.
+/// The resources a stream was opened with.
 fn agreed(acknowledgement: &[u8]) -> BTreeSet<String> {
     let message: serde_json::Value = serde_json::from_slice(acknowledgement).unwrap_or_default();
     let uris = message.pointer("/params/notifications/resourceSubscriptions");
     uris.and_then(|uris| serde_json::from_value(uris.clone()).ok()).unwrap_or_default()
 }
 
-impl NotificationStream {
-    async fn run(mut self, out: Emitter<Heard>) {
+impl Listening {
+    async fn run(mut self, out: Out<Heard>) {
         let mut changes = self.session.filter.changes();
         loop {
             self.plan();
@@ -203,14 +204,14 @@ impl NotificationStream {
         }
     }
 
-    /// Opens a stream if the filter in force is outdated.
+    /// Opens a stream where the filter in force is not the one that is wanted.
     fn plan(&mut self) {
         let version = self.session.filter.version();
         if self.opening.is_some() || self.served == Some(version) {
             return;
         }
         let pause = match (self.failures, self.missed) {
-            // A changed filter is no failure.
+            // A change of the filter is no trouble.
             (0, false) => Duration::ZERO,
             (0, true) => jittered(grown(PAUSE, self.short_lived.saturating_sub(1), MAX_PAUSE)),
             (failures, _) => jittered(grown(PAUSE, failures - 1, MAX_PAUSE_REFUSED)),
@@ -221,8 +222,8 @@ impl NotificationStream {
     async fn settled(
         &mut self,
         version: u64,
-        outcome: Result<OpenResult, SendError>,
-        out: &Emitter<Heard>,
+        outcome: Result<Opening, SendError>,
+        out: &Out<Heard>,
     ) -> Result<(), SendError> {
         let error = match outcome {
             Ok(opening) => {
@@ -243,7 +244,7 @@ impl NotificationStream {
         }
         self.failures = self.failures.saturating_add(1);
         if !may_pass(&error.cause) {
-            // A subscribing agent need not wait for it.
+            // Who wants to subscribe need not wait for it.
             self.session.filter.settle(version, BTreeSet::new());
         }
         self.session.settle();
@@ -251,14 +252,14 @@ impl NotificationStream {
         Ok(())
     }
 
-    async fn opened(&mut self, opening: OpenResult, out: &Emitter<Heard>) {
+    async fn opened(&mut self, opening: Opening, out: &Out<Heard>) {
         let (version, uris) = match opening {
-            OpenResult::NotOffered { version } => (version, BTreeSet::new()),
-            OpenResult::Nothing { version } => {
+            Opening::NotOffered { version } => (version, BTreeSet::new()),
+            Opening::Nothing { version } => {
                 self.line = None;
                 (version, BTreeSet::new())
             }
-            OpenResult::Open { events, version, uris, early } => {
+            Opening::Open { events, version, uris, early } => {
                 self.opened = Some(clock::now());
                 let old = self.line.replace(events);
                 if let Some(old) = old {
@@ -276,17 +277,16 @@ impl NotificationStream {
             let missed = std::mem::take(&mut self.missed);
             self.lists.compare(missed);
             if missed {
-                // Lists are compared, but resources cannot be: only reading one shows a change, and that may be
-                // expensive for its server. An unneeded read costs an agent a moment; a missed notification leaves it
-                // with old content. So each subscriber gets one `updated` after a break of any length, because the
-                // length says nothing about losses before it. A server that keeps ending streams is bounded by the
-                // pauses.
+                // Lists are compared, resources cannot be: only reading one tells whether it changed, and that may cost its
+                // server much. An agent that reads once too often loses a moment; an agent without the notification keeps
+                // old content. So each subscriber gets one `updated` after a break, however short: the length of the break
+                // says nothing of what was not delivered before it. A server that ends streams all the time is bounded by the pauses.
                 say_all(self.session.filter.missed(), out).await;
             }
         }
     }
 
-    async fn heard(&mut self, item: Option<Result<SseItem, SseError<SendError>>>, out: &Emitter<Heard>) {
+    async fn heard(&mut self, item: Option<Result<SseItem, SseError<SendError>>>, out: &Out<Heard>) {
         match item {
             Some(Ok(SseItem::Event(event))) if event.name.is_none() && !event.data.is_empty() => {
                 self.tell(event.data, out).await;
@@ -300,15 +300,15 @@ impl NotificationStream {
         }
     }
 
-    /// Passes on notifications in their legacy form. A response ends the stream.
-    async fn tell(&mut self, message: Bytes, out: &Emitter<Heard>) {
+    /// Passes on what belongs here, as the other era says it. An answer ends the stream.
+    async fn tell(&mut self, message: Bytes, out: &Out<Heard>) {
         match news(&message) {
-            ListenEvent::Change(change) => {
+            News::Change(change) => {
                 self.lists.changed(&change);
                 out.say(Heard::Message(change)).await;
             }
-            ListenEvent::Nothing => out.say(Heard::Alive).await,
-            ListenEvent::End => self.lost(),
+            News::Nothing => out.say(Heard::Alive).await,
+            News::End => self.lost(),
         }
     }
 
@@ -321,38 +321,38 @@ impl NotificationStream {
     }
 }
 
-/// True if a retry may succeed soon.
+/// Whether an attempt may succeed in a moment.
 fn may_pass(cause: &Cause) -> bool {
     matches!(cause, Cause::Broken(_) | Cause::Timeout(_) | Cause::Gateway(_) | Cause::Pressure(_))
 }
 
-async fn say_all(changes: Vec<String>, out: &Emitter<Heard>) {
+async fn say_all(changes: Vec<String>, out: &Out<Heard>) {
     for change in changes {
         out.say(Heard::Message(Bytes::from(change))).await;
     }
 }
 
-/// The remaining items of an old stream that was replaced.
-async fn drain(mut old: Box<Events>, out: &Emitter<Heard>) {
+/// What an old stream had said already when it was replaced.
+async fn drain(mut old: Box<Events>, out: &Out<Heard>) {
     while let Some(Some(Ok(item))) = old.next().now_or_never() {
         if let SseItem::Event(event) = item
-            && let ListenEvent::Change(change) = news(&event.data)
+            && let News::Change(change) = news(&event.data)
         {
             out.say(Heard::Message(change)).await;
         }
     }
 }
 
-enum ListenEvent {
+enum News {
     Change(Bytes),
     Nothing,
     End,
 }
 
-fn news(message: &Bytes) -> ListenEvent {
-    let Ok(envelope) = Envelope::parse(message) else { return ListenEvent::Nothing };
+fn news(message: &Bytes) -> News {
+    let Ok(envelope) = Envelope::parse(message) else { return News::Nothing };
     match (envelope.kind, &envelope.method) {
-        (Kind::Success | Kind::Failure, _) => ListenEvent::End,
+        (Kind::Success | Kind::Failure, _) => News::End,
         (
             Kind::Notification,
             Some(
@@ -361,7 +361,7 @@ fn news(message: &Bytes) -> ListenEvent {
                 | Method::ResourcesListChanged
                 | Method::ResourcesUpdated,
             ),
-        ) => ListenEvent::Change(to_legacy_notification(message)),
-        (Kind::Notification | Kind::Request, _) => ListenEvent::Nothing,
+        ) => News::Change(to_legacy_notification(message)),
+        (Kind::Notification | Kind::Request, _) => News::Nothing,
     }
 }

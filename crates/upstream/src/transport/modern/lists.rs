@@ -1,5 +1,5 @@
-//! The last state of a backend's lists, so that a break of the notification stream is reported as a change only if
-//! there was one.
+//! What the lists of a backend were when it was last heard of, so that a break of the stream of news is told as a change
+//! only where there was one.
 
 use std::{
     collections::HashSet,
@@ -15,39 +15,38 @@ use serde_json::{json, value::RawValue};
 
 use super::{Session, request::ask_own};
 
-/// Pause before a changed list is read again.
+/// Pause before a list that changed is read again.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Time limit for reading all lists.
+/// How long reading all lists may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most pages of one list.
 const MAX_PAGES: usize = 100;
 
 pub(super) struct Lists {
     session: Arc<Session>,
-    known: Vec<ListState>,
+    known: Vec<Known>,
     reading: Option<BoxFuture<'static, Vec<Option<u64>>>>,
-    /// True after a break, until the lists are read again.
+    /// A break came before what is being read now, or before what is to be read next.
     missed: bool,
     missed_again: bool,
 }
 
-/// The state of one list.
-struct ListState {
+/// One list.
+struct Known {
     capability: &'static str,
     notification: &'static str,
-    /// Its fingerprint; `None` if it changed since or is unreadable.
+    /// What it was; nothing if it changed since, or cannot be read.
     print: Option<u64>,
 }
 
 impl Lists {
     pub(super) fn of(session: Arc<Session>) -> Self {
         let known = session.filter.lists();
-        let known =
-            known.map(|(capability, notification)| ListState { capability, notification, print: None });
+        let known = known.map(|(capability, notification)| Known { capability, notification, print: None });
         Self { known: known.collect(), session, reading: None, missed: false, missed_again: false }
     }
 
-    /// Notes an opened stream, perhaps after a break.
+    /// A stream was opened, perhaps after a break.
     pub(super) fn compare(&mut self, missed: bool) {
         if self.known.is_empty() || !missed && self.known.iter().all(|list| list.print.is_some()) {
             return;
@@ -61,7 +60,7 @@ impl Lists {
         }
     }
 
-    /// Notes a change announced by the backend.
+    /// The backend said that one changed.
     pub(super) fn changed(&mut self, notification: &[u8]) {
         let method = Envelope::parse(notification).ok().and_then(|envelope| envelope.method);
         let Some(method) = method else { return };
@@ -73,8 +72,7 @@ impl Lists {
         }
     }
 
-    /// Resolves when lists were read after a break, with the notifications of the changed ones; never, while none is
-    /// read.
+    /// Resolves when lists were read after a break: the notifications of those that changed. Never, while none is read.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -117,7 +115,7 @@ impl Lists {
     }
 }
 
-/// The fingerprint of one list, independent of the order; `None` if unreadable.
+/// A print of one list, whatever the order of its items; nothing if it cannot be read.
 async fn print(session: &Session, list: &str) -> Option<u64> {
     let (mut followed, mut items, mut params) = (HashSet::new(), Vec::new(), "{}".to_owned());
     for _ in 0..MAX_PAGES {
@@ -136,7 +134,7 @@ async fn print(session: &Session, list: &str) -> Option<u64> {
     Some(hasher.finish())
 }
 
-/// Adds the fingerprints of the items of one page; returns the next cursor.
+/// Adds the prints of the items of one page; gives back the cursor of the next.
 fn read_page(answer: &[u8], list: &str, items: &mut Vec<u64>) -> Option<Option<String>> {
     #[derive(Deserialize)]
     struct Listed<'a> {

@@ -1,11 +1,12 @@
-//! The modern era, without handshake and session (PROTOCOL.md 4); for the rest of the crate a session without an id.
+//! The era without handshake and session (PROTOCOL.md 4), to the rest of the crate a session without an id.
 //!
-//! Sessions write legacy messages. Here each request gets its envelope and headers, each result loses modern fields,
-//! and a required input becomes a server request, with whose response the request is sent again. Nothing lasts
-//! upstream: subscriptions and log level are stored here, and sent with each request and with the one notification
-//! stream. A modern request passes unchanged.
+//! Whoever uses a session writes messages of the other era; here each request is given its envelope and headers, each
+//! result loses what only this era knows, and what a result asks for becomes requests of the server, whose answers the
+//! request is sent again with. Nothing of it lasts: what an agent subscribes to and the log level it wants are kept
+//! here, and said by each request and by the one stream of news. A request that is written in this era already passes
+//! as it is.
 //!
-//! An exchange is one boxed future without a task: it runs when its caller polls it. Dropping it closes its connection,
+//! An exchange is one boxed future and no task: it moves when its caller polls it. Dropping it closes its connection,
 //! which is how this era cancels.
 
 mod discover;
@@ -33,7 +34,7 @@ use mcpool_wire::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use self::{input_requests::InputRequests, subscription_filter::SubscriptionFilter, tools::Tools};
+use self::{input_requests::Inputs, subscription_filter::Filter, tools::Tools};
 use super::{
     ConnectRequest, Exchange, IDS, Inbound, Opened, Outbound, Transport,
     headers::Headers,
@@ -44,37 +45,37 @@ use crate::error::SendError;
 
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
-/// Prefix of the headers an agent may send to a backend.
+/// What an agent may say in headers to a backend.
 const PARAM: &str = "mcp-param-";
 
-/// First id of this transport's own requests: above the session's ids. There are as many again, then they restart, all
-/// within 30 bits.
+/// Where the ids of this transport's own requests begin: above those of the session's book. As many again, and they
+/// begin anew, still within 30 bits.
 const OWN_IDS: u64 = IDS;
 
-/// Transport to a backend of the modern era.
+/// Reaches a backend that speaks the modern era.
 pub(super) struct Modern {
     http: Arc<Http>,
     target: Arc<Target>,
 }
 
-/// The state shared by all requests of a session.
+/// What all requests for the same agents have in common.
 struct Session {
     http: Arc<HttpClient>,
     target: Arc<Target>,
-    /// Headers of every POST.
+    /// What every POST carries.
     headers: Headers,
     declared: Declared,
-    /// The least severe wanted log message.
+    /// The least severe log message that is wanted.
     level: Mutex<Option<String>>,
     tools: Tools,
-    inputs: InputRequests,
-    filter: SubscriptionFilter,
+    inputs: Inputs,
+    filter: Filter,
     last_id: AtomicU64,
-    /// True if the notification stream is open, or known to be unavailable for now.
+    /// Whether the stream of news is open, or known not to be offered now.
     settled: watch::Sender<bool>,
 }
 
-/// The capabilities that a legacy handshake would declare, for every envelope.
+/// What the handshake of the other era would have said of the agents, for every envelope.
 struct Declared {
     capabilities: Value,
     capabilities_text: String,
@@ -106,7 +107,7 @@ impl Transport for Modern {
 
 impl Outbound for Sender {
     fn agreed(&self, _: Revision) {
-        // Each request carries its revision.
+        // Every request says its revision itself.
     }
 
     fn listen(&self) -> BoxFuture<'static, Result<Inbound, SendError>> {
@@ -138,23 +139,23 @@ impl Outbound for Sender {
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
-        // There is no session to end.
+        // There is nothing to end.
         futures::future::ready(()).boxed()
     }
 }
 
 impl Session {
-    /// A fresh id.
+    /// An id nobody used before.
     fn next_id(&self) -> u64 {
         OWN_IDS + self.last_id.fetch_add(1, Ordering::Relaxed) % OWN_IDS
     }
 
-    /// Marks the notification stream as open or unavailable.
+    /// The stream of news is open, or not offered now.
     fn settle(&self) {
         self.settled.send_replace(true);
     }
 
-    /// The common headers of a request.
+    /// What a request carries besides its own headers.
     fn headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
         let mut headers = self.headers.next(&self.http).post.clone();
         headers.insert(METHOD, encode_header(method));
@@ -191,7 +192,7 @@ impl Declared {
             found.filter(Value::is_object).unwrap_or_else(|| Value::Object(serde_json::Map::new()))
         };
         let (mut capabilities, client_info) = (taken("capabilities"), taken("clientInfo"));
-        // This era has no announcement of changed roots: they are requested when needed.
+        // Nobody announces changes of its roots in this era: they are asked for when they are needed.
         if let Some(roots) = capabilities.get_mut("roots").and_then(Value::as_object_mut) {
             roots.remove("listChanged");
         }
@@ -202,7 +203,7 @@ impl Declared {
         }
     }
 
-    /// Checks that the agents declared this. An elicitation without a mode is a form.
+    /// Whether the agents can be asked this. An elicitation without a word about its mode is a form.
     fn allows(&self, method: &str, params: &Value) -> Result<(), Undeclared> {
         let capability = match method {
             "elicitation/create" => "elicitation",
@@ -222,17 +223,17 @@ impl Declared {
     }
 }
 
-/// The reason agents cannot be asked something.
+/// Why agents cannot be asked something.
 enum Undeclared {
-    /// There is no capability for it.
+    /// Not by any capability there is.
     Unknown,
-    /// The capability is not declared.
+    /// They did not declare this one.
     Capability(&'static str),
-    /// The mode is not declared.
+    /// They can be asked, but not in this way.
     Mode,
 }
 
-/// The headers of an agent that may be forwarded.
+/// What an agent says in headers, as far as it may.
 fn params_of(headers: &Forwarded) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
     headers.iter().filter(|(name, _)| name.as_str().starts_with(PARAM)).cloned()
 }

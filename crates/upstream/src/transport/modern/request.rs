@@ -1,5 +1,5 @@
-//! One request: a POST, the items of its stream before the response, and the response. A status with a JSON-RPC body is
-//! a response.
+//! One request on the wire: a POST, what its stream says before the answer, and the answer. A status with a JSON-RPC
+//! body is an answer.
 
 use std::collections::VecDeque;
 
@@ -26,14 +26,14 @@ use super::{
 };
 use crate::error::{Cause, Refusal, SendError};
 
-/// The response to one POST, item by item.
-pub(super) struct ResponseStream {
+/// The answer to one POST.
+pub(super) struct Round {
     /// The id of the request.
     id: u64,
     from: From,
-    /// Items read and not returned yet.
+    /// What was read and not said yet.
     read: VecDeque<Bytes>,
-    /// A substitute for the response, used if none comes.
+    /// What came in place of an answer: it counts if no better one comes.
     stray: Option<Stray>,
 }
 
@@ -44,35 +44,35 @@ enum From {
 }
 
 enum Stray {
-    /// An error without an id, or with none of ours.
+    /// An error without an id, or under none of ours.
     Error(Bytes),
     Unusable(String),
 }
 
-/// One item.
-pub(super) enum ResponseItem {
-    /// A message before the response.
+/// One thing a POST was answered with.
+pub(super) enum Said {
+    /// Before the answer.
     Notification(Bytes),
-    /// A sign of life without a message.
+    /// No message, but the backend is there.
     Alive,
     Answer(Bytes),
 }
 
-/// Sends a request with this id.
+/// Sends a request that has this id.
 pub(super) async fn begin(
     session: &Session,
     headers: &HeaderMap,
     body: Bytes,
     id: u64,
     left: &Left,
-) -> Result<ResponseStream, SendError> {
+) -> Result<Round, SendError> {
     let reply = session.post(headers, body, left).await?;
     let cap = session.http.max_message;
-    let new = |from, read| ResponseStream { id, from, read, stray: None };
+    let new = |from, read| Round { id, from, read, stray: None };
     if !reply.is_success() {
         let status = reply.status();
         let messages = answers_in(reply, Asked::Message { has_session: false }, cap).await?;
-        // It no longer speaks this era, so its era must be determined again.
+        // It does not speak this era any more: to be found out anew.
         let unsupported = messages
             .iter()
             .find(|message| status == 400 && error_code(message.as_ref()) == Some(code::UNSUPPORTED_VERSION));
@@ -96,9 +96,9 @@ pub(super) async fn begin(
     }
 }
 
-impl ResponseStream {
-    /// The next item; none after the response or an error.
-    pub(super) async fn next(&mut self) -> Result<ResponseItem, SendError> {
+impl Round {
+    /// The next thing; after the answer, and after an error, there is none.
+    pub(super) async fn next(&mut self) -> Result<Said, SendError> {
         loop {
             while let Some(message) = self.read.pop_front() {
                 if let Some(said) = self.sort(mended(message)) {
@@ -106,7 +106,7 @@ impl ResponseStream {
                 }
             }
             match self.more().await {
-                Ok(Some(bytes)) if bytes.is_empty() => return Ok(ResponseItem::Alive),
+                Ok(Some(bytes)) if bytes.is_empty() => return Ok(Said::Alive),
                 Ok(Some(bytes)) => match parts(bytes) {
                     Ok(parts) => self.read.extend(parts),
                     Err(why) => self.unusable(&why),
@@ -120,7 +120,7 @@ impl ResponseStream {
         }
     }
 
-    /// The next bytes of a message; empty for a sign of life.
+    /// What came next: bytes of a message, or none of them as a mere sign of life.
     async fn more(&mut self) -> Result<Option<Bytes>, SendError> {
         match std::mem::replace(&mut self.from, From::Done) {
             From::Body(reply, cap) => Ok(Some(reply.body(cap).await?).filter(|body| !body.is_empty())),
@@ -147,8 +147,8 @@ impl ResponseStream {
         }
     }
 
-    /// Servers of this era ask in results only, so a request is foreign.
-    fn sort(&mut self, message: Bytes) -> Option<ResponseItem> {
+    /// Servers ask nothing in this era but in their results, so a request is none of ours.
+    fn sort(&mut self, message: Bytes) -> Option<Said> {
         let envelope = match Envelope::parse(&message) {
             Ok(envelope) => envelope,
             Err(why) => {
@@ -158,8 +158,8 @@ impl ResponseStream {
         };
         let is_ours = envelope.answers().is_some_and(|(id, _)| id == self.id);
         match envelope.kind {
-            Kind::Success | Kind::Failure if is_ours => return Some(ResponseItem::Answer(message)),
-            Kind::Notification => return Some(ResponseItem::Notification(message)),
+            Kind::Success | Kind::Failure if is_ours => return Some(Said::Answer(message)),
+            Kind::Notification => return Some(Said::Notification(message)),
             Kind::Failure if !matches!(self.stray, Some(Stray::Error(_))) => {
                 self.stray = Some(Stray::Error(message));
             }
@@ -181,8 +181,8 @@ impl ResponseStream {
         }
     }
 
-    /// The result without a clear response.
-    fn end(&mut self) -> Result<ResponseItem, SendError> {
+    /// What is known where nothing came that is plainly the answer.
+    fn end(&mut self) -> Result<Said, SendError> {
         match self.stray.take() {
             Some(Stray::Error(message)) => self.amended(&message),
             Some(Stray::Unusable(why)) => Err(protocol(&why)),
@@ -190,11 +190,11 @@ impl ResponseStream {
         }
     }
 
-    fn amended(&self, message: &[u8]) -> Result<ResponseItem, SendError> {
-        readdressed(message, self.id).map(ResponseItem::Answer).ok_or_else(unanswered)
+    fn amended(&self, message: &[u8]) -> Result<Said, SendError> {
+        readdressed(message, self.id).map(Said::Answer).ok_or_else(unanswered)
     }
 
-    /// Reads the rest after the response, so that the connection is reusable.
+    /// Reads what comes after the answer, so that the connection can be used again.
     pub(super) async fn read_out(self) {
         if let From::Events(mut events) = self.from {
             while let Some(Ok(_)) = events.next().await {}
@@ -206,14 +206,14 @@ fn unanswered() -> SendError {
     SendError::maybe_sent(Cause::Broken("the answer stream ended without an answer".to_owned()))
 }
 
-/// Sends a request of the transport's own and waits for its response.
+/// A request of the transport's own to its answer.
 pub(super) async fn ask_own(session: &Session, method: &str, params: &str) -> Result<Bytes, SendError> {
     let id = session.next_id();
     let message = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\",\"params\":{params}}}");
     let body = to_modern_request(&Bytes::from(message), &session.stamp(None));
     let mut round = begin(session, &session.headers(method, None), body, id, &Left::default()).await?;
     loop {
-        if let ResponseItem::Answer(answer) = round.next().await? {
+        if let Said::Answer(answer) = round.next().await? {
             return Ok(answer);
         }
     }

@@ -1,5 +1,5 @@
-//! The filter of a session's notification stream: the lists whose changes the backend announces, and the subscribed
-//! resources. A stream has one filter for its whole life, so a change opens a new stream.
+//! What a session wants to hear of: the lists whose changes the backend announces, and the resources that are
+//! subscribed to. A stream of news has one filter for its whole life, so a change of it is a new stream.
 
 use std::{
     collections::BTreeSet,
@@ -12,13 +12,13 @@ use tokio::sync::watch;
 
 use crate::error::{Cause, SendError};
 
-/// Most resources of one session; the limits of its agents are lower.
+/// Most resources of one session; the agents of a shared one are held to fewer before.
 const MAX_URIS: usize = 10_000;
 
-/// Longest wait of a subscription for its stream.
+/// Longest wait of a subscription for the stream that carries it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The lists: capability, name in the filter, and notification.
+/// The lists, by their capability, the name in the filter, and the notification of a change.
 const LISTS: [(&str, &str, &str); 3] = [
     ("tools", "toolsListChanged", "notifications/tools/list_changed"),
     ("prompts", "promptsListChanged", "notifications/prompts/list_changed"),
@@ -26,46 +26,46 @@ const LISTS: [(&str, &str, &str); 3] = [
 ];
 
 #[derive(Default)]
-pub(super) struct SubscriptionFilter {
-    /// Indexes into [`LISTS`].
+pub(super) struct Filter {
+    /// Places in [`LISTS`].
     promised: Vec<usize>,
     wanted: Mutex<Wanted>,
     changed: watch::Sender<u64>,
     settled: watch::Sender<Settled>,
 }
 
-/// The wanted resources; the version grows with every change.
+/// The resources wanted now; the version grows with every change.
 #[derive(Default)]
 struct Wanted {
     uris: BTreeSet<String>,
     version: u64,
 }
 
-/// The last filter that the backend accepted.
+/// What the backend agreed to last.
 #[derive(Clone, Debug, Default)]
 struct Settled {
     version: u64,
     uris: BTreeSet<String>,
 }
 
-/// A filter to send.
+/// A filter as it is sent.
 pub(super) struct Snapshot {
     pub(super) version: u64,
-    /// `params.notifications`; `None` for an empty filter.
+    /// `params.notifications`; nothing: there is nothing to listen for.
     pub(super) notifications: Option<Value>,
 }
 
-/// The reason a subscription failed.
+/// Why a resource cannot be subscribed to.
 pub(super) enum NotSubscribed {
-    /// The limit is reached.
+    /// That many are.
     Full(usize),
-    /// The backend omitted it.
+    /// The backend left it out.
     NotOffered,
     Lost(SendError),
 }
 
-impl SubscriptionFilter {
-    /// The filter for a backend with these capabilities.
+impl Filter {
+    /// For a backend with these capabilities.
     pub(super) fn promised(capabilities: &Value) -> Self {
         let announces = |capability: &str| capabilities[capability]["listChanged"] == true;
         let promised = (0..LISTS.len()).filter(|at| announces(LISTS[*at].0)).collect();
@@ -87,17 +87,17 @@ impl SubscriptionFilter {
         self.lock().version
     }
 
-    /// Wakes on every change.
+    /// Wakes with every change.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Notes that the stream of this version is open, or unavailable, and the resources the backend accepted.
+    /// The stream with this version of the filter is open, or there is none, and the backend agreed to these resources.
     pub(super) fn settle(&self, version: u64, uris: BTreeSet<String>) {
         self.settled.send_replace(Settled { version, uris });
     }
 
-    /// Subscribes; complete when a stream carries it.
+    /// Subscribes; done when a stream carries it.
     pub(super) async fn subscribe(&self, uri: &str) -> Result<(), NotSubscribed> {
         let mut settled = self.settled.subscribe();
         let version = self.want(uri)?;
@@ -111,7 +111,7 @@ impl SubscriptionFilter {
             }
         };
         if !is_agreed {
-            // It is omitted from the next filter; no new stream is needed.
+            // Left out of the next filter; nobody needs a new stream for it.
             self.lock().uris.remove(uri);
             return Err(NotSubscribed::NotOffered);
         }
@@ -125,7 +125,7 @@ impl SubscriptionFilter {
         }
     }
 
-    /// The announced lists, each with its notification.
+    /// The lists whose changes are announced, each with its notification.
     pub(super) fn lists(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
         self.promised.iter().map(|at| (LISTS[*at].0, LISTS[*at].2))
     }

@@ -1,4 +1,4 @@
-//! Tool arguments that are repeated in headers, learnt from the lists that pass through.
+//! Which arguments of which tools are said in headers, as the lists that pass through here say it.
 
 use std::{
     collections::HashMap,
@@ -14,23 +14,23 @@ use tokio::sync::Semaphore;
 use super::{Session, request::ask_own};
 use crate::error::SendError;
 
-/// Most tools with known headers. A call of a further tool has none, and the backend rejects it.
+/// Tools whose headers are remembered. A call of one beyond it has none, and the backend says so.
 const MAX_TOOLS: usize = 10_000;
 
-/// Most pages of `tools/list` read after a missing header.
+/// Pages of `tools/list` that are read because a header was missed.
 const MAX_PAGES: usize = 20;
 
 pub(super) struct Tools {
-    known: Mutex<KnownTools>,
-    /// Serialises the reads; a waiting call uses the result.
+    known: Mutex<Known>,
+    /// One reading at a time: whoever waits for it finds what it read.
     turn: Semaphore,
 }
 
 #[derive(Default)]
-struct KnownTools {
-    /// The version; grows with everything learnt.
+struct Known {
+    /// Grows with everything that is learned.
     version: u64,
-    /// Only tools with marks.
+    /// Tools without marks are not kept.
     params: HashMap<String, ToolParams>,
 }
 
@@ -41,7 +41,7 @@ impl Default for Tools {
 }
 
 impl Tools {
-    /// The headers of a call, and the version they are based on.
+    /// The headers of a call, and what was known when they were made.
     pub(super) fn headers(&self, tool: &str, call: &[u8]) -> (Vec<(HeaderName, HeaderValue)>, u64) {
         let (params, version) = {
             let known = self.lock();
@@ -50,7 +50,7 @@ impl Tools {
         (params.map(|params| params.headers(call)).unwrap_or_default(), version)
     }
 
-    /// Learns from a page of `tools/list`; returns it without tools that must not be offered.
+    /// Takes note of a page of `tools/list`; gives it back without the tools that must not be offered.
     pub(super) fn learn(&self, page: Bytes, is_first: bool) -> Bytes {
         let Some(read) = read_tools(&page) else { return page };
         for (tool, why) in &read.refused {
@@ -74,13 +74,13 @@ impl Tools {
         read.message
     }
 
-    fn lock(&self) -> MutexGuard<'_, KnownTools> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Session {
-    /// Reads the list of tools again, unless done since `version`.
+    /// Reads the list of tools anew, unless that happened since `version`.
     pub(super) async fn reread_tools(&self, version: u64) -> Result<(), SendError> {
         let Ok(_turn) = self.tools.turn.acquire().await else { return Ok(()) };
         if self.tools.lock().version != version {

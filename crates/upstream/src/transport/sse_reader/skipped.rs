@@ -1,33 +1,34 @@
-//! An event above the limit: skipped in constant memory. Only its data is scanned, for the id of the call it answers.
+//! An event above the limit: its lines pass by in constant memory, and only its data is looked at, for the id of the call
+//! it answers.
 
 use mcpool_wire::IdScanner;
 use memchr::memchr2;
 
-/// Longest field name that is recognised.
+/// Longest name of a field that is told from others.
 const NAME: usize = 4;
 
-/// The state of the scan.
+/// What was seen of it so far.
 #[derive(Debug, Default)]
 pub(super) struct Skipped {
     pub(super) seen: IdScanner,
     at: At,
-    /// The beginning of the line.
+    /// What the line begins with.
     name: Vec<u8>,
 }
 
-/// Position in a line.
+/// Where in a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
     #[default]
     Name,
-    /// After the colon, where one blank is ignored.
+    /// Behind the colon, where one blank counts for nothing.
     Colon,
     Data,
     Other,
 }
 
 impl Skipped {
-    /// Scans the next bytes.
+    /// Looks at more of it.
     pub(super) fn feed(&mut self, mut bytes: &[u8]) {
         while let Some(first) = bytes.first() {
             match self.at {

@@ -1,5 +1,5 @@
-//! Log of standard error, line by line. It is always read, because a full pipe stops the server; long lines are cut,
-//! and excess lines counted.
+//! Standard error goes to the log, line by line. It is read whatever happens, because a full pipe stops the server;
+//! what is too long is cut, and what is too much is counted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,18 +7,18 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::clock;
 
-/// Logged bytes of a line.
+/// Bytes of a line that are logged.
 const LONGEST: usize = 1024;
-/// Logged lines per period; the rest is counted.
+/// Lines logged in each period; the rest is counted.
 const LINES: u32 = 50;
 const PERIOD: Duration = Duration::from_secs(1);
 const CHUNK: usize = 16 * 1024;
 
-/// Cutter and rate limit of the lines.
+/// Cuts and thins out what it is fed.
 #[derive(Default)]
 pub(super) struct Cutter {
     line: Vec<u8>,
-    /// Lines logged in this period, and lines dropped.
+    /// Lines logged in this period, and those that were not.
     logged: u32,
     unlogged: u64,
 }
@@ -33,7 +33,7 @@ pub(super) async fn drain(mut from: impl AsyncRead + Unpin, backend: Arc<str>, p
     let mut chunk = vec![0; CHUNK];
     let mut period = clock::now();
     loop {
-        // An error ends it; there is no receiver for it.
+        // An error is an end: there is nobody to tell.
         let read = from.read(&mut chunk).await.unwrap_or(0);
         let now = clock::now();
         if read == 0 || now.saturating_duration_since(period) >= PERIOD {
@@ -75,7 +75,7 @@ impl Cutter {
         self.line.clear();
     }
 
-    /// Begins a period; returns the number of lines dropped in the last one.
+    /// A new period: how many lines of the last one were not logged.
     fn renew(&mut self) -> u64 {
         self.logged = 0;
         std::mem::take(&mut self.unlogged)

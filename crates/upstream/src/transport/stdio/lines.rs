@@ -1,7 +1,7 @@
-//! Messages on standard output: one line each, strict UTF-8, under a limit.
+//! Standard output, cut into messages: one line each, strict UTF-8, under a limit.
 //!
-//! A line above the limit is not buffered: its bytes are skipped up to the next line break. Memory stays bounded, and
-//! one oversized line does not end the session.
+//! The subtle thing: a line above the limit is not kept. Its bytes pass by up to the next line break, where reading
+//! starts anew, so that memory stays bounded however long it is, and one giant does not cost the session.
 
 use std::io;
 
@@ -12,33 +12,33 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Room made for each read, bytes.
 const CHUNK: usize = 64 * 1024;
-/// Lines up to this size are checked to be JSON, because other output is mostly short. A longer line that only looks
-/// like a message is rejected when it is routed.
+/// Lines up to this size are checked to be JSON here, because what prints other things prints short ones. A longer
+/// one that only looks like a message is noticed when it is routed.
 const CHECKED: usize = 64 * 1024;
-/// Logged characters of a line that is no message.
+/// Characters of a line that is no message that are kept for the log.
 const SHOWN: usize = 200;
 
-/// An item of the output.
+/// A line.
 pub(crate) enum Line {
-    /// A line that looks like a message.
+    /// Looks like a message.
     Message(Bytes),
-    /// Any other line, with its beginning.
+    /// Is none: this is what it begins with.
     Noise(String),
-    /// A line above the limit.
+    /// Was above the limit.
     TooLarge(IdScanner),
-    /// Part of a line: a sign of life.
+    /// Is not complete: more of it was read.
     Part,
 }
 
-/// Reader of the lines.
+/// Cuts what it reads.
 pub(crate) struct Lines<R> {
     from: R,
     limit: usize,
     buffer: BytesMut,
-    /// Bytes of the buffer known to hold no line break.
+    /// Bytes of the buffer that hold no line break.
     scanned: usize,
     skipping: Option<IdScanner>,
-    /// True if bytes were read that are not reported yet.
+    /// Whether bytes were read that are not reported yet.
     is_fresh: bool,
 }
 
@@ -47,15 +47,16 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         Self { from, limit, buffer: BytesMut::new(), scanned: 0, skipping: None, is_fresh: false }
     }
 
-    /// With this limit per line, bytes.
+    /// The most bytes of a line.
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// The next line, or a sign of life. `None` at the end; bytes after the last line break are no line.
+    /// The next line, or the news that more of it was read. `None` at the end; what came after the last line break is
+    /// not a line.
     ///
     /// # Cancel safety
-    /// Dropping the future loses nothing.
+    /// Nothing is lost when the future is dropped.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             while let Some(line) = self.cut() {
@@ -97,18 +98,18 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         })
     }
 
-    /// Drops an unfinished line that is above the limit.
+    /// Lets an unfinished line go that is above the limit already.
     fn shed(&mut self) {
         if self.skipping.is_none() && self.buffer.len() <= self.limit {
             return;
         }
         self.skipping.get_or_insert_default().feed(&self.buffer);
-        // Replaced, not cleared: it has grown to the size of the limit.
+        // Not merely emptied: it has grown to the size of the limit.
         self.buffer = BytesMut::new();
         self.scanned = 0;
     }
 
-    /// Its size in bytes, for tests of the bound.
+    /// Bytes it holds, for tests of its bound.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn held(&self) -> usize {
         self.buffer.capacity()
@@ -116,7 +117,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 }
 
 fn judge(line: &Bytes) -> Option<Line> {
-    // Some programs write a byte order mark first.
+    // Some write a byte order mark at the beginning of what they say.
     let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line).trim_ascii();
     if text.is_empty() {
         return None;

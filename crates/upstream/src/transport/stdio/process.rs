@@ -1,9 +1,9 @@
-//! One process of a backend, with its group: started with a minimal environment, owned by one task, and ended with
-//! everything it started.
+//! One process of a backend, with its group: started with almost nothing of our environment, looked after by one
+//! task, and ended with everything it started.
 //!
-//! To end it, its input is closed, then SIGTERM is sent, then it is killed. Whenever it has ended, the rest of its
-//! group is killed. If the gateway drops it, the group is killed at once. Processes that left the group (`setsid`) are
-//! ended by the supervisor, if there is one ([`supervised`]).
+//! It is asked to end by closing its input, then by SIGTERM, then killed; whenever it has ended, by itself too, the
+//! rest of its group is killed. If the gateway is dropped meanwhile, the group is killed at once. What leaves the group
+//! (`setsid`) is ended by the supervisor of the process, where there is one ([`supervised`]).
 
 use std::{
     io,
@@ -42,10 +42,10 @@ pub(super) const POLITE: Duration = Duration::from_secs(2);
 pub(super) const TERMINATE: Duration = Duration::from_secs(5);
 /// Time for a supervisor to kill what is left.
 const KILL: Duration = Duration::from_millis(500);
-/// Time to read the rest of stderr after the end of the process.
+/// What stderr still holds when the process ended is read for this long.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// Inherited variables: what programs need to find their files, and no secrets.
+/// What a process inherits: what programs need to find themselves, and no secrets.
 const INHERITED: [&str; 11] = [
     "PATH",
     "HOME",
@@ -60,29 +60,29 @@ const INHERITED: [&str; 11] = [
     "XDG_RUNTIME_DIR",
 ];
 
-/// A started process.
+/// A process that was started.
 pub(super) struct Process {
     pub(super) pid: u32,
-    /// The queue of its standard input.
+    /// The way into it.
     pub(super) queue: mpsc::Sender<Outgoing>,
     stop: CancellationToken,
     ended: watch::Receiver<Option<Ended>>,
 }
 
-/// The standard output of a process.
+/// Its standard output.
 pub(super) type Stdout = Box<dyn AsyncRead + Send + Unpin>;
 
 /// A process and its standard output.
 pub(super) type Started = (Arc<Process>, Stdout);
 
-/// The end of a process.
+/// How it ended.
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
     pub(super) at: Instant,
     pub(super) why: String,
 }
 
-/// Starts a process and the task that owns it.
+/// Starts one, and the task that looks after it.
 pub(super) fn start(
     endpoint: &StdioEndpoint,
     backend: &Arc<str>,
@@ -99,7 +99,7 @@ pub(super) fn start(
     let log = diagnostics::drain(pipes.stderr, backend, pid);
     let writing = {
         let (stop, stdin) = (stop.clone(), pipes.stdin);
-        // An error means that the receiver is gone, which the end of the process explains.
+        // An error means that nobody reads, which the end of the process explains.
         async move { drop(stop.run_until_cancelled(queue::write(stdin, inbox)).await) }
     };
     let life = look_after(group, stop.clone(), respawn, tell);
@@ -114,7 +114,7 @@ pub(super) fn start(
     Ok((Arc::new(Process { pid, queue, stop, ended }), Box::new(pipes.stdout)))
 }
 
-/// Starts a future in place of a process; it has ended when the future has.
+/// Starts one that is a future: it has ended when the future has.
 #[cfg(feature = "seeded-bugs")]
 pub(super) fn simulate(program: &super::Program, tasks: &Tasks, respawn: &Arc<Respawn>) -> Started {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
@@ -138,7 +138,7 @@ pub(super) fn simulate(program: &super::Program, tasks: &Tasks, respawn: &Arc<Re
     (Arc::new(Process { pid: 0, queue, stop, ended }), Box::new(stdout))
 }
 
-/// Waits for the end of the process, or ends it on request.
+/// Waits for the end, or brings it about when that is wanted.
 async fn look_after(
     mut group: Group,
     stop: CancellationToken,
@@ -166,17 +166,17 @@ async fn look_after(
 }
 
 impl Process {
-    /// True if it has ended.
+    /// Whether it has ended.
     pub(super) fn is_over(&self) -> bool {
         self.ended.borrow().is_some() || self.ended.has_changed().is_err()
     }
 
-    /// Requests its end.
+    /// Wants it to end.
     pub(super) fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Resolves when it has ended and its group was killed.
+    /// Resolves when it has ended, and everything in its group was killed.
     pub(super) async fn ended(&self) -> Ended {
         let lost = || Ended { at: clock::now(), why: "the gateway ends".to_owned() };
         let mut ended = self.ended.clone();
@@ -199,8 +199,8 @@ pub(super) fn not_started(endpoint: &StdioEndpoint, why: &io::Error) -> SendErro
     })
 }
 
-/// The reason a program did not start. Agents see this text: it names the program and where it was searched for, but no
-/// folders.
+/// Why a program does not start. Folders are nothing for agents, who see this text: it names the program and where it was
+/// looked for.
 fn reason(endpoint: &StdioEndpoint, why: &io::Error) -> String {
     let name = Path::new(&endpoint.command).file_name().unwrap_or(&endpoint.command).to_string_lossy();
     if why.kind() != io::ErrorKind::NotFound {
@@ -235,28 +235,28 @@ fn spawn(endpoint: &StdioEndpoint) -> io::Result<(Group, Pipes)> {
     Ok((group, pipes))
 }
 
-/// The process group, without processes that left it. Killed on drop.
+/// The process and all it started, unless they left the group and it has no supervisor. Killed when dropped.
 struct Group {
     child: Box<dyn ChildWrapper>,
-    /// True if the leader is a supervisor.
+    /// The leader is a supervisor.
     is_supervised: bool,
-    /// True after the kill and the wait: its number may be reused.
+    /// Killed and waited for: its number may be somebody else's.
     is_over: bool,
 }
 
 impl Group {
-    /// Waits for the leader only: the wrapper's own wait would block a thread while any other member lives that became
-    /// our child.
+    /// Waits for the leader alone: the wrapper's own wait would block a thread for as long as any other of the group
+    /// lives that has become our child.
     async fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.inner_mut().wait().await
     }
 
-    /// Ends it by SIGTERM, then SIGKILL. Its input is closed already.
+    /// Its input is closed already. Then SIGTERM, then SIGKILL.
     async fn end(&mut self) -> io::Result<ExitStatus> {
         if let Ok(status) = tokio::time::timeout(POLITE, self.wait()).await {
             return status;
         }
-        // It may have ended in between; the wait below covers that.
+        // Gone between the two: then it is waited for below.
         let _ = self.child.signal(SignalKind::terminate().as_raw_value());
         if let Ok(status) = tokio::time::timeout(TERMINATE, self.wait()).await {
             return status;
@@ -271,7 +271,7 @@ impl Group {
         self.wait().await
     }
 
-    /// Kills the rest. A supervisor does that itself, because it finds processes that left the group.
+    /// Kills everything that is left. A supervisor does that itself, because it finds what left the group.
     fn end_all(&mut self) {
         if self.is_supervised {
             let _ = self.child.inner_mut().signal(supervised::END_ALL.as_raw_value());
@@ -281,7 +281,7 @@ impl Group {
     }
 
     fn kill(&mut self) {
-        // The only possible error is an empty group.
+        // The only error is that nobody is left.
         let _ = self.child.start_kill();
     }
 }

@@ -1,8 +1,8 @@
-//! The input queue of a process: messages are written whole and in order.
+//! The way into a process: messages are written whole and in order, one after another.
 //!
-//! Both the sender and the process may go away at any time. A message whose sender is gone before its first byte is not
-//! written; a message already begun is finished, because half a line would break the next. The sender is told which of
-//! both happened.
+//! The subtle thing: whoever sends can go away at any moment, and the process can. A message whose sender is gone
+//! before its first byte was written is not written; one that was begun is finished, because half a line would spoil
+//! the next. And whoever waits is told which of both it was.
 
 use std::io;
 
@@ -14,16 +14,16 @@ use tokio::{
 
 use crate::error::{Cause, SendError, SendPhase};
 
-/// Most messages waiting for the process to read; further senders wait.
+/// Messages that wait for a process to read; whoever sends more waits.
 pub(super) const LENGTH: usize = 64;
 
-/// A queued message.
+/// A message on its way.
 pub(super) struct Outgoing {
     message: Bytes,
     fate: Fate,
 }
 
-/// Reports the result of a message to its sender, also by being dropped.
+/// Tells the sender what became of its message, also by being dropped.
 struct Fate {
     tell: Option<oneshot::Sender<Result<(), SendError>>>,
     begun: bool,
@@ -32,7 +32,7 @@ struct Fate {
 /// Resolves when the message is written.
 ///
 /// # Cancel safety
-/// Dropped before its first byte is written, the message is not sent.
+/// Dropped before its first byte was written, the message is not sent.
 pub(super) async fn send(queue: mpsc::Sender<Outgoing>, message: Bytes) -> Result<(), SendError> {
     let over = || SendError::not_sent(Cause::Closed("the process has ended"));
     let place = queue.reserve().await.map_err(|_| over())?;
@@ -41,7 +41,7 @@ pub(super) async fn send(queue: mpsc::Sender<Outgoing>, message: Bytes) -> Resul
     told.await.unwrap_or_else(|_| Err(over()))
 }
 
-/// Writes messages until all senders are gone or the process stops reading.
+/// Writes what is sent until nobody can send any more, or nobody reads.
 pub(super) async fn write(
     mut to: impl AsyncWrite + Unpin,
     mut queue: mpsc::Receiver<Outgoing>,
@@ -63,7 +63,8 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Replaces line breaks: in a message they are white space (a JSON string has no raw ones), but here they end it.
+/// Line breaks are white space between the parts of a message (inside a string JSON has no raw ones), and here the
+/// end of it.
 fn one_line(message: Bytes) -> Bytes {
     if memchr::memchr2(b'\n', b'\r', &message).is_none() {
         return message;
@@ -80,7 +81,7 @@ impl Fate {
 
     fn written(mut self) {
         if let Some(tell) = self.tell.take() {
-            // An error means that the sender is gone, which does not matter.
+            // Gone meanwhile: then it does not matter.
             let _ = tell.send(Ok(()));
         }
     }

@@ -1,4 +1,4 @@
-//! The pause before the next start of a process: none, unless the last ones died young.
+//! How long the next start of a process waits: not at all, unless the last ones died young.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -11,10 +11,10 @@ use crate::clock;
 const FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(30);
-/// Lifetime from which a process did not die young.
+/// A process that lived this long did not die young.
 const YOUNG: Duration = Duration::from_secs(5);
 
-/// The recent ends of one backend's processes.
+/// The memory of one backend's processes.
 pub(super) struct Respawn {
     longest: Duration,
     state: Mutex<State>,
@@ -27,22 +27,22 @@ struct State {
 }
 
 impl Respawn {
-    /// Limits the pause to `patience`: a longer one would outlast the handshake it is part of.
+    /// `patience`: a longer pause would outlast the handshake it is part of.
     pub(super) fn new(patience: Duration) -> Self {
         Self { longest: LONGEST.min(patience), state: Mutex::default() }
     }
 
-    /// The rest of the pause before the next start.
+    /// What is left of the pause before the next start.
     pub(super) fn pause(&self) -> Duration {
         let state = self.lock();
         let Some(last) = state.last.filter(|_| state.failures > 0) else { return Duration::ZERO };
         let pause = FIRST.saturating_mul(2_u32.saturating_pow(state.failures - 1)).min(self.longest);
-        // Jitter of up to a quarter, so that backends that failed together do not start together.
+        // Up to a quarter less, so that backends that fell together do not rise together.
         let pause = pause.mul_f64(rand::random_range(0.75..=1.0));
         pause.saturating_sub(clock::now().saturating_duration_since(last))
     }
 
-    /// Notes the end of a process; `asked` if the gateway ended it.
+    /// A process ended; `asked` if that was our wish.
     pub(super) fn ended(&self, lived: Duration, asked: bool) {
         if lived >= YOUNG {
             self.lock().failures = 0;
@@ -51,7 +51,7 @@ impl Respawn {
         }
     }
 
-    /// Notes a useless start.
+    /// A start that was of no use.
     pub(super) fn failed(&self) {
         let mut state = self.lock();
         state.failures = state.failures.saturating_add(1);

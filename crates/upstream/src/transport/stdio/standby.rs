@@ -1,14 +1,14 @@
-//! A standby process: started ahead for the next session, for programs that are slow to start.
+//! A process that has started and waits for its handshake: what the next session finds, where starting takes its time.
 //!
-//! It can serve any agent, because capabilities are declared in `initialize`. A program that ends on standby is not
-//! started again without demand.
+//! It can serve any agent, because it is not told what its agent can be asked before `initialize`. A program that ends
+//! while it waits is not started for nobody again.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::process::Started;
 use crate::error::SendError;
 
-/// At most one standby process.
+/// At most one such process.
 #[derive(Default)]
 pub(super) struct Standby(Mutex<State>);
 
@@ -17,15 +17,15 @@ enum State {
     #[default]
     Empty,
     Waiting(Waiting),
-    /// The last one did not start, or ended on standby.
+    /// One did not start, or ended while it waited.
     GivenUp,
 }
 
-/// The standby process; ended on drop unless a session took it.
+/// Ended when it is dropped, unless a session took it.
 struct Waiting(Option<Started>);
 
 impl Standby {
-    /// Starts one if wanted and absent; ends it if unwanted.
+    /// Starts one where one is wanted and none waits; ends it where none is wanted.
     pub(super) fn keep(&self, wanted: bool, start: impl FnOnce() -> Result<Started, SendError>) {
         let mut state = self.lock();
         let next = match &*state {
@@ -39,7 +39,7 @@ impl Standby {
         *state = next;
     }
 
-    /// Takes the standby process.
+    /// The one that waits.
     pub(super) fn take(&self) -> Option<Started> {
         let mut state = self.lock();
         match &mut *state {

@@ -1,4 +1,4 @@
-//! Required input as server requests to the agent, and the agent's responses as `inputResponses`.
+//! What a result asks for, as requests of a server to its agent, and what the agent says as `inputResponses`.
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -6,34 +6,34 @@ use mcpool_wire::modern::{InputRequest, input_responses};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::super::{super::Received, Session, Undeclared, generator::Emitter};
+use super::super::{super::Received, Session, Undeclared, generator::Out};
 
-/// Most inputs of one result.
+/// Most things one result may ask for.
 const MAX_REQUESTS: usize = 32;
 
 const ELICITATION: &str = "elicitation/create";
 
-/// The handling of one input.
+/// What becomes of one thing that is asked for.
 enum Input<'a> {
-    /// Ask the agent.
+    /// The agent is asked.
     Asked(super::super::input_requests::Question<'a>),
-    /// It cannot be asked in this mode, which is a response too.
+    /// It cannot be asked in this way, and that is an answer too.
     Known(&'static str),
 }
 
-/// Asks the agent for all inputs and waits for all responses.
+/// Asks the agent for all of it and waits for all answers.
 ///
 /// # Errors
-/// A sentence for the agent if there is none; then the call fails.
+/// Why there is no answer, as a sentence for the agent: then the call has none either.
 pub(super) async fn ask(
     session: &Session,
     requests: &[InputRequest],
-    out: &Emitter<Received>,
+    out: &Out<Received>,
 ) -> Result<String, String> {
     if requests.len() > MAX_REQUESTS {
         return Err(format!("the backend asks for {} things at once (limit {MAX_REQUESTS})", requests.len()));
     }
-    // Nothing is asked unless everything can be asked.
+    // Nobody is asked for anything if one of the things cannot be asked for.
     let mut allowed = Vec::with_capacity(requests.len());
     for request in requests {
         allowed.push(allow(session, request)?);
@@ -45,7 +45,7 @@ pub(super) async fn ask(
             continue;
         }
         let id = session.next_id();
-        // The waiting place is created before the question is sent.
+        // First the place for the answer, then the question.
         inputs.push(Input::Asked(session.inputs.ask(id)));
         out.say(Received::Message(question(id, request))).await;
     }
@@ -60,7 +60,7 @@ pub(super) async fn ask(
     Ok(input_responses(named))
 }
 
-/// True if the agent can be asked this; false if only in another mode.
+/// Whether the agent can be asked this; false: it can be asked things of this kind, but not in this way.
 fn allow(session: &Session, request: &InputRequest) -> Result<bool, String> {
     let InputRequest { method, params, .. } = request;
     let params =
@@ -84,7 +84,7 @@ fn question(id: u64, request: &InputRequest) -> Bytes {
     Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":{method}{params}}}"))
 }
 
-/// A legacy elicitation by URL has an id of its own.
+/// In the other era an elicitation by URL has an id of its own.
 fn with_elicitation_id(id: u64, request: &InputRequest, params: &str) -> String {
     let read: Option<Value> = serde_json::from_str(params).ok();
     let is_url =
@@ -97,8 +97,8 @@ fn with_elicitation_id(id: u64, request: &InputRequest, params: &str) -> String 
     }
 }
 
-/// The result in a response of the agent. A failed elicitation counts as cancelled; without any other result the
-/// call fails.
+/// The result in a response of the agent. One who fails at an elicitation gave none; of anything else the call cannot
+/// do without.
 fn result(request: &InputRequest, response: Option<Bytes>) -> Result<String, String> {
     #[derive(Deserialize)]
     struct Response<'a> {
