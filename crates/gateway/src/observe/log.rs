@@ -35,14 +35,19 @@ pub(super) struct Log {
     arrivals: Thinned<(IpAddr, Option<ClientName>)>,
     /// Opened sessions by backend.
     sessions: Thinned<Arc<str>>,
+    /// When suppressed counts were last reported.
+    looked: Mutex<Option<Instant>>,
 }
+
+/// Interval at which suppressed counts are reported.
+const LOOK: Duration = Duration::from_secs(5);
 
 impl Default for Log {
     fn default() -> Self {
         let (calls, refusals) = (Thinned::new(CALLS_OF_AGENT, CALLS_A_SECOND), Thinned::new(1, 10));
         let arrivals = Thinned::new(ARRIVALS_OF_CLIENT, ARRIVALS_A_SECOND);
         let sessions = Thinned::new(SESSIONS_OF_BACKEND, ARRIVALS_A_SECOND);
-        Self { troubles: Mutex::default(), calls, refusals, arrivals, sessions }
+        Self { troubles: Mutex::default(), calls, refusals, arrivals, sessions, looked: Mutex::default() }
     }
 }
 
@@ -148,6 +153,12 @@ impl Log {
 
     fn leftovers(&self) {
         let now = now();
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK) {
+            return;
+        }
+        *looked = Some(now);
+        drop(looked);
         for ((agent, cause), count) in self.calls.left_over(now) {
             info!(target: CALL, %agent, cause, left_out = count, "more calls of this agent failed for this cause");
         }

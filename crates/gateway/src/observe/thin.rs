@@ -24,7 +24,6 @@ struct State<K> {
     /// Lines allowed now.
     tokens: f64,
     filled: Option<Instant>,
-    told: Option<Instant>,
 }
 
 struct Kind {
@@ -35,8 +34,6 @@ struct Kind {
 
 /// Window of the limit per kind.
 pub(super) const WHILE: Duration = Duration::from_secs(60);
-/// Interval at which leftover counts are reported.
-const LOOK: Duration = Duration::from_secs(5);
 /// Maximum number of kinds; further ones are suppressed and counted under `rest`.
 const MOST: usize = 4_096;
 /// Burst, in seconds of the limit of all kinds.
@@ -45,7 +42,7 @@ const BURST: f64 = 4.0;
 impl<K: Eq + Hash + Clone> Thinned<K> {
     pub(super) fn new(each: u32, all: u32) -> Self {
         let all = f64::from(all);
-        let state = State { kinds: HashMap::new(), tokens: all * BURST, filled: None, told: None };
+        let state = State { kinds: HashMap::new(), tokens: all * BURST, filled: None };
         Self { state: Mutex::new(state), each, all }
     }
 
@@ -76,13 +73,9 @@ impl<K: Eq + Hash + Clone> Thinned<K> {
         Some(unsaid)
     }
 
-    /// Suppressed counts of kinds whose window is over. Cheap to call often: it works every few seconds only.
+    /// Suppressed counts of kinds whose window is over.
     pub(super) fn left_over(&self, now: Instant) -> Vec<(K, u64)> {
         let mut state = self.lock();
-        if state.told.is_some_and(|told| now.saturating_duration_since(told) < LOOK) {
-            return Vec::new();
-        }
-        state.told = Some(now);
         let mut left = Vec::new();
         state.kinds.retain(|kind, one| {
             let is_over = now.saturating_duration_since(one.since) >= WHILE;
