@@ -74,7 +74,7 @@ impl Log {
                 debug!(target: AGENT, %agent, transport = transport.as_str(), reason = reason.as_str(), "agent session closed");
             }
             FrontEvent::Panicked { task, why } => {
-                error!(target: PANIC, task, why, "a task panicked; what it served has ended, all else goes on")
+                error!(target: PANIC, task, why, "a task panicked; what it served has ended, everything else continues")
             }
             FrontEvent::SlowAgentClosed => {
                 warn!(target: AGENT, "agent stream closed: the agent does not read")
@@ -245,7 +245,7 @@ impl Log {
                 info!(target: BACKEND, backend, took_ms = millis(*took), "health check failed: a silent session did not answer a probe");
             }
             Event::Panicked { task, why } => {
-                error!(target: PANIC, backend, task, why, "a task panicked; what it served has ended, all else goes on")
+                error!(target: PANIC, backend, task, why, "a task panicked; what it served has ended, everything else continues")
             }
             Event::Dropped { kind } => debug!(target: BACKEND, backend, kind, "message of a backend dropped"),
             Event::Opening { .. }
