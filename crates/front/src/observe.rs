@@ -1,4 +1,4 @@
-//! What the front tells the rest of the program: events for log and metrics, gauges, and what it asks for its health.
+//! Observation of the front: events for log and metrics, and what the front asks about the gateway's health.
 //!
 //! Observers are called inline on the call path: they must neither block nor call back.
 
@@ -8,7 +8,7 @@ use mcpool_wire::{AgentKey, CallError, CallTrace, Executed, Method, RequestId};
 
 use crate::limits::pressure::PressureLevel;
 
-/// Name and version of an agent, as it says, short and on one line.
+/// Name and version of an agent as it states them, shortened to one line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientName {
     /// `clientInfo.name`
@@ -23,27 +23,27 @@ pub trait FrontObserve: Send + Sync + 'static {
     fn on(&self, event: &FrontEvent<'_>);
 }
 
-/// What happened.
+/// An event of the front.
 #[derive(Clone, Debug)]
 pub enum FrontEvent<'a> {
     /// An agent session began.
     AgentOpened {
         /// The agent session.
         agent: AgentKey,
-        /// How it speaks to us.
+        /// Its transport.
         transport: Transport,
-        /// The backend it means.
+        /// The backend it uses.
         backend: &'a str,
         /// Where it comes from.
         peer: IpAddr,
-        /// What it calls itself, where it has said so: over HTTP+SSE it does later, and one that is restored does not.
+        /// What it calls itself, if known: an HTTP+SSE agent says so later, and a restored one does not.
         client: Option<&'a ClientName>,
     },
     /// An HTTP+SSE agent did its handshake.
     AgentGreeted {
         /// The agent session.
         agent: AgentKey,
-        /// The backend it means.
+        /// The backend it uses.
         backend: &'a str,
         /// Where it comes from.
         peer: IpAddr,
@@ -54,12 +54,12 @@ pub enum FrontEvent<'a> {
     AgentClosed {
         /// The agent session.
         agent: AgentKey,
-        /// How it spoke to us.
+        /// Its transport.
         transport: Transport,
         /// Why.
         reason: AgentEnd,
     },
-    /// A call that waits for its caller, because its server asks something.
+    /// A call was parked, because its server asks its caller something, or a parked call ended.
     Parked {
         /// What became of it.
         outcome: Parking,
@@ -78,53 +78,54 @@ pub enum FrontEvent<'a> {
         /// Who determined it.
         cause: Cause,
     },
-    /// A request of an agent ended; every one that got past decoding ends exactly once.
+    /// A request of an agent ended. Every request that was decoded ends exactly once.
     CallEnded(CallEnd<'a>),
-    /// A message for an agent, or of one, was dropped: `progress`, `log`, `notification`, `server_request`,
-    /// `agent_response`, `late_answer`.
+    /// A message for or of an agent was dropped: `progress`, `log`, `notification`, `server_request`, `agent_response`,
+    /// `late_answer`.
     Dropped {
         /// What kind.
         kind: &'static str,
     },
-    /// A task panicked, or a call on one: `call`, `connection`, `stream`, `adopter`, `sweep`. What it looked after has ended; nothing else has.
+    /// A task or a call on it panicked: `call`, `connection`, `stream`, `adopter`, `sweep`, `relief`. What it owned has
+    /// ended, and nothing else.
     Panicked {
         /// The task's name.
         task: &'static str,
-        /// What it said.
+        /// The panic message.
         why: &'a str,
     },
     /// A stream was closed because its agent does not read.
     SlowAgentClosed,
-    /// An agent sent an `Authorization` header, which goes nowhere.
+    /// An agent sent an `Authorization` header that is not forwarded.
     AuthorizationIgnored,
-    /// A connection was refused or a peer turned away: one of [`REFUSALS`].
+    /// A connection or request was refused: one of [`REFUSALS`].
     Refused {
-        /// What was wrong.
+        /// The kind of refusal.
         kind: &'static str,
     },
-    /// What is kept for agents came near the ceiling, or away from it.
+    /// The memory pressure changed.
     Overload {
         /// The level before.
         from: PressureLevel,
         /// The level from now on.
         to: PressureLevel,
-        /// Bytes that are kept.
+        /// Bytes held for agents.
         held: usize,
-        /// The ceiling.
+        /// The limit of bytes.
         limit: usize,
     },
-    /// Something was held back, refused or let go for the ceiling's sake: one of [`SHED`].
+    /// Something was held back, refused or closed to save memory: one of [`SHED`].
     Shed {
         /// What was done.
         action: &'static str,
     },
 }
 
-/// What is turned away at the door, and why.
+/// The kinds of refusals.
 pub const REFUSALS: [&str; 8] =
     ["limit", "peer", "host", "origin", "agent_sessions", "peer_connections", "peer_sessions", "descriptors"];
 
-/// What is done for the ceiling's sake.
+/// What is done to save memory.
 pub const SHED: [&str; 7] = [
     "body_held",
     "session_held",
@@ -140,7 +141,7 @@ pub const SHED: [&str; 7] = [
 pub struct CallEnd<'a> {
     /// The agent session (0 for one that never began).
     pub agent: AgentKey,
-    /// What its errors carry in `data.request_id`.
+    /// The id in `data.request_id` of its errors.
     pub request_id: RequestId,
     /// What was called.
     pub method: &'a Method,
@@ -184,7 +185,7 @@ pub enum Transport {
     Other,
 }
 
-/// Who determined the status of a response.
+/// Who caused the status of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The agent's own message.
@@ -198,57 +199,57 @@ pub enum Cause {
 /// Why an agent session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AgentEnd {
-    /// The agent said so.
+    /// The agent deleted it.
     Deleted,
-    /// Its stream ended and it did not come back.
+    /// Its stream ended and its agent did not reconnect.
     Gone,
-    /// It did nothing for long.
+    /// It was idle for too long.
     Idle,
-    /// There were as many as there may be, and it was idle longest: its id brings it back.
+    /// The limit of agent sessions was reached and it was idle longest; its id restores it.
     Evicted,
-    /// What it was tied to is over.
+    /// Its link to the backend ended.
     LinkEnded,
-    /// The gateway failed on it.
+    /// A panic of the gateway.
     Fault,
-    /// It does not read.
+    /// The agent does not read.
     Slow,
-    /// The gateway stops.
+    /// The gateway shuts down.
     Shutdown,
 }
 
-/// What became of a valid id of a session that is not held.
+/// The outcome of restoring a session from a valid id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Restore {
-    /// Its agent is served as before.
+    /// The session was restored.
     Restored,
-    /// It was deleted.
+    /// The session was deleted.
     Deleted,
-    /// It is too old.
+    /// The id has expired.
     Expired,
-    /// More was deleted since than is remembered one by one: it may have been deleted.
+    /// The id is older than the deletions that are remembered one by one: it may have been deleted.
     Forgotten,
-    /// Its agent had, or would have now, a session of the backend to itself, and has to begin again.
+    /// Its agent had, or would have now, its own backend session, and must begin again.
     Own,
     /// There is no place for another agent session.
     Full,
-    /// Its backend gave it no link.
+    /// The backend gave no link.
     Failed,
 }
 
-/// What becomes of a call whose caller is asked something.
+/// The outcome of parking a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Parking {
-    /// It waits.
+    /// The call was parked.
     Parked,
-    /// Its caller came back.
+    /// The caller returned.
     Resumed,
-    /// Its caller did not come back in time: it was cancelled.
+    /// The caller did not return in time: the call was cancelled.
     Expired,
-    /// Too many wait already: it was cancelled.
+    /// Too many calls are parked: the call was cancelled.
     Refused,
 }
 
-/// What only the gateway as a whole knows about its health.
+/// Health of the gateway as a whole, which the front does not know.
 pub trait Health: Send + Sync + 'static {
     /// Whether it can serve.
     fn readiness(&self) -> Readiness;
@@ -267,9 +268,9 @@ pub enum Readiness {
     Ok,
     /// Some backend is down; the gateway serves.
     Degraded,
-    /// Not yet.
+    /// The gateway is starting.
     Starting,
-    /// No more.
+    /// The gateway is shutting down.
     Draining,
 }
 
