@@ -89,5 +89,5 @@ fn may_have_run(core: &AgentCore, request: &Request) -> Response {
     let message = "this request came before, under the same id, and may have run: its answer went to the connection \
                    that sent it first";
     let body = reject_as(core, request, ErrorKind::InvalidRequest, Executed::Maybe, message);
-    Response::json(http::StatusCode::OK, Cause::Gateway, body)
+    Response::ok(Cause::Gateway, body)
 }

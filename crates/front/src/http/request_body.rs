@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
-use http::StatusCode;
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming as Payload;
@@ -129,7 +128,7 @@ impl Reading<'_> {
         };
         let Ok(frame) = frame else {
             let message = "the body did not arrive";
-            return Err(Response::refused(StatusCode::REQUEST_TIMEOUT, None, -32700, message));
+            return Err(Response::too_slow(message));
         };
         Self::read(frame).ok_or_else(broken)
     }
@@ -194,10 +193,10 @@ impl Reading<'_> {
 
 fn broken() -> Response {
     let message = "the body ended before it was complete, or its chunks are malformed";
-    Response::refused(StatusCode::BAD_REQUEST, None, -32700, message)
+    Response::bad_request(None, -32700, message)
 }
 
 fn too_large(limit: usize) -> Response {
     let message = format!("the body is larger than {limit} bytes");
-    Response::refused(StatusCode::PAYLOAD_TOO_LARGE, None, -32600, &message)
+    Response::too_large(&message)
 }

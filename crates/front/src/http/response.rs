@@ -40,6 +40,32 @@ impl Response {
         response
     }
 
+    /// 200 with a JSON body.
+    pub(crate) fn ok(cause: Cause, body: Bytes) -> Self {
+        Self::json(StatusCode::OK, cause, body)
+    }
+
+    /// 200 without a body.
+    pub(crate) fn empty(cause: Cause) -> Self {
+        Self::status(StatusCode::OK, cause)
+    }
+
+    /// 404 with a JSON body.
+    pub(crate) fn not_found(body: Bytes) -> Self {
+        Self::json(StatusCode::NOT_FOUND, Cause::Agent, body)
+    }
+
+    /// 503 with a JSON body: the client tries again.
+    pub(crate) fn unavailable(body: Bytes) -> Self {
+        Self::json(StatusCode::SERVICE_UNAVAILABLE, Cause::Gateway, body)
+            .with(header::RETRY_AFTER, HeaderValue::from_static("2"))
+    }
+
+    /// 500: the gateway failed.
+    pub(crate) fn internal_error() -> Self {
+        Self::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway)
+    }
+
     pub(crate) fn value(status: StatusCode, cause: Cause, body: &Value) -> Self {
         Self::json(status, cause, Bytes::from(body.to_string()))
     }
@@ -92,6 +118,26 @@ impl Response {
     /// A JSON-RPC error caused by the sender.
     pub(crate) fn refused(status: StatusCode, id: Option<&RpcId>, code: i32, message: &str) -> Self {
         Self::json(status, Cause::Agent, refusal(id, code, message))
+    }
+
+    /// 400 with a JSON-RPC error.
+    pub(crate) fn bad_request(id: Option<&RpcId>, code: i32, message: &str) -> Self {
+        Self::refused(StatusCode::BAD_REQUEST, id, code, message)
+    }
+
+    /// 200 with a JSON-RPC error caused by the sender, on a session that exists.
+    pub(crate) fn refused_ok(id: Option<&RpcId>, code: i32, message: &str) -> Self {
+        Self::refused(StatusCode::OK, id, code, message)
+    }
+
+    /// 408: the body did not arrive in time.
+    pub(crate) fn too_slow(message: &str) -> Self {
+        Self::refused(StatusCode::REQUEST_TIMEOUT, None, -32700, message)
+    }
+
+    /// 413: the body is too large.
+    pub(crate) fn too_large(message: &str) -> Self {
+        Self::refused(StatusCode::PAYLOAD_TOO_LARGE, None, -32600, message)
     }
 
     /// 400: bytes that are no message.

@@ -10,7 +10,6 @@ use std::{
 };
 
 use futures::future::{FutureExt as _, Shared, WeakShared};
-use http::{StatusCode, header};
 use mcpool_wire::{
     Backends, CallError, CallTrace, ClientHello, Hello, Link, Method, Outlet, RpcId, Target, error_response,
 };
@@ -214,8 +213,7 @@ impl<B: Backends> Front<B> {
             Missing::NoPlace(why) => Response::no_place(id, &self.common.request_id().to_string(), *why),
             Missing::Unopened(error) => {
                 let body = error.to_response(id, &self.common.request_id().to_string());
-                Response::json(StatusCode::SERVICE_UNAVAILABLE, Cause::Gateway, body)
-                    .with(header::RETRY_AFTER, http::HeaderValue::from_static("2"))
+                Response::unavailable(body)
             }
         }
     }
@@ -226,7 +224,7 @@ impl<B: Backends> Front<B> {
             self.backends.servers(head.identity).into_iter().map(|entry| entry.name).collect();
         let mut data = refused_here();
         data["backends"] = known.into();
-        Response::json(StatusCode::NOT_FOUND, Cause::Agent, error_response(id, -32600, why, Some(&data)))
+        Response::not_found(error_response(id, -32600, why, Some(&data)))
     }
 
     /// The response to a call of a session that could not be restored because of its backend.
@@ -242,6 +240,6 @@ impl<B: Backends> Front<B> {
         Ending { agent, request_id, method, target: &target.name, trace: &trace }
             .refused(&self.common, error);
         let body = error.to_response(Some(id), &request_id.to_string());
-        Response::json(StatusCode::OK, Cause::Gateway, body)
+        Response::ok(Cause::Gateway, body)
     }
 }

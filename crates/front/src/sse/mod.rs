@@ -7,7 +7,6 @@ pub(crate) mod task;
 
 use std::sync::Arc;
 
-use http::StatusCode;
 use mcpool_wire::{Backends, DecodeError, DecodeKind, Target};
 use tokio::sync::mpsc;
 
@@ -19,7 +18,7 @@ use crate::{
     },
     limits::places::SessionPermit,
     message::Parcel,
-    observe::{AgentEnd, Cause, Restore, Transport},
+    observe::{AgentEnd, Restore, Transport},
     panics::catch_panic,
     session::{
         Front, RequestHead,
@@ -98,7 +97,7 @@ fn begin<B: Backends>(
     let opened_with = restored.map(|(_, claims)| claims.carried);
     let core = front.new_agent(head, target, Transport::Sse, permit, opened_with);
     let Some(id) = restored.map(|(id, _)| id).or_else(|| front.mint(&core, false, false)) else {
-        return Err(Box::new(Response::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway)));
+        return Err(Box::new(Response::internal_error()));
     };
     let (work, inbox) = mpsc::channel(WORK);
     let (agent, is_new) =

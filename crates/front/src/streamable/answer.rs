@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use mcpool_wire::{ErrorKind, Link, Message, Outlet};
 use tokio::time::Sleep;
 
@@ -72,7 +72,7 @@ pub(crate) async fn call<L: Link>(
     let outlet = said.clone().map(|said| said as Arc<dyn Outlet>);
     let running = match InFlightCall::start(core, link, request, (message, charge), outlet) {
         Ok(running) => running,
-        Err(refusal) => return Response::json(StatusCode::OK, Cause::Gateway, refusal),
+        Err(refusal) => return Response::ok(Cause::Gateway, refusal),
     };
     let call = HandlerCall::new(running, said.clone());
     let mut wait = Wait {
@@ -134,7 +134,7 @@ impl Wait<'_> {
 /// The answer as one JSON body. A cancelled call has none: its stream ends without a message.
 fn whole(core: &AgentCore, result: CallResult) -> Response {
     match result.body {
-        Some(body) => Response::json(StatusCode::OK, result.cause, body),
+        Some(body) => Response::ok(result.cause, body),
         None => {
             core.seen();
             Response::events(AgentBody::empty())

@@ -8,7 +8,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::StatusCode;
 use mcpool_wire::{Backends, DecodeError, Era, Link, Message, Method, Outlet, result_response};
 
 use crate::{
@@ -74,7 +73,7 @@ pub(crate) async fn serve<B: Backends>(
     let headers = head.headers;
     if Era::of_header(text(headers, &VERSION)) == Era::Modern {
         let why = "revision 2026-07-28 has no batches: send one message per request";
-        return Response::refused(StatusCode::BAD_REQUEST, None, -32600, why);
+        return Response::bad_request(None, -32600, why);
     }
     let agent = match agent_of(front, head, None).await {
         Ok(agent) => agent,
@@ -82,7 +81,7 @@ pub(crate) async fn serve<B: Backends>(
         Err(NoAgent::Refused(refused)) => return *refused,
     };
     if let Err(why) = agent.core.may_batch() {
-        return Response::refused(StatusCode::BAD_REQUEST, None, -32600, &why);
+        return Response::bad_request(None, -32600, &why);
     }
     let Side::Http { link, interactive } = &agent.side else { return Response::unknown_session(None) };
     let caller = front.as_sent(&agent.core, headers);

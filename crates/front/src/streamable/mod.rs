@@ -12,7 +12,7 @@ pub(crate) mod batch;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 use mcpool_wire::{
     Backends, CallError, ClientHello, Era, Hello, Link, Message, Method, Outlet, Revision, RpcId, Target,
     result_response,
@@ -54,7 +54,7 @@ pub(crate) async fn message<B: Backends>(
         return unsupported(version, &incoming);
     }
     if let Body::BadId(why) = incoming.body {
-        return Response::refused(StatusCode::BAD_REQUEST, None, -32600, why);
+        return Response::bad_request(None, -32600, why);
     }
     if text(headers, &SESSION_ID).is_none()
         && let Body::Request(request) = &incoming.body
@@ -80,9 +80,7 @@ pub(crate) async fn message<B: Backends>(
             request.caller = Some(caller);
             let message = (incoming.message, incoming.charge);
             match request.method {
-                Method::Ping => {
-                    Response::json(StatusCode::OK, Cause::Gateway, result_response(&request.id, b"{}"))
-                }
+                Method::Ping => Response::ok(Cause::Gateway, result_response(&request.id, b"{}")),
                 Method::Initialize => again(&agent.core, link.as_ref(), headers, &request, &message.0),
                 _ => {
                     answer::call(
@@ -195,7 +193,7 @@ pub(crate) async fn delete<B: Backends>(front: &Front<B>, head: &RequestHead<'_>
     }
     let Some(session) = text(headers, &SESSION_ID) else {
         let message = "DELETE needs an Mcp-Session-Id header";
-        return Response::refused(StatusCode::BAD_REQUEST, None, -32600, message).over(Transport::Http);
+        return Response::bad_request(None, -32600, message).over(Transport::Http);
     };
     match AgentSessionId::parse(session).zip(front.backends.target(head.backend, head.identity).ok()) {
         Some((id, target)) => end(front, head, id, &target).await,
@@ -223,7 +221,7 @@ async fn end<B: Backends>(
     if let Some(one) = revoked {
         front.common.revocations.written(one).await;
     }
-    Response::status(StatusCode::OK, Cause::Gateway)
+    Response::empty(Cause::Gateway)
 }
 
 async fn initialize<B: Backends>(
@@ -243,7 +241,7 @@ async fn initialize<B: Backends>(
     };
     let client = match ClientHello::parse(message.bytes()) {
         Ok(client) => client,
-        Err(why) => return Response::refused(StatusCode::OK, Some(&request.id), -32602, why),
+        Err(why) => return Response::refused_ok(Some(&request.id), -32602, why),
     };
     let core = front.new_agent(head, target, Transport::Http, permit, None);
     let (revision, interactive) = (client.revision, client.is_interactive());
@@ -257,14 +255,14 @@ async fn initialize<B: Backends>(
             core.profile.tied(link.as_ref());
             end.ok(&core, &request);
             let Some(id) = front.mint(&core, link.is_own(), interactive) else {
-                return Response::status(StatusCode::INTERNAL_SERVER_ERROR, Cause::Gateway);
+                return Response::internal_error();
             };
             if link.is_own() {
                 core.becomes_own(Arc::clone(&core.caller.forwarded));
             }
             let body = result_response(&request.id, &link.initialize_result(revision));
             front.agents.insert(Agent { id, core, side: Side::Http { link, interactive } });
-            with_session(Response::json(StatusCode::OK, Cause::Backend, body), &id.to_text())
+            with_session(Response::ok(Cause::Backend, body), &id.to_text())
         }
         Err(error) => failed(&end, &core, &request, &error),
     }
@@ -272,7 +270,7 @@ async fn initialize<B: Backends>(
 
 /// An `initialize` that failed: no session, but a body the agent's SDK shows to its user.
 fn failed(end: &OpenEnd, core: &AgentCore, request: &Request, error: &CallError) -> Response {
-    Response::json(StatusCode::OK, Cause::Gateway, end.refused(core, request, error))
+    Response::ok(Cause::Gateway, end.refused(core, request, error))
 }
 
 /// Answers with the last events of a stream that is complete already.
@@ -304,9 +302,9 @@ fn again<L: Link>(
             core.agreed_on(client.revision);
             let body = result_response(&request.id, &link.initialize_result(client.revision));
             let session = text(headers, &SESSION_ID).unwrap_or_default();
-            with_session(Response::json(StatusCode::OK, Cause::Gateway, body), session)
+            with_session(Response::ok(Cause::Gateway, body), session)
         }
-        Err(why) => Response::refused(StatusCode::OK, Some(&request.id), -32602, why),
+        Err(why) => Response::refused_ok(Some(&request.id), -32602, why),
     }
 }
 
@@ -330,7 +328,7 @@ pub(crate) fn take<L: Link>(agent: &Agent<L>, link: &L, body: Body, message: Mes
 fn no_session(id: Option<&RpcId>) -> Response {
     let message =
         "the Mcp-Session-Id header is missing: send initialize first, then its session id with every request";
-    Response::refused(StatusCode::BAD_REQUEST, id, -32600, message)
+    Response::bad_request(id, -32600, message)
 }
 
 fn unsupported(version: &str, incoming: &Incoming) -> Response {
@@ -338,7 +336,7 @@ fn unsupported(version: &str, incoming: &Incoming) -> Response {
     let message = format!(
         "unsupported protocol version {shown:?} (supported: 2024-11-05, 2025-03-26, 2025-06-18, 2025-11-25)"
     );
-    Response::refused(StatusCode::BAD_REQUEST, incoming.id(), -32600, &message)
+    Response::bad_request(incoming.id(), -32600, &message)
 }
 
 fn with_session(response: Response, session: &str) -> Response {
