@@ -36,13 +36,14 @@ const PURE: &[(&str, &[&str])] = &[
     ("crates/breaker/src", &["tokio::", "mcpool_", "hyper"]),
     ("crates/upstream/src/session/state.rs", &["tokio", "Instant::now", "async "]),
     ("crates/breaker/src/circuit.rs", &["Instant::now", "async "]),
+    ("crates/breaker/src/circuit", &["Instant::now", "async "]),
 ];
 
 /// The most lines of a source file, without its tests.
 const LINES: usize = 400;
 
 /// Files that are longer today, with the most lines of each. A file that was shortened must be taken out here.
-const LONG: &[(&str, usize)] = &[("crates/breaker/src/circuit.rs", 427)];
+const LONG: &[(&str, usize)] = &[];
 
 /// Where `front` names an HTTP status: the place where errors become answers, the routes, and the era whose errors have
 /// statuses of their own.

@@ -13,16 +13,16 @@
 //! without report, and dates its loss back to its deadline, so that a lost probe delays nothing. Callers read `now`
 //! before they lock the circuit, so time may step back a little: it is clamped.
 
+mod epochs;
 mod slow_start;
 
 use std::{
-    collections::VecDeque,
     fmt,
     time::{Duration, Instant},
 };
 
-use self::slow_start::SlowStart;
 pub use self::slow_start::SlowStartShown;
+use self::{epochs::Epochs, slow_start::SlowStart};
 use crate::{
     policy::{Policy, Settings},
     tally::{Reason, Snapshot, State, Tally, Transition},
@@ -368,44 +368,6 @@ impl<P: Policy> Circuit<P> {
     }
 }
 
-/// The epochs known to be broken.
-#[derive(Debug, Default)]
-struct Epochs {
-    /// Older epochs are ignored.
-    oldest: u64,
-    highest: u64,
-    /// The last broken epochs in order of report. A second report after [`REMEMBERED_EPOCHS`] others counts again,
-    /// which is harmless: reports of one break arrive together.
-    broken: VecDeque<u64>,
-}
-
-impl Epochs {
-    /// Records a broken epoch. False if it is known or too old.
-    fn break_new(&mut self, epoch: u64) -> bool {
-        if !self.is_news(epoch) {
-            return false;
-        }
-        if self.broken.len() == REMEMBERED_EPOCHS {
-            self.broken.pop_front();
-        }
-        self.broken.push_back(epoch);
-        self.highest = self.highest.max(epoch);
-        true
-    }
-
-    fn is_news(&self, epoch: u64) -> bool {
-        epoch >= self.oldest && !self.is_broken(epoch)
-    }
-
-    fn is_broken(&self, epoch: u64) -> bool {
-        self.broken.contains(&epoch)
-    }
-
-    fn forget_older_than(&mut self, epoch: u64) {
-        self.oldest = self.oldest.max(epoch);
-    }
-}
-
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "circuit open, next attempt in {:.3}s", self.retry_after.as_secs_f64())
@@ -420,7 +382,6 @@ fn after(at: Instant, wait: Duration) -> Instant {
 }
 
 const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365);
-const REMEMBERED_EPOCHS: usize = 256;
 const ABANDONED_PAUSE: Duration = Duration::from_millis(250);
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The circuit under simulated time. `probes` tests the timetable of probes, `model` runs random operations.
 
-use super::*;
+use super::{epochs::REMEMBERED_EPOCHS, *};
 use crate::{policy::ConsecutiveFailures, tally::ProbeOutcome};
 
 mod model;
