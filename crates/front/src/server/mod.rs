@@ -154,10 +154,10 @@ impl<B: Backends> Server<B> {
         }
         let sweeping = async {
             // A panic is reported, then the loop starts again.
-            while catch_panic(&front.common, "sweep", sweep(&front, &stateless)).await.is_none() {}
+            while catch_panic(&*front.common, "sweep", sweep(&front, &stateless)).await.is_none() {}
         };
         let shedding = async {
-            while catch_panic(&front.common, "relief", load_shed::run(&front, &stateless)).await.is_none() {}
+            while catch_panic(&*front.common, "relief", load_shed::run(&front, &stateless)).await.is_none() {}
         };
         let accepting = accepting((Arc::clone(&front), Arc::clone(&stateless)), limit, stop.clone()).fuse();
         let upkeep = futures::future::join(sweeping, shedding);
@@ -228,10 +228,7 @@ pub(crate) fn welcome<B: Backends, T>(
 {
     let front = &services.0;
     let serving = serve_connection(services.clone(), stream, peer, permit, stop);
-    let common = Arc::clone(&front.common);
-    front.tasks.spawn(async move {
-        catch_panic(&common, "connection", serving).await;
-    });
+    front.tasks.spawn(catch_panic(Arc::clone(&front.common), "connection", serving));
 }
 
 /// Counts a rejected connection and answers it, unless too many are being answered already.

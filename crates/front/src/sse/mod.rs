@@ -5,8 +5,9 @@
 
 pub(crate) mod task;
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
+use futures::FutureExt as _;
 use mcpool_wire::{Backends, DecodeError, DecodeKind, Target};
 use tokio::sync::mpsc;
 
@@ -114,11 +115,13 @@ fn begin<B: Backends>(
 }
 
 /// Runs the task of an agent's stream; the agent session ends with it, even by a panic.
-async fn run<B: Backends>(stream: AgentStream<B>) {
+fn run<B: Backends>(stream: AgentStream<B>) -> impl Future<Output = ()> {
     let (front, id, core) = stream.whose();
-    if catch_panic(&front.common, "stream", stream.run()).await.is_none() {
-        front.agents.remove(id, &core, AgentEnd::Fault);
-    }
+    catch_panic(Arc::clone(&front.common), "stream", stream.run()).map(move |end| {
+        if end.is_none() {
+            front.agents.remove(id, &core, AgentEnd::Fault);
+        }
+    })
 }
 
 /// Serves a POST that names a session.

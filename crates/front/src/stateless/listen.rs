@@ -106,10 +106,7 @@ pub(super) async fn serve<B: Backends>(
     let Some(reader) = listener.begin(filter) else { return no_place(NoPlace::Overloaded) };
     end.ok(&core, request);
     let task = ListenTask { listener, _link: link, _entry: entry };
-    let common = Arc::clone(&front.common);
-    front.tasks.spawn(async move {
-        catch_panic(&common, "stream", task.last()).await;
-    });
+    front.tasks.spawn(catch_panic(Arc::clone(&front.common), "stream", task.last()));
     Response::stream(reader, None, front.common.times().stream_ping)
 }
 
