@@ -104,6 +104,7 @@ pub(crate) fn all() -> Vec<Step> {
         step("verbs", "pause, restart, resume and reconnect under 200 executors (short form)", || {
             verbs::run(&verbs::Options::short())
         }),
+        step("cost", "instructions per call in the code of a release, and at most how many", cost::gate),
     ]
 }
 

@@ -77,6 +77,17 @@ pub(crate) fn prepare(options: &Options) -> Result<Tally> {
     Ok(Tally::one())
 }
 
+/// Both, as the gate does.
+///
+/// # Errors
+/// Those of the two.
+pub(crate) fn gate() -> Result<Tally> {
+    let options = Options { calls: 500, top: 5, built: false, write: false };
+    let mut tally = prepare(&options)?;
+    tally.add(run(&options)?);
+    Ok(tally)
+}
+
 /// Counts, prints, and compares with the file; one check per transport.
 ///
 /// # Errors
