@@ -1,8 +1,8 @@
-//! How a connection to a backend is opened: the name, TCP, and TLS where the URL asks for it, all within one limit.
+//! Connections to a backend: DNS, TCP, and TLS for `https`, together within one timeout.
 //!
-//! The connection paces its reader: a peer that always has more to say gets [`BURST`] bytes at a time, then the other
-//! tasks of the thread have their turn. TLS is set up when the first `https` URL needs it, because loading the roots of
-//! the system costs start-up and memory, and it is shared by all clients of the backend.
+//! A connection yields after [`BURST`] bytes, so that a peer that never stops sending leaves other tasks their turn. TLS
+//! is set up for the first `https` URL, because loading the system's roots costs start-up time and memory. All clients
+//! of a backend share it.
 
 use std::{
     fmt, io,
@@ -36,12 +36,12 @@ use crate::descriptors;
 
 /// Bytes read of one connection before other tasks have their turn.
 const BURST: usize = 128 * 1024;
-/// Pause before it is looked again for a descriptor, give or take a half.
+/// Pause between two looks for a free descriptor, give or take a half.
 const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(40);
-/// TCP asks a silent peer whether it is there after this time, and again after each further one.
+/// TCP keep-alive: time of silence before the first probe, and between probes.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// Written bytes that are not acknowledged for so long end the connection.
+/// Maximum time that written bytes may stay unacknowledged; then the connection ends.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// Opens connections of one backend. It is cloned for each request.
@@ -56,14 +56,14 @@ struct Settings {
     plain: Option<Uri>,
 }
 
-/// The TLS of one backend.
+/// TLS settings of one backend, loaded on first use.
 #[derive(Clone)]
 pub(super) struct Tls {
     ca_pem: Option<Arc<Vec<u8>>>,
     config: Arc<OnceLock<Result<Arc<ClientConfig>, String>>>,
 }
 
-/// Why there is no connection.
+/// The reason why a connection failed.
 #[derive(Clone, Debug)]
 pub(super) enum NoConnection {
     /// It took too long.
@@ -96,8 +96,8 @@ impl Connector {
         Self(Arc::new(Settings { tcp, tls, limit, plain }))
     }
 
-    /// Waits for a descriptor, where there is none. A request that waits here takes the first connection of another
-    /// that becomes free.
+    /// Connects, and waits while the process has no free descriptor. A request that waits here takes the first
+    /// connection that another request frees.
     async fn open_when_possible(self, to: Uri) -> Result<Stream, NoConnection> {
         loop {
             if !descriptors::are_short() {
@@ -139,7 +139,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// The part below TLS.
+/// The TCP connector below TLS.
 struct Tcp(HttpConnector<DnsResolver>);
 
 impl Service<Uri> for Tcp {
@@ -163,10 +163,10 @@ impl Service<Uri> for Tcp {
 }
 
 impl Tls {
-    /// With these roots beside those of the system.
+    /// TLS with these roots beside those of the system.
     ///
     /// # Errors
-    /// A sentence for the operator when the roots cannot be used; for a plain backend they are not looked at.
+    /// One sentence for the operator if the roots are unusable. A plain backend does not load them.
     pub(super) fn new(ca_pem: Option<&[u8]>, is_needed: bool) -> Result<Self, String> {
         let tls = Self { ca_pem: ca_pem.map(|pem| Arc::new(pem.to_vec())), config: Arc::default() };
         if is_needed {
@@ -229,7 +229,7 @@ fn tcp_stage(error: &(dyn std::error::Error + 'static)) -> NoConnection {
     NoConnection::Tcp(innermost(error))
 }
 
-/// What failed below TLS says so itself.
+/// The failure of a TLS handshake; an error below TLS is returned as it is.
 fn tls_stage(error: &BoxError) -> NoConnection {
     if let Some(below) = error.downcast_ref::<NoConnection>() {
         return below.clone();
@@ -237,7 +237,7 @@ fn tls_stage(error: &BoxError) -> NoConnection {
     NoConnection::Tls(tls_words(error.as_ref()))
 }
 
-/// A failed handshake in words an operator can act on; the library's own stand behind them.
+/// The text of a failed handshake: what the operator can do, then the library's own words.
 fn tls_words(error: &(dyn std::error::Error + 'static)) -> String {
     let Some(tls) = rustls_error(error) else { return innermost(error) };
     let words = match tls {
@@ -290,7 +290,7 @@ pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// What caused an error, and what caused that.
+/// The causes of an error, from the outermost to the innermost.
 pub(super) fn causes<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {

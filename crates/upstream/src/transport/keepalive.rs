@@ -1,44 +1,43 @@
-//! The rhythm in which a backend keeps its stream alive, and the silence that is too long for it.
+//! Keep-alive watchdog of a stream: learns the interval at which a backend sends comments, and tells when one is overdue.
 //!
-//! Over Streamable HTTP a session's probes travel on connections of their own, so a stream that was lost by something in
-//! between, without a word, is noticed by its own silence or not at all. Silence proves something only where there was
-//! a rhythm: a backend that sends no comments may say nothing for hours. (A peer that is gone altogether is noticed by
-//! the keep-alives of TCP, which the client has on.)
+//! The probes of a Streamable HTTP session use other connections. A stream that a proxy dropped silently is therefore
+//! noticed by its own silence or not at all. Silence proves nothing without an interval: a backend that sends no
+//! comments may be silent for hours. (TCP keep-alive, which the client has on, notices a peer that is gone.)
 
 use std::time::{Duration, Instant};
 
-/// Comments that came regularly before a missing one means something.
+/// Minimum number of regular comments before a missing one counts.
 const LEARNED: u32 = 2;
 
-/// What is known of one stream.
+/// The intervals seen on one stream.
 #[derive(Debug)]
 pub(super) struct Keepalive {
     last: Instant,
     longest: Duration,
     comments: u32,
-    /// How much later than ever before a comment may be; also, a tenth of it, the shortest pause that is one.
+    /// Tolerance beyond the longest interval seen. A tenth of it is the shortest pause that counts as an interval.
     slack: Duration,
 }
 
 impl Keepalive {
-    /// Of a stream that was opened now.
+    /// The watchdog of a stream that was opened now.
     pub(super) fn new(slack: Duration, now: Instant) -> Self {
         Self { last: now, longest: Duration::ZERO, comments: 0, slack }
     }
 
-    /// A comment, or with `false` anything else.
+    /// Notes a comment, or with `false` anything else.
     pub(super) fn heard(&mut self, is_comment: bool, now: Instant) {
         let pause = now.saturating_duration_since(self.last);
         self.last = now;
-        // Some greet with a comment: that is no rhythm.
+        // Some servers greet with a comment: that is no interval.
         if is_comment && pause >= self.slack / 10 {
             self.longest = self.longest.max(pause);
             self.comments = self.comments.saturating_add(1);
         }
     }
 
-    /// When the next sign is overdue; never, without a rhythm. One comment may be missing: with the usual 15 s
-    /// between them and 5 s of slack this is after 35 s, with 30 s between them after 65 s.
+    /// The time at which the stream is overdue; `None` without an interval. One comment may be missing: with the usual
+    /// interval of 15 s and a tolerance of 5 s the stream is overdue after 35 s, with 30 s after 65 s.
     pub(super) fn overdue(&self) -> Option<Instant> {
         (self.comments >= LEARNED).then(|| self.last + self.longest * 2 + self.slack)
     }
@@ -50,7 +49,7 @@ mod tests {
 
     const SLACK: Duration = Duration::from_secs(5);
 
-    /// What is overdue how long after the last of these: seconds at which comments (`true`) and messages came.
+    /// Seconds from the last event until the stream is overdue; events are seconds at which comments (`true`) or messages came.
     fn overdue(heard: &[(bool, u64)]) -> Option<Duration> {
         let start = crate::clock::now();
         let at = |second| start + Duration::from_secs(second);

@@ -1,5 +1,5 @@
-//! How far an exchange is before it says anything. Until there is a connection for its message nothing was sent, and
-//! whoever gives it up by then may say so; once bytes of its answer arrive the backend is alive, however slowly they do.
+//! Progress of an exchange before its first message. Until its message has a connection nothing was sent, so a call that
+//! is given up by then was not executed. Bytes of the answer prove that the backend is alive, however slow they are.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection}
 
 use super::{Exchange, Received, interim::Interim};
 
-/// Whether a message may be on its way, and whether bytes of its answer have arrived.
+/// Shared progress: whether the message may have been sent, and whether bytes of its answer arrived.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Left(Arc<Progress>);
 
@@ -26,7 +26,7 @@ struct Progress {
 }
 
 impl Left {
-    /// Watches a request: counts its interim answers, and returns what tells whether it has a connection.
+    /// Watches a request: counts its interim answers, and returns the handle that tells whether it has a connection.
     pub(super) fn watch<B>(&self, request: &mut http::Request<B>) -> CaptureConnection {
         let progress = Arc::clone(&self.0);
         hyper::ext::on_informational(request, move |answer| progress.interim.count(answer.headers()));
@@ -38,22 +38,22 @@ impl Left {
         self.0.interim.exceeded(cx)
     }
 
-    /// Looks whether the request has a connection. To be asked in the poll that may have given it one.
+    /// Notes whether the request has a connection. Call it in the poll that may have given it one.
     pub(super) fn look(&self, connection: &CaptureConnection) {
         if connection.connection_metadata().is_some() {
             self.0.has_left.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Bytes of the answer have arrived.
+    /// Notes that bytes of the answer arrived.
     pub(super) fn bytes_arrived(&self) {
         self.0.has_bytes.store(true, Ordering::Relaxed);
     }
 }
 
-/// An exchange that says [`Received::Left`] in the poll in which its message got a connection, and
-/// [`Received::Alive`] in each in which bytes of an answer arrived that is not complete. It says `Left` in place of
-/// `Pending`: the task is registered, so that there is no need to poll again.
+/// Wraps an exchange: it yields [`Received::Left`] in the poll in which its message got a connection, and
+/// [`Received::Alive`] in each poll in which bytes of an incomplete answer arrived. `Left` stands in place of `Pending`:
+/// the task is registered, so there is no need to poll again.
 pub(super) fn leaving(exchange: impl FnOnce(Left) -> Exchange) -> Exchange {
     let left = Left::default();
     let (mut exchange, mut is_told) = (exchange(left.clone()), false);

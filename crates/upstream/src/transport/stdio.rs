@@ -1,8 +1,8 @@
-//! A backend that is a program of this machine: one process is one session, one line is one message.
+//! stdio transport: a backend that is a local program. One process is one session, one line is one message.
 //!
-//! Standard output is protocol, standard error goes to the log, and both are always read, because a full pipe stops
-//! the server. The session is the process: it lives as long as somebody holds its [`Streaming`], and its end ends the
-//! session, with the exit status as the reason. A process that dies young is not started again at once.
+//! Standard output is the protocol and standard error goes to the log. Both are always read, because a full pipe stops
+//! the server. The process lives as long as its [`Streaming`] is held; its end ends the session, with the exit status as
+//! the reason. A process that dies young is not restarted at once.
 
 mod diagnostics;
 pub(crate) mod lines;
@@ -43,10 +43,10 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Time for a process to end when it is asked to, and to be ended when it does not: a little more than
+/// Time for a process to end by request, and then by force: a little more than
 /// [`process::POLITE`] and [`process::TERMINATE`] together.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(8);
-/// Output that is still in the pipe when the process ends is read for this long.
+/// Maximum time for reading output that is left in the pipe of an ended process.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Starts processes of one command.
@@ -58,16 +58,16 @@ struct Shared {
     max_line: usize,
     respawn: Arc<Respawn>,
     standby: Standby,
-    /// Whether its output was said to hold what is no message.
+    /// True once the log named a line that is no message.
     is_noisy: AtomicBool,
-    /// The tasks that look after the processes; each ends with its process.
+    /// One task per process; it ends with the process.
     tasks: Tasks,
-    /// What runs instead of processes, in tests.
+    /// Replaces processes in tests.
     #[cfg(feature = "seeded-bugs")]
     program: Option<Program>,
 }
 
-/// A process of tests: reads its input and writes its output, and has ended when it resolves.
+/// A stand-in process of tests: reads its input, writes its output, and has ended when it resolves.
 #[cfg(feature = "seeded-bugs")]
 pub type Program = Arc<dyn Fn(tokio::io::DuplexStream) -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -83,7 +83,7 @@ impl Shared {
 
 struct Sender {
     process: Arc<Process>,
-    /// Until `listen` takes it.
+    /// The reading half, until `listen` takes it.
     stream: Mutex<Option<Streaming>>,
 }
 
@@ -91,7 +91,7 @@ struct Sender {
 struct Streaming {
     lines: Lines<Stdout>,
     early: VecDeque<Bytes>,
-    /// What its supervisor said instead of starting it.
+    /// The supervisor's reason for not starting it.
     not_started: Option<io::Error>,
     shared: Arc<Shared>,
     over: bool,
@@ -99,7 +99,7 @@ struct Streaming {
 }
 
 impl Stdio {
-    /// For this command; the handshake's limit also limits how long a start is put off.
+    /// The transport of this command. The handshake timeout also limits how long a start is delayed.
     pub(super) fn new(
         backend: Arc<str>,
         endpoint: StdioEndpoint,
@@ -120,7 +120,7 @@ impl Stdio {
         }))
     }
 
-    /// Starts this program instead of processes.
+    /// Runs this stand-in instead of processes.
     #[cfg(feature = "seeded-bugs")]
     pub(super) fn over(mut self, program: Program) -> Self {
         if let Some(shared) = Arc::get_mut(&mut self.0) {
@@ -140,7 +140,7 @@ impl Transport for Stdio {
     }
 
     fn keep_started(&self, wanted: bool) {
-        // That nobody spoke to it is no reason to put off the start of others.
+        // A process that was never used must not delay the start of others.
         let own = Arc::new(Respawn::new(Duration::ZERO));
         self.0.standby.keep(wanted, || self.0.start(&own));
     }
@@ -167,7 +167,7 @@ async fn open(shared: Arc<Shared>, initialize: Bytes) -> Result<Opened, SendErro
         shared,
     };
     if let Err(unsent) = queue::send(process.queue.clone(), initialize).await {
-        // What became of the process says more than a write that failed for it.
+        // The exit status says more than the write that failed because of it.
         return Err(match tokio::time::timeout(LAST_WORDS * 2, stream.first_answer()).await {
             Ok(Err(why)) => SendError { phase: unsent.phase, cause: why.cause },
             Ok(Ok(_)) | Err(_) => unsent,
@@ -227,7 +227,7 @@ impl Streaming {
         }))
     }
 
-    /// The answer to `initialize`; what comes before it is kept.
+    /// Reads the answer to `initialize`; messages before it are stored.
     async fn first_answer(&mut self) -> Result<Bytes, SendError> {
         let mut early = VecDeque::new();
         loop {
@@ -259,7 +259,7 @@ impl Streaming {
         tokio::select! {
             line = self.lines.next() => match line {
                 Ok(Some(line)) => self.judge(line),
-                // The end of its output is the end of the session; the exit status, if it comes soon, is the reason.
+                // The end of the output ends the session; the exit status is the reason if it comes soon.
                 Ok(None) => {
                     let why = tokio::time::timeout(LAST_WORDS, process.ended()).await.map(|ended| ended.why);
                     Err(broken(why.unwrap_or_else(|_| "it closed its output".to_owned())))
@@ -291,8 +291,8 @@ impl Streaming {
 }
 
 impl Streaming {
-    /// However much of it there is, it ends no session: what answers is an MCP server, and what never does is given up
-    /// with the handshake.
+    /// Lines that are no messages end no session, however many there are: a program that answers is an MCP server, and
+    /// one that never does fails its handshake.
     fn noise(&self, text: &str) {
         let (backend, pid) = (self.shared.backend.as_ref(), self.process.pid);
         if self.shared.is_noisy.swap(true, Ordering::Relaxed) {
@@ -312,7 +312,7 @@ impl Drop for Streaming {
     }
 }
 
-/// Resolves a moment after the process ended: children of it that escaped may keep its output open for ever.
+/// Resolves shortly after the process ended: escaped children may keep its output open forever.
 async fn last_words(process: &Process) -> String {
     let ended = process.ended().await;
     let until: Instant = ended.at + LAST_WORDS;
