@@ -86,9 +86,9 @@ fn every_row_has_its_flags_and_its_tests() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let read =
         |path: std::path::PathBuf| std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
-    let testkit = root.join("../crates/testkit/src");
+    let demo = root.join("../crates/demo/src");
     let shown: String =
-        ["script.rs", "server/residue.rs", "server/tools.rs"].map(|file| read(testkit.join(file))).concat();
+        ["script.rs", "server/residue.rs", "server/tools.rs"].map(|file| read(demo.join(file))).concat();
     let files = ["it", "it/evidence"]
         .into_iter()
         .flat_map(|dir| std::fs::read_dir(root.join(dir)).expect("a folder"));
