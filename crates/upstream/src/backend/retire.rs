@@ -101,7 +101,7 @@ fn holds(pool: &Arc<Pool>) -> bool {
 
 impl Binding {
     /// Takes over the agent's requests to another server of this name: its revision, its log level and its
-    /// subscriptions. With `anew` it is told that all lists may have changed.
+    /// subscriptions. With `anew` the agent also gets a change of every list.
     pub fn follow(&self, old: &Self, anew: bool) {
         *super::lock(&self.revision) = *super::lock(&old.revision);
         self.pool.shared.adopt(self.number, self.caller.agent, old.pool.shared.wishes_of(old.number));

@@ -42,7 +42,7 @@ pub struct HttpEndpoint {
     pub ca_pem: Option<Vec<u8>>,
     /// Which era to speak.
     pub era: EraChoice,
-    /// Who finds the addresses of its host, where that is not the system. For tests: no key of the file sets it.
+    /// The DNS resolver; `None` is that of the system. Only tests set it: there is no key for it.
     pub resolver: Option<Resolver>,
 }
 

@@ -257,7 +257,7 @@ impl World {
             Op::Replace(n) => drop(pick(n, self.sessions.len()).map(|i| self.replace(i))),
             Op::WakeAll => self.queue.wake_all(),
         }
-        assert!(self.queue.waiting() <= self.waiters.len(), "nobody is counted who is not there");
+        assert!(self.queue.waiting() <= self.waiters.len(), "the count includes only entries that wait");
     }
 
     fn come_to_rest(&mut self) {

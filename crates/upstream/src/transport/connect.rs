@@ -92,7 +92,9 @@ impl Connector {
         tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
         #[cfg(target_os = "linux")]
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-        let plain = (backend.scheme() == "http").then(|| backend.as_str().parse().ok()).flatten();
+        // The origin alone: a path that is no URI must not hide the address.
+        let origin = || backend.origin().ascii_serialization().parse().ok();
+        let plain = (backend.scheme() == "http").then(origin).flatten();
         Self(Arc::new(Settings { tcp, tls, limit, plain }))
     }
 

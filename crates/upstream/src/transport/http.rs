@@ -135,6 +135,7 @@ impl Http {
     }
 }
 
+/// `Host` as the client would write it: the usual port is left out.
 fn host(url: &Url) -> Option<HeaderValue> {
     let name = url.host_str().filter(|_| url.scheme() == "http")?;
     let host = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
@@ -303,4 +304,30 @@ fn send_error(error: &legacy::Error) -> SendError {
         causes(error).filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled);
     let phase = if unsent { SendPhase::NotSent } else { SendPhase::MaybeSent };
     SendError { phase, cause: Cause::Broken(why) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_is_that_of_the_url_and_left_to_the_client_under_tls() {
+        for (url, expected) in [
+            ("http://search:9000/mcp", Some("search:9000")),
+            ("http://search:80/mcp", Some("search")),
+            ("http://[::1]:9000/", Some("[::1]:9000")),
+            ("http://user:secret@search/mcp", Some("search")),
+            ("https://search:9000/mcp", None),
+        ] {
+            let host = host(&url.parse().unwrap());
+            assert_eq!(host.as_ref().map(|host| host.to_str().unwrap()), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_plain_request_names_no_address_and_keeps_its_path() {
+        let uri = |url: &str| Place::new(url.parse().unwrap()).uri.unwrap().to_string();
+        assert_eq!(uri("http://search:9000/a/mcp?x=1"), "http://b/a/mcp?x=1");
+        assert_eq!(uri("https://search:9000/a/mcp"), "https://search:9000/a/mcp");
+    }
 }

@@ -2,7 +2,7 @@
 //! them for ever without answering.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     task::Context,
 };
 
@@ -17,7 +17,6 @@ const MAX_BYTES: usize = 256 * 1024;
 pub(super) struct Interim {
     number: AtomicUsize,
     bytes: AtomicUsize,
-    exceeded: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -25,18 +24,21 @@ impl Interim {
     /// Counts one answer.
     pub(super) fn count(&self, answer: &http::HeaderMap) {
         let bytes = answer.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-        let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
-        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if number > MAX_NUMBER || bytes > MAX_BYTES {
-            self.exceeded.store(true, Ordering::Release);
+        self.number.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if self.are_too_many() {
             self.waker.wake();
         }
+    }
+
+    fn are_too_many(&self) -> bool {
+        self.number.load(Ordering::Relaxed) > MAX_NUMBER || self.bytes.load(Ordering::Relaxed) > MAX_BYTES
     }
 
     /// The reason to give up the request once there were too many. Wakes this task when there are.
     pub(super) fn exceeded(&self, cx: &Context<'_>) -> Option<String> {
         self.waker.register(cx.waker());
-        self.exceeded.load(Ordering::Acquire).then(|| {
+        self.are_too_many().then(|| {
             format!(
                 "more than {MAX_NUMBER} interim (1xx) answers or {} KiB of them came instead of an answer",
                 MAX_BYTES / 1024

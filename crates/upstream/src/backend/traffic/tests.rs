@@ -32,7 +32,7 @@ async fn after_a_pause_twice_as_many_get_through_with_every_step() {
     drop(through.split_off(10));
     assert_eq!(traffic.step(), (MOST - 10, true), "nothing is held back any more");
     through.clear();
-    assert_eq!(traffic.slow_start.out.load(Ordering::SeqCst), 0, "whoever is through gives its permit back");
+    assert_eq!(traffic.slow_start.out.load(Ordering::SeqCst), 0, "a call that passed returns its permit");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Who has how much of the queue and of its turns: principals, their agents, and the last permits.
+//! Shares of the queue and of its turns: per identity, per agent, and the last permits.
 
 use super::*;
 
