@@ -1,5 +1,5 @@
 //! Many agents on few sessions: 1,024 calls by 1, 64 and 256 agents over 8 sessions with 4 permits each, so that most
-//! agents wait in the room most of the time. And what a call costs beside 10 to 9,000 agents that only have a binding.
+//! agents wait in the queue most of the time. And what a call costs beside 10 to 9,000 agents that only have a binding.
 
 use std::sync::Arc;
 

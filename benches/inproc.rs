@@ -79,10 +79,10 @@ pub async fn bind(backend: &Arc<Backend>, agent: u64) -> anyhow::Result<Binding>
 /// Bytes a waiting call counts.
 const MESSAGE: usize = 128;
 
-/// A permit, waited for in the room where none is free.
+/// A permit. Waits in the queue if none is free.
 ///
 /// # Errors
-/// When the room is full, or the binding's own session is over.
+/// When the queue is full, or the binding's own session is over.
 pub async fn lease(backend: &Backend, binding: &Binding) -> anyhow::Result<Lease> {
     if let Ok(lease) = backend.try_lease(binding, CallKind::Free, None) {
         return Ok(lease);

@@ -214,7 +214,7 @@ mod tests {
         assert!(crash.is_new_crash(1, at(10)));
         crash.opening(3, at(20));
         assert!(crash.is_same_crash(2, "broken", at(30)) && crash.is_same_crash(3, "broken", at(30)));
-        assert!(!crash.is_same_crash(3, "connect", at(30)), "who is refused has a new connection");
+        assert!(!crash.is_same_crash(3, "connect", at(30)), "a rejected session had a new connection");
         assert!(!crash.is_same_crash(3, "broken", at(1_010)), "too late");
         crash.opening(4, at(120));
         assert!(!crash.is_same_crash(4, "broken", at(130)), "opened with the crash behind it");

@@ -3,7 +3,7 @@
 //! `run` is not spawned: it lives in its caller's future and owns all tasks of the front. When `shutdown` completes,
 //! calls that were not sent are refused, streams are asked to end, and running calls may end within the drain time. The
 //! server still accepts connections meanwhile: an agent may have to answer a server request or resume its stream, and a
-//! new agent is told to come back later. After the drain time the remaining calls are answered with an error and
+//! new agent gets an error with the time of a retry. After the drain time the remaining calls are answered with an error and
 //! everything else is dropped.
 
 pub(crate) mod admission;
@@ -262,7 +262,7 @@ async fn serve_connection<B: Backends>(
     let stopped = async {
         stop.cancelled().await;
         // An agent that has just connected is about to send: a graceful shutdown would close it without an answer. In a
-        // box, because no idle connection needs the room for it.
+        // box, so that idle connections are smaller.
         let first_request = async {
             let until = Instant::now() + FIRST_REQUEST.min(common.times().drain / 2);
             while begun.is_fresh() && Instant::now() < until {

@@ -39,7 +39,7 @@ pub(crate) struct RevocationSnapshot {
     pub(crate) ids: Vec<Revocation>,
 }
 
-/// A revocation to be written, and who waits for it, if anybody.
+/// A revocation to write, with the sender that reports when it is written.
 pub(crate) struct PendingRevocation {
     pub(crate) one: Revocation,
     pub(crate) done: Option<oneshot::Sender<()>>,

@@ -58,7 +58,7 @@ pub(crate) struct AgentStream<B: Backends> {
 pub(crate) enum Origin {
     /// A new agent.
     New,
-    /// An agent whose session was shared, and which goes on as before.
+    /// An agent that was on a shared session: it continues unchanged.
     Restored,
     /// An agent whose session is over.
     Lost,

@@ -1,4 +1,4 @@
-//! Pressure levels: where they are entered and left, who is told, and who waits.
+//! Pressure levels: the thresholds for entering and leaving each, the events they emit, and the requests that wait.
 
 use super::*;
 
